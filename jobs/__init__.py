@@ -1,0 +1,1 @@
+"""The commands: `python -m jobs.NAME`. Nothing in `vnp` imports from here."""

@@ -1,0 +1,130 @@
+"""Every error that vnp raises on purpose.
+
+    VnpError                     1   something a person can mend; one message, no traceback
+    ├── UsageError               2   the command line or the configuration asks for something impossible
+    ├── InputError               1   a sequence file, samplesheet or record cannot be used
+    │   └── ChangedInputError    1   an input is no longer the file that was planned
+    ├── EncoderError             1   an encoder cannot run here, or gave a value that is not finite
+    │   └── WeightsError         1   weights are missing, damaged, not the pinned ones, or of another shape
+    ├── FeatureError             1   numbers on disk do not fit what was asked of them
+    │   └── LayoutError          1   two feature layouts differ
+    ├── RunError                 1   a run directory cannot be used as asked
+    │   ├── RunExistsError       2   something stands where the output should go
+    │   ├── IncompleteRunError   3   shards are missing
+    │   └── DamagedShardError    1   a shard or receipt is not what was written
+    └── StorageError             1   a disk is full or cannot be written
+
+The number is the exit code of a command that ends with it. A message says what is wrong, where (file, line
+or record), and what to do about it.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import ClassVar
+
+
+class VnpError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(VnpError):
+    """The command line or the configuration asks for something impossible."""
+
+    exit_code = 2
+
+
+class InputError(VnpError):
+    """A sequence file, samplesheet or record cannot be used.
+
+    Args:
+        message: what is wrong and what to do.
+        path: the file, put in front of the message.
+        line: 1-based line in the (decompressed) file.
+        record: name of the record.
+    """
+
+    def __init__(
+        self, message: str, *, path: object = None, line: int | None = None, record: str | None = None
+    ) -> None:
+        self.path = None if path is None else str(path)
+        self.line = line
+        self.record = record
+        place = self.path or ""
+        if line is not None:
+            place += f", line {line}" if place else f"line {line}"
+        if record is not None:
+            place += f", record {record!r}" if place else f"record {record!r}"
+        super().__init__(f"{place}: {message}" if place else message)
+
+
+class ChangedInputError(InputError):
+    """An input is no longer the file that was planned."""
+
+
+class EncoderError(VnpError):
+    """An encoder cannot run here, or gave a value that is not finite."""
+
+
+class WeightsError(EncoderError):
+    """Weights are missing, damaged, not the pinned ones, or of another shape."""
+
+
+class FeatureError(VnpError):
+    """Numbers on disk do not fit what was asked of them."""
+
+
+class LayoutError(FeatureError):
+    """Two feature layouts differ; the message names both."""
+
+
+class RunError(VnpError):
+    """A run directory cannot be used as asked."""
+
+
+class RunExistsError(RunError):
+    """Something stands where the output should go."""
+
+    exit_code = 2
+
+
+class IncompleteRunError(RunError):
+    """Shards are missing; the message has the command that makes them."""
+
+    exit_code = 3
+
+
+class DamagedShardError(RunError):
+    """A shard or receipt is not what was written."""
+
+
+class StorageError(VnpError):
+    """A disk is full or cannot be written."""
+
+
+_STORAGE_REASONS = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "operation not permitted",
+    errno.EIO: "the disk reported an input/output error",
+    errno.EFBIG: "the file is too large for this file system",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+}
+
+
+def storage_error(error: OSError, doing: str) -> StorageError:
+    """Turn an operating-system error into a message for people.
+
+    Args:
+        error: what the system said.
+        doing: what was being done, such as ``"writing shards/shard-00003.h5"``.
+
+    Returns:
+        An error to raise ``from error``.
+    """
+    reason = _STORAGE_REASONS.get(error.errno or 0, error.strerror or str(error))
+    return StorageError(f"{doing}: {reason}")
