@@ -1,0 +1,132 @@
+"""Files that appear whole or not at all.
+
+A file is written under a temporary name in its own folder, closed, flushed to the disk, and only then given its
+name; the folder is flushed after it. Whatever happens before that leaves no file under a final name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from vnp.errors import storage_error
+
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_SUFFIX = ".tmp"
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside ``path`` that no other writer uses: it carries the host, the process and a random part."""
+    host = socket.gethostname().split(".")[0][:32]
+    return path.with_name(f".{path.name}.{host}-{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}")
+
+
+def sync_file(path: Path) -> None:
+    """Flush a closed file's bytes to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries; file systems that cannot do this for folders are left to their own ways."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file under a temporary name and put it in place of ``path`` if the block ends well.
+
+    Yields:
+        The temporary path to write to.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    with _temporary(path) as temporary:
+        yield temporary
+        sync_file(temporary)
+        temporary.replace(path)
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def creating(path: Path) -> Iterator[Path]:
+    """Like ``replacing``, but the first writer wins: a file that stands at ``path`` by then is left alone.
+
+    Raises:
+        FileExistsError: another writer was first. Its file is untouched and ours is gone.
+        StorageError: the disk is full or cannot be written.
+    """
+    with _temporary(path) as temporary:
+        yield temporary
+        sync_file(temporary)
+        _link(temporary, path)
+        sync_folder(path.parent)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # No hard links here. What is left is a small window in which two writers can both replace; every file
+        # made this way has the same bytes whoever writes it, or is checked by its reader.
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, "already there", str(path)) from error
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+    except (FileExistsError, FileNotFoundError):
+        raise
+    except OSError as error:
+        raise storage_error(error, f"writing {path}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path, name: str = "*") -> int:
+    """Delete what killed writers left behind for files whose name matches ``name``; returns how many."""
+    found = [path for path in folder.glob(f".{name}.*{_SUFFIX}") if path.is_file()]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)
+
+
+def canonical_json(value: Mapping[str, object]) -> bytes:
+    """The one spelling of a JSON object: sorted keys, two-space indent, UTF-8, a newline at the end."""
+    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def write_json(path: Path, value: Mapping[str, object], *, exclusive: bool = False) -> None:
+    """Write a JSON object durably.
+
+    Raises:
+        FileExistsError: ``exclusive`` and the file is there.
+        StorageError: the disk is full or cannot be written.
+    """
+    with (creating if exclusive else replacing)(path) as temporary:
+        temporary.write_bytes(canonical_json(value))

@@ -1,0 +1,1 @@
+"""Feature rows: their layout, the projection of the DNA half, the files that hold them, merging and export."""

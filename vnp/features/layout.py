@@ -1,0 +1,131 @@
+"""What the columns of a feature row are: a value that is stored in every file and compared before any number is used."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from vnp.errors import LayoutError
+
+PROJECTED = "1664"
+FULL = "full"
+CHOICES = (PROJECTED, FULL)
+_PROJECTED_DNA = 384
+_PROJECTABLE = 768
+_PROJECTION = "srdct384-v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One half of a row.
+
+    Args:
+        name: ``dna`` or ``protein``.
+        encoder: name of the encoder in the registry.
+        native: width that the encoder gives.
+        width: width in the row.
+        projection: name of the projection from ``native`` to ``width``, or None if there is none.
+    """
+
+    name: str
+    encoder: str
+    native: int
+    width: int
+    projection: str | None
+
+    @property
+    def source(self) -> str:
+        """The array of a shard file that holds this part."""
+        return self.name if self.projection is None else f"{self.name}_projected"
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureLayout:
+    """The parts of a feature row, in column order."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return sum(part.width for part in self.parts)
+
+    def columns(self, name: str) -> slice:
+        """Columns of the part called ``name``.
+
+        Raises:
+            LayoutError: there is no such part.
+        """
+        start = 0
+        for part in self.parts:
+            if part.name == name:
+                return slice(start, start + part.width)
+            start += part.width
+        raise LayoutError(f"this layout has no part {name!r}: {self}")
+
+    def __str__(self) -> str:
+        parts = " + ".join(
+            f"{part.name} {part.width} ({part.encoder}"
+            + (f" {part.native} by {part.projection})" if part.projection else ")")
+            for part in self.parts
+        )
+        return f"{self.width} = {parts}"
+
+    def to_json(self) -> str:
+        """One line of JSON, the form stored in files."""
+        return json.dumps({"width": self.width, "parts": [asdict(part) for part in self.parts]}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> FeatureLayout:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            LayoutError: the text is not a layout.
+        """
+        try:
+            stored = json.loads(text)
+            layout = cls(tuple(Part(**part) for part in stored["parts"]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise LayoutError(f"not a feature layout: {text[:200]!r}") from error
+        if layout.width != stored.get("width"):
+            raise LayoutError(f"a feature layout of {layout.width} columns says that it has {stored.get('width')}")
+        return layout
+
+    def require(self, other: FeatureLayout, *, here: str, there: str) -> None:
+        """Make sure that two layouts are the same.
+
+        Args:
+            other: the layout to compare with.
+            here: what this layout belongs to, for the message.
+            there: what the other belongs to.
+
+        Raises:
+            LayoutError: they differ; the message shows both.
+        """
+        if self != other:
+            raise LayoutError(f"the layouts differ.\n  {here}: {self}\n  {there}: {other}")
+
+
+def make_layout(kind: str, *, dna: tuple[str, int], protein: tuple[str, int]) -> FeatureLayout:
+    """The layout of merged features.
+
+    Args:
+        kind: ``1664``, DNA projected from 768 to 384 columns, or ``full``, every number of both encoders. With
+            a protein encoder wider than 1280 a ``1664`` row is as much wider.
+        dna: name and width of the DNA encoder.
+        protein: name and width of the protein encoder.
+
+    Raises:
+        LayoutError: ``kind`` is unknown, or the DNA encoder is not 768 wide and so cannot be projected.
+    """
+    if kind not in CHOICES:
+        raise LayoutError(f"no layout {kind!r}; choose one of {', '.join(CHOICES)}")
+    name, width = dna
+    dna_part = Part("dna", name, width, width, None)
+    if kind == PROJECTED:
+        if width != _PROJECTABLE:
+            raise LayoutError(
+                f"{name} is {width} wide and {_PROJECTION} takes {_PROJECTABLE}: use the layout {FULL!r}"
+            )
+        dna_part = Part("dna", name, width, _PROJECTED_DNA, _PROJECTION)
+    return FeatureLayout((dna_part, Part("protein", protein[0], protein[1], protein[1], None)))
