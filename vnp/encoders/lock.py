@@ -1,0 +1,227 @@
+"""``weights.lock.json``: which weights were fetched, and how to know them again.
+
+The lock lies in the weights folder, beside one folder an encoder. ``jobs.fetch`` writes it; everything else only
+reads it. Hashes of files that were already checked are remembered beside the files, so that a task starts at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vnp.errors import WeightsError, storage_error
+
+LOCK_NAME = "weights.lock.json"
+CHECKED_NAME = ".checked.json"
+_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LockedFile:
+    """One file as it was fetched.
+
+    Attributes:
+        size: in bytes.
+        sha256: 64 hexadecimal digits.
+    """
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class LockedEncoder:
+    """One encoder as it was fetched.
+
+    Attributes:
+        hub_id: repository.
+        revision: commit that its files came from.
+        licence: as the hub stated it then, or ``not stated``.
+        fetched: when, in UTC, ISO 8601.
+        files: name to size and hash.
+    """
+
+    hub_id: str
+    revision: str
+    licence: str
+    fetched: str
+    files: Mapping[str, LockedFile]
+
+
+def read_lock(folder: Path) -> dict[str, LockedEncoder]:
+    """Read the lock in a weights folder.
+
+    Args:
+        folder: where ``weights.lock.json`` lies.
+
+    Returns:
+        Encoder name to what was fetched; empty if there is no lock.
+
+    Raises:
+        WeightsError: the lock cannot be read.
+    """
+    path = folder / LOCK_NAME
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        if content["schema"] != _SCHEMA:
+            raise WeightsError(
+                f"{path} has schema {content['schema']!r}, this version of vnp reads {_SCHEMA}; "
+                "fetch again with this version (python -m jobs.fetch)"
+            )
+        return {str(name): _entry(one) for name, one in content["encoders"].items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path} cannot be read: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"{path} is damaged ({type(error).__name__}: {error}); delete it and fetch again (python -m jobs.fetch)"
+        ) from error
+
+
+def write_lock(folder: Path, encoders: Mapping[str, LockedEncoder]) -> Path:
+    """Write the lock of a weights folder, all of it or nothing.
+
+    Args:
+        folder: where to write ``weights.lock.json``.
+        encoders: encoder name to what was fetched.
+
+    Returns:
+        The path of the lock.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    content = {
+        "schema": _SCHEMA,
+        "encoders": {
+            name: {
+                "hub_id": one.hub_id,
+                "revision": one.revision,
+                "licence": one.licence,
+                "fetched": one.fetched,
+                "files": {
+                    file: {"size": what.size, "sha256": what.sha256}
+                    for file, what in sorted(one.files.items())
+                },
+            }
+            for name, one in sorted(encoders.items())
+        },
+    }
+    path = folder / LOCK_NAME
+    try:
+        write_json(path, content)
+    except OSError as error:
+        raise storage_error(error, f"writing {path}") from error
+    return path
+
+
+def file_sha256(path: Path, *, again: bool = False) -> str:
+    """Hash a file, or remember its hash.
+
+    A hash is remembered with the file's size, modification time and inode: beside the file where that folder can
+    be written, else in the user's cache folder.
+
+    Args:
+        path: the file.
+        again: hash it even if it looks unchanged.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    try:
+        now = _stamp(path)
+        if not again:
+            for place in _memories(path):
+                known = _recall(place).get(path.name)
+                if known is not None and known[:-1] == now:
+                    return str(known[-1])
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        # Written to while it was read: the hash belongs to no state of the file, so it is not remembered.
+        if _stamp(path) == now:
+            _remember(path, [*now, digest])
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+    return digest
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON under a temporary name in the same folder, make it durable, then give it its name.
+
+    Raises:
+        OSError: nothing stays behind.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            json.dump(content, stream, indent=2)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _entry(one: Mapping[str, object]) -> LockedEncoder:
+    files = one["files"]
+    if not isinstance(files, dict):
+        raise TypeError("files is not a table")
+    return LockedEncoder(
+        hub_id=str(one["hub_id"]),
+        revision=str(one["revision"]),
+        licence=str(one["licence"]),
+        fetched=str(one["fetched"]),
+        files={str(name): LockedFile(int(what["size"]), str(what["sha256"])) for name, what in files.items()},
+    )
+
+
+def _stamp(path: Path) -> list[object]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def _memories(path: Path) -> tuple[Path, Path]:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    key = hashlib.sha256(str(path.parent.resolve()).encode()).hexdigest()[:16]
+    return path.parent / CHECKED_NAME, cache / "vnp" / "checked" / f"{key}.json"
+
+
+def _recall(place: Path) -> dict[str, list[object]]:
+    """Read what is remembered there; anything unreadable is as good as nothing."""
+    try:
+        content = json.loads(place.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {name: known for name, known in content.items() if isinstance(known, list) and len(known) == 4}
+
+
+def _remember(path: Path, known: list[object]) -> None:
+    """Keep a hash where that is possible. Forgetting costs only time, so failures are no errors."""
+    beside, in_cache = _memories(path)
+    with contextlib.suppress(OSError):
+        write_json(beside, _recall(beside) | {path.name: known})
+        return
+    with contextlib.suppress(OSError):
+        in_cache.parent.mkdir(parents=True, exist_ok=True)
+        write_json(in_cache, _recall(in_cache) | {path.name: known})

@@ -1,0 +1,244 @@
+"""From a name or a folder to an encoder that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from vnp.encoders.kmer import KmerEncoder
+from vnp.encoders.spec import EncoderSpec, Molecule, Pooling
+from vnp.encoders.spec import spec as lookup
+from vnp.encoders.tokenizers import load_tokenizer
+from vnp.encoders.weights import config_family, find_folder, read_config, read_state, resolve
+from vnp.errors import EncoderError, UsageError, WeightsError
+
+PRECISIONS = ("auto", "fp16", "bf16", "fp32")
+
+
+class Encoder(Protocol):
+    """What turns sequences into rows of numbers.
+
+    Attributes:
+        spec: what it is, with the digests of its weights.
+        width: numbers in a row.
+        device: where it runs, such as ``cpu`` or ``cuda``.
+        precision: ``fp16``, ``bf16`` or ``fp32``; never ``auto``.
+        token_budget: tokens in a batch; falls when memory runs out; None where there are no batches.
+        events: what a receipt should tell, such as a halved budget.
+    """
+
+    spec: EncoderSpec
+    width: int
+    device: str
+    precision: str
+    token_budget: int | None
+    events: list[str]
+
+    def embed(self, sequences: Sequence[str]) -> Float32[np.ndarray, "n width"]:
+        """Turn sequences into rows, in input order."""
+
+    def token_counts(self, sequences: Sequence[str]) -> Int64[np.ndarray, " n"]:
+        """Count the tokens of each sequence: what one costs."""
+
+
+def load(
+    name: str,
+    *,
+    molecule: str | None = None,
+    weights: Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    token_budget: int | None = None,
+) -> Encoder:
+    """Make an encoder ready. Never touches the network.
+
+    Args:
+        name: such as ``fastesm2_650``.
+        molecule: ``dna`` or ``protein``; needed for ``kmer``, which exists for both.
+        weights: folder of this model, or one with a folder an encoder; default as in ``weights_root``.
+        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
+        precision: ``auto`` (fp16 on CUDA, fp32 on the CPU), ``fp16``, ``bf16`` or ``fp32``.
+        token_budget: tokens in a batch; by default what suits the device.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        UsageError: no encoder has this name, or no device or precision is called so.
+        WeightsError: the weights are missing, damaged or not the pinned ones.
+        EncoderError: the device is not there.
+    """
+    spec = lookup(name, molecule)
+    check_precision(precision)
+    if not spec.needs_weights:
+        return KmerEncoder(spec.molecule)
+    folder = find_folder(spec, weights)
+    return _build(resolve(spec, folder), folder, device, precision, token_budget, "auto")
+
+
+def from_folder(
+    folder: Path | str,
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+    token_budget: int | None = None,
+    attention: str = "auto",
+) -> Encoder:
+    """Make an encoder of whatever model lies in a folder; its ``config.json`` says what it is.
+
+    Args:
+        folder: holds ``config.json``, the tokenizer's files and the weights of an ESM2 or DNABERT-S model of any size.
+        device: as in ``load``.
+        precision: as in ``load``.
+        token_budget: as in ``load``.
+        attention: which attention path to use; ``auto`` chooses the best for the device.
+
+    Returns:
+        The encoder, called after the folder.
+
+    Raises:
+        UsageError: no device or precision is called so.
+        WeightsError: the folder does not hold such a model.
+        EncoderError: the device is not there.
+    """
+    check_precision(precision)
+    folder = Path(folder)
+    return _build(resolve(_folder_spec(folder), folder), folder, device, precision, token_budget, attention)
+
+
+def describe(
+    name: str, molecule: str, weights: Path | None = None, precision: str = "auto", *, full: bool = False
+) -> dict[str, object]:
+    """Say what features of this encoder would be, without loading it: for planning where there is no GPU.
+
+    Args:
+        name: the encoder.
+        molecule: ``dna`` or ``protein``.
+        weights: as in ``load``.
+        precision: as in ``load``; ``auto`` stays ``auto``, because the device that decides is not here.
+        full: hash every weight file again.
+
+    Returns:
+        What ``identity`` returns for the loaded encoder.
+
+    Raises:
+        UsageError: no encoder has this name.
+        WeightsError: the weights are missing, damaged or not the pinned ones.
+    """
+    spec = lookup(name, molecule)
+    check_precision(precision)
+    if not spec.needs_weights:
+        return _identity(spec, "fp32")
+    return _identity(resolve(spec, find_folder(spec, weights), full=full), precision)
+
+
+def identity(encoder: Encoder) -> dict[str, object]:
+    """Say what makes an encoder's features comparable: equal identities, comparable features.
+
+    Args:
+        encoder: from ``load`` or ``from_folder``.
+
+    Returns:
+        JSON values: name, molecule, width, pooling, hub id, revision, precision; SHA-256 of each weight file, of the
+        configuration and of the tokenizer; for an encoder without weights, the version of its algorithm.
+    """
+    return _identity(encoder.spec, encoder.precision)
+
+
+def check_precision(precision: str) -> None:
+    """Refuse a precision that does not exist.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"no precision is called {precision!r}; use one of {', '.join(PRECISIONS)}")
+
+
+def choose_device(device: str, precision: str) -> tuple[str, str]:
+    """Settle what ``auto`` means on this machine.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``auto``, ``fp16``, ``bf16`` or ``fp32``.
+
+    Returns:
+        Device and precision, neither of them ``auto``.
+
+    Raises:
+        UsageError: no device is called so.
+        EncoderError: the device is not there.
+    """
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise UsageError(f"no device is called {device!r}; use auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise EncoderError(f"device {device!r}: torch sees no GPU here (python -m jobs.doctor says why)")
+    if kind == "cuda" and number and int(number) >= torch.cuda.device_count():
+        raise EncoderError(
+            f"device {device!r}: torch sees {torch.cuda.device_count()} GPU(s), counted from 0"
+        )
+    if precision == "auto":
+        precision = "fp16" if kind == "cuda" else "fp32"
+    return device, precision
+
+
+def _build(
+    spec: EncoderSpec, folder: Path, device: str, precision: str, token_budget: int | None, attention: str
+) -> Encoder:
+    # Here, because this loads torch.
+    from vnp.encoders.engine import build
+
+    device, precision = choose_device(device, precision)
+    return build(
+        read_config(folder),
+        read_state(folder, spec.pins),
+        load_tokenizer(folder, spec.tokenizer),
+        spec,
+        device=device,
+        precision=precision,
+        token_budget=token_budget,
+        attention=attention,
+    )
+
+
+def _folder_spec(folder: Path) -> EncoderSpec:
+    config = read_config(folder)
+    family = config_family(config, folder)
+    width = config.get("hidden_size")
+    if not isinstance(width, int) or width < 1:
+        raise WeightsError(f"{folder / 'config.json'}: hidden_size is {width!r}, not a number of columns")
+    molecule: Molecule = "protein" if family == "esm2" else "dna"
+    pooling: Pooling = "residues" if family == "esm2" else "tokens"
+    return EncoderSpec(
+        name=folder.resolve().name,
+        molecule=molecule,
+        width=width,
+        family=family,
+        pooling=pooling,
+        tokenizer=family,
+    )
+
+
+def _identity(spec: EncoderSpec, precision: str) -> dict[str, object]:
+    return {
+        "name": spec.name,
+        "molecule": spec.molecule,
+        "width": spec.width,
+        "pooling": spec.pooling,
+        "precision": precision,
+        "hub_id": spec.hub_id,
+        "revision": spec.revision,
+        "weights": dict(sorted(spec.weights.items())),
+        "config": spec.config_digest,
+        "tokenizer": spec.tokenizer_digest,
+        "algorithm": spec.algorithm,
+    }

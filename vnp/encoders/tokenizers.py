@@ -1,0 +1,217 @@
+"""From letters to token ids, exactly as the published tokenizers do it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from vnp.errors import WeightsError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as PublishedTokenizer
+
+# The 33 tokens of every ESM2 model, in the order of their ids (the published vocab.txt).
+ESM2_VOCABULARY: tuple[str, ...] = (
+    *("<cls>", "<pad>", "<eos>", "<unk>"),
+    *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
+    *("<null_1>", "<mask>"),
+)
+
+_SKIP = 255  # whitespace: separates, but is no token
+
+
+class Tokenizer(Protocol):
+    """What an engine needs of a tokenizer."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that decides which ids come out."""
+
+    def encode(self, sequences: Sequence[str]) -> list[Int64[np.ndarray, " tokens"]]:
+        """Turn each sequence into ids, first and last token included."""
+
+    def counts(self, sequences: Sequence[str]) -> Int64[np.ndarray, " n"]:
+        """Count the ids that ``encode`` gives for each sequence."""
+
+
+class Esm2Tokenizer:
+    """ESM2's tokenizer: one token a letter, ``<cls>`` in front, ``<eos>`` behind.
+
+    As ``EsmTokenizer`` does it: upper-case letters of the vocabulary, ``.`` and ``-`` are known; a *run* of anything
+    else (lower case, ``J``, ``*``) is one ``<unk>``; whitespace separates and is dropped. The one difference: the
+    name of a special token inside a sequence (``<mask>``) is not taken for that token.
+
+    Args:
+        vocabulary: tokens in the order of their ids.
+
+    Raises:
+        WeightsError: a special token is missing, or there are too many tokens.
+    """
+
+    def __init__(self, vocabulary: Sequence[str] = ESM2_VOCABULARY) -> None:
+        ids = {token: number for number, token in enumerate(vocabulary)}
+        missing = [token for token in ("<cls>", "<eos>", "<unk>") if token not in ids]
+        if missing or len(vocabulary) >= _SKIP:
+            raise WeightsError(
+                f"not an ESM2 vocabulary: {len(vocabulary)} tokens, missing {missing or 'none'}"
+            )
+        self._first, self._last, self._unknown = ids["<cls>"], ids["<eos>"], ids["<unk>"]
+        self._table = np.full(256, self._unknown, np.uint8)
+        for token, number in ids.items():
+            if len(token) == 1 and token.isascii():
+                self._table[ord(token)] = number
+        for letter in map(chr, range(128)):
+            if letter.isspace():
+                self._table[ord(letter)] = _SKIP
+        self.digest: str = _sha256(list(vocabulary))
+
+    def encode(self, sequences: Sequence[str]) -> list[Int64[np.ndarray, " tokens"]]:
+        """Turn each sequence into ids, ``<cls>`` and ``<eos>`` included."""
+        ids, counts = self._encode(sequences)
+        wide = ids.astype(np.int64)
+        ends = np.cumsum(counts).tolist()
+        return [wide[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+    def counts(self, sequences: Sequence[str]) -> Int64[np.ndarray, " n"]:
+        """Count the ids of each sequence, ``<cls>`` and ``<eos>`` included."""
+        return self._encode(sequences)[1]
+
+    def _encode(
+        self, sequences: Sequence[str]
+    ) -> tuple[UInt8[np.ndarray, " tokens"], Int64[np.ndarray, " n"]]:
+        """All ids behind one another, and how many belong to each sequence."""
+        if not sequences:
+            return np.empty(0, np.uint8), np.empty(0, np.int64)
+        texts = [_ascii(one) for one in sequences]
+        lengths = np.fromiter((len(one) + 2 for one in texts), np.int64, len(texts))
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        # A place is kept on each side of every sequence for its first and last token.
+        ids = self._table[np.frombuffer(b"\n" + b"\n\n".join(texts) + b"\n", np.uint8)]
+        ids[starts], ids[ends - 1] = self._first, self._last
+        keep = ids != _SKIP
+        unknown = ids == self._unknown
+        keep[1:] &= ~(unknown[1:] & unknown[:-1])
+        return ids[keep], np.add.reduceat(keep, starts, dtype=np.int64)
+
+
+class DnabertTokenizer:
+    """DNABERT-2's and DNABERT-S's byte-pair encoding, through the published ``tokenizer.json``.
+
+    It knows upper-case A, C, G and T only: every other letter is one ``[UNK]``. Padding and truncation that a copy
+    of the file may carry are switched off. ``[CLS]`` comes in front, ``[SEP]`` behind.
+
+    Args:
+        text: the content of ``tokenizer.json``.
+
+    Raises:
+        WeightsError: it is not the description of a tokenizer.
+    """
+
+    def __init__(self, text: str) -> None:
+        # Here, because this library is not needed to plan.
+        from tokenizers import Tokenizer
+
+        try:
+            content = json.loads(text)
+            content["padding"] = content["truncation"] = None
+            self.digest: str = _bpe_digest(content)
+            self._published: PublishedTokenizer = Tokenizer.from_str(json.dumps(content))
+        # The library raises bare Exception for a description that it cannot use.
+        except Exception as error:
+            raise WeightsError(f"tokenizer.json does not describe a tokenizer: {error}") from error
+
+    def encode(self, sequences: Sequence[str]) -> list[Int64[np.ndarray, " tokens"]]:
+        """Turn each sequence into ids, ``[CLS]`` and ``[SEP]`` included."""
+        encodings = self._published.encode_batch_fast(list(sequences))
+        return [np.array(one.ids, np.int64) for one in encodings]
+
+    def counts(self, sequences: Sequence[str]) -> Int64[np.ndarray, " n"]:
+        """Count the ids of each sequence, ``[CLS]`` and ``[SEP]`` included."""
+        encodings = self._published.encode_batch_fast(list(sequences))
+        return np.fromiter((len(one) for one in encodings), np.int64, len(encodings))
+
+
+def load_tokenizer(folder: Path, kind: str) -> Tokenizer:
+    """Read the tokenizer that lies beside the weights.
+
+    Args:
+        folder: the weights folder.
+        kind: ``esm2`` (``vocab.txt``; built in where that file is missing) or ``dnabert`` (``tokenizer.json``).
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        WeightsError: the file is missing or cannot be used.
+    """
+    if kind == "esm2":
+        path = folder / "vocab.txt"
+        if not path.exists():
+            return Esm2Tokenizer()
+        return Esm2Tokenizer(_read(path).split())
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise WeightsError(f"{path} is missing; fetch the weights again (python -m jobs.fetch)")
+    return DnabertTokenizer(_read(path))
+
+
+def tokenizer_digest(folder: Path, kind: str) -> str:
+    """Say which tokenizer lies beside the weights, without loading a tokenizer library.
+
+    Args:
+        folder: the weights folder.
+        kind: ``esm2`` or ``dnabert``.
+
+    Returns:
+        The digest that ``load_tokenizer(folder, kind).digest`` has.
+
+    Raises:
+        WeightsError: the file is missing or cannot be used.
+    """
+    if kind == "esm2":
+        return load_tokenizer(folder, kind).digest
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise WeightsError(f"{path} is missing; fetch the weights again (python -m jobs.fetch)")
+    try:
+        return _bpe_digest(json.loads(_read(path)))
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise WeightsError(f"{path} does not describe a tokenizer: {error}") from error
+
+
+def _ascii(sequence: str) -> bytes:
+    if not sequence.isascii():
+        sequence = " ".join(sequence.split())
+    return sequence.encode("ascii", "replace")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path} cannot be read: {error}") from error
+
+
+def _bpe_digest(content: dict[str, dict[str, object]]) -> str:
+    """Digest of what decides the ids; the same whether merges are written as "A B" or as ["A", "B"]."""
+    model = content["model"]
+    merges = [one if isinstance(one, str) else " ".join(one) for one in _list(model["merges"])]
+    parts = [content.get(key) for key in ("normalizer", "pre_tokenizer", "post_processor")]
+    return _sha256([model["vocab"], merges, parts])
+
+
+def _list(value: object) -> list[str]:
+    if not isinstance(value, list):
+        raise TypeError("merges are not a list")
+    return value
+
+
+def _sha256(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
