@@ -1,0 +1,47 @@
+# vnp: `make demo` and `make test` need nothing but Python 3.11 or newer, its venv module, and a package index.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN := demo-run
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format venv clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## extract features from the bundled sample in 4 shards, and merge them into demo-run/features.h5
+	@rm -rf $(RUN)
+	$(BIN)/python -m jobs.extract vnp/sample/samplesheet.csv --out $(RUN) --shards 4 --dna kmer --protein kmer --cluster local
+	$(BIN)/python -m jobs.reduce $(RUN)
+
+test: $(STAMP) ## run the tests (WORKERS=2 processes)
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(STAMP) ## check style (ruff) and types (mypy --strict)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## let ruff rewrite the code in the project's style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+venv: $(STAMP) ## create .venv with the tested versions (done by the others when needed)
+
+clean: ## remove .venv, the demo run and caches
+	rm -rf $(VENV) $(RUN) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find jobs vnp tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp comes last: an interrupted installation starts again. A change of the requirements installs again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "vnp needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' \
+		|| { echo "this Python has no venv module; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
