@@ -1,0 +1,295 @@
+"""Six-frame translation of many chunks at once.
+
+Frames F1, F2 and F3 start at the first, second and third base of a chunk, R1, R2 and R3 at those of its reverse
+complement. A frame is open if it holds at least one codon and no stop (TAA, TAG, TGA of the standard code). A codon
+with an ambiguous base is the residue X; a frame of nothing but X is set aside, for it says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import product
+
+import numpy as np
+from jaxtyping import Int8, Int32, Int64, UInt8
+
+from vnp.sequences._codons import Block, Open, blocks, open_in
+from vnp.sequences.chunks import Chunks
+
+FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
+
+
+class Reason(IntEnum):
+    """Why a chunk has no row."""
+
+    HAS_ROWS = 0
+    TOO_SHORT = 1
+    ONLY_AMBIGUOUS = 2
+    NO_OPEN_FRAME = 3
+
+    @property
+    def text(self) -> str:
+        """The reason in words."""
+        return ("has rows", "shorter than 3 bases", "only ambiguous bases", "no open frame")[self]
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """The open frames of a table of chunks, in order of chunk, then F1 F2 F3 R1 R2 R3.
+
+    Attributes:
+        chunk: row of the chunk in the table of chunks.
+        frame: index into ``FRAME_NAMES``.
+        start: first base of the frame's DNA, 0-based, on the forward strand of the record.
+        end: one past its last base.
+        protein: the residues of all frames, one after the other, ASCII.
+        protein_offsets: frame ``i`` has the residues ``protein_offsets[i]`` to ``protein_offsets[i + 1]``.
+        nucleotide: the bases of all frames, on the frame's own strand, ASCII.
+        nucleotide_offsets: the same for bases.
+        ambiguous: pairs (chunk, frame) without a stop, but with nothing but X; they are not rows.
+        reason: a ``Reason`` for each chunk.
+    """
+
+    chunk: Int64[np.ndarray, "rows"]
+    frame: Int8[np.ndarray, "rows"]
+    start: Int64[np.ndarray, "rows"]
+    end: Int64[np.ndarray, "rows"]
+    protein: UInt8[np.ndarray, "residues"]
+    protein_offsets: Int64[np.ndarray, "rows+1"]
+    nucleotide: UInt8[np.ndarray, "bases"]
+    nucleotide_offsets: Int64[np.ndarray, "rows+1"]
+    ambiguous: Int64[np.ndarray, "pairs 2"]
+    reason: Int8[np.ndarray, "chunks"]
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.chunk)
+
+    @property
+    def protein_lengths(self) -> Int64[np.ndarray, "rows"]:
+        """Residues a row."""
+        return np.diff(self.protein_offsets)
+
+    @property
+    def nucleotide_lengths(self) -> Int64[np.ndarray, "rows"]:
+        """Bases a row."""
+        return np.diff(self.nucleotide_offsets)
+
+    def proteins(self) -> list[str]:
+        """Write each row's protein as a string."""
+        return _strings(self.protein, self.protein_offsets)
+
+    def nucleotides(self) -> list[str]:
+        """Write each row's DNA, on its own strand, as a string."""
+        return _strings(self.nucleotide, self.nucleotide_offsets)
+
+
+def _strings(letters: UInt8[np.ndarray, "n"], offsets: Int64[np.ndarray, "rows+1"]) -> list[str]:
+    text = letters.tobytes().decode("ascii")
+    edges = offsets.tolist()
+    return [text[first:last] for first, last in zip(edges, edges[1:], strict=False)]
+
+
+# Bases are coded by bits 1 and 2 of their ASCII letter: A 0, C 1, T 2, G 3. A base's complement is its code xor 2.
+_AMBIGUOUS = 64
+_REVERSE = 128
+
+
+def _residue_table() -> bytes:
+    """Residues by codon code; a code with ``_REVERSE`` set is read on the other strand."""
+    code = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG"  # NCBI table 1, order TCAG
+    residues = dict(zip(product("TCAG", repeat=3), code, strict=True))
+    table = ["X"] * 256
+    for number, codon in enumerate(product("ACTG", repeat=3)):
+        table[number] = residues[codon]
+        other = tuple("TGAC"["ACTG".index(base)] for base in reversed(codon))
+        table[number | _REVERSE] = residues[other]
+    return "".join(table).encode()
+
+
+_RESIDUES = _residue_table()
+_COMPLEMENT = bytes.maketrans(b"ACGTRYSWKMBDHVN", b"TGCAYRSWMKVHDBN")
+
+
+def open_frames(sequences: Sequence[bytes], chunks: Chunks) -> Frames:
+    """Find and translate the open frames of a table of chunks.
+
+    Args:
+        sequences: upper-case IUPAC nucleotides, ASCII, with T for U.
+        chunks: chunks of these sequences, in order of sequence, then position.
+
+    Returns:
+        The open frames, in order.
+    """
+    parts = [_rows(block, open_in(block)) for block in blocks(sequences, chunks)]
+    if not parts:
+        parts = [_rows(_EMPTY, open_in(_EMPTY))]
+    protein_lengths = np.concatenate([part.protein_lengths for part in parts])
+    starts = np.concatenate([part.start for part in parts])
+    ends = np.concatenate([part.end for part in parts])
+    return Frames(
+        chunk=np.concatenate([part.chunk for part in parts]),
+        frame=np.concatenate([part.frame for part in parts]),
+        start=starts,
+        end=ends,
+        protein=np.frombuffer(b"".join([part.protein for part in parts]), dtype=np.uint8),
+        protein_offsets=_offsets(protein_lengths),
+        nucleotide=np.frombuffer(b"".join([part.nucleotide for part in parts]), dtype=np.uint8),
+        nucleotide_offsets=_offsets(ends - starts),
+        ambiguous=np.concatenate([part.ambiguous for part in parts]),
+        reason=np.concatenate([part.reason for part in parts]),
+    )
+
+
+def count_open(
+    sequences: Sequence[bytes], chunks: Chunks
+) -> tuple[Int8[np.ndarray, "chunks"], Int32[np.ndarray, "chunks"]]:
+    """Count what ``open_frames`` would find, without translating it.
+
+    Args:
+        sequences: upper-case IUPAC nucleotides, ASCII, with T for U.
+        chunks: chunks of these sequences, in order of sequence, then position.
+
+    Returns:
+        Rows a chunk, and residues a chunk over all its rows.
+    """
+    rows = np.zeros(len(chunks), dtype=np.int8)
+    residues = np.zeros(len(chunks), dtype=np.int32)
+    for block in blocks(sequences, chunks):
+        opened = open_in(block).rows
+        here = slice(block.first, block.first + len(opened))
+        rows[here] = np.bitwise_count(opened)
+        lengths = block.end - block.start
+        for skip in range(3):
+            both_strands = np.bitwise_count(opened & (0b001001 << skip))
+            residues[here] += both_strands * ((lengths - skip) // 3)
+    return rows, residues
+
+
+def frame_ids(names: Sequence[str], chunks: Chunks, frames: Frames) -> list[str]:
+    """Name the rows as VirNucPro does: ``{record}_chunk_{n}{F|R}{k}``.
+
+    Args:
+        names: the name of each sequence that ``chunks`` refers to.
+        chunks: the table of chunks.
+        frames: its open frames.
+    """
+    sequence = chunks.sequence[frames.chunk].tolist()
+    number = chunks.number[frames.chunk].tolist()
+    return [
+        f"{names[index]}_chunk_{chunk}{FRAME_NAMES[frame]}"
+        for index, chunk, frame in zip(sequence, number, frames.frame.tolist(), strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of one block."""
+
+    chunk: Int64[np.ndarray, "rows"]
+    frame: Int8[np.ndarray, "rows"]
+    start: Int64[np.ndarray, "rows"]
+    end: Int64[np.ndarray, "rows"]
+    protein: bytes
+    protein_lengths: Int64[np.ndarray, "rows"]
+    nucleotide: bytes
+    ambiguous: Int64[np.ndarray, "pairs 2"]
+    reason: Int8[np.ndarray, "chunks"]
+
+
+_NOTHING = np.zeros(0, dtype=np.int64)
+_EMPTY = Block(0, b"", _NOTHING, _NOTHING, _NOTHING)
+
+
+def _rows(block: Block, opened: Open) -> _Rows:
+    chunk, frame = _pairs(opened.rows)
+    reverse = frame >= 3
+    skip = frame - 3 * reverse
+    length = (block.end - block.start)[chunk]
+    codons = (length - skip) // 3
+    bases = np.minimum(3 * codons + 1, length - skip)
+    start = np.where(reverse, block.end[chunk] - skip - bases, block.start[chunk] + skip)
+    end = start + bases
+    shift = block.shift[chunk]
+    unknown_chunk, unknown_frame = _pairs(opened.unknown)
+    return _Rows(
+        chunk=chunk + block.first,
+        frame=frame.astype(np.int8),
+        start=start + shift,
+        end=end + shift,
+        protein=_proteins(block, opened, np.where(reverse, end - 3, start), codons, reverse),
+        protein_lengths=codons,
+        nucleotide=_nucleotides(block, start, end, reverse),
+        ambiguous=np.stack((unknown_chunk + block.first, unknown_frame), axis=1),
+        reason=_reasons(block, opened),
+    )
+
+
+def _pairs(bits: UInt8[np.ndarray, "chunks"]) -> tuple[Int64[np.ndarray, "rows"], Int64[np.ndarray, "rows"]]:
+    """List (chunk, frame) for every bit that is set, in order."""
+    flat = np.flatnonzero(np.unpackbits(bits[:, None], axis=1, count=6, bitorder="little"))
+    chunk, frame = np.divmod(flat, 6)
+    return chunk, frame
+
+
+def _reasons(block: Block, opened: Open) -> Int8[np.ndarray, "chunks"]:
+    reason = np.full(len(opened.rows), Reason.NO_OPEN_FRAME, dtype=np.int8)
+    reason[opened.unknown > 0] = Reason.ONLY_AMBIGUOUS
+    reason[block.end - block.start < 3] = Reason.TOO_SHORT
+    reason[opened.rows > 0] = Reason.HAS_ROWS
+    return reason
+
+
+def _slices(
+    letters: bytes, first: Int64[np.ndarray, "rows"], last: Int64[np.ndarray, "rows"], step: Int64[np.ndarray, "rows"]
+) -> bytes:
+    # Rows are long, so a slice object a row costs less than an index a letter.
+    return b"".join(map(letters.__getitem__, map(slice, first.tolist(), last.tolist(), step.tolist())))
+
+
+def _proteins(
+    block: Block,
+    opened: Open,
+    first: Int64[np.ndarray, "rows"],
+    codons: Int64[np.ndarray, "rows"],
+    reverse: np.ndarray,
+) -> bytes:
+    """Translate rows whose first codon, in reading direction, has its leftmost base at ``first``."""
+    if not len(first):
+        return b""
+    code = np.frombuffer(block.bases, dtype=np.uint8) >> 1 & 3
+    positions = len(code) - 2
+    # A margin on the left, since a slice that runs backwards to position 0 would need -1 as its end.
+    margin = 3
+    codes = np.empty((2, margin + positions), dtype=np.uint8)
+    triplet = codes[0, margin:]
+    np.multiply(code[:-2], 16, out=triplet)
+    triplet += code[1:-1] * np.uint8(4)
+    triplet += code[2:]
+    if opened.ambiguous is not None:
+        triplet[opened.ambiguous] = _AMBIGUOUS
+    np.bitwise_or(codes[0], _REVERSE, out=codes[1])
+    step = np.where(reverse, -3, 3)
+    begin = first + margin + np.where(reverse, margin + positions, 0)
+    return _slices(codes.tobytes(), begin, begin + step * codons, step).translate(_RESIDUES)
+
+
+def _nucleotides(
+    block: Block, start: Int64[np.ndarray, "rows"], end: Int64[np.ndarray, "rows"], reverse: np.ndarray
+) -> bytes:
+    """Copy each row's bases from its own strand."""
+    if not len(start):
+        return b""
+    both = block.bases + b"\0" + block.bases.translate(_COMPLEMENT)
+    other = len(block.bases) + 1
+    first = np.where(reverse, end - 1 + other, start)
+    last = np.where(reverse, start - 1 + other, end)
+    return _slices(both, first, last, np.where(reverse, -1, 1))
+
+
+def _offsets(lengths: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "rows+1"]:
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
