@@ -21,14 +21,14 @@ from jaxtyping import Float32, Float64, Int64, UInt8
 from vnp.encoders.spec import EncoderSpec, Molecule, spec
 
 _ALPHABETS: dict[Molecule, str] = {"dna": "ACGT", "protein": "ACDEFGHIKLMNPQRSTVWY"}
-_LENGTHS: dict[Molecule, tuple[int, ...]] = {"dna": (3, 4), "protein": (1, 2, 3)}
+_LENGTHS: dict[Molecule, tuple[int, ...]] = {"dna": (3, 4), "protein": (1, 2)}
 _BLOCK_LETTERS = 1 << 20  # letters counted at once; bounds memory to about 60 bytes a letter
 
 
 class KmerEncoder:
     """Turns sequences into L2-normalised, hashed k-mer counts.
 
-    DNA is counted in words of 3 and 4 bases, protein in words of 1 to 3 residues. A row depends on its
+    DNA is counted in words of 3 and 4 bases, protein in words of 1 and 2 residues. A row depends on its
     sequence alone. Needs no weights, no GPU and no token budget.
 
     Args:

@@ -1,7 +1,8 @@
 """``weights.lock.json``: which weights were fetched, and how to know them again.
 
-The lock lies in the weights folder, beside one folder an encoder. ``jobs.fetch`` writes it; everything else only
-reads it. Hashes of files that were already checked are remembered beside the files, so that a task starts at once.
+The lock lies in the weights folder, beside one folder an encoder. ``jobs.fetch`` writes it; everything else
+only reads it. Hashes of files that were already checked are remembered beside the files, so that a task
+starts at once.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ def read_lock(folder: Path) -> dict[str, LockedEncoder]:
         raise WeightsError(f"{path} cannot be read: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
-            f"{path} is damaged ({type(error).__name__}: {error}); delete it and fetch again (python -m jobs.fetch)"
+            f"{path} is damaged ({type(error).__name__}: {error}); delete it and fetch again "
+            "(python -m jobs.fetch)"
         ) from error
 
 
@@ -125,8 +127,8 @@ def write_lock(folder: Path, encoders: Mapping[str, LockedEncoder]) -> Path:
 def file_sha256(path: Path, *, again: bool = False) -> str:
     """Hash a file, or remember its hash.
 
-    A hash is remembered with the file's size, modification time and inode: beside the file where that folder can
-    be written, else in the user's cache folder.
+    A hash is remembered with the file's size, modification time and inode: beside the file where that folder
+    can be written, else in the user's cache folder.
 
     Args:
         path: the file.

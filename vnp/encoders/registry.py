@@ -9,11 +9,12 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from vnp.encoders.folders import config_family, find_folder, read_config
 from vnp.encoders.kmer import KmerEncoder
 from vnp.encoders.spec import EncoderSpec, Molecule, Pooling
 from vnp.encoders.spec import spec as lookup
 from vnp.encoders.tokenizers import load_tokenizer
-from vnp.encoders.weights import config_family, find_folder, read_config, read_state, resolve
+from vnp.encoders.weights import read_state, resolve
 from vnp.errors import EncoderError, UsageError, WeightsError
 
 PRECISIONS = ("auto", "fp16", "bf16", "fp32")
@@ -91,7 +92,8 @@ def from_folder(
     """Make an encoder of whatever model lies in a folder; its ``config.json`` says what it is.
 
     Args:
-        folder: holds ``config.json``, the tokenizer's files and the weights of an ESM2 or DNABERT-S model of any size.
+        folder: holds ``config.json``, the tokenizer's files and the weights of an ESM2 or DNABERT-S model of
+            any size.
         device: as in ``load``.
         precision: as in ``load``.
         token_budget: as in ``load``.
@@ -143,8 +145,9 @@ def identity(encoder: Encoder) -> dict[str, object]:
         encoder: from ``load`` or ``from_folder``.
 
     Returns:
-        JSON values: name, molecule, width, pooling, hub id, revision, precision; SHA-256 of each weight file, of the
-        configuration and of the tokenizer; for an encoder without weights, the version of its algorithm.
+        JSON values: name, molecule, width, pooling, hub id, revision, precision; SHA-256 of each weight file,
+        of the configuration and of the tokenizer; for an encoder without weights, the version of its
+        algorithm.
     """
     return _identity(encoder.spec, encoder.precision)
 

@@ -43,9 +43,9 @@ class Tokenizer(Protocol):
 class Esm2Tokenizer:
     """ESM2's tokenizer: one token a letter, ``<cls>`` in front, ``<eos>`` behind.
 
-    As ``EsmTokenizer`` does it: upper-case letters of the vocabulary, ``.`` and ``-`` are known; a *run* of anything
-    else (lower case, ``J``, ``*``) is one ``<unk>``; whitespace separates and is dropped. The one difference: the
-    name of a special token inside a sequence (``<mask>``) is not taken for that token.
+    As ``EsmTokenizer`` does it: upper-case letters of the vocabulary, ``.`` and ``-`` are known; a *run* of
+    anything else (lower case, ``J``, ``*``) is one ``<unk>``; whitespace separates and is dropped. The one
+    difference: the name of a special token inside a sequence (``<mask>``) is not taken for that token.
 
     Args:
         vocabulary: tokens in the order of their ids.
@@ -104,8 +104,8 @@ class Esm2Tokenizer:
 class DnabertTokenizer:
     """DNABERT-2's and DNABERT-S's byte-pair encoding, through the published ``tokenizer.json``.
 
-    It knows upper-case A, C, G and T only: every other letter is one ``[UNK]``. Padding and truncation that a copy
-    of the file may carry are switched off. ``[CLS]`` comes in front, ``[SEP]`` behind.
+    It knows upper-case A, C, G and T only: every other letter is one ``[UNK]``. Padding and truncation that a
+    copy of the file may carry are switched off. ``[CLS]`` comes in front, ``[SEP]`` behind.
 
     Args:
         text: the content of ``tokenizer.json``.
@@ -143,7 +143,7 @@ def load_tokenizer(folder: Path, kind: str) -> Tokenizer:
 
     Args:
         folder: the weights folder.
-        kind: ``esm2`` (``vocab.txt``; built in where that file is missing) or ``dnabert`` (``tokenizer.json``).
+        kind: ``esm2`` (``vocab.txt``; built in where that is missing) or ``dnabert`` (``tokenizer.json``).
 
     Returns:
         The tokenizer.

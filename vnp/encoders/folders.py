@@ -1,0 +1,196 @@
+"""Weight folders: where they are and which files are in them.
+
+A folder holds ``config.json``, the tokenizer's files, and the tensors as ``model.safetensors``, as sharded
+safetensors with an index, or as ``pytorch_model.bin``, whole or sharded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from vnp.encoders.spec import EncoderSpec, Family
+from vnp.errors import WeightsError
+
+CONFIG_NAME = "config.json"
+SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+_ORDER = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+# What in config.json changes the numbers that come out; the rest is bookkeeping.
+_NUMERIC_KEYS = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"),
+    *("layer_norm_eps", "hidden_act", "position_embedding_type", "emb_layer_norm_before"),
+    *("token_dropout", "mask_token_id", "pad_token_id", "type_vocab_size"),
+)
+
+
+def weights_root(given: Path | None = None) -> Path:
+    """Say where weights are kept.
+
+    Args:
+        given: the user's ``--weights``, if any.
+
+    Returns:
+        That; else ``$VNP_WEIGHTS``; else ``vnp/weights`` in the user's cache folder (``$XDG_CACHE_HOME``,
+        else ``~/.cache``).
+    """
+    if given is not None:
+        return given.expanduser()
+    if os.environ.get("VNP_WEIGHTS"):
+        return Path(os.environ["VNP_WEIGHTS"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vnp" / "weights"
+
+
+def find_folder(spec: EncoderSpec, weights: Path | None = None) -> Path:
+    """Find the folder with an encoder's files.
+
+    Args:
+        spec: the encoder.
+        weights: the folder of this one model (it has a ``config.json``), or one with a folder an encoder.
+
+    Returns:
+        The folder of this model.
+
+    Raises:
+        WeightsError: it is not there; the message has the command that fetches it.
+    """
+    root = weights_root(weights)
+    for folder in (root, root / spec.name):
+        if (folder / CONFIG_NAME).is_file():
+            return folder
+    how = f"python -m jobs.fetch {spec.name} --weights {root}"
+    if (root / spec.name).is_dir():
+        raise WeightsError(f"{root / spec.name} has no {CONFIG_NAME}; fetch it again: {how}")
+    raise WeightsError(
+        f"no weights for {spec.name}: {root / spec.name} does not exist. On a node with internet run: {how}\n"
+        "or name the folder that has them (--weights DIR or VNP_WEIGHTS)"
+    )
+
+
+def read_config(folder: Path) -> dict[str, object]:
+    """Read ``config.json``.
+
+    Args:
+        folder: the model's folder.
+
+    Returns:
+        Its content.
+
+    Raises:
+        WeightsError: it is missing or not a JSON object.
+    """
+    path = folder / CONFIG_NAME
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(f"{path} is missing; a weights folder needs it (python -m jobs.fetch)") from None
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} is not a JSON object; fetch it again (python -m jobs.fetch)")
+    return content
+
+
+def config_family(config: Mapping[str, object], folder: Path) -> Family:
+    """Say which architecture a configuration describes.
+
+    Args:
+        config: content of ``config.json``.
+        folder: where it came from, for messages.
+
+    Returns:
+        ``esm2`` or ``dnabert``.
+
+    Raises:
+        WeightsError: neither.
+    """
+    kind = config.get("model_type")
+    listed = config.get("architectures")
+    classes = [str(one) for one in listed] if isinstance(listed, list) else []
+    if kind in ("esm", "fast_esm", "fastesm") or any("esm" in one.lower() for one in classes):
+        return "esm2"
+    if kind == "bert" and "alibi_starting_size" in config:
+        return "dnabert"
+    raise WeightsError(
+        f"{folder / CONFIG_NAME}: model_type {kind!r}, architectures {classes}: neither ESM2 nor DNABERT-S"
+    )
+
+
+def weight_files(folder: Path, pins: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Choose which files the tensors are read from.
+
+    Pinned files come first if all are there; then safetensors before ``.bin``, one file before many.
+
+    Args:
+        folder: the model's folder.
+        pins: pinned files of the encoder.
+
+    Returns:
+        Names of the files with tensors, in order; never an index.
+
+    Raises:
+        WeightsError: there are none, or an index names one that is missing.
+    """
+    if pins and all((folder / name).is_file() for name in pins):
+        return tuple(sorted(pins))
+    for name in _ORDER:
+        if not (folder / name).is_file():
+            continue
+        if not name.endswith(".index.json"):
+            return (name,)
+        return tuple(sorted(set(read_index(folder / name).values())))
+    raise WeightsError(
+        f"{folder} has no weights: neither {SINGLE_FILES[0]} nor {SINGLE_FILES[1]}, nor an index of either "
+        "(python -m jobs.fetch)"
+    )
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Read the index of sharded weights.
+
+    Args:
+        path: such as ``model.safetensors.index.json``.
+
+    Returns:
+        Tensor name to file name. Each file exists in the same folder.
+
+    Raises:
+        WeightsError: the index is damaged or names a file that is missing or lies elsewhere.
+    """
+    try:
+        table = json.loads(path.read_text("utf-8"))["weight_map"]
+        index = {str(tensor): str(file) for tensor, file in table.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path} is not an index of weights ({type(error).__name__}: {error})") from error
+    if not index:
+        raise WeightsError(f"{path} names no tensors; fetch it again (python -m jobs.fetch)")
+    for file in sorted(set(index.values())):
+        if file in (".", "..") or Path(file).name != file:
+            raise WeightsError(f"{path} names {file!r}, which is not a plain file name")
+        if not (path.parent / file).is_file():
+            raise WeightsError(
+                f"{path.parent / file} is missing, but {path.name} needs it; fetch it again "
+                "(python -m jobs.fetch)"
+            )
+    return index
+
+
+def config_digest(config: Mapping[str, object]) -> str:
+    """Hash what in a configuration changes the numbers that come out.
+
+    Args:
+        config: content of ``config.json``.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    kept = {key: config[key] for key in _NUMERIC_KEYS if key in config}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
