@@ -21,29 +21,40 @@ PRECISIONS = ("auto", "fp16", "bf16", "fp32")
 
 
 class Encoder(Protocol):
-    """What turns sequences into rows of numbers.
+    """What turns sequences into rows of numbers."""
 
-    Attributes:
-        spec: what it is, with the digests of its weights.
-        width: numbers in a row.
-        device: where it runs, such as ``cpu`` or ``cuda``.
-        precision: ``fp16``, ``bf16`` or ``fp32``; never ``auto``.
-        token_budget: tokens in a batch; falls when memory runs out; None where there are no batches.
-        events: what a receipt should tell, such as a halved budget.
-    """
+    @property
+    def spec(self) -> EncoderSpec:
+        """What it is, with the digests of its weights."""
+        ...
 
-    spec: EncoderSpec
-    width: int
-    device: str
-    precision: str
-    token_budget: int | None
-    events: list[str]
+    @property
+    def width(self) -> int:
+        """Numbers in a row."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """``fp16``, ``bf16`` or ``fp32``; never ``auto``."""
+        ...
+
+    @property
+    def token_budget(self) -> int | None:
+        """Tokens in a batch; falls when memory runs out; None where there are no batches."""
+        ...
+
+    @property
+    def events(self) -> list[str]:
+        """What a receipt should tell, such as a halved budget."""
+        ...
 
     def embed(self, sequences: Sequence[str]) -> Float32[np.ndarray, "n width"]:
         """Turn sequences into rows, in input order."""
+        ...
 
     def token_counts(self, sequences: Sequence[str]) -> Int64[np.ndarray, " n"]:
         """Count the tokens of each sequence: what one costs."""
+        ...
 
 
 def load(

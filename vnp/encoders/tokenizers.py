@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 
 from vnp.errors import WeightsError
 
@@ -30,14 +31,13 @@ class Tokenizer(Protocol):
     """What an engine needs of a tokenizer."""
 
     @property
-    def digest(self) -> str:
-        """SHA-256 of everything that decides which ids come out."""
+    def digest(self) -> str | None:
+        """SHA-256 of everything that decides which ids come out; None if there is no tokenizer."""
+        ...
 
-    def encode(self, sequences: Sequence[str]) -> list[Int64[np.ndarray, " tokens"]]:
+    def encode_batch(self, sequences: Sequence[str]) -> list[Int64[np.ndarray, " tokens"]]:
         """Turn each sequence into ids, first and last token included."""
-
-    def counts(self, sequences: Sequence[str]) -> Int64[np.ndarray, " n"]:
-        """Count the ids that ``encode`` gives for each sequence."""
+        ...
 
 
 class Esm2Tokenizer:
@@ -71,23 +71,10 @@ class Esm2Tokenizer:
                 self._table[ord(letter)] = _SKIP
         self.digest: str = _sha256(list(vocabulary))
 
-    def encode(self, sequences: Sequence[str]) -> list[Int64[np.ndarray, " tokens"]]:
+    def encode_batch(self, sequences: Sequence[str]) -> list[Int64[np.ndarray, " tokens"]]:
         """Turn each sequence into ids, ``<cls>`` and ``<eos>`` included."""
-        ids, counts = self._encode(sequences)
-        wide = ids.astype(np.int64)
-        ends = np.cumsum(counts).tolist()
-        return [wide[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-
-    def counts(self, sequences: Sequence[str]) -> Int64[np.ndarray, " n"]:
-        """Count the ids of each sequence, ``<cls>`` and ``<eos>`` included."""
-        return self._encode(sequences)[1]
-
-    def _encode(
-        self, sequences: Sequence[str]
-    ) -> tuple[UInt8[np.ndarray, " tokens"], Int64[np.ndarray, " n"]]:
-        """All ids behind one another, and how many belong to each sequence."""
         if not sequences:
-            return np.empty(0, np.uint8), np.empty(0, np.int64)
+            return []
         texts = [_ascii(one) for one in sequences]
         lengths = np.fromiter((len(one) + 2 for one in texts), np.int64, len(texts))
         ends = np.cumsum(lengths)
@@ -98,7 +85,9 @@ class Esm2Tokenizer:
         keep = ids != _SKIP
         unknown = ids == self._unknown
         keep[1:] &= ~(unknown[1:] & unknown[:-1])
-        return ids[keep], np.add.reduceat(keep, starts, dtype=np.int64)
+        wide = ids[keep].astype(np.int64)
+        borders = [0, *np.cumsum(np.add.reduceat(keep, starts, dtype=np.int64)).tolist()]
+        return [wide[start:end] for start, end in itertools.pairwise(borders)]
 
 
 class DnabertTokenizer:
@@ -127,15 +116,33 @@ class DnabertTokenizer:
         except Exception as error:
             raise WeightsError(f"tokenizer.json does not describe a tokenizer: {error}") from error
 
-    def encode(self, sequences: Sequence[str]) -> list[Int64[np.ndarray, " tokens"]]:
+    def encode_batch(self, sequences: Sequence[str]) -> list[Int64[np.ndarray, " tokens"]]:
         """Turn each sequence into ids, ``[CLS]`` and ``[SEP]`` included."""
         encodings = self._published.encode_batch_fast(list(sequences))
         return [np.array(one.ids, np.int64) for one in encodings]
 
-    def counts(self, sequences: Sequence[str]) -> Int64[np.ndarray, " n"]:
-        """Count the ids of each sequence, ``[CLS]`` and ``[SEP]`` included."""
-        encodings = self._published.encode_batch_fast(list(sequences))
-        return np.fromiter((len(one) for one in encodings), np.int64, len(encodings))
+
+class AbsentTokenizer:
+    """Stands where a weights folder has no tokenizer: token ids can be embedded, letters cannot.
+
+    Args:
+        path: the file that is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.digest: str | None = None
+
+    def encode_batch(self, sequences: Sequence[str]) -> list[Int64[np.ndarray, " tokens"]]:
+        """Refuse.
+
+        Raises:
+            WeightsError: always.
+        """
+        raise WeightsError(
+            f"{self._path} is missing, so {len(sequences)} sequence(s) cannot become tokens; fetch it again "
+            "(python -m jobs.fetch)"
+        )
 
 
 def load_tokenizer(folder: Path, kind: str) -> Tokenizer:
@@ -146,10 +153,10 @@ def load_tokenizer(folder: Path, kind: str) -> Tokenizer:
         kind: ``esm2`` (``vocab.txt``; built in where that is missing) or ``dnabert`` (``tokenizer.json``).
 
     Returns:
-        The tokenizer.
+        The tokenizer; an ``AbsentTokenizer`` where ``tokenizer.json`` is missing.
 
     Raises:
-        WeightsError: the file is missing or cannot be used.
+        WeightsError: the file cannot be used.
     """
     if kind == "esm2":
         path = folder / "vocab.txt"
@@ -158,11 +165,11 @@ def load_tokenizer(folder: Path, kind: str) -> Tokenizer:
         return Esm2Tokenizer(_read(path).split())
     path = folder / "tokenizer.json"
     if not path.exists():
-        raise WeightsError(f"{path} is missing; fetch the weights again (python -m jobs.fetch)")
+        return AbsentTokenizer(path)
     return DnabertTokenizer(_read(path))
 
 
-def tokenizer_digest(folder: Path, kind: str) -> str:
+def tokenizer_digest(folder: Path, kind: str) -> str | None:
     """Say which tokenizer lies beside the weights, without loading a tokenizer library.
 
     Args:
@@ -173,13 +180,13 @@ def tokenizer_digest(folder: Path, kind: str) -> str:
         The digest that ``load_tokenizer(folder, kind).digest`` has.
 
     Raises:
-        WeightsError: the file is missing or cannot be used.
+        WeightsError: the file cannot be used.
     """
     if kind == "esm2":
         return load_tokenizer(folder, kind).digest
     path = folder / "tokenizer.json"
     if not path.exists():
-        raise WeightsError(f"{path} is missing; fetch the weights again (python -m jobs.fetch)")
+        return None
     try:
         return _bpe_digest(json.loads(_read(path)))
     except (ValueError, TypeError, AttributeError, KeyError) as error:

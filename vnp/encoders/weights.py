@@ -79,9 +79,9 @@ def verify(spec: EncoderSpec, folder: Path, *, full: bool = False) -> dict[str, 
         )
     strange = sorted(set(used) - set(entry.files))
     if strange:
+        listed = ", ".join(sorted(entry.files))
         raise WeightsError(
-            f"{folder}: {strange[0]} is not among the files in {LOCK_NAME} ({', '.join(sorted(entry.files))}); "
-            f"{again}"
+            f"{folder}: {strange[0]} is not among the files in {LOCK_NAME} ({listed}); {again}"
         )
     found = {
         name: _checked(folder / name, spec.pins.get(name), locked, full, again)
@@ -131,6 +131,11 @@ def resolve(spec: EncoderSpec, folder: Path, *, full: bool = False) -> EncoderSp
             f"{folder / CONFIG_NAME}: hidden_size is {config.get('hidden_size')}, "
             f"{spec.name} is {spec.width} wide"
         )
+    tokenizer = tokenizer_digest(folder, spec.tokenizer)
+    if tokenizer is None and spec.hub_id is not None:
+        raise WeightsError(
+            f"{folder / 'tokenizer.json'} is missing; fetch it again: python -m jobs.fetch {spec.name}"
+        )
     entry = find_lock(spec.name, folder)
     return dataclasses.replace(
         spec,
@@ -138,7 +143,7 @@ def resolve(spec: EncoderSpec, folder: Path, *, full: bool = False) -> EncoderSp
         licence=spec.licence if entry is None else entry.licence,
         weights=verify(spec, folder, full=full),
         config_digest=config_digest(config),
-        tokenizer_digest=tokenizer_digest(folder, spec.tokenizer),
+        tokenizer_digest=tokenizer,
     )
 
 
