@@ -1,8 +1,7 @@
 """``weights.lock.json``: which weights were fetched, and how to know them again.
 
 The lock lies in the weights folder, beside one folder an encoder. ``jobs.fetch`` writes it; everything else
-only reads it. Hashes of files that were already checked are remembered beside the files, so that a task
-starts at once.
+only reads it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pathlib import Path
 from vnp.errors import WeightsError, storage_error
 
 LOCK_NAME = "weights.lock.json"
-CHECKED_NAME = ".checked.json"
+REMEMBERED_BYTES = 16 << 20  # smaller files are hashed sooner than looked up
 _SCHEMA = 1
 
 
@@ -127,8 +126,8 @@ def write_lock(folder: Path, encoders: Mapping[str, LockedEncoder]) -> Path:
 def file_sha256(path: Path, *, again: bool = False) -> str:
     """Hash a file, or remember its hash.
 
-    A hash is remembered with the file's size, modification time and inode: beside the file where that folder
-    can be written, else in the user's cache folder.
+    The hash of a large file is remembered, with its size, modification time and inode, in the user's cache
+    folder (``$XDG_CACHE_HOME``, else ``~/.cache``): gigabytes are read once, not at the start of each task.
 
     Args:
         path: the file.
@@ -142,16 +141,19 @@ def file_sha256(path: Path, *, again: bool = False) -> str:
     """
     try:
         now = _stamp(path)
-        if not again:
-            for place in _memories(path):
-                known = _recall(place).get(path.name)
-                if known is not None and known[:-1] == now:
-                    return str(known[-1])
+        memory = _memory(path) if now[0] >= REMEMBERED_BYTES else None
+        if memory is not None and not again:
+            known = _recall(memory)
+            if known is not None and known[:-1] == now:
+                return str(known[-1])
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         # Written to while it was read: the hash belongs to no state of the file, so it is not remembered.
-        if _stamp(path) == now:
-            _remember(path, [*now, digest])
+        if memory is not None and _stamp(path) == now:
+            # A cache that cannot be written costs time, nothing else.
+            with contextlib.suppress(OSError):
+                memory.parent.mkdir(parents=True, exist_ok=True)
+                write_json(memory, [*now, digest])
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
     return digest
@@ -196,34 +198,25 @@ def _entry(one: Mapping[str, object]) -> LockedEncoder:
     )
 
 
-def _stamp(path: Path) -> list[object]:
+def _stamp(path: Path) -> list[int]:
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
-def _memories(path: Path) -> tuple[Path, Path]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    key = hashlib.sha256(str(path.parent.resolve()).encode()).hexdigest()[:16]
-    return path.parent / CHECKED_NAME, cache / "vnp" / "checked" / f"{key}.json"
-
-
-def _recall(place: Path) -> dict[str, list[object]]:
-    """Read what is remembered there; anything unreadable is as good as nothing."""
+def _memory(path: Path) -> Path | None:
+    """Where the hash of this file is remembered; None where the user has no home."""
     try:
-        content = json.loads(place.read_text("utf-8"))
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+    return cache / "vnp" / "checked" / f"{key}.json"
+
+
+def _recall(memory: Path) -> list[object] | None:
+    """Read what is remembered; anything unreadable is as good as nothing."""
+    try:
+        content = json.loads(memory.read_text("utf-8"))
     except (OSError, ValueError):
-        return {}
-    if not isinstance(content, dict):
-        return {}
-    return {name: known for name, known in content.items() if isinstance(known, list) and len(known) == 4}
-
-
-def _remember(path: Path, known: list[object]) -> None:
-    """Keep a hash where that is possible. Forgetting costs only time, so failures are no errors."""
-    beside, in_cache = _memories(path)
-    with contextlib.suppress(OSError):
-        write_json(beside, _recall(beside) | {path.name: known})
-        return
-    with contextlib.suppress(OSError):
-        in_cache.parent.mkdir(parents=True, exist_ok=True)
-        write_json(in_cache, _recall(in_cache) | {path.name: known})
+        return None
+    return content if isinstance(content, list) and len(content) == 4 else None
