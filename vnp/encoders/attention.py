@@ -1,0 +1,221 @@
+"""Attention within sequence borders: one object a kernel, chosen once an encoder is built.
+
+A kernel is asked per batch to prepare what depends on the borders alone (``prepare``), and gives back the
+function that every layer then calls. All compute softmax(q k^T / sqrt(d) + bias) v, where the bias is
+ALiBi's ``-slope * |i - j|`` for each head that has a slope (Press et al., ICLR 2022), else nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from vnp.encoders.packing import Borders, Layout, to_device
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+Attend = Callable[
+    [
+        "Float[torch.Tensor, 'rows heads head']",
+        "Float[torch.Tensor, 'rows heads head']",
+        "Float[torch.Tensor, 'rows heads head']",
+    ],
+    "Float[torch.Tensor, 'rows heads head']",
+]
+
+_TABLE = 1024  # longest distance table kept; beyond it the bias is made for a strip of queries at a time
+_STRIP = 512
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """What a kernel needs to know about the model.
+
+    Attributes:
+        heads: attention heads.
+        head: numbers in one head.
+        slopes: ALiBi's slope of each head, or None.
+        dtype: of queries, keys and values.
+        device: where they are.
+    """
+
+    heads: int
+    head: int
+    slopes: tuple[float, ...] | None
+    dtype: torch.dtype
+    device: torch.device
+
+
+class Attention(Protocol):
+    """One attention kernel for one model."""
+
+    name: str
+    layout: Layout
+
+    def prepare(self, borders: Borders) -> Attend:
+        """Compute what a batch needs once, and return the function that its layers call."""
+        ...
+
+
+def alibi_slopes(heads: int) -> tuple[float, ...]:
+    """Slope of each head as in Press et al. (ICLR 2022).
+
+    For a power of two the slopes are the geometric series 2^(-8/n), 2^(-16/n), ...; for another number, the
+    series of the next lower power of two, followed by every other slope of the next higher one.
+
+    Args:
+        heads: attention heads.
+
+    Returns:
+        One positive slope a head.
+    """
+    lower = 2 ** int(math.log2(heads))
+    series = tuple(2.0 ** (-8.0 * (i + 1) / lower) for i in range(lower))
+    between = tuple(2.0 ** (-8.0 * (i + 1) / (2 * lower)) for i in range(0, 2 * lower, 2))
+    return series + between[: heads - lower]
+
+
+class _Bias:
+    """ALiBi's bias for a range of queries against all keys of one sequence."""
+
+    def __init__(self, shape: AttentionShape) -> None:
+        self._shape = shape
+        self._slopes = torch.tensor(shape.slopes, dtype=torch.float32, device=shape.device)
+        self._table: torch.Tensor | None = None
+
+    def __call__(self, first: int, last: int, keys: int) -> Float[torch.Tensor, "heads queries keys"]:
+        if keys > _TABLE:
+            return self._make(first, last, keys)
+        if self._table is None or self._table.shape[-1] < keys:
+            size = min(_TABLE, 1 << max(6, (keys - 1).bit_length()))
+            self._table = self._make(0, size, size)
+        return self._table[:, first:last, :keys]
+
+    def _make(self, first: int, last: int, keys: int) -> Float[torch.Tensor, "heads queries keys"]:
+        device = self._shape.device
+        queries = torch.arange(first, last, device=device, dtype=torch.float32)[:, None]
+        distance = (queries - torch.arange(keys, device=device, dtype=torch.float32)).abs()
+        return (-self._slopes[:, None, None] * distance).to(self._shape.dtype)
+
+
+def _by_head(x: torch.Tensor, length: int) -> torch.Tensor:
+    """(n * length, heads, head) to (n, heads, length, head), without a copy."""
+    return x.view(-1, length, *x.shape[1:]).transpose(1, 2)
+
+
+class ByLength:
+    """Packed rows on any device: sequences of one length attend together, without padding.
+
+    What a sequence gets does not depend on how many others have its length, so results in float32 on CPU are
+    the same bits in any batch.
+    """
+
+    name = "by-length"
+    layout: Layout = "packed"
+
+    def __init__(self, shape: AttentionShape) -> None:
+        self._bias = None if shape.slopes is None else _Bias(shape)
+
+    def prepare(self, borders: Borders) -> Attend:
+        """Find the runs of sequences of one length."""
+        lengths, starts = borders.lengths, borders.starts
+        edges = np.flatnonzero(np.diff(lengths, prepend=-1, append=-1))
+        runs = [(int(starts[a]), int(starts[b]), int(lengths[a])) for a, b in pairwise(edges)]
+
+        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            out = torch.empty_like(v, memory_format=torch.contiguous_format)
+            for start, end, length in runs:
+                a, b, c = (_by_head(each[start:end], length) for each in (q, k, v))
+                out[start:end] = self._within(a, b, c, length).transpose(1, 2).flatten(0, 1)
+            return out
+
+        return attend
+
+    def _within(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, length: int) -> torch.Tensor:
+        if self._bias is None:
+            return scaled_dot_product_attention(q, k, v)
+        if length <= _TABLE:
+            return scaled_dot_product_attention(q, k, v, attn_mask=self._bias(0, length, length)[None])
+        strips = []
+        for first in range(0, length, _STRIP):
+            last = min(first + _STRIP, length)
+            bias = self._bias(first, last, length)[None]
+            strips.append(scaled_dot_product_attention(q[:, :, first:last], k, v, attn_mask=bias))
+        return torch.cat(strips, dim=2)
+
+
+class Padded:
+    """Every sequence padded to the longest, with a mask: the plain method, and the check on every device."""
+
+    name = "padded"
+    layout: Layout = "padded"
+
+    def __init__(self, shape: AttentionShape) -> None:
+        self._shape = shape
+        self._bias = None if shape.slopes is None else _Bias(shape)
+
+    def prepare(self, borders: Borders) -> Attend:
+        """Build the mask, with ALiBi's bias in it."""
+        longest = borders.longest
+        mask = self._mask(borders, longest)
+
+        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            a, b, c = (_by_head(each, longest) for each in (q, k, v))
+            out = scaled_dot_product_attention(a, b, c, attn_mask=mask)
+            return out.transpose(1, 2).flatten(0, 1)
+
+        return attend
+
+    def _mask(self, borders: Borders, longest: int) -> torch.Tensor | None:
+        ragged = bool((borders.lengths != longest).any())
+        bias = None if self._bias is None else self._bias(0, longest, longest)[None]
+        if not ragged:
+            return bias
+        lengths = to_device(borders.lengths, borders.device)
+        real = (torch.arange(longest, device=borders.device) < lengths[:, None])[:, None, None, :]
+        if bias is None:
+            return real.expand(-1, 1, longest, -1)
+        return bias.masked_fill(~real, -torch.inf)
+
+
+class VarlenFlash:
+    """Packed rows through ``torch.nn.attention.varlen`` (FlashAttention); half precision on CUDA, no bias."""
+
+    name = "varlen-flash"
+    layout: Layout = "packed"
+
+    def __init__(self) -> None:
+        from torch.nn.attention.varlen import varlen_attn
+
+        self._kernel = varlen_attn
+
+    @staticmethod
+    def takes(shape: AttentionShape) -> bool:
+        """Whether FlashAttention can run this model here."""
+        return (
+            shape.slopes is None
+            and shape.device.type == "cuda"
+            and shape.dtype in (torch.float16, torch.bfloat16)
+            and shape.head % 8 == 0
+            and shape.head <= 256
+            and torch.cuda.get_device_capability(shape.device) >= (8, 0)
+        )
+
+    def prepare(self, borders: Borders) -> Attend:
+        """Bring the cumulative lengths to the device."""
+        starts = to_device(borders.starts.astype(np.int32), borders.device)
+        longest = borders.longest
+
+        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            out = self._kernel(q, k, v, starts, starts, longest, longest)
+            return out if isinstance(out, torch.Tensor) else out[0]
+
+        return attend

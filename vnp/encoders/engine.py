@@ -1,0 +1,322 @@
+"""Runs a transformer over sequences: makes batches by token budget, runs and pools them, fetches the numbers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, cast
+
+import numpy as np
+import torch
+
+from vnp.encoders.attention import Attention, AttentionShape
+from vnp.encoders.dnabert import MosaicBert
+from vnp.encoders.esm2 import Esm2
+from vnp.encoders.kernels import choose
+from vnp.encoders.packing import Batch, collate, plan, segment_means
+from vnp.errors import EncoderError, WeightsError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float32, Int64
+    from numpy.typing import NDArray
+
+    from vnp.encoders.spec import EncoderSpec
+
+log = logging.getLogger(__name__)
+
+Precision = Literal["fp32", "fp16", "bf16"]
+
+DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_FAMILIES: Mapping[str, type[Esm2] | type[MosaicBert]] = {"esm": Esm2, "fast_esm": Esm2, "bert": MosaicBert}
+_SLAB = 256  # rows of one matrix product on CPU
+
+
+class Tokenizer(Protocol):
+    """Turns sequences into token ids, special tokens included."""
+
+    def encode_batch(self, sequences: list[str]) -> list[NDArray[np.int64]]:
+        """Give one 1-D array a sequence."""
+        ...
+
+
+class Model(Protocol):
+    """A transformer trunk: rows of tokens in, last hidden states out."""
+
+    vocabulary: int
+    width: int
+    heads: int
+    head: int
+
+    @property
+    def slopes(self) -> tuple[float, ...] | None:
+        """ALiBi's slopes, or None."""
+        ...
+
+    def __call__(self, batch: Batch) -> Float[torch.Tensor, "rows width"]:
+        """Run one batch."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """A batch's numbers on their way to the host."""
+
+    batch: Batch
+    values: torch.Tensor
+    arrived: torch.cuda.Event | None
+
+    @classmethod
+    def send(cls, batch: Batch, values: torch.Tensor) -> _Answer:
+        if values.device.type != "cuda":
+            return cls(batch, values, None)
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        host.copy_(values, non_blocking=True)
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record(torch.cuda.current_stream(values.device))
+        return cls(batch, host, arrived)
+
+    def read(self) -> NDArray[np.float32]:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return cast("NDArray[np.float32]", self.values.numpy())
+
+
+class TransformerEncoder:
+    """Turns sequences into embeddings with a transformer.
+
+    Args:
+        model: the trunk, on its device and in its precision.
+        tokenizer: turns sequences into token ids.
+        spec: what the encoder is; its pooling is used here.
+        attention: the attention kernel, which also decides between packed and padded batches.
+        device: where the model is.
+        precision: of the model.
+        token_budget: rows that one batch may have.
+
+    Attributes:
+        spec: what the encoder is.
+        width: numbers in one embedding.
+        device: where it runs.
+        precision: of weights and activations.
+        attention: the kernel in use.
+        token_budget: rows that one batch may have; halved when CUDA runs out of memory.
+        events: what happened that a receipt should tell, in plain words.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        spec: EncoderSpec,
+        *,
+        attention: Attention,
+        device: torch.device,
+        precision: Precision,
+        token_budget: int,
+    ) -> None:
+        self.spec = spec
+        self.width = model.width
+        self.device = device
+        self.precision = precision
+        self.attention = attention
+        self.token_budget = token_budget
+        self.events: list[str] = []
+        self._model = model
+        self._tokenizer = tokenizer
+        self._slab = _SLAB if device.type == "cpu" else None
+
+    def embed(self, sequences: Sequence[str]) -> Float32[np.ndarray, "n width"]:
+        """Embed sequences.
+
+        Args:
+            sequences: residues or bases.
+
+        Returns:
+            One row a sequence, in the order given. In float32 on CPU a row depends on its sequence alone, bit
+            for bit.
+
+        Raises:
+            EncoderError: a sequence is empty, gives numbers that are not finite, or does not fit in memory.
+        """
+        return self.embed_ids(self._tokenizer.encode_batch(list(sequences)))
+
+    def embed_ids(self, ids: Sequence[NDArray[np.integer]]) -> Float32[np.ndarray, "n width"]:
+        """Embed token ids; see ``embed``.
+
+        Args:
+            ids: one 1-D integer array a sequence, special tokens included.
+        """
+        trim = self.spec.pooling == "residues"
+        for i, each in enumerate(ids):
+            if trim and len(each) < 3:
+                raise EncoderError(
+                    f"sequence {i} has no residues: its {len(each)} tokens hold only BOS and EOS"
+                )
+        out = np.empty((len(ids), self.width), np.float32)
+        for batch, means in self._run(ids, lambda x, batch: segment_means(x.float(), batch, trim=trim)):
+            self._refuse_broken(batch.members, np.asarray(np.isfinite(means).all(axis=1)))
+            out[batch.members] = means
+        return out
+
+    def hidden(self, ids: Sequence[NDArray[np.integer]]) -> list[Float32[np.ndarray, "length width"]]:
+        """Give the last hidden state of every token, special tokens included; see ``embed_ids``."""
+        out: list[NDArray[np.float32]] = [np.empty((0, self.width), np.float32)] * len(ids)
+        for batch, rows in self._run(ids, lambda x, _: x.float()):
+            ends = np.cumsum(batch.borders.lengths)
+            each = np.split(rows, ends[:-1])
+            self._refuse_broken(batch.members, np.array([bool(np.isfinite(one).all()) for one in each]))
+            for member, one in zip(batch.members, each, strict=True):
+                out[member] = one.copy()
+        return out
+
+    def token_counts(self, sequences: Sequence[str]) -> Int64[np.ndarray, " n"]:
+        """Count the tokens that each sequence will cost, special tokens included."""
+        return np.array([len(each) for each in self._tokenizer.encode_batch(list(sequences))], np.int64)
+
+    def _run(
+        self, ids: Sequence[NDArray[np.integer]], finish: Callable[[torch.Tensor, Batch], torch.Tensor]
+    ) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+        """Run batches, longest sequences first; a batch's numbers are read while the next one runs."""
+        self._check(ids)
+        lengths = np.array([len(each) for each in ids], np.int64)
+        left = np.argsort(-lengths, kind="stable")
+        last: _Answer | None = None
+        while len(left):
+            rows = plan(lengths[left], self.token_budget, self.attention.layout)
+            answer = self._attempt(ids, left[: len(rows)], finish)
+            if answer is None:
+                self._shrink(left[: len(rows)], int(rows[-1]), lengths)
+                continue
+            left = left[len(rows) :]
+            if last is not None:
+                yield last.batch, last.read()
+            last = answer
+        if last is not None:
+            yield last.batch, last.read()
+
+    def _attempt(
+        self,
+        ids: Sequence[NDArray[np.integer]],
+        members: NDArray[np.int64],
+        finish: Callable[[torch.Tensor, Batch], torch.Tensor],
+    ) -> _Answer | None:
+        try:
+            with torch.inference_mode():
+                batch = collate(ids, members, self.attention, self.device, self._slab)
+                return _Answer.send(batch, finish(batch.tokens_of(self._model(batch)), batch))
+        except torch.OutOfMemoryError:
+            # Answered outside of the handler: here the failed batch's tensors are still referred to.
+            return None
+
+    def _shrink(self, members: NDArray[np.int64], rows: int, lengths: NDArray[np.int64]) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(members) == 1:
+            raise EncoderError(
+                f"sequence {int(members[0])} with {int(lengths[members[0]])} tokens does not fit in the memory "
+                f"of {self.device}; use a larger GPU, a lower precision, or cut the sequence"
+            )
+        before = self.token_budget
+        while self.token_budget >= rows:
+            self.token_budget //= 2
+        event = f"CUDA out of memory at {before} tokens: going on with {self.token_budget}"
+        self.events.append(event)
+        log.warning("%s: %s", self.spec.name, event)
+
+    def _check(self, ids: Sequence[NDArray[np.integer]]) -> None:
+        top = self._model.vocabulary
+        for i, each in enumerate(ids):
+            if each.ndim != 1 or not np.issubdtype(each.dtype, np.integer) or len(each) == 0:
+                raise EncoderError(
+                    f"sequence {i}: token ids must be a 1-D array of integers with at least one, "
+                    f"not {each.dtype} of shape {each.shape}"
+                )
+            if int(each.min()) < 0 or int(each.max()) >= top:
+                raise EncoderError(
+                    f"sequence {i} has a token outside 0..{top - 1}, which {self.spec.name} lacks"
+                )
+
+    def _refuse_broken(self, members: NDArray[np.int64], fine: NDArray[np.bool_]) -> None:
+        if not fine.all():
+            worst = ", ".join(str(i) for i in sorted(members[~fine])[:5])
+            raise EncoderError(
+                f"{self.spec.name} in {self.precision} gave NaN or Inf for {int((~fine).sum())} sequences "
+                f"(in this call: {worst}); try --precision bf16 or fp32"
+            )
+
+
+def default_budget(device: torch.device, precision: Precision) -> int:
+    """Rows of a batch that use the device well and fit in its memory."""
+    if device.type != "cuda":
+        return 8192
+    return 16384 if precision == "fp32" else 65536
+
+
+def build(
+    config: Mapping[str, object],
+    state: Mapping[str, torch.Tensor],
+    tokenizer: Tokenizer,
+    spec: EncoderSpec,
+    *,
+    device: str | torch.device,
+    precision: str,
+    token_budget: int | None = None,
+    attention: str = "auto",
+) -> TransformerEncoder:
+    """Build an encoder from a model's config and weights.
+
+    Args:
+        config: the content of config.json.
+        state: the checkpoint, with or without prefix.
+        tokenizer: the model's.
+        spec: what the encoder is.
+        device: such as ``cpu`` or ``cuda:0``.
+        precision: ``fp32``, ``fp16`` or ``bf16``; weights are cast once.
+        token_budget: rows of one batch; None for a default that fits the device.
+        attention: ``auto``, ``packed``, ``padded``, or a kernel's name.
+
+    Returns:
+        The encoder, its weights on the device.
+
+    Raises:
+        WeightsError: config, weights and spec do not fit each other.
+        EncoderError: the device, the precision or the kernel cannot be used.
+    """
+    kind = config.get("model_type")
+    if kind not in _FAMILIES:
+        raise WeightsError(f"config.json: 'model_type' is {kind!r}; known are {', '.join(sorted(_FAMILIES))}")
+    if precision not in DTYPES:
+        raise EncoderError(f"no precision is called {precision!r}; use {', '.join(DTYPES)}")
+    if token_budget is not None and token_budget < 1:
+        raise EncoderError(f"the token budget must be above 0, not {token_budget}")
+    place = _device(device)
+    model: Model = _FAMILIES[str(kind)](config, state, place, DTYPES[precision])
+    if model.width != spec.width:
+        raise WeightsError(f"{spec.name} is {spec.width} wide, but config.json has hidden_size {model.width}")
+    shape = AttentionShape(model.heads, model.head, model.slopes, DTYPES[precision], place)
+    checked = cast("Precision", precision)
+    return TransformerEncoder(
+        model,
+        tokenizer,
+        spec,
+        attention=choose(attention, shape),
+        device=place,
+        precision=checked,
+        token_budget=token_budget or default_budget(place, checked),
+    )
+
+
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise EncoderError(f"no device is called {str(name)!r}; use cpu, cuda or cuda:N") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise EncoderError(
+                f"device {device} is not here: torch {torch.__version__} sees {count} CUDA devices"
+            )
+        return torch.device("cuda", device.index if device.index is not None else torch.cuda.current_device())
+    return device

@@ -1,0 +1,211 @@
+"""How sequences of different lengths are laid out as the rows of one matrix.
+
+A *packed* batch puts the tokens of its sequences one after the other, with nothing between; where each
+sequence begins is known from cumulative lengths. A *padded* batch gives every sequence as many rows as the
+longest one has. Everything in a transformer but attention works row by row, so both layouts run through the
+same layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, Int64
+    from numpy.typing import NDArray
+
+    from vnp.encoders.attention import Attend, Attention
+
+Layout = Literal["packed", "padded"]
+
+
+@dataclass(frozen=True, eq=False)
+class Borders:
+    """Where sequences begin and end among the rows of a batch.
+
+    Attributes:
+        lengths: tokens of each sequence.
+        layout: ``packed``, or ``padded`` to the longest.
+        device: where the batch is computed.
+    """
+
+    lengths: NDArray[np.int64]
+    layout: Layout
+    device: torch.device
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return int(self.lengths.max())
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """First row of every sequence, and the number of rows at the end: shape (n + 1,)."""
+        steps = self.lengths if self.layout == "packed" else np.full_like(self.lengths, self.longest)
+        return np.concatenate(([0], np.cumsum(steps)))
+
+    @property
+    def rows(self) -> int:
+        """Rows of the whole batch."""
+        return int(self.lengths.sum()) if self.layout == "packed" else len(self.lengths) * self.longest
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One batch on its device, ready to be run.
+
+    Attributes:
+        members: the place of each sequence in the call that the batch is part of.
+        borders: where sequences begin and end.
+        ids: token of each row, shape (rows,); 0 where a padded batch has no token.
+        positions: place of the row in its sequence, from 0.
+        owners: the sequence that the row belongs to, counted within the batch.
+        lengths: tokens of each sequence, on the device.
+        kept: rows that hold a token, or None if all do.
+        attend: attention within these borders.
+        slab: rows that one matrix product takes; None for all at once.
+    """
+
+    members: NDArray[np.int64]
+    borders: Borders
+    ids: Int64[torch.Tensor, " rows"]
+    positions: Int64[torch.Tensor, " rows"]
+    owners: Int64[torch.Tensor, " rows"]
+    lengths: Int64[torch.Tensor, " n"]
+    kept: Int64[torch.Tensor, " tokens"] | None
+    attend: Attend
+    slab: int | None
+
+    def by_rows(
+        self, function: Callable[..., tuple[torch.Tensor, ...]], *inputs: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Apply a function that treats every row alone.
+
+        With ``slab`` set, the function always sees exactly that many rows (the last slab is filled up with
+        zeros). A matrix product may round differently for another number of rows; with a fixed number, a
+        row's result depends on that row alone.
+
+        Args:
+            function: takes and returns tensors whose first axis is rows.
+            inputs: what it takes.
+
+        Returns:
+            What the function would return for all rows at once.
+        """
+        if self.slab is None:
+            return function(*inputs)
+        rows = inputs[0].shape[0]
+        parts = []
+        for start in range(0, rows, self.slab):
+            pieces = [each[start : start + self.slab] for each in inputs]
+            missing = self.slab - pieces[0].shape[0]
+            if missing:
+                pieces = [torch.cat([each, each.new_zeros(missing, *each.shape[1:])]) for each in pieces]
+            parts.append(function(*pieces))
+        if len(parts) == 1:
+            return tuple(each[:rows] for each in parts[0])
+        return tuple(torch.cat(each)[:rows] for each in zip(*parts, strict=True))
+
+    def tokens_of(self, x: torch.Tensor) -> torch.Tensor:
+        """Drop the rows that hold no token: (rows, width) to (tokens, width)."""
+        return x if self.kept is None else x[self.kept]
+
+
+def plan(lengths: NDArray[np.int64], budget: int, layout: Layout) -> NDArray[np.int64]:
+    """Choose how many of the sequences that come next make one batch.
+
+    Args:
+        lengths: tokens of the sequences still to do, longest first.
+        budget: rows that a batch may have.
+        layout: decides what a sequence costs.
+
+    Returns:
+        The number of rows after taking 1, 2, ... sequences, up to the last that fits; a first sequence that
+        is longer than the budget goes alone.
+    """
+    reach = lengths[: max(1, budget)]
+    rows = np.cumsum(reach) if layout == "packed" else np.arange(1, len(reach) + 1) * int(lengths[0])
+    return rows[: max(1, int(np.searchsorted(rows, budget, side="right")))]
+
+
+def collate(
+    ids: Sequence[NDArray[np.integer]],
+    members: NDArray[np.int64],
+    attention: Attention,
+    device: torch.device,
+    slab: int | None,
+) -> Batch:
+    """Lay out sequences as one batch and bring it to its device.
+
+    Args:
+        ids: tokens of every sequence of the call.
+        members: which of them the batch holds, in the order of its rows.
+        attention: decides the layout, and attends.
+        device: where to compute.
+        slab: see ``Batch``.
+
+    Returns:
+        The batch. On CUDA the copies are still on their way; later work on the same stream waits for them.
+    """
+    lengths = np.array([len(ids[i]) for i in members], np.int64)
+    borders = Borders(lengths, attention.layout, device)
+    starts = borders.starts
+    tokens = np.concatenate([ids[i] for i in members]).astype(np.int64, copy=False)
+    owners = np.repeat(np.arange(len(members)), lengths)
+    positions = np.arange(len(tokens)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    kept = None
+    if attention.layout == "padded" and borders.rows != len(tokens):
+        kept = starts[owners] + positions
+        tokens, positions = (_spread(each, kept, borders.rows) for each in (tokens, positions))
+        owners = np.repeat(np.arange(len(members)), borders.longest)
+    return Batch(
+        members=members,
+        borders=borders,
+        ids=to_device(tokens, device),
+        positions=to_device(positions, device),
+        owners=to_device(owners, device),
+        lengths=to_device(lengths, device),
+        kept=None if kept is None else to_device(kept, device),
+        attend=attention.prepare(borders),
+        slab=slab,
+    )
+
+
+def _spread(values: NDArray[np.int64], places: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    out = np.zeros(rows, np.int64)
+    out[places] = values
+    return out
+
+
+def to_device(values: NDArray[np.integer], device: torch.device) -> torch.Tensor:
+    """Copy an array to a device without waiting for the copy (from pinned memory on CUDA)."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def segment_means(
+    x: Float32[torch.Tensor, "tokens width"], batch: Batch, *, trim: bool
+) -> Float32[torch.Tensor, "n width"]:
+    """Average each sequence's rows in float32.
+
+    Args:
+        x: rows that hold tokens, sequence after sequence.
+        batch: whose sequences.
+        trim: leave out the first and the last token of each sequence.
+
+    Returns:
+        One row a sequence. Every sum runs over one sequence in order, so it does not depend on the others.
+    """
+    lengths = batch.lengths
+    if trim:
+        one = torch.ones_like(lengths)
+        lengths = torch.stack((one, lengths - 2, one), dim=1).flatten()
+    means = torch.segment_reduce(x, "mean", lengths=lengths, axis=0, unsafe=True)
+    return means[1::3] if trim else means
