@@ -24,7 +24,7 @@ BROUGHT_BY_CUDA = re.compile(r"nvidia-.*|cuda-.*|triton")
 
 
 def closure(requirements: Iterable[str]) -> dict[str, str | None]:
-    """Every distribution that the requirements lead to, with its version; None for one that is not installed."""
+    """Every distribution the requirements lead to, with its version, or None if it is not installed."""
     found: dict[str, str | None] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
     waiting = [(Requirement(text), frozenset({""})) for text in requirements]
