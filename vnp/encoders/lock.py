@@ -10,12 +10,12 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vnp.errors import WeightsError, storage_error
+from vnp._durable import write_json
+from vnp.errors import StorageError, WeightsError
 
 LOCK_NAME = "weights.lock.json"
 REMEMBERED_BYTES = 16 << 20  # smaller files are hashed sooner than looked up
@@ -116,10 +116,7 @@ def write_lock(folder: Path, encoders: Mapping[str, LockedEncoder]) -> Path:
         },
     }
     path = folder / LOCK_NAME
-    try:
-        write_json(path, content)
-    except OSError as error:
-        raise storage_error(error, f"writing {path}") from error
+    write_json(path, content)
     return path
 
 
@@ -143,46 +140,20 @@ def file_sha256(path: Path, *, again: bool = False) -> str:
         now = _stamp(path)
         memory = _memory(path) if now[0] >= REMEMBERED_BYTES else None
         if memory is not None and not again:
-            known = _recall(memory)
-            if known is not None and known[:-1] == now:
-                return str(known[-1])
+            known = _recall(memory, now)
+            if known is not None:
+                return known
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         # Written to while it was read: the hash belongs to no state of the file, so it is not remembered.
         if memory is not None and _stamp(path) == now:
             # A cache that cannot be written costs time, nothing else.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, StorageError):
                 memory.parent.mkdir(parents=True, exist_ok=True)
-                write_json(memory, [*now, digest])
+                write_json(memory, {"stamp": now, "sha256": digest})
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
     return digest
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON under a temporary name in the same folder, make it durable, then give it its name.
-
-    Raises:
-        OSError: nothing stays behind.
-    """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=2)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _entry(one: Mapping[str, object]) -> LockedEncoder:
@@ -213,10 +184,12 @@ def _memory(path: Path) -> Path | None:
     return cache / "vnp" / "checked" / f"{key}.json"
 
 
-def _recall(memory: Path) -> list[object] | None:
-    """Read what is remembered; anything unreadable is as good as nothing."""
+def _recall(memory: Path, now: list[int]) -> str | None:
+    """Read the hash of an unchanged file; anything unreadable is as good as nothing."""
     try:
         content = json.loads(memory.read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, list) and len(content) == 4 else None
+    if not isinstance(content, dict) or content.get("stamp") != now:
+        return None
+    return str(content.get("sha256"))
