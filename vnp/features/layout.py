@@ -1,4 +1,4 @@
-"""What the columns of a feature row are: a value that is stored in every file and compared before any number is used."""
+"""What the columns of a row are: a value stored in every file and compared before any number is used."""
 
 from __future__ import annotations
 
@@ -124,8 +124,6 @@ def make_layout(kind: str, *, dna: tuple[str, int], protein: tuple[str, int]) ->
     dna_part = Part("dna", name, width, width, None)
     if kind == PROJECTED:
         if width != _PROJECTABLE:
-            raise LayoutError(
-                f"{name} is {width} wide and {_PROJECTION} takes {_PROJECTABLE}: use the layout {FULL!r}"
-            )
+            raise LayoutError(f"{name} is {width} wide and {_PROJECTION} takes {_PROJECTABLE}: use the layout {FULL!r}")
         dna_part = Part("dna", name, width, _PROJECTED_DNA, _PROJECTION)
     return FeatureLayout((dna_part, Part("protein", protein[0], protein[1], protein[1], None)))

@@ -1,0 +1,267 @@
+"""Merging tables: blocks into a shard, shards into ``features.h5``.
+
+Sources are taken in order. Their rows must go on where the last one ended, strictly rising by record, chunk and
+frame: names of records are unique, so no id can be there twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from vnp.errors import FeatureError
+from vnp.features._bulk import Extent, allocate, copy, extent
+from vnp.features._strings import as_array, as_bytes, column_type, widest
+from vnp.features.table import (
+    PARTS,
+    SCHEMA,
+    Records,
+    Rows,
+    Skipped,
+    all_finite,
+    column_names,
+    is_text,
+    place,
+    require_finite,
+    require_schema,
+    stored_type,
+)
+
+_ROWS_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What was merged.
+
+    Args:
+        rows: rows written.
+        records: input records.
+        skipped: entries without a row, by reason.
+        ids_sha256: of the ids, a line feed after each.
+        source_ids_sha256: the same of each source.
+        widths: columns of each number array.
+    """
+
+    rows: int
+    records: int
+    skipped: dict[str, int]
+    ids_sha256: str
+    source_ids_sha256: list[str]
+    widths: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Sizes of one source file, so that all are known before the target is made."""
+
+    path: Path
+    rows: int
+    records: int
+    first_record: int
+    last_record: int
+    skipped: int
+    text: dict[str, int]
+    arrays: dict[str, Extent]
+
+
+def merge(
+    sources: Sequence[Path],
+    target: Path,
+    *,
+    arrays: Mapping[str, Sequence[str]],
+    attributes: Mapping[str, str | int],
+    before: Callable[[int], None] = lambda _source: None,
+    progress: Callable[[int], None] = lambda _rows: None,
+) -> Merged:
+    """Merge tables into a new file.
+
+    Args:
+        sources: files written by ``write_table`` or by this function, in input order.
+        target: file to create; the caller gives a temporary name.
+        arrays: for each number array of the target, the arrays of the sources that stand side by side in it.
+        attributes: stored on the file beside ``schema``.
+        before: called with a source's index before its numbers are copied; raises to refuse it.
+        progress: told how many rows were copied since the last call.
+
+    Raises:
+        FeatureError: sources do not fit together, miss a record, repeat a row, or hold NaN or infinity.
+        OSError: the disk is full or cannot be read.
+    """
+    surveyed = [_survey(path, arrays) for path in sources]
+    _require_fit(surveyed)
+    totals = {
+        "": sum(source.rows for source in surveyed),
+        "records": _record_count(surveyed),
+        "skipped": sum(source.skipped for source in surveyed),
+    }
+    with h5py.File(target, "x", locking=False) as file:
+        file.attrs["schema"] = SCHEMA
+        for key, value in attributes.items():
+            file.attrs[key] = value
+        extents = _make(file, target, surveyed, totals, arrays)
+        digests, reasons = _copy_columns(file, surveyed)
+    first = 0
+    for index, source in enumerate(surveyed):
+        before(index)
+        for name, parts in arrays.items():
+            copy([source.arrays[part] for part in parts], extents[name], first, _finite(source, name))
+        first += source.rows
+        progress(source.rows)
+    widths = {name: found.width for name, found in extents.items()}
+    return Merged(totals[""], totals["records"], reasons, digests[-1], digests[:-1], widths)
+
+
+def _survey(path: Path, arrays: Mapping[str, Sequence[str]]) -> _Source:
+    with h5py.File(path, "r", locking=False) as file:
+        require_schema(file, path)
+        text = {}
+        for group, kind in PARTS:
+            for column in filter(is_text, column_names(kind)):
+                found = file[place(group, column)]
+                text[place(group, column)] = (
+                    found.dtype.itemsize if found.dtype.kind == "S" else widest(as_bytes(found[:]))
+                )
+        ordinals = file["records/ordinal"]
+        records = len(ordinals)
+        needed = {part for parts in arrays.values() for part in parts}
+        return _Source(
+            path,
+            len(file["ids"]),
+            records,
+            int(ordinals[0]) if records else 0,
+            int(ordinals[-1]) if records else -1,
+            len(file["skipped/reason"]),
+            text,
+            {part: extent(path, file[part]) for part in sorted(needed)},
+        )
+
+
+def _require_fit(surveyed: Sequence[_Source]) -> None:
+    leader = surveyed[0]
+    for source in surveyed:
+        for part, found in source.arrays.items():
+            expected = leader.arrays[part]
+            if (found.width, found.dtype) != (expected.width, expected.dtype):
+                raise FeatureError(
+                    f"{source.path}: {part} is {found.width} wide of {found.dtype}, "
+                    f"in {leader.path.name} it is {expected.width} wide of {expected.dtype}"
+                )
+            if found.rows != source.rows:
+                raise FeatureError(f"{source.path}: {part} has {found.rows} rows, there are {source.rows} ids")
+
+
+def _record_count(surveyed: Sequence[_Source]) -> int:
+    """Records over all sources; a record cut by a border is in both."""
+    total = 0
+    last = surveyed[0].first_record - 1
+    for source in surveyed:
+        if not source.records:
+            continue
+        if source.first_record not in (last, last + 1):
+            raise FeatureError(
+                f"{source.path} starts at input record {source.first_record + 1}, "
+                f"the one before it ends at {last + 1}: records are missing or repeated"
+            )
+        total += source.last_record - max(source.first_record, last + 1) + 1
+        last = source.last_record
+    return total
+
+
+def _make(
+    file: h5py.File,
+    target: Path,
+    surveyed: Sequence[_Source],
+    totals: Mapping[str, int],
+    arrays: Mapping[str, Sequence[str]],
+) -> dict[str, Extent]:
+    for group, kind in PARTS:
+        for column in column_names(kind):
+            name = place(group, column)
+            dtype: Any = stored_type(column)
+            if is_text(column):
+                dtype = column_type(max(source.text[name] for source in surveyed))
+            file.create_dataset(name, shape=(totals[group],), dtype=dtype, track_times=False)
+    leader = surveyed[0].arrays
+    for name, parts in arrays.items():
+        width = sum(leader[part].width for part in parts)
+        allocate(file, name, totals[""], width, leader[parts[0]].dtype)
+    file.flush()
+    return {name: extent(target, file[name]) for name in arrays}
+
+
+def _copy_columns(file: h5py.File, surveyed: Sequence[_Source]) -> tuple[list[str], dict[str, int]]:
+    """Copy everything but the number arrays; returns digests of each source's ids and of all, and counts."""
+    digests: list[str] = []
+    whole = hashlib.sha256()
+    reasons: dict[str, int] = {}
+    at = {"": 0, "records": 0, "skipped": 0}
+    last_key = -1
+    last_record = surveyed[0].first_record - 1
+    for source in surveyed:
+        with h5py.File(source.path, "r", locking=False) as found:
+            digest = hashlib.sha256()
+            for low in range(0, source.rows, _ROWS_AT_ONCE):
+                window = slice(low, min(low + _ROWS_AT_ONCE, source.rows))
+                last_key = _require_rising(found, window, last_key, source.path)
+                ids = as_bytes(found["ids"][window])
+                text = b"".join(name + b"\n" for name in ids)
+                digest.update(text)
+                whole.update(text)
+                _copy_window(found, file, "", Rows, window, at)
+            digests.append(digest.hexdigest())
+            repeated = int(source.records > 0 and source.first_record == last_record)
+            _copy_window(found, file, "records", Records, slice(repeated, source.records), at)
+            last_record = source.last_record if source.records else last_record
+            _copy_window(found, file, "skipped", Skipped, slice(0, source.skipped), at)
+            for reason, count in _count(found["skipped/reason"][:]):
+                reasons[reason] = reasons.get(reason, 0) + count
+    return [*digests, whole.hexdigest()], reasons
+
+
+def _copy_window(found: h5py.File, file: h5py.File, group: str, kind: Any, window: slice, at: dict[str, int]) -> None:
+    count = window.stop - window.start
+    into = slice(at[group], at[group] + count)
+    at[group] += count
+    if not count:
+        return
+    for column in column_names(kind):
+        name = place(group, column)
+        values = found[name][window]
+        if is_text(column) and values.dtype.kind != file[name].dtype.kind:
+            values = as_array(as_bytes(values), file[name].dtype)
+        file[name][into] = values
+
+
+def _count(reasons: np.ndarray) -> list[tuple[str, int]]:
+    names, counts = np.unique(np.array(as_bytes(reasons), object), return_counts=True)
+    return [(name.decode(), int(count)) for name, count in zip(names, counts, strict=True)]
+
+
+def _require_rising(found: h5py.File, window: slice, last: int, path: Path) -> int:
+    """Make sure that no row is there twice; returns the last row's key."""
+    record, chunk, frame = (found[name][window] for name in ("record", "chunk", "frame"))
+    key = (record.astype(np.int64) << 31) + (chunk.astype(np.int64) << 3) + frame
+    steps = np.diff(key, prepend=last)
+    if (steps <= 0).any():
+        row = window.start + int(np.flatnonzero(steps <= 0)[0])
+        name = as_bytes(found["ids"][row : row + 1])[0].decode()
+        raise FeatureError(f"{path}: the id {name!r} is there twice or out of order (row {row})")
+    return int(key[-1])
+
+
+def _finite(source: _Source, name: str) -> Callable[[np.ndarray, int], None]:
+    def check(values: np.ndarray, row: int) -> None:
+        if all_finite(values):
+            return
+        with h5py.File(source.path, "r", locking=False) as found:
+            ids = as_bytes(found["ids"][row : row + len(values)])
+        require_finite(values, f"{source.path}: {name}", ids)
+
+    return check

@@ -1,0 +1,258 @@
+"""The tables that blocks, shards and merged features share, in memory and as HDF5.
+
+One file holds the rows (``ids``, ``record``, ``chunk``, ``frame``, ``start``, ``end``, ``label``, ``group`` and
+the number arrays), the input records they come from (``records/...``), and the records, chunks or frames that
+have no row (``skipped/...``). Arrays are contiguous and uncompressed: embeddings do not compress, and a
+contiguous array can be mapped and copied at the speed of the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from jaxtyping import Int8, Int32, Int64
+
+from vnp.errors import FeatureError
+from vnp.features._strings import as_array, as_bytes, column_type, widest
+
+SCHEMA = "vnp-features/1"
+CONTENT = "content"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """One row for each open frame, in input order.
+
+    Args:
+        ids: ``{record}_chunk_{n}{F|R}{k}``, UTF-8.
+        record: ordinal of the input record over the whole run, 0-based.
+        chunk: number of the chunk within its record, 1-based.
+        frame: index into ``vnp.sequences.frames.FRAME_NAMES``.
+        start: where the frame's DNA starts on the record's forward strand, 0-based.
+        end: where it ends, exclusive.
+        label: 1 viral, 0 host, -1 unlabelled.
+        group: the unit that a split must not cut, UTF-8.
+    """
+
+    ids: list[bytes]
+    record: Int64[np.ndarray, "n"]
+    chunk: Int32[np.ndarray, "n"]
+    frame: Int8[np.ndarray, "n"]
+    start: Int64[np.ndarray, "n"]
+    end: Int64[np.ndarray, "n"]
+    label: Int8[np.ndarray, "n"]
+    group: list[bytes]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The input records that a table's rows and skipped entries speak of, in input order.
+
+    Args:
+        ordinal: position over the whole run, 0-based.
+        name: unique name, UTF-8.
+        length: bases.
+        chunks: number of chunks that the record is cut into.
+        input: position of its file among the run's inputs.
+        label: 1 viral, 0 host, -1 unlabelled.
+        group: the unit that a split must not cut, UTF-8.
+    """
+
+    ordinal: Int64[np.ndarray, "r"]
+    name: list[bytes]
+    length: Int64[np.ndarray, "r"]
+    chunks: Int32[np.ndarray, "r"]
+    input: Int32[np.ndarray, "r"]
+    label: Int8[np.ndarray, "r"]
+    group: list[bytes]
+
+    def __len__(self) -> int:
+        return len(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Records, chunks and frames without a row.
+
+    Args:
+        record: ordinal of the input record.
+        chunk: number of the chunk, or 0 where the whole record is meant.
+        frame: index into ``vnp.sequences.frames.FRAME_NAMES``, or -1 where the whole chunk is meant.
+        reason: a few words, UTF-8.
+    """
+
+    record: Int64[np.ndarray, "s"]
+    chunk: Int32[np.ndarray, "s"]
+    frame: Int8[np.ndarray, "s"]
+    reason: list[bytes]
+
+    def __len__(self) -> int:
+        return len(self.reason)
+
+
+Part = Rows | Records | Skipped
+PARTS: tuple[tuple[str, type[Part]], ...] = (("", Rows), ("records", Records), ("skipped", Skipped))
+_TYPES: dict[str, type[np.generic]] = {
+    "record": np.int64,
+    "ordinal": np.int64,
+    "chunk": np.int32,
+    "chunks": np.int32,
+    "frame": np.int8,
+    "start": np.int64,
+    "end": np.int64,
+    "length": np.int64,
+    "input": np.int32,
+    "label": np.int8,
+}
+_TEXT = {"ids", "group", "name", "reason"}
+
+
+def place(group: str, column: str) -> str:
+    """Path of a column in the file."""
+    return f"{group}/{column}" if group else column
+
+
+def column_names(kind: type[Part]) -> tuple[str, ...]:
+    """Columns of a kind of table, in the order in which they are stored."""
+    return tuple(field.name for field in fields(kind))
+
+
+def is_text(column: str) -> bool:
+    """Whether a column holds text."""
+    return column in _TEXT
+
+
+def stored_type(column: str) -> type[np.generic] | None:
+    """Type of a column of numbers, None for text."""
+    return _TYPES.get(column)
+
+
+def write_table(
+    path: Path,
+    *,
+    rows: Rows,
+    records: Records,
+    skipped: Skipped,
+    arrays: Mapping[str, np.ndarray],
+    attributes: Mapping[str, str | int],
+) -> None:
+    """Write one table to a new file; the caller gives a temporary name.
+
+    Args:
+        path: file to create.
+        rows: n rows.
+        records: the records of the rows and of the skipped entries.
+        skipped: what has no row.
+        arrays: number arrays by name, each (n, width).
+        attributes: stored on the file beside ``schema``.
+
+    Raises:
+        FeatureError: an array is not n rows long or holds a value that is not finite.
+    """
+    for name, array in arrays.items():
+        if len(array) != len(rows):
+            raise FeatureError(f"{name} has {len(array)} rows, there are {len(rows)} ids")
+        require_finite(array, name, rows.ids)
+    with h5py.File(path, "x", locking=False) as file:
+        file.attrs["schema"] = SCHEMA
+        for key, value in attributes.items():
+            file.attrs[key] = value
+        for (group, kind), part in zip(PARTS, (rows, records, skipped), strict=True):
+            for column in column_names(kind):
+                values = getattr(part, column)
+                data: Any = values
+                dtype: Any = stored_type(column)
+                if is_text(column):
+                    dtype = column_type(widest(values))
+                    data = as_array(values, dtype)
+                file.create_dataset(place(group, column), data=data, dtype=dtype, track_times=False)
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, track_times=False)
+        file.attrs[CONTENT] = content_digest(file)
+
+
+def content_digest(file: h5py.File) -> str:
+    """SHA-256 over every array and attribute of an open file, names and shapes included."""
+    digest = hashlib.sha256()
+    for key in sorted(file.attrs):
+        if key != CONTENT:
+            digest.update(f"{key}={file.attrs[key]!s}\n".encode())
+    for name, dataset in datasets(file):
+        digest.update(f"{name}{dataset.shape}{dataset.dtype.str}".encode())
+        if dataset.dtype.kind == "O":
+            for text in as_bytes(dataset[:]):
+                digest.update(len(text).to_bytes(8, "little") + text)
+        elif dataset.size:
+            for first in range(0, len(dataset), 65_536):
+                digest.update(np.ascontiguousarray(dataset[first : first + 65_536]).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Every array of a file with its path, in one order."""
+    found: dict[str, h5py.Dataset] = {}
+    file.visititems(lambda name, item: found.__setitem__(name, item) if isinstance(item, h5py.Dataset) else None)
+    yield from sorted(found.items())
+
+
+def read_rows(file: h5py.File, window: slice = slice(None)) -> Rows:
+    """The rows of an open file, or a window of them."""
+    return Rows(**_read(file, "", Rows, window))
+
+
+def read_records(file: h5py.File) -> Records:
+    """The input records of an open file."""
+    return Records(**_read(file, "records", Records, slice(None)))
+
+
+def read_skipped(file: h5py.File) -> Skipped:
+    """What has no row, of an open file."""
+    return Skipped(**_read(file, "skipped", Skipped, slice(None)))
+
+
+def _read(file: h5py.File, group: str, kind: type[Part], window: slice) -> dict[str, Any]:
+    columns = {}
+    for column in column_names(kind):
+        values = file[place(group, column)][window]
+        columns[column] = as_bytes(values) if is_text(column) else values
+    return columns
+
+
+def require_schema(file: h5py.File, path: Path) -> None:
+    """Make sure that a file was written by this version of the format.
+
+    Raises:
+        FeatureError: it was not.
+    """
+    schema = file.attrs.get("schema")
+    if schema != SCHEMA:
+        found = "no vnp file" if schema is None else f"of the format {schema!r}"
+        raise FeatureError(f"{path} is {found}; this version of vnp reads {SCHEMA!r}: extract it again")
+
+
+def require_finite(array: np.ndarray, name: str, ids: list[bytes]) -> None:
+    """Make sure that every value is a number.
+
+    Raises:
+        FeatureError: one is not; the message names its row.
+    """
+    if all_finite(array):
+        return
+    row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+    raise FeatureError(f"{name} of {ids[row].decode()} holds NaN or infinity: with fp16 try --precision bf16 or fp32")
+
+
+def all_finite(array: np.ndarray) -> bool:
+    """Whether no value is NaN or infinite; for float16 by its exponent bits, several times faster than isfinite."""
+    if array.dtype == np.float16 and array.flags.c_contiguous:
+        return bool(((array.view(np.uint16) & 0x7FFF) < 0x7C00).all())
+    return bool(np.isfinite(array).all())

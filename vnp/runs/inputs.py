@@ -1,0 +1,46 @@
+"""Makes sure that the inputs are still the files that were planned, before work is spent on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vnp.errors import ChangedInputError
+from vnp.runs.plan import Shard
+from vnp.runs.receipts import file_sha256
+from vnp.runs.request import PlannedInput, Request
+
+
+def check_inputs(inputs: Sequence[PlannedInput]) -> None:
+    """Compare files with what was planned: size and time of change; where only the time differs, the bytes.
+
+    Raises:
+        ChangedInputError: a file is gone or is another.
+    """
+    for entry in inputs:
+        try:
+            stat = Path(entry.path).stat()
+        except OSError as error:
+            raise ChangedInputError(
+                f"cannot be read any more ({error.strerror}); put it back, or extract the run anew with --force",
+                path=entry.path,
+            ) from error
+        if stat.st_size == entry.size and stat.st_mtime_ns == entry.mtime_ns:
+            continue
+        if stat.st_size != entry.size or file_sha256(Path(entry.path)) != entry.sha256:
+            raise ChangedInputError(
+                f"has changed since the run was planned ({entry.size:,} bytes then, {stat.st_size:,} now); "
+                "put it back, or extract the run anew with --force",
+                path=entry.path,
+            )
+
+
+def inputs_of(request: Request, shards: Sequence[Shard], number: int) -> Sequence[PlannedInput]:
+    """The files that a shard reads."""
+    first = shards[number].start.input
+    last = len(request.inputs) - 1
+    if number + 1 < len(shards):
+        following = shards[number + 1].start
+        at_start = following.record == 0 and following.chunk == 0
+        last = following.input - 1 if at_start else following.input
+    return request.inputs[first : last + 1]

@@ -1,0 +1,130 @@
+"""The two encoders of a run, loaded once in a process and used for shard after shard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from vnp.encoders import Encoder, identity, load
+from vnp.errors import EncoderError
+from vnp.features.projection import NAME as PROJECTION
+from vnp.features.projection import NATIVE, project
+from vnp.runs.blocks import Account
+from vnp.runs.request import EncoderChoice, Request
+
+PROJECTIONS = {"dna_projected": PROJECTION}
+MOLECULES = ("dna", "protein")
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderPair:
+    """The DNA and the protein encoder, ready.
+
+    Args:
+        dna: the DNA encoder.
+        protein: the protein encoder.
+        seconds: how long it took to load them.
+    """
+
+    dna: Encoder
+    protein: Encoder
+    seconds: float
+
+    @classmethod
+    def load(cls, request: Request) -> EncoderPair:
+        """Load both encoders as the run asks.
+
+        Raises:
+            WeightsError: weights are missing or damaged.
+            EncoderError: an encoder cannot run on this device, or is not the one that the run was planned with.
+        """
+        started = time.perf_counter()
+        dna, protein = (_load(request, molecule) for molecule in MOLECULES)
+        return cls(dna, protein, time.perf_counter() - started)
+
+    def identities(self) -> dict[str, dict[str, Any]]:
+        """What makes the numbers comparable."""
+        return {"dna": dict(identity(self.dna)), "protein": dict(identity(self.protein))}
+
+    def device(self) -> str:
+        """Name of the GPU that the encoders run on, or ``cpu``."""
+        for encoder in (self.protein, self.dna):
+            if str(getattr(encoder, "device", "cpu")).startswith("cuda"):
+                import torch
+
+                return str(torch.cuda.get_device_name(encoder.device))  # type: ignore[attr-defined]
+        return "cpu"
+
+    def embed(
+        self, dna: Sequence[str], protein: Sequence[str], store: str
+    ) -> tuple[dict[str, Float[np.ndarray, "n width"]], Account]:
+        """Embed frames.
+
+        Args:
+            dna: n sequences.
+            protein: n sequences.
+            store: dtype of the result.
+
+        Returns:
+            ``dna`` and ``protein``, and ``dna_projected`` where the DNA encoder is 768 wide: the projection is
+            made here, spread over all tasks, so that merging is left with copying. Beside them how they came about.
+
+        Raises:
+            EncoderError: a value is not finite or does not fit into ``store``.
+        """
+        found: dict[str, np.ndarray] = {}
+        seconds, tokens, events = {}, {}, []
+        for name, encoder, sequences in zip(MOLECULES, (self.dna, self.protein), (dna, protein), strict=True):
+            started = time.perf_counter()
+            encoder.events.clear()
+            found[name] = encoder.embed(sequences)
+            seconds[name] = round(time.perf_counter() - started, 4)
+            tokens[name] = int(encoder.token_counts(sequences).sum())
+            events += [f"{name}: {event}" for event in encoder.events]
+        if self.dna.width == NATIVE:
+            found["dna_projected"] = project(found["dna"])
+        stored = {name: _store(values, name, store) for name, values in found.items()}
+        return stored, Account(self.identities(), self.device(), tokens, seconds, events)
+
+
+def _store(values: np.ndarray, name: str, store: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(values, dtype=store)
+    if not np.isfinite(stored).all() and np.isfinite(values).all():
+        raise EncoderError(f"a value of {name} is too large for {store}: use --store float32")
+    return stored
+
+
+def _load(request: Request, molecule: str) -> Encoder:
+    choice: EncoderChoice = getattr(request, molecule)
+    encoder = load(
+        choice.name,
+        molecule=molecule,
+        weights=None if request.weights is None else Path(request.weights),
+        device=request.device,
+        precision=choice.precision,
+        token_budget=request.token_budget,
+    )
+    require_planned(choice, dict(identity(encoder)))
+    return encoder
+
+
+def require_planned(choice: EncoderChoice, found: dict[str, Any]) -> None:
+    """Make sure that an encoder is the one that the run was planned with; ``auto`` precision fits any.
+
+    Raises:
+        EncoderError: it is not; the message names what differs.
+    """
+    for key, planned in choice.identity.items():
+        if found.get(key) == planned or (key == "precision" and planned == "auto"):
+            continue
+        raise EncoderError(
+            f"{choice.name}: this run was planned with {key} {planned!r}, here it is {found.get(key)!r}. "
+            "Bring the planned weights back, or extract the run anew with --force"
+        )

@@ -1,0 +1,197 @@
+"""``run.json``: what a run was asked to do, and the digest that ties every file of the run to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vnp._durable import canonical_json, write_json
+from vnp.errors import RunError, UsageError
+from vnp.runs.paths import RunPaths
+
+SCHEMA = "vnp-run/1"
+STORES = ("float16", "float32")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedInput:
+    """One input file as it was when the run was planned.
+
+    Args:
+        path: absolute path.
+        label: 1 viral, 0 host, -1 unlabelled.
+        group: the unit that a split must not cut, or None: each record is its own.
+        size: bytes on disk.
+        mtime_ns: time of the last change; a file with another time is hashed again before work starts.
+        sha256: of the bytes on disk.
+        first_record: ordinal of its first record over the whole run.
+        records: number of records.
+        bases: number of bases.
+        prefix: put in front of every record's name, with a colon; None leaves names alone.
+    """
+
+    path: str
+    label: int
+    group: str | None
+    size: int
+    mtime_ns: int
+    sha256: str
+    first_record: int
+    records: int
+    bases: int
+    prefix: str | None
+
+    def record_name(self, name: str) -> str:
+        """The name of one of its records in this run."""
+        return name if self.prefix is None else f"{self.prefix}:{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderChoice:
+    """An encoder as a task loads it.
+
+    Args:
+        name: in the registry.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``auto`` (fp16 on CUDA, fp32 on CPU).
+        identity: what makes its numbers comparable: hub id, revision, hashes of the weights, width, pooling.
+    """
+
+    name: str
+    precision: str
+    identity: dict[str, Any]
+
+    @property
+    def width(self) -> int:
+        """Numbers in one embedding."""
+        return int(self.identity["width"])
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What the plan counted.
+
+    Args:
+        units: chunks, records without a chunk counted as one.
+        rows: open frames, each of which becomes one row.
+        tokens: expected tokens of both encoders.
+    """
+
+    records: int
+    bases: int
+    units: int
+    rows: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything that decides a run's features, and where to run it.
+
+    Args:
+        inputs: the files, in order.
+        chunk: bases.
+        dna: the DNA encoder.
+        protein: the protein encoder.
+        store: dtype of the stored numbers.
+        shards: how many there are.
+        block_units: chunks in one block, the piece of a shard that a killed task can lose.
+        plan_sha256: of the bytes of ``plan.h5``.
+        totals: what the plan counted.
+        token_budget: tokens of one batch, or None for the encoder's own.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        weights: the folder of weights, or None for the default.
+        versions: of vnp, Python and the libraries, when the run was planned.
+        created: UTC, ISO 8601.
+    """
+
+    inputs: tuple[PlannedInput, ...]
+    chunk: int
+    dna: EncoderChoice
+    protein: EncoderChoice
+    store: str
+    shards: int
+    block_units: int
+    plan_sha256: str
+    totals: Totals
+    token_budget: int | None
+    device: str
+    weights: str | None
+    versions: dict[str, str]
+    created: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what decides the features; a block, shard or receipt of another digest is not this run's."""
+        decisive = asdict(self)
+        for name in ("versions", "created", "weights", "device"):
+            del decisive[name]
+        for planned in decisive["inputs"]:
+            del planned["mtime_ns"]
+        return hashlib.sha256(canonical_json(decisive)).hexdigest()
+
+    def write(self, path: Path) -> None:
+        """Write ``run.json`` durably.
+
+        Raises:
+            StorageError: the disk is full or cannot be written.
+        """
+        write_json(path, {"schema": SCHEMA, "digest": self.digest, **asdict(self)})
+
+    @classmethod
+    def read(cls, path: Path) -> Request:
+        """Read ``run.json``.
+
+        Raises:
+            UsageError: there is no run here.
+            RunError: the file is damaged or of another version.
+        """
+        try:
+            stored = json.loads(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError(f"{path.parent} is not a run: it has no {path.name} (jobs.extract makes one)") from None
+        except ValueError as error:
+            raise RunError(f"{path} is damaged: {error}; extract with --force starts the run anew") from error
+        if stored.pop("schema", None) != SCHEMA:
+            raise RunError(f"{path} is of another version of vnp; this one reads {SCHEMA!r}: extract it again")
+        digest = stored.pop("digest", None)
+        try:
+            request = cls(
+                **{
+                    **stored,
+                    "inputs": tuple(PlannedInput(**planned) for planned in stored["inputs"]),
+                    "dna": EncoderChoice(**stored["dna"]),
+                    "protein": EncoderChoice(**stored["protein"]),
+                    "totals": Totals(**stored["totals"]),
+                }
+            )
+        except (TypeError, KeyError) as error:
+            raise RunError(f"{path} is damaged: {error}; extract with --force starts the run anew") from error
+        if request.digest != digest:
+            raise RunError(f"{path} was changed after it was written; extract with --force starts the run anew")
+        return request
+
+    def elsewhere(self, device: str) -> Request:
+        """The same request for another device."""
+        return replace(self, device=device)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A planned run on disk."""
+
+    paths: RunPaths
+    request: Request
+
+    @classmethod
+    def open(cls, root: Path) -> Run:
+        """Open a run directory.
+
+        Raises:
+            UsageError: there is no run here.
+            RunError: it is damaged or of another version.
+        """
+        paths = RunPaths(root.absolute())
+        return cls(paths, Request.read(paths.request))

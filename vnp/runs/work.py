@@ -1,0 +1,266 @@
+"""One task: a shard from its input to its receipt.
+
+Blocks come first, each safe on the disk before the next is begun; then they are sealed into the shard file; the
+receipt is last. A task that starts on a shard with blocks goes on after them. Two tasks on one shard cannot harm each
+other: the first to finish a block wins, both use it, and sealing the same blocks gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import h5py
+
+from vnp._durable import replacing
+from vnp.errors import ChangedInputError, UsageError
+from vnp.features.merge import Merged, merge
+from vnp.runs.attempts import Attempt, attempt, job_id, now, stopped
+from vnp.runs.blocks import Account, BlockPlan, read_block, write_block
+from vnp.runs.front import Prepared, prepare
+from vnp.runs.inputs import check_inputs, inputs_of
+from vnp.runs.pair import PROJECTIONS, EncoderPair
+from vnp.runs.paths import shard_name
+from vnp.runs.plan import read_plan
+from vnp.runs.receipts import Receipt, file_sha256
+from vnp.runs.request import Run
+from vnp.runs.seals import discard, sealed
+from vnp.runs.units import read_blocks
+from vnp.runs.versions import versions
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a task ended.
+
+    Args:
+        shard: its number.
+        state: ``done``; ``already`` (there was a receipt before work began); ``left`` (another task finished the
+            shard meanwhile); ``stopped`` (asked to stop; the finished blocks are safe).
+        rows: rows of the shard, 0 where it was not sealed.
+    """
+
+    shard: int
+    state: str
+    rows: int
+
+
+@dataclass(slots=True)
+class Watch:
+    """What a task tells and asks the outside.
+
+    Args:
+        stop: asked after every block whether to end.
+        block_done: told the shard, blocks done and blocks in all.
+        log: path of the task's log, for status.
+    """
+
+    stop: Callable[[], bool] = lambda: False
+    block_done: Callable[[int, int, int], None] = lambda _shard, _done, _all: None
+    log: str | None = None
+
+
+class _LeftToOtherError(Exception):
+    """Another task has sealed the shard."""
+
+
+def extract_shard(run: Run, number: int, encoders: Callable[[], EncoderPair], watch: Watch | None = None) -> Outcome:
+    """Make one shard, or find that it is made.
+
+    Args:
+        run: a planned run.
+        number: of the shard.
+        encoders: gives the encoders; called only if there is something to embed.
+        watch: what to tell and ask the outside.
+
+    Raises:
+        VnpError: the shard cannot be made; what is finished of it stays.
+    """
+    watch = watch or Watch()
+    shards = read_plan(run.paths.plan, run.request.plan_sha256)
+    if not 0 <= number < len(shards):
+        raise UsageError(f"{run.paths.root} has the shards 0 to {len(shards) - 1}, not {number}")
+    done = sealed(run, number)
+    if done is not None:
+        return Outcome(number, "already", done.rows)
+    discard(run, number)
+    plan = BlockPlan(run.request.digest, shards[number], run.request.block_units)
+    with attempt(run.paths.blocks(number), watch.log) as current:
+        try:
+            check_inputs(inputs_of(run.request, shards, number))
+            return _Task(run, plan, watch, current).run(encoders)
+        except (_LeftToOtherError, FileNotFoundError):
+            receipt = sealed(run, number)
+            if receipt is None:
+                raise
+            shutil.rmtree(run.paths.blocks(number), ignore_errors=True)
+            return Outcome(number, "left", receipt.rows)
+
+
+class _Task:
+    """The work of one attempt."""
+
+    def __init__(self, run: Run, plan: BlockPlan, watch: Watch, current: Attempt) -> None:
+        self._run = run
+        self._plan = plan
+        self._watch = watch
+        self._attempt = current
+        self._paths = plan.paths(run.paths)
+        self._seconds = {"load": 0.0, "read": 0.0, "write": 0.0}
+
+    def run(self, encoders: Callable[[], EncoderPair]) -> Outcome:
+        accounts = self._accounts()
+        if any(account is None for account in accounts) or not _same_encoders(accounts):
+            pair = encoders()
+            self._seconds["load"] = pair.seconds
+            self._drop_others(accounts, pair)
+            self._embed_missing(accounts, pair)
+        if not all(path.exists() for path in self._paths):
+            self._leave_if_sealed()
+            stopped(self._run.paths.blocks(self._plan.shard.number), self._attempt)
+            return Outcome(self._plan.shard.number, "stopped", 0)
+        return self._seal()
+
+    def _accounts(self) -> list[Account | None]:
+        return [read_block(path, self._plan, block) for block, path in enumerate(self._paths)]
+
+    def _drop_others(self, accounts: list[Account | None], pair: EncoderPair) -> None:
+        """Delete blocks of an earlier attempt whose encoders ran otherwise, say in another precision."""
+        for block, account in enumerate(accounts):
+            if account is not None and account.encoders != pair.identities():
+                self._paths[block].unlink(missing_ok=True)
+                accounts[block] = None
+
+    def _embed_missing(self, accounts: list[Account | None], pair: EncoderPair) -> None:
+        number = self._plan.shard.number
+        have = sum(account is not None for account in accounts)
+        self._watch.block_done(number, have, self._plan.count)
+        with ThreadPoolExecutor(1) as reader:
+            for block, prepared in _ahead(reader, self._prepare_missing(accounts)):
+                self._leave_if_sealed()
+                # Another task may have finished this block since.
+                if not self._paths[block].exists():
+                    arrays, account = pair.embed(prepared.dna, prepared.protein, self._run.request.store)
+                    started = time.perf_counter()
+                    write_block(self._paths[block], self._plan, block, prepared, arrays, account)
+                    self._seconds["write"] += time.perf_counter() - started
+                have += 1
+                self._watch.block_done(number, have, self._plan.count)
+                if self._watch.stop():
+                    return
+
+    def _prepare_missing(self, accounts: list[Account | None]) -> Iterator[tuple[int, Prepared]]:
+        """Read on to the last missing block; blocks that are there are passed over without translating."""
+        request, shard = self._run.request, self._plan.shard
+        missing = [block for block, account in enumerate(accounts) if account is None]
+        if not missing:
+            return
+        blocks = read_blocks(request.inputs, request.chunk, shard.start, shard.units, self._plan.block_units)
+        started = time.perf_counter()
+        for block, units in enumerate(islice(blocks, missing[-1] + 1)):
+            if accounts[block] is None:
+                prepared = prepare(units, request.inputs)
+                self._seconds["read"] += time.perf_counter() - started
+                yield block, prepared
+                started = time.perf_counter()
+
+    def _leave_if_sealed(self) -> None:
+        if sealed(self._run, self._plan.shard.number) is not None:
+            raise _LeftToOtherError
+
+    def _seal(self) -> Outcome:
+        started = time.perf_counter()
+        run, shard = self._run, self._plan.shard
+        accounts = [account for account in self._accounts() if account is not None]
+        if len(accounts) < self._plan.count:
+            raise FileNotFoundError(f"a block of {shard_name(shard.number)} is gone or damaged")
+        with replacing(run.paths.shard(shard.number)) as temporary:
+            merged = merge(
+                self._paths,
+                temporary,
+                arrays=_arrays(self._paths[0]),
+                attributes={"kind": "shard", "run": run.request.digest, "shard": shard.number},
+            )
+            self._require_planned(merged)
+            size, sha256 = temporary.stat().st_size, file_sha256(temporary)
+            self._leave_if_sealed()
+        self._seconds["seal"] = time.perf_counter() - started
+        receipt = self._receipt(merged, accounts, size, sha256)
+        try:
+            receipt.write(run.paths.receipt(shard.number))
+        except FileExistsError:
+            raise _LeftToOtherError from None
+        shutil.rmtree(run.paths.blocks(shard.number), ignore_errors=True)
+        return Outcome(shard.number, "done", merged.rows)
+
+    def _require_planned(self, merged: Merged) -> None:
+        shard = self._plan.shard
+        if merged.rows != shard.rows:
+            files = [entry.path for entry in self._run.request.inputs[shard.start.input :]]
+            raise ChangedInputError(
+                f"{shard_name(shard.number)} has {merged.rows:,} open frames, the plan counted {shard.rows:,}: "
+                f"{files[0]} or an input after it changed while it was read. Extract the run anew with --force"
+            )
+
+    def _receipt(self, merged: Merged, accounts: list[Account], size: int, sha256: str) -> Receipt:
+        shard = self._plan.shard
+        seconds = {**self._seconds, **_sums(account.seconds for account in accounts)}
+        return Receipt(
+            run=self._run.request.digest,
+            shard=shard.number,
+            file=self._run.paths.shard(shard.number).name,
+            size=size,
+            sha256=sha256,
+            rows=merged.rows,
+            records=merged.records,
+            units=shard.units,
+            skipped=merged.skipped,
+            ids_sha256=merged.ids_sha256,
+            start=asdict(shard.start),
+            widths=merged.widths,
+            dtype=self._run.request.store,
+            projections={name: PROJECTIONS[name] for name in merged.widths if name in PROJECTIONS},
+            encoders=accounts[0].encoders,
+            attempt=self._attempt.number,
+            host=socket.gethostname(),
+            job=job_id(),
+            devices=sorted({account.device for account in accounts}),
+            seconds={name: round(value, 3) for name, value in seconds.items()},
+            tokens={name: int(value) for name, value in _sums(account.tokens for account in accounts).items()},
+            events=[event for account in accounts for event in account.events],
+            started=self._attempt.started,
+            finished=now(),
+            versions=versions(),
+        )
+
+
+def _ahead(reader: ThreadPoolExecutor, blocks: Iterator[tuple[int, Prepared]]) -> Iterator[tuple[int, Prepared]]:
+    """Prepare the next block in a thread while this one is embedded."""
+    waiting = reader.submit(next, blocks, None)
+    while (found := waiting.result()) is not None:
+        waiting = reader.submit(next, blocks, None)
+        yield found
+
+
+def _arrays(block: Path) -> dict[str, tuple[str, ...]]:
+    """A shard holds the same arrays as its blocks."""
+    with h5py.File(block, "r", locking=False) as file:
+        return {name: (name,) for name in ("dna", "dna_projected", "protein") if name in file}
+
+
+def _same_encoders(accounts: list[Account | None]) -> bool:
+    return all(account is not None and account.encoders == accounts[0].encoders for account in accounts)  # type: ignore[union-attr]
+
+
+def _sums(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    totals: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            totals[name] = totals.get(name, 0) + value
+    return totals
