@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import accumulate, repeat
 from pathlib import Path
 
 from vnp.errors import InputError
-from vnp.sequences._record import NUCLEOTIDES, UPPER, WHITE, Record, clean_name, looks_like_protein, sequence_problem
+from vnp.sequences._record import (
+    UPPER,
+    WHITE,
+    Record,
+    clean_bases,
+    clean_name,
+    count_lines,
+    looks_like_protein,
+    make_record,
+    plain_names,
+    sequence_problem,
+)
 
 _LONGEST_HEADER = 1 << 24
 _SURE = 10
@@ -28,16 +40,19 @@ def fasta_records(
         InputError: most records are protein.
     """
     count = proteins = 0
-    for record in _records(blocks, path, line, offset, plain):
-        count += 1
-        if record.problem is not None and looks_like_protein(record.sequence):
-            proteins += 1
-            if proteins == 1:
-                first = record
-            # One protein that strayed into a file of DNA is that record's problem; many are a mistaken file.
-            if proteins >= _SURE and 2 * proteins > count:
-                raise _protein(first, path)
-        yield record
+    for records, good in _batches(blocks, path, line, offset, plain):
+        if not good:
+            for index, record in enumerate(records):
+                if record.problem is None or not looks_like_protein(record.sequence):
+                    continue
+                proteins += 1
+                if proteins == 1:
+                    first = record
+                # One protein that strayed into a file of DNA is that record's problem; many are a mistaken file.
+                if proteins >= _SURE and 2 * proteins > count + index + 1:
+                    raise _protein(first, path)
+        count += len(records)
+        yield from records
     if 2 * proteins > count:
         raise _protein(first, path)
 
@@ -51,38 +66,41 @@ def _protein(record: Record, path: Path) -> InputError:
     )
 
 
-def _records(blocks: Iterator[bytes], path: Path, line: int, offset: int, plain: bool) -> Iterator[Record]:
+def _batches(
+    blocks: Iterator[bytes], path: Path, line: int, offset: int, plain: bool
+) -> Iterator[tuple[list[Record], bool]]:
+    """Read runs of records, and tell of each run whether all its records are good."""
     begun: _Begun | None = None
     header = b""  # a header whose end is not there yet
     fresh = True  # at the start of a line
     for block in blocks:
         text = header + block if header else block
-        parts = (b"\n" + text if fresh else text).split(b"\n>")
+        parts = (b"\n" + text if fresh else text).split(b"\n>") if b">" in text else [text]
+        first, last = parts[0], parts[-1]
         if begun is not None:
-            begun.add(parts[0])
-        line -= fresh
-        offset -= fresh
-        for index in range(1, len(parts)):
-            before = parts[index - 1]
-            line += before.count(b"\n") + 1
-            offset += len(before) + (1 if index == 1 else 2)
-            if begun is not None:
-                yield begun.record()
-                begun = None
-            if index < len(parts) - 1:
-                first, _, body = parts[index].partition(b"\n")
-                yield _record(first, body.translate(UPPER, WHITE), line, offset if plain else None)
-        last = parts[-1]
-        header = b""
-        fresh = text.endswith(b"\n")
+            begun.add(first)
         if len(parts) == 1:
-            line += last.count(b"\n")
-            offset += len(last)
+            line += count_lines(first)
+            offset += len(first)
+            fresh = text.endswith(b"\n")
             continue
+        # The LF that was put in front of a fresh text is in no file.
+        line += count_lines(first) + 1 - fresh
+        offset += len(first) + 1 - fresh
+        if begun is not None:
+            yield begun.finish()
+            begun = None
+        if len(parts) > 2:
+            middle = parts[1:-1]
+            yield _whole(middle, line, offset if plain else None)
+            line += sum(part.count(b"\n") for part in middle) + len(middle)
+            offset += sum(map(len, middle)) + 2 * len(middle)
         if b"\n" in last:
+            header = b""
             begun = _Begun(*last.split(b"\n", 1), line, offset if plain else None)
-            line += last.count(b"\n")
+            line += count_lines(last)
             offset += len(last) + 1
+            fresh = text.endswith(b"\n")
             continue
         header, fresh = b">" + last, True
         if len(header) > _LONGEST_HEADER:
@@ -90,7 +108,26 @@ def _records(blocks: Iterator[bytes], path: Path, line: int, offset: int, plain:
     if header:
         begun = _Begun(header[1:], b"", line, offset if plain else None)
     if begun is not None:
-        yield begun.record()
+        yield begun.finish()
+
+
+def _whole(parts: list[bytes], line: int, offset: int | None) -> tuple[list[Record], bool]:
+    """Read records that lie wholly in one block, each without its ``>``."""
+    pairs = [part.partition(b"\n") for part in parts]
+    numbers = accumulate((part.count(b"\n") + 1 for part in parts), initial=line)
+    offsets: Iterable[int | None] = repeat(None)
+    if offset is not None:
+        offsets = accumulate((len(part) + 2 for part in parts), initial=offset)
+    text, good = clean_bases(b">".join([body for _, _, body in pairs]), between=b">")
+    sequences = text.split(b">")
+    names = plain_names(b">" + b"\n>".join([header for header, _, _ in pairs]), ">")
+    if good and names is not None and len(sequences) == len(parts) and b"" not in sequences:
+        return list(map(make_record, zip(names, sequences, numbers, offsets, repeat(None)))), True
+    cleaned = (body.translate(UPPER, WHITE) for _, _, body in pairs)
+    return [
+        _record(header, sequence, number, place)
+        for (header, _, _), sequence, number, place in zip(pairs, cleaned, numbers, offsets)
+    ], False
 
 
 class _Begun:
@@ -101,18 +138,23 @@ class _Begun:
         self._line = line
         self._offset = offset
         self._pieces: list[bytes] = []
+        self._good = True
         self.add(body)
 
     def add(self, body: bytes) -> None:
-        self._pieces.append(body.translate(UPPER, WHITE))
+        bases, good = clean_bases(body)
+        self._pieces.append(bases)
+        self._good &= good
 
-    def record(self) -> Record:
-        return _record(self._header, b"".join(self._pieces), self._line, self._offset)
+    def finish(self) -> tuple[list[Record], bool]:
+        sequence = b"".join(self._pieces)
+        record = _record(self._header, sequence, self._line, self._offset, self._good)
+        return [record], record.problem is None
 
 
-def _record(header: bytes, sequence: bytes, line: int, offset: int | None) -> Record:
+def _record(header: bytes, sequence: bytes, line: int, offset: int | None, good: bool = False) -> Record:
     name, problem = clean_name(header.decode("utf-8", "backslashreplace"), line)
-    # Deleting every nucleotide leaves nothing of a good sequence, and is far faster than looking for a bad letter.
-    if problem is None and (not sequence or sequence.translate(None, NUCLEOTIDES)):
-        problem = sequence_problem(sequence)
+    # Looking for a bad letter takes long in a chromosome, so not where there is none.
+    if not (good and sequence):
+        problem = problem or sequence_problem(sequence)
     return Record(name, sequence, line, offset, problem)

@@ -16,7 +16,7 @@ import zstandard
 
 from vnp.errors import InputError, UsageError
 
-BLOCK = 1 << 20
+BLOCK = 1 << 18
 
 _ZSTD = (b"\x28\xb5\x2f\xfd", *(bytes((0x50 + low, 0x2A, 0x4D, 0x18)) for low in range(16)))
 _READ = "vnp reads plain, gzip, bzip2, xz and zstd files"

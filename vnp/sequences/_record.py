@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
+
+import numpy as np
 
 
 class Record(NamedTuple):
@@ -27,6 +31,9 @@ class Record(NamedTuple):
     offset: int | None = None
     problem: str | None = None
 
+
+# Many records at once: twice as fast as calling Record, and the tests check that it gives the same.
+make_record: Callable[[tuple[str, bytes, int, int | None, str | None]], Record] = partial(tuple.__new__, Record)
 
 WHITE = b" \t\n\r\x0b\x0c"
 # Upper case; U is T in RNA; X is what masking programs write for N.
@@ -56,6 +63,47 @@ def clean_name(header: str, line: int) -> tuple[str, str | None]:
     if not name.isprintable():
         name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
     return name, None
+
+
+def plain_names(headers: bytes, mark: str) -> list[str] | None:
+    """Take the names from many headers at once.
+
+    Args:
+        headers: header lines joined by LF, each with its ``mark`` in front.
+        mark: ``>`` or ``@``.
+
+    Returns:
+        The names, or None where one needs ``clean_name``.
+    """
+    text = headers.decode("utf-8", "backslashreplace").replace("\t", " ")
+    names = [header.partition(" ")[0] for header in text[1:].split("\n" + mark)]
+    return names if "" not in names and "".join(names).isprintable() else None
+
+
+def clean_bases(text: bytes, between: bytes = b"") -> tuple[bytes, bool]:
+    """Make bases upper case, U to T and X to N, and take out white space.
+
+    Args:
+        text: bases, perhaps of several records.
+        between: the byte that stands between records, and stays.
+
+    Returns:
+        The bases, and whether all of them are nucleotides.
+    """
+    letters = np.frombuffer(text, dtype=np.uint8)
+    # Most files hold A, C, G, T and N in lines and nothing else; seeing that is much faster than mapping each letter.
+    usual = letters == 10
+    for letter in b"ACGTN" + between.strip():
+        usual |= letters == letter
+    if usual.all():
+        return (text if between == b"\n" else text.replace(b"\n", b"")), True
+    text = text.translate(UPPER, WHITE.replace(between, b"") if between else WHITE)
+    return text, not text.translate(None, NUCLEOTIDES + between)
+
+
+def count_lines(text: bytes) -> int:
+    """Count the line ends in a text, faster than ``bytes.count``."""
+    return int(np.count_nonzero(np.frombuffer(text, dtype=np.uint8) == 10))
 
 
 def sequence_problem(sequence: bytes) -> str | None:

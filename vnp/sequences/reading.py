@@ -36,7 +36,7 @@ def read_records(
         offset: byte to start at, where a record begins (``Record.offset``); only in a file that is not compressed.
         line: line number of that byte (``Record.line``).
 
-    Yields:
+    Returns:
         Every record of the file, also those with a problem.
 
     Raises:
@@ -47,7 +47,7 @@ def read_records(
     plain, blocks = stream(path, hasher, offset)
     start = find_start(one_line_end(blocks), path)
     parse = fasta_records if start.kind == b">" else fastq_records
-    yield from parse(start.blocks, path, line + start.lines, offset + start.size, plain=plain)
+    return parse(start.blocks, path, line + start.lines, offset + start.size, plain=plain)
 
 
 def input_digest(path: str | Path) -> str:
