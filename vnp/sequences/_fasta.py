@@ -92,9 +92,10 @@ def _batches(
             begun = None
         if len(parts) > 2:
             middle = parts[1:-1]
-            yield _whole(middle, line, offset if plain else None)
-            line += sum(part.count(b"\n") for part in middle) + len(middle)
-            offset += sum(map(len, middle)) + 2 * len(middle)
+            lines = list(accumulate([part.count(b"\n") + 1 for part in middle], initial=line))
+            offsets = list(accumulate([len(part) + 2 for part in middle], initial=offset))
+            yield _whole(middle, lines, offsets if plain else repeat(None))
+            line, offset = lines[-1], offsets[-1]
         if b"\n" in last:
             header = b""
             begun = _Begun(*last.split(b"\n", 1), line, offset if plain else None)
@@ -111,22 +112,20 @@ def _batches(
         yield begun.finish()
 
 
-def _whole(parts: list[bytes], line: int, offset: int | None) -> tuple[list[Record], bool]:
+def _whole(
+    parts: list[bytes], lines: Iterable[int], offsets: Iterable[int | None]
+) -> tuple[list[Record], bool]:
     """Read records that lie wholly in one block, each without its ``>``."""
     pairs = [part.partition(b"\n") for part in parts]
-    numbers = accumulate((part.count(b"\n") + 1 for part in parts), initial=line)
-    offsets: Iterable[int | None] = repeat(None)
-    if offset is not None:
-        offsets = accumulate((len(part) + 2 for part in parts), initial=offset)
     text, good = clean_bases(b">".join([body for _, _, body in pairs]), between=b">")
     sequences = text.split(b">")
     names = plain_names(b">" + b"\n>".join([header for header, _, _ in pairs]), ">")
     if good and names is not None and len(sequences) == len(parts) and b"" not in sequences:
-        return list(map(make_record, zip(names, sequences, numbers, offsets, repeat(None)))), True
+        return list(map(make_record, zip(names, sequences, lines, offsets, repeat(None), strict=False))), True
     cleaned = (body.translate(UPPER, WHITE) for _, _, body in pairs)
     return [
-        _record(header, sequence, number, place)
-        for (header, _, _), sequence, number, place in zip(pairs, cleaned, numbers, offsets)
+        _record(header, sequence, line, offset)
+        for (header, _, _), sequence, line, offset in zip(pairs, cleaned, lines, offsets, strict=False)
     ], False
 
 

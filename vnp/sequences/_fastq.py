@@ -90,7 +90,7 @@ def _four_lines(text: bytes, line: int, offset: int, plain: bool) -> tuple[Itera
     joined = b"\n".join(headers)
     names = plain_names(joined, "@")
     if good and names is not None and b"" not in sequences:
-        return map(make_record, zip(names, sequences, numbers, offsets, repeat(None))), size
+        return map(make_record, zip(names, sequences, numbers, offsets, repeat(None), strict=False)), size
     return map(_record, joined.decode("utf-8", "backslashreplace").split("\n"), sequences, numbers, offsets), size
 
 
