@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,8 @@ class Request:
         dna: the DNA encoder.
         protein: the protein encoder.
         store: dtype of the stored numbers.
-        shards: how many there are.
+        asked_shards: how many were asked for.
+        shards: how many there are: fewer where there are fewer chunks.
         block_units: chunks in one block, the piece of a shard that a killed task can lose.
         plan_sha256: of the bytes of ``plan.h5``.
         totals: what the plan counted.
@@ -112,6 +113,7 @@ class Request:
     dna: EncoderChoice
     protein: EncoderChoice
     store: str
+    asked_shards: int
     shards: int
     block_units: int
     plan_sha256: str
@@ -172,10 +174,6 @@ class Request:
         if request.digest != digest:
             raise RunError(f"{path} was changed after it was written; extract with --force starts the run anew")
         return request
-
-    def elsewhere(self, device: str) -> Request:
-        """The same request for another device."""
-        return replace(self, device=device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,3 +50,9 @@ def discard(run: Run, number: int) -> None:
     if run.paths.receipt(number).exists() and sealed(run, number) is None:
         run.paths.receipt(number).unlink(missing_ok=True)
         run.paths.shard(number).unlink(missing_ok=True)
+
+
+def withdraw(run: Run, number: int) -> None:
+    """Put a receipt aside whose shard proved damaged, so that the shard counts as missing from now on."""
+    receipt = run.paths.receipt(number)
+    receipt.rename(receipt.with_suffix(".withdrawn"))

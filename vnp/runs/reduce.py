@@ -1,0 +1,265 @@
+"""Reduce: every shard is checked, then all are merged in input order into ``features.h5``."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from vnp._durable import remove_temporaries, replacing
+from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, RunExistsError
+from vnp.features.layout import FeatureLayout, make_layout
+from vnp.features.merge import Merged, merge
+from vnp.features.table import SCHEMA, read_records, read_skipped
+from vnp.runs.paths import shard_name
+from vnp.runs.plan import Shard, read_plan
+from vnp.runs.receipts import Receipt, file_sha256
+from vnp.runs.request import Run
+from vnp.runs.seals import require_sealed, withdraw
+from vnp.runs.versions import versions
+from vnp.sequences.frames import FRAME_NAMES
+
+_NAMED = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """What reduce made.
+
+    Args:
+        path: the merged features.
+        rows: rows in it.
+        layout: what its columns are.
+        skipped: entries of ``skipped.tsv`` by reason.
+        fresh: False if the same file was there already.
+    """
+
+    path: Path
+    rows: int
+    layout: FeatureLayout
+    skipped: dict[str, int]
+    fresh: bool
+
+
+def reduce_run(
+    run: Run, kind: str, *, force: bool = False, progress: Callable[[int], None] = lambda _rows: None
+) -> Reduced:
+    """Check and merge a run.
+
+    Args:
+        run: a planned run.
+        kind: layout, ``1664`` or ``full``.
+        force: write anew although ``features.h5`` is there.
+        progress: told how many rows were merged since the last call.
+
+    Raises:
+        IncompleteRunError: shards are missing.
+        DamagedShardError: a shard or receipt is not what was written.
+        FeatureError: shards do not fit together.
+        RunExistsError: other features are there.
+        StorageError: the disk is full or cannot be written.
+    """
+    shards = read_plan(run.paths.plan, run.request.plan_sha256)
+    receipts = _receipts(run, shards)
+    _require_alike(run, receipts)
+    layout = _layout(run, receipts[0], kind)
+    provenance = _provenance(run, receipts)
+    if run.paths.features.exists() and not force:
+        return _already(run, layout, provenance)
+    with replacing(run.paths.features) as temporary, ThreadPoolExecutor(1) as hasher:
+        hashes = _hash_ahead(run, receipts, hasher)
+        merged = merge(
+            [run.paths.shard(receipt.shard) for receipt in receipts],
+            temporary,
+            arrays={"features": [part.source for part in layout.parts]},
+            attributes={
+                "kind": "features",
+                "run": run.request.digest,
+                "layout": layout.to_json(),
+                "chunk": run.request.chunk,
+                "provenance": json.dumps(provenance, sort_keys=True),
+            },
+            before=lambda _index: next(hashes),
+            progress=progress,
+        )
+        _require_whole(run, receipts, merged)
+        _reopen(temporary, merged, layout)
+        write_skipped(run)
+    remove_temporaries(run.paths.shards)
+    return Reduced(run.paths.features, merged.rows, layout, merged.skipped, fresh=True)
+
+
+def _receipts(run: Run, shards: Sequence[Shard]) -> list[Receipt]:
+    """The receipts of all shards; what is wrong is said of all of them at once."""
+    receipts: list[Receipt] = []
+    missing: list[str] = []
+    damaged: list[str] = []
+    for shard in shards:
+        try:
+            receipt = require_sealed(run, shard.number)
+        except DamagedShardError as error:
+            damaged.append(f"{shard_name(shard.number)}: {error}")
+            continue
+        if receipt is None:
+            missing.append(shard_name(shard.number))
+        else:
+            receipts.append(receipt)
+    if damaged:
+        raise DamagedShardError("\n".join([*damaged[:_NAMED], _rerun(run, len(damaged))]))
+    if missing:
+        names = ", ".join(missing[:_NAMED]) + (" …" if len(missing) > _NAMED else "")
+        raise IncompleteRunError(
+            f"{len(missing)} of {len(shards)} shards are missing: {names}\n{_rerun(run, len(missing))}"
+        )
+    return receipts
+
+
+def _rerun(run: Run, count: int) -> str:
+    return f"Make {'it' if count == 1 else 'them'} with: python -m jobs.rerun {run.paths.root}"
+
+
+def _require_alike(run: Run, receipts: Sequence[Receipt]) -> None:
+    """Encoders, precision, widths and dtypes are those of the first shard in all others."""
+    leader = receipts[0]
+    for receipt in receipts[1:]:
+        for what in ("widths", "dtype", "projections"):
+            if getattr(receipt, what) != getattr(leader, what):
+                raise FeatureError(
+                    f"{shard_name(receipt.shard)} has {what} {getattr(receipt, what)}, "
+                    f"{shard_name(leader.shard)} has {getattr(leader, what)}.\n{_remake(run, receipt)}"
+                )
+        for molecule, identity in receipt.encoders.items():
+            expected = leader.encoders[molecule]
+            differing = [key for key in expected if identity.get(key) != expected[key]]
+            if differing:
+                key = differing[0]
+                raise FeatureError(
+                    f"{shard_name(receipt.shard)} was embedded by {identity['name']} with {key} {identity.get(key)!r}, "
+                    f"{shard_name(leader.shard)} by {expected['name']} with {key} {expected[key]!r}: their numbers "
+                    f"cannot be mixed.\n{_remake(run, receipt)}"
+                )
+
+
+def _remake(run: Run, receipt: Receipt) -> str:
+    return (
+        f"Delete {run.paths.receipt(receipt.shard)} and make the shard again on the same kind of machine with: "
+        f"python -m jobs.rerun {run.paths.root}"
+    )
+
+
+def _layout(run: Run, receipt: Receipt, kind: str) -> FeatureLayout:
+    encoders = receipt.encoders
+    return make_layout(
+        kind,
+        dna=(run.request.dna.name, int(encoders["dna"]["width"])),
+        protein=(run.request.protein.name, int(encoders["protein"]["width"])),
+    )
+
+
+def _provenance(run: Run, receipts: Sequence[Receipt]) -> dict[str, Any]:
+    request = run.request
+    return {
+        "run": request.digest,
+        "inputs": [asdict(entry) for entry in request.inputs],
+        "encoders": receipts[0].encoders,
+        "store": request.store,
+        "devices": sorted({device for receipt in receipts for device in receipt.devices}),
+        "shards": {receipt.shard: receipt.sha256 for receipt in receipts},
+        "planned_with": request.versions,
+        "reduced_with": versions(),
+    }
+
+
+def _already(run: Run, layout: FeatureLayout, provenance: dict[str, Any]) -> Reduced:
+    """The features that are there, if they are these."""
+    path = run.paths.features
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            stored = json.loads(file.attrs["provenance"])
+            same = (
+                file.attrs.get("schema") == SCHEMA
+                and file.attrs["layout"] == layout.to_json()
+                and stored["run"] == provenance["run"]
+                and stored["shards"] == json.loads(json.dumps(provenance["shards"]))
+            )
+            rows = len(file["ids"])
+            reasons = _count_reasons(file)
+    except (OSError, KeyError, ValueError, RuntimeError):
+        same = False
+    if not same or not run.paths.skipped.exists():
+        raise RunExistsError(f"{path} is there and holds something else; --force writes it anew")
+    return Reduced(path, rows, layout, reasons, fresh=False)
+
+
+def _count_reasons(file: h5py.File) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for reason in read_skipped(file).reason:
+        counts[reason.decode()] = counts.get(reason.decode(), 0) + 1
+    return counts
+
+
+def _hash_ahead(run: Run, receipts: Sequence[Receipt], hasher: ThreadPoolExecutor) -> Iterator[None]:
+    """Compare each shard file's SHA-256 with its receipt, hashing the next while one is merged."""
+    waiting: list[Future[str]] = []
+    for index, receipt in enumerate(receipts):
+        for ahead in receipts[index + len(waiting) : index + 2]:
+            waiting.append(hasher.submit(file_sha256, run.paths.shard(ahead.shard)))
+        if waiting.pop(0).result() != receipt.sha256:
+            withdraw(run, receipt.shard)
+            path = run.paths.shard(receipt.shard)
+            raise DamagedShardError(
+                f"{path} is not the file that its receipt names: its bytes have changed.\n{_rerun(run, 1)}"
+            )
+        yield
+
+
+def _require_whole(run: Run, receipts: Sequence[Receipt], merged: Merged) -> None:
+    """Every id that was written is there, and every input record and planned row."""
+    for receipt, found in zip(receipts, merged.source_ids_sha256, strict=True):
+        if found != receipt.ids_sha256:
+            withdraw(run, receipt.shard)
+            raise DamagedShardError(
+                f"{shard_name(receipt.shard)}: its ids are not those that its receipt names.\n{_rerun(run, 1)}"
+            )
+    totals = run.request.totals
+    if (merged.rows, merged.records) != (totals.rows, totals.records):
+        raise FeatureError(
+            f"the shards hold {merged.rows:,} rows of {merged.records:,} records, the plan has {totals.rows:,} "
+            f"rows of {totals.records:,}; extract the run anew with --force"
+        )
+
+
+def _reopen(path: Path, merged: Merged, layout: FeatureLayout) -> None:
+    with h5py.File(path, "r", locking=False) as file:
+        shape = file["features"].shape
+        if shape != (merged.rows, layout.width):
+            raise FeatureError(f"{path} has features of {shape}, expected {(merged.rows, layout.width)}")
+
+
+def write_skipped(run: Run) -> None:
+    """Write ``skipped.tsv``: every record, chunk or frame that has no row, in input order, with its reason."""
+    with replacing(run.paths.skipped) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, escapechar="\\")
+        table.writerow(["record", "input", "length", "chunk", "frame", "reason"])
+        for number in range(run.request.shards):
+            with h5py.File(run.paths.shard(number), "r", locking=False) as shard:
+                records, skipped = read_records(shard), read_skipped(shard)
+            first = int(records.ordinal[0]) if len(records) else 0
+            rows = zip(
+                (skipped.record - first).tolist(), skipped.chunk.tolist(), skipped.frame.tolist(), skipped.reason,
+                strict=True,
+            )  # fmt: skip
+            for at, chunk, frame, reason in rows:
+                entry = run.request.inputs[records.input[at]]
+                table.writerow(
+                    [
+                        records.name[at].decode(), entry.path, records.length[at], chunk or "",
+                        FRAME_NAMES[frame] if frame >= 0 else "", reason.decode(),
+                    ]
+                )  # fmt: skip

@@ -1,0 +1,164 @@
+"""How far a run is, from what is on the disk: receipts, block files and attempts. No scheduler is asked here."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from vnp.errors import DamagedShardError
+from vnp.runs.attempts import read_attempts
+from vnp.runs.blocks import BlockPlan
+from vnp.runs.plan import Shard, read_plan
+from vnp.runs.receipts import Receipt
+from vnp.runs.request import Run
+from vnp.runs.seals import require_sealed
+
+STATES = ("done", "running", "stopped", "failed", "damaged", "missing")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardState:
+    """How far one shard is.
+
+    Args:
+        shard: as planned.
+        state: ``done`` (by its receipt), ``running``, ``stopped`` (asked to stop, goes on with rerun), ``failed``
+            (its last task ended with an error or vanished), ``damaged`` (the receipt or file is not what was
+            written) or ``missing`` (never begun).
+        blocks: finished blocks, and blocks in all.
+        attempts: how many tasks have begun it.
+        receipt: of a shard that is done.
+        error: last line of what went wrong.
+        log: path of the last task's log, if known.
+        job: id of the last task's job, if known.
+    """
+
+    shard: Shard
+    state: str
+    blocks: tuple[int, int]
+    attempts: int = 0
+    receipt: Receipt | None = None
+    error: str | None = None
+    log: str | None = None
+    job: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """How far a run is.
+
+    Args:
+        shards: one state a shard, in order.
+        rows: rows sealed.
+        rows_planned: rows in all.
+        tokens_per_second: of both encoders together in one task, while it embeds; None before the first is done.
+        hours_left: for the shards that are not done at the pace of those that are and with as many tasks as
+            run now, at least one; None before the first shard is done.
+    """
+
+    shards: list[ShardState]
+    rows: int
+    rows_planned: int
+    tokens_per_second: float | None
+    hours_left: float | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard is done."""
+        return all(found.state == "done" for found in self.shards)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of shards in each state."""
+        counted = Counter(found.state for found in self.shards)
+        return {state: counted[state] for state in STATES if counted[state]}
+
+    @property
+    def unfinished(self) -> list[int]:
+        """Numbers of the shards without a valid receipt."""
+        return [found.shard.number for found in self.shards if found.state != "done"]
+
+
+def run_state(run: Run) -> RunState:
+    """Look at a run's files; ten thousand shards take a second or two.
+
+    Raises:
+        RunError: the plan is damaged.
+    """
+    shards = read_plan(run.paths.plan, run.request.plan_sha256)
+    begun = _names(run.paths.parts)
+    states = [_shard_state(run, shard, begun) for shard in shards]
+    done = [found for found in states if found.state == "done" and found.receipt is not None]
+    return RunState(
+        shards=states,
+        rows=sum(found.receipt.rows for found in done if found.receipt),
+        rows_planned=run.request.totals.rows,
+        tokens_per_second=_pace([found.receipt for found in done if found.receipt]),
+        hours_left=_hours_left(states, done),
+    )
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
+
+
+def _shard_state(run: Run, shard: Shard, begun: set[str]) -> ShardState:
+    plan = BlockPlan(run.request.digest, shard, run.request.block_units)
+    try:
+        receipt = require_sealed(run, shard.number)
+    except DamagedShardError as error:
+        return ShardState(shard, "damaged", (0, plan.count), error=str(error))
+    if receipt is not None:
+        return ShardState(shard, "done", (plan.count, plan.count), receipt.attempt, receipt)
+    folder = run.paths.blocks(shard.number)
+    if folder.name not in begun:
+        return ShardState(shard, "missing", (0, plan.count))
+    blocks = sum(name.startswith("block-") for name in _names(folder))
+    attempts = read_attempts(folder)
+    if not attempts:
+        return ShardState(shard, "missing", (blocks, plan.count))
+    path, last = attempts[-1]
+    state, error = last.outcome, last.error
+    if any(found.alive(place) for place, found in attempts):
+        state = "running"
+    elif state == "running":
+        state, error = "failed", _last_words(last.log) or "the task vanished without a word"
+    return ShardState(shard, state, (blocks, plan.count), len(attempts), None, error, last.log, last.job)
+
+
+def _last_words(log: str | None) -> str | None:
+    """The last line with text in a log."""
+    if log is None:
+        return None
+    try:
+        with Path(log).open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+    except OSError:
+        return None
+    return next((line for line in reversed(lines) if line), None)
+
+
+def _pace(receipts: list[Receipt]) -> float | None:
+    seconds = sum(receipt.seconds.get(name, 0.0) for receipt in receipts for name in ("dna", "protein"))
+    tokens = sum(sum(receipt.tokens.values()) for receipt in receipts)
+    return tokens / seconds if seconds > 0 else None
+
+
+def _hours_left(states: list[ShardState], done: list[ShardState]) -> float | None:
+    spent = sum(sum(found.receipt.seconds.values()) for found in done if found.receipt)
+    finished = sum(found.shard.tokens for found in done)
+    if not finished or not spent:
+        return None
+    left = sum(
+        found.shard.tokens * (1 - found.blocks[0] / max(found.blocks[1], 1))
+        for found in states
+        if found.state != "done"
+    )
+    running = max(1, sum(found.state == "running" for found in states))
+    return left / finished * spent / running / 3600
