@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 from pathlib import Path
 
 import torch
@@ -70,10 +69,7 @@ def _pickle(path: Path) -> object:
 
 
 def _reason(error: Exception) -> str:
-    """The one line of torch's page-long advice that says what was found, never its hint to drop the check."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    for line in lines:
-        found = re.search(r"Unsupported (?:global|operand|class)\S*(?: \S+){0,3}|invalid load key.*", line)
-        if found:
-            return found.group(0).rstrip(" .,")
-    return lines[0].split(". ")[0] if lines else type(error).__name__
+    """What was found, without torch's page of advice on how to drop the check: that is around the first cause."""
+    cause = error.__context__ if isinstance(error, pickle.UnpicklingError) else None
+    lines = str(cause or error).strip().splitlines()
+    return lines[0].split(". ")[0].rstrip(".") if lines else type(error).__name__
