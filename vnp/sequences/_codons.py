@@ -59,9 +59,7 @@ def _block(sequences: Sequence[bytes], part: Chunks, first: int) -> Block:
     lows, highs = part.start[heads], part.end[tails]
     pieces = [
         sequences[index][low:high]
-        for index, low, high in zip(
-            part.sequence[heads].tolist(), lows.tolist(), highs.tolist(), strict=True
-        )
+        for index, low, high in zip(part.sequence[heads].tolist(), lows.tolist(), highs.tolist(), strict=True)
     ]
     sizes = highs - lows
     shift = np.repeat(lows - (np.cumsum(sizes) - sizes), tails - heads + 1)
@@ -157,4 +155,5 @@ def _any_by_frame(bits: Bytes, block: Block, place: Int64[np.ndarray, "chunks"])
     np.maximum(block.end - 2, edges[0::2], out=edges[1::2])
     found = np.bitwise_or.reduceat(bits, edges)[0::2]
     # Where a chunk is shorter than a codon the reduction has read one stray byte; no frame is possible there anyway.
-    return _BY_FRAME[found, place]
+    by_frame: Bytes = _BY_FRAME[found, place]
+    return by_frame

@@ -24,9 +24,7 @@ _LONGEST_HEADER = 1 << 24
 _SURE = 10
 
 
-def fasta_records(
-    blocks: Iterator[bytes], path: Path, line: int, offset: int, *, plain: bool
-) -> Iterator[Record]:
+def fasta_records(blocks: Iterator[bytes], path: Path, line: int, offset: int, *, plain: bool) -> Iterator[Record]:
     """Read the records of a FASTA file.
 
     Args:
@@ -98,7 +96,8 @@ def _batches(
             line, offset = lines[-1], offsets[-1]
         if b"\n" in last:
             header = b""
-            begun = _Begun(*last.split(b"\n", 1), line, offset if plain else None)
+            first_line, _, body = last.partition(b"\n")
+            begun = _Begun(first_line, body, line, offset if plain else None)
             line += count_lines(last)
             offset += len(last) + 1
             fresh = text.endswith(b"\n")
@@ -112,9 +111,7 @@ def _batches(
         yield begun.finish()
 
 
-def _whole(
-    parts: list[bytes], lines: Iterable[int], offsets: Iterable[int | None]
-) -> tuple[list[Record], bool]:
+def _whole(parts: list[bytes], lines: Iterable[int], offsets: Iterable[int | None]) -> tuple[list[Record], bool]:
     """Read records that lie wholly in one block, each without its ``>``."""
     pairs = [part.partition(b"\n") for part in parts]
     text, good = clean_bases(b">".join([body for _, _, body in pairs]), between=b">")

@@ -25,9 +25,7 @@ from vnp.sequences._record import (
 _AT, _PLUS = b"@+"
 
 
-def fastq_records(
-    blocks: Iterator[bytes], path: Path, line: int, offset: int, *, plain: bool
-) -> Iterator[Record]:
+def fastq_records(blocks: Iterator[bytes], path: Path, line: int, offset: int, *, plain: bool) -> Iterator[Record]:
     """Read the records of a FASTQ file.
 
     Args:
@@ -63,11 +61,11 @@ def fastq_records(
 
 
 def _four_lines(text: bytes, line: int, offset: int, plain: bool) -> tuple[Iterator[Record], int] | None:
-    """Read the records of exactly four lines each, and say how many bytes they took; None if any is not of that kind."""
+    """Read records of four lines each, and say how many bytes they took; None where one is not of that kind."""
     letters = np.frombuffer(text, dtype=np.uint8)
-    ends = np.flatnonzero(letters == 10)
-    count = len(ends) // 4
-    ends = ends[: 4 * count].reshape(count, 4)
+    every_end = np.flatnonzero(letters == 10)
+    count = len(every_end) // 4
+    ends = every_end[: 4 * count].reshape(count, 4)
     starts = np.empty_like(ends)
     starts.flat[0] = 0
     starts.flat[1:] = ends.flat[:-1] + 1

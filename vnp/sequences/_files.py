@@ -139,25 +139,24 @@ def _unpacked(raw: _Watched, kind: str | None) -> Iterator[bytes]:
     if kind == "zstd":
         yield from _zstd(raw)
         return
-    unpacked: io.BufferedIOBase | _Watched
+    packed: BinaryIO = io.BufferedReader(raw, BLOCK)
+    unpacked: io.BufferedIOBase | _Watched = raw
     if kind == "gzip":
-        unpacked = _gzip(raw)
+        unpacked = _gzip(packed)
     elif kind == "bzip2":
-        unpacked = bz2.BZ2File(raw)
+        unpacked = bz2.BZ2File(packed)  # noqa: SIM115  the file underneath is closed by the caller
     elif kind == "xz":
-        unpacked = lzma.LZMAFile(raw)
-    else:
-        unpacked = raw
+        unpacked = lzma.LZMAFile(packed)  # noqa: SIM115  the same
     while block := unpacked.read(BLOCK):
         yield block
 
 
-def _gzip(raw: _Watched) -> io.BufferedIOBase:
+def _gzip(packed: BinaryIO) -> io.BufferedIOBase:
     try:
         from isal import igzip
     except ImportError:  # no wheel for this machine: the standard library reads the same, at half the speed
-        return gzip.GzipFile(fileobj=raw, mode="rb")
-    opened: io.BufferedIOBase = igzip.GzipFile(fileobj=raw, mode="rb")
+        return gzip.GzipFile(fileobj=packed, mode="rb")
+    opened: io.BufferedIOBase = igzip.GzipFile(fileobj=packed, mode="rb")  # type: ignore[no-untyped-call]
     return opened
 
 

@@ -12,9 +12,15 @@ from vnp.errors import InputError
 
 _BOM = b"\xef\xbb\xbf"
 _CTRL_Z = b"\x1a"
+_AT_END = b" \t\r\n\x1a"
+# Longer than any sensible first line; what has not become clear by then is binary.
+_FIRST_LINE = 1 << 20
 _BEFORE_RECORDS = re.compile(rb"(?:[ \t]*\n|[#;][^\n]*\n)*")
 _STRANGERS = (
-    (re.compile(rb"@(HD|SQ|RG|PG|CO)\t"), "is a SAM file; turn it into FASTQ first, for instance with 'samtools fastq'"),
+    (
+        re.compile(rb"@(HD|SQ|RG|PG|CO)\t"),
+        "is a SAM file; turn it into FASTQ first, for instance with 'samtools fastq'",
+    ),
     (re.compile(rb"BAM\x01"), "is a BAM file; turn it into FASTQ first, for instance with 'samtools fastq'"),
     (re.compile(rb"LOCUS |ID   "), "is a GenBank or EMBL file; turn it into FASTA first"),
     (re.compile(rb"\s*<(!DOCTYPE|html|\?xml)", re.IGNORECASE), "is a web page or XML, perhaps a failed download"),
@@ -46,17 +52,17 @@ def one_line_end(blocks: Iterator[bytes]) -> Iterator[bytes]:
     waiting = b""
     for block in blocks:
         text = waiting + block
-        # A CR or Ctrl-Z at the end may mean one thing or another; the next block tells.
-        keep = len(text) - 2 if text[-1:].isspace() else len(text) - 1
         waiting = b""
-        if b"\r" in text[-1:] or _CTRL_Z in text[-2:]:
-            text, waiting = text[: max(keep, 0)], text[max(keep, 0) :]
+        if text.endswith(b"\r") or _CTRL_Z in text[-4:]:
+            # What a CR or Ctrl-Z at the end means depends on whether more follows.
+            keep = len(text.rstrip(_AT_END))
+            text, waiting = text[:keep], text[keep:]
         if text:
             yield _unified(text)
-    last = waiting.rstrip()
-    rest = _unified(last[:-1] if last.endswith(_CTRL_Z) else waiting)
-    if rest:
-        yield rest
+    if _CTRL_Z in waiting:
+        waiting = waiting[: waiting.index(_CTRL_Z)]
+    if waiting:
+        yield _unified(waiting)
 
 
 def _unified(text: bytes) -> bytes:
@@ -71,19 +77,19 @@ def find_start(blocks: Iterator[bytes], path: Path) -> Start:
     """
     text, lines, size = b"", 0, 0
     for block in blocks:
-        if not size and not text and block.startswith(_BOM):
-            block, size = block[len(_BOM) :], len(_BOM)  # noqa: PLW2901
         text += block
+        if not size and text.startswith(_BOM):
+            text, size = text[len(_BOM) :], len(_BOM)
         skipped = _BEFORE_RECORDS.match(text)
         end = skipped.end() if skipped else 0
         lines += text.count(b"\n", 0, end)
         size += end
         text = text[end:]
-        if text and text[:1] not in b"#; \t" and (len(text) > 3 or text[:1] in b">@"):
+        if text[:1] in (b">", b"@") or b"\n" in text or len(text) > _FIRST_LINE:
             break
     if not text and not size:
         raise InputError("the file is empty", path=path)
-    if not text.strip() or text[:1] in b"#;":
+    if not text.strip() or (text[:1] in b"#;" and len(text) <= _FIRST_LINE):
         raise InputError("holds no record, only comments or blank lines", path=path)
     for start, message in _STRANGERS:
         if start.match(text):

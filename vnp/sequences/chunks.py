@@ -41,9 +41,7 @@ class Chunks:
 
     def slice(self, first: int, last: int) -> Chunks:
         """Take the chunks from row ``first`` up to, not including, row ``last``; the arrays are views."""
-        return Chunks(
-            self.sequence[first:last], self.number[first:last], self.start[first:last], self.end[first:last]
-        )
+        return Chunks(self.sequence[first:last], self.number[first:last], self.start[first:last], self.end[first:last])
 
 
 def count_chunks(lengths: Int64[np.ndarray, "n"], size: int) -> Int64[np.ndarray, "n"]:
@@ -61,9 +59,7 @@ def count_chunks(lengths: Int64[np.ndarray, "n"], size: int) -> Int64[np.ndarray
     return -(-np.asarray(lengths, dtype=np.int64) // size)
 
 
-def cut(
-    lengths: Int64[np.ndarray, "n"], size: int, *, first: int = 0, last: int | None = None
-) -> Chunks:
+def cut(lengths: Int64[np.ndarray, "n"], size: int, *, first: int = 0, last: int | None = None) -> Chunks:
     """Cut sequences into chunks.
 
     A long sequence can be worked through in pieces: only the asked rows are computed, so that

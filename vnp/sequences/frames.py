@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 from jaxtyping import Int8, Int32, Int64, UInt8
@@ -89,7 +89,7 @@ class Frames:
 def _strings(letters: UInt8[np.ndarray, "n"], offsets: Int64[np.ndarray, "rows+1"]) -> list[str]:
     text = letters.tobytes().decode("ascii")
     edges = offsets.tolist()
-    return [text[first:last] for first, last in zip(edges, edges[1:], strict=False)]
+    return [text[first:last] for first, last in pairwise(edges)]
 
 
 # Bases are coded by bits 1 and 2 of their ASCII letter: A 0, C 1, T 2, G 3. A base's complement is its code xor 2.

@@ -24,9 +24,7 @@ from vnp.sequences._text import find_start, one_line_end
 __all__ = ["Record", "input_digest", "read_records"]
 
 
-def read_records(
-    path: str | Path, *, hasher: Hasher | None = None, offset: int = 0, line: int = 1
-) -> Iterator[Record]:
+def read_records(path: str | Path, *, hasher: Hasher | None = None, offset: int = 0, line: int = 1) -> Iterator[Record]:
     """Read the records of a FASTA or FASTQ file in order.
 
     Args:
