@@ -1,4 +1,4 @@
-"""Runs a transformer over sequences: makes batches by token budget, runs and pools them, fetches the numbers."""
+"""Runs a transformer over sequences: batches by token budget, pooling, and the way of the numbers back."""
 
 from __future__ import annotations
 
@@ -150,9 +150,7 @@ class TransformerEncoder:
         trim = self.spec.pooling == "residues"
         for i, each in enumerate(ids):
             if trim and len(each) < 3:
-                raise EncoderError(
-                    f"sequence {i} has no residues: its {len(each)} tokens hold only BOS and EOS"
-                )
+                raise EncoderError(f"sequence {i} has no residues: its {len(each)} tokens hold only BOS and EOS")
         out = np.empty((len(ids), self.width), np.float32)
         for batch, means in self._run(ids, lambda x, batch: segment_means(x.float(), batch, trim=trim)):
             self._refuse_broken(batch.members, np.asarray(np.isfinite(means).all(axis=1)))
@@ -213,9 +211,10 @@ class TransformerEncoder:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if len(members) == 1:
+            tokens = int(lengths[members[0]])
             raise EncoderError(
-                f"sequence {int(members[0])} with {int(lengths[members[0]])} tokens does not fit in the memory "
-                f"of {self.device}; use a larger GPU, a lower precision, or cut the sequence"
+                f"sequence {int(members[0])} with {tokens} tokens does not fit in the memory of {self.device}; "
+                "use a larger GPU, a lower precision, or cut the sequence"
             )
         before = self.token_budget
         while self.token_budget >= rows:
@@ -233,9 +232,7 @@ class TransformerEncoder:
                     f"not {each.dtype} of shape {each.shape}"
                 )
             if int(each.min()) < 0 or int(each.max()) >= top:
-                raise EncoderError(
-                    f"sequence {i} has a token outside 0..{top - 1}, which {self.spec.name} lacks"
-                )
+                raise EncoderError(f"sequence {i} has a token outside 0..{top - 1}, which {self.spec.name} lacks")
 
     def _refuse_broken(self, members: NDArray[np.int64], fine: NDArray[np.bool_]) -> None:
         if not fine.all():
@@ -315,8 +312,6 @@ def _device(name: str | torch.device) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            raise EncoderError(
-                f"device {device} is not here: torch {torch.__version__} sees {count} CUDA devices"
-            )
+            raise EncoderError(f"device {device} is not here: torch {torch.__version__} sees {count} CUDA devices")
         return torch.device("cuda", device.index if device.index is not None else torch.cuda.current_device())
     return device

@@ -1,0 +1,225 @@
+"""Checks the packed engine against padded float32 attention, with random weights, and measures its speed.
+
+``python -m vnp.encoders.check`` runs a small model; ``--full`` runs the published sizes on a GPU. No weights
+and no network are needed: what is compared is two ways to compute one function.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from vnp.encoders._random import Family, RandomModel, mixed_lengths, random_model
+from vnp.encoders._speed import measure, starve, workloads
+from vnp.errors import VnpError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Pooled cosine to float32 that a correct kernel reaches; a wrong border or slope falls far below.
+LEAST_COSINE: Mapping[str, float] = {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999}
+
+
+@dataclass(frozen=True)
+class PackedCheck:
+    """How far packed embeddings are from padded ones in float32.
+
+    Attributes:
+        family: the architecture.
+        layers: layers of the model that was checked.
+        width: its width.
+        device: where it ran.
+        precision: of the packed run.
+        kernel: the attention kernel that was chosen.
+        sequences: how many were compared.
+        tokens: how many those had.
+        min_cosine: smallest cosine between a sequence's two pooled embeddings.
+        max_relative: largest distance between the two, divided by the reference's length.
+        max_abs: largest difference of one number.
+        seconds: what the packed run took, first-time compilation included.
+    """
+
+    family: str
+    layers: int
+    width: int
+    device: str
+    precision: str
+    kernel: str
+    sequences: int
+    tokens: int
+    min_cosine: float
+    max_relative: float
+    max_abs: float
+    seconds: float
+
+    @property
+    def passes(self) -> bool:
+        """Whether the cosine is what the precision allows for."""
+        return self.min_cosine >= LEAST_COSINE[self.precision]
+
+
+def check_packed(
+    device: str,
+    precision: str,
+    *,
+    family: Family = "esm2",
+    full: bool = False,
+    layers: int | None = None,
+    sequences: int = 48,
+    longest: int = 1500,
+    seed: int = 0,
+    attention: str = "packed",
+) -> PackedCheck:
+    """Compare packed embeddings with padded ones in float32 on the same device.
+
+    Args:
+        device: such as ``cuda:0``.
+        precision: of the packed run.
+        family: the architecture.
+        full: the published size instead of a small one.
+        layers: another number of layers.
+        sequences: how many to compare.
+        longest: tokens of the longest one.
+        seed: of weights and sequences.
+        attention: the kernel to check; see ``vnp.encoders.engine.build``.
+
+    Returns:
+        The differences.
+
+    Raises:
+        EncoderError: the device or kernel cannot be used, or an embedding is not finite.
+    """
+    model = random_model(device, family, full=full, layers=layers, seed=seed)
+    return _compare(model, precision, attention, sequences, longest, seed)
+
+
+def _compare(
+    model: RandomModel, precision: str, attention: str, sequences: int, longest: int, seed: int
+) -> PackedCheck:
+    ids = model.sequences(mixed_lengths(sequences, longest, seed), seed)
+    reference = model.encoder("fp32", "padded").embed_ids(ids).astype(np.float64)
+    encoder = model.encoder(precision, attention)
+    began = time.perf_counter()
+    got = encoder.embed_ids(ids).astype(np.float64)
+    seconds = time.perf_counter() - began
+    size = np.linalg.norm(reference, axis=1)
+    cosine = (got * reference).sum(axis=1) / (np.linalg.norm(got, axis=1) * size)
+    return PackedCheck(
+        family=model.family,
+        layers=int(str(model.config["num_hidden_layers"])),
+        width=encoder.width,
+        device=str(encoder.device),
+        precision=precision,
+        kernel=encoder.attention.name,
+        sequences=len(ids),
+        tokens=sum(len(each) for each in ids),
+        min_cosine=float(cosine.min()),
+        max_relative=float((np.linalg.norm(got - reference, axis=1) / size).max()),
+        max_abs=float(np.abs(got - reference).max()),
+        seconds=seconds,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the checks of the command line; exit code 0 if all pass, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m vnp.encoders.check", description=__doc__)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", action="append", choices=("fp32", "fp16", "bf16"))
+    parser.add_argument("--family", action="append", choices=("esm2", "esm2_3b", "dnabert"))
+    parser.add_argument("--full", action="store_true", help="the published sizes instead of small ones")
+    parser.add_argument("--no-speed", action="store_true", help="compare numbers only")
+    parser.add_argument("--tokens", type=int, default=400_000, help="tokens of each speed workload")
+    parser.add_argument("--json", type=Path, help="write the results here as well")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    report = _Report()
+    report.add("environment", partial(_environment, options.device))
+    for family in options.family or ("esm2", "dnabert"):
+        model = random_model(options.device, family, full=options.full)
+        _check_all(report, model, options.precision)
+        if not options.no_speed:
+            _time_all(report, model, options.tokens)
+    sys.stdout.write(("all checks passed" if report.good else "a check FAILED") + "\n")
+    if options.json:
+        options.json.write_text(json.dumps(report.results, indent=1) + "\n")
+    return 0 if report.good else 1
+
+
+class _Report:
+    """Prints each result as it comes; one that fails does not keep the next from running."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, list[dict[str, object]]] = {}
+        self.good = True
+
+    def add(self, kind: str, function: Callable[[], Mapping[str, object]]) -> None:
+        try:
+            record = dict(function())
+        except (VnpError, RuntimeError) as error:
+            record = {"passes": False, "error": f"{type(error).__name__}: {error}"}
+        self.good &= bool(record.get("passes", True))
+        self.results.setdefault(kind, []).append(record)
+        words = (
+            f"{key}={value:.8g}" if isinstance(value, float) else f"{key}={value}" for key, value in record.items()
+        )
+        sys.stdout.write(f"{kind}: {'  '.join(words)}\n")
+        sys.stdout.flush()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _check_all(report: _Report, model: RandomModel, precisions: Sequence[str] | None) -> None:
+    on_gpu = model.device.startswith("cuda")
+    kernels = ("packed", "triton") if on_gpu and model.family != "dnabert" else ("packed",)
+    for precision in precisions or (("fp16", "bf16", "fp32") if on_gpu else ("fp32",)):
+        for kernel in kernels:
+            report.add("check", partial(_checked, model, precision, kernel))
+
+
+def _checked(model: RandomModel, precision: str, kernel: str) -> dict[str, object]:
+    check = _compare(model, precision, kernel, 200, 1500, 0)
+    return {"passes": check.passes, **asdict(check)}
+
+
+def _time_all(report: _Report, model: RandomModel, tokens: int) -> None:
+    on_gpu = model.device.startswith("cuda")
+    precision = "fp16" if on_gpu else "fp32"
+    kernels = ("auto", "triton", "padded") if on_gpu and model.family != "dnabert" else ("auto", "padded")
+    for workload, lengths in workloads(tokens).items():
+        for kernel in kernels:
+            report.add("speed", partial(_timed, model, precision, kernel, workload, lengths))
+    if on_gpu:
+        report.add("memory", partial(starve, model, precision))
+
+
+def _timed(
+    model: RandomModel, precision: str, kernel: str, workload: str, lengths: NDArray[np.int64]
+) -> dict[str, object]:
+    return asdict(measure(model, precision, kernel, workload, lengths))
+
+
+def _environment(device: str) -> dict[str, object]:
+    try:
+        import triton
+
+        compiler = triton.__version__
+    except ImportError:
+        compiler = "none"
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor()
+    return {"torch": torch.__version__, "triton": compiler, "device": device, "name": name}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
