@@ -39,13 +39,26 @@ TINY = EncoderSpec(
 )
 
 
-def esm2_state(seed: int = 0) -> dict[str, torch.Tensor]:
-    """The tensors of an ESM2 with one layer of width 16, named as transformers names them."""
-    from transformers import EsmConfig, EsmModel
+_LAYER = "encoder.layer.0"
+_SQUARE = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
+_SHAPES: dict[str, tuple[int, ...]] = {
+    "embeddings.word_embeddings.weight": (33, 16),
+    **{f"{_LAYER}.{name}.weight": (16, 16) for name in _SQUARE},
+    **{f"{_LAYER}.{name}.bias": (16,) for name in _SQUARE},
+    **{f"{_LAYER}.{name}LayerNorm.{part}": (16,) for name in ("", "attention.") for part in ("weight", "bias")},
+    f"{_LAYER}.intermediate.dense.weight": (32, 16),
+    f"{_LAYER}.intermediate.dense.bias": (32,),
+    f"{_LAYER}.output.dense.weight": (16, 32),
+    f"{_LAYER}.output.dense.bias": (16,),
+    "encoder.emb_layer_norm_after.weight": (16,),
+    "encoder.emb_layer_norm_after.bias": (16,),
+}
 
-    torch.manual_seed(seed)
-    model = EsmModel(EsmConfig(**ESM2_CONFIG), add_pooling_layer=False)
-    return {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}
+
+def esm2_state(seed: int = 0) -> dict[str, torch.Tensor]:
+    """The tensors of an ESM2 with one layer of width 16, named as published checkpoints name them."""
+    chance = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=chance) * 0.1 for name, shape in _SHAPES.items()}
 
 
 def write_folder(folder: Path, state: dict[str, torch.Tensor] | None = None) -> Path:
@@ -58,8 +71,6 @@ def write_folder(folder: Path, state: dict[str, torch.Tensor] | None = None) -> 
 
 def lock_folder(folder: Path, spec: EncoderSpec, revision: str = "1" * 40) -> None:
     """Enter the files of a folder into the lock beside it."""
-    files = {
-        path.name: LockedFile(path.stat().st_size, file_sha256(path)) for path in sorted(folder.iterdir())
-    }
+    files = {path.name: LockedFile(path.stat().st_size, file_sha256(path)) for path in sorted(folder.iterdir())}
     entry = LockedEncoder(str(spec.hub_id), revision, "MIT", "2025-01-01T00:00:00+00:00", files)
     write_lock(folder.parent, {**read_lock(folder.parent), spec.name: entry})

@@ -62,9 +62,7 @@ def write_shards(folder: Path, state: dict[str, torch.Tensor], kind: str) -> dic
 # --- where weights are
 
 
-def test_root_is_the_option_then_the_variable_then_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_root_is_the_option_then_the_variable_then_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert weights_root() == tmp_path / "cache" / "vnp" / "weights"
     monkeypatch.setenv("VNP_WEIGHTS", str(tmp_path / "shared"))
     assert weights_root() == tmp_path / "shared"
@@ -78,7 +76,7 @@ def test_a_folder_of_one_model_or_of_many(tmp_path: Path) -> None:
 
 
 def test_missing_weights_name_the_command(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="python -m jobs.fetch fastesm2_650 --weights"):
+    with pytest.raises(WeightsError, match=r"python -m jobs\.fetch fastesm2_650 --weights"):
         load("fastesm2_650", weights=tmp_path)
     (tmp_path / "dnabert_s").mkdir()
     with pytest.raises(WeightsError, match=r"has no config\.json"):
@@ -296,7 +294,7 @@ def test_pins_hold_without_a_lock_and_may_be_prefixes(tmp_path: Path) -> None:
     pinned = dataclasses.replace(TINY, revision="1" * 40, pins={"model.safetensors": digest[:8].upper()})
     assert verify(pinned, folder) == {"model.safetensors": digest}
     wrong = dataclasses.replace(pinned, pins={"model.safetensors": "deadbeef"})
-    with pytest.raises(WeightsError, match="is not the pinned file.*deadbeef"):
+    with pytest.raises(WeightsError, match=r"is not the pinned file.*deadbeef"):
         verify(wrong, folder)
     other = dataclasses.replace(pinned, pins={"pytorch_model.bin": "deadbeef"})
     with pytest.raises(WeightsError, match=r"pinned to pytorch_model\.bin, found model\.safetensors"):
@@ -306,7 +304,7 @@ def test_pins_hold_without_a_lock_and_may_be_prefixes(tmp_path: Path) -> None:
 def test_a_lock_of_another_revision_than_the_pin(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "tiny")
     lock_folder(folder, TINY, revision="2" * 40)
-    with pytest.raises(WeightsError, match="records revision 2222.*pinned to 1111"):
+    with pytest.raises(WeightsError, match=r"records revision 2222.*pinned to 1111"):
         verify(dataclasses.replace(TINY, revision="1" * 40), folder)
 
 

@@ -72,9 +72,7 @@ class Hub(Protocol):
         """
         ...
 
-    def download(
-        self, hub_id: str, commit: str, name: str, part: Path, size: int | None, moved: Moved
-    ) -> None:
+    def download(self, hub_id: str, commit: str, name: str, part: Path, size: int | None, moved: Moved) -> None:
         """Complete the file ``part`` from where it ends.
 
         Args:
@@ -118,9 +116,7 @@ class HuggingFaceHub:
             raise WeightsError(f"{self.address} does not say which commit {hub_id} is at")
         return RemoteModel(commit=info.sha, licence=_licence(info), files=_files(info))
 
-    def download(
-        self, hub_id: str, commit: str, name: str, part: Path, size: int | None, moved: Moved
-    ) -> None:
+    def download(self, hub_id: str, commit: str, name: str, part: Path, size: int | None, moved: Moved) -> None:
         """Complete the file ``part`` from where it ends."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.file_download import http_get

@@ -34,9 +34,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = {}
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise WeightsError(
-                f"{path} is not a plain state dict: {name!r} is a {type(value).__name__}, not a tensor"
-            )
+            raise WeightsError(f"{path} is not a plain state dict: {name!r} is a {type(value).__name__}, not a tensor")
         if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
             raise WeightsError(f"{path}: tensor {name!r} is not an ordinary dense tensor")
         state[name] = value.detach()

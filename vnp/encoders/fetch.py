@@ -13,7 +13,7 @@ from vnp.encoders._hub import Hub, RemoteFile, RemoteModel
 from vnp.encoders.folders import CONFIG_NAME
 from vnp.encoders.lock import LockedEncoder, LockedFile, file_sha256, read_lock, write_lock
 from vnp.encoders.spec import EncoderSpec
-from vnp.encoders.weights import resolve, verify
+from vnp.encoders.weights import check_fit, verify
 from vnp.errors import StorageError, UsageError, WeightsError, storage_error
 
 Progress = Callable[[str, int, int | None], None]
@@ -67,10 +67,8 @@ def fetch(
         _check_space(part, model, names)
         same = locked is not None and locked.revision == model.commit
         known = locked.files if locked is not None and same else {}
-        files = {
-            name: _download(spec, model, name, part, hub, known.get(name), progress or _silent)
-            for name in names
-        }
+        files = {name: _download(spec, model, name, part, hub, known.get(name), progress or _silent) for name in names}
+        check_fit(spec, part)
         _put_in_place(part, folder, names, [] if locked is None else list(locked.files))
     except OSError as error:
         raise storage_error(error, f"writing {folder}") from error
@@ -78,7 +76,6 @@ def fetch(
     entry = LockedEncoder(spec.hub_id, model.commit, model.licence, now, files)
     # Read again: another fetch may have finished meanwhile.
     write_lock(root, {**read_lock(root), spec.name: entry})
-    resolve(spec, folder)
     return entry, True
 
 
@@ -101,9 +98,7 @@ def choose_files(spec: EncoderSpec, model: RemoteModel, where: str) -> tuple[str
     needed = [CONFIG_NAME, *(["tokenizer.json"] if spec.tokenizer == "dnabert" else []), *sorted(spec.pins)]
     for name in needed:
         if name not in model.files:
-            raise WeightsError(
-                f"{spec.hub_id} at {model.commit} on {where} has no {name}, which {spec.name} needs"
-            )
+            raise WeightsError(f"{spec.hub_id} at {model.commit} on {where} has no {name}, which {spec.name} needs")
     small = [CONFIG_NAME, *(name for name in _TOKENIZER_FILES[spec.tokenizer] if name in model.files)]
     return (*small, *_choose_weights(spec, model, where))
 
@@ -115,9 +110,7 @@ def _choose_weights(spec: EncoderSpec, model: RemoteModel, where: str) -> list[s
         if f"{stem}{suffix}" in model.files:
             return [f"{stem}{suffix}"]
         shards = sorted(
-            name
-            for name in model.files
-            if _SHARD.fullmatch(name) and name.startswith(stem) and name.endswith(suffix)
+            name for name in model.files if _SHARD.fullmatch(name) and name.startswith(stem) and name.endswith(suffix)
         )
         if shards and f"{stem}{suffix}.index.json" in model.files:
             return [f"{stem}{suffix}.index.json", *shards]
@@ -160,9 +153,7 @@ def _download(
     size = path.stat().st_size
     try:
         if remote.size is not None and size != remote.size:
-            raise WeightsError(
-                f"{name}: {size:,} bytes arrived, the hub says {remote.size:,}; run fetch again"
-            )
+            raise WeightsError(f"{name}: {size:,} bytes arrived, the hub says {remote.size:,}; run fetch again")
         digest = file_sha256(path, again=True)
         _compare(name, digest, expected, "what arrived is")
     except WeightsError:
@@ -184,9 +175,7 @@ def _reuse(final: Path, path: Path, remote: RemoteFile) -> None:
 def _compare(name: str, digest: str, expected: Mapping[str, str | None], what: str) -> None:
     for source, value in expected.items():
         if value is not None and not digest.startswith(value.lower()):
-            raise WeightsError(
-                f"{name} is not the file that is expected: {what} sha256 {digest}, {source} is {value}"
-            )
+            raise WeightsError(f"{name} is not the file that is expected: {what} sha256 {digest}, {source} is {value}")
 
 
 def _sound(spec: EncoderSpec, folder: Path) -> bool:

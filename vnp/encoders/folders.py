@@ -177,8 +177,7 @@ def read_index(path: Path) -> dict[str, str]:
             raise WeightsError(f"{path} names {file!r}, which is not a plain file name")
         if not (path.parent / file).is_file():
             raise WeightsError(
-                f"{path.parent / file} is missing, but {path.name} needs it; fetch it again "
-                "(python -m jobs.fetch)"
+                f"{path.parent / file} is missing, but {path.name} needs it; fetch it again (python -m jobs.fetch)"
             )
     return index
 

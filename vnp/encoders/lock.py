@@ -81,8 +81,7 @@ def read_lock(folder: Path) -> dict[str, LockedEncoder]:
         raise WeightsError(f"{path} cannot be read: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
-            f"{path} is damaged ({type(error).__name__}: {error}); delete it and fetch again "
-            "(python -m jobs.fetch)"
+            f"{path} is damaged ({type(error).__name__}: {error}); delete it and fetch again (python -m jobs.fetch)"
         ) from error
 
 
@@ -107,10 +106,7 @@ def write_lock(folder: Path, encoders: Mapping[str, LockedEncoder]) -> Path:
                 "revision": one.revision,
                 "licence": one.licence,
                 "fetched": one.fetched,
-                "files": {
-                    file: {"size": what.size, "sha256": what.sha256}
-                    for file, what in sorted(one.files.items())
-                },
+                "files": {file: {"size": what.size, "sha256": what.sha256} for file, what in sorted(one.files.items())},
             }
             for name, one in sorted(encoders.items())
         },

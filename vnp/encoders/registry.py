@@ -197,9 +197,7 @@ def choose_device(device: str, precision: str) -> tuple[str, str]:
     if kind == "cuda" and not torch.cuda.is_available():
         raise EncoderError(f"device {device!r}: torch sees no GPU here (python -m jobs.doctor says why)")
     if kind == "cuda" and number and int(number) >= torch.cuda.device_count():
-        raise EncoderError(
-            f"device {device!r}: torch sees {torch.cuda.device_count()} GPU(s), counted from 0"
-        )
+        raise EncoderError(f"device {device!r}: torch sees {torch.cuda.device_count()} GPU(s), counted from 0")
     if precision == "auto":
         precision = "fp16" if kind == "cuda" else "fp32"
     return device, precision

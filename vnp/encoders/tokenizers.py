@@ -58,9 +58,7 @@ class Esm2Tokenizer:
         ids = {token: number for number, token in enumerate(vocabulary)}
         missing = [token for token in ("<cls>", "<eos>", "<unk>") if token not in ids]
         if missing or len(vocabulary) >= _SKIP:
-            raise WeightsError(
-                f"not an ESM2 vocabulary: {len(vocabulary)} tokens, missing {missing or 'none'}"
-            )
+            raise WeightsError(f"not an ESM2 vocabulary: {len(vocabulary)} tokens, missing {missing or 'none'}")
         self._first, self._last, self._unknown = ids["<cls>"], ids["<eos>"], ids["<unk>"]
         self._table = np.full(256, self._unknown, np.uint8)
         for token, number in ids.items():

@@ -67,8 +67,7 @@ def verify(spec: EncoderSpec, folder: Path, *, full: bool = False) -> dict[str, 
     again = f"fetch it again: python -m jobs.fetch {spec.name}"
     if spec.pins and set(used) != set(spec.pins):
         raise WeightsError(
-            f"{folder}: {spec.name} is pinned to {', '.join(sorted(spec.pins))}, "
-            f"found {', '.join(used)}; {again}"
+            f"{folder}: {spec.name} is pinned to {', '.join(sorted(spec.pins))}, found {', '.join(used)}; {again}"
         )
     if entry is None:
         return {name: _checked(folder / name, spec.pins.get(name), None, full, again) for name in used}
@@ -80,9 +79,7 @@ def verify(spec: EncoderSpec, folder: Path, *, full: bool = False) -> dict[str, 
     strange = sorted(set(used) - set(entry.files))
     if strange:
         listed = ", ".join(sorted(entry.files))
-        raise WeightsError(
-            f"{folder}: {strange[0]} is not among the files in {LOCK_NAME} ({listed}); {again}"
-        )
+        raise WeightsError(f"{folder}: {strange[0]} is not among the files in {LOCK_NAME} ({listed}); {again}")
     found = {
         name: _checked(folder / name, spec.pins.get(name), locked, full, again)
         for name, locked in sorted(entry.files.items())
@@ -108,6 +105,34 @@ def _checked(path: Path, pin: str | None, locked: LockedFile | None, full: bool,
     return digest
 
 
+def check_fit(spec: EncoderSpec, folder: Path) -> tuple[str, str | None]:
+    """Check that a folder's configuration and tokenizer are of the encoder's kind, before any tensor is read.
+
+    Args:
+        spec: the encoder.
+        folder: the model's folder.
+
+    Returns:
+        Digest of the configuration and of the tokenizer; the latter is None where there is no tokenizer and the
+        encoder is not a registered one.
+
+    Raises:
+        WeightsError: they are of another kind, or missing.
+    """
+    config = read_config(folder)
+    family = config_family(config, folder)
+    if family != spec.family:
+        raise WeightsError(f"{folder} holds {family} weights, {spec.name} needs {spec.family}")
+    if config.get("hidden_size") != spec.width:
+        raise WeightsError(
+            f"{folder / CONFIG_NAME}: hidden_size is {config.get('hidden_size')}, {spec.name} is {spec.width} wide"
+        )
+    tokenizer = tokenizer_digest(folder, spec.tokenizer)
+    if tokenizer is None and spec.hub_id is not None:
+        raise WeightsError(f"{folder / 'tokenizer.json'} is missing; fetch it again: python -m jobs.fetch {spec.name}")
+    return config_digest(config), tokenizer
+
+
 def resolve(spec: EncoderSpec, folder: Path, *, full: bool = False) -> EncoderSpec:
     """Complete a spec with what lies in its folder, so that it identifies the numbers it gives.
 
@@ -122,27 +147,14 @@ def resolve(spec: EncoderSpec, folder: Path, *, full: bool = False) -> EncoderSp
     Raises:
         WeightsError: files are missing or are not the right ones.
     """
-    config = read_config(folder)
-    family = config_family(config, folder)
-    if family != spec.family:
-        raise WeightsError(f"{folder} holds {family} weights, {spec.name} needs {spec.family}")
-    if config.get("hidden_size") != spec.width:
-        raise WeightsError(
-            f"{folder / CONFIG_NAME}: hidden_size is {config.get('hidden_size')}, "
-            f"{spec.name} is {spec.width} wide"
-        )
-    tokenizer = tokenizer_digest(folder, spec.tokenizer)
-    if tokenizer is None and spec.hub_id is not None:
-        raise WeightsError(
-            f"{folder / 'tokenizer.json'} is missing; fetch it again: python -m jobs.fetch {spec.name}"
-        )
+    config, tokenizer = check_fit(spec, folder)
     entry = find_lock(spec.name, folder)
     return dataclasses.replace(
         spec,
         revision=spec.revision if entry is None else entry.revision,
         licence=spec.licence if entry is None else entry.licence,
         weights=verify(spec, folder, full=full),
-        config_digest=config_digest(config),
+        config_digest=config,
         tokenizer_digest=tokenizer,
     )
 
@@ -184,6 +196,5 @@ def _check_index(path: Path, state: Mapping[str, Tensor]) -> None:
     if missing or extra:
         what = f"tensor {missing[0]!r} is in no file" if missing else f"tensor {extra[0]!r} is not listed"
         raise WeightsError(
-            f"{path}: {what} ({len(missing)} missing, {len(extra)} unlisted); fetch it again "
-            "(python -m jobs.fetch)"
+            f"{path}: {what} ({len(missing)} missing, {len(extra)} unlisted); fetch it again (python -m jobs.fetch)"
         )
