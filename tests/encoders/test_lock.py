@@ -45,7 +45,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         '{"schema": 1}',
         '{"schema": 1, "encoders": []}',
         '{"schema": 1, "encoders": {"tiny": {"hub_id": "x"}}}',
-        '{"schema": 1, "encoders": {"tiny": {"hub_id": "", "revision": "", "licence": "", "fetched": "", "files": []}}}',
+        '{"schema": 1, "encoders": {"tiny": {"hub_id": "", "revision": "", "licence": "", "fetched": "", "files": 0}}}',
     ],
 )
 def test_a_damaged_lock_says_what_to_do(text: str, tmp_path: Path) -> None:
