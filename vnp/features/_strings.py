@@ -29,7 +29,7 @@ def column_type(width: int) -> np.dtype[Any]:
 def as_array(texts: Sequence[bytes], dtype: np.dtype[Any]) -> np.ndarray:
     """Texts as an array that a column of ``dtype`` takes."""
     if dtype.kind == "S":
-        return np.array(texts, dtype=f"S{dtype.itemsize}")
+        return np.array(texts, dtype=dtype)
     return np.array([text.decode() for text in texts], dtype=object)
 
 

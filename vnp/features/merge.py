@@ -234,7 +234,7 @@ def _copy_window(found: h5py.File, file: h5py.File, group: str, kind: Any, windo
     for column in column_names(kind):
         name = place(group, column)
         values = found[name][window]
-        if is_text(column) and values.dtype.kind != file[name].dtype.kind:
+        if is_text(column):
             values = as_array(as_bytes(values), file[name].dtype)
         file[name][into] = values
 

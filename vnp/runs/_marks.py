@@ -6,7 +6,10 @@ import numpy as np
 from jaxtyping import Int64
 
 _MOST = 1 << 20
-_COLUMNS = ("input", "record", "chunk", "offset", "unit", "rows", "tokens", "bases")
+_PLACE = ("input", "record", "chunk", "offset", "line")
+_WORK = ("units", "rows", "tokens", "bases")
+_UNIT = len(_PLACE)
+_TOKENS = _UNIT + 2
 
 
 class Marks:
@@ -33,6 +36,7 @@ class Marks:
         record: Int64[np.ndarray, "u"],
         chunk: Int64[np.ndarray, "u"],
         offset: Int64[np.ndarray, "u"],
+        line: Int64[np.ndarray, "u"],
         rows: Int64[np.ndarray, "u"],
         tokens: Int64[np.ndarray, "u"],
         bases: Int64[np.ndarray, "u"],
@@ -40,12 +44,13 @@ class Marks:
         """Append units in input order."""
         count = len(record)
         chosen = np.arange((-self.units) % self._stride, count, self._stride)
-        marks = np.empty((len(chosen), len(_COLUMNS)), np.int64)
+        marks = np.empty((len(chosen), len(_PLACE) + len(_WORK)), np.int64)
         marks[:, 0] = file
-        marks[:, 1], marks[:, 2], marks[:, 3] = record[chosen], chunk[chosen], offset[chosen]
-        marks[:, 4] = self.units + chosen
+        for column, values in enumerate((record, chunk, offset, line), start=1):
+            marks[:, column] = values[chosen]
+        marks[:, _UNIT] = self.units + chosen
         for column, (values, before) in enumerate(
-            ((rows, self.rows), (tokens, self.tokens), (bases, self.bases)), start=5
+            ((rows, self.rows), (tokens, self.tokens), (bases, self.bases)), start=_UNIT + 1
         ):
             marks[:, column] = (before + np.cumsum(values) - values)[chosen]
         self._kept.append(marks)
@@ -60,7 +65,7 @@ class Marks:
     def _thin(self) -> None:
         self._stride *= 2
         merged = np.concatenate(self._kept)
-        kept = merged[merged[:, 4] % self._stride == 0]
+        kept = merged[merged[:, _UNIT] % self._stride == 0]
         self._kept = [kept]
         self._count = len(kept)
 
@@ -71,13 +76,13 @@ class Marks:
             shards: how many pieces are wanted; fewer are made if there are fewer marks.
 
         Returns:
-            For each piece the place of its first unit (``input``, ``record``, ``chunk``, ``offset``) and how many
-            ``units``, ``rows``, ``tokens`` and ``bases`` it holds.
+            For each piece the place of its first unit (``input``, ``record``, ``chunk``, ``offset``, ``line``) and
+            how many ``units``, ``rows``, ``tokens`` and ``bases`` it holds.
         """
         marks = np.concatenate(self._kept)
         total = np.array([self.units, self.rows, self.tokens, self.bases])
         # Units without tokens still have to be read: one token each keeps an input without open frames balanced.
-        work = marks[:, 6] + marks[:, 4]
+        work = marks[:, _TOKENS] + marks[:, _UNIT]
         whole = int(total[2] + total[0])
         wanted = min(shards, len(marks))
         targets = (np.arange(wanted) * whole) // wanted
@@ -86,14 +91,11 @@ class Marks:
         right = np.minimum(right, len(work) - 1)
         nearest = np.where(targets - work[left] <= work[right] - targets, left, right)
         firsts = _strictly_rising(nearest, len(marks))
-        ends = np.vstack([marks[firsts[1:], 4:8], total])
+        ends = np.vstack([marks[firsts[1:], _UNIT:], total])
         return [
             {
-                **{name: int(marks[first, column]) for column, name in enumerate(_COLUMNS[:4])},
-                **{
-                    name: int(end[column] - marks[first, 4 + column])
-                    for column, name in enumerate(("units", "rows", "tokens", "bases"))
-                },
+                **{name: int(marks[first, column]) for column, name in enumerate(_PLACE)},
+                **{name: int(end[column] - marks[first, _UNIT + column]) for column, name in enumerate(_WORK)},
             }
             for first, end in zip(firsts, ends, strict=True)
         ]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from vnp.errors import ChangedInputError
 from vnp.runs.plan import Shard
-from vnp.runs.receipts import file_sha256
 from vnp.runs.request import PlannedInput, Request
+from vnp.sequences.reading import input_digest
 
 
 def check_inputs(inputs: Sequence[PlannedInput]) -> None:
@@ -27,7 +27,7 @@ def check_inputs(inputs: Sequence[PlannedInput]) -> None:
             ) from error
         if stat.st_size == entry.size and stat.st_mtime_ns == entry.mtime_ns:
             continue
-        if stat.st_size != entry.size or file_sha256(Path(entry.path)) != entry.sha256:
+        if stat.st_size != entry.size or input_digest(entry.path) != entry.sha256:
             raise ChangedInputError(
                 f"has changed since the run was planned ({entry.size:,} bytes then, {stat.st_size:,} now); "
                 "put it back, or extract the run anew with --force",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import h5py
@@ -19,7 +19,7 @@ from vnp._durable import replacing
 from vnp.errors import InputError, RunError
 from vnp.runs._marks import Marks
 from vnp.runs.request import PlannedInput, Totals
-from vnp.runs.units import Position, UnitBatch, batch_units, iter_records
+from vnp.runs.units import START, Position, UnitBatch, batch_units, iter_records
 from vnp.sequences.frames import count_open
 from vnp.sequences.names import NameCheck
 from vnp.sequences.samplesheet import InputFile
@@ -32,6 +32,7 @@ SHARD_TYPE = np.dtype(
         ("record", "<i8"),
         ("chunk", "<i8"),
         ("offset", "<i8"),
+        ("line", "<i8"),
         ("units", "<i8"),
         ("rows", "<i8"),
         ("tokens", "<i8"),
@@ -110,7 +111,7 @@ def survey(
         blank = PlannedInput(
             str(file.path), file.label, file.group, stat.st_size, stat.st_mtime_ns, "", 0, 0, 0, prefix
         )
-        start = Position(index, 0, 0, 0)
+        start = Position(index, *START)
         for batch in batch_units(iter_records(file.path, start, hasher), chunk, index, start):
             whole = batch.ordinals >= records
             names.add([blank.record_name(batch.records[i].name) for i in np.flatnonzero(whole)])
@@ -150,11 +151,13 @@ def _count(batch: UnitBatch, marks: Marks) -> int:
     bases[has_chunk] = spans
     numbers = batch.numbers().astype(np.int64)
     offsets = np.array([-1 if record.offset is None else record.offset for record in batch.records], np.int64)
+    lines = np.array([-1 if record.line is None else record.line for record in batch.records], np.int64)
     marks.add(
         file=batch.input,
         record=batch.ordinals[batch.owner],
         chunk=np.maximum(numbers - 1, 0),
         offset=offsets[batch.owner],
+        line=lines[batch.owner],
         rows=rows,
         tokens=tokens,
         bases=bases,
@@ -188,10 +191,10 @@ def _prefixes(files: Sequence[InputFile]) -> list[str | None]:
 
 def _refuse_duplicates(inputs: Sequence[PlannedInput], names: NameCheck) -> None:
     """Raise if two records share a name; the check knows suspects only, so they are read again."""
-    suspects = names.duplicates()
+    suspects = names.suspects()
     if not suspects:
         return
-    wanted = {ordinal for pair in suspects for ordinal in pair}
+    wanted = {ordinal for group in suspects for ordinal in group}
     seen: dict[str, str] = {}
     for entry, ordinal, name, line in _named_records(inputs, wanted):
         where = f"{entry.path}, " + (f"line {line}" if line else f"record {ordinal - entry.first_record + 1}")
@@ -209,7 +212,7 @@ def _named_records(
     for index, entry in enumerate(inputs):
         if not any(entry.first_record <= ordinal < entry.first_record + entry.records for ordinal in wanted):
             continue
-        for place, record in enumerate(iter_records(Path(entry.path), Position(index, 0, 0, 0))):
+        for place, record in enumerate(iter_records(Path(entry.path), Position(index, *START))):
             if entry.first_record + place in wanted:
                 yield entry, entry.first_record + place, entry.record_name(record.name), record.line
 
@@ -220,12 +223,7 @@ def write_plan(path: Path, shards: Sequence[Shard]) -> str:
     Returns:
         SHA-256 of the file.
     """
-    table = np.zeros(len(shards), SHARD_TYPE)
-    for shard in shards:
-        table[shard.number] = (
-            shard.start.input, shard.start.record, shard.start.chunk, shard.start.offset,
-            shard.units, shard.rows, shard.tokens, shard.bases,
-        )  # fmt: skip
+    table = np.array([(*astuple(shard.start), *astuple(shard)[2:]) for shard in shards], SHARD_TYPE)
     with replacing(path) as temporary:
         with h5py.File(temporary, "x", locking=False) as file:
             file.attrs["schema"] = SCHEMA
@@ -247,8 +245,5 @@ def read_plan(path: Path, sha256: str) -> list[Shard]:
         raise RunError(f"{path} is not the plan that run.json names; extract with --force starts the run anew")
     with h5py.File(path, "r", locking=False) as file:
         table = file["shards"][:]
-    return [
-        Shard(number, Position(*(int(row[name]) for name in ("input", "record", "chunk", "offset"))),
-              *(int(row[name]) for name in ("units", "rows", "tokens", "bases")))
-        for number, row in enumerate(table)
-    ]  # fmt: skip
+    places = len(fields(Position))
+    return [Shard(number, Position(*row[:places]), *row[places:]) for number, row in enumerate(table.tolist())]

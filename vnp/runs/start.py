@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -126,15 +126,9 @@ def start_run(
 
 def cut_shards(found: Survey, shards: int) -> list[Shard]:
     """Cut what was surveyed into at most so many shards of nearly equal expected tokens."""
+    place, work = [field.name for field in fields(Position)], ("units", "rows", "tokens", "bases")
     return [
-        Shard(
-            number,
-            Position(piece["input"], piece["record"], piece["chunk"], piece["offset"]),
-            piece["units"],
-            piece["rows"],
-            piece["tokens"],
-            piece["bases"],
-        )
+        Shard(number, Position(*(piece[name] for name in place)), *(piece[name] for name in work))
         for number, piece in enumerate(found.marks.cut(shards))
     ]
 

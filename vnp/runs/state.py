@@ -102,7 +102,7 @@ def run_state(run: Run) -> RunState:
 
 def _names(folder: Path) -> set[str]:
     try:
-        return set(os.listdir(folder))
+        return {entry.name for entry in os.scandir(folder)}
     except OSError:
         return set()
 
@@ -111,8 +111,8 @@ def _shard_state(run: Run, shard: Shard, begun: set[str]) -> ShardState:
     plan = BlockPlan(run.request.digest, shard, run.request.block_units)
     try:
         receipt = require_sealed(run, shard.number)
-    except DamagedShardError as error:
-        return ShardState(shard, "damaged", (0, plan.count), error=str(error))
+    except DamagedShardError as damage:
+        return ShardState(shard, "damaged", (0, plan.count), error=str(damage))
     if receipt is not None:
         return ShardState(shard, "done", (plan.count, plan.count), receipt.attempt, receipt)
     folder = run.paths.blocks(shard.number)
@@ -122,7 +122,7 @@ def _shard_state(run: Run, shard: Shard, begun: set[str]) -> ShardState:
     attempts = read_attempts(folder)
     if not attempts:
         return ShardState(shard, "missing", (blocks, plan.count))
-    path, last = attempts[-1]
+    last = attempts[-1][1]
     state, error = last.outcome, last.error
     if any(found.alive(place) for place, found in attempts):
         state = "running"

@@ -31,12 +31,17 @@ class Position:
         record: ordinal of the record within that file.
         chunk: ordinal of the chunk within that record.
         offset: byte at which the record starts in the file, or -1 where the file must be read from its start.
+        line: line at which it starts, 1-based, or -1 where that is not known.
     """
 
     input: int
     record: int
     chunk: int
     offset: int
+    line: int
+
+
+START = (0, 0, 0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,7 @@ def read_units(inputs: Sequence[PlannedInput], chunk: int, start: Position, unit
     for index in range(start.input, len(inputs)):
         if left <= 0:
             return
-        here = start if index == start.input else Position(index, 0, 0, 0)
+        here = start if index == start.input else Position(index, *START)
         records = iter_records(Path(inputs[index].path), here)
         for batch in batch_units(records, chunk, index, here):
             kept = window(batch, 0, left)
@@ -108,7 +113,7 @@ def read_units(inputs: Sequence[PlannedInput], chunk: int, start: Position, unit
 def iter_records(path: Path, start: Position, hasher: Any = None) -> Iterator[Record]:
     """The records of one file from a position on, read from the record's byte where that is known."""
     if start.offset > 0:
-        yield from read_records(path, offset=start.offset)
+        yield from read_records(path, offset=start.offset, line=start.line)
         return
     for ordinal, record in enumerate(read_records(path, hasher=hasher)):
         if ordinal >= start.record:
