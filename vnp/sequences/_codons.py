@@ -1,6 +1,6 @@
 """Finds stop codons on both strands of a block of chunks at once.
 
-One byte a base position says, in bits, whether a stop starts there: bit ``p % 3`` for the forward strand and
+One byte a position says, in bits, whether a stop starts there: bit ``p % 3`` for the forward strand and
 bit ``3 + p % 3`` for the reverse strand, where ``p`` is the position of the codon's leftmost base. Or-ing these bytes
 over a chunk tells at once which of its six frames hold a stop.
 """
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Int64, UInt8
 
 from vnp.sequences.chunks import Chunks
 
 # Large enough to spread numpy's fixed costs, small enough for a dozen such arrays to stay in a core's cache.
-BLOCK_BASES = 1 << 17
+BLOCK_BASES = 1 << 18
 
 Bytes = UInt8[np.ndarray, "n"]
 
@@ -66,6 +66,24 @@ def _block(sequences: Sequence[bytes], part: Chunks, first: int) -> Block:
     return Block(first, b"".join(pieces), part.start - shift, part.end - shift, shift)
 
 
+# A base's code is bits 1 and 2 of its ASCII letter: A 0, C 1, T 2, G 3; its complement's is that xor 2. A codon's code
+# is 16 x first + 4 x second + third, read on the forward strand.
+AMBIGUOUS = 64
+CODED = "ACTG"
+
+
+def other_strand(codon: str) -> str:
+    """Read a codon of known bases on the other strand."""
+    return "".join("TGAC"["ACTG".index(base)] for base in reversed(codon))
+
+
+def _stop_table() -> bytes:
+    """Bit 0 where a codon's code is a stop on the forward strand, bit 3 where it is one on the reverse strand."""
+    stops = ("TAA", "TAG", "TGA")
+    codons = ["".join(codon) for codon in product(CODED, repeat=3)]
+    return bytes((codon in stops) | (other_strand(codon) in stops) << 3 for codon in codons) + bytes(192)
+
+
 def _frame_table() -> UInt8[np.ndarray, "64 9"]:
     """Turn bits by position into bits by frame, for each start % 3 and end % 3 of a chunk."""
     table = np.zeros((64, 9), dtype=np.uint8)
@@ -77,10 +95,11 @@ def _frame_table() -> UInt8[np.ndarray, "64 9"]:
     return table
 
 
+_STOPS = _stop_table()
 _BY_FRAME = _frame_table()
 # Frames with at least one codon in a chunk of 0, 1, 2, 3, 4, 5 or more bases.
 _WITH_CODONS = np.array([0, 0, 0, 0b001001, 0b011011, 0b111111], dtype=np.uint8)
-_PATTERN = np.tile(np.array([1, 2, 4], dtype=np.uint8), (3 * BLOCK_BASES) // 3)
+_PATTERN = np.tile(np.array([1, 2, 4], dtype=np.uint8), BLOCK_BASES)
 
 
 def _pattern(length: int) -> Bytes:
@@ -94,66 +113,57 @@ class Open:
     Attributes:
         rows: frames without a stop and with at least one known residue.
         unknown: frames without a stop whose every codon holds an ambiguous base.
-        ambiguous: positions whose codon holds an ambiguous base, or None where no base is ambiguous.
+        codons: the code of the codon that starts at each base; ``AMBIGUOUS`` and above where a base is ambiguous.
+        known: whether every base is A, C, G or T.
     """
 
     rows: UInt8[np.ndarray, "chunks"]
     unknown: UInt8[np.ndarray, "chunks"]
-    ambiguous: Bool[np.ndarray, "positions"] | None
+    codons: UInt8[np.ndarray, "positions"]
+    known: bool
 
 
 def open_in(block: Block) -> Open:
     """Find the open frames of every chunk of a block."""
+    possible = _WITH_CODONS[np.minimum(block.end - block.start, 5)]
+    if len(block.bases) < 3:
+        return Open(possible, np.zeros_like(possible), np.zeros(0, dtype=np.uint8), known=True)
     bases = np.frombuffer(block.bases, dtype=np.uint8)
-    lengths = block.end - block.start
-    possible = _WITH_CODONS[np.minimum(lengths, 5)]
-    if len(bases) < 3:
-        return Open(possible, np.zeros_like(possible), None)
-    a, c, g, t = bases == 65, bases == 67, bases == 71, bases == 84
-    positions = len(bases) - 2
-    pattern = _pattern(positions)
-    bits = np.zeros(positions + 1, dtype=np.uint8)
-    # TAA, TAG, TGA; and TTA, CTA, TCA, which read TAA, TAG, TGA on the other strand.
-    a1, a2 = a[1:-1], a[2:]
-    forward = a1 & (a2 | g[2:])
-    forward |= g[1:-1] & a2
-    forward &= t[:-2]
-    reverse = t[1:-1] & (t[:-2] | c[:-2])
-    reverse |= c[1:-1] & t[:-2]
-    reverse &= a2
-    _spread(forward, reverse, pattern, bits)
     place = 3 * (block.start % 3) + block.end % 3
-    stops = _any_by_frame(bits, block, place)
-    opened = ~stops & possible
-    known = a | t
-    known |= c
-    known |= g
-    if known.all():
-        return Open(opened, np.zeros_like(opened), None)
-    clean = known[:-2] & known[1:-1]
-    clean &= known[2:]
-    _spread(clean, clean, pattern, bits)
-    readable = _any_by_frame(bits, block, place)
-    return Open(opened & readable, opened & ~readable, ~clean)
-
-
-def _spread(
-    forward: Bool[np.ndarray, "positions"], reverse: Bool[np.ndarray, "positions"], pattern: Bytes, bits: Bytes
-) -> None:
-    """Write each position's two truths into the bits that stand for its phase."""
-    # 0 or 255, so that an and with the pattern keeps all of it or nothing.
-    ahead, back = forward.view(np.uint8), reverse.view(np.uint8)
-    inside = bits[:-1]
-    np.left_shift(back, 3, out=inside)
-    inside |= ahead
-    inside *= pattern
+    code = bases >> 1
+    code &= 3
+    codons = code[:-2] * np.uint8(4)
+    codons += code[1:-1]
+    codons *= 4
+    codons += code[2:]
+    # A, C and G are 0x41 plus twice their code, T is 0x54; no other nucleotide letter is either.
+    code *= 2
+    code += 0x41
+    known = code == bases
+    known |= bases == 0x54
+    all_known = bool(known.all())
+    if not all_known:
+        clean = known[:-2] & known[1:-1]
+        clean &= known[2:]
+        codons |= ~clean * np.uint8(AMBIGUOUS)
+    pattern = _pattern(len(codons))
+    stops = np.frombuffer(codons.tobytes().translate(_STOPS), dtype=np.uint8)
+    opened = ~_any_by_frame(stops * pattern, block, place) & possible
+    if all_known:
+        return Open(opened, np.zeros_like(opened), codons, known=True)
+    readable = _any_by_frame(clean * np.uint8(0b001001) * pattern, block, place)
+    return Open(opened & readable, opened & ~readable, codons, known=False)
 
 
 def _any_by_frame(bits: Bytes, block: Block, place: Int64[np.ndarray, "chunks"]) -> UInt8[np.ndarray, "chunks"]:
+    """Or the bits of each chunk's codons together and sort them by frame."""
     edges = np.empty(2 * len(block.start), dtype=np.int64)
-    np.minimum(block.start, len(bits) - 1, out=edges[0::2])
-    np.maximum(block.end - 2, edges[0::2], out=edges[1::2])
+    # A chunk without a codon may lie at the very end; whatever byte it reads, no frame of it is possible.
+    last = len(bits) - 1
+    np.minimum(block.start, last, out=edges[0::2])
+    np.minimum(np.maximum(block.end - 2, edges[0::2]), last, out=edges[1::2])
     found = np.bitwise_or.reduceat(bits, edges)[0::2]
-    # Where a chunk is shorter than a codon the reduction has read one stray byte; no frame is possible there anyway.
+    # The reduction leaves out its right edge, which at the end of the block is the last codon.
+    found |= np.where(block.end - 2 > last, bits[last], np.uint8(0))
     by_frame: Bytes = _BY_FRAME[found, place]
     return by_frame

@@ -13,9 +13,9 @@ from enum import IntEnum
 from itertools import pairwise, product
 
 import numpy as np
-from jaxtyping import Int8, Int32, Int64, UInt8
+from jaxtyping import Bool, Int8, Int32, Int64, UInt8
 
-from vnp.sequences._codons import Block, Open, blocks, open_in
+from vnp.sequences._codons import CODED, Block, Open, blocks, open_in, other_strand
 from vnp.sequences.chunks import Chunks
 
 FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
@@ -92,20 +92,17 @@ def _strings(letters: UInt8[np.ndarray, "n"], offsets: Int64[np.ndarray, "rows+1
     return [text[first:last] for first, last in pairwise(edges)]
 
 
-# Bases are coded by bits 1 and 2 of their ASCII letter: A 0, C 1, T 2, G 3. A base's complement is its code xor 2.
-_AMBIGUOUS = 64
 _REVERSE = 128
 
 
 def _residue_table() -> bytes:
     """Residues by codon code; a code with ``_REVERSE`` set is read on the other strand."""
     code = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG"  # NCBI table 1, order TCAG
-    residues = dict(zip(product("TCAG", repeat=3), code, strict=True))
+    residues = {"".join(codon): residue for codon, residue in zip(product("TCAG", repeat=3), code, strict=True)}
     table = ["X"] * 256
-    for number, codon in enumerate(product("ACTG", repeat=3)):
-        table[number] = residues[codon]
-        other = tuple("TGAC"["ACTG".index(base)] for base in reversed(codon))
-        table[number | _REVERSE] = residues[other]
+    for number, bases in enumerate(product(CODED, repeat=3)):
+        table[number] = residues["".join(bases)]
+        table[number | _REVERSE] = residues[other_strand("".join(bases))]
     return "".join(table).encode()
 
 
@@ -219,9 +216,9 @@ def _rows(block: Block, opened: Open) -> _Rows:
         frame=frame.astype(np.int8),
         start=start + shift,
         end=end + shift,
-        protein=_proteins(block, opened, np.where(reverse, end - 3, start), codons, reverse),
+        protein=_proteins(opened, np.where(reverse, end - 3, start), codons, reverse),
         protein_lengths=codons,
-        nucleotide=_nucleotides(block, start, end, reverse),
+        nucleotide=_nucleotides(block, opened, start, end, reverse),
         ambiguous=np.stack((unknown_chunk + block.first, unknown_frame), axis=1),
         reason=_reasons(block, opened),
     )
@@ -250,43 +247,46 @@ def _slices(
 
 
 def _proteins(
-    block: Block,
     opened: Open,
     first: Int64[np.ndarray, "rows"],
     codons: Int64[np.ndarray, "rows"],
-    reverse: np.ndarray,
+    reverse: Bool[np.ndarray, "rows"],
 ) -> bytes:
     """Translate rows whose first codon, in reading direction, has its leftmost base at ``first``."""
     if not len(first):
         return b""
-    code = np.frombuffer(block.bases, dtype=np.uint8) >> 1 & 3
-    positions = len(code) - 2
     # A margin on the left, since a slice that runs backwards to position 0 would need -1 as its end.
     margin = 3
-    codes = np.empty((2, margin + positions), dtype=np.uint8)
-    triplet = codes[0, margin:]
-    np.multiply(code[:-2], 16, out=triplet)
-    triplet += code[1:-1] * np.uint8(4)
-    triplet += code[2:]
-    if opened.ambiguous is not None:
-        triplet[opened.ambiguous] = _AMBIGUOUS
-    np.bitwise_or(codes[0], _REVERSE, out=codes[1])
+    both = b"\0\0\0" + opened.codons.tobytes() + b"\0\0\0" + (opened.codons | _REVERSE).tobytes()
     step = np.where(reverse, -3, 3)
-    begin = first + margin + np.where(reverse, margin + positions, 0)
-    return _slices(codes.tobytes(), begin, begin + step * codons, step).translate(_RESIDUES)
+    begin = first + np.where(reverse, 2 * margin + len(opened.codons), margin)
+    return _slices(both, begin, begin + step * codons, step).translate(_RESIDUES)
 
 
 def _nucleotides(
-    block: Block, start: Int64[np.ndarray, "rows"], end: Int64[np.ndarray, "rows"], reverse: np.ndarray
+    block: Block,
+    opened: Open,
+    start: Int64[np.ndarray, "rows"],
+    end: Int64[np.ndarray, "rows"],
+    reverse: Bool[np.ndarray, "rows"],
 ) -> bytes:
     """Copy each row's bases from its own strand."""
     if not len(start):
         return b""
-    both = block.bases + b"\0" + block.bases.translate(_COMPLEMENT)
+    both = block.bases + b"\0" + _complement(block.bases, opened.known)
     other = len(block.bases) + 1
     first = np.where(reverse, end - 1 + other, start)
     last = np.where(reverse, start - 1 + other, end)
     return _slices(both, first, last, np.where(reverse, -1, 1))
+
+
+def _complement(bases: bytes, known: bool) -> bytes:
+    if not known:
+        return bases.translate(_COMPLEMENT)
+    # A 0x41 and T 0x54 differ by 0x15, C 0x43 and G 0x47 by 0x04; bit 1 is set in C and G alone.
+    letters = np.frombuffer(bases, dtype=np.uint8)
+    weak = (letters & 2) == 0
+    return (letters ^ (weak * np.uint8(0x11) + np.uint8(0x04))).tobytes()
 
 
 def _offsets(lengths: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "rows+1"]:
