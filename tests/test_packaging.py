@@ -120,9 +120,7 @@ def test_wheel_holds_the_packages_the_sample_and_the_types(wheel: Path) -> None:
 
 
 def test_installed_wheel_runs_by_module_and_by_script(site: Path, tmp_path: Path) -> None:
-    where = run(
-        [sys.executable, "-c", "import jobs, vnp; print(jobs.__file__, vnp.__file__)"], tmp_path, site
-    )
+    where = run([sys.executable, "-c", "import jobs, vnp; print(jobs.__file__, vnp.__file__)"], tmp_path, site)
     assert where.count(str(site)) == 2, "another copy of the package was imported"
     by_module = run([sys.executable, "-m", "jobs.extract", "--help"], tmp_path, site)
     assert "--shards" in by_module
