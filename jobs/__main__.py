@@ -1,0 +1,37 @@
+"""``python -m jobs`` and ``vnp``: lists the commands, and runs one by name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any
+
+import click
+
+import jobs
+from vnp import __version__
+
+
+class Commands(click.Group):
+    """Every module in this folder without an underscore is a command of the same name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click calls it so
+        """Name the commands."""
+        return sorted(module.name for module in pkgutil.iter_modules(jobs.__path__) if not module.name.startswith("_"))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command; the others stay unread, so that help is quick."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        found: Any = importlib.import_module(f"jobs.{cmd_name}").main
+        return found if isinstance(found, click.Command) else None
+
+
+@click.command(cls=Commands, context_settings={"max_content_width": 100})
+@click.version_option(__version__, prog_name="vnp")
+def main() -> None:
+    """Find viral sequences: embeddings of DNA and six-frame protein, made on a cluster or on one machine."""
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m jobs")

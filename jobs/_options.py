@@ -1,0 +1,71 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from jobs._submit import CLUSTERS
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+run_argument = click.argument("run", type=click.Path(path_type=Path, file_okay=False))
+force = click.option("--force", is_flag=True, help="Write over what is there.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+cluster = click.option(
+    "--cluster",
+    type=click.Choice(CLUSTERS),
+    default="auto",
+    help="Where to run: auto is Slurm where sbatch is on PATH, else local processes, one for each GPU or group "
+    "of cores; inline is this process.",
+)
+
+
+def encoding(function: _Function) -> _Function:
+    """Options that say how sequences are embedded."""
+    for option in reversed(
+        (
+            click.option(
+                "--chunk",
+                type=int,
+                default=300,
+                help="Bases of a chunk: 300 or 500, as VirNucPro's models have it, or any from 30 on.",
+            ),
+            click.option("--dna", default="dnabert_s", help="DNA encoder: dnabert_s or kmer."),
+            click.option(
+                "--protein", default="fastesm2_650", help="Protein encoder: fastesm2_650, esm2_650m, esm2_3b or kmer."
+            ),
+            click.option(
+                "--precision",
+                type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
+                default="auto",
+                help="Arithmetic of the encoders; auto is fp16 on CUDA and fp32 on a CPU.",
+            ),
+            click.option(
+                "--store",
+                type=click.Choice(["float16", "float32"]),
+                default="float16",
+                help="Type of the stored numbers.",
+            ),
+            click.option(
+                "--weights",
+                type=click.Path(path_type=Path, file_okay=False),
+                help="Folder of encoder weights.  [default: $VNP_WEIGHTS, else where jobs.fetch puts them]",
+                envvar="VNP_WEIGHTS",
+            ),
+            click.option(
+                "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where encoders run."
+            ),
+            click.option(
+                "--token-budget",
+                type=int,
+                help="Tokens of one batch.  [default: what suits the device; halved when memory runs out]",
+            ),
+            click.option("--prefix-ids", is_flag=True, help="Put each input's name in front of its records' names."),
+        )
+    ):
+        function = option(function)
+    return function

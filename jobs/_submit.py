@@ -1,0 +1,126 @@
+"""Brings shards to where they are made: this process, processes of this machine, or Slurm."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from jobs._progress import Progress
+from vnp.errors import IncompleteRunError, UsageError
+
+if TYPE_CHECKING:
+    from vnp.runs.request import Run
+    from vnp.runs.state import RunState
+
+CLUSTERS = ("auto", "slurm", "local", "inline")
+
+
+def choose_cluster(name: str) -> str:
+    """Resolve ``auto``: Slurm where ``sbatch`` is on PATH, else local processes.
+
+    Raises:
+        UsageError: Slurm was asked for and is not here.
+    """
+    has_slurm = shutil.which("sbatch") is not None
+    if name == "auto":
+        return "slurm" if has_slurm else "local"
+    if name == "slurm" and not has_slurm:
+        raise UsageError(
+            "--cluster slurm: there is no sbatch on PATH; submit from a login node, or use --cluster local"
+        )
+    return name
+
+
+def make_here(run: Run, shards: Sequence[int], cluster: str) -> None:
+    """Make shards on this machine and wait for them.
+
+    Args:
+        run: a planned run.
+        shards: numbers of the shards to make.
+        cluster: ``local`` or ``inline``.
+
+    Raises:
+        IncompleteRunError: some could not be made, or the user interrupted; the message says how to go on.
+    """
+    try:
+        if cluster == "inline":
+            _inline(run, shards)
+        else:
+            _local(run, shards)
+    except KeyboardInterrupt:
+        raise IncompleteRunError(f"interrupted; what is finished is safe. Go on with: {rerun_command(run)}") from None
+    require_complete(run, shards)
+
+
+def rerun_command(run: Run) -> str:
+    """The command that makes what is missing."""
+    return f"python -m jobs.rerun {run.paths.root}"
+
+
+def require_complete(run: Run, shards: Sequence[int]) -> None:
+    """Make sure that shards are done.
+
+    Raises:
+        IncompleteRunError: some are not; the message has their errors and logs.
+    """
+    from vnp.runs.paths import shard_name
+    from vnp.runs.state import run_state
+
+    wanted = set(shards)
+    bad = [found for found in run_state(run).shards if found.shard.number in wanted and found.state != "done"]
+    if not bad:
+        return
+    lines = []
+    for found in bad[:10]:
+        log = f" (log: {found.log})" if found.log else ""
+        lines.append(f"  {shard_name(found.shard.number)} {found.state}: {found.error or 'no error was noted'}{log}")
+    if len(bad) > 10:
+        lines.append(f"  and {len(bad) - 10} more")
+    raise IncompleteRunError(
+        f"{len(bad)} of {len(wanted)} shards are not done:\n" + "\n".join(lines) + f"\nGo on with: {rerun_command(run)}"
+    )
+
+
+def _inline(run: Run, shards: Sequence[int]) -> None:
+    from jobs._task import make_shards
+    from vnp.runs.plan import read_plan
+
+    plan = read_plan(run.paths.plan, run.request.plan_sha256)
+    weights = {number: plan[number].rows for number in shards}
+    finished = 0.0
+    with Progress("embedding", sum(weights.values()), "rows") as progress:
+
+        def block_done(number: int, done: int, blocks: int) -> None:
+            nonlocal finished
+            progress.to(finished + weights[number] * done / blocks)
+            finished += weights[number] if done == blocks else 0
+
+        _, failed = make_shards(run, iter(shards), block_done)
+    for number, error in failed:
+        click.echo(f"shard {number}: {error}", err=True)
+
+
+def _local(run: Run, shards: Sequence[int]) -> None:
+    from jobs._local import run_local
+    from vnp.runs.state import run_state
+
+    state = run_state(run)
+    with Progress("embedding", state.rows_planned, "rows") as progress:
+
+        def poll() -> None:
+            found = run_state(run)
+            progress.to(_rows_done(found), f", {_shards_done(found)} of {len(found.shards)} shards")
+
+        run_local(run, shards, poll)
+        poll()
+
+
+def _rows_done(state: RunState) -> float:
+    return sum(found.shard.rows * found.blocks[0] / max(found.blocks[1], 1) for found in state.shards)
+
+
+def _shards_done(state: RunState) -> int:
+    return sum(found.state == "done" for found in state.shards)

@@ -1,0 +1,149 @@
+"""What runs in a task: one importable function and a path. Everything else it finds on the disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from vnp.errors import VnpError
+
+if TYPE_CHECKING:
+    from vnp.runs.pair import EncoderPair
+    from vnp.runs.request import Run
+    from vnp.runs.work import Outcome
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+STOPPED = 75
+"""Exit code of a task that was asked to stop (EX_TEMPFAIL): its blocks are safe and a rerun goes on from there."""
+
+
+def run_task(
+    request: str, shards: Sequence[int], claims: str | None = None, gpu: str | None = None, threads: int | None = None
+) -> str:
+    """Make shards, one after the other, in a process of its own.
+
+    Args:
+        request: path of the run's ``run.json``.
+        shards: numbers of shards to make, or to choose from where there are claims.
+        claims: folder in which tasks that share a list claim shards, or None: all are this task's.
+        gpu: the GPU to use, as in ``CUDA_VISIBLE_DEVICES``; None leaves that as it is.
+        threads: threads for tensor libraries; None leaves that to them.
+
+    Returns:
+        A line that says what was made.
+
+    Raises:
+        VnpError: a shard cannot be made. Where there are several, the others are made all the same.
+    """
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    if threads is not None:
+        os.environ.update(dict.fromkeys(_THREADS, str(threads)))
+    from vnp.runs.request import Run
+
+    run = Run.open(Path(request).parent)
+    todo = iter(shards) if claims is None else _claimed(Path(claims), shards)
+    outcomes, failed = make_shards(run, todo)
+    for number, error in failed:
+        print(f"shard {number}: {error}", file=sys.stderr, flush=True)
+    if failed:
+        raise VnpError(f"shard {failed[0][0]}: {failed[0][1]}")
+    if any(outcome.state == "stopped" for outcome in outcomes):
+        sys.exit(STOPPED)
+    return f"{len(outcomes)} shards, {sum(outcome.rows for outcome in outcomes):,} rows"
+
+
+def make_shards(
+    run: Run, shards: Iterator[int], block_done: Callable[[int, int, int], None] | None = None
+) -> tuple[list[Outcome], list[tuple[int, VnpError]]]:
+    """Make shards in this process; the encoders are loaded once.
+
+    Args:
+        run: a planned run.
+        shards: their numbers.
+        block_done: told the shard, its finished blocks and its blocks in all.
+
+    Returns:
+        How each ended, and what went wrong with those that could not be made. A task that is asked to stop (by
+        USR2 or TERM) ends after the current block.
+    """
+    from vnp.runs.work import Watch, extract_shard
+
+    load = _once(run)
+    outcomes: list[Outcome] = []
+    failed: list[tuple[int, VnpError]] = []
+    with stop_signals() as stop:
+        watch = Watch(stop, block_done or _print_blocks, _log_path())
+        for number in shards:
+            try:
+                outcome = extract_shard(run, number, load, watch)
+            except VnpError as error:
+                failed.append((number, error))
+                continue
+            outcomes.append(outcome)
+            if outcome.state == "stopped":
+                break
+    return outcomes, failed
+
+
+def _once(run: Run) -> Callable[[], EncoderPair]:
+    loaded: list[EncoderPair] = []
+
+    def load() -> EncoderPair:
+        from vnp.runs.pair import EncoderPair
+
+        if not loaded:
+            loaded.append(EncoderPair.load(run.request))
+        return loaded[0]
+
+    return load
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Note USR2 and TERM instead of dying of them.
+
+    Yields:
+        A function that says whether one has come.
+    """
+    asked: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
+        print(f"{signal.Signals(number).name}: ending after this block", file=sys.stderr, flush=True)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGUSR2, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _claimed(folder: Path, shards: Sequence[int]) -> Iterator[int]:
+    """The shards that this task is first to claim."""
+    for number in shards:
+        try:
+            (folder / f"{number:05d}").touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        yield number
+
+
+def _print_blocks(shard: int, done: int, blocks: int) -> None:
+    print(f"shard {shard}: {done} of {blocks} blocks", flush=True)
+
+
+def _log_path() -> str | None:
+    """The file that this process's stderr goes to, if it is one."""
+    try:
+        path = str(Path(f"/proc/self/fd/{sys.stderr.fileno()}").readlink())
+    except (OSError, ValueError):
+        return None
+    return path if Path(path).is_file() else None

@@ -1,0 +1,94 @@
+"""Look at this machine and say what would fail here, and how to mend it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from jobs._command import command
+from vnp.encoders.spec import spec, weighted
+
+if TYPE_CHECKING:
+    from vnp.doctor import Finding
+
+_COLOURS = {"ok": "green", "warning": "yellow", "fails": "bold red", "not here": "dim"}
+
+
+@command("python -m jobs.doctor --run my-run --weights /project/weights")
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Run folder whose disk is examined.  [default: the working directory]",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder with weights.  [default: $VNP_WEIGHTS, else ~/.cache/vnp/weights]",
+)
+@click.option("--dna", help="DNA encoder that you will use: its weights must be here.")
+@click.option("--protein", help="Protein encoder that you will use: its weights must be here.")
+@click.option("--full", is_flag=True, help="Hash every weight file again, even if it looks unchanged.")
+@click.option(
+    "--reference",
+    type=click.Choice([one.name for one in weighted()]),
+    help="Also load the published model and compare it with ours. This runs the model's own code.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def main(
+    run: Path | None,
+    weights: Path | None,
+    dna: str | None,
+    protein: str | None,
+    full: bool,
+    reference: str | None,
+    as_json: bool,
+) -> None:
+    """Look at this machine and say what would fail here, and how to mend it.
+
+    Ends with 0 if nothing that is needed fails, else with 1. No GPU, no scheduler, no container and no weights are
+    no failures, unless you name an encoder that needs them.
+    """
+    named = [
+        one.name
+        for name, molecule in ((dna, "dna"), (protein, "protein"))
+        if name is not None and (one := spec(name, molecule)).needs_weights
+    ]
+    # Here, because it loads much that --help does not need.
+    from vnp.doctor import examine, healthy
+
+    findings = list(examine(run, weights, named=named, full=full))
+    if reference is not None:
+        from vnp.doctor.reference import reference as compare
+
+        findings.append(compare(reference, weights))
+    if as_json:
+        click.echo(json.dumps([asdict(one) for one in findings], indent=2))
+    else:
+        _print(findings)
+    sys.exit(0 if healthy(findings) else 1)
+
+
+def _print(findings: Iterable[Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    # A pipe has no width of its own: 80 columns would cut paths in pieces.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    table = Table("what", "state", "found", "to mend it")
+    for one in findings:
+        mend = "" if one.state == "ok" else one.mend
+        table.add_row(Text(one.about), Text(one.state, style=_COLOURS[one.state]), Text(one.found), Text(mend))
+    console.print(table)
+    failed = [one.about for one in findings if one.state == "fails"]
+    console.print(f"fails: {', '.join(failed)}" if failed else "nothing that is needed fails", style="bold")
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m jobs.doctor")

@@ -1,0 +1,108 @@
+"""Download encoder weights, where there is internet, and lock what came."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from jobs._command import command
+from jobs._progress import Progress
+from vnp.encoders.folders import weights_root
+from vnp.encoders.spec import EncoderSpec, spec
+from vnp.errors import UsageError, storage_error
+
+if TYPE_CHECKING:
+    from vnp.encoders.lock import LockedEncoder
+
+DEFAULT_NAMES = ("fastesm2_650", "dnabert_s")
+
+
+@command("python -m jobs.fetch fastesm2_650 dnabert_s --weights /project/weights")
+@click.argument("names", nargs=-1, metavar="[NAMES]...")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to fill, one folder an encoder. A home folder is often too small and not seen by all nodes: choose"
+    " a shared disk.  [default: $VNP_WEIGHTS, else ~/.cache/vnp/weights]",
+)
+@click.option("--revision", help="Commit, tag or branch, for one encoder that is not pinned.  [default: see above]")
+@click.option("--check", is_flag=True, help="Download nothing: hash all files that are here and compare.")
+@click.option("--json", "as_json", is_flag=True, help="Print the entries of the lock as JSON.")
+def main(names: tuple[str, ...], weights: Path | None, revision: str | None, check: bool, as_json: bool) -> None:
+    """Download encoder weights, where there is internet, and lock what came.
+
+    NAMES are fastesm2_650, esm2_650m, esm2_3b and dnabert_s; without any, fastesm2_650 and dnabert_s. The files are
+    compared with the pinned hashes and with those in weights.lock.json; what is there and right is not downloaded
+    again, and what was interrupted goes on. Without --revision, an encoder comes at its pinned commit, else at the
+    one in the lock, else at the newest, which the lock then holds on to. No other command opens a connection.
+    """
+    specs = [_weighted(name) for name in dict.fromkeys(names or DEFAULT_NAMES)]
+    root = weights_root(weights)
+    if revision is not None and len(specs) != 1:
+        raise UsageError("--revision is for one encoder: name it")
+    entries = {one.name: _check(one, root) if check else _fetch(one, root, revision) for one in specs}
+    if as_json:
+        click.echo(json.dumps({name: _as_json(entry) for name, entry in entries.items()}, indent=2))
+    elif not check:
+        click.echo(f"next: python -m jobs.extract INPUT --out RUN --weights {root}")
+
+
+def _weighted(name: str) -> EncoderSpec:
+    one = spec(name) if name != "kmer" else spec(name, "dna")
+    if not one.needs_weights:
+        raise UsageError(f"{name} has no weights to fetch; use it as it is")
+    return one
+
+
+def _fetch(one: EncoderSpec, root: Path, revision: str | None) -> LockedEncoder:
+    # Here, because these are not needed to say --help.
+    from vnp.encoders._hub import HuggingFaceHub
+    from vnp.encoders.fetch import fetch
+
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, f"making {root}") from error
+    with Progress(one.name, None, "MB", 1e6) as bar:
+        entry, new = fetch(
+            one, root, HuggingFaceHub(), revision=revision, progress=lambda name, done, _: bar.to(done, f" of {name}")
+        )
+    size = sum(file.size for file in entry.files.values()) / 1e6
+    what = f"fetched {size:,.0f} MB" if new else f"already here, {size:,.0f} MB"
+    click.echo(f"{one.name}: {what}, revision {entry.revision}, licence {entry.licence} -> {root / one.name}", err=True)
+    return entry
+
+
+def _check(one: EncoderSpec, root: Path) -> LockedEncoder | None:
+    from vnp.encoders.folders import find_folder
+    from vnp.encoders.weights import find_lock, resolve
+
+    folder = find_folder(one, root)
+    found = resolve(one, folder, full=True)
+    entry = find_lock(one.name, folder)
+    against = "nothing to compare with: no lock, no pin"
+    if entry is not None:
+        against = "as in weights.lock.json"
+    elif one.pins:
+        against = "as pinned"
+    click.echo(f"{one.name}: {len(found.weights)} weight file(s) hashed, {against}", err=True)
+    return entry
+
+
+def _as_json(entry: LockedEncoder | None) -> object:
+    if entry is None:
+        return None
+    return {
+        "hub_id": entry.hub_id,
+        "revision": entry.revision,
+        "licence": entry.licence,
+        "fetched": entry.fetched,
+        "files": {name: {"size": file.size, "sha256": file.sha256} for name, file in entry.files.items()},
+    }
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m jobs.fetch")
