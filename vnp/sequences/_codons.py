@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 from vnp.sequences.chunks import Chunks
 
@@ -72,6 +72,21 @@ AMBIGUOUS = 64
 CODED = "ACTG"
 
 
+def base_codes(bases: Bytes) -> Bytes:
+    """Code each base by two bits; a letter other than A, C, G and T gets some code too."""
+    code = bases >> 1
+    code &= 3
+    return code
+
+
+def known_bases(bases: Bytes, code: Bytes) -> Bool[np.ndarray, "n"]:
+    """Tell A, C, G and T from ambiguous letters."""
+    # A, C and G are 0x41 plus twice their code, T is 0x54; no other nucleotide letter is either.
+    known = code * np.uint8(2) + np.uint8(0x41) == bases
+    known |= bases == ord("T")
+    return known
+
+
 def other_strand(codon: str) -> str:
     """Read a codon of known bases on the other strand."""
     return "".join("TGAC"["ACTG".index(base)] for base in reversed(codon))
@@ -113,13 +128,11 @@ class Open:
     Attributes:
         rows: frames without a stop and with at least one known residue.
         unknown: frames without a stop whose every codon holds an ambiguous base.
-        codons: the code of the codon that starts at each base; ``AMBIGUOUS`` and above where a base is ambiguous.
         known: whether every base is A, C, G or T.
     """
 
     rows: UInt8[np.ndarray, "chunks"]
     unknown: UInt8[np.ndarray, "chunks"]
-    codons: UInt8[np.ndarray, "positions"]
     known: bool
 
 
@@ -127,20 +140,15 @@ def open_in(block: Block) -> Open:
     """Find the open frames of every chunk of a block."""
     possible = _WITH_CODONS[np.minimum(block.end - block.start, 5)]
     if len(block.bases) < 3:
-        return Open(possible, np.zeros_like(possible), np.zeros(0, dtype=np.uint8), known=True)
-    bases = np.frombuffer(block.bases, dtype=np.uint8)
+        return Open(possible, np.zeros_like(possible), known=True)
     place = 3 * (block.start % 3) + block.end % 3
-    code = bases >> 1
-    code &= 3
+    bases = np.frombuffer(block.bases, dtype=np.uint8)
+    code = base_codes(bases)
     codons = code[:-2] * np.uint8(4)
     codons += code[1:-1]
     codons *= 4
     codons += code[2:]
-    # A, C and G are 0x41 plus twice their code, T is 0x54; no other nucleotide letter is either.
-    code *= 2
-    code += 0x41
-    known = code == bases
-    known |= bases == 0x54
+    known = known_bases(bases, code)
     all_known = bool(known.all())
     if not all_known:
         clean = known[:-2] & known[1:-1]
@@ -150,9 +158,9 @@ def open_in(block: Block) -> Open:
     stops = np.frombuffer(codons.tobytes().translate(_STOPS), dtype=np.uint8)
     opened = ~_any_by_frame(stops * pattern, block, place) & possible
     if all_known:
-        return Open(opened, np.zeros_like(opened), codons, known=True)
+        return Open(opened, np.zeros_like(opened), known=True)
     readable = _any_by_frame(clean * np.uint8(0b001001) * pattern, block, place)
-    return Open(opened & readable, opened & ~readable, codons, known=False)
+    return Open(opened & readable, opened & ~readable, known=False)
 
 
 def _any_by_frame(bits: Bytes, block: Block, place: Int64[np.ndarray, "chunks"]) -> UInt8[np.ndarray, "chunks"]:
