@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,9 @@ class HuggingFaceHub:
         from huggingface_hub import constants
         from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # documented there
 
+        # Progress and errors are told once, by us.
         disable_progress_bars()
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         self.address: str = (endpoint or constants.ENDPOINT).rstrip("/")
 
     def resolve(self, hub_id: str, revision: str | None) -> RemoteModel:

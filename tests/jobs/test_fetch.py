@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from safetensors.torch import save
+
+from jobs import fetch as command
+from tests.encoders._folders import ESM2_CONFIG, TINY, esm2_state
+from tests.encoders._hub_server import COMMIT, HubContent, serve
+from vnp.encoders._hub import HuggingFaceHub
+from vnp.encoders.lock import read_lock
+from vnp.encoders.spec import spec
+
+
+@pytest.fixture(autouse=True)
+def one_tiny_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("VNP_WEIGHTS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "spec", lambda name, *rest: TINY if name == "tiny" else spec(name, *rest))
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(command.main, list(arguments), catch_exceptions=False)
+
+
+def use_hub(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setattr("vnp.encoders._hub.HuggingFaceHub", lambda: HuggingFaceHub(address))
+
+
+@pytest.fixture(scope="module")
+def content() -> dict[str, bytes]:
+    return {"config.json": json.dumps(ESM2_CONFIG).encode(), "model.safetensors": save(esm2_state())}
+
+
+def test_fetch_check_and_fetch_again(
+    content: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "weights"
+    with serve(HubContent(content)) as address:
+        use_hub(monkeypatch, address)
+        first = run("tiny", "--weights", str(root))
+    assert first.exit_code == 0, first.output
+    assert f"revision {COMMIT}, licence mit" in first.stderr
+    assert "next: python -m jobs.extract" in first.stdout
+    # The server is gone: neither of these needs it.
+    checked = run("tiny", "--weights", str(root), "--check", "--json")
+    assert checked.exit_code == 0, checked.output
+    assert json.loads(checked.stdout)["tiny"]["revision"] == COMMIT
+    again = run("tiny", "--weights", str(root), "--json")
+    assert again.exit_code == 0
+    assert "already here" in again.stderr
+    assert json.loads(again.stdout) == json.loads(checked.stdout)
+
+
+def test_check_finds_a_changed_byte(content: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "weights"
+    with serve(HubContent(content)) as address:
+        use_hub(monkeypatch, address)
+        run("tiny", "--weights", str(root))
+    path = root / "tiny" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    result = run("tiny", "--weights", str(root), "--check")
+    assert result.exit_code == 1
+    assert str(path) in result.stderr
+    assert "python -m jobs.fetch tiny" in result.stderr
+
+
+def test_no_internet_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve(HubContent({})) as address:
+        use_hub(monkeypatch, address)
+    result = run("tiny", "--weights", str(tmp_path / "weights"))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: looking up someone/tiny")
+    assert "login node" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert read_lock(tmp_path / "weights") == {}
+
+
+def test_the_user_said_offline(content: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    result = run("tiny", "--weights", str(tmp_path / "weights"))
+    assert result.exit_code == 1
+    assert "HF_HUB_OFFLINE" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["prot_t5"], "no encoder is called 'prot_t5'"),
+        (["kmer"], "has no weights to fetch"),
+        (["--revision", "main"], "is for one encoder"),
+        (["esm2_650m", "--revision", "main"], "is pinned to revision 08e4846e"),
+    ],
+)
+def test_wrong_use(arguments: list[str], said: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_a_weights_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = run("tiny", "--weights", str(tmp_path / "file" / "below"))
+    assert result.exit_code == 1
+    assert "a part of the path is a file" in result.stderr

@@ -1,0 +1,162 @@
+"""Python, cores, disks, file locking, scheduler, container: everything but tensors."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from vnp import __version__
+from vnp.doctor.finding import Finding
+
+OLDEST_PYTHON = (3, 11)
+LIBRARIES = ("numpy", "scipy", "h5py", "scikit-learn", "tokenizers", "safetensors", "submitit", "dnaio")
+LITTLE_SPACE = 10 << 30
+NO_SPACE = 256 << 20
+
+
+def python() -> Finding:
+    """Look at Python and this package."""
+    found = f"Python {platform.python_version()}, vnp {__version__}, {platform.system()} {platform.machine()}"
+    if sys.version_info < OLDEST_PYTHON:
+        return Finding("Python", "fails", found, f"needs Python {'.'.join(map(str, OLDEST_PYTHON))} or later")
+    return Finding("Python", "ok", found)
+
+
+def libraries() -> Finding:
+    """Look at the libraries that every command needs."""
+    there, missing = [], []
+    for name in LIBRARIES:
+        try:
+            there.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return Finding("libraries", "fails", f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")
+    return Finding("libraries", "ok", ", ".join(there))
+
+
+def cores() -> Finding:
+    """Look at how many cores this process may use, and whether thread settings fit."""
+    usable = len(os.sched_getaffinity(0))
+    found = f"{usable} of {os.cpu_count()} cores usable"
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads:
+        found += f", OMP_NUM_THREADS={threads}"
+    if threads.isdigit() and int(threads) > usable:
+        return Finding("cores", "warning", found, f"set OMP_NUM_THREADS to {usable} or unset it")
+    return Finding("cores", "ok", found)
+
+
+def space(folder: Path, what: str) -> Finding:
+    """Look at the free space of a folder, and whether it can be written."""
+    about = f"disk ({what})"
+    place = existing(folder)
+    try:
+        with tempfile.TemporaryFile(dir=place) as stream:
+            stream.write(b"vnp")
+    except OSError as error:
+        return Finding(about, "fails", f"{place} cannot be written: {error.strerror}", "choose another folder")
+    free = shutil.disk_usage(place).free
+    found = f"{place}: {free / 1e9:,.1f} GB free"
+    if free < NO_SPACE:
+        return Finding(about, "fails", found, "free some space or choose another disk")
+    if free < LITTLE_SPACE:
+        return Finding(about, "warning", found, "a million frames need about 3.5 GB at 1664 numbers in float16")
+    return Finding(about, "ok", found)
+
+
+def existing(folder: Path) -> Path:
+    """Find the nearest folder above (or at) a path that exists."""
+    folder = folder.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    return folder
+
+
+def hdf5(folder: Path) -> Finding:
+    """Write and read an HDF5 file where the run would go, with the locks that HDF5 takes."""
+    import h5py
+
+    place = existing(folder)
+    library = f"h5py {h5py.version.version}, HDF5 {h5py.version.hdf5_version}"
+    setting = os.environ.get("HDF5_USE_FILE_LOCKING")
+    if setting is not None:
+        library += f", HDF5_USE_FILE_LOCKING={setting}"
+    with tempfile.TemporaryDirectory(prefix=".vnp-doctor-", dir=place) as name:
+        path = Path(name) / "check.h5"
+        problem = _write_and_read(path, None)
+        if problem is None:
+            return Finding("HDF5", "ok", f"{library}; {_locks(Path(name) / 'lock')} in {place}")
+        if _write_and_read(path, False) is None:
+            return Finding(
+                "HDF5",
+                "fails",
+                f"{library}; {place} cannot lock files ({problem})",
+                "export HDF5_USE_FILE_LOCKING=FALSE (safe here: no two processes write one file)",
+            )
+    return Finding("HDF5", "fails", f"{library}; in {place}: {problem}", "choose another disk for the run")
+
+
+def _write_and_read(path: Path, locking: bool | None) -> str | None:
+    """Write a small file and read it back; returns what went wrong, if anything."""
+    import h5py
+
+    try:
+        with h5py.File(path, "w", locking=locking) as file:
+            file["values"] = [1, 2, 3]
+        with h5py.File(path, "r", locking=locking) as file:
+            return None if file["values"][:].tolist() == [1, 2, 3] else "what was written is not what is read"
+    except OSError as error:
+        return str(error).splitlines()[0]
+
+
+def _locks(path: Path) -> str:
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return f"file locks do not work ({error.strerror}), HDF5 goes on without"
+    return "file locks work"
+
+
+def scheduler() -> Finding:
+    """Look for Slurm."""
+    if shutil.which("sbatch") is None:
+        return Finding("scheduler", "not here", "no sbatch on PATH: jobs run as local processes")
+    found: list[str] = []
+    missing: list[str] = []
+    for command in ("sbatch", "squeue", "sacct"):
+        version = _first_line([command, "--version"])
+        (missing if version is None else found).append(f"{command}: {version}" if version else command)
+    if missing:
+        mend = "status works from receipts; load the scheduler's module for explanations of failed jobs"
+        return Finding("scheduler", "warning", f"{', '.join(found)}; does not answer: {', '.join(missing)}", mend)
+    return Finding("scheduler", "ok", ", ".join(found))
+
+
+def container() -> Finding:
+    """Say whether this runs in a container, or could."""
+    inside = os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER")
+    if inside:
+        return Finding("container", "ok", f"inside {inside}")
+    for command in ("apptainer", "singularity"):
+        if shutil.which(command):
+            return Finding("container", "ok", f"outside; {_first_line([command, '--version']) or command} on PATH")
+    return Finding("container", "not here", "no apptainer on PATH: commands run in this Python")
+
+
+def _first_line(command: list[str]) -> str | None:
+    """Run a command and return the first line it prints; None if it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = (done.stdout or done.stderr).strip().splitlines()
+    return lines[0] if lines else None
