@@ -83,6 +83,8 @@ def starve(model: RandomModel, precision: str) -> dict[str, object]:
     }
 
 
-def workloads(tokens: int) -> dict[str, NDArray[np.int64]]:
-    mixed = mixed_lengths(max(2, tokens // 300), 1500, 1)
-    return {"100 residues": np.full(max(1, tokens // 102), 102, np.int64), "10..1500 tokens": mixed}
+def workloads(tokens: int, longest: int) -> dict[str, NDArray[np.int64]]:
+    """Lengths of short frames alone, and of all lengths mixed, with about as many tokens each."""
+    mean = (longest - 10) / np.log(longest / 10)
+    mixed = mixed_lengths(max(2, int(tokens / mean)), longest, 1)
+    return {"100 residues": np.full(max(1, tokens // 102), 102, np.int64), f"10..{longest} tokens": mixed}

@@ -90,9 +90,7 @@ def trunk(
             f"the weights do not fit config.json: {'; '.join(told)}. "
             "Use the config.json and the weight files of one and the same model, as published."
         )
-    broken = _fault(
-        "with NaN or Inf", (f"{shown}{n}" for n, t in found.items() if not bool(t.isfinite().all()))
-    )
+    broken = _fault("with NaN or Inf", (f"{shown}{n}" for n, t in found.items() if not bool(t.isfinite().all())))
     if broken:
         raise WeightsError(f"the weights are damaged: {broken}. Fetch them again.")
     return found

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from vnp.encoders.packing import Borders, Layout, to_device
 
@@ -115,7 +115,9 @@ class ByLength:
     """Packed rows on any device: sequences of one length attend together, without padding.
 
     What a sequence gets does not depend on how many others have its length, so results in float32 on CPU are
-    the same bits in any batch.
+    the same bits in any batch (with two heads or more: a lone head is split over threads). A CPU's matrix
+    products may round differently where memory is aligned differently, so each row of a head fills whole
+    cache lines of 64 bytes.
     """
 
     name = "by-length"
@@ -123,6 +125,8 @@ class ByLength:
 
     def __init__(self, shape: AttentionShape) -> None:
         self._bias = None if shape.slopes is None else _Bias(shape)
+        self._head = shape.head
+        self._filling = -shape.head % (64 // shape.dtype.itemsize)
 
     def prepare(self, borders: Borders) -> Attend:
         """Find the runs of sequences of one length."""
@@ -131,25 +135,25 @@ class ByLength:
         runs = [(int(starts[a]), int(starts[b]), int(lengths[a])) for a, b in pairwise(edges)]
 
         def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            if self._filling:
+                q, k, v = (pad(each, (0, self._filling)) for each in (q, k, v))
             out = torch.empty_like(v, memory_format=torch.contiguous_format)
             for start, end, length in runs:
                 a, b, c = (_by_head(each[start:end], length) for each in (q, k, v))
                 out[start:end] = self._within(a, b, c, length).transpose(1, 2).flatten(0, 1)
-            return out
+            return out[..., : self._head]
 
         return attend
 
     def _within(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, length: int) -> torch.Tensor:
-        if self._bias is None:
-            return scaled_dot_product_attention(q, k, v)
-        if length <= _TABLE:
-            return scaled_dot_product_attention(q, k, v, attn_mask=self._bias(0, length, length)[None])
-        strips = []
-        for first in range(0, length, _STRIP):
-            last = min(first + _STRIP, length)
-            bias = self._bias(first, last, length)[None]
-            strips.append(scaled_dot_product_attention(q[:, :, first:last], k, v, attn_mask=bias))
-        return torch.cat(strips, dim=2)
+        strip = length if length <= _TABLE or self._bias is None else _STRIP
+        parts = []
+        for first in range(0, length, strip):
+            last = min(first + strip, length)
+            bias = None if self._bias is None else self._bias(first, last, length)[None]
+            part = scaled_dot_product_attention(q[:, :, first:last], k, v, attn_mask=bias, scale=self._head**-0.5)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
 class Padded:

@@ -23,7 +23,8 @@ import torch
 
 from vnp.encoders._random import Family, RandomModel, mixed_lengths, random_model
 from vnp.encoders._speed import measure, starve, workloads
-from vnp.errors import VnpError
+from vnp.encoders.engine import find_device
+from vnp.errors import EncoderError, VnpError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -141,16 +142,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--full", action="store_true", help="the published sizes instead of small ones")
     parser.add_argument("--no-speed", action="store_true", help="compare numbers only")
     parser.add_argument("--tokens", type=int, default=400_000, help="tokens of each speed workload")
+    parser.add_argument("--longest", type=int, default=1500, help="tokens of the longest sequence")
     parser.add_argument("--json", type=Path, help="write the results here as well")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        find_device(options.device)
+    except EncoderError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
     report = _Report()
     report.add("environment", partial(_environment, options.device))
     for family in options.family or ("esm2", "dnabert"):
         model = random_model(options.device, family, full=options.full)
-        _check_all(report, model, options.precision)
+        _check_all(report, model, options.precision, options.longest)
         if not options.no_speed:
-            _time_all(report, model, options.tokens)
+            _time_all(report, model, options.tokens, options.longest)
     sys.stdout.write(("all checks passed" if report.good else "a check FAILED") + "\n")
     if options.json:
         options.json.write_text(json.dumps(report.results, indent=1) + "\n")
@@ -180,24 +187,24 @@ class _Report:
             torch.cuda.empty_cache()
 
 
-def _check_all(report: _Report, model: RandomModel, precisions: Sequence[str] | None) -> None:
+def _check_all(report: _Report, model: RandomModel, precisions: Sequence[str] | None, longest: int) -> None:
     on_gpu = model.device.startswith("cuda")
     kernels = ("packed", "triton") if on_gpu and model.family != "dnabert" else ("packed",)
     for precision in precisions or (("fp16", "bf16", "fp32") if on_gpu else ("fp32",)):
         for kernel in kernels:
-            report.add("check", partial(_checked, model, precision, kernel))
+            report.add("check", partial(_checked, model, precision, kernel, longest))
 
 
-def _checked(model: RandomModel, precision: str, kernel: str) -> dict[str, object]:
-    check = _compare(model, precision, kernel, 200, 1500, 0)
+def _checked(model: RandomModel, precision: str, kernel: str, longest: int) -> dict[str, object]:
+    check = _compare(model, precision, kernel, 200, longest, 0)
     return {"passes": check.passes, **asdict(check)}
 
 
-def _time_all(report: _Report, model: RandomModel, tokens: int) -> None:
+def _time_all(report: _Report, model: RandomModel, tokens: int, longest: int) -> None:
     on_gpu = model.device.startswith("cuda")
     precision = "fp16" if on_gpu else "fp32"
     kernels = ("auto", "triton", "padded") if on_gpu and model.family != "dnabert" else ("auto", "padded")
-    for workload, lengths in workloads(tokens).items():
+    for workload, lengths in workloads(tokens, longest).items():
         for kernel in kernels:
             report.add("speed", partial(_timed, model, precision, kernel, workload, lengths))
     if on_gpu:

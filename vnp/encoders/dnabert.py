@@ -69,7 +69,7 @@ class MosaicBertConfig:
             depth=whole_number(config, "num_hidden_layers"),
             heads=heads,
             inner=whole_number(config, "intermediate_size"),
-            epsilon=number(config, "layer_norm_eps", 1e-12),
+            epsilon=number(config, "layer_norm_eps"),
         )
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
@@ -163,9 +163,7 @@ class MosaicBert:
         self._norm = pair("embeddings.LayerNorm")
         self.layers = [self._layer(f"encoder.layer.{i}.", take, pair) for i in range(self.config.depth)]
 
-    def _layer(
-        self, name: str, take: Callable[[str], torch.Tensor], pair: Callable[[str], Pair]
-    ) -> MosaicBertLayer:
+    def _layer(self, name: str, take: Callable[[str], torch.Tensor], pair: Callable[[str], Pair]) -> MosaicBertLayer:
         return MosaicBertLayer(
             heads=self.config.heads,
             epsilon=self.config.epsilon,

@@ -280,15 +280,15 @@ def build(
         WeightsError: config, weights and spec do not fit each other.
         EncoderError: the device, the precision or the kernel cannot be used.
     """
-    kind = config.get("model_type")
+    kind = str(config.get("model_type"))
     if kind not in _FAMILIES:
         raise WeightsError(f"config.json: 'model_type' is {kind!r}; known are {', '.join(sorted(_FAMILIES))}")
     if precision not in DTYPES:
         raise EncoderError(f"no precision is called {precision!r}; use {', '.join(DTYPES)}")
     if token_budget is not None and token_budget < 1:
         raise EncoderError(f"the token budget must be above 0, not {token_budget}")
-    place = _device(device)
-    model: Model = _FAMILIES[str(kind)](config, state, place, DTYPES[precision])
+    place = find_device(device)
+    model: Model = _FAMILIES[kind](config, state, place, DTYPES[precision])
     if model.width != spec.width:
         raise WeightsError(f"{spec.name} is {spec.width} wide, but config.json has hidden_size {model.width}")
     shape = AttentionShape(model.heads, model.head, model.slopes, DTYPES[precision], place)
@@ -304,7 +304,18 @@ def build(
     )
 
 
-def _device(name: str | torch.device) -> torch.device:
+def find_device(name: str | torch.device) -> torch.device:
+    """Turn a name into a device that is there.
+
+    Args:
+        name: such as ``cpu``, ``cuda`` (the current one) or ``cuda:1``.
+
+    Returns:
+        The device, with its number on CUDA.
+
+    Raises:
+        EncoderError: there is no such device.
+    """
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -65,9 +65,11 @@ class Esm2Config:
         Raises:
             WeightsError: a value is missing, impossible, or asks for an architecture that is not ESM2.
         """
-        for key, wanted in (("position_embedding_type", "rotary"), ("hidden_act", "gelu")):
-            if config.get(key, wanted) != wanted:
-                raise WeightsError(f"config.json: {key!r} is {config[key]!r}; ESM2 models have {wanted!r}")
+        if config.get("position_embedding_type") != "rotary" or config.get("hidden_act", "gelu") != "gelu":
+            raise WeightsError(
+                "config.json: ESM2 models have 'position_embedding_type' rotary and, if it is there, "
+                f"'hidden_act' gelu, not {config.get('position_embedding_type')!r} and {config.get('hidden_act')!r}"
+            )
         width, heads = whole_number(config, "hidden_size"), whole_number(config, "num_attention_heads")
         if width % (2 * heads):
             raise WeightsError(f"config.json: hidden_size {width} does not make {heads} heads of even width")
@@ -77,7 +79,7 @@ class Esm2Config:
             depth=whole_number(config, "num_hidden_layers"),
             heads=heads,
             inner=whole_number(config, "intermediate_size"),
-            epsilon=number(config, "layer_norm_eps", 1e-5),
+            epsilon=number(config, "layer_norm_eps"),
             theta=number(config, "rope_theta", 10000.0),
             token_dropout=bool(config.get("token_dropout", False)),
             mask_token=whole_number(config, "mask_token_id") if config.get("token_dropout") else -1,
@@ -185,6 +187,9 @@ class Esm2:
         self._norm_after = pair("encoder.emb_layer_norm_after")
         self.layers = [self._layer(f"encoder.layer.{i}.", pair) for i in range(self.config.depth)]
         self._rotary = _RotaryTable(self.config.head, self.config.theta, device)
+        for name, tensor in state.items():
+            if name.endswith("rotary_embeddings.inv_freq"):
+                self._rotary.agree(name, tensor)
 
     def _layer(self, name: str, pair: Callable[..., Pair]) -> Esm2Layer:
         return Esm2Layer(
@@ -232,6 +237,16 @@ class _RotaryTable:
         self._device = device
         self._length = 0
         self._tables: Pair | None = None
+
+    def agree(self, name: str, stored: torch.Tensor) -> None:
+        """Refuse a checkpoint whose frequencies are others; rounding to bfloat16 is let pass."""
+        own = self._frequencies
+        theirs = stored.detach().float().cpu().numpy()
+        if theirs.shape != own.shape or not np.allclose(theirs, own, rtol=1e-2, atol=1e-6):
+            raise WeightsError(
+                f"the weights' {name} {theirs[:3]}... is not what config.json asks for: {own[:3]}... "
+                f"of shape {own.shape}"
+            )
 
     def __call__(self, positions: torch.Tensor, longest: int) -> Pair:
         if self._tables is None or longest > self._length:

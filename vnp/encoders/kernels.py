@@ -44,7 +44,7 @@ def choose(name: str, shape: AttentionShape) -> Attention:
         try:
             kernel = makers[each]()
             if shape.device.type == "cuda" and each != "padded":
-                _check(kernel, shape)
+                check_kernel(kernel, shape)
         except Exception as error:  # whatever a kernel's compiler or library raises, the next one may run
             faults.append(f"{each}: {type(error).__name__}: {error}")
             log.warning("attention kernel %s", faults[-1])
@@ -77,8 +77,16 @@ def _order(shape: AttentionShape, *, packed: bool) -> list[str]:
     return [*flash, "triton", ByLength.name] if packed else [*flash, "triton", Padded.name]
 
 
-def _check(kernel: Attention, shape: AttentionShape) -> None:
-    """Compare a kernel with padded attention in float32 on a few short sequences."""
+def check_kernel(kernel: Attention, shape: AttentionShape) -> None:
+    """Compare a kernel with float32 attention on a few short sequences.
+
+    Args:
+        kernel: to be checked.
+        shape: the model it is for.
+
+    Raises:
+        EncoderError: they differ.
+    """
     lengths = np.array(_CHECK_LENGTHS, np.int64)
     generator = torch.Generator(device=shape.device).manual_seed(0)
     rows = int(lengths.sum())

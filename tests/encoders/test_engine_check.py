@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vnp.encoders.check import check_packed, main
+from vnp.encoders.engine import TransformerEncoder
+from vnp.encoders.packing import Borders
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("family", ["esm2", "dnabert"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_packed_passes(family: str, precision: str) -> None:
+    check = check_packed("cpu", precision, family=family, layers=2, sequences=8, longest=200)  # type: ignore[arg-type]
+    assert check.passes
+    assert check.kernel == "by-length"
+    assert check.layers == 2
+
+
+@pytest.mark.parametrize("family", ["esm2", "dnabert"])
+def test_check_notices_a_border_one_row_off(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = TransformerEncoder.embed_ids
+
+    def wrong(self: TransformerEncoder, ids: object) -> object:
+        kernel = self.attention
+        if kernel.layout == "packed":
+            prepare = kernel.prepare
+
+            def late(borders: Borders) -> object:
+                lengths = borders.lengths.copy()
+                lengths[0], lengths[-1] = lengths[0] - 1, lengths[-1] + 1
+                return prepare(Borders(lengths, borders.layout, borders.device))
+
+            monkeypatch.setattr(kernel, "prepare", late)
+        return right(self, ids)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TransformerEncoder, "embed_ids", wrong)
+    assert not check_packed("cpu", "fp16", family=family, sequences=8, longest=200).passes  # type: ignore[arg-type]
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "check.json"
+    options = ["--device", "cpu", "--family", "dnabert", "--precision", "fp32", "--tokens", "300"]
+    assert main([*options, "--longest", "90", "--json", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "all checks passed" in said
+    stored = json.loads(out.read_text())
+    assert stored["check"][0]["min_cosine"] > 0.999
+    assert stored["speed"][0]["tokens_per_second"] > 0
+
+
+def test_command_on_a_device_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--device", "cuda:77", "--no-speed"]) == 1
+    assert "cuda:77" in capsys.readouterr().err
