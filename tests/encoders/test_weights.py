@@ -251,6 +251,14 @@ def test_hashes_are_those_of_the_files(tmp_path: Path) -> None:
     assert resolve(TINY, folder).licence == "MIT"
 
 
+def test_the_lock_is_found_through_a_link(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "store" / "abc")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "tiny").symlink_to(folder)
+    lock_folder(tmp_path / "weights" / "tiny", TINY)
+    assert resolve(TINY, tmp_path / "weights" / "tiny").revision == "1" * 40
+
+
 def test_a_changed_file_names_both_hashes_and_the_command(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "tiny")
     before = verify(TINY, folder)["model.safetensors"]

@@ -41,7 +41,8 @@ def find_lock(name: str, folder: Path) -> LockedEncoder | None:
     Raises:
         WeightsError: a lock is damaged.
     """
-    for place in (folder, folder.resolve().parent):
+    # Beside the folder as it was named, and beside what a link leads to.
+    for place in (folder, folder.parent, folder.resolve().parent):
         entry = read_lock(place).get(name)
         if entry is not None:
             return entry
