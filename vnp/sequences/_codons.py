@@ -74,7 +74,7 @@ CODED = "ACTG"
 
 def base_codes(bases: Bytes) -> Bytes:
     """Code each base by two bits; a letter other than A, C, G and T gets some code too."""
-    code = bases >> 1
+    code: Bytes = bases >> 1
     code &= 3
     return code
 

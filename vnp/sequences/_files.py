@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
+import importlib
 import io
 import lzma
 import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import zstandard
 
 from vnp.errors import InputError, UsageError
 
 BLOCK = 1 << 18
+_ZSTD_PIECE = 256
 
 _ZSTD = (b"\x28\xb5\x2f\xfd", *(bytes((0x50 + low, 0x2A, 0x4D, 0x18)) for low in range(16)))
 _READ = "vnp reads plain, gzip, bzip2, xz and zstd files"
@@ -31,6 +34,14 @@ _STRANGERS = (
     (b"CRAM", "is a CRAM file; turn it into FASTQ first, for instance with 'samtools fastq'"),
     (b"\x89HDF", "is an HDF5 file; give FASTA or FASTQ"),
 )
+
+
+_DAMAGE: tuple[type[Exception], ...] = (OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+# The standard library reads the same at half the speed, where there is no isal for the machine.
+_GzipFile: Any = gzip.GzipFile
+with contextlib.suppress(ImportError):
+    _GzipFile = importlib.import_module("isal.igzip").GzipFile
+    _DAMAGE += (importlib.import_module("isal.isal_zlib").error,)
 
 
 class Hasher(Protocol):
@@ -126,7 +137,7 @@ def _blocks(path: Path, kind: str | None, hasher: Hasher | None, offset: int) ->
             raise InputError(
                 f"the {kind} file ends too early; it was probably cut off while it was copied: copy it again", path=path
             ) from error
-        except (OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+        except _DAMAGE as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise InputError(f"cannot be read: {error.strerror}", path=path) from error
             raise InputError(f"the {kind} file is damaged ({error}); copy it again", path=path) from error
@@ -142,39 +153,40 @@ def _unpacked(raw: _Watched, kind: str | None) -> Iterator[bytes]:
     packed: BinaryIO = io.BufferedReader(raw, BLOCK)
     unpacked: io.BufferedIOBase | _Watched = raw
     if kind == "gzip":
-        unpacked = _gzip(packed)
+        unpacked = _GzipFile(fileobj=packed, mode="rb")
     elif kind == "bzip2":
-        unpacked = bz2.BZ2File(packed)  # noqa: SIM115  the file underneath is closed by the caller
+        unpacked = bz2.BZ2File(packed)
     elif kind == "xz":
         unpacked = lzma.LZMAFile(packed)  # noqa: SIM115  the same
     while block := unpacked.read(BLOCK):
         yield block
 
 
-def _gzip(packed: BinaryIO) -> io.BufferedIOBase:
-    try:
-        from isal import igzip
-    except ImportError:  # no wheel for this machine: the standard library reads the same, at half the speed
-        return gzip.GzipFile(fileobj=packed, mode="rb")
-    opened: io.BufferedIOBase = igzip.GzipFile(fileobj=packed, mode="rb")  # type: ignore[no-untyped-call]
-    return opened
-
-
 def _zstd(raw: _Watched) -> Iterator[bytes]:
-    # Frame by frame, since zstandard's own file object does not say that the last frame is cut off.
-    frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-    started = False
-    # Small pieces: a kilobyte of zstd can hold megabytes of Ns.
-    while data := raw.read(1 << 14):
-        while data:
-            started = True
-            block = frame.decompress(data)
-            if block:
-                yield block
-            data = b""
-            if frame.eof:
-                data = frame.unused_data
-                frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-                started = False
-    if started:
+    """Unpack zstd in blocks of bounded size, and notice a frame that is cut off.
+
+    Raises:
+        EOFError: the last frame has no end. The library's own file object keeps silent about that.
+    """
+    frame = None
+    found: list[bytes] = []
+    size = 0
+    while data := raw.read(BLOCK):
+        # Little by little, since a kilobyte of zstd can hold a hundred megabytes of Ns.
+        for first in range(0, len(data), _ZSTD_PIECE):
+            rest = data[first : first + _ZSTD_PIECE]
+            while rest:
+                frame = frame or zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+                block = frame.decompress(rest)
+                found.append(block)
+                size += len(block)
+                rest = frame.unused_data
+                frame = None if frame.eof else frame
+            if size >= BLOCK:
+                text = b"".join(found)
+                found, size = [], 0
+                yield from (text[start : start + BLOCK] for start in range(0, len(text), BLOCK))
+    if size:
+        yield b"".join(found)
+    if frame is not None:
         raise EOFError

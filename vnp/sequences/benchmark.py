@@ -24,50 +24,50 @@ class FrameFigures:
         bases: bases worked through.
         chunk: bases a chunk.
         rows: open frames found, the same on both sides.
+        loop_bases: bases the plain loop was timed on, the first ones.
         loop_seconds: the plain loop: ids, DNA and proteins as strings.
         seconds: ``open_frames``: DNA and proteins in buffers.
         strings_seconds: the same, and ids, DNA and proteins as strings.
         count_seconds: ``count_open``.
-        loop_bases: bases the plain loop was timed on, the first ones; its speed is held against the others'.
-        speed: million bases a second of ``open_frames``.
-        strings_speed: the same with strings.
-        count_speed: the same for ``count_open``.
-        loop_speed: the same for the plain loop.
-        times_faster: ``speed`` over ``loop_speed``.
-        strings_times_faster: ``strings_speed`` over ``loop_speed``.
     """
 
     bases: int
     chunk: int
     rows: int
+    loop_bases: int
     loop_seconds: float
     seconds: float
     strings_seconds: float
     count_seconds: float
-    loop_bases: int
 
     @property
     def speed(self) -> float:
+        """Million bases a second of ``open_frames``: DNA and proteins in buffers."""
         return self.bases / self.seconds / 1e6
 
     @property
     def strings_speed(self) -> float:
+        """The same where ids, DNA and proteins are strings."""
         return self.bases / self.strings_seconds / 1e6
 
     @property
     def count_speed(self) -> float:
+        """The same of ``count_open``."""
         return self.bases / self.count_seconds / 1e6
 
     @property
     def loop_speed(self) -> float:
+        """The same of the plain loop: ids, DNA and proteins as strings."""
         return self.loop_bases / self.loop_seconds / 1e6
 
     @property
     def times_faster(self) -> float:
+        """``speed`` over ``loop_speed``."""
         return self.speed / self.loop_speed
 
     @property
     def strings_times_faster(self) -> float:
+        """``strings_speed`` over ``loop_speed``."""
         return self.strings_speed / self.loop_speed
 
 
@@ -115,7 +115,7 @@ def benchmark_frames(
     )
     times = [[_seconds(side) for side in sides] for _ in range(repeats)]
     medians = [statistics.median(column) for column in zip(*times, strict=True)]
-    return FrameFigures(sum(map(len, sequences)), chunk, len(rows), *medians, loop_bases=sum(map(len, texts)))
+    return FrameFigures(sum(map(len, sequences)), chunk, len(rows), sum(map(len, texts)), *medians)
 
 
 def _seconds(side: Callable[[], object]) -> float:
@@ -138,7 +138,8 @@ def _random(bases: int, seed: int) -> tuple[list[str], list[bytes]]:
 
 
 def _real(paths: Sequence[str | Path], bases: int) -> tuple[list[str], list[bytes]]:
-    names, sequences = [], []
+    names: list[str] = []
+    sequences: list[bytes] = []
     for path in paths:
         for record in read_records(path):
             if bases <= 0:

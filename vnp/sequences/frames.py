@@ -95,7 +95,7 @@ def _strings(letters: UInt8[np.ndarray, "n"], offsets: Int64[np.ndarray, "rows+1
 def _residue_table() -> bytes:
     """Residues by codon code."""
     code = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG"  # NCBI table 1, order TCAG
-    residues = {codon: residue for codon, residue in zip(product("TCAG", repeat=3), code, strict=True)}
+    residues = dict(zip(product("TCAG", repeat=3), code, strict=True))
     known = "".join(residues[codon] for codon in product(CODED, repeat=3))
     return known.ljust(256, "X").encode()
 
