@@ -99,7 +99,7 @@ def test_the_size_of_a_block_does_not_matter(sequences: list[str], size: int) ->
 
 
 def test_a_codon_with_an_ambiguous_base_is_x() -> None:
-    rows = dict((name, (dna, protein)) for name, dna, protein in rows_of(["r"], ["ATGNCCRTGA"], 300))
+    rows = {name: (dna, protein) for name, dna, protein in rows_of(["r"], ["ATGNCCRTGA"], 300)}
     assert rows["r_chunk_1F1"] == ("ATGNCCRTGA", "MXX")
     assert rows["r_chunk_1R1"] == ("TCAYGGNCAT", "SXX")
 

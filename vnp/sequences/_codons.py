@@ -82,7 +82,7 @@ def base_codes(bases: Bytes) -> Bytes:
 def known_bases(bases: Bytes, code: Bytes) -> Bool[np.ndarray, "n"]:
     """Tell A, C, G and T from ambiguous letters."""
     # A, C and G are 0x41 plus twice their code, T is 0x54; no other nucleotide letter is either.
-    known = code * np.uint8(2) + np.uint8(0x41) == bases
+    known: Bool[np.ndarray, "n"] = code * np.uint8(2) + np.uint8(0x41) == bases
     known |= bases == ord("T")
     return known
 

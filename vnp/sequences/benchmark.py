@@ -128,7 +128,8 @@ def _seconds(side: Callable[[], object]) -> float:
 def _random(bases: int, seed: int) -> tuple[list[str], list[bytes]]:
     generator = np.random.default_rng(seed)
     letters = np.frombuffer(b"ACGT", dtype=np.uint8)
-    names, sequences = [], []
+    names: list[str] = []
+    sequences: list[bytes] = []
     while bases > 0:
         length = min(bases, int(generator.integers(1_000, 200_000)))
         names.append(f"random{len(names)}")
