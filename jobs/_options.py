@@ -24,6 +24,28 @@ cluster = click.option(
 )
 
 
+layout = click.option(
+    "--layout",
+    type=click.Choice(["1664", "full"]),
+    default="1664",
+    help="1664 projects the DNA half from 768 to 384 numbers; full keeps all (2048 with the default encoders).",
+)
+
+
+def slurm(function: _Function) -> _Function:
+    """Options of a submission to Slurm."""
+    for option in (
+        click.option("--retries", type=int, help="How often a task that was stopped or killed is queued again."),
+        click.option("--parallelism", type=int, help="Tasks of an array that may run at once."),
+        click.option(
+            "--profile",
+            help="What the site wants: the name of a profile in slurm/, or a path.  [default: $VNP_PROFILE]",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def encoding(function: _Function) -> _Function:
     """Options that say how sequences are embedded."""
     for option in reversed(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from jobs._progress import Progress
+from jobs._progress import Progress, duration
 from vnp.errors import IncompleteRunError, UsageError
 
 if TYPE_CHECKING:
+    from jobs._profile import Profile
+    from vnp.runs.reduce import Reduced
     from vnp.runs.request import Run
     from vnp.runs.state import RunState
 
@@ -53,6 +56,41 @@ def make_here(run: Run, shards: Sequence[int], cluster: str) -> None:
     except KeyboardInterrupt:
         raise IncompleteRunError(f"interrupted; what is finished is safe. Go on with: {rerun_command(run)}") from None
     require_complete(run, shards)
+
+
+def merge_run(run: Run, layout: str, *, force: bool = False) -> Reduced:
+    """Merge a run in this process, with progress."""
+    from vnp.runs.reduce import reduce_run
+
+    with Progress("merging", run.request.totals.rows, "rows") as progress:
+        return reduce_run(run, layout, force=force, progress=progress.advance)
+
+
+def reduce_here(run: Run, layout: str, *, force: bool = False) -> None:
+    """Merge a run in this process and say what was made."""
+    begun = time.monotonic()
+    reduced = merge_run(run, layout, force=force)
+    spent = f"merged in {duration(time.monotonic() - begun)}" if reduced.fresh else "was there already"
+    click.echo(f"{reduced.path}: {reduced.rows:,} rows of {reduced.layout.width} ({spent})")
+    click.echo(f"  {reduced.layout}")
+    if reduced.skipped:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reduced.skipped.items()))
+        click.echo(f"without a row: {reasons} ({run.paths.skipped})")
+    click.echo(f"next: python -m jobs.export {run.paths.root} --format npz, or read it with h5py")
+
+
+def load_profile(name: str | None, parallelism: int | None, retries: int | None) -> Profile:
+    """The site's profile with what the command line says otherwise.
+
+    Raises:
+        UsageError: there is no such profile, or something in it is wrong.
+    """
+    from jobs import _profile
+
+    for option, value, least in (("--parallelism", parallelism, 1), ("--retries", retries, 0)):
+        if value is not None and value < least:
+            raise UsageError(f"{option} must be at least {least}, not {value}")
+    return _profile.load_profile(name).changed(parallelism=parallelism, retries=retries)
 
 
 def rerun_command(run: Run) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,14 @@ if TYPE_CHECKING:
     from vnp.runs.work import Outcome
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+ASK = "ask.json"
+"""File in a run directory with what is to be planned by a job."""
+FAILED = 1
+"""Exit code of a task that trying again does not help."""
+CRASHED = 70
+"""Exit code of a task that ended by a fault that another node may not have (EX_SOFTWARE)."""
 STOPPED = 75
-"""Exit code of a task that was asked to stop (EX_TEMPFAIL): its blocks are safe and a rerun goes on from there."""
+"""Exit code of a task that was asked to stop (EX_TEMPFAIL): its blocks are safe and the next one goes on."""
 
 
 def run_task(
@@ -36,27 +43,61 @@ def run_task(
         threads: threads for tensor libraries; None leaves that to them.
 
     Returns:
-        A line that says what was made.
-
-    Raises:
-        VnpError: a shard cannot be made. Where there are several, the others are made all the same.
+        A line that says what was made. Ends the process with ``FAILED``, ``CRASHED`` or ``STOPPED`` otherwise; where
+        there are several shards, one that cannot be made does not keep the others from being made.
     """
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     if threads is not None:
         os.environ.update(dict.fromkeys(_THREADS, str(threads)))
-    from vnp.runs.request import Run
+    with _exit_codes():
+        from vnp.runs.request import Run
 
-    run = Run.open(Path(request).parent)
-    todo = iter(shards) if claims is None else _claimed(Path(claims), shards)
-    outcomes, failed = make_shards(run, todo)
-    for number, error in failed:
-        print(f"shard {number}: {error}", file=sys.stderr, flush=True)
-    if failed:
-        raise VnpError(f"shard {failed[0][0]}: {failed[0][1]}")
-    if any(outcome.state == "stopped" for outcome in outcomes):
-        sys.exit(STOPPED)
-    return f"{len(outcomes)} shards, {sum(outcome.rows for outcome in outcomes):,} rows"
+        run = Run.open(Path(request).parent)
+        # An array is submitted before the plan is made where that is a job too; it can have too many elements.
+        known = [number for number in shards if number < run.request.shards]
+        outcomes, failed = make_shards(run, iter(known) if claims is None else _claimed(Path(claims), known))
+        for number, error in failed:
+            print(f"error: shard {number}: {error}", file=sys.stderr, flush=True)
+        if failed:
+            sys.exit(FAILED)
+        if any(outcome.state == "stopped" for outcome in outcomes):
+            sys.exit(STOPPED)
+        return f"{len(outcomes)} shards, {sum(outcome.rows for outcome in outcomes):,} rows"
+
+
+def plan_task(request: str) -> str:
+    """Plan a run from the wishes beside its ``run.json``-to-be."""
+    with _exit_codes():
+        from vnp.runs.ask import Ask
+        from vnp.runs.start import start_run
+
+        root = Path(request).parent
+        run, _ = start_run(Ask.read(root / ASK), root)
+        return f"{run.request.shards} shards, {run.request.totals.rows:,} rows"
+
+
+def reduce_task(request: str, layout: str) -> str:
+    """Merge a run, or say what is missing of it and end with 3."""
+    with _exit_codes():
+        from vnp.runs.reduce import reduce_run
+        from vnp.runs.request import Run
+
+        reduced = reduce_run(Run.open(Path(request).parent), layout)
+        return f"{reduced.path}: {reduced.rows:,} rows of {reduced.layout.width}"
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """End the process with a code that the batch script understands; the log has the message."""
+    try:
+        yield
+    except VnpError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(CRASHED)
 
 
 def make_shards(
@@ -141,9 +182,9 @@ def _print_blocks(shard: int, done: int, blocks: int) -> None:
 
 
 def _log_path() -> str | None:
-    """The file that this process's stderr goes to, if it is one."""
-    try:
-        path = str(Path(f"/proc/self/fd/{sys.stderr.fileno()}").readlink())
-    except (OSError, ValueError):
+    """The file that this process's errors go to, where submitit started it."""
+    if not os.environ.get("SUBMITIT_FOLDER"):
         return None
-    return path if Path(path).is_file() else None
+    import submitit
+
+    return str(submitit.JobEnvironment().paths.stderr)

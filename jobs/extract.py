@@ -10,14 +10,14 @@ import click
 
 from jobs import _options
 from jobs._command import command
-from jobs._progress import Progress, duration
-from jobs._submit import choose_cluster, make_here, require_complete
+from jobs._plan import make_ask, make_plan, parse_numbers, show_plan, unfinished
+from jobs._progress import duration
+from jobs._submit import choose_cluster, load_profile, make_here, require_complete
 from vnp.errors import UsageError
 
 if TYPE_CHECKING:
-    from vnp.runs.plan import Shard
-    from vnp.runs.request import Run
-    from vnp.runs.start import Ask
+    from jobs._profile import Profile
+    from vnp.runs.ask import Ask
 
 
 @command("python -m jobs.extract viral.fna.gz host.fna.gz --out RUN --shards 32")
@@ -26,14 +26,20 @@ if TYPE_CHECKING:
 @click.option("--shards", type=int, default=1, help="Number of shards, each one task.")
 @_options.encoding
 @_options.cluster
+@_options.slurm
+@click.option("--plan-job", is_flag=True, help="Slurm: read and cut the input in a job too, not on this node.")
 @click.option("--only", help="Make just these shards, such as 3,7 or 0-4, in this process: what an array task calls.")
-@click.option("--dry-run", is_flag=True, help="Show the plan and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the plan, and for Slurm the sbatch text; write nothing.")
 @click.option("--force", is_flag=True, help="Begin anew where another run stands.")
 def main(
     input: tuple[Path, ...],  # noqa: A002 - the argument's name in help and vnp.toml
     run: Path,
     shards: int,
     cluster: str,
+    profile: str | None,
+    parallelism: int | None,
+    retries: int | None,
+    plan_job: bool,
     only: str | None,
     dry_run: bool,
     force: bool,
@@ -48,79 +54,53 @@ def main(
         _only(run, only, bool(input))
         return
     where = choose_cluster(cluster)
-    ask = _ask(input, shards, encoding)
+    site = load_profile(profile, parallelism, retries) if where == "slurm" else None
+    ask = make_ask(input, shards, encoding)
     if dry_run:
-        _show_plan(ask, run, where)
-        return
-    planned, shard_table = _plan(ask, run, force)
-    todo = _unfinished(planned)
-    if not todo:
-        click.echo(f"nothing to do: all {planned.request.shards} shards of {planned.paths.root} are done")
+        show_plan(ask, run, where, site)
+    elif plan_job:
+        _plan_on_slurm(ask, run, site, force)
     else:
-        if len(todo) < len(shard_table):
-            click.echo(f"{len(shard_table) - len(todo)} of {len(shard_table)} shards are done; making the others")
-        begun = time.monotonic()
-        make_here(planned, todo, where)
-        rows = sum(shard_table[number].rows for number in todo)
-        spent = time.monotonic() - begun
-        click.echo(f"made {len(todo)} shards, {rows:,} rows, in {duration(spent)}: {planned.paths.shards}")
-    click.echo(f"next: python -m jobs.reduce {run}")
+        _extract(ask, run, where, site, force)
 
 
-def _ask(paths: tuple[Path, ...], shards: int, encoding: dict[str, Any]) -> Ask:
-    from vnp.runs.start import Ask
-    from vnp.sequences.samplesheet import read_inputs
+def _extract(ask: Ask, root: Path, where: str, site: Profile | None, force: bool) -> None:
+    run, table = make_plan(ask, root, force)
+    todo = unfinished(run)
+    if not todo:
+        click.echo(f"nothing to do: all {len(table)} shards of {run.paths.root} are done")
+        click.echo(f"next: python -m jobs.reduce {root}")
+        return
+    if len(todo) < len(table):
+        click.echo(f"{len(table) - len(todo)} of {len(table)} shards are done")
+    if site is not None:
+        from jobs._live import without_live
 
-    return Ask(files=tuple(read_inputs(paths)), shards=shards, **encoding)
+        todo = without_live(run, todo)
+        if todo:
+            from jobs._chain import submit_extract
 
-
-def _plan(ask: Ask, out: Path, force: bool) -> tuple[Run, list[Shard]]:
-    from vnp.runs.plan import read_plan
-    from vnp.runs.start import start_run
-
-    size = sum(file.path.stat().st_size for file in ask.files)
-    with Progress("planning", size, "MB", scale=1e6) as progress:
-        run, before = start_run(ask, out, force=force, progress=progress.advance)
-    shards = read_plan(run.paths.plan, run.request.plan_sha256)
-    totals = run.request.totals
-    click.echo(
-        f"{'found' if before else 'planned'} {run.paths.root}: {totals.records:,} records, {totals.bases:,} bases, "
-        f"{totals.rows:,} rows in {len(shards)} shards"
-    )
-    if len(shards) < ask.shards:
-        click.echo(f"{ask.shards} shards were asked for; there are only {totals.units} chunks to share out")
-    return run, shards
-
-
-def _unfinished(run: Run) -> list[int]:
-    from vnp.runs.state import run_state
-
-    return run_state(run).unfinished
+            submit_extract(run, todo, site)
+        click.echo(f"next: python -m jobs.status {root}")
+        return
+    begun = time.monotonic()
+    make_here(run, todo, where)
+    rows = sum(table[number].rows for number in todo)
+    click.echo(f"made {len(todo)} shards, {rows:,} rows, in {duration(time.monotonic() - begun)}: {run.paths.shards}")
+    click.echo(f"next: python -m jobs.reduce {root}")
 
 
-def _show_plan(ask: Ask, out: Path, cluster: str) -> None:
-    from vnp.runs.plan import survey
-    from vnp.runs.start import cut_shards
+def _plan_on_slurm(ask: Ask, root: Path, site: Profile | None, force: bool) -> None:
+    if site is None:
+        raise UsageError("--plan-job needs Slurm: there is no sbatch here, or --cluster says otherwise")
+    from jobs._chain import submit_planned
+    from vnp.runs.paths import RunPaths
+    from vnp.runs.start import clear
 
     ask.check()
-    for molecule in ("dna", "protein"):
-        ask.encoder(molecule)
-    size = sum(file.path.stat().st_size for file in ask.files)
-    with Progress("planning", size, "MB", scale=1e6) as progress:
-        found = survey(ask.files, ask.chunk, prefix_ids=ask.prefix_ids, progress=progress.advance)
-    shards = cut_shards(found, ask.shards)
-    tokens = [shard.tokens for shard in shards]
-    balance = max(tokens) / max(min(tokens), 1)
-    totals = found.totals
-    click.echo(f"{totals.records:,} records, {totals.bases:,} bases, {totals.rows:,} rows")
-    click.echo(f"{len(shards)} shards of {min(tokens):,} to {max(tokens):,} expected tokens (ratio {balance:.3f})")
-    for shard in shards[:20]:
-        click.echo(
-            f"  shard {shard.number:5d}  {shard.units:10,} chunks  {shard.rows:10,} rows  {shard.tokens:12,} tokens"
-        )
-    if len(shards) > 20:
-        click.echo(f"  … and {len(shards) - 20} more")
-    click.echo(f"would run on: {cluster}; nothing was written to {out}")
+    clear(RunPaths(root.absolute()), force=force)
+    submit_planned(root.absolute(), ask, site)
+    click.echo(f"next: python -m jobs.status {root}, once the planning is done")
 
 
 def _only(root: Path, text: str, has_input: bool) -> None:
@@ -141,28 +121,6 @@ def _only(root: Path, text: str, has_input: bool) -> None:
     if not failed and any(outcome.state == "stopped" for outcome in outcomes):
         raise SystemExit(STOPPED)
     require_complete(run, numbers)
-
-
-def parse_numbers(text: str, count: int) -> list[int]:
-    """Read shard numbers.
-
-    Args:
-        text: such as ``3,7`` or ``0-4,9``.
-        count: how many shards there are.
-
-    Raises:
-        UsageError: the text is no such list, or names a shard that is not there.
-    """
-    numbers: set[int] = set()
-    for piece in text.split(","):
-        first, dash, last = piece.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UsageError(f"--only takes numbers such as 3,7 or 0-4, not {text!r}")
-        numbers.update(range(int(first), int(last or first) + 1))
-    beyond = [number for number in sorted(numbers) if number >= count]
-    if beyond or not numbers:
-        raise UsageError(f"--only: there are the shards 0 to {count - 1}, not {', '.join(map(str, beyond[:5]))}")
-    return sorted(numbers)
 
 
 if __name__ == "__main__":

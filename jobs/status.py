@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,31 +14,46 @@ from jobs._command import command
 from jobs._progress import duration
 
 if TYPE_CHECKING:
+    from vnp.runs.request import Run
     from vnp.runs.state import RunState, ShardState
 
 _SHOWN = 40
+_WATCH_SECONDS = 5.0
 
 
 @command("python -m jobs.status RUN")
 @_options.run_argument
 @click.option("--all", "show_all", is_flag=True, help="List finished shards too.")
+@click.option("--watch", is_flag=True, help="Look again every few seconds until all shards are done.")
 @_options.as_json
 @click.pass_context
-def main(context: click.Context, run: Path, show_all: bool, as_json: bool) -> None:
+def main(context: click.Context, run: Path, show_all: bool, watch: bool, as_json: bool) -> None:
     """Show how far RUN is, from its files.
 
-    A shard is done by its receipt alone; no scheduler is asked. Ends with 0 if all shards are done, else with 3.
+    A shard is done by its receipt alone. Where Slurm answers, it tells waiting from running tasks and how failed ones
+    ended. Ends with 0 if all shards are done, else with 3.
     """
     from vnp.runs.request import Run
-    from vnp.runs.state import run_state
 
     opened = Run.open(run)
-    state = run_state(opened)
+    state = _look(opened)
+    while watch and not state.complete:
+        click.clear()
+        _show(state, run, show_all)
+        time.sleep(_WATCH_SECONDS)
+        state = _look(opened)
     if as_json:
         click.echo(json.dumps(_as_json(state), indent=2))
     else:
         _show(state, run, show_all)
     context.exit(0 if state.complete else 3)
+
+
+def _look(run: Run) -> RunState:
+    from jobs._live import explain
+    from vnp.runs.state import run_state
+
+    return explain(run, run_state(run))
 
 
 def _show(state: RunState, root: Path, show_all: bool) -> None:
@@ -57,7 +73,7 @@ def _show(state: RunState, root: Path, show_all: bool) -> None:
         return
     if state.hours_left is not None:
         click.echo(f"about {duration(state.hours_left * 3600)} left at this pace")
-    if any(found.state not in ("done", "running") for found in state.shards):
+    if any(found.state not in ("done", "running", "queued") for found in state.shards):
         click.echo(f"next: python -m jobs.rerun {root}")
 
 

@@ -189,19 +189,13 @@ def _already(run: Run, layout: FeatureLayout, provenance: dict[str, Any]) -> Red
                 and stored["shards"] == json.loads(json.dumps(provenance["shards"]))
             )
             rows = len(file["ids"])
-            reasons = _count_reasons(file)
+            reasons: dict[str, int] = {}
+            add_reasons(file, reasons)
     except (OSError, KeyError, ValueError, RuntimeError):
         same = False
     if not same or not run.paths.skipped.exists():
         raise RunExistsError(f"{path} is there and holds something else; --force writes it anew")
     return Reduced(path, rows, layout, reasons, fresh=False)
-
-
-def _count_reasons(file: h5py.File) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for reason in read_skipped(file).reason:
-        counts[reason.decode()] = counts.get(reason.decode(), 0) + 1
-    return counts
 
 
 def _hash_ahead(run: Run, receipts: Sequence[Receipt], hasher: ThreadPoolExecutor) -> Iterator[None]:

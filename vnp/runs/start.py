@@ -4,85 +4,24 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from vnp._durable import remove_temporaries
-from vnp.encoders import describe
-from vnp.errors import RunExistsError, UsageError, storage_error
+from vnp.errors import RunExistsError, storage_error
+from vnp.runs.ask import Ask
 from vnp.runs.attempts import now
 from vnp.runs.inputs import check_inputs
 from vnp.runs.paths import RunPaths
 from vnp.runs.plan import Shard, Survey, survey, write_plan
-from vnp.runs.request import STORES, EncoderChoice, Request, Run
+from vnp.runs.request import EncoderChoice, Request, Run
 from vnp.runs.units import Position
 from vnp.runs.versions import versions
-from vnp.sequences.samplesheet import InputFile
 
 # A block is what a killed task can lose: seconds on a GPU, some minutes for a transformer on a CPU.
 _BLOCK_TOKENS = 1 << 20
 _BLOCK_TOKENS_SLOW = 1 << 15
-_SMALLEST_CHUNK = 30
-_MOST_SHARDS = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What the user wants of a run.
-
-    Args:
-        files: the inputs.
-        shards: how many pieces.
-        chunk: bases.
-        dna: name of the DNA encoder.
-        protein: name of the protein encoder.
-        precision: ``auto``, ``fp16``, ``bf16`` or ``fp32``.
-        store: dtype of the stored numbers.
-        prefix_ids: put each input's name in front of its records' names.
-        token_budget: tokens of one batch, or None for the encoder's own.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        weights: folder of weights, or None for the default.
-    """
-
-    files: tuple[InputFile, ...]
-    shards: int = 1
-    chunk: int = 300
-    dna: str = "dnabert_s"
-    protein: str = "fastesm2_650"
-    precision: str = "auto"
-    store: str = "float16"
-    prefix_ids: bool = False
-    token_budget: int | None = None
-    device: str = "auto"
-    weights: Path | None = None
-
-    def check(self) -> None:
-        """Refuse what cannot be.
-
-        Raises:
-            UsageError: a number is out of range, or there is no such store.
-        """
-        if not self.files:
-            raise UsageError("there is no input: name FASTA or FASTQ files, or a samplesheet")
-        if not 1 <= self.shards <= _MOST_SHARDS:
-            raise UsageError(f"--shards must be 1 to {_MOST_SHARDS:,}, not {self.shards}")
-        if self.chunk < _SMALLEST_CHUNK:
-            raise UsageError(f"--chunk must be at least {_SMALLEST_CHUNK} bases, not {self.chunk}")
-        if self.store not in STORES:
-            raise UsageError(f"--store must be one of {', '.join(STORES)}, not {self.store!r}")
-        if self.token_budget is not None and self.token_budget < 1:
-            raise UsageError(f"--token-budget must be at least 1, not {self.token_budget}")
-
-    def encoder(self, molecule: str) -> EncoderChoice:
-        """One encoder with its identity, found without loading it.
-
-        Raises:
-            UsageError: there is no such encoder.
-            WeightsError: its weights are missing or not the pinned ones.
-        """
-        name = self.dna if molecule == "dna" else self.protein
-        return EncoderChoice(name, self.precision, dict(describe(name, molecule, self.weights, self.precision)))
 
 
 def start_run(
@@ -112,14 +51,14 @@ def start_run(
         _require_same(run, ask, dna, protein)
         check_inputs(run.request.inputs)
         return run, True
-    _clear(paths, force=force)
+    clear(paths, force=force)
     found = survey(ask.files, ask.chunk, prefix_ids=ask.prefix_ids, progress=progress)
     try:
         paths.make()
     except OSError as error:
         raise storage_error(error, f"making {paths.root}") from error
     shards = cut_shards(found, ask.shards)
-    request = _request(ask, dna, protein, found, len(shards), write_plan(paths.plan, shards))
+    request = make_request(ask, found, len(shards), write_plan(paths.plan, shards))
     request.write(paths.request)
     return Run(paths, request), False
 
@@ -133,9 +72,16 @@ def cut_shards(found: Survey, shards: int) -> list[Shard]:
     ]
 
 
-def _request(
-    ask: Ask, dna: EncoderChoice, protein: EncoderChoice, found: Survey, shards: int, plan_sha256: str
-) -> Request:
+def make_request(ask: Ask, found: Survey, shards: int, plan_sha256: str) -> Request:
+    """What goes into ``run.json``.
+
+    Args:
+        ask: what is wanted.
+        found: by the survey.
+        shards: how many there are.
+        plan_sha256: of the plan's bytes.
+    """
+    dna, protein = ask.encoder("dna"), ask.encoder("protein")
     slow = ask.device == "cpu" and any(choice.identity.get("weights") for choice in (dna, protein))
     block_tokens = _BLOCK_TOKENS_SLOW if slow else _BLOCK_TOKENS
     totals = found.totals
@@ -196,33 +142,37 @@ def _short(value: Any) -> str:
     return text if len(text) <= 120 else text[:117] + "…"
 
 
-def _clear(paths: RunPaths, *, force: bool) -> None:
-    """Make way for a new run: only files of a run are ever deleted."""
-    ours = [
-        paths.request, paths.plan, paths.features, paths.skipped,
-        paths.shards, paths.receipts, paths.parts, paths.logs,
-    ]  # fmt: skip
+def clear(paths: RunPaths, *, force: bool) -> None:
+    """Make way for a new run: only files of a run are ever deleted, and logs only by force.
+
+    Raises:
+        RunExistsError: a run, or something that is no run, stands there.
+        StorageError: it cannot be deleted.
+    """
     if not paths.root.exists():
         return
     if not paths.root.is_dir():
         raise RunExistsError(f"{paths.root} is a file: choose another --out")
-    present = [path for path in ours if path.exists()]
-    others = sorted(set(paths.root.iterdir()) - set(ours))
-    planning_only = set(present) <= {
-        paths.plan,
-        *(path for path in present if path.is_dir() and not any(path.iterdir())),
-    }
-    if not force and (not planning_only or (others and not present)):
+    results = [paths.request, paths.plan, paths.features, paths.skipped, paths.shards, paths.receipts, paths.parts]
+    around = [paths.logs, paths.root / "ask.json"]
+    begun = [path for path in results if path != paths.plan and _holds_something(path)]
+    foreign = set(paths.root.iterdir()) - {*results, *around}
+    nothing_of_ours = not any(path.exists() for path in (*results, *around))
+    if not force and (begun or (foreign and nothing_of_ours)):
         raise RunExistsError(
             f"{paths.root} is not empty and holds no run that could go on. Choose another --out, or --force to "
             "delete what an earlier run left there"
         )
     try:
-        for path in present:
+        for path in [*results, *(around if force else [])]:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
-                path.unlink()
+                path.unlink(missing_ok=True)
         remove_temporaries(paths.root)
     except OSError as error:
         raise storage_error(error, f"clearing {paths.root}") from error
+
+
+def _holds_something(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from vnp.runs.receipts import Receipt
 from vnp.runs.request import Run
 from vnp.runs.seals import require_sealed
 
-STATES = ("done", "running", "stopped", "failed", "damaged", "missing")
+STATES = ("done", "running", "queued", "stopped", "failed", "damaged", "missing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +25,16 @@ class ShardState:
 
     Args:
         shard: as planned.
-        state: ``done`` (by its receipt), ``running``, ``stopped`` (asked to stop, goes on with rerun), ``failed``
-            (its last task ended with an error or vanished), ``damaged`` (the receipt or file is not what was
-            written) or ``missing`` (never begun).
+        state: ``done`` (by its receipt), ``running``, ``queued`` (a scheduler says so), ``stopped`` (asked to stop,
+            goes on with rerun), ``failed`` (its last task ended with an error or vanished), ``damaged`` (the receipt
+            or file is not what was written) or ``missing`` (never begun).
         blocks: finished blocks, and blocks in all.
         attempts: how many tasks have begun it.
         receipt: of a shard that is done.
         error: last line of what went wrong.
         log: path of the last task's log, if known.
         job: id of the last task's job, if known.
+        here: whether the last task was on this machine, where its process can be seen.
     """
 
     shard: Shard
@@ -43,6 +45,7 @@ class ShardState:
     error: str | None = None
     log: str | None = None
     job: str | None = None
+    here: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,16 @@ def _shard_state(run: Run, shard: Shard, begun: set[str]) -> ShardState:
         state = "running"
     elif state == "running":
         state, error = "failed", _last_words(last.log) or "the task vanished without a word"
-    return ShardState(shard, state, (blocks, plan.count), len(attempts), None, error, last.log, last.job)
+    return ShardState(
+        shard,
+        state,
+        (blocks, plan.count),
+        len(attempts),
+        error=error,
+        log=last.log,
+        job=last.job,
+        here=last.host == socket.gethostname(),
+    )
 
 
 def _last_words(log: str | None) -> str | None:

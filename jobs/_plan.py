@@ -1,0 +1,116 @@
+"""Planning on behalf of the commands that start a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobs._progress import Progress
+from vnp.errors import UsageError
+
+if TYPE_CHECKING:
+    from jobs._profile import Profile
+    from vnp.runs.ask import Ask
+    from vnp.runs.plan import Shard
+    from vnp.runs.request import Run
+
+_SHOWN = 20
+
+
+def make_ask(paths: tuple[Path, ...], shards: int, encoding: dict[str, Any]) -> Ask:
+    """What the command line asks for.
+
+    Raises:
+        UsageError: something impossible.
+        InputError: an input does not exist.
+    """
+    from vnp.runs.ask import Ask
+    from vnp.sequences.samplesheet import read_inputs
+
+    ask = Ask(files=tuple(read_inputs(paths)), shards=shards, **encoding)
+    ask.check()
+    return ask
+
+
+def make_plan(ask: Ask, out: Path, force: bool) -> tuple[Run, list[Shard]]:
+    """Plan a run, or find the one that is there, and say so."""
+    from vnp.runs.plan import read_plan
+    from vnp.runs.start import start_run
+
+    with _reading(ask) as progress:
+        run, before = start_run(ask, out, force=force, progress=progress.advance)
+    shards = read_plan(run.paths.plan, run.request.plan_sha256)
+    totals = run.request.totals
+    click.echo(
+        f"{'found' if before else 'planned'} {run.paths.root}: {totals.records:,} records, {totals.bases:,} bases, "
+        f"{totals.rows:,} rows in {len(shards)} shards"
+    )
+    if len(shards) < ask.shards:
+        click.echo(f"{ask.shards} shards were asked for; there are only {totals.units} chunks to share out")
+    return run, shards
+
+
+def unfinished(run: Run) -> list[int]:
+    """Numbers of the shards without a valid receipt."""
+    from vnp.runs.state import run_state
+
+    return run_state(run).unfinished
+
+
+def show_plan(ask: Ask, out: Path, cluster: str, site: Profile | None) -> None:
+    """Print what would be done, and for Slurm what would be submitted; write nothing."""
+    from vnp.runs.paths import RunPaths
+    from vnp.runs.plan import survey
+    from vnp.runs.request import Run
+    from vnp.runs.start import cut_shards, make_request
+
+    with _reading(ask) as progress:
+        found = survey(ask.files, ask.chunk, prefix_ids=ask.prefix_ids, progress=progress.advance)
+    shards = cut_shards(found, ask.shards)
+    request = make_request(ask, found, len(shards), plan_sha256="")
+    tokens = [shard.tokens for shard in shards]
+    balance = max(tokens) / max(min(tokens), 1)
+    totals = found.totals
+    click.echo(f"{totals.records:,} records, {totals.bases:,} bases, {totals.rows:,} rows")
+    click.echo(f"{len(shards)} shards of {min(tokens):,} to {max(tokens):,} expected tokens (ratio {balance:.3f})")
+    for shard in shards[:_SHOWN]:
+        click.echo(
+            f"  shard {shard.number:5d}  {shard.units:10,} chunks  {shard.rows:10,} rows  {shard.tokens:12,} tokens"
+        )
+    if len(shards) > _SHOWN:
+        click.echo(f"  … and {len(shards) - _SHOWN} more")
+    if site is not None:
+        from jobs._chain import extract_job, show_scripts
+
+        run = Run(RunPaths(out.absolute()), request)
+        show_scripts([extract_job(run, range(len(shards)), site)])
+    click.echo(f"would run on: {cluster}; nothing was written to {out}")
+
+
+def _reading(ask: Ask) -> Progress:
+    size = sum(file.path.stat().st_size for file in ask.files)
+    return Progress("planning", size, "MB", scale=1e6)
+
+
+def parse_numbers(text: str, count: int) -> list[int]:
+    """Read shard numbers.
+
+    Args:
+        text: such as ``3,7`` or ``0-4,9``.
+        count: how many shards there are.
+
+    Raises:
+        UsageError: the text is no such list, or names a shard that is not there.
+    """
+    numbers: set[int] = set()
+    for piece in text.split(","):
+        first, dash, last = piece.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UsageError(f"--only takes numbers such as 3,7 or 0-4, not {text!r}")
+        numbers.update(range(int(first), min(int(last or first), count) + 1))
+    beyond = [number for number in sorted(numbers) if number >= count]
+    if beyond or not numbers:
+        raise UsageError(f"--only: there are the shards 0 to {count - 1}, not {text!r}")
+    return sorted(numbers)

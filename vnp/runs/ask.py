@@ -1,0 +1,100 @@
+"""What a user wants of a run, before anything is read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vnp._durable import write_json
+from vnp.encoders import describe
+from vnp.errors import RunError, UsageError
+from vnp.runs.request import STORES, EncoderChoice
+from vnp.sequences.samplesheet import InputFile
+
+_SMALLEST_CHUNK = 30
+_MOST_SHARDS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What the user wants of a run.
+
+    Args:
+        files: the inputs.
+        shards: how many pieces.
+        chunk: bases.
+        dna: name of the DNA encoder.
+        protein: name of the protein encoder.
+        precision: ``auto``, ``fp16``, ``bf16`` or ``fp32``.
+        store: dtype of the stored numbers.
+        prefix_ids: put each input's name in front of its records' names.
+        token_budget: tokens of one batch, or None for the encoder's own.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        weights: folder of weights, or None for the default.
+    """
+
+    files: tuple[InputFile, ...]
+    shards: int = 1
+    chunk: int = 300
+    dna: str = "dnabert_s"
+    protein: str = "fastesm2_650"
+    precision: str = "auto"
+    store: str = "float16"
+    prefix_ids: bool = False
+    token_budget: int | None = None
+    device: str = "auto"
+    weights: Path | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            UsageError: a number is out of range, or there is no such store.
+        """
+        if not self.files:
+            raise UsageError("there is no input: name FASTA or FASTQ files, or a samplesheet")
+        if not 1 <= self.shards <= _MOST_SHARDS:
+            raise UsageError(f"--shards must be 1 to {_MOST_SHARDS:,}, not {self.shards}")
+        if self.chunk < _SMALLEST_CHUNK:
+            raise UsageError(f"--chunk must be at least {_SMALLEST_CHUNK} bases, not {self.chunk}")
+        if self.store not in STORES:
+            raise UsageError(f"--store must be one of {', '.join(STORES)}, not {self.store!r}")
+        if self.token_budget is not None and self.token_budget < 1:
+            raise UsageError(f"--token-budget must be at least 1, not {self.token_budget}")
+
+    def encoder(self, molecule: str) -> EncoderChoice:
+        """One encoder with its identity, found without loading it.
+
+        Raises:
+            UsageError: there is no such encoder.
+            WeightsError: its weights are missing or not the pinned ones.
+        """
+        name = self.dna if molecule == "dna" else self.protein
+        return EncoderChoice(name, self.precision, dict(describe(name, molecule, self.weights, self.precision)))
+
+    def write(self, path: Path) -> None:
+        """Write it durably, for a job that plans.
+
+        Raises:
+            StorageError: the disk is full or cannot be written.
+        """
+        stored = asdict(self)
+        stored["weights"] = None if self.weights is None else str(self.weights.absolute())
+        stored["files"] = [{**entry, "path": str(entry["path"])} for entry in stored["files"]]
+        write_json(path, stored)
+
+    @classmethod
+    def read(cls, path: Path) -> Ask:
+        """Read what ``write`` wrote.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        try:
+            stored = json.loads(path.read_bytes())
+            stored["files"] = tuple(InputFile(**{**entry, "path": Path(entry["path"])}) for entry in stored["files"])
+            stored["weights"] = None if stored["weights"] is None else Path(stored["weights"])
+            return cls(**stored)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RunError(f"{path} cannot be read: {error}; extract again") from error
