@@ -9,62 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
 from vnp.sequences.chunks import Chunks
 
-# Large enough to spread numpy's fixed costs, small enough for a dozen such arrays to stay in a core's cache.
-BLOCK_BASES = 1 << 18
+# Small enough for the arrays of a block to stay in a core's cache, large enough to spread numpy's fixed costs.
+BLOCK_BASES = 1 << 16
 
 Bytes = UInt8[np.ndarray, "n"]
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A run of chunks and the bases they lie on.
-
-    Attributes:
-        first: index of the first chunk in the whole table.
-        bases: the bases that the chunks cover, ASCII.
-        start: first base of each chunk within ``bases``.
-        end: one past the last base of each chunk.
-        shift: what to add to such a position to get the position in the sequence.
-    """
-
-    first: int
-    bases: bytes
-    start: Int64[np.ndarray, "chunks"]
-    end: Int64[np.ndarray, "chunks"]
-    shift: Int64[np.ndarray, "chunks"]
-
-
-def blocks(sequences: Sequence[bytes], chunks: Chunks) -> Iterator[Block]:
-    """Go through a table of chunks in runs of about ``BLOCK_BASES`` bases."""
-    covered = np.cumsum(chunks.end - chunks.start)
-    first = 0
-    while first < len(chunks):
-        done = int(covered[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(covered, done + BLOCK_BASES, side="right")))
-        yield _block(sequences, chunks.slice(first, last), first)
-        first = last
-
-
-def _block(sequences: Sequence[bytes], part: Chunks, first: int) -> Block:
-    changes = np.flatnonzero(part.sequence[1:] != part.sequence[:-1]) + 1
-    heads = np.concatenate(([0], changes))
-    tails = np.concatenate((changes, [len(part)])) - 1
-    lows, highs = part.start[heads], part.end[tails]
-    pieces = [
-        sequences[index][low:high]
-        for index, low, high in zip(part.sequence[heads].tolist(), lows.tolist(), highs.tolist(), strict=True)
-    ]
-    sizes = highs - lows
-    shift = np.repeat(lows - (np.cumsum(sizes) - sizes), tails - heads + 1)
-    return Block(first, b"".join(pieces), part.start - shift, part.end - shift, shift)
-
 
 # A base's code is bits 1 and 2 of its ASCII letter: A 0, C 1, T 2, G 3; its complement's is that xor 2. A codon's code
 # is 16 x first + 4 x second + third, read on the forward strand.
@@ -72,19 +27,55 @@ AMBIGUOUS = 64
 CODED = "ACTG"
 
 
-def base_codes(bases: Bytes) -> Bytes:
-    """Code each base by two bits; a letter other than A, C, G and T gets some code too."""
-    code: Bytes = bases >> 1
-    code &= 3
-    return code
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where each chunk of a table lies when the chunks' bases are laid out in blocks.
+
+    Attributes:
+        first: the first chunk of each block, and the number of chunks at the end.
+        start: each chunk's first base in its block.
+        end: one past its last base in its block.
+        shift: what to add to such a position to get the position in the sequence.
+        pieces: sequence, first and last base of the stretches that make up each block.
+    """
+
+    first: list[int]
+    start: Int64[np.ndarray, "chunks"]
+    end: Int64[np.ndarray, "chunks"]
+    shift: Int64[np.ndarray, "chunks"]
+    pieces: list[list[tuple[int, int, int]]]
+
+    def blocks(self, sequences: Sequence[bytes]) -> Iterator[bytes]:
+        """Copy the bases of one block after the other."""
+        for pieces in self.pieces:
+            yield b"".join([sequences[index][low:high] for index, low, high in pieces])
 
 
-def known_bases(bases: Bytes, code: Bytes) -> Bool[np.ndarray, "n"]:
-    """Tell A, C, G and T from ambiguous letters."""
-    # A, C and G are 0x41 plus twice their code, T is 0x54; no other nucleotide letter is either.
-    known: Bool[np.ndarray, "n"] = code * np.uint8(2) + np.uint8(0x41) == bases
-    known |= bases == ord("T")
-    return known
+def lay_out(chunks: Chunks) -> Layout:
+    """Lay the chunks of a table out in blocks of about ``BLOCK_BASES`` bases."""
+    count = len(chunks)
+    if not count:
+        return Layout([0], chunks.start, chunks.end, chunks.start, [])
+    block = (np.cumsum(chunks.end - chunks.start) - 1) // BLOCK_BASES
+    new_block = np.flatnonzero(np.diff(block, prepend=-1))
+    # A piece is a run of chunks of one sequence in one block.
+    head = np.flatnonzero((np.diff(chunks.sequence, prepend=-1) != 0) | (np.diff(block, prepend=-1) != 0))
+    tail = np.append(head[1:], count)
+    low, high = chunks.start[head], chunks.end[tail - 1]
+    before = np.cumsum(high - low) - (high - low)
+    first_piece = np.searchsorted(head, new_block)
+    pieces_a_block = np.diff(np.append(first_piece, len(head)))
+    in_block = before - np.repeat(before[first_piece], pieces_a_block)
+    shift = np.repeat(low - in_block, tail - head)
+    pieces = list(zip(chunks.sequence[head].tolist(), low.tolist(), high.tolist(), strict=True))
+    edges = [*first_piece.tolist(), len(head)]
+    return Layout(
+        [*new_block.tolist(), count],
+        chunks.start - shift,
+        chunks.end - shift,
+        shift,
+        [pieces[a:b] for a, b in pairwise(edges)],
+    )
 
 
 def other_strand(codon: str) -> str:
@@ -128,50 +119,88 @@ class Open:
     Attributes:
         rows: frames without a stop and with at least one known residue.
         unknown: frames without a stop whose every codon holds an ambiguous base.
-        known: whether every base is A, C, G or T.
+        blocks: the bases of each block, where they were to be kept.
+        ambiguous: where in each block the ambiguous bases are.
     """
 
     rows: UInt8[np.ndarray, "chunks"]
     unknown: UInt8[np.ndarray, "chunks"]
-    known: bool
+    blocks: list[bytes]
+    ambiguous: list[Int64[np.ndarray, "bases"]]
 
 
-def open_in(block: Block) -> Open:
-    """Find the open frames of every chunk of a block."""
-    possible = _WITH_CODONS[np.minimum(block.end - block.start, 5)]
-    if len(block.bases) < 3:
-        return Open(possible, np.zeros_like(possible), known=True)
-    place = 3 * (block.start % 3) + block.end % 3
-    bases = np.frombuffer(block.bases, dtype=np.uint8)
-    code = base_codes(bases)
-    codons = code[:-2] * np.uint8(4)
-    codons += code[1:-1]
-    codons *= 4
-    codons += code[2:]
-    known = known_bases(bases, code)
-    all_known = bool(known.all())
-    if not all_known:
-        clean = known[:-2] & known[1:-1]
-        clean &= known[2:]
-        codons |= ~clean * np.uint8(AMBIGUOUS)
-    pattern = _pattern(len(codons))
-    stops = np.frombuffer(codons.tobytes().translate(_STOPS), dtype=np.uint8)
-    opened = ~_any_by_frame(stops * pattern, block, place) & possible
-    if all_known:
-        return Open(opened, np.zeros_like(opened), known=True)
-    readable = _any_by_frame(clean * np.uint8(0b001001) * pattern, block, place)
-    return Open(opened & readable, opened & ~readable, known=False)
+def find_open(sequences: Sequence[bytes], layout: Layout, *, keep: bool) -> Open:
+    """Find the open frames of every chunk.
+
+    Args:
+        sequences: upper-case IUPAC nucleotides, ASCII.
+        layout: where their chunks lie.
+        keep: whether to keep the blocks.
+    """
+    count = len(layout.start)
+    stops = np.zeros(count, dtype=np.uint8)
+    readable = np.full(count, 0b111111, dtype=np.uint8)
+    kept = Open(stops, readable, [], [])
+    # From a chunk's first base to past its last codon; one without a codon reads a stray byte, but has no frame.
+    edges = np.empty(2 * count, dtype=np.int64)
+    edges[0::2] = layout.start
+    np.maximum(layout.end - 2, layout.start, out=edges[1::2])
+    for bases, (first, last) in zip(layout.blocks(sequences), pairwise(layout.first), strict=True):
+        bits, ambiguous = _stop_bits(bases)
+        here = edges[2 * first : 2 * last]
+        stops[first:last] = np.bitwise_or.reduceat(bits, here)[0::2]
+        if len(ambiguous):
+            bits = _readable_bits(len(bases), ambiguous)
+            readable[first:last] = np.bitwise_or.reduceat(bits, here)[0::2]
+        if keep:
+            kept.blocks.append(bases)
+            kept.ambiguous.append(ambiguous)
+    place = 3 * (layout.start % 3) + layout.end % 3
+    opened = ~_BY_FRAME[stops, place] & _WITH_CODONS[np.minimum(layout.end - layout.start, 5)]
+    readable = _BY_FRAME[readable, place]
+    return Open(opened & readable, opened & ~readable, kept.blocks, kept.ambiguous)
 
 
-def _any_by_frame(bits: Bytes, block: Block, place: Int64[np.ndarray, "chunks"]) -> UInt8[np.ndarray, "chunks"]:
-    """Or the bits of each chunk's codons together and sort them by frame."""
-    edges = np.empty(2 * len(block.start), dtype=np.int64)
-    # A chunk without a codon may lie at the very end; whatever byte it reads, no frame of it is possible.
-    last = len(bits) - 1
-    np.minimum(block.start, last, out=edges[0::2])
-    np.minimum(np.maximum(block.end - 2, edges[0::2]), last, out=edges[1::2])
-    found = np.bitwise_or.reduceat(bits, edges)[0::2]
-    # The reduction leaves out its right edge, which at the end of the block is the last codon.
-    found |= np.where(block.end - 2 > last, bits[last], np.uint8(0))
-    by_frame: Bytes = _BY_FRAME[found, place]
-    return by_frame
+def _stop_bits(bases: bytes) -> tuple[Bytes, Int64[np.ndarray, "ambiguous"]]:
+    """Mark the stops that start at each base; also say where the ambiguous bases are."""
+    letters = np.frombuffer(bases, dtype=np.uint8)
+    bits = np.zeros(len(bases), dtype=np.uint8)
+    code = base_codes(letters)
+    ambiguous = ambiguous_bases(letters, code)
+    if len(bases) >= 3:
+        codons = code[:-2] * np.uint8(4)
+        codons += code[1:-1]
+        codons *= 4
+        codons += code[2:]
+        for back in range(3) if len(ambiguous) else ():
+            codons[np.clip(ambiguous - back, 0, len(codons) - 1)] = AMBIGUOUS
+        stops = np.frombuffer(codons.tobytes().translate(_STOPS), dtype=np.uint8)
+        np.multiply(stops, _pattern(len(stops)), out=bits[:-2])
+    return bits, ambiguous
+
+
+def _readable_bits(length: int, ambiguous: Int64[np.ndarray, "ambiguous"]) -> Bytes:
+    """Mark the codons, on both strands, that hold no ambiguous base."""
+    bits = _pattern(length) * np.uint8(0b001001)
+    bits[-2:] = 0
+    for back in range(3):
+        bits[np.maximum(ambiguous - back, 0)] = 0
+    return bits
+
+
+def base_codes(letters: Bytes) -> Bytes:
+    """Code each base by two bits; a letter other than A, C, G and T gets some code too."""
+    code: Bytes = letters >> 1
+    code &= 3
+    return code
+
+
+def ambiguous_bases(letters: Bytes, code: Bytes) -> Int64[np.ndarray, "ambiguous"]:
+    """Find the letters other than A, C, G and T."""
+    # A, C and G are 0x41 plus twice their code, T is 0x54; no other nucleotide letter is either.
+    known: Bool[np.ndarray, "n"] = code * np.uint8(2) + np.uint8(0x41) == letters
+    known |= letters == ord("T")
+    return np.flatnonzero(~known) if not known.all() else _NONE
+
+
+_NONE = np.zeros(0, dtype=np.int64)

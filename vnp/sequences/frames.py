@@ -13,9 +13,9 @@ from enum import IntEnum
 from itertools import pairwise, product
 
 import numpy as np
-from jaxtyping import Int8, Int32, Int64, UInt8
+from jaxtyping import Bool, Int8, Int32, Int64, UInt8
 
-from vnp.sequences._codons import AMBIGUOUS, CODED, Block, Open, base_codes, blocks, known_bases, open_in
+from vnp.sequences._codons import AMBIGUOUS, CODED, Layout, Open, ambiguous_bases, base_codes, find_open, lay_out
 from vnp.sequences.chunks import Chunks
 
 FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
@@ -101,7 +101,7 @@ def _residue_table() -> bytes:
 
 
 _RESIDUES = _residue_table()
-_COMPLEMENT = bytes.maketrans(b"ACGTRYSWKMBDHVN", b"TGCAYRSWMKVHDBN")
+_COMPLEMENT = np.frombuffer(bytes.maketrans(b"ACGTRYSWKMBDHVN", b"TGCAYRSWMKVHDBN"), dtype=np.uint8)
 
 
 def open_frames(sequences: Sequence[bytes], chunks: Chunks) -> Frames:
@@ -114,23 +114,28 @@ def open_frames(sequences: Sequence[bytes], chunks: Chunks) -> Frames:
     Returns:
         The open frames, in order.
     """
-    parts = [_rows(block, open_in(block)) for block in blocks(sequences, chunks)]
-    if not parts:
-        parts = [_rows(_EMPTY, open_in(_EMPTY))]
-    protein_lengths = np.concatenate([part.protein_lengths for part in parts])
-    starts = np.concatenate([part.start for part in parts])
-    ends = np.concatenate([part.end for part in parts])
+    layout = lay_out(chunks)
+    opened = find_open(sequences, layout, keep=True)
+    chunk, frame = _pairs(opened.rows)
+    reverse = frame >= 3
+    skip = frame - 3 * reverse
+    length = (layout.end - layout.start)[chunk]
+    codons = (length - skip) // 3
+    bases = np.minimum(3 * codons + 1, length - skip)
+    start = np.where(reverse, layout.end[chunk] - skip - bases, layout.start[chunk] + skip)
+    protein, nucleotide = _letters(layout, opened, chunk, start, bases, reverse)
+    start += layout.shift[chunk]
     return Frames(
-        chunk=np.concatenate([part.chunk for part in parts]),
-        frame=np.concatenate([part.frame for part in parts]),
-        start=starts,
-        end=ends,
-        protein=np.frombuffer(b"".join([part.protein for part in parts]), dtype=np.uint8),
-        protein_offsets=_offsets(protein_lengths),
-        nucleotide=np.frombuffer(b"".join([part.nucleotide for part in parts]), dtype=np.uint8),
-        nucleotide_offsets=_offsets(ends - starts),
-        ambiguous=np.concatenate([part.ambiguous for part in parts]),
-        reason=np.concatenate([part.reason for part in parts]),
+        chunk=chunk,
+        frame=frame.astype(np.int8),
+        start=start,
+        end=start + bases,
+        protein=np.frombuffer(protein, dtype=np.uint8),
+        protein_offsets=_offsets(codons),
+        nucleotide=np.frombuffer(nucleotide, dtype=np.uint8),
+        nucleotide_offsets=_offsets(bases),
+        ambiguous=np.stack(_pairs(opened.unknown), axis=1),
+        reason=_reasons(layout, opened),
     )
 
 
@@ -146,17 +151,13 @@ def count_open(
     Returns:
         Rows a chunk, and residues a chunk over all its rows.
     """
-    rows = np.zeros(len(chunks), dtype=np.int8)
+    layout = lay_out(chunks)
+    opened = find_open(sequences, layout, keep=False).rows
     residues = np.zeros(len(chunks), dtype=np.int32)
-    for block in blocks(sequences, chunks):
-        opened = open_in(block).rows
-        here = slice(block.first, block.first + len(opened))
-        rows[here] = np.bitwise_count(opened)
-        lengths = block.end - block.start
-        for skip in range(3):
-            both_strands = np.bitwise_count(opened & (0b001001 << skip))
-            residues[here] += both_strands * ((lengths - skip) // 3)
-    return rows, residues
+    for skip in range(3):
+        both_strands = np.bitwise_count(opened & (0b001001 << skip))
+        residues += (both_strands * ((chunks.end - chunks.start - skip) // 3)).astype(np.int32)
+    return np.bitwise_count(opened).astype(np.int8), residues
 
 
 def frame_ids(names: Sequence[str], chunks: Chunks, frames: Frames) -> list[str]:
@@ -175,51 +176,6 @@ def frame_ids(names: Sequence[str], chunks: Chunks, frames: Frames) -> list[str]
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """The rows of one block."""
-
-    chunk: Int64[np.ndarray, "rows"]
-    frame: Int8[np.ndarray, "rows"]
-    start: Int64[np.ndarray, "rows"]
-    end: Int64[np.ndarray, "rows"]
-    protein: bytes
-    protein_lengths: Int64[np.ndarray, "rows"]
-    nucleotide: bytes
-    ambiguous: Int64[np.ndarray, "pairs 2"]
-    reason: Int8[np.ndarray, "chunks"]
-
-
-_NOTHING = np.zeros(0, dtype=np.int64)
-_EMPTY = Block(0, b"", _NOTHING, _NOTHING, _NOTHING)
-
-
-def _rows(block: Block, opened: Open) -> _Rows:
-    chunk, frame = _pairs(opened.rows)
-    reverse = frame >= 3
-    skip = frame - 3 * reverse
-    length = (block.end - block.start)[chunk]
-    codons = (length - skip) // 3
-    bases = np.minimum(3 * codons + 1, length - skip)
-    start = np.where(reverse, block.end[chunk] - skip - bases, block.start[chunk] + skip)
-    end = start + bases
-    shift = block.shift[chunk]
-    both = block.bases + _reverse_complement(block.bases, opened.known)
-    begin = np.where(reverse, len(both) - end, start)
-    unknown_chunk, unknown_frame = _pairs(opened.unknown)
-    return _Rows(
-        chunk=chunk + block.first,
-        frame=frame.astype(np.int8),
-        start=start + shift,
-        end=end + shift,
-        protein=_translate(_joined(both, begin, 3 * codons), opened.known),
-        protein_lengths=codons,
-        nucleotide=_joined(both, begin, bases),
-        ambiguous=np.stack((unknown_chunk + block.first, unknown_frame), axis=1),
-        reason=_reasons(block, opened),
-    )
-
-
 def _pairs(bits: UInt8[np.ndarray, "chunks"]) -> tuple[Int64[np.ndarray, "rows"], Int64[np.ndarray, "rows"]]:
     """List (chunk, frame) for every bit that is set, in order."""
     flat = np.flatnonzero(np.unpackbits(bits[:, None], axis=1, count=6, bitorder="little"))
@@ -227,40 +183,59 @@ def _pairs(bits: UInt8[np.ndarray, "chunks"]) -> tuple[Int64[np.ndarray, "rows"]
     return chunk, frame
 
 
-def _reasons(block: Block, opened: Open) -> Int8[np.ndarray, "chunks"]:
+def _reasons(layout: Layout, opened: Open) -> Int8[np.ndarray, "chunks"]:
     reason = np.full(len(opened.rows), Reason.NO_OPEN_FRAME, dtype=np.int8)
     reason[opened.unknown > 0] = Reason.ONLY_AMBIGUOUS
-    reason[block.end - block.start < 3] = Reason.TOO_SHORT
+    reason[layout.end - layout.start < 3] = Reason.TOO_SHORT
     reason[opened.rows > 0] = Reason.HAS_ROWS
     return reason
 
 
-def _joined(letters: bytes, first: Int64[np.ndarray, "rows"], lengths: Int64[np.ndarray, "rows"]) -> bytes:
-    # Rows are long, so a Python slice a row costs less than an index a letter.
-    return b"".join([letters[a:b] for a, b in zip(first.tolist(), (first + lengths).tolist(), strict=True)])
+def _letters(
+    layout: Layout,
+    opened: Open,
+    chunk: Int64[np.ndarray, "rows"],
+    start: Int64[np.ndarray, "rows"],
+    bases: Int64[np.ndarray, "rows"],
+    reverse: Bool[np.ndarray, "rows"],
+) -> tuple[bytes, bytes]:
+    """Write out proteins and DNA; ``start`` is the leftmost base of each row's DNA in its block."""
+    sizes = np.array(list(map(len, opened.blocks)), dtype=np.int64)
+    size = np.repeat(sizes, np.diff(layout.first))[chunk]
+    # A block is followed by its reverse complement, so that every row reads from left to right.
+    begin = np.where(reverse, 2 * size - start - bases, start)
+    begins, ends, coding_ends = begin.tolist(), (begin + bases).tolist(), (begin + bases // 3 * 3).tolist()
+    proteins, nucleotides = [], []
+    row_edges = np.searchsorted(chunk, layout.first).tolist()
+    for block, ambiguous, (first, last) in zip(opened.blocks, opened.ambiguous, pairwise(row_edges), strict=True):
+        both = block + _reverse_complement(block, ambiguous)
+        # Rows are long, so a Python slice a row costs less than an index a letter.
+        nucleotides.append(b"".join([both[a:b] for a, b in zip(begins[first:last], ends[first:last], strict=True)]))
+        coding = b"".join([both[a:b] for a, b in zip(begins[first:last], coding_ends[first:last], strict=True)])
+        proteins.append(_translate(coding, known=not len(ambiguous)))
+    return b"".join(proteins), b"".join(nucleotides)
 
 
-def _translate(coding: bytes, known: bool) -> bytes:
+def _translate(coding: bytes, *, known: bool) -> bytes:
     """Translate whole codons; ``known`` says that no base is ambiguous."""
-    bases = np.frombuffer(coding, dtype=np.uint8)
-    code = base_codes(bases)
+    letters = np.frombuffer(coding, dtype=np.uint8)
+    code = base_codes(letters)
     codons = code[0::3] * np.uint8(16)
     codons += code[1::3] * np.uint8(4)
     codons += code[2::3]
     if not known:
-        clean = known_bases(bases, code)
-        codons |= ~(clean[0::3] & clean[1::3] & clean[2::3]) * np.uint8(AMBIGUOUS)
+        codons[ambiguous_bases(letters, code) // 3] = AMBIGUOUS
     return codons.tobytes().translate(_RESIDUES)
 
 
-def _reverse_complement(bases: bytes, known: bool) -> bytes:
-    if not known:
-        return bases.translate(_COMPLEMENT)[::-1]
-    # Twice as fast as a table. A 0x41 and T 0x54 differ by 0x15, C 0x43 and G 0x47 by 0x04; C and G alone have bit 1.
-    letters = np.frombuffer(bases, dtype=np.uint8)[::-1].copy()
-    weak = (letters & 2) == 0
-    letters ^= weak * np.uint8(0x11) + np.uint8(0x04)
-    return letters.tobytes()
+def _reverse_complement(bases: bytes, ambiguous: Int64[np.ndarray, "ambiguous"]) -> bytes:
+    letters = np.frombuffer(bases, dtype=np.uint8)
+    other = letters[::-1].copy()
+    # A 0x41 and T 0x54 differ by 0x15, C 0x43 and G 0x47 by 0x04; C and G alone have bit 1.
+    weak = (other & 2) == 0
+    other ^= weak * np.uint8(0x11) + np.uint8(0x04)
+    other[len(other) - 1 - ambiguous] = _COMPLEMENT[letters[ambiguous]]
+    return other.tobytes()
 
 
 def _offsets(lengths: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "rows+1"]:
