@@ -1,0 +1,82 @@
+"""Features in the formats of other tools."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from jobs import _options
+from jobs._command import command
+from jobs._progress import Progress, duration
+
+_READ = {
+    "pt": "torch.load({path!r}, weights_only=True)['data']",
+    "npz": "numpy.load({path!r})['features']",
+    "parquet": "pyarrow.parquet.read_table({path!r})",
+}
+_SHOWN = 6
+
+
+@command("python -m jobs.export RUN --format npz")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["pt", "npz", "parquet"]),
+    required=True,
+    help="pt is VirNucPro's merged format, one file for each label; npz is for numpy; parquet for data frames.",
+)
+@click.option(
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the files.  [default: export in the run]",
+)
+@click.option("--parts", is_flag=True, help="With pt: write the DNA and the protein embeddings too.")
+@click.option(
+    "--rows-per-file",
+    type=int,
+    help="With pt: the most rows of one file; VirNucPro has 10000.  [default: all rows of a label]",
+)
+@_options.force
+def main(run: Path, kind: str, folder: Path | None, parts: bool, rows_per_file: int | None, force: bool) -> None:
+    """Write the features of RUN, a run that was reduced or a features.h5, for other tools.
+
+    Exports hold float32. npz and parquet need little memory; a pt file must fit in memory.
+    """
+    from vnp.features.export import export
+    from vnp.features.read import open_features
+
+    begun = time.monotonic()
+    features = open_features(run)
+    target = folder or features.path.parent / "export"
+    with Progress("exporting", features.rows, "rows") as progress:
+        exported = export(
+            features,
+            kind,
+            target,
+            parts=parts,
+            rows_per_file=rows_per_file,
+            force=force,
+            progress=progress.advance,
+        )
+    spent = duration(time.monotonic() - begun)
+    click.echo(f"wrote {exported.rows:,} rows of {exported.width} in float32 in {spent}:")
+    for path in exported.paths[:_SHOWN]:
+        click.echo(f"  {path}  {path.stat().st_size / 1e6:,.1f} MB")
+    if len(exported.paths) > _SHOWN:
+        click.echo(f"  … and {len(exported.paths) - _SHOWN} more")
+    click.echo(f"  {features.layout}")
+    projected = [part for part in features.layout.parts if part.projection]
+    if kind == "pt" and projected:
+        whole = sum(part.native for part in features.layout.parts)
+        click.echo(
+            f"VirNucPro's own rows have {whole} numbers with these encoders: for those, reduce with --layout full first"
+        )
+    click.echo(f"next: read it in Python with {_READ[kind].format(path=str(exported.paths[0]))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What would be embedded, as FASTA."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from jobs import _options
+from jobs._command import command
+from jobs._progress import Progress, duration
+
+
+@command("python -m jobs.frames genomes.fna.gz --chunk 300 --out frames")
+@click.argument("input", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--out", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the files."
+)
+@click.option("--chunk", type=int, default=300, help="Bases of a chunk, as for extract.")
+@click.option("--prefix-ids", is_flag=True, help="Put each input's name in front of its records' names.")
+@_options.force
+def main(
+    input: tuple[Path, ...],  # noqa: A002 - the argument's name in help and vnp.toml
+    folder: Path,
+    chunk: int,
+    prefix_ids: bool,
+    force: bool,
+) -> None:
+    """Write what would be embedded of INPUT, without embedding it.
+
+    INPUT is as for extract. Writes identified_nucleotide.fa and identified_protein.faa, one record for each open frame
+    under the id that its row will have, and skipped.tsv: every record, chunk or frame without a row, with its reason.
+    """
+    from vnp.runs.frames import require_free, write_frames
+    from vnp.runs.plan import survey
+    from vnp.runs.ask import Ask
+    from vnp.sequences.samplesheet import read_inputs
+
+    begun = time.monotonic()
+    ask = Ask(files=tuple(read_inputs(input)), chunk=chunk, prefix_ids=prefix_ids)
+    ask.check()
+    require_free(folder, force=force)
+    size = sum(file.path.stat().st_size for file in ask.files)
+    with Progress("reading", size, "MB", scale=1e6) as progress:
+        found = survey(ask.files, ask.chunk, prefix_ids=ask.prefix_ids, progress=progress.advance)
+    with Progress("writing", found.totals.rows, "frames") as progress:
+        written = write_frames(found, ask.chunk, folder, progress=progress.advance)
+    totals = found.totals
+    spent = duration(time.monotonic() - begun)
+    click.echo(f"wrote {written.rows:,} open frames of {totals.records:,} records, {totals.bases:,} bases, in {spent}:")
+    for path in written.paths:
+        click.echo(f"  {path}  {path.stat().st_size / 1e6:,.1f} MB")
+    if written.skipped:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(written.skipped.items()))
+        click.echo(f"without a row: {reasons}")
+    prefixed = " --prefix-ids" if prefix_ids else ""
+    inputs = " ".join(map(str, input))
+    click.echo(f"next: python -m jobs.extract {inputs} --out RUN --chunk {chunk}{prefixed}, which embeds them")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""How much memory this process may still take."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def available_memory() -> int | None:
+    """Bytes that can be allocated before something is killed; None where the system does not say.
+
+    The least of what the kernel estimates for the machine, what the control groups (a Slurm job, a container)
+    leave, and the limit of the shell (``ulimit -v``).
+    """
+    found = [_machine(), _address_space(), *(_group(folder) for folder in _group_folders())]
+    known = [size for size in found if size is not None]
+    return max(0, min(known)) if known else None
+
+
+def _machine() -> int | None:
+    return _field(Path("/proc/meminfo"), "MemAvailable:", 1024)
+
+
+def _address_space() -> int | None:
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    used = _field(Path("/proc/self/status"), "VmSize:", 1024)
+    return None if limit == resource.RLIM_INFINITY or used is None else limit - used
+
+
+def _group_folders() -> list[Path]:
+    """This process's control group and those around it (version 2)."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            number, _, name = line.split(":", 2)
+            if number == "0":
+                folder = _CGROUPS / name.lstrip("/")
+                return [folder, *(above for above in folder.parents if above.is_relative_to(_CGROUPS))]
+    return []
+
+
+def _group(folder: Path) -> int | None:
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        used = int((folder / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None
+    if limit == "max":
+        return None
+    # Cached files are counted as used, and given back when memory is short.
+    cached = _field(folder / "memory.stat", "inactive_file", 1) or 0
+    return int(limit) - used + cached
+
+
+def _field(path: Path, name: str, unit: int) -> int | None:
+    try:
+        for line in path.read_text().splitlines():
+            words = line.split()
+            if words and words[0] == name:
+                return int(words[1]) * unit
+    except (OSError, ValueError, IndexError):
+        pass
+    return None

@@ -1,0 +1,215 @@
+"""Reads merged features: what ``reduce`` wrote, checked when it is opened, in windows of bounded memory.
+
+``open_features("RUN")`` checks the file, and its ``windows()`` yield float32 ``values`` (n, 1664) beside ``columns``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from jaxtyping import Float32, Int8
+
+from vnp.errors import FeatureError, InputError, RunError, UsageError
+from vnp.features._strings import as_texts
+from vnp.features.layout import FeatureLayout
+from vnp.features.table import (
+    PARTS,
+    Records,
+    Rows,
+    column_names,
+    is_text,
+    place,
+    read_records,
+    read_rows,
+    require_finite,
+    require_schema,
+)
+from vnp.runs.paths import RunPaths
+
+_WINDOW_BYTES = 32 << 20
+_COLUMN_ROWS = 65_536
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """Consecutive rows.
+
+    Args:
+        first: number of the first row.
+        columns: what the rows are.
+        values: their features.
+    """
+
+    first: int
+    columns: Rows
+    values: Float32[np.ndarray, "n width"]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """A file of merged features. It is opened anew for each reading, so there is nothing to close.
+
+    Args:
+        path: the file.
+        rows: how many it has.
+        layout: what its columns are.
+        chunk: bases of a chunk.
+        run: digest of the run that it was merged from.
+        provenance: inputs, encoders, shards and versions, as ``reduce`` stored them.
+    """
+
+    path: Path
+    rows: int
+    layout: FeatureLayout
+    chunk: int
+    run: str
+    provenance: dict[str, Any]
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row."""
+        return self.layout.width
+
+    def ids(self) -> list[str]:
+        """The id of every row."""
+        return [text for texts in self.text_windows("ids") for text in texts]
+
+    def labels(self) -> Int8[np.ndarray, "n"]:
+        """1 viral, 0 host, -1 unlabelled, for every row."""
+        with self._opened() as file:
+            labels: Int8[np.ndarray, "n"] = file["label"][:]
+            return labels
+
+    def groups(self) -> list[str]:
+        """The unit that a split must not cut, for every row."""
+        return [text for texts in self.text_windows("group") for text in texts]
+
+    def records(self) -> Records:
+        """The input records, also those without a row."""
+        with self._opened() as file:
+            return read_records(file)
+
+    def text_windows(self, column: str) -> Iterator[list[str]]:
+        """One text column (``ids`` or ``group``), some rows at a time."""
+        for first in range(0, self.rows, _COLUMN_ROWS):
+            with self._opened() as file:
+                texts = as_texts(file[column][first : first + _COLUMN_ROWS])
+            yield texts
+
+    def number_windows(self, column: str) -> Iterator[np.ndarray]:
+        """One column of numbers, such as ``start``, some rows at a time."""
+        for first in range(0, self.rows, _COLUMN_ROWS):
+            with self._opened() as file:
+                numbers: np.ndarray = file[column][first : first + _COLUMN_ROWS]
+            yield numbers
+
+    def windows(self, first: int = 0, last: int | None = None, *, rows: int | None = None) -> Iterator[Window]:
+        """Rows in order, widened to float32.
+
+        Args:
+            first: number of the first row.
+            last: one past the last row; by default all.
+            rows: rows of a window; by default what fits in 32 MiB.
+
+        Raises:
+            FeatureError: the file is damaged or holds NaN or infinity.
+        """
+        step = rows or max(1, _WINDOW_BYTES // (4 * self.width))
+        end = self.rows if last is None else last
+        for low in range(first, end, step):
+            high = min(low + step, end)
+            with self._opened() as file:
+                columns = read_rows(file, slice(low, high))
+                values = file["features"][low:high].astype(np.float32, copy=False)
+            require_finite(values, f"{self.path}: features", columns.ids)
+            yield Window(low, columns, values)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[h5py.File]:
+        with damage(self.path), h5py.File(self.path, "r", locking=False) as file:
+            yield file
+
+
+def open_features(path: Path | str) -> Features:
+    """Open merged features and check that they are whole.
+
+    Args:
+        path: a run directory, or a ``features.h5``.
+
+    Raises:
+        UsageError: the path is neither.
+        RunError: the run has not been reduced.
+        FeatureError: the file is damaged or of another version.
+    """
+    path = _find(Path(path))
+    with damage(path), h5py.File(path, "r", locking=False) as file:
+        require_schema(file, path)
+        kind = file.attrs.get("kind")
+        if kind != "features":
+            raise FeatureError(f"{path} is a {kind}, not merged features: give the run, or its features.h5")
+        features = Features(
+            path=path,
+            rows=len(file["ids"]),
+            layout=FeatureLayout.from_json(file.attrs["layout"]),
+            chunk=int(file.attrs["chunk"]),
+            run=str(file.attrs["run"]),
+            provenance=dict(json.loads(file.attrs["provenance"])),
+        )
+        _require_whole(file, features)
+    return features
+
+
+@contextlib.contextmanager
+def damage(path: Path) -> Iterator[None]:
+    """Turn what the HDF5 library says of a damaged file into a message for people.
+
+    Raises:
+        FeatureError: the file is damaged.
+    """
+    try:
+        yield
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise FeatureError(
+            f"{path} cannot be read and is probably damaged ({error}). Make it again with: "
+            f"python -m jobs.reduce {path.parent} --force"
+        ) from error
+
+
+def _find(path: Path) -> Path:
+    if not path.exists():
+        raise InputError("there is no such run or file; check the path", path=path)
+    if not path.is_dir():
+        return path
+    paths = RunPaths(path)
+    if paths.features.exists():
+        return paths.features
+    if paths.request.exists():
+        raise RunError(f"{path} has no {paths.features.name} yet. Merge its shards with: python -m jobs.reduce {path}")
+    raise UsageError(f"{path} is not a run: it has no {paths.request.name} and no {paths.features.name}")
+
+
+def _require_whole(file: h5py.File, features: Features) -> None:
+    shape = file["features"].shape
+    if shape != (features.rows, features.width):
+        raise FeatureError(
+            f"{features.path}: features has the shape {shape}; expected {(features.rows, features.width)} by its ids "
+            f"and its layout. Make it again with: python -m jobs.reduce {features.path.parent} --force"
+        )
+    group, kind = PARTS[0]
+    for column in column_names(kind):
+        found = file[place(group, column)]
+        if len(found) != features.rows or is_text(column) != (found.dtype.kind in "SO"):
+            raise FeatureError(
+                f"{features.path}: the column {column} has {len(found)} rows of {found.dtype}, there are "
+                f"{features.rows} ids. Make it again with: python -m jobs.reduce {features.path.parent} --force"
+            )

@@ -1,0 +1,104 @@
+"""Writes what a run would embed, without embedding it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from vnp._durable import replacing
+from vnp.errors import ChangedInputError, RunExistsError, storage_error
+from vnp.runs.front import prepare
+from vnp.runs.plan import Survey
+from vnp.runs.skipped import SkippedTable
+from vnp.runs.units import START, Position, read_units
+
+NUCLEOTIDE = "identified_nucleotide.fa"
+PROTEIN = "identified_protein.faa"
+SKIPPED = "skipped.tsv"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written.
+
+    Args:
+        paths: nucleotide, protein and skipped files.
+        rows: records in each of the first two.
+        skipped: entries of the third by reason.
+    """
+
+    paths: tuple[Path, ...]
+    rows: int
+    skipped: dict[str, int]
+
+
+def frames_paths(folder: Path) -> tuple[Path, Path, Path]:
+    """The files that ``write_frames`` makes."""
+    return folder / NUCLEOTIDE, folder / PROTEIN, folder / SKIPPED
+
+
+def require_free(folder: Path, *, force: bool) -> None:
+    """Make sure that nothing is overwritten unasked.
+
+    Raises:
+        RunExistsError: a file is there, and ``force`` is not set.
+    """
+    there = [path for path in frames_paths(folder) if path.exists()]
+    if there and not force:
+        raise RunExistsError(
+            f"{', '.join(map(str, there))}: already there. Choose another --out, or --force to write anew"
+        )
+
+
+def write_frames(
+    found: Survey, chunk: int, folder: Path, *, progress: Callable[[int], None] = lambda _rows: None
+) -> Written:
+    """Write the open frames of the inputs as FASTA, one line of sequence each, in the order of a run's rows.
+
+    All files appear together, at the end. Memory does not grow with the input.
+
+    Args:
+        found: the survey of the inputs.
+        chunk: bases of a chunk, as surveyed.
+        folder: where the files go.
+        progress: told how many frames were written since the last call.
+
+    Raises:
+        InputError: an input cannot be read any more, or has changed since the survey.
+        StorageError: the disk is full or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, f"making {folder}") from error
+    paths = frames_paths(folder)
+    rows = 0
+    reasons: Counter[str] = Counter()
+    with ExitStack() as stack:
+        temporaries = [stack.enter_context(replacing(path)) for path in paths]
+        nucleotide, protein, skipped = (
+            stack.enter_context(path.open("x", encoding="utf-8", newline="")) for path in temporaries
+        )
+        table = SkippedTable(skipped, found.inputs)
+        for batch in read_units(found.inputs, chunk, Position(0, *START), found.totals.units):
+            prepared = prepare([batch], found.inputs)
+            names = [name.decode() for name in prepared.rows.ids]
+            nucleotide.write(_fasta(names, prepared.dna))
+            protein.write(_fasta(names, prepared.protein))
+            table.add(prepared.records, prepared.skipped)
+            reasons.update(reason.decode() for reason in prepared.skipped.reason)
+            rows += len(names)
+            progress(len(names))
+        if rows != found.totals.rows:
+            raise ChangedInputError(
+                f"{rows:,} open frames were found, and {found.totals.rows:,} when the inputs were first read: one of "
+                "them changed meanwhile. Run it again"
+            )
+    return Written(paths, rows, dict(reasons))
+
+
+def _fasta(names: list[str], sequences: list[str]) -> str:
+    return "".join([f">{name}\n{sequence}\n" for name, sequence in zip(names, sequences, strict=True)])

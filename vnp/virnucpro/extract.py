@@ -1,0 +1,201 @@
+"""FASTA to embeddings, as VirNucPro's scripts call it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from vnp.encoders import Encoder, from_folder, load
+from vnp.encoders.folders import read_config
+from vnp.encoders.spec import names
+from vnp.encoders.spec import spec as lookup
+from vnp.errors import FeatureError, UsageError
+from vnp.virnucpro import formats
+from vnp.virnucpro.sequences import read_dna, read_protein
+
+Model = Encoder | str | Path | None
+log = logging.getLogger(__name__)
+
+_DEFAULTS = {"dna": "dnabert_s", "protein": "fastesm2_650"}
+_AT_ONCE = 4096
+
+
+def extract_fast_esm(
+    fasta_file: str | Path,
+    out_file: str | Path | None = None,
+    model: Model = None,
+    tokenizer: Any = None,
+    truncation_seq_length: int | None = 1024,
+    toks_per_batch: int = 2048,
+) -> tuple[list[str], list[torch.Tensor]]:
+    """Embed proteins: the mean over the residues of the last hidden state.
+
+    Args:
+        fasta_file: proteins, as ``jobs.frames`` writes them; plain or compressed.
+        out_file: ``.pt`` file to write. If it is there already and holds these sequences, it is read instead.
+        model: an encoder of vnp; or the name of one, or a folder with its weights, to load on the GPU if there is one;
+            None is ``fastesm2_650``. A model of transformers cannot be used: give its folder.
+        tokenizer: None is the encoder's own, the published one. Otherwise an object with ``encode_batch``, or a
+            tokenizer of transformers.
+        truncation_seq_length: residues that are read of a longer protein, 1024 as in VirNucPro; None reads all.
+        toks_per_batch: tokens in one batch of a model loaded here. On a GPU 65536 is several times faster. An
+            encoder that is given keeps its own budget.
+
+    Returns:
+        Ids and rows (float32, one dimension), in the order of the file.
+
+    Raises:
+        UsageError: model, tokenizer or a number cannot be used.
+        InputError: the file or one of its records cannot be used.
+        WeightsError: the weights are missing or not the pinned ones.
+        EncoderError: a row is not finite or does not fit in memory.
+        FeatureError: ``out_file`` is there and holds something else.
+        StorageError: the disk is full or cannot be written.
+    """
+    if truncation_seq_length is not None and truncation_seq_length < 1:
+        raise UsageError(f"truncation_seq_length must be at least 1, or None, not {truncation_seq_length}")
+    ids, sequences = read_protein(Path(fasta_file))
+    target = None if out_file is None else Path(out_file)
+    if target is not None and target.exists():
+        found, data, values = formats.read_protein(target)
+        _require_same(target, Path(fasta_file), ids, found, values, _width(model, "protein"))
+        return found, data
+    encoder = _encoder(model, "protein", toks_per_batch)
+    cut = [sequence[:truncation_seq_length] for sequence in sequences]
+    content = formats.protein_content(ids, _embed(encoder, cut, tokenizer, ids))
+    # A row that shares no memory can be kept or saved alone.
+    content["data"] = [row.clone() for row in content["data"]]
+    if target is not None:
+        formats.save(content, target)
+    return ids, content["data"]
+
+
+def extract_dnabert_s(
+    input_file: str | Path,
+    out_file: str | Path | None = None,
+    model_loaded: bool = False,
+    tokenizer: Any = None,
+    model: Model = None,
+    toks_per_batch: int = 2048,
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Embed DNA: the mean over all tokens of the last hidden state, [CLS] and [SEP] included.
+
+    Args:
+        input_file: DNA, as ``jobs.frames`` writes it; plain or compressed.
+        out_file: as in ``extract_fast_esm``.
+        model_loaded: says that ``model`` is given, as VirNucPro's callers do; a model is used whenever it is given.
+        tokenizer: as in ``extract_fast_esm``.
+        model: as in ``extract_fast_esm``; None is ``dnabert_s``.
+        toks_per_batch: as in ``extract_fast_esm``.
+
+    Returns:
+        Ids, and for each ``{"label": id, "mean_representation": list of numbers}``, in the order of the file.
+
+    Raises:
+        VnpError: as of ``extract_fast_esm``.
+    """
+    if model_loaded and model is None:
+        raise UsageError("model_loaded is set and there is no model: give one, or leave model_loaded out")
+    ids, sequences = read_dna(Path(input_file))
+    target = None if out_file is None else Path(out_file)
+    if target is not None and target.exists():
+        found, data, values = formats.read_dna(target)
+        _require_same(target, Path(input_file), ids, found, values, _width(model, "dna"))
+        return found, data
+    encoder = _encoder(model, "dna", toks_per_batch)
+    content = formats.dna_content(ids, _embed(encoder, sequences, tokenizer, ids))
+    if target is not None:
+        formats.save(content, target)
+    return ids, content["data"]
+
+
+def _require_same(target: Path, source: Path, ids: list[str], found: list[str], values: np.ndarray, width: int) -> None:
+    """Make sure that an output that is there is this one; VirNucPro's own may be in another order."""
+    if set(found) != set(ids):
+        odd = next(iter(sorted(set(found) ^ set(ids))))
+        lacks, has = (target, source) if odd in set(ids) else (source, target)
+        raise FeatureError(
+            f"{target} is there and holds other sequences: {odd!r} is in {has} and not in {lacks}. Delete it, or "
+            "choose another out_file"
+        )
+    formats.require_width(target, "the embeddings'", width, values.shape[1])
+    log.info("%s is there already with %d rows", target, len(found))
+
+
+def _embed(
+    encoder: Encoder, sequences: Sequence[str], tokenizer: Any, ids: Sequence[str]
+) -> Float32[np.ndarray, "n width"]:
+    values = np.empty((len(sequences), encoder.width), np.float32)
+    embed = _embedder(encoder, tokenizer)
+    # Of like length together, so that little is padded where the encoder pads.
+    order = sorted(range(len(sequences)), key=lambda place: -len(sequences[place]))
+    for first in range(0, len(order), _AT_ONCE):
+        here = order[first : first + _AT_ONCE]
+        rows = embed([sequences[place] for place in here])
+        if rows.shape != (len(here), encoder.width):
+            raise FeatureError(
+                f"{encoder.spec.name} gave an array of the wrong shape for {ids[here[0]]!r} and those after it: "
+                f"expected {(len(here), encoder.width)}, got {rows.shape}"
+            )
+        values[here] = rows
+        log.info("embedded %d of %d sequences", first + len(here), len(order))
+    return values
+
+
+def _embedder(encoder: Encoder, tokenizer: Any) -> Callable[[list[str]], np.ndarray]:
+    if tokenizer is None:
+        return encoder.embed
+    embed_ids = getattr(encoder, "embed_ids", None)
+    if embed_ids is None:
+        raise UsageError(f"{encoder.spec.name} reads letters: leave the tokenizer out")
+    if hasattr(tokenizer, "encode_batch"):
+        return lambda texts: np.asarray(embed_ids(tokenizer.encode_batch(texts)))
+    if callable(tokenizer):
+        return lambda texts: np.asarray(embed_ids(list(_token_ids(tokenizer(texts)))))
+    raise UsageError(f"a {type(tokenizer).__name__} is no tokenizer: it has no encode_batch and cannot be called")
+
+
+def _token_ids(answer: Any) -> Iterator[np.ndarray]:
+    for ids in answer["input_ids"]:
+        yield np.asarray(ids, np.int64)
+
+
+def _encoder(model: Model, molecule: Literal["dna", "protein"], toks_per_batch: int) -> Encoder:
+    if toks_per_batch < 1:
+        raise UsageError(f"toks_per_batch must be at least 1, not {toks_per_batch}")
+    if model is None or isinstance(model, str | Path):
+        name = _DEFAULTS[molecule] if model is None else str(model)
+        if _is_folder(name, molecule):
+            encoder = from_folder(name, device="auto", precision="auto", token_budget=toks_per_batch)
+        else:
+            encoder = load(name, molecule=molecule, token_budget=toks_per_batch)
+    elif hasattr(model, "embed") and hasattr(model, "spec"):
+        encoder = model
+    else:
+        raise UsageError(
+            f"a {type(model).__name__} is no encoder of vnp: give the folder of its weights, or one of "
+            f"{', '.join(names(molecule))}"
+        )
+    if encoder.spec.molecule != molecule:
+        raise UsageError(f"{encoder.spec.name} reads {encoder.spec.molecule}, and the file holds {molecule}")
+    return encoder
+
+
+def _is_folder(name: str, molecule: str) -> bool:
+    return name not in names(molecule) and Path(name).is_dir()
+
+
+def _width(model: Model, molecule: Literal["dna", "protein"]) -> int:
+    """Numbers in a row of a model, found without loading it."""
+    if model is None or isinstance(model, str | Path):
+        name = _DEFAULTS[molecule] if model is None else str(model)
+        if _is_folder(name, molecule):
+            return int(str(read_config(Path(name)).get("hidden_size", 0)))
+        return lookup(name, molecule).width
+    return _encoder(model, molecule, 1).width
