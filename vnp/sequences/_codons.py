@@ -109,7 +109,7 @@ _PATTERN = np.tile(np.array([1, 2, 4], dtype=np.uint8), BLOCK_BASES)
 
 
 def _pattern(length: int) -> Bytes:
-    return _PATTERN[:length] if length <= len(_PATTERN) else np.resize(_PATTERN[:3], length)
+    return _PATTERN[:length] if length <= len(_PATTERN) else np.tile(_PATTERN[:3], length // 3 + 1)[:length]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +168,7 @@ def _stop_bits(bases: bytes) -> tuple[Bytes, Int64[np.ndarray, "ambiguous"]]:
     code = base_codes(letters)
     ambiguous = ambiguous_bases(letters, code)
     if len(bases) >= 3:
-        codons = code[:-2] * np.uint8(4)
-        codons += code[1:-1]
-        codons *= 4
-        codons += code[2:]
+        codons = codon_codes(code)
         for back in range(3) if len(ambiguous) else ():
             codons[np.clip(ambiguous - back, 0, len(codons) - 1)] = AMBIGUOUS
         stops = np.frombuffer(codons.tobytes().translate(_STOPS), dtype=np.uint8)
@@ -193,6 +190,15 @@ def base_codes(letters: Bytes) -> Bytes:
     code: Bytes = letters >> 1
     code &= 3
     return code
+
+
+def codon_codes(code: Bytes) -> Bytes:
+    """Code the codon that starts at each base but the last two."""
+    codons: Bytes = code[:-2] * np.uint8(4)
+    codons += code[1:-1]
+    codons *= 4
+    codons += code[2:]
+    return codons
 
 
 def ambiguous_bases(letters: Bytes, code: Bytes) -> Int64[np.ndarray, "ambiguous"]:

@@ -13,7 +13,7 @@ _BASES = "TCAG"
 # The standard genetic code (NCBI translation table 1), codons in the order TTT, TTC, TTA, TTG, TCT ...
 _RESIDUES = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG"
 CODONS = {"".join(codon): residue for codon, residue in zip(product(_BASES, repeat=3), _RESIDUES, strict=True)}
-_COMPLEMENT = str.maketrans("ACGTRYSWKMBDHVN", "TGCAYRSWMKVHDBN")
+_COMPLEMENT = dict(zip("ACGTRYSWKMBDHVN", "TGCAYRSWMKVHDBN", strict=True))
 
 
 class Row(NamedTuple):
@@ -38,6 +38,11 @@ def chunk_bounds(length: int, size: int) -> list[tuple[int, int]]:
     return bounds
 
 
+def reverse_complement(strand: str) -> str:
+    """Read the other strand, base by base."""
+    return "".join(_COMPLEMENT[base] for base in reversed(strand))
+
+
 def translate(strand: str, frame: int) -> str:
     """Translate one frame (1, 2 or 3) of a strand, codon by codon; a codon with an ambiguous base is X."""
     protein = []
@@ -60,7 +65,7 @@ def open_rows(name: str, sequence: str, size: int) -> list[Row]:
     rows = []
     for number, (start, end) in enumerate(chunk_bounds(len(sequence), size), start=1):
         forward = sequence[start:end]
-        reverse = forward.translate(_COMPLEMENT)[::-1]
+        reverse = reverse_complement(forward)
         for letter, strand in (("F", forward), ("R", reverse)):
             for frame in (1, 2, 3):
                 protein = translate(strand, frame)
