@@ -73,7 +73,16 @@ class WeightsError(EncoderError):
 
 
 class FeatureError(VnpError):
-    """Numbers on disk do not fit what was asked of them."""
+    """Numbers on disk do not fit what was asked of them.
+
+    Args:
+        message: what is wrong and what to do.
+        path: the file that is at fault, put in front of the message.
+    """
+
+    def __init__(self, message: str, *, path: object = None) -> None:
+        self.path = None if path is None else str(path)
+        super().__init__(message if path is None else f"{path}: {message}")
 
 
 class LayoutError(FeatureError):

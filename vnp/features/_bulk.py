@@ -8,17 +8,20 @@ count the page cache as this process's memory.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import h5py
 import numpy as np
 
 from vnp.errors import FeatureError
 
-WINDOW_BYTES = 8 << 20
+# Small enough to stay in a core's cache between reading, checking and writing.
+WINDOW_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ def extent(path: Path, dataset: h5py.Dataset) -> Extent:
     """
     offset = dataset.id.get_offset()
     if dataset.ndim != 2 or (offset is None and dataset.shape[0]):
-        raise FeatureError(f"{path}: {dataset.name} is not a contiguous table of numbers")
+        raise FeatureError(f"{dataset.name} is not a contiguous table of numbers", path=path)
     return Extent(path, offset or 0, dataset.shape[0], dataset.shape[1], dataset.dtype)
 
 
@@ -90,10 +93,55 @@ def copy(
     if not sources[0].rows:
         return
     with _files(sources, target) as (readers, writer):
-        for low, high in _windows(sources[0].rows, target.row_bytes):
-            values = _read_side_by_side(readers, sources, low, high, target)
-            check(values, low)
-            _write_all(writer, values, target.offset + (first + low) * target.row_bytes)
+        buffers = [np.empty((_step(target), source.width), source.dtype) for source in sources]
+        beside = np.empty((_step(target), target.width), target.dtype) if len(sources) > 1 else buffers[0]
+        for low in range(0, sources[0].rows, len(beside)):
+            count = min(len(beside), sources[0].rows - low)
+            column = 0
+            for reader, source, buffer in zip(readers, sources, buffers, strict=True):
+                _read(reader, source, low, buffer[:count])
+                if buffer is not beside:
+                    beside[:count, column : column + source.width] = buffer[:count]
+                column += source.width
+            check(beside[:count], low)
+            _write_all(writer, beside[:count], target.offset + (first + low) * target.row_bytes)
+
+
+class WriteBehind:
+    """Sends what was written of a file on to the disk in a thread, so that the last flush finds little to do.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._running: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        self._thread = ThreadPoolExecutor(1)
+        self._descriptor = os.open(self._path, os.O_RDONLY)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown()
+        os.close(self._descriptor)
+        if self._running is not None and error is None:
+            self._running.result()
+
+    def nudge(self) -> None:
+        """Start a flush if none is under way.
+
+        Raises:
+            OSError: the flush before it failed.
+        """
+        if self._running is not None:
+            if not self._running.done():
+                return
+            self._running.result()
+        self._running = self._thread.submit(os.fdatasync, self._descriptor)
 
 
 class _files:  # noqa: N801 - reads as a statement
@@ -111,35 +159,19 @@ class _files:  # noqa: N801 - reads as a statement
             os.close(descriptor)
 
 
-def _windows(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
-    step = max(1, WINDOW_BYTES // row_bytes)
-    for low in range(0, rows, step):
-        yield low, min(low + step, rows)
+def _step(target: Extent) -> int:
+    return max(1, WINDOW_BYTES // max(1, target.row_bytes))
 
 
-def _read_side_by_side(
-    readers: Sequence[int], sources: Sequence[Extent], low: int, high: int, target: Extent
-) -> np.ndarray:
-    if len(sources) == 1:
-        return _read(readers[0], sources[0], low, high)
-    values = np.empty((high - low, target.width), target.dtype)
-    column = 0
-    for reader, source in zip(readers, sources, strict=True):
-        values[:, column : column + source.width] = _read(reader, source, low, high)
-        column += source.width
-    return values
-
-
-def _read(reader: int, source: Extent, low: int, high: int) -> np.ndarray:
-    values = np.empty((high - low, source.width), source.dtype)
+def _read(reader: int, source: Extent, low: int, values: np.ndarray) -> None:
+    """Fill ``values`` with rows ``low`` … of a source."""
     view = values.view(np.uint8).reshape(-1).data
     done = 0
     while done < len(view):
         count = os.preadv(reader, [view[done:]], source.offset + low * source.row_bytes + done)
         if not count:
-            raise FeatureError(f"{source.path} ends in the middle of its data")
+            raise FeatureError("ends in the middle of its data", path=source.path)
         done += count
-    return values
 
 
 def _write_all(writer: int, values: np.ndarray, offset: int) -> None:

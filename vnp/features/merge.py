@@ -6,7 +6,10 @@ frame: names of records are unique, so no id can be there twice.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +19,7 @@ import h5py
 import numpy as np
 
 from vnp.errors import FeatureError
-from vnp.features._bulk import Extent, allocate, copy, extent
+from vnp.features._bulk import Extent, WriteBehind, allocate, copy, extent
 from vnp.features._strings import as_array, as_bytes, column_type, widest
 from vnp.features.table import (
     PARTS,
@@ -31,9 +34,8 @@ from vnp.features.table import (
     require_finite,
     require_schema,
     stored_type,
+    windows,
 )
-
-_ROWS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ def merge(
         "records": _record_count(surveyed),
         "skipped": sum(source.skipped for source in surveyed),
     }
+    _require_room(target, surveyed, totals, arrays)
     with h5py.File(target, "x", locking=False) as file:
         file.attrs["schema"] = SCHEMA
         for key, value in attributes.items():
@@ -108,12 +111,14 @@ def merge(
         extents = _make(file, target, surveyed, totals, arrays)
         digests, reasons = _copy_columns(file, surveyed)
     first = 0
-    for index, source in enumerate(surveyed):
-        before(index)
-        for name, parts in arrays.items():
-            copy([source.arrays[part] for part in parts], extents[name], first, _finite(source, name))
-        first += source.rows
-        progress(source.rows)
+    with WriteBehind(target) as disk:
+        for index, source in enumerate(surveyed):
+            before(index)
+            for name, parts in arrays.items():
+                copy([source.arrays[part] for part in parts], extents[name], first, _finite(source, name))
+            disk.nudge()
+            first += source.rows
+            progress(source.rows)
     widths = {name: found.width for name, found in extents.items()}
     return Merged(totals[""], totals["records"], reasons, digests[-1], digests[:-1], widths)
 
@@ -125,9 +130,7 @@ def _survey(path: Path, arrays: Mapping[str, Sequence[str]]) -> _Source:
         for group, kind in PARTS:
             for column in filter(is_text, column_names(kind)):
                 found = file[place(group, column)]
-                text[place(group, column)] = (
-                    found.dtype.itemsize if found.dtype.kind == "S" else widest(as_bytes(found[:]))
-                )
+                text[place(group, column)] = found.dtype.itemsize if found.dtype.kind == "S" else _widest(found)
         ordinals = file["records/ordinal"]
         records = len(ordinals)
         needed = {part for parts in arrays.values() for part in parts}
@@ -143,6 +146,10 @@ def _survey(path: Path, arrays: Mapping[str, Sequence[str]]) -> _Source:
         )
 
 
+def _widest(column: h5py.Dataset) -> int:
+    return max((widest(as_bytes(column[window])) for window in windows(len(column))), default=1)
+
+
 def _require_fit(surveyed: Sequence[_Source]) -> None:
     leader = surveyed[0]
     for source in surveyed:
@@ -150,11 +157,12 @@ def _require_fit(surveyed: Sequence[_Source]) -> None:
             expected = leader.arrays[part]
             if (found.width, found.dtype) != (expected.width, expected.dtype):
                 raise FeatureError(
-                    f"{source.path}: {part} is {found.width} wide of {found.dtype}, "
-                    f"in {leader.path.name} it is {expected.width} wide of {expected.dtype}"
+                    f"{part} is {found.width} wide of {found.dtype}, "
+                    f"in {leader.path.name} it is {expected.width} wide of {expected.dtype}",
+                    path=source.path,
                 )
             if found.rows != source.rows:
-                raise FeatureError(f"{source.path}: {part} has {found.rows} rows, there are {source.rows} ids")
+                raise FeatureError(f"{part} has {found.rows} rows, there are {source.rows} ids", path=source.path)
 
 
 def _record_count(surveyed: Sequence[_Source]) -> int:
@@ -166,12 +174,33 @@ def _record_count(surveyed: Sequence[_Source]) -> int:
             continue
         if source.first_record not in (last, last + 1):
             raise FeatureError(
-                f"{source.path} starts at input record {source.first_record + 1}, "
-                f"the one before it ends at {last + 1}: records are missing or repeated"
+                f"starts at input record {source.first_record + 1}, "
+                f"the one before it ends at {last + 1}: records are missing or repeated",
+                path=source.path,
             )
         total += source.last_record - max(source.first_record, last + 1) + 1
         last = source.last_record
     return total
+
+
+def _require_room(
+    target: Path, surveyed: Sequence[_Source], totals: Mapping[str, int], arrays: Mapping[str, Sequence[str]]
+) -> None:
+    """Look at the free space first: HDF5 prints tracebacks and can crash when a disk fills up under it."""
+    leader = surveyed[0]
+    needed = sum(totals[""] * leader.arrays[part].row_bytes for parts in arrays.values() for part in parts)
+    for group, kind in PARTS:
+        for column in column_names(kind):
+            name = place(group, column)
+            widths = [source.text[name] if is_text(column) else _itemsize(column) for source in surveyed]
+            needed += totals[group] * max(widths)
+    disk = os.statvfs(target.parent)
+    if disk.f_blocks and disk.f_bavail * disk.f_frsize < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+
+def _itemsize(column: str) -> int:
+    return np.dtype(stored_type(column)).itemsize
 
 
 def _make(
@@ -207,8 +236,7 @@ def _copy_columns(file: h5py.File, surveyed: Sequence[_Source]) -> tuple[list[st
     for source in surveyed:
         with h5py.File(source.path, "r", locking=False) as found:
             digest = hashlib.sha256()
-            for low in range(0, source.rows, _ROWS_AT_ONCE):
-                window = slice(low, min(low + _ROWS_AT_ONCE, source.rows))
+            for window in windows(source.rows):
                 last_key = _require_rising(found, window, last_key, source.path)
                 ids = as_bytes(found["ids"][window])
                 text = b"".join(name + b"\n" for name in ids)
@@ -217,20 +245,18 @@ def _copy_columns(file: h5py.File, surveyed: Sequence[_Source]) -> tuple[list[st
                 _copy_window(found, file, "", Rows, window, at)
             digests.append(digest.hexdigest())
             repeated = int(source.records > 0 and source.first_record == last_record)
-            _copy_window(found, file, "records", Records, slice(repeated, source.records), at)
+            for window in windows(source.records, repeated):
+                _copy_window(found, file, "records", Records, window, at)
             last_record = source.last_record if source.records else last_record
-            _copy_window(found, file, "skipped", Skipped, slice(0, source.skipped), at)
-            for reason, count in _count(found["skipped/reason"][:]):
-                reasons[reason] = reasons.get(reason, 0) + count
+            for window in windows(source.skipped):
+                _copy_window(found, file, "skipped", Skipped, window, at)
+            add_reasons(found, reasons)
     return [*digests, whole.hexdigest()], reasons
 
 
 def _copy_window(found: h5py.File, file: h5py.File, group: str, kind: Any, window: slice, at: dict[str, int]) -> None:
-    count = window.stop - window.start
-    into = slice(at[group], at[group] + count)
-    at[group] += count
-    if not count:
-        return
+    into = slice(at[group], at[group] + window.stop - window.start)
+    at[group] = into.stop
     for column in column_names(kind):
         name = place(group, column)
         values = found[name][window]
@@ -239,9 +265,13 @@ def _copy_window(found: h5py.File, file: h5py.File, group: str, kind: Any, windo
         file[name][into] = values
 
 
-def _count(reasons: np.ndarray) -> list[tuple[str, int]]:
-    names, counts = np.unique(np.array(as_bytes(reasons), object), return_counts=True)
-    return [(name.decode(), int(count)) for name, count in zip(names, counts, strict=True)]
+def add_reasons(file: h5py.File, counts: dict[str, int]) -> None:
+    """Add to ``counts`` how many entries of an open file have no row, by reason."""
+    column = file["skipped/reason"]
+    for window in windows(len(column)):
+        for name, count in Counter(as_bytes(column[window])).items():
+            reason = name.decode()
+            counts[reason] = counts.get(reason, 0) + count
 
 
 def _require_rising(found: h5py.File, window: slice, last: int, path: Path) -> int:
@@ -252,7 +282,7 @@ def _require_rising(found: h5py.File, window: slice, last: int, path: Path) -> i
     if (steps <= 0).any():
         row = window.start + int(np.flatnonzero(steps <= 0)[0])
         name = as_bytes(found["ids"][row : row + 1])[0].decode()
-        raise FeatureError(f"{path}: the id {name!r} is there twice or out of order (row {row})")
+        raise FeatureError(f"the id {name!r} is there twice or out of order (row {row})", path=path)
     return int(key[-1])
 
 
@@ -262,6 +292,6 @@ def _finite(source: _Source, name: str) -> Callable[[np.ndarray, int], None]:
             return
         with h5py.File(source.path, "r", locking=False) as found:
             ids = as_bytes(found["ids"][row : row + len(values)])
-        require_finite(values, f"{source.path}: {name}", ids)
+        require_finite(values, name, ids, path=source.path)
 
     return check

@@ -19,10 +19,12 @@ import numpy as np
 from jaxtyping import Int8, Int32, Int64
 
 from vnp.errors import FeatureError
+from vnp.features._image import whole_file
 from vnp.features._strings import as_array, as_bytes, column_type, widest
 
 SCHEMA = "vnp-features/1"
 CONTENT = "content"
+ROWS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +159,13 @@ def write_table(
 
     Raises:
         FeatureError: an array is not n rows long or holds a value that is not finite.
+        OSError: the disk is full or cannot be written.
     """
     for name, array in arrays.items():
         if len(array) != len(rows):
             raise FeatureError(f"{name} has {len(array)} rows, there are {len(rows)} ids")
         require_finite(array, name, rows.ids)
-    with h5py.File(path, "x", locking=False) as file:
+    with whole_file(path) as file:
         file.attrs["schema"] = SCHEMA
         for key, value in attributes.items():
             file.attrs[key] = value
@@ -192,8 +195,8 @@ def content_digest(file: h5py.File) -> str:
             for text in as_bytes(dataset[:]):
                 digest.update(len(text).to_bytes(8, "little") + text)
         elif dataset.size:
-            for first in range(0, len(dataset), 65_536):
-                digest.update(np.ascontiguousarray(dataset[first : first + 65_536]).view(np.uint8).data)
+            for window in windows(len(dataset)):
+                digest.update(np.ascontiguousarray(dataset[window]).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -204,19 +207,25 @@ def datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
     yield from sorted(found.items())
 
 
+def windows(count: int, first: int = 0) -> Iterator[slice]:
+    """Slices that go over ``first`` to ``count``, each small enough to hold in memory."""
+    for low in range(first, count, ROWS_AT_ONCE):
+        yield slice(low, min(low + ROWS_AT_ONCE, count))
+
+
 def read_rows(file: h5py.File, window: slice = slice(None)) -> Rows:
     """The rows of an open file, or a window of them."""
     return Rows(**_read(file, "", Rows, window))
 
 
-def read_records(file: h5py.File) -> Records:
-    """The input records of an open file."""
-    return Records(**_read(file, "records", Records, slice(None)))
+def read_records(file: h5py.File, window: slice = slice(None)) -> Records:
+    """The input records of an open file, or a window of them."""
+    return Records(**_read(file, "records", Records, window))
 
 
-def read_skipped(file: h5py.File) -> Skipped:
-    """What has no row, of an open file."""
-    return Skipped(**_read(file, "skipped", Skipped, slice(None)))
+def read_skipped(file: h5py.File, window: slice = slice(None)) -> Skipped:
+    """What has no row, of an open file, or a window of it."""
+    return Skipped(**_read(file, "skipped", Skipped, window))
 
 
 def _read(file: h5py.File, group: str, kind: type[Part], window: slice) -> dict[str, Any]:
@@ -239,7 +248,7 @@ def require_schema(file: h5py.File, path: Path) -> None:
         raise FeatureError(f"{path} is {found}; this version of vnp reads {SCHEMA!r}: extract it again")
 
 
-def require_finite(array: np.ndarray, name: str, ids: list[bytes]) -> None:
+def require_finite(array: np.ndarray, name: str, ids: list[bytes], path: Path | None = None) -> None:
     """Make sure that every value is a number.
 
     Raises:
@@ -248,11 +257,17 @@ def require_finite(array: np.ndarray, name: str, ids: list[bytes]) -> None:
     if all_finite(array):
         return
     row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-    raise FeatureError(f"{name} of {ids[row].decode()} holds NaN or infinity: with fp16 try --precision bf16 or fp32")
+    raise FeatureError(
+        f"{name} of {ids[row].decode()} holds NaN or infinity: with fp16 try --precision bf16 or fp32", path=path
+    )
 
 
 def all_finite(array: np.ndarray) -> bool:
-    """Whether no value is NaN or infinite; for float16 by its exponent bits, several times faster than isfinite."""
-    if array.dtype == np.float16 and array.flags.c_contiguous:
-        return bool(((array.view(np.uint16) & 0x7FFF) < 0x7C00).all())
+    """Whether no value is NaN or infinite; for float16 by its bits, several times faster than isfinite.
+
+    NaN and infinity are the values whose exponent bits are all set. Without the sign bit they are the largest
+    numbers, so the greatest bit pattern of either sign tells.
+    """
+    if array.dtype == np.float16 and array.flags.c_contiguous and array.size:
+        return bool(array.view(np.int16).max() < 0x7C00 and array.view(np.uint16).max() < 0xFC00)
     return bool(np.isfinite(array).all())

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from vnp.encoders import Encoder, identity, load
 from vnp.errors import EncoderError
 from vnp.features.projection import NAME as PROJECTION
-from vnp.features.projection import NATIVE, project
+from vnp.features.projection import NATIVE, WIDTH, project
 from vnp.runs.blocks import Account
 from vnp.runs.request import EncoderChoice, Request
 
@@ -91,6 +91,12 @@ class EncoderPair:
             found["dna_projected"] = project(found["dna"])
         stored = {name: _store(values, name, store) for name, values in found.items()}
         return stored, Account(self.identities(), self.device(), tokens, seconds, events)
+
+
+def stored_widths(request: Request) -> dict[str, int]:
+    """Columns of each number array of the run's shards."""
+    widths = {"dna": request.dna.width, "protein": request.protein.width}
+    return {**widths, "dna_projected": WIDTH} if request.dna.width == NATIVE else widths
 
 
 def _store(values: np.ndarray, name: str, store: str) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 
 from vnp._durable import replacing
 from vnp.errors import InputError, RunError
+from vnp.features._image import whole_file
 from vnp.runs._marks import Marks
 from vnp.runs.request import PlannedInput, Totals
 from vnp.runs.units import START, Position, UnitBatch, batch_units, iter_records
@@ -225,7 +226,7 @@ def write_plan(path: Path, shards: Sequence[Shard]) -> str:
     """
     table = np.array([(*astuple(shard.start), *astuple(shard)[2:]) for shard in shards], SHARD_TYPE)
     with replacing(path) as temporary:
-        with h5py.File(temporary, "x", locking=False) as file:
+        with whole_file(temporary) as file:
             file.attrs["schema"] = SCHEMA
             file.create_dataset("shards", data=table, track_times=False)
         return hashlib.sha256(temporary.read_bytes()).hexdigest()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
+import errno
 import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,20 @@ import h5py
 from vnp._durable import remove_temporaries, replacing
 from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, RunExistsError
 from vnp.features.layout import FeatureLayout, make_layout
-from vnp.features.merge import Merged, merge
-from vnp.features.table import SCHEMA, read_records, read_skipped
+from vnp.features.merge import Merged, add_reasons, merge
+from vnp.features.table import SCHEMA
+from vnp.runs._hashes import FileHashes
+from vnp.runs._skipped import write_skipped
+from vnp.runs.pair import stored_widths
 from vnp.runs.paths import shard_name
 from vnp.runs.plan import Shard, read_plan
-from vnp.runs.receipts import Receipt, file_sha256
+from vnp.runs.receipts import Receipt
 from vnp.runs.request import Run
 from vnp.runs.seals import require_sealed, withdraw
 from vnp.runs.versions import versions
-from vnp.sequences.frames import FRAME_NAMES
 
 _NAMED = 12
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,25 +74,30 @@ def reduce_run(
     provenance = _provenance(run, receipts)
     if run.paths.features.exists() and not force:
         return _already(run, layout, provenance)
-    with replacing(run.paths.features) as temporary, ThreadPoolExecutor(1) as hasher:
-        hashes = _hash_ahead(run, receipts, hasher)
-        merged = merge(
-            [run.paths.shard(receipt.shard) for receipt in receipts],
-            temporary,
-            arrays={"features": [part.source for part in layout.parts]},
-            attributes={
-                "kind": "features",
-                "run": run.request.digest,
-                "layout": layout.to_json(),
-                "chunk": run.request.chunk,
-                "provenance": json.dumps(provenance, sort_keys=True),
-            },
-            before=lambda _index: next(hashes),
-            progress=progress,
-        )
-        _require_whole(run, receipts, merged)
-        _reopen(temporary, merged, layout)
-        write_skipped(run)
+    with replacing(run.paths.features) as temporary, FileHashes(run, receipts) as hashes:
+        try:
+            merged = merge(
+                [run.paths.shard(receipt.shard) for receipt in receipts],
+                temporary,
+                arrays={"features": [part.source for part in layout.parts]},
+                attributes={
+                    "kind": "features",
+                    "run": run.request.digest,
+                    "layout": layout.to_json(),
+                    "chunk": run.request.chunk,
+                    "provenance": json.dumps(provenance, sort_keys=True),
+                },
+                before=lambda index: _require_intact(run, receipts[index], hashes.match(index)),
+                progress=progress,
+            )
+            _require_whole(run, receipts, merged)
+            _reopen(temporary, merged, layout)
+            write_skipped(run)
+        except (FeatureError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            explained = _explained(run, receipts, hashes, error)
+            if explained is error:
+                raise
+            raise explained from error
     remove_temporaries(run.paths.shards)
     return Reduced(run.paths.features, merged.rows, layout, merged.skipped, fresh=True)
 
@@ -125,14 +132,15 @@ def _rerun(run: Run, count: int) -> str:
 
 
 def _require_alike(run: Run, receipts: Sequence[Receipt]) -> None:
-    """Encoders, precision, widths and dtypes are those of the first shard in all others."""
+    """Widths and dtypes are the planned ones; encoders and precision are those of the first shard in all others."""
+    planned = {"widths": stored_widths(run.request), "dtype": run.request.store}
     leader = receipts[0]
-    for receipt in receipts[1:]:
-        for what in ("widths", "dtype", "projections"):
-            if getattr(receipt, what) != getattr(leader, what):
+    for receipt in receipts:
+        for what, expected in (*planned.items(), ("projections", leader.projections)):
+            if getattr(receipt, what) != expected:
                 raise FeatureError(
-                    f"{shard_name(receipt.shard)} has {what} {getattr(receipt, what)}, "
-                    f"{shard_name(leader.shard)} has {getattr(leader, what)}.\n{_remake(run, receipt)}"
+                    f"{shard_name(receipt.shard)} has the {what} {getattr(receipt, what)}, expected {expected}.\n"
+                    f"{_remake(run, receipt)}"
                 )
         for molecule, identity in receipt.encoders.items():
             expected = leader.encoders[molecule]
@@ -198,29 +206,43 @@ def _already(run: Run, layout: FeatureLayout, provenance: dict[str, Any]) -> Red
     return Reduced(path, rows, layout, reasons, fresh=False)
 
 
-def _hash_ahead(run: Run, receipts: Sequence[Receipt], hasher: ThreadPoolExecutor) -> Iterator[None]:
-    """Compare each shard file's SHA-256 with its receipt, hashing the next while one is merged."""
-    waiting: list[Future[str]] = []
-    for index, receipt in enumerate(receipts):
-        for ahead in receipts[index + len(waiting) : index + 2]:
-            waiting.append(hasher.submit(file_sha256, run.paths.shard(ahead.shard)))
-        if waiting.pop(0).result() != receipt.sha256:
+def _require_intact(run: Run, receipt: Receipt, intact: bool) -> None:
+    if not intact:
+        raise _damaged(run, [receipt])
+
+
+def _damaged(run: Run, receipts: Sequence[Receipt]) -> DamagedShardError:
+    """The error for shard files whose bytes have changed; they count as missing from now on."""
+    for receipt in receipts:
+        withdraw(run, receipt.shard)
+    lines = [
+        f"{run.paths.shard(receipt.shard)} is not the file that its receipt names: its bytes have changed"
+        for receipt in receipts[:_NAMED]
+    ]
+    return DamagedShardError("\n".join([*lines, _rerun(run, len(receipts))]))
+
+
+def _explained(run: Run, receipts: Sequence[Receipt], hashes: FileHashes, error: Exception) -> Exception:
+    """What lies behind an error while merging: most often a damaged file, which then must not be trusted."""
+    if isinstance(error, DamagedShardError) or (isinstance(error, OSError) and error.errno in _DISK):
+        return error
+    damaged = [receipt for index, receipt in enumerate(receipts) if not hashes.match(index)]
+    if damaged:
+        return _damaged(run, damaged)
+    if not isinstance(error, FeatureError):
+        return FeatureError(f"the shards of {run.paths.root} cannot be merged: {error}")
+    for receipt in receipts:
+        if error.path == str(run.paths.shard(receipt.shard)):
             withdraw(run, receipt.shard)
-            path = run.paths.shard(receipt.shard)
-            raise DamagedShardError(
-                f"{path} is not the file that its receipt names: its bytes have changed.\n{_rerun(run, 1)}"
-            )
-        yield
+            return FeatureError(f"{error}\n{_rerun(run, 1)}")
+    return error
 
 
 def _require_whole(run: Run, receipts: Sequence[Receipt], merged: Merged) -> None:
     """Every id that was written is there, and every input record and planned row."""
     for receipt, found in zip(receipts, merged.source_ids_sha256, strict=True):
         if found != receipt.ids_sha256:
-            withdraw(run, receipt.shard)
-            raise DamagedShardError(
-                f"{shard_name(receipt.shard)}: its ids are not those that its receipt names.\n{_rerun(run, 1)}"
-            )
+            raise FeatureError("its ids are not those that its receipt names", path=run.paths.shard(receipt.shard))
     totals = run.request.totals
     if (merged.rows, merged.records) != (totals.rows, totals.records):
         raise FeatureError(
@@ -234,26 +256,3 @@ def _reopen(path: Path, merged: Merged, layout: FeatureLayout) -> None:
         shape = file["features"].shape
         if shape != (merged.rows, layout.width):
             raise FeatureError(f"{path} has features of {shape}, expected {(merged.rows, layout.width)}")
-
-
-def write_skipped(run: Run) -> None:
-    """Write ``skipped.tsv``: every record, chunk or frame that has no row, in input order, with its reason."""
-    with replacing(run.paths.skipped) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, escapechar="\\")
-        table.writerow(["record", "input", "length", "chunk", "frame", "reason"])
-        for number in range(run.request.shards):
-            with h5py.File(run.paths.shard(number), "r", locking=False) as shard:
-                records, skipped = read_records(shard), read_skipped(shard)
-            first = int(records.ordinal[0]) if len(records) else 0
-            rows = zip(
-                (skipped.record - first).tolist(), skipped.chunk.tolist(), skipped.frame.tolist(), skipped.reason,
-                strict=True,
-            )  # fmt: skip
-            for at, chunk, frame, reason in rows:
-                entry = run.request.inputs[records.input[at]]
-                table.writerow(
-                    [
-                        records.name[at].decode(), entry.path, records.length[at], chunk or "",
-                        FRAME_NAMES[frame] if frame >= 0 else "", reason.decode(),
-                    ]
-                )  # fmt: skip
