@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -141,7 +142,8 @@ def _once(run: Run) -> Callable[[], EncoderPair]:
 
         if not loaded:
             loaded.append(EncoderPair.load(run.request))
-        return loaded[0]
+            return loaded[0]
+        return replace(loaded[0], seconds=0.0)
 
     return load
 
