@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -25,6 +26,17 @@ class Commands(click.Group):
             return None
         found: Any = importlib.import_module(f"jobs.{cmd_name}").main
         return found if isinstance(found, click.Command) else None
+
+
+def every_command() -> Iterator[click.Command]:
+    """All commands, and those that others consist of."""
+    context = click.Context(main)
+    for name in main.list_commands(context):
+        found = main.get_command(context, name)
+        if isinstance(found, click.Group):
+            yield from found.commands.values()
+        elif found is not None:
+            yield found
 
 
 @click.command(cls=Commands, context_settings={"max_content_width": 100})

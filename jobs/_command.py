@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,14 @@ from vnp.errors import UsageError, VnpError, storage_error
 
 CONFIG = "vnp.toml"
 _OTHER_NAMES = {"out": "run"}
+_SETTINGS = {"show_default": True, "max_content_width": 100}
 
 
 class Command(click.Command):
     """A command that takes its defaults from ``vnp.toml`` and never ends in a traceback that a user caused."""
+
+    table: tuple[str, ...] = ()
+    """Names of its table in ``vnp.toml``, from the outside in: ``[extract]`` or ``[benchmark.merge]``."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -51,17 +55,16 @@ class Command(click.Command):
             ctx.exit(1)
 
 
-def command(example: str) -> Callable[[Callable[..., Any]], Command]:
+def command(example: str, group: click.Group | None = None) -> Callable[[Callable[..., Any]], Command]:
     """Make a command of a function; its docstring is the help, with one example below.
 
     Args:
         example: a command line that works.
+        group: the command that it is a part of, if any; it is called after the function then, else after its module.
     """
 
     def decorate(function: Callable[..., Any]) -> Command:
-        name = function.__module__.rpartition(".")[2]
-        if name == "__main__":
-            name = Path(sys.argv[0]).stem
+        module = _module_name(function)
         config = click.option(
             "--config",
             type=click.Path(path_type=Path, dir_okay=False),
@@ -69,18 +72,36 @@ def command(example: str) -> Callable[[Callable[..., Any]], Command]:
             expose_value=False,
         )
         made = click.command(
-            name,
-            cls=Command,
-            epilog=f"\b\nExample:\n  {example}",
-            context_settings={"show_default": True, "max_content_width": 100},
+            function.__name__ if group else module, cls=Command, epilog=_epilog(example), context_settings=_SETTINGS
         )(config(function))
+        made.table = (module, function.__name__) if group else (module,)
+        if group:
+            group.add_command(made)
         functools.update_wrapper(made, function, assigned=("__module__", "__doc__"), updated=())
         return made
 
     return decorate
 
 
-def read_config(path: Path | None, target: click.Command) -> dict[str, Any]:
+def group(example: str) -> Callable[[Callable[..., Any]], click.Group]:
+    """Make a command that consists of commands; its docstring is the help, with one example below."""
+
+    def decorate(function: Callable[..., Any]) -> click.Group:
+        return click.group(_module_name(function), epilog=_epilog(example), context_settings=_SETTINGS)(function)
+
+    return decorate
+
+
+def _module_name(function: Callable[..., Any]) -> str:
+    name = function.__module__.rpartition(".")[2]
+    return Path(sys.argv[0]).stem if name == "__main__" else name
+
+
+def _epilog(example: str) -> str:
+    return f"\b\nExample:\n  {example}"
+
+
+def read_config(path: Path | None, target: Command) -> dict[str, Any]:
     """Defaults for a command's options.
 
     The file's top level holds options of any command, a table such as ``[extract]`` those of one; names are the
@@ -103,20 +124,52 @@ def read_config(path: Path | None, target: click.Command) -> dict[str, Any]:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no TOML: {error}") from error
-    known = {parameter.name for parameter in target.params if parameter.name} - {"config"}
-    general = {key: value for key, value in content.items() if not isinstance(value, dict)}
-    own = content.get(target.name or "", {})
+    lists = {parameter.name for parameter in target.params if parameter.nargs == -1 or parameter.multiple}
+    known = _option_names(target)
     found = {}
-    for key, value in {**general, **own}.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            name = _OTHER_NAMES.get(name, name)
+    for key, value, own in _entries(content, target.table, path):
+        name = _option_name(key, known)
         if name in known:
-            found[name] = value
-        elif key in own:
-            names = ", ".join(sorted(name.replace("_", "-") for name in known))
-            raise UsageError(f"{path}: [{target.name}] has no option {key!r}; there are {names}")
+            found[name] = [value] if name in lists and not isinstance(value, list) else value
+        elif own:
+            raise UsageError(f"{path}: [{'.'.join(target.table)}] has no option {key!r}; there are {_listed(known)}")
+        else:
+            _require_known(path, key, known, target)
     return found
+
+
+def _entries(content: dict[str, Any], table: tuple[str, ...], path: Path) -> Iterator[tuple[str, Any, bool]]:
+    """The file's options for a command, and whether each is in the command's own table."""
+    yield from ((key, value, False) for key, value in content.items() if not isinstance(value, dict))
+    own: Any = content
+    for name in table:
+        own = own.get(name, {})
+        if not isinstance(own, dict):
+            raise UsageError(f"{path}: {name} is a table of options, as in [{'.'.join(table)}], not {own!r}")
+    yield from ((key, value, True) for key, value in own.items())
+
+
+def _option_names(target: click.Command) -> set[str]:
+    return {parameter.name for parameter in target.params if parameter.name} - {"config"}
+
+
+def _option_name(key: str, known: Collection[str]) -> str:
+    name = key.replace("-", "_")
+    return name if name in known else _OTHER_NAMES.get(name, name)
+
+
+def _require_known(path: Path, key: str, known: Collection[str], target: Command) -> None:
+    """An option at the top level may be another command's, but not nobody's: that is a slip of the pen."""
+    # Here, because it imports every command.
+    from jobs.__main__ import every_command
+
+    if not any(_option_name(key, names) in names for names in map(_option_names, every_command())):
+        name = " ".join(target.table)
+        raise UsageError(f"{path}: no command has an option {key!r}; those of {name} are {_listed(known)}")
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(name.replace("_", "-") for name in names))
 
 
 def _config_path(args: list[str]) -> Path | None:
