@@ -86,6 +86,12 @@ def encoding(function: _Function) -> _Function:
                 type=int,
                 help="Tokens of one batch.  [default: what suits the device; halved when memory runs out]",
             ),
+            click.option(
+                "--block-tokens",
+                type=int,
+                help="Expected tokens of a block, the piece of a shard that a killed task can lose.  "
+                "[default: 1,048,576; 32,768 for a transformer on a CPU]",
+            ),
             click.option("--prefix-ids", is_flag=True, help="Put each input's name in front of its records' names."),
         )
     ):

@@ -30,6 +30,8 @@ class Ask:
         store: dtype of the stored numbers.
         prefix_ids: put each input's name in front of its records' names.
         token_budget: tokens of one batch, or None for the encoder's own.
+        block_tokens: expected tokens of a block, the piece of a shard that a killed task can lose, or None for what
+            suits the device. A run that is planned already keeps its own.
         device: ``auto``, ``cpu`` or ``cuda``.
         weights: folder of weights, or None for the default.
     """
@@ -43,6 +45,7 @@ class Ask:
     store: str = "float16"
     prefix_ids: bool = False
     token_budget: int | None = None
+    block_tokens: int | None = None
     device: str = "auto"
     weights: Path | None = None
 
@@ -62,6 +65,8 @@ class Ask:
             raise UsageError(f"--store must be one of {', '.join(STORES)}, not {self.store!r}")
         if self.token_budget is not None and self.token_budget < 1:
             raise UsageError(f"--token-budget must be at least 1, not {self.token_budget}")
+        if self.block_tokens is not None and self.block_tokens < 1:
+            raise UsageError(f"--block-tokens must be at least 1, not {self.block_tokens}")
 
     def encoder(self, molecule: str) -> EncoderChoice:
         """One encoder with its identity, found without loading it.
