@@ -24,7 +24,9 @@ _LONGEST_HEADER = 1 << 24
 _SURE = 10
 
 
-def fasta_records(blocks: Iterator[bytes], path: Path, line: int, offset: int, *, plain: bool) -> Iterator[Record]:
+def fasta_records(
+    blocks: Iterator[bytes], path: Path, line: int, offset: int, *, plain: bool, whole: bool = True
+) -> Iterator[Record]:
     """Read the records of a FASTA file.
 
     Args:
@@ -33,10 +35,15 @@ def fasta_records(blocks: Iterator[bytes], path: Path, line: int, offset: int, *
         line: line number of that ``>``.
         offset: its byte in the file.
         plain: whether the file is not compressed, so that offsets mean something.
+        whole: whether this is the whole file, so that it can be told from a file of protein.
 
     Raises:
-        InputError: most records are protein.
+        InputError: most records of the whole file are protein.
     """
+    if not whole:
+        for records, _ in _batches(blocks, path, line, offset, plain):
+            yield from records
+        return
     count = proteins = 0
     for records, good in _batches(blocks, path, line, offset, plain):
         if not good:

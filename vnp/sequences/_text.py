@@ -24,7 +24,7 @@ _STRANGERS = (
     (re.compile(rb"BAM\x01"), "is a BAM file; turn it into FASTQ first, for instance with 'samtools fastq'"),
     (re.compile(rb"LOCUS |ID   "), "is a GenBank or EMBL file; turn it into FASTA first"),
     (re.compile(rb"\s*<(!DOCTYPE|html|\?xml)", re.IGNORECASE), "is a web page or XML, perhaps a failed download"),
-    (re.compile(rb"[^\n]*\bpath[,\t]"), "looks like a samplesheet; its name must end in .csv or .tsv"),
+    (re.compile(rb"[^>@\n][^\n]*\bpath[,\t]|path[,\t]"), "looks like a samplesheet; its name must end in .csv or .tsv"),
 )
 
 
@@ -69,8 +69,13 @@ def _unified(text: bytes) -> bytes:
     return text.replace(b"\r\n", b" \n").replace(b"\r", b"\n") if b"\r" in text else text
 
 
-def find_start(blocks: Iterator[bytes], path: Path) -> Start:
+def find_start(blocks: Iterator[bytes], path: Path, *, whole: bool = True) -> Start:
     """Skip comments and blank lines, and tell FASTA from FASTQ.
+
+    Args:
+        blocks: the text.
+        path: named in errors.
+        whole: whether it is the text from the file's start; later, a record may look like another format's start.
 
     Raises:
         InputError: the file is empty or is neither.
@@ -91,7 +96,7 @@ def find_start(blocks: Iterator[bytes], path: Path) -> Start:
         raise InputError("the file is empty", path=path)
     if not text.strip() or (text[:1] in b"#;" and len(text) <= _FIRST_LINE):
         raise InputError("holds no record, only comments or blank lines", path=path)
-    for start, message in _STRANGERS:
+    for start, message in _STRANGERS if whole else ():
         if start.match(text):
             raise InputError(message, path=path)
     if text[:1] not in (b">", b"@"):

@@ -43,9 +43,11 @@ def read_records(path: str | Path, *, hasher: Hasher | None = None, offset: int 
     """
     path = Path(path)
     plain, blocks = stream(path, hasher, offset)
-    start = find_start(one_line_end(blocks), path)
-    parse = fasta_records if start.kind == b">" else fastq_records
-    return parse(start.blocks, path, line + start.lines, offset + start.size, plain=plain)
+    start = find_start(one_line_end(blocks), path, whole=not offset)
+    place = (start.blocks, path, line + start.lines, offset + start.size)
+    if start.kind == b">":
+        return fasta_records(*place, plain=plain, whole=not offset)
+    return fastq_records(*place, plain=plain)
 
 
 def input_digest(path: str | Path) -> str:
