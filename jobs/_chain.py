@@ -10,7 +10,8 @@ import click
 
 from jobs._profile import Profile
 from jobs._slurm import Job, script, submit
-from jobs._task import ASK, plan_task, reduce_task, run_task
+from jobs._task import plan_task, reduce_task, run_task
+from vnp.runs.paths import RunPaths
 
 if TYPE_CHECKING:
     from vnp.runs.ask import Ask
@@ -77,7 +78,7 @@ def submit_extract(run: Run, shards: Sequence[int], profile: Profile) -> list[st
 def submit_planned(root: Path, ask: Ask, profile: Profile) -> list[str]:
     """Submit the planning and the array that waits for it; returns the array's ids."""
     (root / "logs").mkdir(parents=True, exist_ok=True)
-    ask.write(root / ASK)
+    ask.write(RunPaths(root).ask)
     planning = plan_job(root, ask, profile)
     (plan,) = submit(planning)
     _say_submitted(planning, [plan])

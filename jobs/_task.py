@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from vnp.runs.work import Outcome
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-ASK = "ask.json"
-"""File in a run directory with what is to be planned by a job."""
 FAILED = 1
 """Exit code of a task that trying again does not help."""
 CRASHED = 70
@@ -71,10 +69,11 @@ def plan_task(request: str) -> str:
     """Plan a run from the wishes beside its ``run.json``-to-be."""
     with _exit_codes():
         from vnp.runs.ask import Ask
+        from vnp.runs.paths import RunPaths
         from vnp.runs.start import start_run
 
         root = Path(request).parent
-        run, _ = start_run(Ask.read(root / ASK), root)
+        run, _ = start_run(Ask.read(RunPaths(root).ask), root)
         return f"{run.request.shards} shards, {run.request.totals.rows:,} rows"
 
 

@@ -21,6 +21,11 @@ class RunPaths:
         return self.root / "run.json"
 
     @property
+    def ask(self) -> Path:
+        """What is to be planned, where planning is a job of its own."""
+        return self.root / "ask.json"
+
+    @property
     def plan(self) -> Path:
         """The shard table."""
         return self.root / "plan.h5"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 import h5py
@@ -101,43 +101,52 @@ def survey(
         InputError: a file cannot be read, holds no record, or two records have the same name.
     """
     marks = Marks()
-    names = NameCheck()
     planned: list[PlannedInput] = []
     prefixes = _prefixes(files) if prefix_ids else [None] * len(files)
-    ordinal = 0
-    for index, (file, prefix) in enumerate(zip(files, prefixes, strict=True)):
-        stat = file.path.stat()
-        hasher = _ReportingHash(progress)
-        records = bases = 0
-        blank = PlannedInput(
-            str(file.path), file.label, file.group, stat.st_size, stat.st_mtime_ns, "", 0, 0, 0, prefix
-        )
-        start = Position(index, *START)
-        for batch in batch_units(iter_records(file.path, start, hasher), chunk, index, start):
-            whole = batch.ordinals >= records
-            names.add([blank.record_name(batch.records[i].name) for i in np.flatnonzero(whole)])
-            records += int(whole.sum())
-            bases += _count(batch, marks)
-        if not records:
-            raise InputError("holds no sequence", path=file.path)
-        planned.append(
-            PlannedInput(
-                blank.path,
-                blank.label,
-                blank.group,
-                blank.size,
-                blank.mtime_ns,
-                hasher.hexdigest(),
-                ordinal,
-                records,
-                bases,
-                prefix,
-            )
-        )
-        ordinal += records
-    _refuse_duplicates(planned, names)
-    totals = Totals(ordinal, sum(entry.bases for entry in planned), marks.units, marks.rows, marks.tokens)
-    return Survey(tuple(planned), totals, marks)
+    with NameCheck() as names:
+        for index, (file, prefix) in enumerate(zip(files, prefixes, strict=True)):
+            first = planned[-1].first_record + planned[-1].records if planned else 0
+            planned.append(_survey_file(index, file, prefix, first, chunk, names, marks, progress))
+        _refuse_duplicates(planned, names)
+    records, bases = sum(entry.records for entry in planned), sum(entry.bases for entry in planned)
+    return Survey(tuple(planned), Totals(records, bases, marks.units, marks.rows, marks.tokens), marks)
+
+
+def _survey_file(
+    index: int,
+    file: InputFile,
+    prefix: str | None,
+    first_record: int,
+    chunk: int,
+    names: NameCheck,
+    marks: Marks,
+    progress: Callable[[int], None],
+) -> PlannedInput:
+    # Before the reading, so that a change while it is read shows as a change after it.
+    stat = file.path.stat()
+    hasher = _ReportingHash(progress)
+    found = PlannedInput(
+        path=str(file.path),
+        label=file.label,
+        group=file.group,
+        size=stat.st_size,
+        mtime_ns=stat.st_mtime_ns,
+        sha256="",
+        first_record=first_record,
+        records=0,
+        bases=0,
+        prefix=prefix,
+    )
+    records = bases = 0
+    start = Position(index, *START)
+    for batch in batch_units(iter_records(file.path, start, hasher), chunk, index, start):
+        whole = batch.ordinals >= records
+        names.add([found.record_name(batch.records[i].name) for i in np.flatnonzero(whole)])
+        records += int(whole.sum())
+        bases += _count(batch, marks)
+    if not records:
+        raise InputError("holds no sequence", path=file.path)
+    return replace(found, sha256=hasher.hexdigest(), records=records, bases=bases)
 
 
 def _count(batch: UnitBatch, marks: Marks) -> int:

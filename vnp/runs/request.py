@@ -154,8 +154,12 @@ class Request:
             stored = json.loads(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{path.parent} is not a run: it has no {path.name} (jobs.extract makes one)") from None
+        except OSError as error:
+            raise RunError(f"{path} cannot be read: {error.strerror}") from error
         except ValueError as error:
             raise RunError(f"{path} is damaged: {error}; extract with --force starts the run anew") from error
+        if not isinstance(stored, dict):
+            raise RunError(f"{path} is damaged: it holds no object; extract with --force starts the run anew")
         if stored.pop("schema", None) != SCHEMA:
             raise RunError(f"{path} is of another version of vnp; this one reads {SCHEMA!r}: extract it again")
         digest = stored.pop("digest", None)
@@ -169,7 +173,7 @@ class Request:
                     "totals": Totals(**stored["totals"]),
                 }
             )
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, AttributeError) as error:
             raise RunError(f"{path} is damaged: {error}; extract with --force starts the run anew") from error
         if request.digest != digest:
             raise RunError(f"{path} was changed after it was written; extract with --force starts the run anew")

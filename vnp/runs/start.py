@@ -22,6 +22,7 @@ from vnp.runs.versions import versions
 # A block is what a killed task can lose: seconds on a GPU, some minutes for a transformer on a CPU.
 _BLOCK_TOKENS = 1 << 20
 _BLOCK_TOKENS_SLOW = 1 << 15
+_LEAST_BLOCK_UNITS = 64
 
 
 def start_run(
@@ -51,8 +52,10 @@ def start_run(
         _require_same(run, ask, dna, protein)
         check_inputs(run.request.inputs)
         return run, True
-    clear(paths, force=force)
+    # What stands there is deleted only when the new run is sure to be planned.
+    require_free(paths, force=force)
     found = survey(ask.files, ask.chunk, prefix_ids=ask.prefix_ids, progress=progress)
+    clear(paths, force=force)
     try:
         paths.make()
     except OSError as error:
@@ -83,7 +86,7 @@ def make_request(ask: Ask, found: Survey, shards: int, plan_sha256: str) -> Requ
     """
     dna, protein = ask.encoder("dna"), ask.encoder("protein")
     slow = ask.device == "cpu" and any(choice.identity.get("weights") for choice in (dna, protein))
-    block_tokens = _BLOCK_TOKENS_SLOW if slow else _BLOCK_TOKENS
+    block_tokens = ask.block_tokens or (_BLOCK_TOKENS_SLOW if slow else _BLOCK_TOKENS)
     totals = found.totals
     return Request(
         inputs=found.inputs,
@@ -93,7 +96,7 @@ def make_request(ask: Ask, found: Survey, shards: int, plan_sha256: str) -> Requ
         store=ask.store,
         asked_shards=ask.shards,
         shards=shards,
-        block_units=max(64, block_tokens * totals.units // max(totals.tokens, 1)),
+        block_units=max(_LEAST_BLOCK_UNITS, block_tokens * totals.units // max(totals.tokens, 1)),
         plan_sha256=plan_sha256,
         totals=totals,
         token_budget=ask.token_budget,
@@ -149,29 +152,47 @@ def clear(paths: RunPaths, *, force: bool) -> None:
         RunExistsError: a run, or something that is no run, stands there.
         StorageError: it cannot be deleted.
     """
-    if not paths.root.exists():
-        return
-    if not paths.root.is_dir():
-        raise RunExistsError(f"{paths.root} is a file: choose another --out")
-    results = [paths.request, paths.plan, paths.features, paths.skipped, paths.shards, paths.receipts, paths.parts]
-    around = [paths.logs, paths.root / "ask.json"]
-    begun = [path for path in results if path != paths.plan and _holds_something(path)]
-    foreign = set(paths.root.iterdir()) - {*results, *around}
-    nothing_of_ours = not any(path.exists() for path in (*results, *around))
-    if not force and (begun or (foreign and nothing_of_ours)):
-        raise RunExistsError(
-            f"{paths.root} is not empty and holds no run that could go on. Choose another --out, or --force to "
-            "delete what an earlier run left there"
-        )
+    require_free(paths, force=force)
+    # The plan goes last: while it is there, what is left of a run is known as one.
+    results = [paths.request, paths.features, paths.skipped, paths.shards, paths.receipts, paths.parts]
+    around = [paths.logs, paths.ask] if force else []
     try:
-        for path in [*results, *(around if force else [])]:
+        for path in [*results, *around, paths.plan]:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-        remove_temporaries(paths.root)
+        if paths.root.is_dir():
+            remove_temporaries(paths.root)
     except OSError as error:
         raise storage_error(error, f"clearing {paths.root}") from error
+
+
+def require_free(paths: RunPaths, *, force: bool) -> None:
+    """Make sure that a new run may be made here; nothing is deleted yet.
+
+    Raises:
+        RunExistsError: a run, or something that is no run, stands there.
+        StorageError: the folder cannot be looked at.
+    """
+    try:
+        if not paths.root.exists():
+            return
+        if not paths.root.is_dir():
+            raise RunExistsError(f"{paths.root} is a file: choose another --out")
+        results = [paths.request, paths.features, paths.skipped, paths.shards, paths.receipts, paths.parts]
+        begun = any(_holds_something(path) for path in results)
+        foreign = set(paths.root.iterdir()) - {*results, paths.plan, paths.logs, paths.ask}
+        is_run = any(path.exists() for path in (paths.request, paths.plan, paths.ask))
+    except OSError as error:
+        raise storage_error(error, f"looking into {paths.root}") from error
+    if foreign and not is_run:
+        raise RunExistsError(f"{paths.root} is not empty and is no run: choose another --out")
+    if begun and not force:
+        raise RunExistsError(
+            f"{paths.root} is not empty and holds no run that could go on. Choose another --out, or --force to "
+            "delete what an earlier run left there"
+        )
 
 
 def _holds_something(path: Path) -> bool:

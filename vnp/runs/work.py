@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -19,7 +19,7 @@ from pathlib import Path
 import h5py
 
 from vnp._durable import replacing
-from vnp.errors import ChangedInputError, UsageError
+from vnp.errors import ChangedInputError, RunError, UsageError
 from vnp.features.merge import Merged, merge
 from vnp.runs.attempts import Attempt, attempt, job_id, now, stopped
 from vnp.runs.blocks import Account, BlockPlan, read_block, write_block
@@ -91,16 +91,19 @@ def extract_shard(run: Run, number: int, encoders: Callable[[], EncoderPair], wa
         return Outcome(number, "already", done.rows)
     discard(run, number)
     plan = BlockPlan(run.request.digest, shards[number], run.request.block_units)
-    with attempt(run.paths.blocks(number), watch.log) as current:
-        try:
+    try:
+        with attempt(run.paths.blocks(number), watch.log) as current:
             check_inputs(inputs_of(run.request, shards, number))
             return _Task(run, plan, watch, current).run(encoders)
-        except (_LeftToOtherError, FileNotFoundError):
-            receipt = sealed(run, number)
-            if receipt is None:
-                raise
-            shutil.rmtree(run.paths.blocks(number), ignore_errors=True)
-            return Outcome(number, "left", receipt.rows)
+    except (_LeftToOtherError, FileNotFoundError) as error:
+        receipt = sealed(run, number)
+        if receipt is None:
+            raise RunError(
+                f"{shard_name(number)}: files vanished or were damaged while it was made ({error}). "
+                f"Go on with: python -m jobs.rerun {run.paths.root}"
+            ) from error
+        shutil.rmtree(run.paths.blocks(number), ignore_errors=True)
+        return Outcome(number, "left", receipt.rows)
 
 
 class _Task:
@@ -180,6 +183,11 @@ class _Task:
         accounts = [account for account in self._accounts() if account is not None]
         if len(accounts) < self._plan.count:
             raise FileNotFoundError(f"a block of {shard_name(shard.number)} is gone or damaged")
+        if not _same_encoders(accounts):
+            raise RunError(
+                f"two tasks made blocks of {shard_name(shard.number)} with encoders in different precision: "
+                f"end one of them, then go on with: python -m jobs.rerun {run.paths.root}"
+            )
         with replacing(run.paths.shard(shard.number)) as temporary:
             merged = merge(
                 self._paths,
@@ -254,7 +262,7 @@ def _arrays(block: Path) -> dict[str, tuple[str, ...]]:
         return {name: (name,) for name in ("dna", "dna_projected", "protein") if name in file}
 
 
-def _same_encoders(accounts: list[Account | None]) -> bool:
+def _same_encoders(accounts: Sequence[Account | None]) -> bool:
     return all(account is not None and account.encoders == accounts[0].encoders for account in accounts)  # type: ignore[union-attr]
 
 
