@@ -161,3 +161,10 @@ def test_the_benchmark_takes_files(tmp_path: Path) -> None:
     (tmp_path / "a.fa").write_text(">a\n" + "ACGGC" * 400 + "\n>b\n" + "ACC" * 300 + "\n")
     figures = benchmark_frames(bases=2_500, chunk=500, repeats=1, paths=[tmp_path / "a.fa"])
     assert figures.bases == 2_500
+
+
+def test_a_chunk_far_longer_than_the_others() -> None:
+    sequences = ["ACGGC" * 40_000, "ACC", "ACCGCC" * 3, "ACGRC"]
+    names = list("abcd")
+    expected = list(map(tuple, all_open_rows(names, sequences, 1_000_000)))
+    assert rows_of(names, sequences, 1_000_000) == expected

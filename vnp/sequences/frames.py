@@ -111,6 +111,8 @@ def _residue_table() -> bytes:
 
 
 _RESIDUES = _residue_table()
+# Rows so uneven that copying all at the length of the longest would cost more than one by one.
+_UNEVEN = 16
 _COMPLEMENT = np.frombuffer(bytes.maketrans(b"ACGTRYSWKMBDHVN", b"TGCAYRSWMKVHDBN"), dtype=np.uint8)
 
 
@@ -140,9 +142,9 @@ def open_frames(sequences: Sequence[bytes], chunks: Chunks) -> Frames:
         frame=frame.astype(np.int8),
         start=start,
         end=start + bases,
-        protein=np.frombuffer(protein, dtype=np.uint8),
+        protein=protein,
         protein_offsets=_offsets(codons),
-        nucleotide=np.frombuffer(nucleotide, dtype=np.uint8),
+        nucleotide=nucleotide,
         nucleotide_offsets=_offsets(bases),
         ambiguous=np.stack(_pairs(opened.unknown), axis=1),
         reason=_reasons(layout, opened),
@@ -208,44 +210,76 @@ def _letters(
     start: Int64[np.ndarray, "rows"],
     bases: Int64[np.ndarray, "rows"],
     reverse: Bool[np.ndarray, "rows"],
-) -> tuple[bytes, bytes]:
+) -> tuple[UInt8[np.ndarray, "residues"], UInt8[np.ndarray, "bases"]]:
     """Write out proteins and DNA; ``start`` is the leftmost base of each row's DNA in its block."""
     sizes = np.array(list(map(len, opened.blocks)), dtype=np.int64)
     size = np.repeat(sizes, np.diff(layout.first))[chunk]
     # A block is followed by its reverse complement, so that every row reads from left to right.
     begin = np.where(reverse, 2 * size - start - bases, start)
-    begins, ends, coding_ends = begin.tolist(), (begin + bases).tolist(), (begin + bases // 3 * 3).tolist()
-    proteins, nucleotides = [], []
+    residues_before, bases_before = _offsets(bases // 3), _offsets(bases)
+    longest = int(bases.max(initial=0))
+    protein = np.empty(residues_before[-1], dtype=np.uint8)
+    nucleotide = np.empty(bases_before[-1] + longest, dtype=np.uint8)
+    # One buffer for all blocks: large arrays made anew would each be fetched from the system page by page.
+    strands = np.empty(2 * sizes.max(initial=0) + longest, dtype=np.uint8)
     row_edges = np.searchsorted(chunk, layout.first).tolist()
     for block, ambiguous, (first, last) in zip(opened.blocks, opened.ambiguous, pairwise(row_edges), strict=True):
-        both = b"".join((block, _reverse_complement(block, ambiguous).data))
-        # Rows are long, so a Python slice a row costs less than an index a letter.
-        nucleotides.append(b"".join([both[a:b] for a, b in zip(begins[first:last], ends[first:last], strict=True)]))
-        coding = b"".join([both[a:b] for a, b in zip(begins[first:last], coding_ends[first:last], strict=True)])
-        proteins.append(_translate(coding, known=not len(ambiguous)))
-    return b"".join(proteins), b"".join(nucleotides)
+        if first == last:
+            continue
+        both = strands[: 2 * len(block) + longest]
+        _both_strands(block, ambiguous, both)
+        rows = slice(first, last)
+        _copy(both, begin[rows], bases[rows], nucleotide, bases_before[rows])
+        begin_residue, end_residue = residues_before[first], residues_before[last]
+        coding = np.empty(3 * (end_residue - begin_residue) + longest, dtype=np.uint8)
+        _copy(both, begin[rows], bases[rows] // 3 * 3, coding, 3 * (residues_before[rows] - begin_residue))
+        coding = coding[: len(coding) - longest]
+        protein[begin_residue:end_residue] = _translate(coding, known=not len(ambiguous))
+    return protein, nucleotide[: bases_before[-1]]
 
 
-def _translate(coding: bytes, *, known: bool) -> bytes:
-    """Translate whole codons; ``known`` says that no base is ambiguous."""
-    letters = np.frombuffer(coding, dtype=np.uint8)
-    code = base_codes(letters)
-    # All codons in all frames, then every third: numpy is that much slower on every third byte.
-    codons = codon_codes(code)[::3].copy()
-    if not known:
-        codons[ambiguous_bases(letters, code) // 3] = AMBIGUOUS
-    return codons.tobytes().translate(_RESIDUES)
-
-
-def _reverse_complement(bases: bytes, ambiguous: Int64[np.ndarray, "ambiguous"]) -> UInt8[np.ndarray, "bases"]:
-    letters = np.frombuffer(bases, dtype=np.uint8)
-    other = letters[::-1].copy()
+def _both_strands(block: bytes, ambiguous: Int64[np.ndarray, "ambiguous"], both: UInt8[np.ndarray, "n"]) -> None:
+    """Write out a block and its reverse complement."""
+    size = len(block)
+    letters, other = both[:size], both[size : 2 * size]
+    letters[:] = np.frombuffer(block, dtype=np.uint8)
+    other[:] = letters[::-1]
     # A 0x41 and T 0x54 differ by 0x15, C 0x43 and G 0x47 by 0x04; C and G alone have bit 1.
     change = ((other & 2) == 0) * np.uint8(0x11)
     change += 0x04
     other ^= change
-    other[len(other) - 1 - ambiguous] = _COMPLEMENT[letters[ambiguous]]
-    return other
+    other[size - 1 - ambiguous] = _COMPLEMENT[letters[ambiguous]]
+
+
+def _copy(
+    source: UInt8[np.ndarray, "n"],
+    begin: Int64[np.ndarray, "rows"],
+    lengths: Int64[np.ndarray, "rows"],
+    target: UInt8[np.ndarray, "m"],
+    place: Int64[np.ndarray, "rows"],
+) -> None:
+    """Copy rows from ``begin`` in the source to ``place`` in the target; both have a margin of the longest row."""
+    longest = int(lengths.max())
+    if longest * len(begin) > _UNEVEN * int(lengths.sum()):
+        for first, length, there in zip(begin.tolist(), lengths.tolist(), place.tolist(), strict=True):
+            target[there : there + length] = source[first : first + length]
+        return
+    # Every row is copied at the length of the longest, as one element of that many bytes, in order: what is too much
+    # is overwritten by the next row. That is ten times faster than a slice a row.
+    element = np.dtype((np.void, longest))
+    rows: np.ndarray = np.ndarray(len(source) - longest + 1, element, source, strides=(1,))
+    out: np.ndarray = np.ndarray(len(target) - longest + 1, element, target, strides=(1,))
+    out[place] = rows[begin]
+
+
+def _translate(coding: UInt8[np.ndarray, "bases"], *, known: bool) -> UInt8[np.ndarray, "residues"]:
+    """Translate whole codons; ``known`` says that no base is ambiguous."""
+    code = base_codes(coding)
+    # All codons in all frames, then every third: numpy is that much slower on every third byte.
+    codons = codon_codes(code)[::3].copy()
+    if not known:
+        codons[ambiguous_bases(coding, code) // 3] = AMBIGUOUS
+    return np.frombuffer(codons.tobytes().translate(_RESIDUES), dtype=np.uint8)
 
 
 def _offsets(lengths: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "rows+1"]:
