@@ -164,7 +164,7 @@ def test_the_benchmark_takes_files(tmp_path: Path) -> None:
 
 
 def test_a_chunk_far_longer_than_the_others() -> None:
-    sequences = ["ACGGC" * 40_000, "ACC", "ACCGCC" * 3, "ACGRC"]
-    names = list("abcd")
+    sequences = ["ACGGC" * 40_000, "ACCGCC" * 3, "ACGRC", *["ACC"] * 200]
+    names = [f"r{index}" for index in range(len(sequences))]
     expected = list(map(tuple, all_open_rows(names, sequences, 1_000_000)))
     assert rows_of(names, sequences, 1_000_000) == expected
