@@ -29,7 +29,7 @@ Precision = Literal["fp32", "fp16", "bf16"]
 
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _FAMILIES: Mapping[str, type[Esm2] | type[MosaicBert]] = {"esm": Esm2, "fast_esm": Esm2, "bert": MosaicBert}
-_SLAB = 256  # rows of one matrix product on CPU
+_SLAB = 512  # rows of one matrix product on CPU
 
 
 class Tokenizer(Protocol):
