@@ -1,0 +1,225 @@
+"""The file of a trained classifier: weights, and all that is needed to know what they may be used on.
+
+A checkpoint is what ``torch.save`` makes of a dictionary of tensors and text, so that ``torch.load`` reads it with
+``weights_only=True`` and nothing in it can run. The same training writes the same bytes: it carries no time and no path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vnp._durable import replacing
+from vnp.classifier._pickles import is_virnucpro
+from vnp.classifier.calibration import Calibration
+from vnp.classifier.model import CLASSES, MLPClassifier
+from vnp.errors import FeatureError, LayoutError, storage_error
+from vnp.features.layout import FeatureLayout
+
+if TYPE_CHECKING:
+    from vnp.classifier.scoring import Scorer
+
+_FORMAT = "vnp-classifier"
+_VERSION = 1
+_NOT_NUMERIC = {"precision"}
+"""Parts of an encoder's identity that move its numbers less than the classifier can tell."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """A trained classifier.
+
+    Args:
+        weights: the network's state, float32 (and one integer counter) on the CPU.
+        layout: columns of the rows that it reads.
+        encoders: identity of the encoder of each part (``dna``, ``protein``): name, hub id, revision, hashes of the
+            weights and more, as a run's provenance has them. A converted checkpoint knows fewer of them.
+        chunk: bases of a chunk.
+        calibration: from log-odds to probability.
+        threshold: probability from which on a row is called viral, unless the user says otherwise.
+        classes: names of the outputs.
+        origin: ``vnp``, or ``VirNucPro`` for a converted one.
+        training: recipe, rows, digest of the training data, epochs.
+        split: how rows were dealt out, with the groups of each part counted.
+        metrics: by part (``validation``, ``test``), then by name.
+        code: versions of vnp and of the libraries under it.
+    """
+
+    weights: Mapping[str, torch.Tensor]
+    layout: FeatureLayout
+    encoders: Mapping[str, Mapping[str, Any]]
+    chunk: int
+    calibration: Calibration = field(default_factory=Calibration)
+    threshold: float = 0.5
+    classes: tuple[str, ...] = CLASSES
+    origin: str = "vnp"
+    training: Mapping[str, Any] = field(default_factory=dict)
+    split: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the weights, hexadecimal: two checkpoints with the same one score alike before calibration."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.weights.items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def __str__(self) -> str:
+        return f"{self.layout}; chunk {self.chunk}; {_named(self.encoders)}"
+
+    def model(self) -> MLPClassifier:
+        """The network, in evaluation mode, on the CPU.
+
+        Raises:
+            FeatureError: the weights are not those of such a network.
+        """
+        hidden = self.weights["hidden.weight"].shape[0] if "hidden.weight" in self.weights else 0
+        network = MLPClassifier(self.layout.width, hidden)
+        try:
+            network.load_state_dict(dict(self.weights), strict=True)
+        except RuntimeError as error:
+            raise FeatureError(f"the checkpoint's weights are not those of its network: {error}") from error
+        return network.eval()
+
+    def scorer(self, device: str = "auto") -> Scorer:
+        """Make what gives rows their scores.
+
+        Args:
+            device: ``auto`` (CUDA where there is a GPU), ``cpu`` or ``cuda``.
+        """
+        from vnp.classifier.scoring import Scorer
+
+        return Scorer(self, device)
+
+    def require(self, layout: FeatureLayout, encoders: Mapping[str, Mapping[str, Any]], chunk: int, where: str) -> None:
+        """Make sure that rows are of the kind that this classifier was trained on.
+
+        Args:
+            layout: of the rows.
+            encoders: identities of the encoders that made them, by part.
+            chunk: bases of their chunks.
+            where: what the rows belong to, for the message.
+
+        Raises:
+            LayoutError: the columns are others; the message shows both.
+            FeatureError: the encoders or the chunk are others; the message shows both.
+        """
+        self.layout.require(layout, here="the checkpoint was trained on", there=f"{where} has")
+        if self.chunk != chunk:
+            raise FeatureError(
+                f"the checkpoint was trained on chunks of {self.chunk} bases, {where} has chunks of {chunk}. "
+                f"Extract with --chunk {self.chunk}, or use a checkpoint for {chunk}"
+            )
+        for part, expected in self.encoders.items():
+            given = encoders.get(part, {})
+            differing = [key for key in expected if key not in _NOT_NUMERIC and given.get(key) != expected[key]]
+            if differing:
+                key = "name" if "name" in differing else differing[0]
+                raise FeatureError(
+                    f"the {part} encoders differ.\n  the checkpoint was trained on {expected.get('name')} with {key} "
+                    f"{expected[key]!r}\n  {where} has {given.get('name')} with {key} {given.get(key)!r}"
+                )
+
+    def write(self, path: Path) -> None:
+        """Write the checkpoint durably, in place of what is there.
+
+        Raises:
+            StorageError: the disk is full or cannot be written.
+        """
+        stored = asdict(self.calibration)
+        about = {
+            **{name: getattr(self, name) for name in _PLAIN},
+            "layout": json.loads(self.layout.to_json()),
+            "classes": list(self.classes),
+            "calibration": stored,
+        }
+        content = {
+            "format": f"{_FORMAT}/{_VERSION}",
+            "about": json.dumps(about, sort_keys=True),
+            "weights": {name: tensor.detach().cpu().clone() for name, tensor in sorted(self.weights.items())},
+        }
+        # Into memory first: torch.save puts the file's name into the file.
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        with replacing(path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+
+    @classmethod
+    def load(cls, path: Path | str) -> Checkpoint:
+        """Read a checkpoint; nothing in the file can run.
+
+        Raises:
+            FeatureError: the file is none, is damaged, is of a later version, or is VirNucPro's own.
+            StorageError: it cannot be read.
+        """
+        path = Path(path)
+        content = _read(path)
+        version = _version(content, path)
+        if version != _VERSION:
+            raise FeatureError(
+                f"is a checkpoint of format {version}, this vnp reads format {_VERSION}: use the vnp that wrote it, "
+                "or a later one",
+                path=path,
+            )
+        try:
+            about = json.loads(content["about"])
+            loaded = cls(
+                weights={str(name): tensor for name, tensor in content["weights"].items()},
+                layout=FeatureLayout.from_json(json.dumps(about["layout"])),
+                classes=tuple(about["classes"]),
+                calibration=Calibration.from_dict(about["calibration"]),
+                **{name: about[name] for name in _PLAIN},
+            )
+            loaded.model()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FeatureError(f"is a damaged checkpoint ({error}): train it anew", path=path) from error
+        except (FeatureError, LayoutError) as error:
+            raise FeatureError(f"is a damaged checkpoint ({error}): train it anew", path=path) from error
+        return loaded
+
+
+_PLAIN = ("encoders", "chunk", "threshold", "origin", "training", "split", "metrics", "code")
+
+
+def _named(encoders: Mapping[str, Mapping[str, Any]]) -> str:
+    return ", ".join(f"{part} by {identity.get('name')}" for part, identity in encoders.items())
+
+
+def _read(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise storage_error(error, f"reading {path}") from error
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, TypeError, IndexError) as error:
+        if is_virnucpro(path):
+            raise FeatureError(
+                "is a checkpoint of VirNucPro: a whole pickled program object, which vnp does not load because such a "
+                "file can run anything. Take the numbers out of it with: "
+                f"python -m jobs.convert {path} --chunk 300 --out {path.with_name(path.stem + '_vnp.pth')} "
+                "(--chunk 500 for the model of 500 bases)",
+                path=path,
+            ) from error
+        raise FeatureError(
+            "is no checkpoint of vnp, or a damaged one; nothing in it was run. Give a .pth that jobs.train or "
+            "jobs.convert wrote",
+            path=path,
+        ) from error
+
+
+def _version(content: Any, path: Path) -> int:
+    name, _, number = str(content.get("format") if isinstance(content, dict) else "").partition("/")
+    if name != _FORMAT or not number.isdecimal():
+        raise FeatureError("holds tensors, but is no checkpoint that jobs.train or jobs.convert wrote", path=path)
+    return int(number)
