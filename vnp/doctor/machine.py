@@ -16,7 +16,7 @@ from vnp import __version__
 from vnp.doctor.finding import Finding
 
 OLDEST_PYTHON = (3, 11)
-LIBRARIES = ("numpy", "scipy", "h5py", "scikit-learn", "tokenizers", "safetensors", "submitit", "dnaio")
+LIBRARIES = ("numpy", "scipy", "h5py", "scikit-learn", "tokenizers", "safetensors", "submitit", "isal")
 LITTLE_SPACE = 10 << 30
 NO_SPACE = 256 << 20
 

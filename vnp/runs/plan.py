@@ -141,12 +141,20 @@ def _survey_file(
     start = Position(index, *START)
     for batch in batch_units(iter_records(file.path, start, hasher), chunk, index, start):
         whole = batch.ordinals >= records
-        names.add([found.record_name(batch.records[i].name) for i in np.flatnonzero(whole)])
+        names.add([_checked_name(found, batch, first_record, i) for i in np.flatnonzero(whole).tolist()])
         records += int(whole.sum())
         bases += _count(batch, marks)
     if not records:
         raise InputError("holds no sequence", path=file.path)
     return replace(found, sha256=hasher.hexdigest(), records=records, bases=bases)
+
+
+def _checked_name(entry: PlannedInput, batch: UnitBatch, first_record: int, index: int) -> str:
+    """The name that no other record may have; one that cannot be used gets no row, so its name is free."""
+    record = batch.records[index]
+    if record.problem is None:
+        return entry.record_name(record.name)
+    return f"\0{first_record + int(batch.ordinals[index])}"
 
 
 def _count(batch: UnitBatch, marks: Marks) -> int:
