@@ -37,13 +37,12 @@ def extract_job(run: Run, shards: Sequence[int], profile: Profile) -> Job:
 
 def planned_extract_job(root: Path, ask: Ask, profile: Profile, plan: str) -> Job:
     """The array of a run that job ``plan`` is going to plan; it never starts if that fails."""
-    needs_gpu = ask.device != "cpu" and {ask.dna, ask.protein} != {"kmer"}
     shards = range(ask.shards)
     return Job(
         root=root,
         name=_name(root, shards),
         function=run_task,
-        resources=profile.gpu if needs_gpu else profile.cpu,
+        resources=profile.gpu if ask.needs_gpu else profile.cpu,
         elements=tuple(shards),
         dependency=f"afterok:{plan}",
         binds=_ask_binds(ask),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,15 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
-def make_ask(paths: tuple[Path, ...], shards: int, encoding: dict[str, Any]) -> Ask:
+def make_ask(paths: tuple[Path, ...], shards: int, encoding: dict[str, Any], where: str) -> Ask:
     """What the command line asks for.
+
+    Args:
+        paths: inputs and samplesheets.
+        shards: how many pieces.
+        encoding: the options of ``_options.encoding``.
+        where: the cluster. What runs on this machine is asked for on the device that is here, since small blocks suit a
+            CPU; what runs elsewhere finds out there.
 
     Raises:
         UsageError: something impossible.
@@ -31,7 +39,15 @@ def make_ask(paths: tuple[Path, ...], shards: int, encoding: dict[str, Any]) -> 
 
     ask = Ask(files=tuple(read_inputs(paths)), shards=shards, **encoding)
     ask.check()
+    if where != "slurm" and ask.device == "auto" and ask.needs_gpu and not _has_gpu():
+        return replace(ask, device="cpu")
     return ask
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def make_plan(ask: Ask, out: Path, force: bool) -> tuple[Run, list[Shard]]:

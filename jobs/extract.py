@@ -55,7 +55,7 @@ def main(
         return
     where = choose_cluster(cluster)
     site = load_profile(profile, parallelism, retries) if where == "slurm" else None
-    ask = make_ask(input, shards, encoding)
+    ask = make_ask(input, shards, encoding, where)
     if dry_run:
         show_plan(ask, run, where, site)
     elif plan_job:

@@ -43,7 +43,7 @@ def main(
     """
     where = choose_cluster(cluster)
     site = load_profile(profile, parallelism, retries) if where == "slurm" else None
-    ask = make_ask(input, shards, encoding)
+    ask = make_ask(input, shards, encoding, where)
     if site is None:
         planned, _ = make_plan(ask, run, force)
         todo = unfinished(planned)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vnp._durable import write_json
 from vnp.encoders import describe
+from vnp.encoders.spec import spec as encoder_spec
 from vnp.errors import RunError, UsageError
 from vnp.runs.request import STORES, EncoderChoice
 from vnp.sequences.samplesheet import InputFile
@@ -67,6 +68,12 @@ class Ask:
             raise UsageError(f"--token-budget must be at least 1, not {self.token_budget}")
         if self.block_tokens is not None and self.block_tokens < 1:
             raise UsageError(f"--block-tokens must be at least 1, not {self.block_tokens}")
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether an encoder is a transformer that may use a GPU."""
+        chosen = (encoder_spec(self.dna, "dna"), encoder_spec(self.protein, "protein"))
+        return self.device != "cpu" and any(spec.needs_weights for spec in chosen)
 
     def encoder(self, molecule: str) -> EncoderChoice:
         """One encoder with its identity, found without loading it.
