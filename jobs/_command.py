@@ -128,7 +128,7 @@ def read_config(path: Path | None, target: Command) -> dict[str, Any]:
     known = _option_names(target)
     found = {}
     for key, value, own in _entries(content, target.table, path):
-        name = _option_name(key, known)
+        name = _option_name(key, known, own)
         if name in known:
             found[name] = [value] if name in lists and not isinstance(value, list) else value
         elif own:
@@ -153,8 +153,11 @@ def _option_names(target: click.Command) -> set[str]:
     return {parameter.name for parameter in target.params if parameter.name} - {"config"}
 
 
-def _option_name(key: str, known: Collection[str]) -> str:
+def _option_name(key: str, known: Collection[str], own: bool = False) -> str:
+    """The parameter that a key names: ``out`` is the run for all commands, and in a table the command's own --out."""
     name = key.replace("-", "_")
+    if own and name == "out" and "folder" in known:
+        return "folder"
     return name if name in known else _OTHER_NAMES.get(name, name)
 
 
