@@ -3,17 +3,53 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TextIO
 
 import h5py
 import numpy as np
 
 from vnp._durable import replacing
 from vnp.features.table import Records, Skipped, read_records, read_skipped, windows
-from vnp.runs.request import Run
+from vnp.runs.request import PlannedInput, Run
 from vnp.sequences.frames import FRAME_NAMES
 
 COLUMNS = ("record", "input", "length", "chunk", "frame", "reason")
+
+
+class SkippedTable:
+    """Writes the table, some entries at a time.
+
+    Args:
+        file: text file opened with ``newline=""``; the header is written at once.
+        inputs: the run's files.
+    """
+
+    def __init__(self, file: TextIO, inputs: Sequence[PlannedInput]) -> None:
+        self._inputs = inputs
+        self._table = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, escapechar="\\")
+        self._table.writerow(COLUMNS)
+
+    def add(self, records: Records, skipped: Skipped) -> None:
+        """Write entries in their order.
+
+        Args:
+            records: consecutive records, those of the entries among them.
+            skipped: the entries.
+        """
+        places = (skipped.record - records.ordinal[:1]).tolist()
+        entries = zip(places, skipped.chunk.tolist(), skipped.frame.tolist(), skipped.reason, strict=True)
+        self._table.writerows(
+            (
+                records.name[at].decode(),
+                self._inputs[records.input[at]].path,
+                records.length[at],
+                chunk or "",
+                FRAME_NAMES[frame] if frame >= 0 else "",
+                reason.decode(),
+            )
+            for at, chunk, frame, reason in entries
+        )
 
 
 def write_skipped(run: Run) -> None:
@@ -23,12 +59,11 @@ def write_skipped(run: Run) -> None:
         StorageError: the disk is full or cannot be written.
     """
     with replacing(run.paths.skipped) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, escapechar="\\")
-        table.writerow(COLUMNS)
+        table = SkippedTable(file, run.request.inputs)
         for number in range(run.request.shards):
             with h5py.File(run.paths.shard(number), "r", locking=False) as shard:
                 for records, skipped in _windows(shard):
-                    table.writerows(_lines(run, records, skipped))
+                    table.add(records, skipped)
 
 
 def _windows(shard: h5py.File) -> Iterator[tuple[Records, Skipped]]:
@@ -43,13 +78,3 @@ def _windows(shard: h5py.File) -> Iterator[tuple[Records, Skipped]]:
             low, high = np.searchsorted(asked - ordinals[0], (places.start, places.stop))
             if low < high:
                 yield read_records(shard, places), read_skipped(shard, slice(entries.start + low, entries.start + high))
-
-
-def _lines(run: Run, records: Records, skipped: Skipped) -> Iterator[tuple[object, ...]]:
-    places = (skipped.record - records.ordinal[0]).tolist()
-    for at, chunk, frame, reason in zip(
-        places, skipped.chunk.tolist(), skipped.frame.tolist(), skipped.reason, strict=True
-    ):
-        name, entry = records.name[at].decode(), run.request.inputs[records.input[at]]
-        frame_name = FRAME_NAMES[frame] if frame >= 0 else ""
-        yield name, entry.path, records.length[at], chunk or "", frame_name, reason.decode()

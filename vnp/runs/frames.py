@@ -10,9 +10,9 @@ from pathlib import Path
 
 from vnp._durable import replacing
 from vnp.errors import ChangedInputError, RunExistsError, storage_error
+from vnp.runs._skipped import SkippedTable
 from vnp.runs.front import prepare
 from vnp.runs.plan import Survey
-from vnp.runs.skipped import SkippedTable
 from vnp.runs.units import START, Position, read_units
 
 NUCLEOTIDE = "identified_nucleotide.fa"
