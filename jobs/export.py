@@ -23,7 +23,6 @@ _SHOWN = 6
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--format",
-    "kind",
     type=click.Choice(["pt", "npz", "parquet"]),
     required=True,
     help="pt is VirNucPro's merged format, one file for each label; npz is for numpy; parquet for data frames.",
@@ -41,7 +40,14 @@ _SHOWN = 6
     help="With pt: the most rows of one file; VirNucPro has 10000.  [default: all rows of a label]",
 )
 @_options.force
-def main(run: Path, kind: str, folder: Path | None, parts: bool, rows_per_file: int | None, force: bool) -> None:
+def main(
+    run: Path,
+    format: str,  # noqa: A002 - the option's name in help and vnp.toml
+    folder: Path | None,
+    parts: bool,
+    rows_per_file: int | None,
+    force: bool,
+) -> None:
     """Write the features of RUN, a run that was reduced or a features.h5, for other tools.
 
     Exports hold float32. npz and parquet need little memory; a pt file must fit in memory.
@@ -55,7 +61,7 @@ def main(run: Path, kind: str, folder: Path | None, parts: bool, rows_per_file: 
     with Progress("exporting", features.rows, "rows") as progress:
         exported = export(
             features,
-            kind,
+            format,
             target,
             parts=parts,
             rows_per_file=rows_per_file,
@@ -70,12 +76,12 @@ def main(run: Path, kind: str, folder: Path | None, parts: bool, rows_per_file: 
         click.echo(f"  … and {len(exported.paths) - _SHOWN} more")
     click.echo(f"  {features.layout}")
     projected = [part for part in features.layout.parts if part.projection]
-    if kind == "pt" and projected:
+    if format == "pt" and projected:
         whole = sum(part.native for part in features.layout.parts)
         click.echo(
             f"VirNucPro's own rows have {whole} numbers with these encoders: for those, reduce with --layout full first"
         )
-    click.echo(f"next: read it in Python with {_READ[kind].format(path=str(exported.paths[0]))}")
+    click.echo(f"next: read it in Python with {_READ[format].format(path=str(exported.paths[0]))}")
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ def main(
     INPUT is as for extract. Writes identified_nucleotide.fa and identified_protein.faa, one record for each open frame
     under the id that its row will have, and skipped.tsv: every record, chunk or frame without a row, with its reason.
     """
+    from vnp.runs.ask import Ask
     from vnp.runs.frames import require_free, write_frames
     from vnp.runs.plan import survey
-    from vnp.runs.ask import Ask
     from vnp.sequences.samplesheet import read_inputs
 
     begun = time.monotonic()

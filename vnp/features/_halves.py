@@ -33,7 +33,7 @@ class Halves:
         features: merged features; where their DNA half is projected, the shards beside them are read.
 
     Raises:
-        RunError: the shards are needed and are not there, or are not those that were merged.
+        RunError: the shards are needed and are not there, damaged, or not those that were merged.
     """
 
     def __init__(self, features: Features) -> None:
@@ -62,15 +62,9 @@ class Halves:
         ids: list[bytes] = []
         for path, low, high in self._pieces(window.first, window.first + len(window)):
             at = len(ids)
-            try:
-                with h5py.File(path, "r", locking=False) as file:
-                    ids += as_bytes(file["ids"][low:high])
-                    values[at : at + high - low] = file["dna"][low:high]
-            except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-                raise DamagedShardError(
-                    f"{path} cannot be read and is probably damaged ({error}). Delete its receipt and make it again "
-                    f"with: python -m jobs.rerun {self._features.path.parent}"
-                ) from error
+            with h5py.File(path, "r", locking=False) as file:
+                ids += as_bytes(file["ids"][low:high])
+                values[at : at + high - low] = file["dna"][low:high]
         if ids != window.columns.ids:
             raise FeatureError(
                 f"the shards beside {self._features.path} hold other rows than it. Merge them anew with: "
@@ -98,7 +92,10 @@ def _find_shards(features: Features) -> list[_Shard]:
     shards: list[_Shard] = []
     at = 0
     for number in range(run.request.shards):
-        receipt = require_sealed(run, number)
+        try:
+            receipt = require_sealed(run, number, full=True)
+        except DamagedShardError as error:
+            raise DamagedShardError(f"{error}. Make it again with: python -m jobs.rerun {root}") from error
         if receipt is None or receipt.sha256 != merged.get(str(number)) or features.run != run.request.digest:
             raise RunError(
                 f"{features.path} was merged from other shards than those beside it now. Merge them anew with: "

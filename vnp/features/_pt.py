@@ -21,8 +21,8 @@ from vnp.features.read import Features, Window
 NAMES = {1: "viral", 0: "host", -1: "unlabelled"}
 OURS = re.compile(r"(viral|host|unlabelled)(_\d{5,})?_(merged|DNABERT_S|ESM)\.pt")
 _ROWS_LIKE_VIRNUCPRO = 10_000
-# A Python float and its place in a list, and its bytes in the pickle that torch builds in memory.
-_LISTED_NUMBER = 32 + 9
+# A Python float and its place in a list, and its bytes in the pickle that torch builds in memory and then copies.
+_LISTED_NUMBER = 32 + 2 * 10
 _ID_BYTES = 200
 
 
@@ -76,7 +76,9 @@ def require_memory(features: Features, pieces: list[Piece], *, parts: bool) -> N
     available = available_memory()
     largest = max(len(piece.rows) for piece in pieces)
     dna = next(part.native for part in features.layout.parts if part.name == "dna")
-    a_row = 4 * features.width + _ID_BYTES + (dna * (4 + _LISTED_NUMBER) if parts else 0)
+    a_row = 4 * features.width + _ID_BYTES
+    if parts:
+        a_row += dna * (4 + _LISTED_NUMBER) + 4 * features.width
     needed = largest * a_row + (256 << 20)
     if available is not None and needed > available:
         smaller = min(_ROWS_LIKE_VIRNUCPRO, largest // 2)

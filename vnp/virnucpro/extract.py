@@ -60,8 +60,8 @@ def extract_fast_esm(
     """
     if truncation_seq_length is not None and truncation_seq_length < 1:
         raise UsageError(f"truncation_seq_length must be at least 1, or None, not {truncation_seq_length}")
+    target = None if out_file is None else formats.target(out_file)
     ids, sequences = read_protein(Path(fasta_file))
-    target = None if out_file is None else Path(out_file)
     if target is not None and target.exists():
         found, data, values = formats.read_protein(target)
         _require_same(target, Path(fasta_file), ids, found, values, _width(model, "protein"))
@@ -102,8 +102,8 @@ def extract_dnabert_s(
     """
     if model_loaded and model is None:
         raise UsageError("model_loaded is set and there is no model: give one, or leave model_loaded out")
+    target = None if out_file is None else formats.target(out_file)
     ids, sequences = read_dna(Path(input_file))
-    target = None if out_file is None else Path(out_file)
     if target is not None and target.exists():
         found, data, values = formats.read_dna(target)
         _require_same(target, Path(input_file), ids, found, values, _width(model, "dna"))

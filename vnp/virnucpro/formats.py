@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float32
 
 from vnp._durable import replacing
-from vnp.errors import FeatureError
+from vnp.errors import FeatureError, UsageError
 
 LABELS = {"host": 0, "viral": 1}
 
@@ -48,6 +48,20 @@ def merged_content(ids: list[str], values: Float32[np.ndarray, "n width"], label
         raise ValueError(f"{len(ids)} ids for {len(values)} rows")
     content: dict[str, Any] = {"ids": ids, "data": torch.from_numpy(values)}
     return content if label is None else {**content, "labels": [label]}
+
+
+def target(path: str | Path) -> Path:
+    """Where a file goes; said before hours are spent on what it shall hold.
+
+    Raises:
+        UsageError: its folder does not exist, or it is a folder.
+    """
+    path = Path(path)
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path} cannot be written: there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a .pt file")
+    return path
 
 
 def save(content: dict[str, Any], path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vnp.errors import FeatureError, RunExistsError, UsageError
-from vnp.virnucpro.formats import LABELS, load, merged_content, read_dna, read_protein, save
+from vnp.virnucpro.formats import LABELS, load, merged_content, read_dna, read_protein, save, target
 
 
 def merge_data(
@@ -36,7 +36,7 @@ def merge_data(
         RunExistsError: ``merged_file`` is there and holds something else.
         StorageError: the disk is full or cannot be written.
     """
-    dna_path, protein_path, merged_path = Path(dna_file), Path(protein_file), Path(merged_file)
+    dna_path, protein_path, merged_path = Path(dna_file), Path(protein_file), target(merged_file)
     if data_type is not None and data_type not in LABELS:
         raise UsageError(f"data_type is {data_type!r}; use 'viral', 'host' or None")
     ids, _, dna = read_dna(dna_path)
