@@ -1,7 +1,7 @@
 """The file of a trained classifier: weights, and all that is needed to know what they may be used on.
 
-A checkpoint is what ``torch.save`` makes of a dictionary of tensors and text, so that ``torch.load`` reads it with
-``weights_only=True`` and nothing in it can run. The same training writes the same bytes: it carries no time and no path.
+A checkpoint is what ``torch.save`` makes of a dictionary of tensors and text: ``torch.load`` reads it with
+``weights_only=True``, and nothing in it can run. The same training writes the same bytes: no time, no path is in it.
 """
 
 from __future__ import annotations
