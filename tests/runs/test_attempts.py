@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vnp._durable import write_json
+from vnp.runs import attempts
+from vnp.runs.attempts import SILENT_SECONDS, Attempt, attempt, job_id, read_attempts, stopped
+
+
+def only(folder: Path) -> tuple[Path, Attempt]:
+    found = read_attempts(folder)
+    assert len(found) == 1
+    return found[0]
+
+
+def test_alive_while_it_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "shard-00000"
+    with attempt(folder, "some.log") as current:
+        path, stored = only(folder)
+        assert stored == current
+        assert stored.alive(path)
+        assert (stored.number, stored.host, stored.pid, stored.log) == (
+            1,
+            socket.gethostname(),
+            os.getpid(),
+            "some.log",
+        )
+        stopped(folder, current)
+    path, stored = only(folder)
+    assert stored.outcome == "stopped"
+    assert stored.ended is not None
+    assert not stored.alive(path)
+
+
+@pytest.mark.parametrize("error", [ValueError("first line\nsecond"), KeyboardInterrupt(), SystemExit(3)])
+def test_how_it_failed_is_noted_and_passed_on(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)), attempt(tmp_path, None):
+        raise error
+    path, stored = only(tmp_path)
+    assert stored.outcome == "failed"
+    assert stored.error is not None
+    assert stored.error.startswith(type(error).__name__)
+    assert "second" not in stored.error
+    assert not stored.alive(path)
+
+
+def test_a_process_that_is_gone_is_dead(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from vnp.runs.attempts import attempt\n"
+        "with attempt(Path(sys.argv[1]), None): os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    path, stored = only(tmp_path)
+    assert stored.outcome == "running"
+    assert not stored.alive(path)
+
+
+def test_a_process_id_that_was_given_to_another_is_dead(tmp_path: Path) -> None:
+    with attempt(tmp_path, None) as current:
+        path, _ = only(tmp_path)
+        assert not replace(current, boot="1").alive(path)
+        assert current.alive(path)
+
+
+def test_on_another_host_the_last_sign_of_life_counts(tmp_path: Path) -> None:
+    path = tmp_path / "attempt-00001.json"
+    other = Attempt(1, "elsewhere", 1, "1", None, None, "2020-01-01T00:00:00+00:00")
+    write_json(path, {**json.loads("{}"), **{name: getattr(other, name) for name in Attempt.__slots__}})
+    assert read_attempts(tmp_path) == [(path, other)]
+    assert other.alive(path)
+    long_ago = time.time() - SILENT_SECONDS - 5
+    os.utime(path, (long_ago, long_ago))
+    assert not other.alive(path)
+    assert not other.alive(tmp_path / "gone.json")
+
+
+def test_the_sign_of_life_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "BEAT_SECONDS", 0.01)
+    with attempt(tmp_path, None):
+        path, _ = only(tmp_path)
+        os.utime(path, (0, 0))
+        deadline = time.monotonic() + 20
+        while path.stat().st_mtime == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert path.stat().st_mtime > 0
+
+
+def test_numbers_rise_and_unreadable_ones_are_left_out(tmp_path: Path) -> None:
+    for number in (1, 2):
+        with attempt(tmp_path, None) as current:
+            assert current.number == number
+    (tmp_path / "attempt-00001.json").write_text("{")
+    (tmp_path / "attempt-00005.json").write_text("{}")
+    assert [found.number for _, found in read_attempts(tmp_path)] == [2]
+    (tmp_path / "attempt-00004.json").touch()
+    with attempt(tmp_path, None) as current:
+        assert current.number not in (1, 2, 4, 5)
+
+
+def test_a_folder_that_goes_meanwhile_is_no_error(tmp_path: Path) -> None:
+    folder = tmp_path / "shard-00000"
+    with attempt(folder, None):
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+    assert not folder.exists()
+
+
+def test_job_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_ID", "SUBMITIT_LOCAL_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert job_id() is None
+    monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "77")
+    assert job_id() == "77"
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    assert job_id() == "9"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "8")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert job_id() == "8_3"
