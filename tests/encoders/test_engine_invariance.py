@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.encoders._models import DNABERT, ESM2, encoder, random_ids, random_state
+from vnp.encoders._gelu import gelu
 
 WIDE = {**ESM2, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024, "num_hidden_layers": 1}
 ODD = {**ESM2, "hidden_size": 68, "num_attention_heads": 2}
@@ -21,7 +22,7 @@ FAMILIES = [
 ]
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[1, 2, 3, 5])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
@@ -79,3 +80,13 @@ def test_packed_is_padded(config: Mapping[str, Any], precision: str, one_thread:
     assert cosine.min() >= {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999}[precision]
     if precision == "fp32":
         np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_gelu_of_a_number_does_not_depend_on_its_place(threads: int) -> None:
+    x = 2 * torch.randn(200_003, generator=torch.Generator().manual_seed(0))
+    whole = gelu(x)
+    torch.testing.assert_close(whole, torch.nn.functional.gelu(x), atol=1e-6, rtol=0)
+    for first, last in ((0, 1), (1, 4), (5, 36), (7, 50_000), (3, 200_003)):
+        torch.testing.assert_close(gelu(x[first:last]), whole[first:last], atol=0, rtol=0)
+    strided = x[:200_000].view(400, 500)[:, :53]
+    torch.testing.assert_close(gelu(strided), whole[:200_000].view(400, 500)[:, :53], atol=0, rtol=0)

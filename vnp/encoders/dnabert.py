@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.functional import embedding, gelu, layer_norm, linear
+from torch.nn.functional import embedding, layer_norm, linear
 
+from vnp.encoders._gelu import gelu
 from vnp.encoders._tensors import number, trunk, whole_number
 from vnp.encoders.attention import alibi_slopes
 from vnp.errors import WeightsError

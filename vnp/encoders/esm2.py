@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.nn.functional import embedding, gelu, layer_norm, linear
+from torch.nn.functional import embedding, layer_norm, linear
 
+from vnp.encoders._gelu import gelu
 from vnp.encoders._tensors import number, trunk, whole_number
 from vnp.errors import WeightsError
 
