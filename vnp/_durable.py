@@ -10,8 +10,10 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -19,12 +21,23 @@ from vnp.errors import storage_error
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _SUFFIX = ".tmp"
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[^.]*)-(?P<process>\d+)-[0-9a-f]{8}\.tmp")
+_ABANDONED_SECONDS = 3600
 
 
 def temporary_name(path: Path) -> Path:
     """A name beside ``path`` that no other writer uses: it carries the host, the process and a random part."""
-    host = socket.gethostname().split(".")[0][:32]
-    return path.with_name(f".{path.name}.{host}-{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}")
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}")
+
+
+def final_path(path: Path) -> Path:
+    """The path that a temporary file would have been given in the end; any other path as it is."""
+    parts = _TEMPORARY.fullmatch(path.name)
+    return path if parts is None else path.with_name(parts["name"])
+
+
+def _host() -> str:
+    return socket.gethostname().split(".")[0][:32]
 
 
 def sync_file(path: Path) -> None:
@@ -83,6 +96,10 @@ def creating(path: Path) -> Iterator[Path]:
 def _link(temporary: Path, path: Path) -> None:
     try:
         os.link(temporary, path)
+    except FileExistsError:
+        # A network file system can send a request again whose answer was lost: then the name is ours.
+        if not temporary.samefile(path):
+            raise
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
@@ -109,10 +126,21 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 def remove_temporaries(folder: Path, name: str = "*") -> int:
     """Delete what killed writers left behind for files whose name matches ``name``; returns how many."""
-    found = [path for path in folder.glob(f".{name}.*{_SUFFIX}") if path.is_file()]
+    found = [path for path in folder.glob(f".{name}.*{_SUFFIX}") if path.is_file() and _abandoned(path)]
     for path in found:
         path.unlink(missing_ok=True)
     return len(found)
+
+
+def _abandoned(path: Path) -> bool:
+    """Whether no one writes a temporary file any more: on this machine its process tells, elsewhere its age."""
+    parts = _TEMPORARY.fullmatch(path.name)
+    if parts is not None and parts["host"] == _host():
+        return not Path("/proc", parts["process"]).exists()
+    try:
+        return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
+    except OSError:
+        return False
 
 
 def canonical_json(value: Mapping[str, object]) -> bytes:

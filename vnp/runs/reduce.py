@@ -11,7 +11,7 @@ from typing import Any
 
 import h5py
 
-from vnp._durable import remove_temporaries, replacing
+from vnp._durable import replacing
 from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, RunExistsError
 from vnp.features.layout import FeatureLayout, make_layout
 from vnp.features.merge import Merged, add_reasons, merge
@@ -23,7 +23,7 @@ from vnp.runs.paths import shard_name
 from vnp.runs.plan import Shard, read_plan
 from vnp.runs.receipts import Receipt
 from vnp.runs.request import Run
-from vnp.runs.seals import require_sealed, withdraw
+from vnp.runs.seals import require_sealed, tidy, withdraw
 from vnp.runs.versions import versions
 
 _NAMED = 12
@@ -73,7 +73,9 @@ def reduce_run(
     layout = _layout(run, receipts[0], kind)
     provenance = _provenance(run, receipts)
     if run.paths.features.exists() and not force:
-        return _already(run, layout, provenance)
+        there = _already(run, layout, provenance)
+        tidy(run)
+        return there
     with replacing(run.paths.features) as temporary, FileHashes(run, receipts) as hashes:
         try:
             merged = merge(
@@ -98,7 +100,7 @@ def reduce_run(
             if explained is error:
                 raise
             raise explained from error
-    remove_temporaries(run.paths.shards)
+    tidy(run)
     return Reduced(run.paths.features, merged.rows, layout, merged.skipped, fresh=True)
 
 

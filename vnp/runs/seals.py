@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+
+from vnp._durable import remove_temporaries
 from vnp.errors import DamagedShardError
 from vnp.runs.paths import shard_name
 from vnp.runs.receipts import Receipt, file_sha256
@@ -56,3 +59,16 @@ def withdraw(run: Run, number: int) -> None:
     """Put a receipt aside whose shard proved damaged, so that the shard counts as missing from now on."""
     receipt = run.paths.receipt(number)
     receipt.rename(receipt.with_suffix(".withdrawn"))
+
+
+def tidy(run: Run) -> None:
+    """Remove what tasks that were killed left of a run whose shards are all done.
+
+    A task that still works on one of them finds its files gone, sees the receipt, and leaves.
+    """
+    for folder in (run.paths.root, run.paths.shards, run.paths.receipts):
+        remove_temporaries(folder)
+    for folder in run.paths.parts.glob("shard-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for receipt in run.paths.receipts.glob("*.withdrawn"):
+        receipt.unlink(missing_ok=True)

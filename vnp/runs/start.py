@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from vnp._durable import remove_temporaries
+from vnp._durable import final_path, remove_temporaries
 from vnp.errors import RunExistsError, storage_error
 from vnp.runs.ask import Ask
 from vnp.runs.attempts import now
@@ -182,7 +182,9 @@ def require_free(paths: RunPaths, *, force: bool) -> None:
             raise RunExistsError(f"{paths.root} is a file: choose another --out")
         results = [paths.request, paths.features, paths.skipped, paths.shards, paths.receipts, paths.parts]
         begun = any(_holds_something(path) for path in results)
-        foreign = set(paths.root.iterdir()) - {*results, paths.plan, paths.logs, paths.ask}
+        # Planning that was killed can have left nothing but a temporary file.
+        standing = {final_path(path) for path in paths.root.iterdir()}
+        foreign = standing - {*results, paths.plan, paths.logs, paths.ask}
         is_run = any(path.exists() for path in (paths.request, paths.plan, paths.ask))
     except OSError as error:
         raise storage_error(error, f"looking into {paths.root}") from error
