@@ -63,6 +63,17 @@ class FeatureLayout:
             start += part.width
         raise LayoutError(f"this layout has no part {name!r}: {self}")
 
+    def only(self, name: str) -> FeatureLayout:
+        """The part called ``name`` alone.
+
+        Raises:
+            LayoutError: there is no such part.
+        """
+        found = tuple(part for part in self.parts if part.name == name)
+        if not found:
+            raise LayoutError(f"this layout has no part {name!r}: {self}")
+        return FeatureLayout(found)
+
     def __str__(self) -> str:
         parts = " + ".join(
             f"{part.name} {part.width} ({part.encoder}"
