@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", ":", "-.")
 _MOST_POINTS = 500
+_PARTS = ("train", "validation", "test")
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "vnp",
@@ -83,13 +84,14 @@ def draw_history(axes: Axes, history: Sequence[Mapping[str, float]], metric: str
 
     Args:
         axes: to draw in.
-        history: for each epoch ``epoch`` and values named ``PART_METRIC``, such as ``validation_loss``.
+        history: for each epoch ``epoch`` and values named ``PART_METRIC``, such as ``validation_loss``; anything
+            else is left alone.
         metric: which to draw, such as ``loss``.
     """
-    parts = [part for part in ("train", "validation", "test") if any(f"{part}_{metric}" in row for row in history)]
+    parts = [part for part in _PARTS if any(f"{part}_{metric}" in row for row in history)]
     for part in parts:
         known = [row for row in history if row.get(f"{part}_{metric}") is not None]
-        line = _line(("train", "validation", "test").index(part))
+        line = _line(_PARTS.index(part))
         axes.plot([row["epoch"] for row in known], [row[f"{part}_{metric}"] for row in known], label=part, **line)
     axes.set_xlabel("epoch")
     axes.set_ylabel(metric.replace("_", " "))
@@ -212,7 +214,8 @@ def write_training_plots(
         The files: ``curves``, ``roc``, ``precision_recall``, ``reliability``, ``scores`` and ``confusion``.
     """
     written = []
-    names = sorted({key.partition("_")[2] for row in history for key in row if "_" in key}, key=_metric_order)
+    keys = {key.partition("_")[::2] for row in history for key in row}
+    names = sorted({metric for part, metric in keys if part in _PARTS}, key=_metric_order)
     if names:
         made, panels = figure(1, len(names))
         for axes, name in zip(panels, names, strict=True):
