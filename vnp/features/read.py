@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ import numpy as np
 from jaxtyping import Float32, Int8
 
 from vnp.errors import FeatureError, InputError, RunError, UsageError
+from vnp.features._bulk import extent
 from vnp.features._strings import as_texts
 from vnp.features.layout import FeatureLayout
 from vnp.features.table import (
     PARTS,
     Records,
     Rows,
+    all_finite,
     column_names,
     is_text,
     place,
@@ -66,6 +68,7 @@ class Features:
         chunk: bases of a chunk.
         run: digest of the run that it was merged from.
         provenance: inputs, encoders, shards and versions, as ``reduce`` stored them.
+        columns: which columns of the file the layout speaks of.
     """
 
     path: Path
@@ -74,11 +77,21 @@ class Features:
     chunk: int
     run: str
     provenance: dict[str, Any]
+    columns: slice = field(default_factory=lambda: slice(None))
 
     @property
     def width(self) -> int:
         """Numbers in a row."""
         return self.layout.width
+
+    def only(self, part: str) -> Features:
+        """The same rows with the columns of one part, ``dna`` or ``protein``, alone.
+
+        Raises:
+            LayoutError: the layout has no such part.
+        """
+        layout = self.layout.only(part)
+        return replace(self, layout=layout, columns=self.layout.columns(part))
 
     def ids(self) -> list[str]:
         """The id of every row."""
@@ -130,9 +143,37 @@ class Features:
             high = min(low + step, end)
             with self._opened() as file:
                 columns = read_rows(file, slice(low, high))
-                values = file["features"][low:high].astype(np.float32, copy=False)
+                values = file["features"][low:high, self.columns].astype(np.float32, copy=False)
             require_finite(values, f"{self.path}: features", columns.ids)
             yield Window(low, columns, values)
+
+    def stored_windows(self, *, rows: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        """Features in order as they are stored, float16 or float32, with the number of each window's first row.
+
+        Raises:
+            FeatureError: the file is damaged or holds NaN or infinity.
+        """
+        step = rows or max(1, _WINDOW_BYTES // (4 * self.width))
+        for low in range(0, self.rows, step):
+            with self._opened() as file:
+                values: np.ndarray = file["features"][low : low + step, self.columns]
+                if not all_finite(values):
+                    require_finite(values, f"{self.path}: features", read_rows(file, slice(low, low + step)).ids)
+            yield low, values
+
+    def mapped(self) -> np.ndarray:
+        """Features as they are stored, read from the disk where they are touched; not checked for NaN.
+
+        Raises:
+            FeatureError: the file is damaged.
+        """
+        with self._opened() as file:
+            place = extent(self.path, file["features"])
+        if not place.rows:
+            return np.empty((0, self.width), place.dtype)
+        with damage(self.path):
+            mapped: np.ndarray = np.memmap(self.path, place.dtype, "r", place.offset, (place.rows, place.width))
+            return mapped[:, self.columns]
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[h5py.File]:
