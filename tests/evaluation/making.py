@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 from jaxtyping import Float64, Int8, Int64
 
 from vnp.evaluation.cases import Frames
+from vnp.features.layout import FeatureLayout, Part
+from vnp.features.read import Features, open_features
+from vnp.features.table import Records, Rows, Skipped, write_table
 
 
 def predictions(
@@ -34,3 +41,54 @@ def frames(records: int = 12, *, per_chunk: int = 2, chunks: int = 3) -> Frames:
         organism=["viral" if index % 2 else "bacteria" for index in range(records)],
         length=np.arange(1, records + 1) * 1000,
     )
+
+
+def write_features(
+    path: Path, found: Frames, *, chunk: int = 300, values: np.ndarray | None = None, order: Sequence[int] | None = None
+) -> Features:
+    """A file of merged features of some frames.
+
+    Args:
+        path: to write.
+        found: the frames; their organisms become the input files.
+        chunk: bases of a chunk.
+        values: the features, of width 6; by default zeros.
+        order: of the records in the file.
+    """
+    order = list(range(len(found.names)) if order is None else order)
+    place = {record: index for index, record in enumerate(order)}
+    rows = sorted(range(len(found)), key=lambda row: (place[int(found.record[row])], row))
+    record = np.array([place[int(found.record[row])] for row in rows])
+    files = sorted(set(found.organism))
+    write_table(
+        path,
+        rows=Rows(
+            ids=[f"{found.names[found.record[row]]}_{found.chunk[row]}_{found.frame[row]}".encode() for row in rows],
+            record=record,
+            chunk=found.chunk[rows],
+            frame=found.frame[rows],
+            start=np.zeros(len(rows), np.int64),
+            end=found.span[rows],
+            label=found.label[found.record[rows]],
+            group=[found.group[found.record[row]].encode() for row in rows],
+        ),
+        records=Records(
+            ordinal=np.arange(len(order)),
+            name=[found.names[one].encode() for one in order],
+            length=found.length[order],
+            chunks=np.full(len(order), 3, np.int32),
+            input=np.array([files.index(found.organism[one]) for one in order], np.int32),
+            label=found.label[order],
+            group=[found.group[one].encode() for one in order],
+        ),
+        skipped=Skipped(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int8), []),
+        arrays={"features": (np.zeros((len(rows), 6)) if values is None else values[rows]).astype(np.float32)},
+        attributes={
+            "kind": "features",
+            "layout": FeatureLayout((Part("dna", "kmer", 2, 2, None), Part("protein", "kmer", 4, 4, None))).to_json(),
+            "chunk": chunk,
+            "run": "digest",
+            "provenance": json.dumps({"inputs": [{"path": f"/data/{name}.fna.gz"} for name in files]}),
+        },
+    )
+    return open_features(path)
