@@ -8,7 +8,8 @@ import pytest
 
 from tests.evaluation.making import frames, write_features
 from vnp.errors import FeatureError, InputError, LayoutError
-from vnp.evaluation.alignment import align, read_names, read_table
+from vnp.evaluation.alignment import align, read_table
+from vnp.features.grouping import read_groups
 
 
 def test_rows_are_matched_by_record_chunk_and_frame(tmp_path: Path) -> None:
@@ -70,19 +71,23 @@ def test_unlabelled_rows_are_left_out_and_counted(tmp_path: Path) -> None:
 def test_groups_and_organisms_from_files(tmp_path: Path) -> None:
     features = write_features(tmp_path / "a.h5", frames(4))
     groups = {f"r{index}": f"unit{index % 2}" for index in range(4)}
-    table = read_table("a", features, groups=groups, organisms={"unit0": "plant", "r1": "phage", "unit1": "virus"})
+    regrouped = features.regrouped(groups)
+    table = read_table("a", regrouped, {"unit0": "plant", "r1": "phage", "unit1": "virus"})
     assert table.frames.group == ["unit0", "unit1", "unit0", "unit1"]
     assert table.frames.organism == ["plant", "phage", "plant", "virus"]
+    assert regrouped.groups() == [f"unit{record % 2}" for record in range(4) for _ in range(6)]
+    assert next(iter(regrouped.windows())).columns.group[-1] == regrouped.records().group[-1] == b"unit1"
+    assert features.groups()[0] == "g0"
     with pytest.raises(InputError, match=r"2 of 4 records have no group of organisms in the file given: r1, r3"):
-        read_table("a", features, groups=groups, organisms={"unit0": "plant"})
+        read_table("a", regrouped, {"unit0": "plant"})
     with pytest.raises(InputError, match=r"3 of 4 records have no group in the file given"):
-        read_table("a", features, groups={"r2": "x"})
+        features.regrouped({"r2": "x"})
 
 
 def test_reading_names(tmp_path: Path) -> None:
     path = tmp_path / "names.tsv"
     path.write_text("record\tgroup\nr1\tg 1\n\nr2\tg2\nr1\tg 1\n")
-    assert read_names(path) == {"r1": "g 1", "r2": "g2"}
+    assert read_groups(path) == {"r1": "g 1", "r2": "g2"}
     for text, message in (
         ("r1 g1\n", "line 1: has 1 columns"),
         ("r1\tg1\nr1\tg2\n", "line 2: puts r1 into g2 and into g1"),
@@ -91,9 +96,9 @@ def test_reading_names(tmp_path: Path) -> None:
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=message):
-            read_names(path)
+            read_groups(path)
     with pytest.raises(InputError, match="cannot be read"):
-        read_names(tmp_path / "absent.tsv")
+        read_groups(tmp_path / "absent.tsv")
 
 
 def test_one_part_of_the_columns(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from vnp.errors import FeatureError, InputError
+from vnp.errors import FeatureError
 from vnp.evaluation.cases import Frames
+from vnp.features.grouping import look_up, some
 from vnp.features.read import Features
 
-_NAMED = 5
 _SUFFIXES = {".gz", ".bz2", ".xz", ".zst", ".fna", ".fa", ".fasta", ".fq", ".fastq", ".ffn", ".fas", ".txt"}
 
 
@@ -40,8 +39,6 @@ class Table:
 def read_table(
     name: str,
     features: Features,
-    *,
-    groups: Mapping[str, str] | None = None,
     organisms: Mapping[str, str] | None = None,
 ) -> Table:
     """Read what the rows of a feature file are.
@@ -49,25 +46,22 @@ def read_table(
     Args:
         name: what to call the file.
         features: the file.
-        groups: the group of a record that a split must not cut, by the record's name, in place of the stored one.
         organisms: the group of organisms by the name of the record, or of its group; by default it is the name of the
             input file.
 
     Raises:
         FeatureError: no row has a label.
-        InputError: ``groups`` or ``organisms`` lack a record.
+        InputError: ``organisms`` lacks a record.
     """
     records = features.records()
     names = [text.decode() for text in records.name]
     group = [text.decode() for text in records.group]
-    if groups is not None:
-        group = _looked_up(names, [groups], "group")
     if organisms is None:
         stems = [_stem(entry["path"]) for entry in features.provenance["inputs"]]
         organism = [stems[number] for number in records.input]
     else:
         by_group = [organisms.get(key) for key in group]
-        organism = _looked_up(names, [organisms, dict(zip(names, by_group, strict=True))], "group of organisms")
+        organism = look_up(names, [organisms, dict(zip(names, by_group, strict=True))], "group of organisms")
     columns = {
         column: np.concatenate([np.empty(0, np.int64), *features.number_windows(column)])
         for column in ("record", "chunk", "frame", "start", "end")
@@ -122,49 +116,6 @@ def align(tables: Sequence[Table]) -> tuple[list[Table], bool]:
     return aligned, same_chunk and all(np.array_equal(key, keys[0]) for key in keys[1:])
 
 
-def read_names(path: Path) -> dict[str, str]:
-    """Read which group each record is in.
-
-    Args:
-        path: a tab-separated file of two columns, the record's name and its group; a first line that begins with
-            ``record`` or ``#`` is a heading.
-
-    Raises:
-        InputError: the file cannot be read, a line has not two columns, or a record stands in two groups.
-    """
-    found: dict[str, str] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            for line, cells in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
-                if not cells or (line == 1 and (cells[0] == "record" or cells[0].startswith("#"))):
-                    continue
-                if len(cells) != 2 or not all(cell.strip() for cell in cells):
-                    raise InputError(
-                        f"has {len(cells)} columns; give record and group, with a tab", path=path, line=line
-                    )
-                record, group = (cell.strip() for cell in cells)
-                if found.setdefault(record, group) != group:
-                    raise InputError(f"puts {record} into {group} and into {found[record]}", path=path, line=line)
-    except UnicodeDecodeError as error:
-        raise InputError("is not UTF-8 text", path=path) from error
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", path=path) from error
-    if not found:
-        raise InputError("names no record", path=path)
-    return found
-
-
-def _looked_up(names: Sequence[str], sources: Sequence[Mapping[str, str | None]], what: str) -> list[str]:
-    found = [next((source[name] for source in sources if source.get(name)), None) for name in names]
-    missing = [name for name, value in zip(names, found, strict=True) if value is None]
-    if missing:
-        raise InputError(
-            f"{len(missing):,} of {len(names):,} records have no {what} in the file given: {_some(missing)}. Add a "
-            "line for each, with the record's name, a tab, and its group"
-        )
-    return [value for value in found if value is not None]
-
-
 def _require_same_records(first: Table, other: Table) -> None:
     number = {name: index for index, name in enumerate(first.frames.names)}
     theirs = set(other.frames.names)
@@ -174,7 +125,7 @@ def _require_same_records(first: Table, other: Table) -> None:
         (other, [name for name in other.frames.names if name not in number]),
     ):
         if missing:
-            said.append(f"{len(missing):,} records are only in {table.name}: {_some(missing)}")
+            said.append(f"{len(missing):,} records are only in {table.name}: {some(missing)}")
     if not said:
         place = np.array([number[name] for name in other.frames.names], np.int64)
         for what, ours, others in (
@@ -184,7 +135,7 @@ def _require_same_records(first: Table, other: Table) -> None:
         ):
             differing = [other.frames.names[index] for index in np.flatnonzero(ours[place] != others)]
             if differing:
-                said.append(f"{len(differing):,} records have another {what}: {_some(differing)}")
+                said.append(f"{len(differing):,} records have another {what}: {some(differing)}")
     if said:
         raise FeatureError(
             f"{first.name} and {other.name} are not over the same records, so they cannot be compared.\n  "
@@ -192,10 +143,6 @@ def _require_same_records(first: Table, other: Table) -> None:
             + f"\n  {first.name}: {len(number):,} records of {first.features.path}"
             + f"\n  {other.name}: {len(theirs):,} records of {other.features.path}"
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else "")
 
 
 def _stem(path: str) -> str:

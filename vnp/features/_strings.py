@@ -37,8 +37,3 @@ def as_bytes(column: np.ndarray) -> list[bytes]:
     """What was read from a text column, as UTF-8 bytes."""
     values: list[bytes] = column.tolist()
     return values
-
-
-def as_texts(column: np.ndarray) -> list[str]:
-    """What was read from a text column, as ``str``."""
-    return [value.decode() for value in as_bytes(column)]

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from jaxtyping import Float32, Int8
+from jaxtyping import Float32, Int8, Int64
 
 from vnp.errors import FeatureError, InputError, RunError, UsageError
 from vnp.features._bulk import extent
-from vnp.features._strings import as_texts
+from vnp.features._strings import as_bytes
+from vnp.features.grouping import look_up
 from vnp.features.layout import FeatureLayout
 from vnp.features.table import (
     PARTS,
@@ -69,6 +70,7 @@ class Features:
         run: digest of the run that it was merged from.
         provenance: inputs, encoders, shards and versions, as ``reduce`` stored them.
         columns: which columns of the file the layout speaks of.
+        group_of: groups by record, in place of the stored ones; None for those.
     """
 
     path: Path
@@ -78,6 +80,7 @@ class Features:
     run: str
     provenance: dict[str, Any]
     columns: slice = field(default_factory=lambda: slice(None))
+    group_of: Mapping[int, bytes] | None = None
 
     @property
     def width(self) -> int:
@@ -92,6 +95,20 @@ class Features:
         """
         layout = self.layout.only(part)
         return replace(self, layout=layout, columns=self.layout.columns(part))
+
+    def regrouped(self, groups: Mapping[str, str]) -> Features:
+        """The same rows, of other groups.
+
+        Args:
+            groups: the unit that a split must not cut, by the record's name.
+
+        Raises:
+            InputError: a record has none.
+        """
+        records = self.records()
+        found = look_up([name.decode() for name in records.name], [groups], "group")
+        by_record = zip(records.ordinal.tolist(), (group.encode() for group in found), strict=True)
+        return replace(self, group_of=dict(by_record))
 
     def ids(self) -> list[str]:
         """The id of every row."""
@@ -110,14 +127,18 @@ class Features:
     def records(self) -> Records:
         """The input records, also those without a row."""
         with self._opened() as file:
-            return read_records(file)
+            records = read_records(file)
+        return replace(records, group=self._groups_of(records.ordinal, records.group))
 
     def text_windows(self, column: str) -> Iterator[list[str]]:
         """One text column (``ids`` or ``group``), some rows at a time."""
         for first in range(0, self.rows, _COLUMN_ROWS):
+            window = slice(first, first + _COLUMN_ROWS)
             with self._opened() as file:
-                texts = as_texts(file[column][first : first + _COLUMN_ROWS])
-            yield texts
+                texts = as_bytes(file[column][window])
+                if column == "group":
+                    texts = self._groups_of(file["record"][window], texts)
+            yield [text.decode() for text in texts]
 
     def number_windows(self, column: str) -> Iterator[np.ndarray]:
         """One column of numbers, such as ``start``, some rows at a time."""
@@ -143,6 +164,7 @@ class Features:
             high = min(low + step, end)
             with self._opened() as file:
                 columns = read_rows(file, slice(low, high))
+                columns = replace(columns, group=self._groups_of(columns.record, columns.group))
                 values = file["features"][low:high, self.columns].astype(np.float32, copy=False)
             require_finite(values, f"{self.path}: features", columns.ids)
             yield Window(low, columns, values)
@@ -174,6 +196,9 @@ class Features:
         with damage(self.path):
             mapped: np.ndarray = np.memmap(self.path, place.dtype, "r", place.offset, (place.rows, place.width))
             return mapped[:, self.columns]
+
+    def _groups_of(self, record: Int64[np.ndarray, "n"], stored: list[bytes]) -> list[bytes]:
+        return stored if self.group_of is None else [self.group_of[number] for number in record.tolist()]
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[h5py.File]:
