@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from jobs._live import require_idle, without_live
 from jobs._profile import Profile
 from jobs._slurm import Job, script, submit
+from jobs._squeue import Element, cancel, live
 from jobs._task import plan_task, reduce_task, run_task
 from vnp.runs.paths import RunPaths
 
 if TYPE_CHECKING:
     from vnp.runs.ask import Ask
     from vnp.runs.request import Run
+
+_REDUCE = "reduce"
 
 
 def extract_job(run: Run, shards: Sequence[int], profile: Profile) -> Job:
@@ -27,7 +32,7 @@ def extract_job(run: Run, shards: Sequence[int], profile: Profile) -> Job:
     weights = [] if request.weights is None else [Path(request.weights)]
     return Job(
         root=run.paths.root,
-        name=_name(run.paths.root, shards),
+        name=_name(run.paths.root, f"{min(shards)}-{max(shards)}"),
         function=run_task,
         resources=profile.gpu if needs_gpu else profile.cpu,
         elements=tuple(shards),
@@ -40,7 +45,7 @@ def planned_extract_job(root: Path, ask: Ask, profile: Profile, plan: str) -> Jo
     shards = range(ask.shards)
     return Job(
         root=root,
-        name=_name(root, shards),
+        name=_name(root, f"{min(shards)}-{max(shards)}"),
         function=run_task,
         resources=profile.gpu if ask.needs_gpu else profile.cpu,
         elements=tuple(shards),
@@ -51,14 +56,14 @@ def planned_extract_job(root: Path, ask: Ask, profile: Profile, plan: str) -> Jo
 
 def plan_job(root: Path, ask: Ask, profile: Profile) -> Job:
     """The job that reads the inputs and cuts them."""
-    return Job(root, f"vnp-{root.name}-plan", plan_task, profile.cpu, binds=_ask_binds(ask))
+    return Job(root, _name(root, "plan"), plan_task, profile.cpu, binds=_ask_binds(ask))
 
 
 def reduce_job(root: Path, profile: Profile, layout: str, after: Sequence[str]) -> Job:
     """The merging: it starts when the arrays have ended, however they ended, and says what is missing."""
     return Job(
         root,
-        f"vnp-{root.name}-reduce",
+        _name(root, _REDUCE),
         reduce_task,
         profile.reduce,
         arguments=(layout,),
@@ -66,18 +71,51 @@ def reduce_job(root: Path, profile: Profile, layout: str, after: Sequence[str]) 
     )
 
 
-def submit_extract(run: Run, shards: Sequence[int], profile: Profile) -> list[str]:
-    """Submit the array of a planned run and say how to follow it; returns the ids."""
-    job = extract_job(run, shards, profile)
-    ids = submit(job)
-    _say_submitted(job, ids)
-    return ids
+def submit_extract(run: Run, shards: Sequence[int], profile: Profile, *, force: bool = False) -> list[str]:
+    """Submit those of a planned run's shards that no job in the queue is going to make, and say so.
+
+    Args:
+        run: a planned run.
+        shards: numbers of shards that are not done.
+        profile: what the site wants.
+        force: submit those in the queue too.
+
+    Returns:
+        Ids of all jobs that make shards, those that were in the queue before included.
+    """
+    todo = list(shards) if force else without_live(run, shards)
+    before = [element.job for element in live(run.paths.root) or [] if element.shard is not None]
+    ids = []
+    if todo:
+        job = extract_job(run, todo, profile)
+        ids = submit(job)
+        _say_submitted(job, ids)
+    return sorted({*before, *ids}, key=int)
 
 
-def submit_planned(root: Path, ask: Ask, profile: Profile) -> list[str]:
-    """Submit the planning and the array that waits for it; returns the array's ids."""
-    (root / "logs").mkdir(parents=True, exist_ok=True)
-    ask.write(RunPaths(root).ask)
+def submit_planned(root: Path, ask: Ask, profile: Profile, *, force: bool = False) -> list[str]:
+    """Submit the planning and the array that waits for it.
+
+    Args:
+        root: the run directory.
+        ask: what is wanted.
+        profile: what the site wants.
+        force: begin anew where another run stands.
+
+    Returns:
+        Ids of the array.
+
+    Raises:
+        RunExistsError: a run stands there, or its jobs are in the queue.
+        VnpError: Slurm refused a job.
+    """
+    from vnp.runs.start import clear
+
+    require_idle(root)
+    paths = RunPaths(root)
+    clear(paths, force=force)
+    paths.logs.mkdir(parents=True, exist_ok=True)
+    ask.write(paths.ask)
     planning = plan_job(root, ask, profile)
     (plan,) = submit(planning)
     _say_submitted(planning, [plan])
@@ -87,12 +125,19 @@ def submit_planned(root: Path, ask: Ask, profile: Profile) -> list[str]:
     return ids
 
 
-def submit_reduce(root: Path, profile: Profile, layout: str, after: Sequence[str]) -> str:
-    """Submit the merging behind the arrays; returns its id."""
+def submit_reduce(root: Path, profile: Profile, layout: str, after: Sequence[str]) -> None:
+    """Submit the merging behind jobs that make shards, in place of one that waits already."""
+    stale = [element for element in live(root) or [] if element.waiting and _is_reduce(element)]
     job = reduce_job(root, profile, layout, after)
-    (found,) = submit(job)
-    _say_submitted(job, [found])
-    return found
+    ids = submit(job)
+    _say_submitted(job, ids)
+    if stale:
+        # It would start too early, and say that shards are missing which are being made.
+        cancel([element.id for element in stale])
+
+
+def _is_reduce(element: Element) -> bool:
+    return element.shard is None and element.name.endswith(f"-{_REDUCE}")
 
 
 def show_scripts(jobs: Sequence[Job]) -> None:
@@ -107,8 +152,9 @@ def _say_submitted(job: Job, ids: Sequence[str]) -> None:
     click.echo(f"submitted {job.name}: job {', '.join(ids)}, {tasks}")
 
 
-def _name(root: Path, shards: Sequence[int]) -> str:
-    return f"vnp-{root.name}-{min(shards)}-{max(shards)}"
+def _name(root: Path, what: str) -> str:
+    """What ``squeue`` shows: the run and the shards, without what its columns or a shell could stumble over."""
+    return f"vnp-{re.sub(r'[^A-Za-z0-9_.+-]+', '_', root.name)[:60]}-{what}"
 
 
 def _ask_binds(ask: Ask) -> tuple[Path, ...]:

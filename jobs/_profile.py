@@ -1,7 +1,7 @@
 """Site profiles: what a cluster wants to be told, in TOML.
 
 Keys on the top level hold for every job; the tables ``[gpu]``, ``[cpu]`` and ``[reduce]`` change them for the jobs that
-embed on a GPU, those that need none, and the merging.
+embed on a GPU, those that need none, and the merging. Of ``environment`` both are set; any other key is replaced.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from typing import Any, Literal
 from vnp.errors import UsageError
 
 JobKind = Literal["gpu", "cpu", "reduce"]
+_OPTION = re.compile(r"--([a-z][a-z-]*)(?:=.+)?$")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*$")
+_OURS = {"array", "dependency", "error", "open-mode", "output", "requeue", "no-requeue", "signal", "wrap"}
 KINDS: tuple[JobKind, ...] = ("gpu", "cpu", "reduce")
 VARIABLE = "VNP_PROFILE"
 _TIME = re.compile(r"^(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?$")
@@ -150,9 +153,19 @@ def find_profile(name: str) -> Path:
 
 def _make(name: str, content: dict[str, Any]) -> Profile:
     general = {key: value for key, value in content.items() if key not in KINDS}
-    return Profile(
-        name, *(_resources(name, kind, {**_DEFAULTS[kind], **general, **content.get(kind, {})}) for kind in KINDS)
-    )
+    return Profile(name, *(_resources(name, kind, _combined(name, kind, general, content)) for kind in KINDS))
+
+
+def _combined(name: str, kind: JobKind, general: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    """A kind's own values over the general ones over the defaults; variables of both are set."""
+    own = content.get(kind, {})
+    if not isinstance(own, dict):
+        raise UsageError(f"{name}: {kind} must be a table, [{kind}], not {own!r}")
+    values = {**_DEFAULTS[kind], **general, **own}
+    both = [part["environment"] for part in (general, own) if isinstance(part.get("environment"), dict)]
+    if len(both) == 2:
+        values["environment"] = {**both[0], **both[1]}
+    return values
 
 
 def _resources(name: str, kind: JobKind, values: dict[str, Any]) -> Resources:
@@ -169,8 +182,31 @@ def _resources(name: str, kind: JobKind, values: dict[str, Any]) -> Resources:
     elif values.get("gres"):
         values = {**values, "gpus": None}
     made = Resources(**{key: _frozen(value) for key, value in values.items()})
-    made.minutes  # noqa: B018 - raises here rather than at submission
+    _check(name, made)
     return made
+
+
+def _check(name: str, made: Resources) -> None:
+    """Refuse here what would otherwise be noticed at submission, or not at all."""
+    try:
+        minutes = made.minutes
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+    for key, value, least in (
+        ("time", minutes, 1), ("cpus", made.cpus, 1), ("parallelism", made.parallelism, 1),
+        ("gpus", made.gpus or 0, 0), ("retries", made.retries, 0), ("grace", made.grace, 0),
+    ):  # fmt: skip
+        if value < least:
+            raise UsageError(f"{name}: {key} must be at least {least}, not {value}")
+    for variable in made.environment:
+        if not _VARIABLE.match(variable):
+            raise UsageError(f"{name}: environment: {variable!r} is no name of a variable")
+    for option in made.extra:
+        match = _OPTION.match(option)
+        if match is None:
+            raise UsageError(f"{name}: extra holds options of sbatch as --name=value or --name, not {option!r}")
+        if match[1] in _OURS:
+            raise UsageError(f"{name}: extra must not hold --{match[1]}, which vnp sets itself")
 
 
 def _frozen(value: Any) -> Any:

@@ -4,18 +4,21 @@ An array element is one shard, and its index is the shard's number, so that ``sq
 Where numbers pass the site's MaxArraySize, there are several arrays, each with its first shard's number to add.
 
 Requeueing is done by the batch script, outside of any container: a task that was told to stop ends with ``STOPPED``,
-and the script, where ``scontrol`` is, queues it again.
+and the script, where ``scontrol`` is, queues it again. A job that somebody cancelled, or that Slurm has ended or queued
+again itself, is left as it is.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import shlex
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +65,12 @@ class _Executor(submitit.SlurmExecutor):
     """submitit's executor, with arrays of chosen indexes; one element is an array too."""
 
     indexes: Sequence[int] | None = None
+    submitted: Callable[[str], None] = staticmethod(lambda _job: None)
+
+    def _submit_command(self, command: str) -> Any:
+        job = super()._submit_command(command)
+        self.submitted(job.job_id)
+        return job
 
     def _internal_process_submissions(self, delayed_submissions: list[Any]) -> list[Any]:
         if self.indexes is None:
@@ -91,29 +100,59 @@ def submit(job: Job) -> list[str]:
         Ids: one, or one an array where elements pass the site's MaxArraySize.
 
     Raises:
+        UsageError: the run directory has a name that Slurm cannot write logs to.
         VnpError: Slurm refused it, in Slurm's words.
     """
-    ids = []
+    if "%" in str(job.root):
+        raise UsageError(f"{job.root}: Slurm takes % in a path for a placeholder; choose another --out")
+    ids: list[str] = []
     for base, indexes in _arrays(job):
-        executor = make_executor(job, indexes)
         numbers = [None] if indexes is None else [base + index for index in indexes]
+        executor = make_executor(job, indexes)
+        executor.submitted = _noter(job, base, numbers, ids)
         try:
-            with executor.batch():
-                submitted = [
-                    executor.submit(
-                        job.function,
-                        str(job.root / "run.json"),
-                        *([] if number is None else [[number]]),
-                        *job.arguments,
-                    )
-                    for number in numbers
-                ]
-        except (utils.FailedJobError, subprocess.CalledProcessError) as error:
-            raise VnpError(f"Slurm refused the job {job.name}: {_slurm_words(error)}") from error
-        found = submitted[0].job_id.partition("_")[0]
-        _jobs_file.note(job.root, found, job.name, base, [n for n in numbers if n is not None])
-        ids.append(found)
+            with _outside_of_jobs(), executor.batch():
+                for number in numbers:
+                    chosen = [] if number is None else [[number]]
+                    executor.submit(job.function, str(job.root / "run.json"), *chosen, *job.arguments)
+        except (utils.FailedJobError, utils.FailedSubmissionError, subprocess.CalledProcessError) as error:
+            raise VnpError(_refusal(job, error, ids)) from error
     return ids
+
+
+def _noter(job: Job, base: int, numbers: Sequence[int | None], ids: list[str]) -> Callable[[str], None]:
+    """Notes a submission the moment that Slurm has taken it: an id that nobody knows could not be cancelled."""
+
+    def submitted(found: str) -> None:
+        ids.append(found)
+        _jobs_file.note(job.root, found, job.name, base, [number for number in numbers if number is not None])
+
+    return submitted
+
+
+def _refusal(job: Job, error: Exception, ids: Sequence[str]) -> str:
+    text = f"Slurm refused the job {job.name}: {_slurm_words(error)}"
+    if ids:
+        text += (
+            f"\nThe jobs {', '.join(ids)} before it were submitted. The rest, once the cause is mended: "
+            f"python -m jobs.rerun {job.root}"
+        )
+    return text
+
+
+@contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Hide the variables of the job that this process is in, if any: sbatch would hand them on to the new one."""
+    inherited = (
+        {name for name in os.environ if name.startswith(("SLURM_", "SRUN_", "SLURMD_"))} - {"SLURM_CONF"}
+        if "SLURM_JOB_ID" in os.environ
+        else set()
+    )
+    hidden = {name: os.environ.pop(name) for name in inherited}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def script(job: Job) -> str:
@@ -152,6 +191,9 @@ def make_executor(job: Job, indexes: Sequence[int] | None) -> _Executor:
         **{name: value for name, value in given.items() if value is not None},
         time=wanted.minutes,
         cpus_per_task=wanted.cpus,
+        # From Slurm 22.05 on, srun no longer takes this from sbatch.
+        srun_args=[f"--cpus-per-task={wanted.cpus}"],
+        wckey=None,
         mem=wanted.mem,
         signal_delay_s=wanted.grace,
         array_parallelism=wanted.parallelism,
@@ -163,22 +205,24 @@ def make_executor(job: Job, indexes: Sequence[int] | None) -> _Executor:
 
 
 def max_array_size() -> int:
-    """The site's MaxArraySize; one more than the largest index an array may have."""
+    """How many elements an array may have here, counted from index 0: MaxArraySize or less."""
     try:
         answer = subprocess.run(
             ["scontrol", "show", "config"], capture_output=True, text=True, check=True, timeout=_SECONDS_TO_ANSWER
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return _DEFAULT_MAX_ARRAY
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer, re.MULTILINE)
-    return int(found.group(1)) if found else _DEFAULT_MAX_ARRAY
+    found = re.findall(r"^MaxArraySize\s*=\s*(\d+)|\bmax_array_tasks=(\d+)", answer, re.MULTILINE)
+    # 0 is written where a site allows no arrays at all; sbatch then says so.
+    sizes = [int(size or tasks) for size, tasks in found]
+    return max(1, min(sizes)) if sizes else _DEFAULT_MAX_ARRAY
 
 
 def _arrays(job: Job) -> list[tuple[int, list[int] | None]]:
     """Each array's first number and its indexes."""
     if job.elements is None:
         return [(0, None)]
-    size = max(1, max_array_size())
+    size = max_array_size()
     groups = itertools.groupby(sorted(job.elements), lambda number: number // size)
     return [(which * size, [number % size for number in numbers]) for which, numbers in groups]
 
@@ -202,12 +246,15 @@ def _requeue_lines(retries: int) -> list[str]:
     """Queue a task again that was told to stop or was killed, unless somebody cancelled it or it ran too often."""
     return [
         "code=$?",
+        # One element of an array has the array's own id in SLURM_JOB_ID: that would mean all of them.
+        'me="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"',
         f'if [ "$code" -eq {STOPPED} ] || [ "$code" -eq {CRASHED} ] || [ "$code" -ge 128 ]; then',
         f'  if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {retries} ]; then',
-        f'    echo "ended with $code and was queued again {retries} times: given up" >&2',
-        '  elif scontrol show job "$SLURM_JOB_ID" 2>/dev/null | grep -q "JobState=RUNNING"; then',
-        f'    echo "ended with $code (asked to stop: {STOPPED}, crashed: {CRASHED}): queued again" >&2',
-        '    scontrol requeue "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"',
+        '    echo "ended with $code after being queued again ${SLURM_RESTART_COUNT:-0} times: given up" >&2',
+        '  elif scontrol show job "$me" | grep -q "JobState=RUNNING"; then',
+        f'    echo "ended with $code ({STOPPED}: asked to stop, {CRASHED}: a fault, 128 and more: killed): '
+        'queued again" >&2',
+        '    scontrol requeue "$me"',
         "  fi",
         "fi",
         'exit "$code"',
@@ -219,8 +266,6 @@ def _extra(options: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for option in options:
         name, equals, value = option.removeprefix("--").partition("=")
-        if not option.startswith("--") or not name:
-            raise UsageError(f"extra: options of sbatch are written --name=value or --name, not {option!r}")
         found[name] = value if equals else True
     return found
 

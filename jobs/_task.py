@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -49,13 +49,14 @@ def run_task(
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     if threads is not None:
         os.environ.update(dict.fromkeys(_THREADS, str(threads)))
-    with _exit_codes():
+    with stop_signals() as stop, _exit_codes():
         from vnp.runs.request import Run
 
         run = Run.open(Path(request).parent)
         # An array is submitted before the plan is made where that is a job too; it can have too many elements.
         known = [number for number in shards if number < run.request.shards]
-        outcomes, failed = make_shards(run, iter(known) if claims is None else _claimed(Path(claims), known))
+        chosen = iter(known) if claims is None else _claimed(Path(claims), known)
+        outcomes, failed = make_shards(run, chosen, stop=stop)
         for number, error in failed:
             print(f"error: shard {number}: {error}", file=sys.stderr, flush=True)
         if failed:
@@ -67,7 +68,7 @@ def run_task(
 
 def plan_task(request: str) -> str:
     """Plan a run from the wishes beside its ``run.json``-to-be."""
-    with _exit_codes():
+    with _end_when_told(), _exit_codes():
         from vnp.runs.ask import Ask
         from vnp.runs.paths import RunPaths
         from vnp.runs.start import start_run
@@ -79,7 +80,7 @@ def plan_task(request: str) -> str:
 
 def reduce_task(request: str, layout: str) -> str:
     """Merge a run, or say what is missing of it and end with 3."""
-    with _exit_codes():
+    with _end_when_told(), _exit_codes():
         from vnp.runs.reduce import reduce_run
         from vnp.runs.request import Run
 
@@ -101,7 +102,10 @@ def _exit_codes() -> Iterator[None]:
 
 
 def make_shards(
-    run: Run, shards: Iterator[int], block_done: Callable[[int, int, int], None] | None = None
+    run: Run,
+    shards: Iterator[int],
+    block_done: Callable[[int, int, int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> tuple[list[Outcome], list[tuple[int, VnpError]]]:
     """Make shards in this process; the encoders are loaded once.
 
@@ -109,6 +113,7 @@ def make_shards(
         run: a planned run.
         shards: their numbers.
         block_done: told the shard, its finished blocks and its blocks in all.
+        stop: says whether to end after this block; None listens for signals here.
 
     Returns:
         How each ended, and what went wrong with those that could not be made. A task that is asked to stop (by
@@ -119,8 +124,8 @@ def make_shards(
     load = _once(run)
     outcomes: list[Outcome] = []
     failed: list[tuple[int, VnpError]] = []
-    with stop_signals() as stop:
-        watch = Watch(stop, block_done or _print_blocks, _log_path())
+    with stop_signals() if stop is None else nullcontext(stop) as asked:
+        watch = Watch(asked, block_done or _print_blocks, _log_path())
         for number in shards:
             try:
                 outcome = extract_shard(run, number, load, watch)
@@ -158,14 +163,37 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, _frame: FrameType | None) -> None:
         asked.append(number)
-        print(f"{signal.Signals(number).name}: ending after this block", file=sys.stderr, flush=True)
+        _write(f"{signal.Signals(number).name}: ending after this block")
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGUSR2, signal.SIGTERM)}
-    try:
+    with _handlers(note):
         yield lambda: bool(asked)
+
+
+@contextmanager
+def _end_when_told() -> Iterator[None]:
+    """End at USR2 or TERM as a task that was asked to stop: what it writes is put aside and it begins again."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        _write(f"{signal.Signals(number).name}: ended before it was done; if that was the time limit, raise it")
+        sys.exit(STOPPED)
+
+    with _handlers(end):
+        yield
+
+
+@contextmanager
+def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in (signal.SIGUSR2, signal.SIGTERM)}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def _write(text: str) -> None:
+    # Not print: a signal may come in the middle of another one.
+    os.write(2, f"{text}\n".encode())
 
 
 def _claimed(folder: Path, shards: Sequence[int]) -> Iterator[int]:
@@ -183,9 +211,10 @@ def _print_blocks(shard: int, done: int, blocks: int) -> None:
 
 
 def _log_path() -> str | None:
-    """The file that this process's errors go to, where submitit started it."""
+    """The file that this process's errors go to, where submitit or the batch script for hand use started it."""
     if not os.environ.get("SUBMITIT_FOLDER"):
-        return None
+        log = os.environ.get("VNP_LOG")
+        return None if log is None else str(Path(log).absolute())
     import submitit
 
     return str(submitit.JobEnvironment().paths.stderr)

@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import click
 
 from jobs import _options
 from jobs._command import command
-from vnp.errors import VnpError
-
-_AT_ONCE = 500
+from vnp.errors import UsageError, VnpError
 
 
 @command("python -m jobs.cancel RUN")
 @_options.run_argument
 def main(run: Path) -> None:
     """Cancel the Slurm jobs of RUN: all of them, and no others. What is finished stays, and rerun goes on from it."""
-    from jobs._squeue import live
-    from vnp.runs.request import Run
+    from jobs._jobs_file import jobs_file
+    from jobs._squeue import cancel, live
 
-    root = Run.open(run).paths.root
-    found = live(root)
-    if found is None:
+    # Not every run with jobs is planned: its planning may be what is to be cancelled.
+    root = run.absolute()
+    if not (root / "run.json").exists() and not jobs_file(root).exists():
+        raise UsageError(f"{run} is not a run: it has neither run.json nor {jobs_file(root).relative_to(root)}")
+    queue = live(root)
+    if queue is None:
         raise VnpError(
-            "Slurm does not answer (squeue failed): try again, or use scancel with the ids in logs/jobs.jsonl"
+            f"Slurm does not answer (squeue failed): try again, or use scancel with the ids in {jobs_file(run)}"
         )
+    found = [element for element in queue if not element.ending]
     if not found:
         click.echo("nothing to cancel: no job of this run is in the queue")
         return
-    # Whole arrays first: one word to Slurm ends thousands of waiting elements.
-    jobs = sorted({element.id.partition("_")[0] for element in found})
-    for first in range(0, len(jobs), _AT_ONCE):
-        done = subprocess.run(["scancel", *jobs[first : first + _AT_ONCE]], capture_output=True, text=True)
-        if done.returncode:
-            raise VnpError(f"scancel: {done.stderr.strip()}")
+    # Whole arrays: one word to Slurm ends thousands of waiting elements. The youngest first: those that wait for others
+    # must be gone before they could start.
+    jobs = sorted({element.job for element in found}, key=int, reverse=True)
+    cancel(jobs)
     running = sum(not element.waiting for element in found)
-    click.echo(f"cancelled {len(found)} tasks of {len(jobs)} jobs ({running} were running, and end with their block)")
+    click.echo(
+        f"cancelled {len(found)} task{'s' * (len(found) != 1)} of {len(jobs)} job{'s' * (len(jobs) != 1)} "
+        f"({running} had started; their finished blocks are kept)"
+    )
     click.echo(f"next: python -m jobs.status {run}, or python -m jobs.rerun {run}")
 
 

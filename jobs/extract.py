@@ -58,7 +58,13 @@ def main(
     ask = make_ask(input, shards, encoding, where)
     if dry_run:
         show_plan(ask, run, where, site)
-    elif plan_job:
+        return
+    if site is not None and force:
+        from jobs._live import require_idle
+
+        require_idle(run.absolute())
+    # What is planned already is not read again.
+    if plan_job and (force or not (run / "run.json").exists()):
         _plan_on_slurm(ask, run, site, force)
     else:
         _extract(ask, run, where, site, force)
@@ -74,13 +80,9 @@ def _extract(ask: Ask, root: Path, where: str, site: Profile | None, force: bool
     if len(todo) < len(table):
         click.echo(f"{len(table) - len(todo)} of {len(table)} shards are done")
     if site is not None:
-        from jobs._live import without_live
+        from jobs._chain import submit_extract
 
-        todo = without_live(run, todo)
-        if todo:
-            from jobs._chain import submit_extract
-
-            submit_extract(run, todo, site)
+        submit_extract(run, todo, site)
         click.echo(f"next: python -m jobs.status {root}")
         return
     begun = time.monotonic()
@@ -94,17 +96,14 @@ def _plan_on_slurm(ask: Ask, root: Path, site: Profile | None, force: bool) -> N
     if site is None:
         raise UsageError("--plan-job needs Slurm: there is no sbatch here, or --cluster says otherwise")
     from jobs._chain import submit_planned
-    from vnp.runs.paths import RunPaths
-    from vnp.runs.start import clear
 
-    ask.check()
-    clear(RunPaths(root.absolute()), force=force)
-    submit_planned(root.absolute(), ask, site)
+    submit_planned(root.absolute(), ask, site, force=force)
     click.echo(f"next: python -m jobs.status {root}, once the planning is done")
 
 
 def _only(root: Path, text: str, has_input: bool) -> None:
     """Make chosen shards of a planned run in this process."""
+    from jobs._jobs_file import note_by_hand
     from jobs._task import STOPPED, make_shards
     from vnp.runs.paths import RunPaths
     from vnp.runs.request import Run
@@ -113,6 +112,7 @@ def _only(root: Path, text: str, has_input: bool) -> None:
         raise UsageError(f"{root} is not planned yet: run extract without --only first")
     run = Run.open(root)
     numbers = parse_numbers(text, run.request.shards)
+    note_by_hand(run.paths.root)
     outcomes, failed = make_shards(run, iter(numbers))
     for outcome in outcomes:
         click.echo(f"shard {outcome.shard}: {outcome.state}, {outcome.rows:,} rows")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,11 @@ from jobs import _options
 from jobs._command import command
 from jobs._plan import make_ask, make_plan, unfinished
 from jobs._submit import choose_cluster, load_profile, make_here, reduce_here
+from vnp.errors import UsageError
+
+if TYPE_CHECKING:
+    from jobs._profile import Profile
+    from vnp.runs.ask import Ask
 
 
 @command("python -m jobs.pipeline genomes.csv --out RUN --shards 32")
@@ -38,33 +43,38 @@ def main(
 ) -> None:
     """Embed INPUT as shards of a run, then merge them into RUN/features.h5.
 
-    On Slurm the steps are jobs that wait for each other, and this command returns at once. The merging starts when
-    the shards' tasks have ended, however they ended; if shards are missing it says which and ends with 3.
+    On Slurm the steps are jobs that wait for each other, and this command returns at once. The chain holds: the
+    planning (with --plan-job only), an array of one task a shard, and the merging, which starts when all tasks have
+    ended, however they ended. If shards are missing then, the merging says which and ends with 3; nothing is left
+    waiting in the queue, and rerun RUN --then pipeline goes on from there.
     """
     where = choose_cluster(cluster)
     site = load_profile(profile, parallelism, retries) if where == "slurm" else None
     ask = make_ask(input, shards, encoding, where)
-    if site is None:
-        planned, _ = make_plan(ask, run, force)
-        todo = unfinished(planned)
-        if todo:
-            make_here(planned, todo, where)
-        reduce_here(planned, layout)
+    if site is not None:
+        _on_slurm(ask, run, site, layout, plan_job, force)
         return
+    if plan_job:
+        raise UsageError("--plan-job needs Slurm: there is no sbatch here, or --cluster says otherwise")
+    planned, _ = make_plan(ask, run, force)
+    todo = unfinished(planned)
+    if todo:
+        make_here(planned, todo, where)
+    reduce_here(planned, layout)
+
+
+def _on_slurm(ask: Ask, run: Path, site: Profile, layout: str, plan_job: bool, force: bool) -> None:
     from jobs._chain import submit_extract, submit_planned, submit_reduce
-    from jobs._live import without_live
+    from jobs._live import require_idle
 
     root = run.absolute()
-    if plan_job:
-        from vnp.runs.paths import RunPaths
-        from vnp.runs.start import clear
-
-        clear(RunPaths(root), force=force)
-        ids = submit_planned(root, ask, site)
+    if force:
+        require_idle(root)
+    if plan_job and (force or not (root / "run.json").exists()):
+        ids = submit_planned(root, ask, site, force=force)
     else:
         planned, _ = make_plan(ask, run, force)
-        todo = without_live(planned, unfinished(planned))
-        ids = submit_extract(planned, todo, site) if todo else []
+        ids = submit_extract(planned, unfinished(planned), site)
     submit_reduce(root, site, layout, ids)
     click.echo(f"next: python -m jobs.status {run}")
     click.echo(f"if shards fail: python -m jobs.rerun {run} --then pipeline")

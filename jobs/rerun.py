@@ -60,15 +60,10 @@ def main(
 
 def _on_slurm(run: Run, todo: list[int], site: Profile, then: str | None, layout: str, force: bool) -> None:
     from jobs._chain import submit_extract, submit_reduce
-    from jobs._live import without_live
-    from jobs._squeue import live
 
-    if not force:
-        todo = without_live(run, todo)
-    ids = submit_extract(run, todo, site) if todo else []
+    ids = submit_extract(run, todo, site, force=force)
     if then:
-        waiting = {element.id.partition("_")[0] for element in live(run.paths.root) or [] if element.shard is not None}
-        submit_reduce(run.paths.root, site, layout, sorted({*ids, *waiting}, key=int))
+        submit_reduce(run.paths.root, site, layout, ids)
     click.echo(f"next: python -m jobs.{'status' if ids or then else 'reduce'} {run.paths.root}")
 
 

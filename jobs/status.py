@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +12,17 @@ import click
 
 from jobs import _options
 from jobs._command import command
+from jobs._live import Planning
 from jobs._progress import duration
 
 if TYPE_CHECKING:
-    from vnp.runs.request import Run
-    from vnp.runs.state import RunState, ShardState
+    from jobs._live import Explained
+    from vnp.runs.state import ShardState
 
 _SHOWN = 40
+_TAILS = 3
+_TAIL = 4
+_WIDTH = 200
 _WATCH_SECONDS = 5.0
 
 
@@ -33,48 +38,83 @@ def main(context: click.Context, run: Path, show_all: bool, watch: bool, as_json
     A shard is done by its receipt alone. Where Slurm answers, it tells waiting from running tasks and how failed ones
     ended. Ends with 0 if all shards are done, else with 3.
     """
-    from vnp.runs.request import Run
-
-    opened = Run.open(run)
-    state = _look(opened)
-    while watch and not state.complete:
-        click.clear()
-        _show(state, run, show_all)
+    while True:
+        found = _look(run)
+        if isinstance(found, Planning):
+            text, code = _planning_text(found, run, as_json), 3
+        else:
+            text = json.dumps(_as_json(found), indent=2) if as_json else _text(found, run, show_all)
+            code = 0 if found.state.complete else 3
+        if watch and sys.stdout.isatty():
+            # In one piece, from the top left: no flicker.
+            click.echo("\x1b[H\x1b[2J", nl=False)
+        click.echo(text)
+        if not watch or code == 0:
+            context.exit(code)
         time.sleep(_WATCH_SECONDS)
-        state = _look(opened)
-    if as_json:
-        click.echo(json.dumps(_as_json(state), indent=2))
-    else:
-        _show(state, run, show_all)
-    context.exit(0 if state.complete else 3)
 
 
-def _look(run: Run) -> RunState:
-    from jobs._live import explain
+def _look(run: Path) -> Explained | Planning:
+    from jobs._live import explain, planning
+    from vnp.runs.request import Run
     from vnp.runs.state import run_state
 
-    return explain(run, run_state(run))
+    unplanned = planning(run.absolute())
+    if unplanned is not None:
+        return unplanned
+    opened = Run.open(run)
+    return explain(opened, run_state(opened))
 
 
-def _show(state: RunState, root: Path, show_all: bool) -> None:
-    shown = [found for found in state.shards if show_all or found.state != "done"]
-    if shown:
-        click.echo("shard  state    blocks     rows         attempts  note")
-    for found in shown if show_all else shown[:_SHOWN]:
-        click.echo(_line(found))
+def _planning_text(found: Planning, root: Path, as_json: bool) -> str:
+    if as_json:
+        return json.dumps(
+            {"complete": False, "planning": found.state, "job": found.job, "error": found.error}, indent=2
+        )
+    note = f": {found.error}" if found.error else ""
+    lines = [f"{root} is not planned yet: its planning, job {found.job}, {found.state}{note}"]
+    if found.log:
+        lines.append(f"log: {found.log}")
+    if found.state == "ended":
+        lines.append("next: mend that, then extract or pipeline again, as before")
+    return "\n".join(lines)
+
+
+def _text(found: Explained, root: Path, show_all: bool) -> str:
+    from vnp.runs.state import log_tail
+
+    state = found.state
+    shown = [shard for shard in state.shards if show_all or shard.state != "done"]
+    lines = ["shard  state    blocks     rows         attempts  note"] if shown else []
+    tails = 0
+    for shard in shown if show_all else shown[:_SHOWN]:
+        lines.append(_line(shard))
+        if shard.state == "failed" and tails < _TAILS:
+            tails += 1
+            lines += [f"       | {line[:_WIDTH]}" for line in log_tail(shard.log, _TAIL)]
     if not show_all and len(shown) > _SHOWN:
-        click.echo(f"… and {len(shown) - _SHOWN} more; --all lists every shard")
+        lines.append(f"… and {len(shown) - _SHOWN} more; --all lists every shard")
     counts = ", ".join(f"{count} {name}" for name, count in state.counts.items())
-    click.echo(f"{len(state.shards)} shards: {counts}; {state.rows:,} of {state.rows_planned:,} rows")
+    lines.append(f"{len(state.shards)} shards: {counts}; {state.rows:,} of {state.rows_planned:,} rows")
+    lines += [
+        f"job {other.id} ({other.name}) " + (f"waits: {other.reason}" if other.waiting else other.state.lower())
+        for other in found.others
+    ]
     if state.tokens_per_second:
-        click.echo(f"{state.tokens_per_second:,.0f} tokens/s in a task while it embeds")
+        lines.append(f"{state.tokens_per_second:,.0f} tokens/s in a task while it embeds")
+    return "\n".join([*lines, *_next(found, root)])
+
+
+def _next(found: Explained, root: Path) -> list[str]:
+    state = found.state
     if state.complete:
-        click.echo(f"next: python -m jobs.reduce {root}")
-        return
+        return [] if found.others else [f"next: python -m jobs.reduce {root}"]
+    lines = []
     if state.hours_left is not None:
-        click.echo(f"about {duration(state.hours_left * 3600)} left at this pace")
-    if any(found.state not in ("done", "running", "queued") for found in state.shards):
-        click.echo(f"next: python -m jobs.rerun {root}")
+        lines.append(f"about {duration(state.hours_left * 3600)} left at this pace")
+    if any(shard.state not in ("done", "running", "queued") for shard in state.shards):
+        lines.append(f"next: python -m jobs.rerun {root}")
+    return lines
 
 
 def _line(found: ShardState) -> str:
@@ -86,7 +126,8 @@ def _line(found: ShardState) -> str:
     return f"{found.shard.number:5d}  {found.state:<8} {blocks:<10} {rows:<12} {found.attempts:8d}  {note}".rstrip()
 
 
-def _as_json(state: RunState) -> dict[str, object]:
+def _as_json(explained: Explained) -> dict[str, object]:
+    state = explained.state
     return {
         "complete": state.complete,
         "counts": state.counts,
@@ -108,6 +149,10 @@ def _as_json(state: RunState) -> dict[str, object]:
                 "job": found.job,
             }
             for found in state.shards
+        ],
+        "other_jobs": [
+            {"job": other.id, "name": other.name, "state": other.state, "reason": other.reason}
+            for other in explained.others
         ],
     }
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 _SHARD = re.compile(r"^shard-(\d{5,})$")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunPaths:
     """The files of one run, below ``root``."""
 
@@ -30,22 +31,22 @@ class RunPaths:
         """The shard table."""
         return self.root / "plan.h5"
 
-    @property
+    @cached_property
     def shards(self) -> Path:
         """Folder of sealed shards."""
         return self.root / "shards"
 
-    @property
+    @cached_property
     def receipts(self) -> Path:
         """Folder of receipts."""
         return self.root / "receipts"
 
-    @property
+    @cached_property
     def parts(self) -> Path:
         """Folder of unfinished shards, one folder each."""
         return self.root / "parts"
 
-    @property
+    @cached_property
     def logs(self) -> Path:
         """Folder of logs, one a task and attempt."""
         return self.root / "logs"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class Totals:
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Request:
     """Everything that decides a run's features, and where to run it.
 
@@ -124,7 +125,8 @@ class Request:
     versions: dict[str, str]
     created: str
 
-    @property
+    # Asked for once a shard, over ten thousand shards.
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of what decides the features; a block, shard or receipt of another digest is not this run's."""
         decisive = asdict(self)
