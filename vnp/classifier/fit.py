@@ -1,0 +1,174 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int8, Int64
+
+from vnp.classifier.calibration import log_loss, logistic
+from vnp.classifier.model import MLPClassifier, margin
+from vnp.classifier.recipe import Recipe
+from vnp.classifier.rows import RowStore
+from vnp.classifier.split import TRAIN, VALIDATION, Split
+from vnp.classifier.state import TrainingState, read_state, write_state
+from vnp.classifier.steps import Stepper
+from vnp.errors import FeatureError
+from vnp.evaluation.metrics import binary_metrics
+
+_WATCHED = ("accuracy", "f1", "roc_auc")
+_ROWS_AT_ONCE = 16_384
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """A trained network.
+
+    Args:
+        weights: its state after the epoch with the smallest validation loss, on the CPU.
+        history: of every epoch its number, learning rate, seconds, and losses and metrics named ``PART_METRIC``.
+        best_epoch: the epoch that the weights are of, counted from 1.
+        stopped_early: whether training ended because the validation loss no longer fell.
+        resumed_after: epochs that an earlier, killed process had done.
+    """
+
+    weights: dict[str, torch.Tensor]
+    history: list[dict[str, Any]]
+    best_epoch: int
+    stopped_early: bool
+    resumed_after: int = 0
+
+
+def fit(
+    store: RowStore,
+    split: Split,
+    recipe: Recipe,
+    seed: int,
+    *,
+    state: Path | None = None,
+    digest: str = "",
+    graph: bool = True,
+    each_epoch: Callable[[list[dict[str, Any]]], None] = lambda _history: None,
+) -> Fitted:
+    """Train a network until its validation loss no longer falls.
+
+    Every random number depends on the seed and the epoch alone. So the same seed gives the same weights, bit by bit,
+    on the same machine, also when training was killed and went on from its state file.
+
+    Args:
+        store: all rows.
+        split: which of them to train on, and which to watch.
+        recipe: optimiser and its numbers.
+        seed: of the weights, of the order of the rows and of dropout.
+        state: file to go on from, if it is there and of this training, and to write after every epoch.
+        digest: of all that this training depends on; a state with another one is not used.
+        graph: whether to record steps as CUDA graphs, where there is a GPU.
+        each_epoch: shown the history after every epoch.
+
+    Raises:
+        FeatureError: the loss is no longer a number.
+        StorageError: the state cannot be written.
+    """
+    torch.manual_seed(seed)
+    network = MLPClassifier(store.width, dropout=recipe.dropout).to(store.device)
+    train, watched = split.rows(TRAIN), split.rows(VALIDATION)
+    weights = torch.tensor(class_weights(store.label[train], recipe), dtype=torch.float32, device=store.device)
+    stepper = Stepper(network, recipe, weights if recipe.balance == "weights" else None, graph=graph)
+    done = TrainingState.new(network, stepper.optimiser)
+    if state is not None and (found := read_state(state, digest)) is not None:
+        done = found
+        done.restore(network, stepper.optimiser)
+    resumed_after = done.epochs
+
+    while done.epochs < recipe.epochs and done.stale < recipe.patience:
+        begun = time.perf_counter()
+        epoch = done.epochs
+        torch.manual_seed(_seed(seed, epoch))
+        stepper.set_rate(recipe.rate_of(epoch))
+        network.train()
+        order = epoch_order(train, store.label, recipe, seed, epoch)
+        train_loss = stepper.run(store.pools(order, recipe.batch))
+
+        network.eval()
+        margins = margins_of(network, store, watched)
+        loss = log_loss(store.label[watched], logistic(margins))
+        _require_number(train_loss, loss, epoch, recipe)
+        found_metrics = binary_metrics(store.label[watched], logistic(margins)).to_json()
+        row = {
+            "epoch": epoch + 1,
+            "rate": recipe.rate_of(epoch),
+            "train_loss": train_loss,
+            "validation_loss": loss,
+            **{f"validation_{name}": found_metrics[name] for name in _WATCHED},
+            "seconds": time.perf_counter() - begun,
+        }
+        done = done.after_epoch(row, network, stepper.optimiser)
+        if state is not None:
+            write_state(state, done, digest)
+        each_epoch(done.history)
+
+    return Fitted(done.best, done.history, done.best_epoch, done.stale >= recipe.patience, resumed_after)
+
+
+def epoch_order(
+    rows: Int64[np.ndarray, "m"], label: Int8[np.ndarray, "n"], recipe: Recipe, seed: int, epoch: int
+) -> Int64[np.ndarray, "k"]:
+    """The rows of an epoch, in the order in which they are shown.
+
+    Args:
+        rows: of the training part.
+        label: of all rows.
+        recipe: with ``sampling`` both classes are drawn as often, with replacement; else every row comes once.
+        seed: of the training.
+        epoch: counted from 0.
+    """
+    chance = np.random.default_rng([seed, 1 + epoch])
+    if recipe.balance != "sampling":
+        return chance.permutation(rows)
+    half = len(rows) // 2
+    drawn = [chance.choice(rows[label[rows] == kind], size) for kind, size in ((0, half), (1, len(rows) - half))]
+    return chance.permutation(np.concatenate(drawn))
+
+
+def class_weights(label: Int8[np.ndarray, "m"], recipe: Recipe) -> tuple[float, float]:
+    """Weights of host and viral in the loss; their mean over the rows is 1."""
+    if recipe.balance != "weights":
+        return 1.0, 1.0
+    viral = float((label == 1).mean())
+    return 0.5 / (1.0 - viral), 0.5 / viral
+
+
+def shown_odds(label: Int8[np.ndarray, "m"], recipe: Recipe) -> float:
+    """By how much the log-odds of viral are higher, in what training is shown, than among its rows."""
+    if recipe.balance == "none":
+        return 0.0
+    viral = float((label == 1).mean())
+    return float(np.log((1.0 - viral) / viral))
+
+
+def margins_of(network: MLPClassifier, store: RowStore, rows: Int64[np.ndarray, "m"]) -> Float64[np.ndarray, "m"]:
+    """Log-odds that a network in evaluation mode gives rows of a store."""
+    found = np.empty(len(rows), np.float64)
+    with torch.inference_mode():
+        for low in range(0, len(rows), _ROWS_AT_ONCE):
+            features = store.take(rows[low : low + _ROWS_AT_ONCE]).float()
+            found[low : low + _ROWS_AT_ONCE] = margin(network(features)).double().cpu().numpy()
+    return found
+
+
+def _seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, 2, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _require_number(train_loss: float, loss: float, epoch: int, recipe: Recipe) -> None:
+    if not np.isfinite([train_loss, loss]).all():
+        raise FeatureError(
+            f"the loss is no longer a number in epoch {epoch + 1}: the learning rate {recipe.rate_of(epoch):g} is too "
+            "high for these features; choose a smaller --rate"
+        )

@@ -1,0 +1,69 @@
+"""How the network is trained: VirNucPro's recipe, and one for large batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vnp.errors import UsageError
+
+Balance = Literal["none", "weights", "sampling"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Optimiser and its numbers.
+
+    Args:
+        name: of the recipe.
+        optimiser: ``sgd`` (with momentum) or ``adamw``.
+        batch: rows of a step.
+        rate: learning rate at the beginning.
+        momentum: of SGD.
+        weight_decay: of AdamW.
+        step: epochs after which the learning rate is multiplied by ``gamma``, again and again.
+        gamma: see ``step``.
+        dropout: share of hidden units that are switched off.
+        epochs: the most there may be.
+        patience: epochs without a smaller validation loss after which training stops.
+        balance: ``weights`` weighs the loss of each class by the inverse of its share, ``sampling`` draws rows, with
+            replacement, so that both classes are shown as often; ``none`` takes the rows as they are.
+    """
+
+    name: str
+    optimiser: Literal["sgd", "adamw"]
+    batch: int
+    rate: float
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    step: int = 10
+    gamma: float = 0.85
+    dropout: float = 0.5
+    epochs: int = 200
+    patience: int = 5
+    balance: Balance = "none"
+
+    def __post_init__(self) -> None:
+        """Refuse numbers with which training cannot work.
+
+        Raises:
+            UsageError: there is such a number.
+        """
+        for name, least in (("batch", 2), ("epochs", 1), ("patience", 1), ("step", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if not 0 < self.rate < 100:
+            raise UsageError(f"the learning rate is {self.rate}; it must be above 0")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+
+    def rate_of(self, epoch: int) -> float:
+        """Learning rate of an epoch, counted from 0."""
+        return float(self.rate * self.gamma ** (epoch // self.step))
+
+
+VIRNUCPRO = Recipe("virnucpro", "sgd", batch=32, rate=2e-4)
+"""What VirNucPro's train.py does; there the last batch of an epoch may hold a single row, here it is left out then."""
+
+ADAMW = Recipe("adamw", "adamw", batch=4096, rate=1e-3, weight_decay=1e-2, step=1, gamma=0.9)
+RECIPES = {recipe.name: recipe for recipe in (VIRNUCPRO, ADAMW)}

@@ -1,0 +1,243 @@
+"""Deals rows out to training, validation and test so that what resembles each other stays together.
+
+A group (a genome, a set of segments) is never cut: chunks of one genome on both sides of a split let a classifier
+recognise the genome instead of the virus. Groups of each class are dealt out separately, so that every part has its
+share of both.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int8, Int64
+
+from vnp._durable import replacing
+from vnp.classifier.model import CLASSES
+from vnp.errors import FeatureError, InputError, UsageError
+
+PARTS = ("train", "validation", "test")
+TRAIN, VALIDATION, TEST = range(3)
+_SAMPLES = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """Where each row goes.
+
+    Args:
+        kind: ``group``, ``random`` (rows on their own, which leaks), or ``file``.
+        part: of each row: 0 train, 1 validation, 2 test.
+        group: number of each row's group, an index into ``names``.
+        names: of the groups.
+        seed: of the dealing; None where a file decided.
+        joined: groups that were kept together with another one, by ``--dedupe``.
+    """
+
+    kind: Literal["group", "random", "file"]
+    part: Int8[np.ndarray, "n"]
+    group: Int64[np.ndarray, "n"]
+    names: Sequence[str]
+    seed: int | None
+    joined: int = 0
+
+    def rows(self, part: int) -> Int64[np.ndarray, "m"]:
+        """Numbers of the rows of a part, ascending."""
+        return np.flatnonzero(self.part == part)
+
+    def summary(self, label: Int8[np.ndarray, "n"]) -> dict[str, Any]:
+        """Counts of rows, classes and groups in each part, and a digest of the whole."""
+        parts = {}
+        for number, name in enumerate(PARTS):
+            rows = self.rows(number)
+            parts[name] = {
+                "rows": len(rows),
+                "viral": int((label[rows] == 1).sum()),
+                "groups": len(np.unique(self.group[rows])),
+            }
+        digest = hashlib.sha256(self.part.tobytes()).hexdigest()
+        return {"kind": self.kind, "seed": self.seed, "joined": self.joined, "sha256": digest, "parts": parts}
+
+    def write(self, path: Path, ids: Sequence[str]) -> None:
+        """Write ``group``, ``part`` (or, for a random split, ``id``, ``part``) as TSV, fit for ``--split FILE``.
+
+        Raises:
+            StorageError: the disk is full or cannot be written.
+        """
+        whole = self._by_group()
+        key = "id" if whole is None else "group"
+        pairs = zip(ids, self.part.tolist(), strict=True) if whole is None else whole.items()
+        text = io.StringIO(newline="")
+        table = csv.writer(text, delimiter="\t", lineterminator="\n")
+        table.writerow([key, "part"])
+        table.writerows((name, PARTS[part]) for name, part in pairs)
+        with replacing(path) as temporary:
+            temporary.write_text(text.getvalue(), encoding="utf-8")
+
+    def _by_group(self) -> dict[str, int] | None:
+        """The part of each group, or None if a group is cut."""
+        lowest, highest = (np.full(len(self.names), value, np.int64) for value in (len(PARTS), -1))
+        np.minimum.at(lowest, self.group, self.part)
+        np.maximum.at(highest, self.group, self.part)
+        if (lowest != highest).any():
+            return None
+        return dict(zip(self.names, lowest.tolist(), strict=True))
+
+
+def number_groups(groups: Sequence[str]) -> tuple[list[str], Int64[np.ndarray, "n"]]:
+    """Distinct names in order of their first row, and the index of every row's."""
+    places: dict[str, int] = {}
+    numbers = np.fromiter((places.setdefault(name, len(places)) for name in groups), np.int64, len(groups))
+    return list(places), numbers
+
+
+def split_groups(
+    label: Int8[np.ndarray, "n"],
+    groups: Sequence[str],
+    *,
+    validation: float = 0.1,
+    test: float = 0.2,
+    seed: int = 0,
+    clusters: Mapping[str, int] | None = None,
+) -> Split:
+    """Split by group, stratified by label: each part gets its share of the groups of each class.
+
+    Args:
+        label: 1 viral, 0 host; a group with both counts as the one that it has more of.
+        groups: the unit that must not be cut, for every row.
+        validation: share of the groups that training is watched on.
+        test: share of the groups that nothing is decided on; 0 for no test part.
+        seed: of the dealing.
+        clusters: number of the cluster of each group; groups of a cluster go to the same part.
+
+    Raises:
+        UsageError: the shares leave nothing to train on.
+        FeatureError: a class has fewer groups than there are parts.
+    """
+    shares = _shares(validation, test)
+    names, group = number_groups(groups)
+    unit_of_group = np.arange(len(names))
+    if clusters is not None:
+        _, unit_of_group = np.unique([clusters[name] for name in names], return_inverse=True)
+    unit = unit_of_group[group]
+    units = int(unit_of_group.max()) + 1
+    viral = np.bincount(unit, weights=label, minlength=units) * 2 >= np.bincount(unit, minlength=units)
+    part_of_unit = np.zeros(units, np.int8)
+    chance = np.random.default_rng([seed, 0])
+    for number in (1, 0):
+        own = np.flatnonzero(viral == bool(number))
+        if len(own) < len(shares):
+            raise FeatureError(
+                f"there are {len(own)} groups of the class {CLASSES[number]}, too few to give one to each of "
+                f"{', '.join(PARTS[part] for part in shares)}. Name more groups in the samplesheet's column group, "
+                "leave out the test part (--test 0), or split by row (--split random), which leaks"
+            )
+        part_of_unit[chance.permutation(own)] = _deal(len(own), shares)
+    split = Split("group", part_of_unit[unit], group, names, seed, joined=len(names) - units)
+    _require_classes(split, label, shares)
+    return split
+
+
+def split_rows(
+    label: Int8[np.ndarray, "n"], groups: Sequence[str], *, validation: float = 0.1, test: float = 0.2, seed: int = 0
+) -> Split:
+    """Split row by row, stratified by label, as VirNucPro does. Chunks of one genome stand on both sides: it leaks.
+
+    Raises:
+        UsageError: the shares leave nothing to train on.
+        FeatureError: a class has fewer rows than there are parts.
+    """
+    names, group = number_groups(groups)
+    rows = [str(row) for row in range(len(label))]
+    by_row = split_groups(label, rows, validation=validation, test=test, seed=seed)
+    return replace(by_row, kind="random", group=group, names=names)
+
+
+def split_from_file(path: Path, label: Int8[np.ndarray, "n"], groups: Sequence[str], ids: Sequence[str]) -> Split:
+    """Take a split that was written before, or made elsewhere: TSV with the columns ``group`` (or ``id``) and ``part``.
+
+    Raises:
+        InputError: the file cannot be read, or a line is wrong.
+        FeatureError: a row's group (or id) is not in the file, or a part lacks a class.
+    """
+    key, stored = read_split(path)
+    wanted = groups if key == "group" else ids
+    missing = [name for name in dict.fromkeys(wanted) if name not in stored]
+    if missing:
+        some = ", ".join(missing[:_SAMPLES]) + (" …" if len(missing) > _SAMPLES else "")
+        raise FeatureError(f"{path} says nothing of {len(missing)} of the {key}s: {some}")
+    names, group = number_groups(groups)
+    split = Split("file", np.array([stored[name] for name in wanted], np.int8), group, names, None)
+    present = [number for number in (TRAIN, VALIDATION, TEST) if number != TEST or (split.part == TEST).any()]
+    _require_classes(split, label, dict.fromkeys(present, 0.0))
+    return split
+
+
+def _shares(validation: float, test: float) -> dict[int, float]:
+    if not (0 < validation < 1 and 0 <= test < 1 and validation + test < 1):
+        raise UsageError(
+            f"validation takes {validation:g} and test {test:g} of the groups; validation must be above 0, and "
+            "something must be left to train on"
+        )
+    shares = {TRAIN: 1 - validation - test, VALIDATION: validation}
+    return shares | {TEST: test} if test else shares
+
+
+def _deal(count: int, shares: Mapping[int, float]) -> Int8[np.ndarray, "count"]:
+    """Parts for so many shuffled units: each part its share, rounded, and at least one."""
+    parts = np.zeros(count, np.int8)
+    done = 0
+    others = [part for part in shares if part != TRAIN]
+    for place, part in enumerate(others):
+        reserved = len(others) - place
+        take = min(max(1, round(shares[part] * count)), count - done - reserved)
+        parts[done : done + take] = part
+        done += take
+    return parts
+
+
+def _require_classes(split: Split, label: Int8[np.ndarray, "n"], parts: Mapping[int, float]) -> None:
+    for part in parts:
+        found = np.unique(label[split.rows(part)])
+        if len(found) < 2:
+            having = f"only {CLASSES[int(found[0])]} rows" if len(found) else "no rows"
+            raise FeatureError(
+                f"the part {PARTS[part]} would have {having}. Try another --seed, or name more groups in the "
+                "samplesheet's column group"
+            )
+
+
+def read_split(path: Path) -> tuple[str, dict[str, int]]:
+    """Read a split that was written.
+
+    Returns:
+        What it names, ``group`` or ``id``, and the part of each.
+
+    Raises:
+        InputError: the file cannot be read, or a line is wrong.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read as a split ({error})", path=path) from error
+    table = csv.reader(lines, delimiter="\t")
+    header = next(table, [])
+    if len(header) < 2 or header[0] not in ("group", "id") or "part" not in header:
+        raise InputError("a split has the columns group (or id) and part, separated by tabs", path=path, line=1)
+    column = header.index("part")
+    stored: dict[str, int] = {}
+    for line, fields in enumerate(table, start=2):
+        if not fields:
+            continue
+        if len(fields) <= column or fields[column] not in PARTS:
+            found = fields[column] if len(fields) > column else ""
+            raise InputError(f"the part is {found!r}; it must be one of {', '.join(PARTS)}", path=path, line=line)
+        if stored.setdefault(fields[0], PARTS.index(fields[column])) != PARTS.index(fields[column]):
+            raise InputError(f"{fields[0]!r} was given another part above", path=path, line=line)
+    return header[0], stored

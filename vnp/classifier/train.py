@@ -1,0 +1,286 @@
+"""Features to a checkpoint, and the files beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int8
+
+from vnp._durable import replacing, write_json
+from vnp.classifier.asked import Expected, data_digest, labels_of
+from vnp.classifier.calibration import fit_calibration
+from vnp.classifier.checkpoint import Checkpoint
+from vnp.classifier.fit import Fitted, fit, margins_of, shown_odds
+from vnp.classifier.measure import measure, plot
+from vnp.classifier.model import MLPClassifier
+from vnp.classifier.recipe import VIRNUCPRO, Recipe
+from vnp.classifier.relatives import clusters_of_groups
+from vnp.classifier.rows import Memory, RowStore, open_rows
+from vnp.classifier.split import PARTS, TEST, TRAIN, VALIDATION, Split, split_from_file, split_groups, split_rows
+from vnp.errors import RunExistsError, UsageError
+from vnp.features.read import Features
+from vnp.runs.versions import versions
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What is asked of a training.
+
+    Args:
+        recipe: optimiser and its numbers.
+        expected: what the features should be.
+        split: ``group``, ``random``, or a file.
+        validation: share of groups to watch.
+        test: share of groups to keep apart.
+        dedupe: keep groups of at least 95 % identity together.
+        calibration: which kind; ``auto`` decides by the validation log-loss.
+        threshold: probability from which on a row is called viral.
+        seed: of the split and of the training.
+        memory: where the rows are kept.
+    """
+
+    recipe: Recipe = VIRNUCPRO
+    expected: Expected = field(default_factory=Expected)
+    split: Literal["group", "random"] | Path = "group"
+    validation: float = 0.1
+    test: float = 0.2
+    dedupe: bool = False
+    calibration: Literal["auto", "none", "temperature", "isotonic"] = "auto"
+    threshold: float = 0.5
+    seed: int = 0
+    memory: Memory = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            UsageError: it does.
+        """
+        if not 0 < self.threshold < 1:
+            raise UsageError(f"the threshold is {self.threshold:g}; it must be between 0 and 1")
+        if self.dedupe and self.split != "group":
+            raise UsageError("--dedupe keeps groups together, so it goes with --split group only")
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The files of a training, all beside the checkpoint."""
+
+    checkpoint: Path
+
+    def beside(self, suffix: str) -> Path:
+        """``model.split.tsv`` for ``model.pth`` and ``split.tsv``."""
+        return self.checkpoint.with_name(f"{self.checkpoint.stem}.{suffix}")
+
+    @property
+    def split(self) -> Path:
+        """Which group is in which part."""
+        return self.beside("split.tsv")
+
+    @property
+    def log(self) -> Path:
+        """One line of JSON for each epoch."""
+        return self.beside("log.jsonl")
+
+    @property
+    def metrics(self) -> Path:
+        """Metrics of the validation and test parts, with intervals."""
+        return self.beside("metrics.json")
+
+    @property
+    def state(self) -> Path:
+        """What a killed training goes on from; removed at its end."""
+        return self.beside("state.pth")
+
+    @property
+    def plots(self) -> Path:
+        """Folder of plots."""
+        return self.beside("plots")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """A finished training.
+
+    Args:
+        checkpoint: the classifier.
+        outputs: its files.
+        fitted: how training went.
+    """
+
+    checkpoint: Checkpoint
+    outputs: Outputs
+    fitted: Fitted
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """What is told of a training while it goes on; each may be left out.
+
+    Args:
+        reading: rows that were read since the last call.
+        comparing: groups that were compared since the last call.
+        dealt: the split, as ``Split.summary`` has it.
+        epoch: the history after every epoch.
+    """
+
+    reading: Callable[[int], None] = lambda _rows: None
+    comparing: Callable[[int], None] = lambda _groups: None
+    dealt: Callable[[Mapping[str, Any]], None] = lambda _summary: None
+    epoch: Callable[[list[dict[str, Any]]], None] = lambda _history: None
+
+
+def train(
+    features: Features,
+    out: Path,
+    training: Training,
+    device: torch.device,
+    *,
+    resume: bool = True,
+    force: bool = False,
+    graph: bool = True,
+    watcher: Watcher | None = None,
+) -> Trained:
+    """Train a classifier and write it with its split, log, metrics and plots.
+
+    Args:
+        features: merged features.
+        out: the checkpoint to write.
+        training: what is asked.
+        device: to train on.
+        resume: go on from the state of a killed training, if it was this very one.
+        force: write over what is there.
+        graph: record steps as CUDA graphs, where there is a GPU.
+        watcher: is told how it goes.
+
+    Raises:
+        RunExistsError: ``out`` is there.
+        UsageError: the options contradict themselves.
+        FeatureError: the features are not what was asked, or cannot be trained on.
+        StorageError: the disk is full or cannot be written.
+    """
+    watcher = watcher or Watcher()
+    outputs = Outputs(out)
+    if out.exists() and not force:
+        raise RunExistsError(f"{out} is there; --force trains anew and writes over it")
+    training.expected.require(features)
+    label = labels_of(features)
+    split = deal(features, label, training, watcher.comparing)
+    summary = split.summary(label)
+    watcher.dealt(summary)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    split.write(outputs.split, features.ids() if split.kind != "group" else ())
+    store = open_rows(features, label, device, training.memory, watcher.reading)
+    data = data_digest(features, label)
+    digest = _digest(training, summary, data, device)
+    if not resume:
+        outputs.state.unlink(missing_ok=True)
+
+    def after_epoch(history: list[dict[str, Any]]) -> None:
+        _write_log(outputs.log, history)
+        watcher.epoch(history)
+
+    fitted = fit(
+        store, split, training.recipe, training.seed,
+        state=outputs.state, digest=digest, graph=graph, each_epoch=after_epoch,
+    )  # fmt: skip
+    _write_log(outputs.log, fitted.history)
+
+    network = MLPClassifier(store.width, dropout=training.recipe.dropout).to(device)
+    network.load_state_dict(fitted.weights)
+    network.eval()
+    watched = split.rows(VALIDATION)
+    margins = margins_of(network, store, watched)
+    calibration = fit_calibration(
+        margins, label[watched], split.group[watched],
+        kind=training.calibration, offset=shown_odds(label[split.rows(TRAIN)], training.recipe),
+    )  # fmt: skip
+    parts = {VALIDATION: margins}
+    if len(split.rows(TEST)):
+        parts[TEST] = margins_of(network, store, split.rows(TEST))
+    metrics = {
+        PARTS[part]: measure(
+            features, split.rows(part), label, split.group, calibration.apply(found), training.threshold, training.seed
+        )
+        for part, found in parts.items()
+    }
+    checkpoint = Checkpoint(
+        weights=fitted.weights,
+        layout=features.layout,
+        encoders=features.provenance.get("encoders", {}),
+        chunk=features.chunk,
+        calibration=calibration,
+        threshold=training.threshold,
+        training=_about(training, fitted, store, data, split),
+        split=summary,
+        metrics=metrics,
+        code=versions(),
+    )
+    checkpoint.write(out)
+    write_json(outputs.metrics, {**metrics, "calibration": asdict(calibration), "split": summary})
+    plot(
+        outputs.plots,
+        fitted.history,
+        {
+            PARTS[part]: (label[split.rows(part)], calibration.apply(parts[part]))
+            for part in sorted(parts, reverse=True)
+        },
+        training.threshold,
+    )
+    outputs.state.unlink(missing_ok=True)
+    return Trained(checkpoint, outputs, fitted)
+
+
+def deal(
+    features: Features,
+    label: Int8[np.ndarray, "n"],
+    training: Training,
+    comparing: Callable[[int], None] = lambda _groups: None,
+) -> Split:
+    """Split rows as asked.
+
+    Raises:
+        FeatureError: there are too few groups, or a part would lack a class.
+        InputError: a split file cannot be used.
+    """
+    groups = features.groups()
+    if isinstance(training.split, Path):
+        return split_from_file(training.split, label, groups, features.ids())
+    shares = {"validation": training.validation, "test": training.test, "seed": training.seed}
+    if training.split == "random":
+        return split_rows(label, groups, **shares)  # type: ignore[arg-type]
+    clusters = clusters_of_groups(features, progress=comparing) if training.dedupe else None
+    return split_groups(label, groups, **shares, clusters=clusters)  # type: ignore[arg-type]
+
+
+def _write_log(path: Path, history: list[dict[str, Any]]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in history))
+
+
+def _digest(training: Training, summary: Mapping[str, Any], data: str, device: torch.device) -> str:
+    """What a state must be of to be gone on from: the request, the data, and the kind of machine."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    wanted = {"recipe": asdict(training.recipe), "seed": training.seed, "split": dict(summary), "data": data}
+    text = json.dumps({**wanted, "device": name, "code": versions()}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _about(training: Training, fitted: Fitted, store: RowStore, data: str, split: Split) -> dict[str, Any]:
+    return {
+        "recipe": asdict(training.recipe),
+        "seed": training.seed,
+        "data": data,
+        "rows": len(split.rows(TRAIN)),
+        "epochs": len(fitted.history),
+        "best_epoch": fitted.best_epoch,
+        "stopped_early": fitted.stopped_early,
+        "device": store.device.type,
+    }
