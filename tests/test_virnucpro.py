@@ -65,6 +65,7 @@ class Broken:
         self.spec, self.width, self.precision = like.spec, like.width, like.precision
         self.token_budget: int | None = None
         self.events: list[str] = []
+        self.kernel, self.tokens_read = like.kernel, 0
 
     def embed(self, sequences: Sequence[str]) -> np.ndarray:
         raise AssertionError(f"{len(sequences)} sequences were embedded again")

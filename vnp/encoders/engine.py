@@ -102,6 +102,7 @@ class TransformerEncoder:
         attention: the kernel in use.
         token_budget: rows that one batch may have; halved when CUDA runs out of memory.
         events: what happened that a receipt should tell, in plain words.
+        tokens_read: tokens embedded since it was made.
     """
 
     def __init__(
@@ -122,9 +123,15 @@ class TransformerEncoder:
         self.attention = attention
         self.token_budget = token_budget
         self.events: list[str] = []
+        self.tokens_read = 0
         self._model = model
         self._tokenizer = tokenizer
         self._slab = _SLAB if device.type == "cpu" else None
+
+    @property
+    def kernel(self) -> str:
+        """Name of the attention kernel."""
+        return self.attention.name
 
     def embed(self, sequences: Sequence[str]) -> Float32[np.ndarray, "n width"]:
         """Embed sequences.
@@ -178,6 +185,7 @@ class TransformerEncoder:
         """Run batches, longest sequences first; a batch's numbers are read while the next one runs."""
         self._check(ids)
         lengths = np.array([len(each) for each in ids], np.int64)
+        self.tokens_read += int(lengths.sum())
         left = np.argsort(-lengths, kind="stable")
         last: _Answer | None = None
         while len(left):

@@ -45,6 +45,8 @@ class KmerEncoder:
         self.precision: str = "fp32"
         self.token_budget: int | None = None
         self.events: list[str] = []
+        self.kernel: str = "none"
+        self.tokens_read: int = 0
 
     def embed(self, sequences: Sequence[str]) -> Float32[np.ndarray, "n width"]:
         """Count the k-mers of each sequence.
@@ -58,6 +60,7 @@ class KmerEncoder:
         out = np.zeros((len(sequences), self.width), np.float32)
         for start, stop in _blocks(sequences):
             out[start:stop] = self._embed_block(sequences[start:stop])
+        self.tokens_read += sum(map(len, sequences))
         return out
 
     def token_counts(self, sequences: Sequence[str]) -> Int64[np.ndarray, " n"]:

@@ -44,6 +44,16 @@ class Encoder(Protocol):
         ...
 
     @property
+    def tokens_read(self) -> int:
+        """Tokens embedded since it was made."""
+        ...
+
+    @property
+    def kernel(self) -> str:
+        """Name of the attention kernel, or of what runs in its place."""
+        ...
+
+    @property
     def events(self) -> list[str]:
         """What a receipt should tell, such as a halved budget."""
         ...

@@ -298,6 +298,7 @@ def _make_shard(run: Run, shard: Shard, low: int, high: int, pool: np.ndarray) -
         host=socket.gethostname(),
         job=None,
         devices=["cpu"],
+        kernels={"dna": "none", "protein": "none"},
         seconds={},
         tokens={},
         events=[],

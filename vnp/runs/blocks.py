@@ -66,6 +66,7 @@ class Account:
     Args:
         encoders: identities of both encoders, precision included.
         device: name of the GPU, or ``cpu``.
+        kernels: the attention kernel of each encoder.
         tokens: tokens that each encoder read.
         seconds: time of each phase.
         events: what happened on the way.
@@ -73,6 +74,7 @@ class Account:
 
     encoders: dict[str, dict[str, Any]]
     device: str
+    kernels: dict[str, str]
     tokens: dict[str, int]
     seconds: dict[str, float]
     events: list[str]

@@ -83,14 +83,16 @@ class EncoderPair:
         for name, encoder, sequences in zip(MOLECULES, (self.dna, self.protein), (dna, protein), strict=True):
             started = time.perf_counter()
             encoder.events.clear()
+            before = encoder.tokens_read
             found[name] = encoder.embed(sequences)
             seconds[name] = round(time.perf_counter() - started, 4)
-            tokens[name] = int(encoder.token_counts(sequences).sum())
+            tokens[name] = encoder.tokens_read - before
             events += [f"{name}: {event}" for event in encoder.events]
         if self.dna.width == NATIVE:
             found["dna_projected"] = project(found["dna"])
         stored = {name: _store(values, name, store) for name, values in found.items()}
-        return stored, Account(self.identities(), self.device(), tokens, seconds, events)
+        kernels = {name: getattr(self, name).kernel for name in MOLECULES}
+        return stored, Account(self.identities(), self.device(), kernels, tokens, seconds, events)
 
 
 def stored_widths(request: Request) -> dict[str, int]:

@@ -239,6 +239,7 @@ class _Task:
             host=socket.gethostname(),
             job=job_id(),
             devices=sorted({account.device for account in accounts}),
+            kernels=accounts[-1].kernels,
             seconds={name: round(value, 3) for name, value in seconds.items()},
             tokens={name: int(value) for name, value in _sums(account.tokens for account in accounts).items()},
             events=[event for account in accounts for event in account.events],
