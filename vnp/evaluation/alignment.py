@@ -35,6 +35,15 @@ class Table:
     row: Int64[np.ndarray, "n"]
     unlabelled: int
 
+    def groups(self) -> list[str]:
+        """The group of every frame."""
+        return [self.frames.group[record] for record in self.frames.record.tolist()]
+
+    def ids(self) -> list[str]:
+        """The id of every frame."""
+        ids = self.features.ids()
+        return [ids[row] for row in self.row.tolist()]
+
 
 def read_table(
     name: str,

@@ -83,6 +83,12 @@ class Cases:
     def __len__(self) -> int:
         return len(self.label)
 
+    def only(self, kept: Int64[np.ndarray, "k"]) -> Cases:
+        """Some of the cases, by their numbers."""
+        drawn, group = np.unique(self.group[kept], return_inverse=True)
+        strata = {by: (number[kept], names) for by, (number, names) in self.strata.items()}
+        return Cases(self.level, self.record[kept], self.label[kept], group, len(drawn), strata)
+
     def parts(self) -> Iterator[tuple[str, str, Bool[np.ndarray, "m"]]]:
         """Each way of telling the cases apart, the name of a stratum that has any, and which belong to it."""
         for by in STRATA:

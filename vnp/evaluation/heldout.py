@@ -1,0 +1,121 @@
+"""The rows that a contest is decided on: none of them was trained on by anybody."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int8
+
+from vnp.classifier.split import TEST, Split, read_split, split_from_file, split_groups, split_rows
+from vnp.classifier.train import Outputs
+from vnp.errors import FeatureError, UsageError
+from vnp.evaluation.alignment import Table
+from vnp.evaluation.contestants import Contestant, Rules
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """What is left to compare on.
+
+    Args:
+        kept: for each table, which of its frames.
+        split: summary of the common split; None where nothing is trained.
+        notes: what a reader must know of it.
+    """
+
+    kept: list[Bool[np.ndarray, "n"]]
+    split: dict[str, Any] | None
+    notes: list[str]
+
+
+def hold_out(
+    contestants: Sequence[Contestant], tables: Sequence[Table], same_frames: bool, rules: Rules, split_file: Path
+) -> HeldOut:
+    """Deal the rows out, and leave out what a checkpoint was trained on.
+
+    Args:
+        contestants: who takes part.
+        tables: the frames of each, aligned.
+        same_frames: whether they are the same.
+        rules: of the contest.
+        split_file: is written where something is to be trained.
+
+    Raises:
+        FeatureError: no row is left, or the records cannot be split.
+        UsageError: a split by row is asked for, and frames differ.
+        StorageError: the disk is full or cannot be written.
+    """
+    kept = [np.ones(len(table.frames), bool) for table in tables]
+    notes: list[str] = []
+    summary = None
+    if any(one.checkpoint is None for one in contestants):
+        split = _split(tables[0], rules)
+        summary = split.summary(tables[0].frames.label[tables[0].frames.record])
+        split_file.parent.mkdir(parents=True, exist_ok=True)
+        split.write(split_file, tables[0].ids())
+        kept = [part == TEST for part in _parts(split, tables, same_frames)]
+        if split.kind == "random":
+            notes.append(
+                "The split is by row: pieces of one genome were trained on and tested on, so the numbers are too good."
+            )
+    for place, one in enumerate(contestants):
+        if one.checkpoint is not None and not rules.everything:
+            unseen, note = _unseen(one.checkpoint, tables[place])
+            notes.append(f"{one.name}: {note}")
+            shared = _shared(unseen, place, tables, same_frames)
+            kept = [mine & theirs for mine, theirs in zip(kept, shared, strict=True)]
+    for table, mask in zip(tables, kept, strict=True):
+        if not mask.any():
+            raise FeatureError(
+                f"no row of {table.name} is left that no contestant was trained on. Give --split the .split.tsv that "
+                "lies beside a checkpoint, or --all to compare on every row all the same"
+            )
+    return HeldOut(kept, summary, notes)
+
+
+def _split(table: Table, rules: Rules) -> Split:
+    """The common split, of the first table's frames."""
+    label = table.frames.label[table.frames.record]
+    groups = table.groups()
+    if isinstance(rules.split, Path):
+        return split_from_file(rules.split, label, groups, table.ids())
+    deal = split_rows if rules.split == "random" else split_groups
+    return deal(label, groups, validation=rules.validation, test=rules.test, seed=rules.seed)
+
+
+def _parts(split: Split, tables: Sequence[Table], same_frames: bool) -> list[Int8[np.ndarray, "n"]]:
+    """The part of every frame of every table."""
+    if same_frames:
+        return [split.part for _ in tables]
+    if split.kind == "random":
+        raise UsageError("a split by row needs the same frames; these contestants have chunks of different sizes")
+    of_group = dict(zip((split.names[number] for number in split.group.tolist()), split.part.tolist(), strict=True))
+    return [np.array([of_group.get(group, -1) for group in table.groups()], np.int8) for table in tables]
+
+
+def _unseen(checkpoint: Path, table: Table) -> tuple[Bool[np.ndarray, "n"], str]:
+    """Which frames a classifier was not trained on, by the split that lies beside it, and what to say of it."""
+    path = Outputs(checkpoint).split
+    everything = np.ones(len(table.frames), bool)
+    if not path.exists():
+        return everything, f"there is no {path.name} beside it, so what it was trained on is taken to be other data."
+    key, stored = read_split(path)
+    seen = {name for name, part in stored.items() if part != TEST}
+    mine = table.ids() if key == "id" else table.groups()
+    unseen = np.fromiter((name not in seen for name in mine), bool, len(mine))
+    return unseen, f"compared on the {int(unseen.sum()):,} of {len(unseen):,} rows that it was not trained on."
+
+
+def _shared(
+    unseen: Bool[np.ndarray, "n"], place: int, tables: Sequence[Table], same_frames: bool
+) -> list[Bool[np.ndarray, "m"]]:
+    """The same choice in every table; where frames differ, of whole records."""
+    if same_frames:
+        return [unseen for _ in tables]
+    whole = np.ones(len(tables[place].frames.names), bool)
+    whole[tables[place].frames.record[~unseen]] = False
+    return [whole[table.frames.record] for table in tables]
