@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,11 @@ cluster = click.option(
 )
 
 
+groups = click.option(
+    "--groups",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Table of two columns, record and group, in place of the groups that the run was extracted with.",
+)
 layout = click.option(
     "--layout",
     type=click.Choice(["1664", "full"]),
@@ -46,54 +51,64 @@ def slurm(function: _Function) -> _Function:
     return function
 
 
+_MODELS = (
+    click.option(
+        "--chunk",
+        type=int,
+        default=300,
+        help="Bases of a chunk: 300 or 500, as VirNucPro's models have it, or any from 30 on.",
+    ),
+    click.option("--dna", default="dnabert_s", help="DNA encoder: dnabert_s or kmer."),
+    click.option(
+        "--protein", default="fastesm2_650", help="Protein encoder: fastesm2_650, esm2_650m, esm2_3b or kmer."
+    ),
+)
+_EMBEDDING = (
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
+        default="auto",
+        help="Arithmetic of the encoders; auto is fp16 on CUDA and fp32 on a CPU.",
+    ),
+    click.option(
+        "--store",
+        type=click.Choice(["float16", "float32"]),
+        default="float16",
+        help="Type of the stored numbers.",
+    ),
+    click.option(
+        "--weights",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Folder of encoder weights.  [default: $VNP_WEIGHTS, else where jobs.fetch puts them]",
+        envvar="VNP_WEIGHTS",
+    ),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where encoders run."),
+    click.option(
+        "--token-budget",
+        type=int,
+        help="Tokens of one batch.  [default: what suits the device; halved when memory runs out]",
+    ),
+    click.option(
+        "--block-tokens",
+        type=int,
+        help="Expected tokens of a block, the piece of a shard that a killed task can lose.  "
+        "[default: 1,048,576; 32,768 for a transformer on a CPU]",
+    ),
+    click.option("--prefix-ids", is_flag=True, help="Put each input's name in front of its records' names."),
+)
+
+
 def encoding(function: _Function) -> _Function:
     """Options that say how sequences are embedded."""
-    for option in reversed(
-        (
-            click.option(
-                "--chunk",
-                type=int,
-                default=300,
-                help="Bases of a chunk: 300 or 500, as VirNucPro's models have it, or any from 30 on.",
-            ),
-            click.option("--dna", default="dnabert_s", help="DNA encoder: dnabert_s or kmer."),
-            click.option(
-                "--protein", default="fastesm2_650", help="Protein encoder: fastesm2_650, esm2_650m, esm2_3b or kmer."
-            ),
-            click.option(
-                "--precision",
-                type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
-                default="auto",
-                help="Arithmetic of the encoders; auto is fp16 on CUDA and fp32 on a CPU.",
-            ),
-            click.option(
-                "--store",
-                type=click.Choice(["float16", "float32"]),
-                default="float16",
-                help="Type of the stored numbers.",
-            ),
-            click.option(
-                "--weights",
-                type=click.Path(path_type=Path, file_okay=False),
-                help="Folder of encoder weights.  [default: $VNP_WEIGHTS, else where jobs.fetch puts them]",
-                envvar="VNP_WEIGHTS",
-            ),
-            click.option(
-                "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where encoders run."
-            ),
-            click.option(
-                "--token-budget",
-                type=int,
-                help="Tokens of one batch.  [default: what suits the device; halved when memory runs out]",
-            ),
-            click.option(
-                "--block-tokens",
-                type=int,
-                help="Expected tokens of a block, the piece of a shard that a killed task can lose.  "
-                "[default: 1,048,576; 32,768 for a transformer on a CPU]",
-            ),
-            click.option("--prefix-ids", is_flag=True, help="Put each input's name in front of its records' names."),
-        )
-    ):
+    return _with(function, (*_MODELS, *_EMBEDDING))
+
+
+def embedding(function: _Function) -> _Function:
+    """The same without what a classifier decides: the encoders and the chunk."""
+    return _with(function, _EMBEDDING)
+
+
+def _with(function: _Function, options: Sequence[Callable[[_Function], _Function]]) -> _Function:
+    for option in reversed(options):
         function = option(function)
     return function
