@@ -13,7 +13,7 @@ from jobs._live import require_idle, without_live
 from jobs._profile import Profile
 from jobs._slurm import Job, script, submit
 from jobs._squeue import Element, cancel, live
-from jobs._task import plan_task, reduce_task, run_task
+from jobs._task import plan_task, predict_task, reduce_task, run_task
 from vnp.runs.paths import RunPaths
 
 if TYPE_CHECKING:
@@ -71,6 +71,18 @@ def reduce_job(root: Path, profile: Profile, layout: str, after: Sequence[str]) 
     )
 
 
+def predict_job(root: Path, profile: Profile, binds: Sequence[Path], after: str) -> Job:
+    """The calling of records: it starts when the merging has ended well, and never if it has not."""
+    return Job(
+        root,
+        _name(root, "predict"),
+        predict_task,
+        profile.reduce,
+        dependency=f"afterok:{after}",
+        binds=tuple(binds),
+    )
+
+
 def submit_extract(run: Run, shards: Sequence[int], profile: Profile, *, force: bool = False) -> list[str]:
     """Submit those of a planned run's shards that no job in the queue is going to make, and say so.
 
@@ -109,7 +121,7 @@ def submit_planned(root: Path, ask: Ask, profile: Profile, *, force: bool = Fals
         RunExistsError: a run stands there, or its jobs are in the queue.
         VnpError: Slurm refused a job.
     """
-    from vnp.runs.start import clear
+    from vnp.runs.clearing import clear
 
     require_idle(root)
     paths = RunPaths(root)
@@ -125,8 +137,8 @@ def submit_planned(root: Path, ask: Ask, profile: Profile, *, force: bool = Fals
     return ids
 
 
-def submit_reduce(root: Path, profile: Profile, layout: str, after: Sequence[str]) -> None:
-    """Submit the merging behind jobs that make shards, in place of one that waits already."""
+def submit_reduce(root: Path, profile: Profile, layout: str, after: Sequence[str]) -> str:
+    """Submit the merging behind jobs that make shards, in place of one that waits already; returns its id."""
     stale = [element for element in live(root) or [] if element.waiting and _is_reduce(element)]
     job = reduce_job(root, profile, layout, after)
     ids = submit(job)
@@ -134,6 +146,13 @@ def submit_reduce(root: Path, profile: Profile, layout: str, after: Sequence[str
     if stale:
         # It would start too early, and say that shards are missing which are being made.
         cancel([element.id for element in stale])
+    return ids[0]
+
+
+def submit_predict(root: Path, profile: Profile, binds: Sequence[Path], after: str) -> None:
+    """Submit the calling of records behind the merging."""
+    job = predict_job(root, profile, binds, after)
+    _say_submitted(job, submit(job))
 
 
 def _is_reduce(element: Element) -> bool:

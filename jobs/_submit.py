@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -96,6 +97,13 @@ def load_profile(name: str | None, parallelism: int | None, retries: int | None)
 def rerun_command(run: Run) -> str:
     """The command that makes what is missing."""
     return f"python -m jobs.rerun {run.paths.root}"
+
+
+def after_shards(root: Path) -> str:
+    """The command that comes behind the shards: the calling where a prediction was asked for, else the merging."""
+    return (
+        f"python -m jobs.predict --from {root}" if (root / "predict.json").exists() else f"python -m jobs.reduce {root}"
+    )
 
 
 def require_complete(run: Run, shards: Sequence[int]) -> None:

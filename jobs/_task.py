@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from vnp.errors import VnpError
+from vnp.errors import UsageError, VnpError
 
 if TYPE_CHECKING:
     from vnp.runs.pair import EncoderPair
@@ -86,6 +86,24 @@ def reduce_task(request: str, layout: str) -> str:
 
         reduced = reduce_run(Run.open(Path(request).parent), layout)
         return f"{reduced.path}: {reduced.rows:,} rows of {reduced.layout.width}"
+
+
+def predict_task(request: str) -> str:
+    """Call the records of a merged run as the settings beside its ``run.json`` say."""
+    with _exit_codes():
+        from vnp.features.read import open_features
+        from vnp.prediction.predict import predict
+        from vnp.prediction.settings import OutputPaths, Settings
+        from vnp.runs.request import Run
+
+        root = Path(request).parent
+        settings = Settings.read(OutputPaths(root).settings)
+        if settings is None:
+            raise UsageError(f"{root} has no predict.json: nobody asked for a prediction here")
+        device = Run.open(root).request.device
+        found = predict(open_features(root), settings, root, device=device)
+        counts = found.summary["counts"]
+        return f"{counts['viral']:,} of {counts['records']:,} records are called viral: {found.paths.report}"
 
 
 @contextmanager

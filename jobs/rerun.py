@@ -12,10 +12,12 @@ from jobs import _options
 from jobs._command import command
 from jobs._plan import unfinished
 from jobs._progress import duration
-from jobs._submit import choose_cluster, load_profile, make_here, reduce_here
+from jobs._submit import after_shards, choose_cluster, load_profile, make_here, reduce_here
+from vnp.errors import UsageError
 
 if TYPE_CHECKING:
     from jobs._profile import Profile
+    from vnp.prediction.settings import Settings
     from vnp.runs.request import Run
 
 
@@ -23,7 +25,11 @@ if TYPE_CHECKING:
 @_options.run_argument
 @_options.cluster
 @_options.slurm
-@click.option("--then", type=click.Choice(["pipeline"]), help="Go on with what comes behind the shards: the merging.")
+@click.option(
+    "--then",
+    type=click.Choice(["pipeline", "predict"]),
+    help="Go on with what comes behind the shards: the merging, and with predict the calling.",
+)
 @_options.layout
 @click.option("--force", is_flag=True, help="Slurm: submit shards again that are in the queue.")
 def main(
@@ -40,31 +46,53 @@ def main(
     from vnp.runs.request import Run
 
     opened = Run.open(run)
+    settings = _settings(opened) if then == "predict" else None
     where = choose_cluster(cluster)
     site = load_profile(profile, parallelism, retries) if where == "slurm" else None
     todo = unfinished(opened)
     if not todo:
         click.echo(f"nothing to do: all {opened.request.shards} shards are done")
     if site is not None:
-        _on_slurm(opened, todo, site, then, layout, force)
+        _on_slurm(opened, todo, site, settings, then, layout, force)
         return
     if todo:
         begun = time.monotonic()
         make_here(opened, todo, where)
         click.echo(f"made {len(todo)} shards in {duration(time.monotonic() - begun)}")
-    if then:
+    if settings is not None:
+        from jobs.predict import finish_here
+
+        finish_here(run)
+    elif then:
         reduce_here(opened, layout)
     else:
-        click.echo(f"next: python -m jobs.reduce {run}")
+        click.echo(f"next: {after_shards(run)}")
 
 
-def _on_slurm(run: Run, todo: list[int], site: Profile, then: str | None, layout: str, force: bool) -> None:
-    from jobs._chain import submit_extract, submit_reduce
+def _settings(run: Run) -> Settings:
+    """What was asked of the prediction in this run."""
+    from vnp.prediction.settings import OutputPaths, Settings
 
+    settings = Settings.read(OutputPaths(run.paths.root).settings)
+    if settings is None:
+        raise UsageError(f"{run.paths.root} was not made by predict: leave out --then predict")
+    return settings
+
+
+def _on_slurm(
+    run: Run, todo: list[int], site: Profile, settings: Settings | None, then: str | None, layout: str, force: bool
+) -> None:
+    from jobs._chain import submit_extract, submit_predict, submit_reduce
+
+    root = run.paths.root
     ids = submit_extract(run, todo, site, force=force)
     if then:
-        submit_reduce(run.paths.root, site, layout, ids)
-    click.echo(f"next: python -m jobs.{'status' if ids or then else 'reduce'} {run.paths.root}")
+        merging = submit_reduce(root, site, layout if settings is None else settings.layout, ids)
+        if settings is not None:
+            from jobs.predict import predict_binds
+
+            submit_predict(root, site, predict_binds(run, settings), merging)
+    click.echo(f"next: python -m jobs.status {root}" if ids or then else f"next: {after_shards(root)}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from jobs import _options
 from jobs._command import command
 from jobs._live import Planning
 from jobs._progress import duration
+from jobs._submit import after_shards
 
 if TYPE_CHECKING:
     from jobs._live import Explained
@@ -108,7 +109,7 @@ def _text(found: Explained, root: Path, show_all: bool) -> str:
 def _next(found: Explained, root: Path) -> list[str]:
     state = found.state
     if state.complete:
-        return [] if found.others else [f"next: python -m jobs.reduce {root}"]
+        return [] if found.others else [f"next: {after_shards(root)}"]
     lines = []
     if state.hours_left is not None:
         lines.append(f"about {duration(state.hours_left * 3600)} left at this pace")

@@ -1,0 +1,275 @@
+"""Sequences to calls: viral or host, with probabilities and a report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobs import _options
+from jobs._command import command
+from jobs._plan import make_ask, make_plan, unfinished
+from jobs._progress import Progress, duration
+from jobs._submit import choose_cluster, load_profile, make_here, merge_run, require_complete
+from vnp.errors import UsageError
+
+if TYPE_CHECKING:
+    from jobs._profile import Profile
+    from vnp.classifier.checkpoint import Checkpoint
+    from vnp.prediction.predict import Predicted
+    from vnp.prediction.settings import Settings
+    from vnp.runs.ask import Ask
+    from vnp.runs.request import Run
+
+_WISHES = ("rule", "threshold", "max_fdr", "min_length", "parquet", "virnucpro", "fasta")
+
+
+@command("python -m jobs.predict contigs.fna.gz --checkpoint model_fastesm650.pth --out CALLS --shards 8")
+@click.argument("input", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The classifier, from jobs.train or jobs.convert. It decides encoders, chunk and layout.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run and its results.")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Call the records of this run, whose shards are made, without embedding again. What is not said is as it "
+    "was; without --out, results go into the run.",
+)
+@click.option(
+    "--rule",
+    type=click.Choice(["best-frame", "length-weighted"]),
+    help="How the frames of a record decide: the surest one alone, as in VirNucPro, or their mean weighted with their "
+    "lengths.  [default: best-frame]",
+)
+@click.option(
+    "--threshold", type=float, help="Probability from which on a record is viral.  [default: the checkpoint's]"
+)
+@click.option("--max-fdr", type=float, help="Largest false discovery rate of a viral call.")
+@click.option("--min-length", type=int, help="Bases below which a record is not called.  [default: 0]")
+@click.option("--parquet", is_flag=True, default=None, help="Write the tables as Parquet too.")
+@click.option(
+    "--virnucpro-output",
+    "virnucpro",
+    is_flag=True,
+    default=None,
+    help="Write prediction_results.txt and prediction_results_highestscore.csv too, as VirNucPro does.",
+)
+@click.option("--fasta/--no-fasta", default=None, help="Write the called sequences to viral.fna.  [default: fasta]")
+@click.option("--shards", type=int, default=1, help="Number of shards, each one task.")
+@_options.embedding
+@_options.cluster
+@_options.slurm
+@click.option("--force", is_flag=True, help="Write over what is there; with INPUT, embed anew too.")
+@_options.as_json
+def main(
+    input: tuple[Path, ...],  # noqa: A002 - the argument's name in help and vnp.toml
+    checkpoint: Path | None,
+    out: Path | None,
+    source: Path | None,
+    shards: int,
+    cluster: str,
+    profile: str | None,
+    parallelism: int | None,
+    retries: int | None,
+    force: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Call the records of INPUT viral or host.
+
+    INPUT is as for extract, and so is the folder: what is done of the same run is kept, and status, rerun and cancel
+    work on it. Writes predictions.tsv (every record), chunks.tsv, frames.tsv, viral.fna, report.html and
+    predictions.json. On Slurm, the shards, the merging and the calling are jobs that wait for each other.
+    """
+    from vnp.prediction.settings import check_numbers
+
+    wishes = {name: options.pop(name) for name in _WISHES}
+    check_numbers(wishes["threshold"], wishes["max_fdr"], wishes["min_length"])
+    with _messages(as_json):
+        if source is not None:
+            if input:
+                raise UsageError("--from takes a run that is embedded already, and no INPUT")
+            found = _from(source, checkpoint, out, wishes, force, options["device"])
+        else:
+            if checkpoint is None or out is None or not input:
+                raise UsageError("predict needs INPUT, --checkpoint and --out; or --from a run that is embedded")
+            where = choose_cluster(cluster)
+            site = load_profile(profile, parallelism, retries) if where == "slurm" else None
+            loaded, settings = _settings(checkpoint, wishes)
+            ask = make_ask(input, shards, {**options, **_encoding(loaded)}, where)
+            _require_fit(ask, loaded, settings)
+            if site is not None:
+                _on_slurm(ask, out, settings, site, force)
+                return
+            found = _here(ask, out, settings, where, force)
+        _say(found)
+    if as_json:
+        click.echo(json.dumps(found.summary, indent=2))
+
+
+@contextlib.contextmanager
+def _messages(as_json: bool) -> Iterator[None]:
+    """With JSON on standard output, what is said on the way goes to standard error."""
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        yield
+
+
+def _settings(path: Path, wishes: dict[str, Any], before: Settings | None = None) -> tuple[Checkpoint, Settings]:
+    """The classifier, and the settings that the command line asks for; what it leaves open is as before."""
+    from vnp.classifier.checkpoint import Checkpoint
+    from vnp.prediction.predict import file_sha256
+    from vnp.prediction.settings import Settings
+
+    checkpoint = Checkpoint.load(path)
+    settings = Settings(
+        checkpoint=str(path.absolute()),
+        checkpoint_sha256=file_sha256(path),
+        layout="1664" if any(part.projection for part in checkpoint.layout.parts) else "full",
+        threshold=checkpoint.threshold,
+    )
+    if before is not None:
+        same = before.checkpoint_sha256 == settings.checkpoint_sha256
+        kept = {name: value for name, value in asdict(before).items() if name in _WISHES}
+        settings = replace(settings, **kept if same else {**kept, "threshold": settings.threshold})
+    settings = replace(settings, **{name: value for name, value in wishes.items() if value is not None})
+    settings.check()
+    return checkpoint, settings
+
+
+def _encoding(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the classifier decides about embedding; a half that it does not read is made by what costs least."""
+    encoders = {part.name: part.encoder for part in checkpoint.layout.parts}
+    return {"chunk": checkpoint.chunk, "dna": encoders.get("dna", "kmer"), "protein": encoders.get("protein", "kmer")}
+
+
+def _require_fit(ask: Ask, checkpoint: Checkpoint, settings: Settings) -> None:
+    """Make sure that what will be embedded is what the classifier reads, before anything is."""
+    from vnp.features.layout import make_layout
+
+    dna, protein = ask.encoder("dna"), ask.encoder("protein")
+    layout = make_layout(settings.layout, dna=(dna.name, dna.width), protein=(protein.name, protein.width))
+    if len(checkpoint.layout.parts) == 1:
+        layout = layout.only(checkpoint.layout.parts[0].name)
+    checkpoint.require(layout, {"dna": dna.identity, "protein": protein.identity}, ask.chunk, "this installation")
+
+
+def _plan(ask: Ask, out: Path, settings: Settings, force: bool) -> Run:
+    """Plan the run, and put the settings beside it for what comes after the shards."""
+    from vnp.prediction.predict import clear_others, finished, require_free
+    from vnp.prediction.settings import OutputPaths
+
+    paths = OutputPaths(out.absolute())
+    run, _ = make_plan(ask, out, force)
+    if force:
+        clear_others(paths, "")
+    clear_others(paths, run.request.digest)
+    if finished(paths, settings, run.request.digest) is None:
+        require_free(paths, force=force, other=f"--from {out} with another --out")
+        settings.write(paths.settings)
+    return run
+
+
+def _here(ask: Ask, out: Path, settings: Settings, where: str, force: bool) -> Predicted:
+    run = _plan(ask, out, settings, force)
+    todo = unfinished(run)
+    if todo:
+        begun = time.monotonic()
+        make_here(run, todo, where)
+        click.echo(f"made {len(todo)} shards in {duration(time.monotonic() - begun)}")
+    return _finish(run, settings, out, False)
+
+
+def _on_slurm(ask: Ask, out: Path, settings: Settings, site: Profile, force: bool) -> None:
+    from jobs._chain import submit_extract, submit_predict, submit_reduce
+    from jobs._live import require_idle
+
+    if force:
+        require_idle(out.absolute())
+    run = _plan(ask, out, settings, force)
+    ids = submit_extract(run, unfinished(run), site)
+    merging = submit_reduce(run.paths.root, site, settings.layout, ids)
+    submit_predict(run.paths.root, site, predict_binds(run, settings), merging)
+    click.echo(f"next: python -m jobs.status {out}")
+    click.echo(f"if shards fail: python -m jobs.rerun {out} --then predict")
+
+
+def predict_binds(run: Run, settings: Settings) -> list[Path]:
+    """What the calling reads besides the run."""
+    return [Path(settings.checkpoint), *(Path(entry.path) for entry in run.request.inputs)]
+
+
+def _from(
+    source: Path, checkpoint: Path | None, out: Path | None, wishes: dict[str, Any], force: bool, device: str
+) -> Predicted:
+    from vnp.prediction.settings import OutputPaths, Settings
+    from vnp.runs.request import Run
+
+    run = Run.open(source)
+    before = Settings.read(OutputPaths(run.paths.root).settings)
+    path = checkpoint or (Path(before.checkpoint) if before else None)
+    if path is None:
+        raise UsageError(f"{source} was not made by predict: name a classifier with --checkpoint")
+    _, settings = _settings(path, wishes, before)
+    return _finish(run, settings, out or source, force, device)
+
+
+def finish_here(root: Path) -> None:
+    """Merge and call in this process, as the settings in the run say.
+
+    Raises:
+        UsageError: nobody asked for a prediction here.
+    """
+    _say(_from(root, None, None, dict.fromkeys(_WISHES), False, "auto"))
+
+
+def _finish(run: Run, settings: Settings, out: Path, force: bool, device: str = "auto") -> Predicted:
+    """Merge the shards if they are not, then call."""
+    from vnp.features.read import open_features
+    from vnp.prediction.predict import predict
+
+    if not run.paths.features.exists():
+        require_complete(run, unfinished(run))
+        merge_run(run, settings.layout)
+    features = open_features(run.paths.root)
+    chosen = run.request.device if device == "auto" else device
+    bars: dict[str, Progress] = {}
+    with contextlib.ExitStack() as stack:
+
+        def progress(what: str, rows: int) -> None:
+            if what not in bars:
+                bars[what] = stack.enter_context(Progress(what, features.rows, "rows"))
+            bars[what].advance(rows)
+
+        return predict(features, settings, out.absolute(), force=force, device=chosen, progress=progress)
+
+
+def _say(found: Predicted) -> None:
+    counts, settings = found.summary["counts"], found.summary["settings"]
+    click.echo(
+        f"{counts['viral']:,} of {counts['records']:,} records are called viral, {counts['host']:,} host, "
+        f"{counts['no_call']:,} have no call" + ("" if found.fresh else " (these predictions were there already)")
+    )
+    if counts["viral"]:
+        click.echo(f"  {found.summary['expected_false_calls']:,.1f} of the viral calls are expected to be wrong")
+    for name, size in found.summary["files"].items():
+        click.echo(f"  {found.paths.root / name}  {size / 1e6:,.1f} MB")
+    click.echo(f"report: {found.paths.report}")
+    click.echo(
+        f"next: look at the report; other thresholds (now {settings['threshold']:g}) without embedding again: "
+        f"python -m jobs.predict --from {found.paths.root} --out OTHER --threshold 0.9 --max-fdr 0.05"
+    )
+
+
+if __name__ == "__main__":
+    main()

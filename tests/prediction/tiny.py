@@ -1,0 +1,43 @@
+"""A small classifier that knows the bundled sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from click.testing import CliRunner
+
+from jobs.extract import main as extract
+from jobs.reduce import main as reduce
+from vnp.classifier.checkpoint import Checkpoint
+from vnp.classifier.model import MLPClassifier
+from vnp.features.read import Features, open_features
+
+SAMPLE = Path(__file__).resolve().parents[2] / "vnp" / "sample"
+
+
+def embed(inputs: list[Path], out: Path, *, layout: str = "1664") -> Features:
+    """Features of some files by k-mers, chunk 300."""
+    asked = [*map(str, inputs), "--out", str(out), "--dna", "kmer", "--protein", "kmer", "--cluster", "inline"]
+    for command, words in ((extract, asked), (reduce, [str(out), "--layout", layout])):
+        done = CliRunner().invoke(command, words)
+        assert done.exit_code == 0, done.output
+    return open_features(out)
+
+
+def train(features: Features, path: Path, *, steps: int = 60) -> Checkpoint:
+    """Fit the network to labelled features for a few steps, without any split, and write it."""
+    torch.manual_seed(0)
+    network = MLPClassifier(features.width)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    rows = torch.from_numpy(np.concatenate([window.values for window in features.windows()]))
+    labels = torch.from_numpy(features.labels().astype(np.int64))
+    for _ in range(steps):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(rows), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    encoders = {part.name: features.provenance["encoders"][part.name] for part in features.layout.parts}
+    checkpoint = Checkpoint(network.eval().state_dict(), features.layout, encoders, features.chunk)
+    checkpoint.write(path)
+    return checkpoint

@@ -1,0 +1,143 @@
+"""Scores of all rows, on disk: 16 bytes a row, in the order of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float64, Int8, Int32, Int64
+
+from vnp.errors import FeatureError
+from vnp.features.table import Rows
+from vnp.prediction.source import row_windows
+
+if TYPE_CHECKING:
+    from vnp.classifier.scoring import Scorer
+    from vnp.features.read import Features
+
+SCORE_TYPE = np.dtype([("score", "<f8"), ("probability", "<f8")])
+
+
+def write_scores(
+    features: Features, scorer: Scorer, path: Path, progress: Callable[[int], None] = lambda _rows: None
+) -> None:
+    """Score every row and write the scores as one NumPy array; the caller gives a temporary name.
+
+    Args:
+        features: what to score.
+        scorer: by what.
+        path: of the new file.
+        progress: told how many rows were scored since the last call.
+
+    Raises:
+        FeatureError: the features are damaged, or of another width.
+        OSError: the disk is full or cannot be written.
+    """
+    header = {"descr": SCORE_TYPE.descr, "fortran_order": False, "shape": (features.rows,)}
+    with path.open("xb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for _, values in features.stored_windows():
+            found = scorer.scores(values)
+            scores = np.empty(len(found), SCORE_TYPE)
+            scores["score"], scores["probability"] = found.raw, found.probability
+            file.write(scores.tobytes())
+            progress(len(values))
+
+
+def read_scores(path: Path, rows: int) -> np.ndarray:
+    """Map scores into memory.
+
+    Args:
+        path: written by ``write_scores``.
+        rows: how many there must be.
+
+    Raises:
+        FeatureError: the file is missing, damaged, or of other rows.
+    """
+    try:
+        scores: np.ndarray = np.load(path, mmap_mode="r" if rows else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise FeatureError(f"cannot be read and is probably damaged ({error})", path=path) from error
+    if scores.dtype != SCORE_TYPE or scores.shape != (rows,):
+        raise FeatureError(f"holds {scores.shape} scores of {scores.dtype}, expected {rows:,} rows", path=path)
+    return scores
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Consecutive rows with their scores; no chunk is in two batches.
+
+    Args:
+        ids: of the rows.
+        record: ordinal of the input record.
+        chunk: number within the record, from 1.
+        frame: index into ``vnp.sequences.frames.FRAME_NAMES``.
+        start: where the frame's DNA starts on the record, 0-based.
+        end: where it ends, exclusive.
+        score: raw probability of viral.
+        probability: the same, calibrated.
+    """
+
+    ids: list[bytes]
+    record: Int64[np.ndarray, "n"]
+    chunk: Int32[np.ndarray, "n"]
+    frame: Int8[np.ndarray, "n"]
+    start: Int64[np.ndarray, "n"]
+    end: Int64[np.ndarray, "n"]
+    score: Float64[np.ndarray, "n"]
+    probability: Float64[np.ndarray, "n"]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def length(self) -> Int64[np.ndarray, "n"]:
+        """Bases of each frame."""
+        length: Int64[np.ndarray, "n"] = self.end - self.start
+        return length
+
+    def part(self, first: int, last: int) -> Batch:
+        """Rows ``first`` up to, not including, ``last``."""
+        return Batch(*(getattr(self, name)[first:last] for name in self.__slots__))
+
+    def followed_by(self, other: Batch) -> Batch:
+        """These rows and others behind them."""
+        arrays = (np.concatenate([getattr(self, name), getattr(other, name)]) for name in self.__slots__[1:])
+        return Batch(self.ids + other.ids, *arrays)
+
+
+def batches(features: Features, scores: np.ndarray) -> Iterator[Batch]:
+    """All rows with their scores, in order, some ten thousand at a time."""
+    held: Batch | None = None
+    for first, rows in row_windows(features):
+        found = _batch(rows, scores[first : first + len(rows)])
+        if held is not None:
+            found = held.followed_by(found)
+        # The last chunk can go on in the next window.
+        border = _last_chunk(found)
+        if border:
+            yield found.part(0, border)
+        held = found.part(border, len(found))
+    if held is not None:
+        yield held
+
+
+def _batch(rows: Rows, scores: np.ndarray) -> Batch:
+    return Batch(
+        rows.ids,
+        rows.record,
+        rows.chunk,
+        rows.frame,
+        rows.start,
+        rows.end,
+        np.ascontiguousarray(scores["score"]),
+        np.ascontiguousarray(scores["probability"]),
+    )
+
+
+def _last_chunk(batch: Batch) -> int:
+    others = np.flatnonzero((batch.record != batch.record[-1]) | (batch.chunk != batch.chunk[-1]))
+    return int(others[-1]) + 1 if len(others) else 0

@@ -1,0 +1,154 @@
+"""What a user asks of a prediction, and where its files are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from vnp._durable import write_json
+from vnp.errors import RunError, UsageError
+
+SCHEMA = "vnp-predict/1"
+RuleName = Literal["best-frame", "length-weighted"]
+RULES: tuple[str, ...] = get_args(RuleName)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What decides the calls, and what is written beside them.
+
+    Args:
+        checkpoint: absolute path of the classifier.
+        checkpoint_sha256: of its bytes.
+        layout: kind of layout that it reads, ``1664`` or ``full``.
+        rule: how frames decide for their record: ``best-frame``, the surest decides, as in VirNucPro, or
+            ``length-weighted``, their mean weighted with their lengths.
+        threshold: probability from which on a record is called viral.
+        max_fdr: largest false discovery rate of a viral call, or None.
+        min_length: bases below which a record is not called.
+        parquet: write the tables as Parquet too.
+        virnucpro: write VirNucPro's two files too.
+        fasta: write the called sequences.
+    """
+
+    checkpoint: str
+    checkpoint_sha256: str
+    layout: str
+    threshold: float
+    rule: str = "best-frame"
+    max_fdr: float | None = None
+    min_length: int = 0
+    parquet: bool = False
+    virnucpro: bool = False
+    fasta: bool = True
+
+    def check(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            UsageError: a number is out of range, or there is no such rule.
+        """
+        check_numbers(self.threshold, self.max_fdr, self.min_length)
+        if self.rule not in RULES:
+            raise UsageError(f"--rule must be one of {', '.join(RULES)}, not {self.rule!r}")
+
+    def write(self, path: Path) -> None:
+        """Write them durably, for the step that comes after the shards.
+
+        Raises:
+            StorageError: the disk is full or cannot be written.
+        """
+        write_json(path, {"schema": SCHEMA, **asdict(self)})
+
+    @classmethod
+    def read(cls, path: Path) -> Settings | None:
+        """Read what ``write`` wrote; None if there is no such file.
+
+        Raises:
+            RunError: it is damaged or of another version.
+        """
+        try:
+            stored = json.loads(path.read_bytes())
+            if stored.pop("schema", None) != SCHEMA:
+                raise RunError(f"{path} is of another version of vnp; this one reads {SCHEMA!r}: predict again")
+            return cls(**stored)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise RunError(f"{path} cannot be read: {error.strerror}") from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RunError(f"{path} is damaged ({error}): delete it and predict again") from error
+
+
+def check_numbers(threshold: float | None, max_fdr: float | None, min_length: int | None) -> None:
+    """Refuse numbers that cannot be; None is nothing to check.
+
+    Raises:
+        UsageError: one is out of range.
+    """
+    for option, value in (("--threshold", threshold), ("--max-fdr", max_fdr)):
+        if value is not None and not 0 <= value <= 1:
+            raise UsageError(f"{option} is a share, from 0 to 1, not {value}")
+    if min_length is not None and min_length < 0:
+        raise UsageError(f"--min-length is a number of bases, at least 0, not {min_length}")
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPaths:
+    """The files of a prediction, below ``root``."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        """What was asked; written before the shards are made."""
+        return self.root / "predict.json"
+
+    @property
+    def summary(self) -> Path:
+        """What was found; written last, and proof that the other files are whole."""
+        return self.root / "predictions.json"
+
+    @property
+    def scores(self) -> Path:
+        """The score of every row, so that other thresholds need neither encoders nor features."""
+        return self.root / "scores.npy"
+
+    def table(self, name: str) -> Path:
+        """``frames``, ``chunks`` or ``predictions`` as TSV."""
+        return self.root / f"{name}.tsv"
+
+    def parquet(self, name: str) -> Path:
+        """The same as Parquet."""
+        return self.root / f"{name}.parquet"
+
+    @property
+    def fasta(self) -> Path:
+        """The sequences that were called viral."""
+        return self.root / "viral.fna"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.root / "report.html"
+
+    @property
+    def virnucpro_frames(self) -> Path:
+        """VirNucPro's table of frames."""
+        return self.root / "prediction_results.txt"
+
+    @property
+    def virnucpro_chunks(self) -> Path:
+        """VirNucPro's table of chunks."""
+        return self.root / "prediction_results_highestscore.csv"
+
+    def results(self) -> list[Path]:
+        """All that a prediction can write but its settings, the summary first."""
+        tables = [form(name) for name in TABLES for form in (self.table, self.parquet)]
+        others = [self.scores, self.fasta, self.report, self.virnucpro_frames, self.virnucpro_chunks]
+        return [self.summary, *tables, *others]
+
+
+TABLES = ("frames", "chunks", "predictions")
