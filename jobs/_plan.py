@@ -14,7 +14,7 @@ from vnp.errors import UsageError
 if TYPE_CHECKING:
     from jobs._profile import Profile
     from vnp.runs.ask import Ask
-    from vnp.runs.plan import Shard
+    from vnp.runs.shard import Shard
     from vnp.runs.request import Run
 
 _SHOWN = 20

@@ -16,7 +16,8 @@ from tests.runs.making import dna, write_fasta, write_fastq
 from vnp.runs import units
 from vnp.runs.plan import survey
 from vnp.runs.request import PlannedInput
-from vnp.runs.units import START, Position, UnitBatch, read_blocks, read_units
+from vnp.runs.shard import START, Position
+from vnp.runs.units import UnitBatch, read_blocks, read_units
 from vnp.sequences.samplesheet import InputFile
 
 Unit = tuple[int, int, str, int, int, bytes, str | None]

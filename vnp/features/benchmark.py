@@ -25,11 +25,11 @@ from vnp.features.projection import NAME, WIDTH
 from vnp.features.table import Records, Rows, Skipped, write_table
 from vnp.runs.attempts import now
 from vnp.runs.paths import RunPaths
-from vnp.runs.plan import Shard, write_plan
+from vnp.runs.plan import write_plan
 from vnp.runs.receipts import Receipt, file_sha256
 from vnp.runs.reduce import reduce_run
 from vnp.runs.request import EncoderChoice, PlannedInput, Request, Run, Totals
-from vnp.runs.units import Position
+from vnp.runs.shard import Position, Shard
 from vnp.runs.versions import versions
 
 CHUNK = 300

@@ -10,12 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from vnp.runs.ask import Ask
-from vnp.runs.plan import Shard, write_plan
+from vnp.runs.plan import write_plan
 from vnp.runs.receipts import Receipt
 from vnp.runs.request import Request, Run, Totals
+from vnp.runs.shard import Position, Shard
 from vnp.runs.start import start_run
 from vnp.runs.state import run_state
-from vnp.runs.units import Position
 from vnp.runs.versions import versions
 from vnp.sequences.samplesheet import InputFile
 

@@ -16,7 +16,7 @@ from vnp.errors import FeatureError
 from vnp.features.table import CONTENT, content_digest, require_schema, write_table
 from vnp.runs.front import Prepared
 from vnp.runs.paths import RunPaths
-from vnp.runs.plan import Shard
+from vnp.runs.shard import Shard
 
 _ACCOUNT = "account"
 
@@ -38,7 +38,7 @@ class BlockPlan:
     @property
     def count(self) -> int:
         """Number of blocks."""
-        return -(-self.shard.units // self.block_units)
+        return self.shard.blocks(self.block_units)
 
     def units(self, block: int) -> int:
         """Units of one block."""

@@ -13,7 +13,8 @@ from vnp.errors import ChangedInputError, RunExistsError, storage_error
 from vnp.runs._skipped import SkippedTable
 from vnp.runs.front import prepare
 from vnp.runs.plan import Survey
-from vnp.runs.units import START, Position, read_units
+from vnp.runs.shard import START, Position
+from vnp.runs.units import read_units
 
 NUCLEOTIDE = "identified_nucleotide.fa"
 PROTEIN = "identified_protein.faa"

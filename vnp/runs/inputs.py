@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vnp.errors import ChangedInputError
-from vnp.runs.plan import Shard
 from vnp.runs.request import PlannedInput, Request
+from vnp.runs.shard import Shard
 from vnp.sequences.reading import input_digest
 
 

@@ -20,7 +20,8 @@ from vnp.errors import InputError, RunError
 from vnp.features._image import whole_file
 from vnp.runs._marks import Marks
 from vnp.runs.request import PlannedInput, Totals
-from vnp.runs.units import START, Position, UnitBatch, batch_units, iter_records
+from vnp.runs.shard import START, Position, Shard
+from vnp.runs.units import UnitBatch, batch_units, iter_records
 from vnp.sequences.frames import count_open
 from vnp.sequences.names import NameCheck
 from vnp.sequences.samplesheet import InputFile
@@ -40,27 +41,6 @@ SHARD_TYPE = np.dtype(
         ("bases", "<i8"),
     ]
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One row of the shard table.
-
-    Args:
-        number: 0-based.
-        start: its first unit.
-        units: how many units it holds.
-        rows: how many open frames these have.
-        tokens: expected tokens of both encoders.
-        bases: bases of its chunks, overlaps counted twice.
-    """
-
-    number: int
-    start: Position
-    units: int
-    rows: int
-    tokens: int
-    bases: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vnp.errors import DamagedShardError
 from vnp.runs.attempts import read_attempts
-from vnp.runs.blocks import BlockPlan
 from vnp.runs.paths import shard_name
-from vnp.runs.plan import Shard, read_plan
 from vnp.runs.receipts import Receipt
 from vnp.runs.request import Run
 from vnp.runs.seals import require_sealed
+from vnp.runs.shard import Shard
 
 STATES = ("done", "running", "queued", "stopped", "failed", "damaged", "missing")
 _TAIL_BYTES = 8192
@@ -86,13 +86,21 @@ class RunState:
         return [found.shard.number for found in self.shards if found.state != "done"]
 
 
-def run_state(run: Run) -> RunState:
+def run_state(run: Run, shards: Sequence[Shard] | None = None) -> RunState:
     """Look at a run's files; ten thousand shards take about a second.
+
+    Args:
+        run: a planned run.
+        shards: its shard table, where that is read already.
 
     Raises:
         RunError: the plan is damaged.
     """
-    shards = read_plan(run.paths.plan, run.request.plan_sha256)
+    if shards is None:
+        # Here, because it loads h5py, which a login node may not have.
+        from vnp.runs.plan import read_plan
+
+        shards = read_plan(run.paths.plan, run.request.plan_sha256)
     # One look into each folder instead of one question a shard: most shards of a young run have neither.
     receipts, begun = _names(run.paths.receipts), _names(run.paths.parts)
     states = [_shard_state(run, shard, receipts, begun) for shard in shards]
@@ -114,7 +122,7 @@ def _names(folder: Path) -> set[str]:
 
 
 def _shard_state(run: Run, shard: Shard, receipts: set[str], begun: set[str]) -> ShardState:
-    count = BlockPlan(run.request.digest, shard, run.request.block_units).count
+    count = shard.blocks(run.request.block_units)
     name = shard_name(shard.number)
     if f"{name}.json" in receipts:
         try:

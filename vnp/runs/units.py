@@ -15,33 +15,12 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from vnp.runs.request import PlannedInput
+from vnp.runs.shard import START, Position
 from vnp.sequences.chunks import Chunks, count_chunks, cut
 from vnp.sequences.reading import Record, read_records
 
 BATCH_UNITS = 8_192
 _BATCH_BASES = 8_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a unit is.
-
-    Args:
-        input: index of the input file.
-        record: ordinal of the record within that file.
-        chunk: ordinal of the chunk within that record.
-        offset: byte at which the record starts in the file, or -1 where the file must be read from its start.
-        line: line at which it starts, 1-based, or -1 where that is not known.
-    """
-
-    input: int
-    record: int
-    chunk: int
-    offset: int
-    line: int
-
-
-START = (0, 0, 0, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ import gzip
 import importlib
 import io
 import lzma
-import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, BinaryIO, Protocol
 import zstandard
 
 from vnp.errors import InputError, UsageError
+from vnp.sequences._readable import check_readable
 
 BLOCK = 1 << 18
 _ZSTD_PIECE = 256
@@ -71,23 +71,6 @@ class _Watched(io.RawIOBase):
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
-
-
-def check_readable(path: Path) -> None:
-    """Refuse what is not a file that can be read again.
-
-    Raises:
-        InputError: the path is missing, a folder, a pipe, or may not be read.
-    """
-    if not path.exists():
-        hint = "the link points nowhere" if path.is_symlink() else "check the path"
-        raise InputError(f"there is no such file; {hint}", path=path)
-    if path.is_dir():
-        raise InputError("is a folder; give the FASTA or FASTQ files in it", path=path)
-    if not path.is_file():
-        raise InputError("is not a regular file; inputs are read more than once, so save it to a file first", path=path)
-    if not os.access(path, os.R_OK):
-        raise InputError("may not be read; check its permissions", path=path)
 
 
 def stream(path: Path, hasher: Hasher | None, offset: int) -> tuple[bool, Iterator[bytes]]:

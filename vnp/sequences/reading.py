@@ -17,7 +17,8 @@ from pathlib import Path
 
 from vnp.sequences._fasta import fasta_records
 from vnp.sequences._fastq import fastq_records
-from vnp.sequences._files import Hasher, check_readable, stream
+from vnp.sequences._files import Hasher, stream
+from vnp.sequences._readable import check_readable
 from vnp.sequences._record import Record
 from vnp.sequences._text import find_start, one_line_end
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vnp.errors import InputError, UsageError
-from vnp.sequences._files import check_readable
+from vnp.sequences._readable import check_readable
 
 UNLABELLED = -1
 LABELS = {"viral": 1, "host": 0, "": UNLABELLED}
