@@ -20,10 +20,11 @@ from vnp.runs._hashes import FileHashes
 from vnp.runs._skipped import write_skipped
 from vnp.runs.pair import stored_widths
 from vnp.runs.paths import shard_name
-from vnp.runs.plan import Shard, read_plan
+from vnp.runs.plan import read_plan
 from vnp.runs.receipts import Receipt
 from vnp.runs.request import Run
 from vnp.runs.seals import require_sealed, tidy, withdraw
+from vnp.runs.shard import Shard
 from vnp.runs.versions import versions
 
 _NAMED = 12
