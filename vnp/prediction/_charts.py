@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 WIDTH, HEIGHT = 480, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 16, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 72, 14, 16, 46
 _PLOT_WIDTH = WIDTH - _LEFT - _RIGHT
 _PLOT_HEIGHT = HEIGHT - _TOP - _BOTTOM
 _BASE = HEIGHT - _BOTTOM
@@ -91,17 +91,22 @@ def heat(
         title: for those who cannot see the chart.
     """
     across, up = counts.shape
-    wide, tall = _PLOT_WIDTH / across, _PLOT_HEIGHT / up
+    # Whole numbers, so that neighbours share an edge and no seam shows between them.
+    x_edges = np.rint(_LEFT + np.arange(across + 1) * _PLOT_WIDTH / across).astype(int).tolist()
+    y_edges = np.rint(_BASE - np.arange(up + 1) * _PLOT_HEIGHT / up).astype(int).tolist()
     most = math.log1p(int(counts.max(initial=1)))
     parts = [_grid_y(_BASE - _PLOT_HEIGHT * share, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)]
+    parts.append('<g class="cells">')
     for column, row in np.argwhere(counts > 0).tolist():
         count = int(counts[column, row])
         kind = "viral" if (row + 0.5) / up >= threshold else "host"
         parts.append(
-            f'<rect class="{kind}" x="{_LEFT + column * wide:.1f}" y="{_BASE - (row + 1) * tall:.1f}" '
-            f'width="{wide:.1f}" height="{tall:.1f}" opacity="{0.18 + 0.82 * math.log1p(count) / most:.2f}">'
+            f'<rect class="{kind}" x="{x_edges[column]}" y="{y_edges[row + 1]}" '
+            f'width="{x_edges[column + 1] - x_edges[column]}" height="{y_edges[row] - y_edges[row + 1]}" '
+            f'opacity="{0.18 + 0.82 * math.log1p(count) / most:.2f}">'
             f"<title>{count:,}</title></rect>"
         )
+    parts.append("</g>")
     level = _BASE - _PLOT_HEIGHT * threshold
     parts.append(f'<line class="mark" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{level:.1f}" y2="{level:.1f}"/>')
     parts += [_tick_x(_LEFT + _PLOT_WIDTH * place, text) for place, text in x_ticks]
@@ -180,7 +185,7 @@ def _svg(parts: list[str], title: str, x_name: str, y_name: str) -> str:
     names = [
         f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{_BASE}" y2="{_BASE}"/>',
         f'<text class="name" x="{_LEFT + _PLOT_WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">{x_name}</text>',
-        f'<text class="name" x="13" y="{middle}" text-anchor="middle" transform="rotate(-90 13 {middle})">'
+        f'<text class="name" x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">'
         f"{y_name}</text>",
     ]
     return _figure([*parts, *names], title, HEIGHT)

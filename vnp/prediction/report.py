@@ -115,12 +115,17 @@ def render(report: Report) -> str:
         table=_table(report),
         reasons=_reasons(report.about),
         rule=escape(_RULES[settings["rule"]]),
+        calibrated=_CALIBRATED.get(report.about["classifier"]["calibration"], _CALIBRATED[""]),
         levels=_levels(report.about["classifier"]["chunk"]),
         facts=_facts(report.about),
         command="python -m jobs.predict --from RUN --out OTHER --threshold 0.9 --max-fdr 0.05",
     )
 
 
+_CALIBRATED = {
+    "": "calibrated on sequences that the classifier was not trained on",
+    "none": "which here is the score itself, for this classifier was not calibrated",
+}
 _NOTICE = (
     "<section><h2>No record has a score</h2><p>Not one holds an open frame, that is a reading frame without a stop "
     "codon over a whole chunk. The reasons are below.</p></section>"
@@ -139,9 +144,13 @@ def _tiles(about: dict[str, Any]) -> str:
         ("viral", f"{counts['viral']:,}", f"viral ({share:.1%}), {_charts.short(counts['viral_bases'])} bases"),
         ("host", f"{counts['host']:,}", "host"),
         ("", f"{counts['no_call']:,}", "without a call"),
-        ("", f"{about['expected_false_calls']:,.1f}", "viral calls expected to be wrong, by their probabilities"),
+        ("", _about_as_many(about["expected_false_calls"]), "viral calls expected to be wrong"),
     ]
     return "".join(f'<div class="tile {kind}"><b>{number}</b><span>{text}</span></div>' for kind, number, text in tiles)
+
+
+def _about_as_many(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.1f}"
 
 
 def _histogram(report: Report, scored: np.ndarray) -> str:
