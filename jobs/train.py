@@ -35,6 +35,7 @@ _RECIPE_OPTIONS = ("batch", "rate", "epochs", "patience", "dropout", "balance")
     help="group keeps the rows of a group together; random deals out single rows, as VirNucPro does, and leaks; or a "
     "file with the columns group (or id) and part.",
 )
+@_options.groups
 @click.option("--validation", type=float, default=0.1, help="Share of the groups to watch while training.")
 @click.option("--test", type=float, default=0.2, help="Share of the groups to keep apart for the metrics; 0 for none.")
 @click.option("--dedupe", is_flag=True, help="Keep groups of at least 95 % nucleotide identity on one side.")
@@ -81,6 +82,7 @@ def main(
     dna: str | None,
     protein: str | None,
     chunk: int | None,
+    groups: Path | None,
     device: str,
     resume: bool,
     tensorboard: bool,
@@ -98,10 +100,13 @@ def main(
     from vnp.classifier.asked import Expected
     from vnp.classifier.scoring import choose_device
     from vnp.classifier.train import train
+    from vnp.features.grouping import read_groups
     from vnp.features.read import open_features
 
     training = _training(Expected(layout, dna, protein, chunk), asked)
     opened = open_features(features)
+    if groups is not None:
+        opened = opened.regrouped(read_groups(groups))
     where = choose_device(device)
     with watching(opened, out, training, quiet=as_json, tensorboard=tensorboard) as watcher:
         trained = train(opened, out, training, where, resume=resume, force=force, watcher=watcher)
