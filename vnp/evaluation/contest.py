@@ -24,6 +24,7 @@ from vnp.evaluation.plots import Series
 from vnp.evaluation.results import Disagreement, Results
 from vnp.features.read import Features
 
+_FEW_GROUPS = 20
 _SHOWN = ("kind", "temperature", "offset", "log_loss")
 
 
@@ -93,6 +94,8 @@ def _compare(
             compared.append(compare(cases, lifted, thresholds=thresholds, replicates=rules.replicates, seed=rules.seed))
             series[level] = [Series(name, cases.label, probability) for name, probability in lifted.items()]
             bar.to(number)
+    if cases.groups < _FEW_GROUPS:
+        notes.append(f"Only {cases.groups} groups are held out: intervals over so few say little.")
     # The last level is that of records.
     disagreements = _disagreements(frames[0], cases, lifted, thresholds)
     return Results(about, notes, compared, series, disagreements, len(cases))

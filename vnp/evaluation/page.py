@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 200
 _PAGE_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 78rem; padding: 0 1rem; color: #1b1b1b }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 96rem; padding: 0 1rem; color: #1b1b1b }
 h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2rem }
 table { border-collapse: collapse; margin: .6rem 0; font-size: 13px }
 th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
@@ -73,9 +73,10 @@ def _plots(compared: Compared, series: Sequence[Series]) -> str:
     drawn += as_svg(made)
     if compared.pairs:
         made, panels = figure(1, len(PAIRED), width=3.4, height=1.2 + 0.35 * len(compared.pairs))
-        for axes, metric in zip(panels, PAIRED, strict=True):
+        for place, (axes, metric) in enumerate(zip(panels, PAIRED, strict=True)):
             found = [pair.differences[metric] for pair in compared.pairs]
-            names = [f"{pair.second} - {pair.first}" for pair in compared.pairs]
+            names = ["" if place else f"{pair.second} - {pair.first}" for pair in compared.pairs]
+            axes.axvline(0, color="#999999", linewidth=0.8)
             spans = [(one.interval.low, one.interval.high) for one in found]
             draw_bars(axes, names, [one.value for one in found], spans, f"difference of {TITLES[metric]}")
         drawn += as_svg(made)
