@@ -228,3 +228,10 @@ def test_write_behind_tells_of_a_flush_that_failed(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "fdatasync", full)
     with pytest.raises(OSError, match="No space"), WriteBehind(path) as disk:
         disk.nudge()
+
+
+def test_attributes_may_be_long(tmp_path: Path, three: list[Path]) -> None:
+    long = "provenance " * 20_000
+    merge(three, tmp_path / "m.h5", arrays={"a": ("a",)}, attributes={"provenance": long})
+    with h5py.File(tmp_path / "m.h5", "r") as file:
+        assert file.attrs["provenance"] == long

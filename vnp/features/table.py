@@ -245,7 +245,7 @@ def require_schema(file: h5py.File, path: Path) -> None:
     schema = file.attrs.get("schema")
     if schema != SCHEMA:
         found = "no vnp file" if schema is None else f"of the format {schema!r}"
-        raise FeatureError(f"{path} is {found}; this version of vnp reads {SCHEMA!r}: extract it again")
+        raise FeatureError(f"is {found}; this version of vnp reads {SCHEMA!r}: extract it again", path=path)
 
 
 def require_finite(array: np.ndarray, name: str, ids: list[bytes], path: Path | None = None) -> None:

@@ -1,0 +1,447 @@
+"""Shards: the same features whatever the cut, whoever makes them, and however often a task is stopped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.runs.making import (
+    coding,
+    column_bytes,
+    dna,
+    make_all,
+    pair,
+    plan_run,
+    small_blocks,
+    write_fasta,
+    write_fastq,
+)
+from vnp.errors import ChangedInputError, EncoderError, RunError, UsageError
+from vnp.features.merge import merge
+from vnp.runs import work
+from vnp.runs.blocks import Account
+from vnp.runs.pair import EncoderPair
+from vnp.runs.receipts import file_sha256
+from vnp.runs.reduce import reduce_run
+from vnp.runs.request import Run
+from vnp.runs.seals import require_sealed
+from vnp.runs.state import run_state
+from vnp.runs.work import Watch, extract_shard
+from vnp.sequences.samplesheet import InputFile
+
+SAMPLE = Path(__file__).resolve().parent.parent.parent / "vnp/sample"
+
+
+def records(seed: int = 0) -> list[tuple[str, str]]:
+    """Long and short records, some without a row, two that cannot be used."""
+    made = [(f"c{i}", coding(150 + 211 * i, seed + i)) for i in range(8)]
+    made += [(f"d{i}", dna(900, seed + 50 + i)) for i in range(4)]
+    made += [
+        ("empty", ""),
+        ("n", "N" * 700),
+        ("gap", "ACGT-ACGTACGTACGTACGTACGTAC"),
+        ("tiny", "AC"),
+        ("amb", coding(600, 3)[:-150] + "N" * 150),
+    ]
+    return [*made, ("last", coding(400, 9))]
+
+
+def features(run: Run, kind: str = "1664") -> dict[str, bytes | list[bytes]]:
+    return column_bytes(reduce_run(run, kind, force=True).path)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[InputFile]:
+    return [
+        InputFile(write_fasta(tmp_path / "a.fa", records()), 1, "g"),
+        InputFile(write_fasta(tmp_path / "b.fa.gz", [(f"z{n}", s) for n, s in records(70)]), 0),
+        InputFile(write_fastq(tmp_path / "c.fq", [(f"q{i}", coding(150, i)) for i in range(30)])),
+    ]
+
+
+@pytest.fixture
+def run(tmp_path: Path, files: list[InputFile]) -> Run:
+    return small_blocks(plan_run(tmp_path / "run", files), 10)
+
+
+@pytest.mark.parametrize(
+    ("options", "cuts"),
+    [
+        ({}, ((1, 1000), (3, 9), (20, 64))),
+        ({"store": "float32"}, ((1, 1000), (3, 30))),
+        ({"chunk": 500}, ((1, 1000), (5, 20))),
+        ({"prefix_ids": True}, ((1, 1000), (3, 30))),
+    ],
+)
+def test_features_do_not_depend_on_the_number_of_shards(
+    tmp_path: Path, files: list[InputFile], options: dict[str, Any], cuts: tuple[tuple[int, int], ...]
+) -> None:
+    found = []
+    tables = []
+    for shards, block in cuts:
+        made = small_blocks(plan_run(tmp_path / f"run{shards}", files, shards, **options), block)
+        make_all(made)
+        found.append({kind: features(made, kind) for kind in ("1664", "full")})
+        tables.append(made.paths.skipped.read_bytes())
+    assert all(other == found[0] for other in found[1:])
+    assert len(set(tables)) == 1
+    assert len(found[0]["1664"]["ids"]) > 100
+
+
+def test_features_do_not_depend_on_compression(tmp_path: Path) -> None:
+    found = []
+    for name in ("x.fa", "x.fa.gz"):
+        folder = tmp_path / name
+        folder.mkdir()
+        made = plan_run(folder / "run", [write_fasta(folder / name, records())], 5)
+        make_all(made)
+        found.append(features(made))
+    assert found[0] == found[1]
+
+
+def test_the_bundled_sample(tmp_path: Path) -> None:
+    from vnp.sequences.samplesheet import read_inputs
+
+    found = []
+    for shards in (1, 4):
+        made = plan_run(tmp_path / str(shards), read_inputs([SAMPLE / "samplesheet.csv"]), shards)
+        make_all(made)
+        found.append(features(made))
+    assert found[0] == found[1]
+    assert len(found[0]["ids"]) == made.request.totals.rows > 1000
+
+
+def test_numbers_are_the_encoders_own(tmp_path: Path, run: Run) -> None:
+    from vnp.features.projection import project
+
+    make_all(run)
+    reduced = reduce_run(run, "full").path
+    with h5py.File(reduced, "r") as file:
+        ids, values = file["ids"][:].tolist(), file["features"][:]
+        start, end, frame, record = (file[name][:] for name in ("start", "end", "frame", "record"))
+    texts = dict(records())
+    chosen = [row for row in range(len(ids)) if record[row] < len(texts)]
+    forward = [row for row in chosen if frame[row] < 3]
+    assert forward
+    strands = [texts[ids[row].decode().rsplit("_chunk_", 1)[0]][start[row] : end[row]] for row in forward]
+    expected = pair().dna.embed(strands).astype(np.float16)
+    assert (values[forward, :768] == expected).all()
+    half = column_bytes(reduce_run(run, "1664", force=True).path)["features"]
+    assert isinstance(half, bytes)
+    projected = np.frombuffer(half, np.float16).reshape(len(ids), 1664)[forward, :384]
+    assert (projected == project(pair().dna.embed(strands)).astype(np.float16)).all()
+
+
+def test_every_record_is_accounted_for(run: Run) -> None:
+    make_all(run)
+    path = reduce_run(run, "1664").path
+    lines = [line.split("\t") for line in run.paths.skipped.read_text().splitlines()[1:]]
+    with h5py.File(path, "r") as file:
+        names = [name.decode() for name in file["records/name"][:].tolist()]
+        chunks = dict(zip(names, file["records/chunks"][:].tolist(), strict=True))
+        rows = {(names[r], c) for r, c in zip(file["record"][:].tolist(), file["chunk"][:].tolist(), strict=True)}
+    assert names == [n for n, _ in records()] + [f"z{n}" for n, _ in records()] + [f"q{i}" for i in range(30)]
+    whole = {line[0] for line in lines if not line[3]}
+    without = {(line[0], int(line[3])) for line in lines if line[3] and not line[4]}
+    for name in names:
+        every = {(name, number) for number in range(1, chunks[name] + 1)}
+        if name in whole:
+            assert not every & (rows | without)
+        else:
+            assert every
+            assert {key for key in rows if key[0] == name} | {key for key in without if key[0] == name} == every
+    assert not rows & without
+    reasons = {line[0]: line[5] for line in lines}
+    assert reasons["empty"] == "the record is empty"
+    assert reasons["n"] == "only ambiguous bases"
+    assert reasons["gap"].startswith("invalid letter '-' at base 5")
+    assert reasons["tiny"] == "shorter than 3 bases"
+    assert {line[1] for line in lines if line[0].startswith("z")} == {run.request.inputs[1].path}
+
+
+def test_labels_and_groups_reach_the_features(run: Run) -> None:
+    make_all(run)
+    with h5py.File(reduce_run(run, "1664").path, "r") as file:
+        record, label, group = file["record"][:], file["label"][:], file["group"][:].tolist()
+        names = file["records/name"][:].tolist()
+    count = len(records())
+    assert set(label[record < count].tolist()) == {1}
+    assert set(label[(record >= count) & (record < 2 * count)].tolist()) == {0}
+    assert set(label[record >= 2 * count].tolist()) == {-1}
+    for row, owner in enumerate(record.tolist()):
+        assert group[row] == (b"g" if owner < count else names[owner])
+
+
+class TestGoingOn:
+    def stop_after(self, count: int) -> Watch:
+        done: list[int] = []
+        return Watch(stop=lambda: len(done) >= count, block_done=lambda _shard, done_, _all: done.append(done_))
+
+    def test_stopping_after_every_block_gives_the_same_bytes(
+        self, tmp_path: Path, run: Run, files: list[InputFile]
+    ) -> None:
+        make_all(run)
+        other = small_blocks(plan_run(tmp_path / "other", files), 10)
+        assert other.request.digest == run.request.digest
+        stops = 0
+        for number in range(other.request.shards):
+            while (outcome := extract_shard(other, number, pair, self.stop_after(2))).state == "stopped":
+                stops += 1
+                assert outcome.rows == 0
+                state = run_state(other).shards[number]
+                assert state.state == "stopped"
+                assert 0 < state.blocks[0] < state.blocks[1]
+        assert stops > 5
+        for number in range(other.request.shards):
+            assert other.paths.shard(number).read_bytes() == run.paths.shard(number).read_bytes()
+        assert run_state(other).complete
+        assert not list(other.paths.parts.iterdir())
+
+    def test_finished_blocks_are_not_embedded_again(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        extract_shard(run, 0, pair, self.stop_after(3))
+        kept = {path: path.stat().st_ino for path in run.paths.blocks(0).glob("block-*.h5")}
+        embedded = []
+        embed = EncoderPair.embed
+
+        def note(self: EncoderPair, *args: Any) -> Any:
+            embedded.append(1)
+            return embed(self, *args)
+
+        monkeypatch.setattr(EncoderPair, "embed", note)
+        outcome = extract_shard(run, 0, pair)
+        blocks = -(-run_state(run).shards[0].shard.units // 10)
+        assert outcome.state == "done"
+        assert len(kept) == 2
+        assert len(embedded) == blocks - len(kept)
+
+    def test_encoders_are_not_loaded_for_nothing(self, run: Run) -> None:
+        def never() -> EncoderPair:
+            raise AssertionError("the encoders were loaded")
+
+        count = -(-run_state(run).shards[0].shard.units // 10)
+        outcome = extract_shard(run, 0, pair, Watch(stop=lambda: False))
+        assert (outcome.state, count > 3) == ("done", True)
+        assert extract_shard(run, 0, never).state == "already"
+
+    @pytest.mark.parametrize("damage", ["other run", "bit", "cut", "empty", "junk"])
+    def test_damaged_blocks_are_made_again(self, run: Run, damage: str) -> None:
+        reference = small_blocks(run, 10)
+        extract_shard(reference, 0, pair, self.stop_after(3))
+        block = sorted(run.paths.blocks(0).glob("block-*.h5"))[0]
+        content = bytearray(block.read_bytes())
+        if damage == "other run":
+            with h5py.File(block, "r+") as file:
+                file.attrs["run"] = "0" * 64
+        elif damage == "bit":
+            content[len(content) // 2] ^= 4
+            block.write_bytes(content)
+        else:
+            block.write_bytes({"cut": bytes(content[: len(content) // 2]), "empty": b"", "junk": b"x" * 5000}[damage])
+        assert extract_shard(run, 0, pair).state == "done"
+        made = run.paths.shard(0).read_bytes()
+        run.paths.receipt(0).unlink()
+        assert extract_shard(run, 0, pair).state == "done"
+        assert run.paths.shard(0).read_bytes() == made
+
+    def test_blocks_of_other_encoders_are_made_again(self, run: Run) -> None:
+        class Bf16(EncoderPair):
+            def identities(self) -> dict[str, dict[str, Any]]:
+                return {name: {**found, "precision": "bf16"} for name, found in super().identities().items()}
+
+        other = Bf16(pair().dna, pair().protein, 0.0)
+        assert extract_shard(run, 0, lambda: other, self.stop_after(3)).state == "stopped"
+        assert extract_shard(run, 0, pair).state == "done"
+        receipt = require_sealed(run, 0)
+        assert receipt is not None
+        assert {found["precision"] for found in receipt.encoders.values()} == {"fp32"}
+
+    def test_two_precisions_are_never_sealed_together(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Bf16(EncoderPair):
+            def identities(self) -> dict[str, dict[str, Any]]:
+                return {name: {**found, "precision": "bf16"} for name, found in super().identities().items()}
+
+        def meddle(_shard: int, done: int, blocks: int) -> None:
+            # Another task, on another kind of machine, begins when half is done and finishes the next block.
+            if done == blocks // 2 and not meddled:
+                meddled.append(done)
+                monkeypatch.setattr(work._Task, "_drop_others", lambda *_: None)
+                extract_shard(run, 0, lambda: Bf16(pair().dna, pair().protein, 0.0), self.stop_after(2))
+                monkeypatch.undo()
+
+        meddled: list[int] = []
+        with pytest.raises(RunError, match="different precision"):
+            extract_shard(run, 0, pair, Watch(block_done=meddle))
+        assert meddled
+        assert not run.paths.receipt(0).exists()
+        assert not run.paths.shard(0).exists()
+        assert extract_shard(run, 0, pair).state == "done"
+
+    def test_a_damaged_receipt_is_replaced(self, run: Run) -> None:
+        extract_shard(run, 0, pair)
+        made = run.paths.shard(0).read_bytes()
+        run.paths.receipt(0).write_text("{}")
+        assert extract_shard(run, 0, pair).state == "done"
+        assert run.paths.shard(0).read_bytes() == made
+
+
+class TestTwoWriters:
+    def check(self, run: Run, expected: bytes) -> None:
+        assert run.paths.shard(0).read_bytes() == expected
+        assert require_sealed(run, 0, full=True) is not None
+        assert [path.name for path in run.paths.receipts.iterdir()] == ["shard-00000.json"]
+        assert [path.name for path in run.paths.shards.iterdir()] == ["shard-00000.h5"]
+        assert not list(run.paths.parts.glob("*/*"))
+
+    @pytest.fixture
+    def expected(self, tmp_path: Path, files: list[InputFile]) -> bytes:
+        other = small_blocks(plan_run(tmp_path / "other", files), 10)
+        extract_shard(other, 0, pair)
+        return other.paths.shard(0).read_bytes()
+
+    def test_threads_at_once(self, run: Run, expected: bytes) -> None:
+        barrier = threading.Barrier(4)
+        states: list[str] = []
+        errors: list[BaseException] = []
+
+        def write() -> None:
+            barrier.wait()
+            try:
+                states.append(extract_shard(run, 0, pair).state)
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=write) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not errors
+        assert states.count("done") == 1
+        assert set(states) <= {"done", "left", "already"}
+        self.check(run, expected)
+
+    def test_processes_at_once(self, run: Run, expected: bytes) -> None:
+        code = (
+            "import sys; from pathlib import Path; from tests.runs.making import pair\n"
+            "from vnp.runs.request import Run; from vnp.runs.work import extract_shard\n"
+            "print(extract_shard(Run.open(Path(sys.argv[1])), 0, pair).state)"
+        )
+        root = Path(__file__).resolve().parent.parent.parent
+        tasks = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, str(run.paths.root)],
+                cwd=root,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            for _ in range(2)
+        ]
+        said = [task.communicate() for task in tasks]
+        assert [task.returncode for task in tasks] == [0, 0], said
+        states = sorted(out.decode().strip() for out, _ in said)
+        assert "done" in states
+        assert set(states) - {"done"} <= {"left", "already"}
+        assert states != ["done", "done"]
+        self.check(run, expected)
+
+    @pytest.mark.parametrize(
+        "where", ["after a block", "before the blocks are merged", "before the seal", "before the receipt"]
+    )
+    def test_one_is_held_up_while_another_does_it_all(
+        self, run: Run, expected: bytes, where: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other: list[str] = []
+
+        def do_it_all() -> None:
+            if not other:
+                other.append("begun")
+                other.append(extract_shard(run, 0, pair).state)
+
+        def ahead(function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **more: Any) -> Any:
+                do_it_all()
+                return function(*args, **more)
+
+            return call
+
+        watch = Watch()
+        if where == "after a block":
+            watch = Watch(block_done=lambda _shard, done, _all: do_it_all() if done == 2 else None)
+        elif where == "before the blocks are merged":
+            monkeypatch.setattr(work, "merge", ahead(merge))
+        elif where == "before the seal":
+            monkeypatch.setattr(work, "file_sha256", ahead(file_sha256))
+        else:
+            monkeypatch.setattr(work._Task, "_receipt", ahead(work._Task._receipt))
+        assert extract_shard(run, 0, pair, watch).state == "left"
+        assert other == ["begun", "done"]
+        self.check(run, expected)
+
+
+class TestFaults:
+    def test_an_error_is_noted_and_the_blocks_stay(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        embed = EncoderPair.embed
+        calls = []
+
+        def fails(self: EncoderPair, *args: Any) -> tuple[dict[str, np.ndarray], Account]:
+            calls.append(1)
+            if len(calls) == 3:
+                raise EncoderError("the GPU fell off the bus")
+            return embed(self, *args)
+
+        monkeypatch.setattr(EncoderPair, "embed", fails)
+        with pytest.raises(EncoderError):
+            extract_shard(run, 0, pair)
+        state = run_state(run).shards[0]
+        assert (state.state, state.blocks[0]) == ("failed", 2)
+        assert state.error == "EncoderError: the GPU fell off the bus"
+        assert extract_shard(run, 0, pair).state == "done"
+
+    def test_a_value_too_large_for_float16_says_what_to_do(self) -> None:
+        class Loud:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(pair().dna, name)
+
+            def embed(self, sequences: list[str]) -> np.ndarray:
+                return np.full((len(sequences), 768), 1e6, np.float32)
+
+        loud = replace(pair(), dna=Loud())  # type: ignore[arg-type]
+        with pytest.raises(EncoderError, match="too large for float16: use --store float32"):
+            loud.embed(["ACGT"], ["MK"], "float16")
+        stored, _ = loud.embed(["ACGT"], ["MK"], "float32")
+        assert np.isfinite(stored["dna_projected"]).all()
+
+    def test_a_shard_that_is_not_there(self, run: Run) -> None:
+        for number in (-1, run.request.shards):
+            with pytest.raises(UsageError, match=f"has the shards 0 to {run.request.shards - 1}"):
+                extract_shard(run, number, pair)
+
+    def test_an_input_that_changes_while_it_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = write_fasta(tmp_path / "a.fa", [(f"r{i}", coding(900, i)) for i in range(20)])
+        run = small_blocks(plan_run(tmp_path / "run", [path], 1), 4)
+        changed: list[int] = []
+
+        def change(_inputs: object) -> None:
+            if not changed:
+                changed.append(1)
+                path.write_text(path.read_text().replace("C" * 3, "TAA"))
+
+        monkeypatch.setattr(work, "check_inputs", change)
+        with pytest.raises(ChangedInputError, match=r"open frames, the plan counted [\d,]+: .*a\.fa"):
+            extract_shard(run, 0, pair)
+        assert not list(run.paths.shards.iterdir())
+        assert not list(run.paths.receipts.iterdir())
+
+    def test_records_of_protein_at_the_end_do_not_stop_their_shard(self, tmp_path: Path) -> None:
+        made = [(f"r{i}", coding(300, i)) for i in range(12)] + [(f"p{i}", "MKLFEEPQLLIPWQELFPEIL") for i in range(11)]
+        run = plan_run(tmp_path / "run", [write_fasta(tmp_path / "a.fa", made)], 500)
+        assert {extract_shard(run, number, pair).state for number in (0, 10, 14, 22)} == {"done"}
