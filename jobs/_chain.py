@@ -14,6 +14,7 @@ from jobs._profile import Profile
 from jobs._slurm import Job, script, submit
 from jobs._squeue import Element, cancel, live
 from jobs._task import plan_task, predict_task, reduce_task, run_task
+from vnp.encoders.folders import weights_root
 from vnp.runs.paths import RunPaths
 
 if TYPE_CHECKING:
@@ -26,15 +27,13 @@ _REDUCE = "reduce"
 def extract_job(run: Run, shards: Sequence[int], profile: Profile) -> Job:
     """The array that makes shards; it asks for GPUs only if an encoder is a transformer."""
     request = run.request
-    needs_gpu = request.device != "cpu" and any(
-        choice.identity.get("weights") for choice in (request.dna, request.protein)
-    )
-    weights = [] if request.weights is None else [Path(request.weights)]
+    weighted = any(choice.identity.get("weights") for choice in (request.dna, request.protein))
+    weights = _weights(None if request.weights is None else Path(request.weights)) if weighted else []
     return Job(
         root=run.paths.root,
         name=_name(run.paths.root, f"{min(shards)}-{max(shards)}"),
         function=run_task,
-        resources=profile.gpu if needs_gpu else profile.cpu,
+        resources=profile.gpu if weighted and request.device != "cpu" else profile.cpu,
         elements=tuple(shards),
         binds=(*(Path(entry.path) for entry in request.inputs), *weights),
     )
@@ -177,4 +176,10 @@ def _name(root: Path, what: str) -> str:
 
 
 def _ask_binds(ask: Ask) -> tuple[Path, ...]:
-    return (*(file.path for file in ask.files), *([] if ask.weights is None else [ask.weights]))
+    return (*(file.path for file in ask.files), *(_weights(ask.weights) if ask.needs_weights else []))
+
+
+def _weights(given: Path | None) -> list[Path]:
+    """The folder of weights, and the files in it that are links to somewhere else, as in a cache of the hub."""
+    root = weights_root(given).absolute()
+    return [root, *(path for path in sorted(root.rglob("*")) if path.is_symlink())]

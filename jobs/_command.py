@@ -44,6 +44,15 @@ class Command(click.Command):
         except VnpError as error:
             _say(error)
             ctx.exit(error.exit_code)
+        except ModuleNotFoundError as error:
+            library = (error.name or "").partition(".")[0]
+            if library in ("", "vnp", "jobs"):
+                raise
+            _say(
+                f"this needs {library}, which {sys.executable} does not have: install vnp with its dependencies, or "
+                f"run the command in the image: apptainer run IMAGE {self.name} …"
+            )
+            ctx.exit(1)
         except BrokenPipeError:
             # The reader of our output has gone, as `head` does; Python must not complain at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -188,5 +197,5 @@ def _asks_for_help(args: list[str]) -> bool:
     return "--help" in args
 
 
-def _say(error: Exception) -> None:
+def _say(error: Exception | str) -> None:
     click.echo(f"error: {error}", err=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,8 +15,9 @@ from vnp.errors import UsageError
 if TYPE_CHECKING:
     from jobs._profile import Profile
     from vnp.runs.ask import Ask
+    from vnp.runs.request import Request, Run
     from vnp.runs.shard import Shard
-    from vnp.runs.request import Run
+    from vnp.runs.state import RunState
 
 _SHOWN = 20
 
@@ -50,14 +52,22 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def make_plan(ask: Ask, out: Path, force: bool) -> tuple[Run, list[Shard]]:
-    """Plan a run, or find the one that is there, and say so."""
-    from vnp.runs.plan import read_plan
-    from vnp.runs.start import start_run
+def make_plan(ask: Ask, out: Path, force: bool, site: Profile | None = None) -> tuple[Run, list[Shard]]:
+    """Plan a run, or find the one that is there, and say so.
 
-    with _reading(ask) as progress:
-        run, before = start_run(ask, out, force=force, progress=progress.advance)
-    shards = read_plan(run.paths.plan, run.request.plan_sha256)
+    Args:
+        ask: what is wanted.
+        out: the run directory.
+        force: begin anew where another run stands.
+        site: what the cluster wants, if the shards are for one; its image plans where this Python lacks the libraries.
+    """
+    from jobs import _inside
+
+    if site is not None:
+        from jobs._image import check_images
+
+        check_images(site)
+    run, before, shards = _inside.plan(ask, out, site, force=force)
     totals = run.request.totals
     click.echo(
         f"{'found' if before else 'planned'} {run.paths.root}: {totals.records:,} records, {totals.bases:,} bases, "
@@ -68,27 +78,43 @@ def make_plan(ask: Ask, out: Path, force: bool) -> tuple[Run, list[Shard]]:
     return run, shards
 
 
-def unfinished(run: Run) -> list[int]:
-    """Numbers of the shards without a valid receipt."""
+def plan_here(ask: Ask, out: Path, force: bool) -> tuple[Run, bool, list[Shard]]:
+    """Plan a run in this process; returns it, whether it was there before, and its shards."""
+    from vnp.runs.plan import read_plan
+    from vnp.runs.start import start_run
+
+    with _reading(ask) as progress:
+        run, before = start_run(ask, out, force=force, progress=progress.advance)
+    return run, before, read_plan(run.paths.plan, run.request.plan_sha256)
+
+
+def unfinished(run: Run, site: Profile | None = None) -> list[int]:
+    """Numbers of the shards without a valid receipt.
+
+    Args:
+        run: a planned run.
+        site: its image reads the plan where this Python lacks the libraries.
+    """
+    return look(run, site).unfinished
+
+
+def look(run: Run, site: Profile | None = None) -> RunState:
+    """How far a run is; ``site`` as for ``unfinished``."""
+    from jobs._inside import shard_table
     from vnp.runs.state import run_state
 
-    return run_state(run).unfinished
+    return run_state(run, shard_table(run, site))
 
 
 def show_plan(ask: Ask, out: Path, cluster: str, site: Profile | None) -> None:
     """Print what would be done, and for Slurm what would be submitted; write nothing."""
     from vnp.runs.paths import RunPaths
-    from vnp.runs.plan import survey
     from vnp.runs.request import Run
-    from vnp.runs.start import cut_shards, make_request
 
-    with _reading(ask) as progress:
-        found = survey(ask.files, ask.chunk, prefix_ids=ask.prefix_ids, progress=progress.advance)
-    shards = cut_shards(found, ask.shards)
-    request = make_request(ask, found, len(shards), plan_sha256="")
+    request, shards = _rehearse(ask, site)
     tokens = [shard.tokens for shard in shards]
     balance = max(tokens) / max(min(tokens), 1)
-    totals = found.totals
+    totals = request.totals
     click.echo(f"{totals.records:,} records, {totals.bases:,} bases, {totals.rows:,} rows")
     click.echo(f"{len(shards)} shards of {min(tokens):,} to {max(tokens):,} expected tokens (ratio {balance:.3f})")
     for shard in shards[:_SHOWN]:
@@ -103,6 +129,25 @@ def show_plan(ask: Ask, out: Path, cluster: str, site: Profile | None) -> None:
         run = Run(RunPaths(out.absolute()), request)
         show_scripts([extract_job(run, range(len(shards)), site)])
     click.echo(f"would run on: {cluster}; nothing was written to {out}")
+
+
+def _rehearse(ask: Ask, site: Profile | None) -> tuple[Request, list[Shard]]:
+    """What planning would write."""
+    from jobs import _inside
+    from jobs._image import libraries_here
+
+    if not libraries_here():
+        # The image can only plan, so it does that in a folder that is thrown away.
+        with TemporaryDirectory(prefix="vnp-") as folder:
+            run, _, shards = _inside.plan(ask, Path(folder) / "run", site, force=False)
+            return run.request, shards
+    from vnp.runs.plan import survey
+    from vnp.runs.start import cut_shards, make_request
+
+    with _reading(ask) as progress:
+        found = survey(ask.files, ask.chunk, prefix_ids=ask.prefix_ids, progress=progress.advance)
+    shards = cut_shards(found, ask.shards)
+    return make_request(ask, found, len(shards), plan_sha256=""), shards
 
 
 def _reading(ask: Ask) -> Progress:

@@ -27,7 +27,7 @@ import submitit
 from submitit.core import utils
 
 from jobs import _jobs_file
-from jobs._image import python_command
+from jobs._image import check_place, python_command
 from jobs._profile import Resources
 from jobs._task import CRASHED, STOPPED
 from vnp.errors import UsageError, VnpError
@@ -100,11 +100,13 @@ def submit(job: Job) -> list[str]:
         Ids: one, or one an array where elements pass the site's MaxArraySize.
 
     Raises:
-        UsageError: the run directory has a name that Slurm cannot write logs to.
+        UsageError: the run directory has a name that Slurm cannot write logs to, or tasks would not find there what
+            they need.
         VnpError: Slurm refused it, in Slurm's words.
     """
     if "%" in str(job.root):
         raise UsageError(f"{job.root}: Slurm takes % in a path for a placeholder; choose another --out")
+    check_place(job.resources, [job.root, *job.binds])
     ids: list[str] = []
     for base, indexes in _arrays(job):
         numbers = [None] if indexes is None else [base + index for index in indexes]

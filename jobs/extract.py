@@ -71,8 +71,8 @@ def main(
 
 
 def _extract(ask: Ask, root: Path, where: str, site: Profile | None, force: bool) -> None:
-    run, table = make_plan(ask, root, force)
-    todo = unfinished(run)
+    run, table = make_plan(ask, root, force, site)
+    todo = unfinished(run, site)
     if not todo:
         click.echo(f"nothing to do: all {len(table)} shards of {run.paths.root} are done")
         click.echo(f"next: python -m jobs.reduce {root}")

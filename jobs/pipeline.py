@@ -73,8 +73,8 @@ def _on_slurm(ask: Ask, run: Path, site: Profile, layout: str, plan_job: bool, f
     if plan_job and (force or not (root / "run.json").exists()):
         ids = submit_planned(root, ask, site, force=force)
     else:
-        planned, _ = make_plan(ask, run, force)
-        ids = submit_extract(planned, unfinished(planned), site)
+        planned, _ = make_plan(ask, run, force, site)
+        ids = submit_extract(planned, unfinished(planned, site), site)
     submit_reduce(root, site, layout, ids)
     click.echo(f"next: python -m jobs.status {run}")
     click.echo(f"if shards fail: python -m jobs.rerun {run} --then pipeline")

@@ -49,7 +49,7 @@ def main(
     settings = _settings(opened) if then == "predict" else None
     where = choose_cluster(cluster)
     site = load_profile(profile, parallelism, retries) if where == "slurm" else None
-    todo = unfinished(opened)
+    todo = unfinished(opened, site)
     if not todo:
         click.echo(f"nothing to do: all {opened.request.shards} shards are done")
     if site is not None:

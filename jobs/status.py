@@ -13,6 +13,7 @@ import click
 from jobs import _options
 from jobs._command import command
 from jobs._live import Planning
+from jobs._plan import look
 from jobs._progress import duration
 from jobs._submit import after_shards
 
@@ -58,13 +59,12 @@ def main(context: click.Context, run: Path, show_all: bool, watch: bool, as_json
 def _look(run: Path) -> Explained | Planning:
     from jobs._live import explain, planning
     from vnp.runs.request import Run
-    from vnp.runs.state import run_state
 
     unplanned = planning(run.absolute())
     if unplanned is not None:
         return unplanned
     opened = Run.open(run)
-    return explain(opened, run_state(opened))
+    return explain(opened, look(opened))
 
 
 def _planning_text(found: Planning, root: Path, as_json: bool) -> str:

@@ -17,7 +17,7 @@ mkdir -p "$work"/{temporary,cache}
 export APPTAINER_TMPDIR=$work/temporary APPTAINER_CACHEDIR=$work/cache
 mapfile -t binds < <("$python" tests/containers/pip_settings.py "$work/settings")
 
-APPTAINERENV_PIP_CONFIG_FILE=/mnt/pip.conf apptainer build --force "${binds[@]}" \
+APPTAINERENV_PIP_CONFIG_FILE=/mnt/pip.conf apptainer build --force --notest "${binds[@]}" \
     --mksquashfs-args "-comp zstd -Xcompression-level 1" \
     --build-arg BOOTSTRAP=debootstrap --build-arg FROM=debian \
     --build-arg "MIRROR=$(tests/containers/debian_mirror.sh)" \

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from vnp._durable import write_json
-from vnp.encoders import describe
 from vnp.encoders.spec import spec as encoder_spec
 from vnp.errors import RunError, UsageError
 from vnp.runs.request import STORES, EncoderChoice
@@ -72,8 +73,7 @@ class Ask:
     @property
     def needs_gpu(self) -> bool:
         """Whether an encoder is a transformer that may use a GPU."""
-        chosen = (encoder_spec(self.dna, "dna"), encoder_spec(self.protein, "protein"))
-        return self.device != "cpu" and any(spec.needs_weights for spec in chosen)
+        return self.device != "cpu" and self.needs_weights
 
     def encoder(self, molecule: str) -> EncoderChoice:
         """One encoder with its identity, found without loading it.
@@ -82,8 +82,37 @@ class Ask:
             UsageError: there is no such encoder.
             WeightsError: its weights are missing or not the pinned ones.
         """
+        # Here, because it loads numpy, which a login node may not have.
+        from vnp.encoders import describe
+
         name = self.dna if molecule == "dna" else self.protein
         return EncoderChoice(name, self.precision, dict(describe(name, molecule, self.weights, self.precision)))
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether an encoder is a transformer."""
+        return any(
+            spec.needs_weights for spec in (encoder_spec(self.dna, "dna"), encoder_spec(self.protein, "protein"))
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for JSON, with absolute paths."""
+        stored = asdict(self)
+        stored["weights"] = None if self.weights is None else str(self.weights.absolute())
+        stored["files"] = [{**entry, "path": str(entry["path"])} for entry in stored["files"]]
+        return stored
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Ask:
+        """Read what ``as_json`` made.
+
+        Raises:
+            TypeError: something is missing or too much.
+            KeyError: something is missing.
+        """
+        files = tuple(InputFile(**{**entry, "path": Path(entry["path"])}) for entry in stored["files"])
+        weights = None if stored["weights"] is None else Path(stored["weights"])
+        return cls(**{**stored, "files": files, "weights": weights})
 
     def write(self, path: Path) -> None:
         """Write it durably, for a job that plans.
@@ -91,10 +120,7 @@ class Ask:
         Raises:
             StorageError: the disk is full or cannot be written.
         """
-        stored = asdict(self)
-        stored["weights"] = None if self.weights is None else str(self.weights.absolute())
-        stored["files"] = [{**entry, "path": str(entry["path"])} for entry in stored["files"]]
-        write_json(path, stored)
+        write_json(path, self.as_json())
 
     @classmethod
     def read(cls, path: Path) -> Ask:
@@ -104,9 +130,6 @@ class Ask:
             RunError: the file is missing or damaged.
         """
         try:
-            stored = json.loads(path.read_bytes())
-            stored["files"] = tuple(InputFile(**{**entry, "path": Path(entry["path"])}) for entry in stored["files"])
-            stored["weights"] = None if stored["weights"] is None else Path(stored["weights"])
-            return cls(**stored)
+            return cls.from_json(json.loads(path.read_bytes()))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise RunError(f"{path} cannot be read: {error}; extract again") from error
