@@ -105,6 +105,21 @@ def test_pickles_are_never_loaded_freely() -> None:
     assert not found, "loads a pickle that can run code:\n" + "\n".join(found)
 
 
+def test_only_one_reader_of_pickles_is_made() -> None:
+    """It admits a handful of names; its tests hold a free one, to show that their malicious files do run."""
+    found = {
+        place.rpartition(":")[0]
+        for place, node in python_nodes()
+        if (
+            isinstance(node, ast.Attribute)
+            and node.attr in {"Unpickler", "_Unpickler"}
+            and ast.unparse(node.value) != "self"
+        )
+        or (isinstance(node, ast.alias) and node.name in {"Unpickler", "_Unpickler"})
+    }
+    assert found == {"vnp/classifier/legacy.py", "tests/classifier/test_legacy.py"}
+
+
 def test_remote_code_is_trusted_by_the_doctor_only() -> None:
     name = "trust_remote" + "_code"
     found = [

@@ -7,7 +7,6 @@ by the log-loss on parts of the validation rows that it was not fitted on.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -53,9 +52,19 @@ class Calibration:
             return joined
         return logistic((margin - self.offset) / self.temperature)
 
-    def to_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+    def _is_sound(self) -> bool:
+        """Whether the numbers make a function that rises and gives probabilities."""
+        if self.kind != "isotonic":
+            return (
+                self.kind in ("none", "temperature")
+                and 0 < self.temperature < np.inf
+                and np.isfinite(self.offset).item()
+            )
+        if not self.margins or len(self.margins) != len(self.probabilities):
+            return False
+        corners = np.array([self.margins, self.probabilities])
+        inside = corners[1].min() >= 0 and corners[1].max() <= 1
+        return bool(inside and np.isfinite(corners).all() and (np.diff(corners) >= 0).all())
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Calibration:
@@ -75,15 +84,7 @@ class Calibration:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise FeatureError(f"not a calibration: {str(stored)[:200]}") from error
-        corners = np.array([made.margins, made.probabilities]) if made.kind == "isotonic" else np.zeros((2, 1))
-        sound = (
-            made.kind in ("none", "temperature", "isotonic")
-            and made.temperature > 0
-            and np.isfinite(corners).all()
-            and corners.shape[1] > 0
-            and bool((np.diff(corners) >= 0).all())
-        )
-        if not sound:
+        if not made._is_sound():
             raise FeatureError(f"not a calibration that rises with the score: {str(stored)[:200]}")
         return made
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -198,11 +197,13 @@ def _named(encoders: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _read(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
-            return torch.load(file, map_location="cpu", weights_only=True)
+        content = path.read_bytes()
     except OSError as error:
         raise storage_error(error, f"reading {path}") from error
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, TypeError, IndexError) as error:
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Damaged bytes make torch raise all kinds of errors.
         if is_virnucpro(path):
             raise FeatureError(
                 "is a checkpoint of VirNucPro: a whole pickled program object, which vnp does not load because such a "

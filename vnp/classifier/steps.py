@@ -52,6 +52,13 @@ class Stepper:
             else:
                 group["lr"] = rate
 
+    def warm(self, pools: Iterator[Pool]) -> None:
+        """Get everything ready for ``run`` without training: libraries, memory, and the graph."""
+        for pool in pools:
+            if self._graph_wanted and len(pool.order) >= self._batch:
+                self._record(pool)
+            return
+
     def run(self, pools: Iterator[Pool]) -> float:
         """Train on pools of rows.
 
