@@ -1,0 +1,375 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+import jobs._chain
+from jobs._slurm import Job
+from jobs.predict import main as predict
+from jobs.rerun import main as rerun
+from jobs.status import main as status
+from tests.prediction.conftest import INPUTS, checkpoint, features
+from tests.prediction.tiny import embed, train
+from vnp.classifier.checkpoint import Checkpoint
+from vnp.features.read import Features
+from vnp.sequences.reading import read_records
+
+__all__ = ["checkpoint", "features"]
+
+WRITTEN = {"frames.tsv", "chunks.tsv", "predictions.tsv", "scores.npy", "viral.fna", "report.html"}
+
+
+def call(*words: object, command: Any = predict) -> Result:
+    inline = (
+        ["--cluster", "inline"] if command is predict and "--cluster" not in words and "--from" not in words else []
+    )
+    return CliRunner().invoke(command, [*map(str, words), *inline])
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records of which some can have no score."""
+    path = tmp_path_factory.mktemp("odd") / "odd.fna"
+    genome = next(iter(read_records(INPUTS[0]))).sequence.decode()
+    path.write_text(
+        f">whole\n{genome}\n>closed\n{'TAATTAATTAA' * 9}\n>unknown\n{'N' * 400}\n>tiny\nAC\n>empty\n"
+        f">protein\nMEEPQSDPSV\n>piece\n{genome[500:800]}\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(odd: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished prediction of the odd records and two genomes, in three shards."""
+    out = tmp_path_factory.mktemp("done") / "calls"
+    result = call(odd, INPUTS[1], INPUTS[3], "--checkpoint", checkpoint, "--out", out, "--shards", 3)
+    assert result.exit_code == 0, result.output
+    assert f"report: {out}/report.html" in result.output
+    return out
+
+
+def test_every_record_has_one_line(done: Path, odd: Path) -> None:
+    found = table(done / "predictions.tsv")
+    expected = [record for path in (odd, INPUTS[1], INPUTS[3]) for record in read_records(path)]
+    assert [row["name"] for row in found] == [record.name for record in expected]
+    by_name = {row["name"]: row for row in found}
+    for name, reason in (
+        ("closed", "no open frame"),
+        ("unknown", "only ambiguous bases"),
+        ("tiny", "shorter than 3 bases"),
+        ("empty", "the record is empty"),
+    ):
+        row = by_name[name]
+        assert row["reason"] == reason
+        assert row["n_scored"] == "0"
+        assert row["probability"] == row["score"] == row["call"] == row["fdr"] == row["reliability"] == ""
+    assert by_name["protein"]["reason"].startswith("looks like protein")
+    assert by_name["whole"]["call"] == "viral"
+    assert by_name["whole"]["reason"] == ""
+    assert {path.name for path in done.iterdir()} >= WRITTEN | {"predictions.json", "features.h5", "run.json"}
+
+
+def test_tables_tell_the_same_story(done: Path) -> None:
+    frames, chunks, records = (table(done / f"{name}.tsv") for name in ("frames", "chunks", "predictions"))
+    best: dict[tuple[str, str], float] = {}
+    for row in frames:
+        assert row["frame_id"] == f"{row['record']}_chunk_{row['chunk']}{row['frame']}"
+        key, p = (row["record"], row["chunk"]), float(row["probability"])
+        if key not in best or abs(p - 0.5) > abs(best[key] - 0.5):
+            best[key] = p
+    assert {(row["record"], row["chunk"]): float(row["probability"]) for row in chunks} == best
+    surest: dict[str, float] = {}
+    for (name, _), p in best.items():
+        surest[name] = p if abs(p - 0.5) > abs(surest.get(name, 0.5) - 0.5) else surest[name]
+    called = {row["name"]: row for row in records if row["probability"]}
+    assert {name: float(row["probability"]) for name, row in called.items()} == surest
+    for name, row in called.items():
+        assert int(row["n_scored"]) == sum(record == name for record, _ in best)
+        assert row["call"] == ("viral" if surest[name] >= 0.5 else "host")
+    for row in chunks:
+        inside = [f for f in frames if (f["record"], f["chunk"]) == (row["record"], row["chunk"])]
+        assert int(row["n_frames"]) == len(inside)
+        assert all(int(row["start"]) <= int(f["start"]) < int(f["end"]) <= int(row["end"]) for f in inside)
+        assert int(row["end"]) - int(row["start"]) <= 300
+
+
+def test_called_sequences_and_summary(done: Path) -> None:
+    viral = [row["name"] for row in table(done / "predictions.tsv") if row["call"] == "viral"]
+    assert [record.name for record in read_records(done / "viral.fna")] == viral
+    summary = json.loads((done / "predictions.json").read_text())
+    assert summary["counts"]["viral"] == len(viral)
+    assert summary["counts"]["records"] == sum(summary["counts"][name] for name in ("viral", "host", "no_call"))
+    assert summary["files"] == {name: (done / name).stat().st_size for name in WRITTEN}
+
+
+def test_the_same_again_does_nothing(done: Path, odd: Path, checkpoint: Path) -> None:
+    before = {
+        path: path.stat().st_mtime_ns for path in done.iterdir() if path.is_file() and path.name != "predict.json"
+    }
+    result = call(odd, INPUTS[1], INPUTS[3], "--checkpoint", checkpoint, "--out", done, "--shards", 3)
+    assert result.exit_code == 0, result.output
+    assert "there already" in result.output
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_status_and_rerun_know_a_prediction(done: Path) -> None:
+    shown = call(done, command=status)
+    assert shown.exit_code == 0, shown.output
+    assert f"next: python -m jobs.predict --from {done}" in shown.output
+    again = call(done, "--cluster", "inline", command=rerun)
+    assert again.exit_code == 0
+    assert f"next: python -m jobs.predict --from {done}" in again.output
+
+
+def test_other_thresholds_from_what_is_there(done: Path, tmp_path: Path) -> None:
+    first = table(done / "predictions.tsv")
+    out = tmp_path / "strict"
+    words = ["--threshold", 0.999, "--min-length", 1000, "--max-fdr", 0.5, "--parquet", "--virnucpro-output"]
+    result = call("--from", done, "--out", out, *words)
+    assert result.exit_code == 0, result.output
+    found = {row["name"]: row for row in table(out / "predictions.tsv")}
+    for row in first:
+        new = found[row["name"]]
+        assert [new[key] for key in ("length", "score", "probability")] == [
+            row[key] for key in ("length", "score", "probability")
+        ]
+        if row["probability"] and int(row["length"]) < 1000:
+            assert new["call"] == ""
+            assert new["reason"] == "shorter than 1,000 bases"
+        elif row["probability"]:
+            assert new["call"] == ("viral" if float(row["probability"]) >= 0.999 else "host")
+    assert not (out / "scores.npy").exists()
+    names = {path.name for path in out.iterdir()}
+    assert {"predictions.parquet", "prediction_results.txt", "prediction_results_highestscore.csv"} <= names
+
+
+def test_length_weighted_from_frames(done: Path, tmp_path: Path) -> None:
+    assert call("--from", done, "--out", tmp_path / "mean", "--rule", "length-weighted", "--no-fasta").exit_code == 0
+    assert not (tmp_path / "mean" / "viral.fna").exists()
+    frames = table(tmp_path / "mean" / "frames.tsv")
+    for row in table(tmp_path / "mean" / "predictions.tsv"):
+        inside = [f for f in frames if f["record"] == row["name"]]
+        if inside:
+            weights = [int(f["end"]) - int(f["start"]) for f in inside]
+            mean = np.average([float(f["probability"]) for f in inside], weights=weights)
+            assert float(row["probability"]) == pytest.approx(mean, rel=1e-4)
+
+
+def test_nothing_is_overwritten_without_force(done: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert call("--from", done, "--out", out).exit_code == 0
+    before = (out / "predictions.tsv").read_bytes()
+    refused = call("--from", done, "--out", out, "--threshold", 0.9)
+    assert refused.exit_code == 2
+    assert "--force" in refused.output
+    assert (out / "predictions.tsv").read_bytes() == before
+    assert call("--from", done, "--out", out, "--parquet", "--force").exit_code == 0
+    assert (out / "predictions.parquet").exists()
+    # What a new prediction does not write must not stay from the old one.
+    assert call("--from", done, "--out", out, "--threshold", 0.9, "--no-fasta", "--force").exit_code == 0
+    assert not (out / "viral.fna").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "report.html").write_text("my own")
+    assert call("--from", done, "--out", tmp_path / "mine").exit_code == 2
+    assert (tmp_path / "mine" / "report.html").read_text() == "my own"
+
+
+def test_another_checkpoint_scores_anew(done: Path, features: Features, tmp_path: Path) -> None:
+    other = tmp_path / "other.pth"
+    train(features, other, steps=5)
+    assert call("--from", done, "--out", tmp_path / "out", "--checkpoint", other).exit_code == 0
+    assert (tmp_path / "out" / "scores.npy").exists()
+    old, new = (table(folder / "predictions.tsv") for folder in (done, tmp_path / "out"))
+    assert [row["score"] for row in old] != [row["score"] for row in new]
+    # Going back to the first one must not find the scores of the second.
+    words = ["--checkpoint", json.loads((done / "predict.json").read_text())["checkpoint"], "--force"]
+    assert call("--from", done, "--out", tmp_path / "out", *words).exit_code == 0
+    assert (tmp_path / "out" / "predictions.tsv").read_bytes() == (done / "predictions.tsv").read_bytes()
+
+
+def test_a_run_goes_on_where_it_was_left(done: Path, odd: Path, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "calls"
+    words = [odd, INPUTS[1], INPUTS[3], "--checkpoint", checkpoint, "--out", out, "--shards", 3]
+    assert call(*words).exit_code == 0
+    for name in ("predictions.json", "features.h5", "scores.npy", "receipts/shard-00001.json"):
+        (out / name).unlink()
+    unfinished = call("--from", out)
+    assert unfinished.exit_code == 3
+    assert "rerun" in unfinished.output
+    result = call(out, "--cluster", "inline", "--then", "predict", command=rerun)
+    assert result.exit_code == 0, result.output
+    for name in WRITTEN:
+        assert (out / name).read_bytes() == (done / name).read_bytes(), name
+
+
+def test_not_one_open_frame(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "none.fna").write_text(">a\nTAATTAATTAATTAATTAA\n>b\nNNNNNN\n>c\nAC\n")
+    out = tmp_path / "out"
+    words = ["--virnucpro-output", "--parquet", "--max-fdr", 0.1]
+    result = call(tmp_path / "none.fna", "--checkpoint", checkpoint, "--out", out, *words)
+    assert result.exit_code == 0, result.output
+    assert [row["reason"] for row in table(out / "predictions.tsv")] == [
+        "no open frame",
+        "only ambiguous bases",
+        "shorter than 3 bases",
+    ]
+    assert table(out / "frames.tsv") == table(out / "chunks.tsv") == []
+    assert (out / "viral.fna").read_bytes() == b""
+    assert "No record has a score" in (out / "report.html").read_text()
+    assert {path.name for path in out.iterdir()} >= WRITTEN
+    assert call("--from", out, "--out", tmp_path / "again", "--threshold", 0.9).exit_code == 0
+
+
+def test_an_empty_input_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.fna").write_text("")
+    result = call(tmp_path / "empty.fna", "--checkpoint", checkpoint, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "empty.fna" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--threshold", "1.5"], "--threshold"),
+        (["--threshold", "nan"], "--threshold"),
+        (["--max-fdr", "-0.1"], "--max-fdr"),
+        (["--min-length", "-1"], "--min-length"),
+        (["--shards", "0"], "--shards"),
+    ],
+)
+def test_numbers_out_of_range(words: list[str], said: str, checkpoint: Path, tmp_path: Path) -> None:
+    result = call(INPUTS[0], "--checkpoint", checkpoint, "--out", tmp_path / "out", *words)
+    assert result.exit_code == 2
+    assert said in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_use(done: Path, checkpoint: Path, features: Features, tmp_path: Path) -> None:
+    for words in (
+        [INPUTS[0], "--out", tmp_path / "out"],
+        [INPUTS[0], "--checkpoint", checkpoint],
+        ["--checkpoint", checkpoint, "--out", tmp_path / "out"],
+        [INPUTS[0], "--from", done],
+        ["--from", tmp_path],
+        ["--from", features.path.parent],
+    ):
+        result = call(*words)
+        assert result.exit_code == 2, (words, result.output)
+        assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_another_kind_is_refused_with_both_sides(done: Path, checkpoint: Path, tmp_path: Path) -> None:
+    loaded = Checkpoint.load(checkpoint)
+    replace(loaded, chunk=500).write(tmp_path / "500.pth")
+    result = call("--from", done, "--checkpoint", tmp_path / "500.pth", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "500" in result.output
+    assert "300" in result.output
+    assert not (tmp_path / "out").exists()
+    encoders = {**loaded.encoders, "dna": {**loaded.encoders["dna"], "algorithm": "kmer-dna-9"}}
+    replace(loaded, encoders=encoders).write(tmp_path / "newer.pth")
+    # Said before anything is embedded.
+    result = call(INPUTS[0], "--checkpoint", tmp_path / "newer.pth", "--out", tmp_path / "new")
+    assert result.exit_code == 1
+    assert "kmer-dna-9" in result.output
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_checkpoint_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "model.pth").write_bytes(b"PK\x03\x04 not really")
+    result = call(INPUTS[0], "--checkpoint", tmp_path / "model.pth", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "model.pth" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_protein_alone(done: Path, features: Features, tmp_path: Path) -> None:
+    train(features.only("protein"), tmp_path / "protein.pth", steps=20)
+    fresh = call(INPUTS[1], "--checkpoint", tmp_path / "protein.pth", "--out", tmp_path / "fresh")
+    assert fresh.exit_code == 0, fresh.output
+    assert call("--from", done, "--checkpoint", tmp_path / "protein.pth", "--out", tmp_path / "from").exit_code == 0
+    scores = {row["frame_id"]: row["score"] for row in table(tmp_path / "from" / "frames.tsv")}
+    for row in table(tmp_path / "fresh" / "frames.tsv"):
+        assert row["score"] == scores[row["frame_id"]]
+
+
+def test_a_run_by_extract_and_reduce_can_be_called(checkpoint: Path, features: Features, tmp_path: Path) -> None:
+    result = call("--from", features.path.parent, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["counts"]["records"] == len(features.records().ordinal)
+
+
+def test_a_full_disk_is_one_message_and_leaves_nothing(done: Path, tmp_path: Path) -> None:
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, 4_000))
+
+    words = ["--from", str(done), "--out", str(tmp_path / "out"), "--parquet"]
+    failed = subprocess.run(
+        [sys.executable, "-m", "jobs.predict", *words], capture_output=True, text=True, preexec_fn=limit, timeout=120
+    )
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: writing "), failed.stderr
+    assert "Traceback" not in failed.stderr
+    whole = {path.name for path in (tmp_path / "out").iterdir()} - {"predict.json"}
+    assert "predictions.json" not in whole
+    assert not [name for name in whole if name.startswith(".")]
+    # What was begun there is no obstacle to beginning again.
+    assert call("--from", done, "--out", tmp_path / "out").exit_code == 0
+
+
+def test_on_slurm_three_jobs_wait_for_each_other(checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    submitted: list[Job] = []
+
+    def submit(job: Job) -> list[str]:
+        submitted.append(job)
+        return [str(100 + len(submitted))]
+
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bin" / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(jobs._chain, "submit", submit)
+    out = tmp_path / "calls"
+    words = ["--checkpoint", checkpoint, "--out", out, "--shards", 2, "--cluster", "slurm", "--rule", "length-weighted"]
+    result = call(INPUTS[0], INPUTS[1], *words)
+    assert result.exit_code == 0, result.output
+    array, merging, calling = submitted
+    assert array.elements == (0, 1)
+    assert merging.dependency == "afterany:101"
+    assert merging.arguments == ("1664",)
+    assert calling.dependency == "afterok:102"
+    assert checkpoint in calling.binds
+    run = str(out / "run.json")
+    for element in array.elements:
+        array.function(run, [element])
+    merging.function(run, *merging.arguments)
+    assert "called viral" in calling.function(run, *calling.arguments)
+    assert json.loads((out / "predictions.json").read_text())["settings"]["rule"] == "length-weighted"
+
+
+def test_a_half_finished_run_of_extract_is_no_prediction(features: Features, tmp_path: Path) -> None:
+    embed([INPUTS[1]], tmp_path / "run")
+    result = call(tmp_path / "run", "--cluster", "inline", "--then", "predict", command=rerun)
+    assert result.exit_code == 2
+    assert "not made by predict" in result.output
