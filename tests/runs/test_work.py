@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -30,6 +31,7 @@ from vnp.features.merge import merge
 from vnp.runs import work
 from vnp.runs.blocks import Account
 from vnp.runs.pair import EncoderPair
+from vnp.runs.paths import RunPaths
 from vnp.runs.receipts import file_sha256
 from vnp.runs.reduce import reduce_run
 from vnp.runs.request import Run
@@ -227,10 +229,16 @@ class TestGoingOn:
         def never() -> EncoderPair:
             raise AssertionError("the encoders were loaded")
 
-        count = -(-run_state(run).shards[0].shard.units // 10)
-        outcome = extract_shard(run, 0, pair, Watch(stop=lambda: False))
-        assert (outcome.state, count > 3) == ("done", True)
+        def keep(run: Run, kept: Path) -> None:
+            shutil.copytree(run.paths.blocks(0), RunPaths(kept).blocks(0), dirs_exist_ok=True)
+
+        # Only the seal is missing.
+        kept = run.paths.root / "kept"
+        shutil.copytree(run.paths.root, kept)
+        assert extract_shard(run, 0, pair, Watch(block_done=lambda *_: keep(run, kept))).state == "done"
         assert extract_shard(run, 0, never).state == "already"
+        assert extract_shard(Run.open(kept), 0, never).state == "done"
+        assert RunPaths(kept).shard(0).read_bytes() == run.paths.shard(0).read_bytes()
 
     @pytest.mark.parametrize("damage", ["other run", "bit", "cut", "empty", "junk"])
     def test_damaged_blocks_are_made_again(self, run: Run, damage: str) -> None:

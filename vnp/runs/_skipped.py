@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
@@ -15,6 +14,7 @@ from vnp.runs.request import PlannedInput, Run
 from vnp.sequences.frames import FRAME_NAMES
 
 COLUMNS = ("record", "input", "length", "chunk", "frame", "reason")
+_BREAKS = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 class SkippedTable:
@@ -27,8 +27,8 @@ class SkippedTable:
 
     def __init__(self, file: TextIO, inputs: Sequence[PlannedInput]) -> None:
         self._inputs = inputs
-        self._table = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, escapechar="\\")
-        self._table.writerow(COLUMNS)
+        self._file = file
+        self._file.write("\t".join(COLUMNS) + "\n")
 
     def add(self, records: Records, skipped: Skipped) -> None:
         """Write entries in their order.
@@ -39,17 +39,25 @@ class SkippedTable:
         """
         places = (skipped.record - records.ordinal[:1]).tolist()
         entries = zip(places, skipped.chunk.tolist(), skipped.frame.tolist(), skipped.reason, strict=True)
-        self._table.writerows(
-            (
-                records.name[at].decode(),
-                self._inputs[records.input[at]].path,
-                records.length[at],
-                chunk or "",
-                FRAME_NAMES[frame] if frame >= 0 else "",
-                reason.decode(),
+        self._file.writelines(
+            "\t".join(
+                (
+                    _cell(records.name[at].decode()),
+                    _cell(self._inputs[records.input[at]].path),
+                    str(records.length[at]),
+                    str(chunk or ""),
+                    FRAME_NAMES[frame] if frame >= 0 else "",
+                    _cell(reason.decode()),
+                )
             )
+            + "\n"
             for at, chunk, frame, reason in entries
         )
+
+
+def _cell(text: str) -> str:
+    # Names of records hold neither; paths, and what --prefix-ids makes of them, may.
+    return text.translate(_BREAKS)
 
 
 def write_skipped(run: Run) -> None:

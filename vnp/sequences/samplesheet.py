@@ -53,12 +53,22 @@ def read_inputs(paths: Sequence[str | Path]) -> list[InputFile]:
         for place, item in rows:
             if not is_sheet:
                 check_readable(path)
+            _require_utf8(item.path)
             real = item.path.resolve()
             if real in places:
                 raise UsageError(f"{item.path} is given twice, in {places[real]} and in {place}; remove one")
             places[real] = place
             inputs.append(item)
     return inputs
+
+
+def _require_utf8(path: Path) -> None:
+    """Refuse a path that no text file can hold: runs, tables and features tell where their records come from."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        shown = str(path).encode("utf-8", "backslashreplace").decode()
+        raise InputError("the path is not UTF-8; rename the file or folder", path=shown) from error
 
 
 def _sheet(path: Path) -> Iterator[tuple[str, InputFile]]:

@@ -1,0 +1,45 @@
+"""Commands in this process."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+SAMPLE = REPOSITORY / "vnp/sample/samplesheet.csv"
+KMER = ("--dna", "kmer", "--protein", "kmer")
+
+
+def call(name: str, *arguments: object) -> Result:
+    """Run a command as ``python -m jobs.NAME`` would, with its streams apart."""
+    command = importlib.import_module(f"jobs.{name}").main
+    return CliRunner().invoke(command, [str(argument) for argument in arguments], prog_name=f"python -m jobs.{name}")
+
+
+def extract(*arguments: object) -> Result:
+    """Extract with the weight-free encoders, in this process."""
+    return call("extract", *arguments, *KMER, "--cluster", "inline")
+
+
+def start(name: str, *arguments: object, **more: Any) -> subprocess.Popen[str]:
+    """Start a command as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"jobs.{name}", *map(str, arguments)],
+        cwd=more.pop("cwd", REPOSITORY),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+def clean(result: Result) -> str:
+    """What a command said on stderr, once it is sure that nothing unexpected came up."""
+    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+    assert "Traceback" not in result.output
+    return result.stderr
