@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from jobs._image import check_profile
 from jobs._live import require_idle, without_live
 from jobs._profile import Profile
 from jobs._slurm import Job, script, submit
@@ -123,6 +124,7 @@ def submit_planned(root: Path, ask: Ask, profile: Profile, *, force: bool = Fals
     from vnp.runs.clearing import clear
 
     require_idle(root)
+    check_profile(profile)
     paths = RunPaths(root)
     clear(paths, force=force)
     paths.logs.mkdir(parents=True, exist_ok=True)

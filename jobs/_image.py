@@ -57,14 +57,14 @@ def image_of(wanted: Resources) -> str:
     return str(Path(wanted.image).expanduser().absolute())
 
 
-def check_place(wanted: Resources, paths: Sequence[Path]) -> None:
+def check_place(wanted: Resources, paths: Sequence[Path] = ()) -> None:
     """Make sure that tasks find there what they need: an image of this code with all paths in sight, or libraries.
 
     Where Apptainer is on compute nodes only, what it would have to say is not checked.
 
     Args:
         wanted: what the tasks ask for.
-        paths: files and folders of the run.
+        paths: files and folders of the run that must be in sight.
 
     Raises:
         UsageError: the image is missing or holds other code, a path is not visible inside, or there is no image and
@@ -78,18 +78,18 @@ def check_place(wanted: Resources, paths: Sequence[Path]) -> None:
             )
         return
     check_image(image_of(wanted))
-    if _has_apptainer():
+    if paths and _has_apptainer():
         _require_visible(wanted, _all(wanted, paths))
 
 
-def check_images(profile: Profile) -> None:
-    """Look at every image of a profile, before time is spent on planning.
+def check_profile(profile: Profile) -> None:
+    """Make sure that each kind of task would find what it needs, before time is spent on planning.
 
     Raises:
-        UsageError: one is missing or holds other code.
+        UsageError: an image is missing or holds other code, or there is none and this Python lacks the libraries.
     """
-    for image in dict.fromkeys(image_of(profile.of(kind)) for kind in KINDS if profile.of(kind).image):
-        check_image(image)
+    for kind in KINDS:
+        check_place(profile.of(kind))
 
 
 @cache

@@ -28,7 +28,7 @@ def plan(ask: Ask, out: Path, site: Profile | None, *, force: bool) -> tuple[Run
     Args:
         ask: what is wanted.
         out: the run directory.
-        site: names the image; None takes the profile of the environment.
+        site: names the image; None plans here.
         force: begin anew where another run stands.
 
     Returns:
@@ -37,7 +37,7 @@ def plan(ask: Ask, out: Path, site: Profile | None, *, force: bool) -> tuple[Run
     Raises:
         VnpError: planning failed.
     """
-    if libraries_here():
+    if libraries_here() or site is None:
         from jobs._plan import plan_here
 
         return plan_here(ask, out, force)
@@ -57,7 +57,7 @@ def plan(ask: Ask, out: Path, site: Profile | None, *, force: bool) -> tuple[Run
 
 
 def shard_table(run: Run, site: Profile | None) -> list[Shard]:
-    """Read the shard table of a planned run, here or in the image.
+    """Read the shard table of a planned run, here or in the image of ``site`` (None: the environment's profile).
 
     Raises:
         VnpError: it cannot be read.

@@ -64,9 +64,9 @@ def make_plan(ask: Ask, out: Path, force: bool, site: Profile | None = None) -> 
     from jobs import _inside
 
     if site is not None:
-        from jobs._image import check_images
+        from jobs._image import check_profile
 
-        check_images(site)
+        check_profile(site)
     run, before, shards = _inside.plan(ask, out, site, force=force)
     totals = run.request.totals
     click.echo(
