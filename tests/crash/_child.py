@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import os
 import select
@@ -18,9 +19,11 @@ from unittest import mock
 
 import h5py
 
+import vnp
 from vnp.errors import VnpError
 
-_PATIENCE_SECONDS = 60.0
+_PACKAGE = str(Path(vnp.__file__).parent)
+_PATIENCE_SECONDS = 120.0
 _CALLS = ("mkdir", "link", "replace", "rename", "unlink", "rmdir", "fsync", "fdatasync", "pwrite")
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
@@ -109,8 +112,9 @@ class Points:
         only: frozenset[str] | None = None,
     ) -> None:
         self.names: list[str] = []
+        self.places: list[tuple[str, ...]] = []
         self._at = at
-        self._act = act
+        self.act = act
         self._after = after
         self._lasting = lasting
         self._only = only
@@ -123,6 +127,8 @@ class Points:
         with self._lock:
             number = len(self.names)
             self.names.append(name)
+            if self._at is None:
+                self.places.append((name, *_lines_of_vnp()))
         return self._at is not None and (number == self._at or (self._lasting and number > self._at))
 
     def around(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -131,16 +137,16 @@ class Points:
         def counted(*args: Any, **kwargs: Any) -> Any:
             hit = self.hit(name)
             if hit and not self._after and name != "pwrite":
-                self._act(name)
+                self.act(name)
             if hit and name == "pwrite":
                 descriptor, data, offset = args
                 call(descriptor, bytes(data)[: len(data) // 2], offset)
-                self._act(name)
+                self.act(name)
             try:
                 return call(*args, **kwargs)
             finally:
                 if hit and self._after:
-                    self._act(name)
+                    self.act(name)
 
         return counted
 
@@ -180,10 +186,22 @@ class Points:
         ) -> Any:
             if not set(mode) & set("wxa+"):
                 return call(path, mode, buffering, encoding, errors, newline)
-            buffered = io.BufferedWriter(make(path, mode.replace("b", "").replace("t", ""), self))
+            raw = make(path, mode.replace("b", "").replace("t", ""), self)
+            if buffering == 0:
+                return raw
+            buffered = io.BufferedWriter(raw)
             return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding, errors, newline)
 
         return opened
+
+
+def _lines_of_vnp() -> Iterator[str]:
+    """Which lines of the package led here."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_PACKAGE):
+            yield f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        frame = frame.f_back
 
 
 class _Raw(io.FileIO):
@@ -192,16 +210,17 @@ class _Raw(io.FileIO):
     def __init__(self, path: Any, mode: str, points: Points) -> None:
         super().__init__(path, mode)
         self._points = points
+        self._name = "write of HDF5" if "+" in mode else "write"
 
     def write(self, data: Any) -> int:
         def half(piece: Any) -> int:
             return super(_Raw, self).write(piece)
 
         points = self._points
-        if not points.hit("write"):
+        if not points.hit(self._name):
             return half(data)
         half(bytes(data)[: len(data) // 2])
-        points._act("write")
+        points.act(self._name)
         return half(bytes(data)[len(data) // 2 :]) + len(data) // 2
 
 

@@ -17,22 +17,22 @@ AT_TIMES = 20
 
 
 @pytest.fixture(scope="module")
-def calls(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> int:
+def calls(tiny: Tiny, memory: Path) -> int:
     """How many calls of an undisturbed run change files."""
     points = Points()
     with points.watch():
-        make_all(tiny.ask(), tmp_path_factory.mktemp("counted") / "run")
+        make_all(tiny.ask(), memory / "counted")
     return len(points.names)
 
 
 @pytest.mark.parametrize("group", range(GROUPS))
-def test_killed_at_a_call_that_changes_files(tiny: Tiny, calls: int, group: int, tmp_path: Path, scratch: Path) -> None:
+def test_killed_at_a_call_that_changes_files(tiny: Tiny, calls: int, group: int, room: Path, scratch: Path) -> None:
     choose = random.Random(f"calls {group}")
     for number in range(AT_CALLS):
         # Spread over the whole run, so that no part is left out by chance.
         at = choose.randrange(number * calls // AT_CALLS, (number + 1) * calls // AT_CALLS)
         points = Points(at, die, after=choose.random() < 0.5)
-        root = tmp_path / f"run{number}"
+        root = room / f"run{number}"
 
         def work(points: Points = points, root: Path = root) -> None:
             with points.watch():
@@ -45,14 +45,14 @@ def test_killed_at_a_call_that_changes_files(tiny: Tiny, calls: int, group: int,
 
 
 @pytest.mark.parametrize("group", range(GROUPS))
-def test_killed_at_a_random_time(tiny: Tiny, group: int, tmp_path: Path, scratch: Path) -> None:
+def test_killed_at_a_random_time(tiny: Tiny, group: int, room: Path, scratch: Path) -> None:
     choose = random.Random(f"times {group}")
     began = time.perf_counter()
-    assert in_child(lambda: make_all(tiny.ask(), tmp_path / "timed"), scratch).code == 0
+    assert in_child(lambda: make_all(tiny.ask(), room / "timed"), scratch).code == 0
     whole = time.perf_counter() - began
     killed = 0
     for number in range(AT_TIMES):
-        root = tmp_path / f"run{number}"
+        root = room / f"run{number}"
         ended = in_child(lambda root=root: make_all(tiny.ask(), root), scratch, choose.uniform(0, whole))  # type: ignore[misc]
         assert ended.signal == 9 or ended.code == 0, ended
         killed += ended.signal == 9
@@ -60,10 +60,10 @@ def test_killed_at_a_random_time(tiny: Tiny, group: int, tmp_path: Path, scratch
     assert killed > 0
 
 
-def test_killed_again_and_again(tiny: Tiny, calls: int, tmp_path: Path, scratch: Path) -> None:
+def test_killed_again_and_again(tiny: Tiny, calls: int, room: Path, scratch: Path) -> None:
     """Each try dies a little later than the one before, or at once: what they leave must not add up."""
     choose = random.Random("again")
-    root = tmp_path / "run"
+    root = room / "run"
     deaths = 0
     for _ in range(12):
         points = Points(choose.randrange(2, calls // 4), die, after=choose.random() < 0.5)

@@ -20,6 +20,7 @@ import numpy as np
 
 from vnp.errors import FeatureError
 from vnp.features._bulk import Extent, WriteBehind, allocate, copy, extent
+from vnp.features._image import guarded_file
 from vnp.features._strings import as_array, as_bytes, column_type, widest
 from vnp.features.table import (
     PARTS,
@@ -104,7 +105,7 @@ def merge(
         "skipped": sum(source.skipped for source in surveyed),
     }
     _require_room(target, surveyed, totals, arrays)
-    with h5py.File(target, "x", locking=False) as file:
+    with guarded_file(target) as file:
         file.attrs["schema"] = SCHEMA
         for key, value in attributes.items():
             file.attrs[key] = value

@@ -232,6 +232,8 @@ def _explained(run: Run, receipts: Sequence[Receipt], hashes: FileHashes, error:
     damaged = [receipt for index, receipt in enumerate(receipts) if not hashes.match(index)]
     if damaged:
         return _damaged(run, damaged)
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
     if not isinstance(error, FeatureError):
         return FeatureError(f"the shards of {run.paths.root} cannot be merged: {error}")
     for receipt in receipts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 
 from vnp._durable import remove_temporaries
@@ -66,9 +67,11 @@ def tidy(run: Run) -> None:
 
     A task that still works on one of them finds its files gone, sees the receipt, and leaves.
     """
-    for folder in (run.paths.root, run.paths.shards, run.paths.receipts):
-        remove_temporaries(folder)
-    for folder in run.paths.parts.glob("shard-*"):
-        shutil.rmtree(folder, ignore_errors=True)
-    for receipt in run.paths.receipts.glob("*.withdrawn"):
-        receipt.unlink(missing_ok=True)
+    # What cannot be removed does no harm.
+    with contextlib.suppress(OSError):
+        for folder in (run.paths.root, run.paths.shards, run.paths.receipts):
+            remove_temporaries(folder)
+        for folder in run.paths.parts.glob("shard-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for receipt in run.paths.receipts.glob("*.withdrawn"):
+            receipt.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 import h5py
 
 from vnp._durable import replacing
-from vnp.errors import ChangedInputError, RunError, UsageError
+from vnp.errors import ChangedInputError, RunError, UsageError, storage_error
 from vnp.features.merge import Merged, merge
 from vnp.runs.attempts import Attempt, attempt, job_id, now, stopped
 from vnp.runs.blocks import Account, BlockPlan, read_block, write_block
@@ -104,6 +104,8 @@ def extract_shard(run: Run, number: int, encoders: Callable[[], EncoderPair], wa
             ) from error
         shutil.rmtree(run.paths.blocks(number), ignore_errors=True)
         return Outcome(number, "left", receipt.rows)
+    except OSError as error:
+        raise storage_error(error, f"making {shard_name(number)} of {run.paths.root}") from error
 
 
 class _Task:
