@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := demo-run
+IMAGE ?= vnp.sif
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format venv clean
+.PHONY: help demo test lint format venv image clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +32,10 @@ format: $(STAMP) ## let ruff rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 
 venv: $(STAMP) ## create .venv with the tested versions (done by the others when needed)
+
+image: ## build the Apptainer image vnp.sif, with CUDA (IMAGE_FLAGS=--fakeroot where you are not root)
+	apptainer build $(IMAGE_FLAGS) --build-arg COMMIT=$$(git rev-parse HEAD 2>/dev/null || echo unknown) \
+		$(IMAGE) containers/Apptainer.def
 
 clean: ## remove .venv, the demo run and caches
 	rm -rf $(VENV) $(RUN) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +25,7 @@ CACHE = "VNP_CACHE"
 _OWN_FOLDERS = {"/", "/opt", "/run", "/var"}
 _OWN_TREES = ("/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/opt/vnp", "/proc", "/sbin", "/sys", "/usr")
 _LOOK = 'while IFS= read -r path; do if ! [ -r "$path" ]; then printf "%s\\n" "$path"; fi; done'
+_MOST_LINKS = 40
 _SECONDS_TO_ANSWER = 120
 
 
@@ -179,7 +180,7 @@ def same_paths(paths: Iterable[Path]) -> list[str]:
     Raises:
         UsageError: a folder would hide the image's own, or has a name that cannot be written.
     """
-    found = {place for path in paths for each in (path.absolute(), path.resolve()) for place in [_place(each)]}
+    found = {_place(step) for path in paths for step in _steps(path)}
     for place in found:
         if set(":,") & set(str(place)):
             raise UsageError(f"{place}: Apptainer takes : and , in a path for separators; choose another name")
@@ -191,6 +192,17 @@ def libraries_here() -> bool:
     from importlib.util import find_spec
 
     return all(find_spec(name) is not None for name in ("numpy", "h5py", "zstandard", "jaxtyping"))
+
+
+def _steps(path: Path) -> Iterator[Path]:
+    """A path and, where it is a link, everything on the way to what it means."""
+    step = path.absolute()
+    for _ in range(_MOST_LINKS):
+        yield step
+        if not step.is_symlink():
+            break
+        step = Path(os.path.normpath(step.parent / step.readlink()))
+    yield path.resolve()
 
 
 def _place(path: Path) -> Path:

@@ -84,9 +84,11 @@ def test_binds_are_folders_once_each_and_what_links_lead_to(tmp_path: Path) -> N
     (tmp_path / "reads/b.fa").touch()
     (tmp_path / "store/deep/c.fa").touch()
     (tmp_path / "reads/c.fa").symlink_to(tmp_path / "store/deep/c.fa")
+    (tmp_path / "between").mkdir()
+    (tmp_path / "between/d.fa").symlink_to(tmp_path / "reads/c.fa")
     (tmp_path / "linked").symlink_to(tmp_path / "weights")
-    paths = ["run", "run/logs", "reads/a.fa", "reads/b.fa", "reads/c.fa", "linked"]
-    wanted = ["linked", "reads", "run", "store/deep", "weights"]
+    paths = ["run", "run/logs", "reads/a.fa", "reads/b.fa", "reads/c.fa", "between/d.fa", "linked"]
+    wanted = ["between", "linked", "reads", "run", "store/deep", "weights"]
     assert same_paths([tmp_path / path for path in paths]) == [str(tmp_path / path) for path in wanted]
 
 
