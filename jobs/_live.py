@@ -58,7 +58,7 @@ def planning(root: Path) -> Planning | None:
     jobs = [entry for entry in submitted(root) if entry.name.endswith("-plan")]
     if not jobs:
         return None
-    from vnp.runs.state import log_tail
+    from vnp.runs.state import last_words
 
     last = jobs[-1]
     path = root / "logs" / last.log(None)
@@ -69,7 +69,7 @@ def planning(root: Path) -> Planning | None:
         return Planning(
             last.job, "waits" if element.waiting else "runs", element.reason if element.waiting else None, log
         )
-    words = "".join(log_tail(log, 1)) or None
+    words = last_words(log)
     how = ended([last.job]).get(last.job)
     if how:
         words = f"{words or 'no word'} (Slurm: {how})"
@@ -162,7 +162,7 @@ def _out_of_queue(
         return replace(found, error="not in the queue here") if elsewhere else found
     if found.attempts and (own == entry.job or own not in known):
         return found
-    from vnp.runs.state import log_tail
+    from vnp.runs.state import last_words
 
     # The last job for it never began the shard: what there is to say of that is in the job's log.
     number = found.shard.number
@@ -171,7 +171,7 @@ def _out_of_queue(
     if log is None:
         words = "its job ended or was cancelled before it started" if answered else "submitted, no sign of it yet"
         return replace(found, error=words, job=job)
-    words = (log_tail(log, 1) or ["its task ended before it began the shard"])[-1]
+    words = last_words(log) or "its task ended before it began the shard"
     return replace(found, state="failed" if answered else found.state, error=words, log=log, job=job)
 
 

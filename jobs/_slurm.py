@@ -10,6 +10,7 @@ again itself, is left as it is.
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import re
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,9 @@ class _Executor(submitit.SlurmExecutor):
     submitted: Callable[[str], None] = staticmethod(lambda _job: None)
 
     def _submit_command(self, command: str) -> Any:
-        job = super()._submit_command(command)
+        # submitit prints what Slurm said, besides raising it.
+        with redirect_stderr(io.StringIO()):
+            job = super()._submit_command(command)
         self.submitted(job.job_id)
         return job
 
@@ -273,6 +276,6 @@ def _extra(options: Sequence[str]) -> dict[str, Any]:
 
 
 def _slurm_words(error: Exception) -> str:
-    words = [line.removeprefix("sbatch: ").strip() for line in str(error).splitlines()]
-    said = [line for line in words if "error" in line.lower()]
-    return "; ".join(said or words[-1:])
+    lines = [line.removeprefix("sbatch: ").strip() for line in str(error).splitlines() if line.strip()]
+    said = [line.partition(": ")[2] for line in lines if line.startswith(("error: ", "fatal: "))]
+    return "; ".join(said or lines[-1:]) or "it gave no reason"

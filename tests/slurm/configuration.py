@@ -13,7 +13,7 @@ class Wishes:
     """How a test cluster should be.
 
     Args:
-        root: its folder; must not exist.
+        root: its folder, empty or not there, that all users can reach.
         nodes: how many nodes, all of them on this machine.
         gpus: fake GPUs of a node.
         cpus: cores that each node claims to have.

@@ -143,7 +143,7 @@ def _shard_state(run: Run, shard: Shard, receipts: set[str], begun: set[str]) ->
     if any(found.alive(place) for place, found in attempts):
         state = "running"
     elif state == "running":
-        state, error = "failed", "".join(log_tail(last.log, 1)) or "the task vanished without a word"
+        state, error = "failed", last_words(last.log) or "the task vanished without a word"
     return ShardState(
         shard,
         state,
@@ -154,6 +154,14 @@ def _shard_state(run: Run, shard: Shard, receipts: set[str], begun: set[str]) ->
         job=last.job,
         here=last.host == socket.gethostname(),
     )
+
+
+def last_words(log: str | None) -> str | None:
+    """The last line of a log that says why a task ended, or None if there is none."""
+    lines = log_tail(log, 20)
+    # What srun adds says only that it ended.
+    own = [line for line in lines if not line.startswith("srun: ")]
+    return next(iter(reversed(own or lines)), None)
 
 
 def log_tail(log: str | None, lines: int) -> list[str]:

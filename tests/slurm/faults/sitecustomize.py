@@ -1,0 +1,88 @@
+"""Faults for tasks of a test: found on PYTHONPATH by every Python that a job starts, so that the product has no hooks.
+
+In the folder $FAULTS, a file ``3.1.kill`` makes the task that is about to write block 1 of shard 3 kill itself. It is
+taken away by that, so that the next task succeeds; ``3.1.kill.always`` stays. What can be done: ``raise``, ``exit``,
+``kill``, and ``hold``, which waits until there is a file ``3.1.go``. A task that holds says so with ``3.1.held``.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+_TARGET = "vnp.runs.work"
+_LONGEST = 120.0
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Lets the target be found as usual, and changes it once it is loaded."""
+
+    def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> Any:
+        if name != _TARGET:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                load(module)
+                _change(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _change(module: Any) -> None:
+    write_block = module.write_block
+
+    def faulty(path: Path, plan: Any, block: int, *rest: Any) -> Any:
+        _look(Path(os.environ["FAULTS"]), f"{plan.shard.number}.{block}")
+        return write_block(path, plan, block, *rest)
+
+    module.write_block = faulty
+
+
+def _look(folder: Path, place: str) -> None:
+    for path in sorted(folder.glob(f"{place}.*")):
+        what, *rest = path.name.removeprefix(f"{place}.").split(".")
+        if what not in _FAULTS:
+            continue
+        if rest != ["always"]:
+            try:
+                path.rename(path.with_name(f"taken.{path.name}.{os.getpid()}"))
+            except FileNotFoundError:
+                continue
+        _FAULTS[what](folder, place)
+
+
+def _raise(_folder: Path, place: str) -> None:
+    raise RuntimeError(f"a fault at {place}")
+
+
+def _exit(_folder: Path, _place: str) -> None:
+    os._exit(1)
+
+
+def _kill(_folder: Path, place: str) -> None:
+    os.write(2, f"about to be killed at {place}\n".encode())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _hold(folder: Path, place: str) -> None:
+    (folder / f"{place}.held").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    deadline = time.monotonic() + _LONGEST
+    while not (folder / f"{place}.go").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+_FAULTS = {"raise": _raise, "exit": _exit, "kill": _kill, "hold": _hold}
+
+if os.environ.get("FAULTS"):
+    sys.meta_path.insert(0, _Finder())
