@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ _YEAR_MINUTES = 525_600
 _CORES_A_TASK = 8
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 10.0
+_OWN_WAY_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,29 +81,81 @@ def run_local(run: Run, shards: Sequence[int], poll: Callable[[], None]) -> None
     executor.update_parameters(timeout_min=_YEAR_MINUTES)
 
     def start(slot: Slot) -> Any:
-        return executor.submit(run_task, str(run.paths.request), list(shards), str(claims), slot.gpu, slot.threads)
+        with _stderr_in(run.paths.logs / "local.err"):
+            return executor.submit(run_task, str(run.paths.request), list(shards), str(claims), slot.gpu, slot.threads)
 
-    tasks = {index: (start(slot), 0) for index, slot in enumerate(places)}
+    tasks: dict[int, tuple[Any, int]] = {}
+    with _noted_interrupts() as interrupted:
+        try:
+            for index, slot in enumerate(places):
+                tasks[index] = (start(slot), 0)
+            while tasks:
+                for index, (task, claimed) in list(tasks.items()):
+                    if task.done():
+                        del tasks[index]
+                        now_claimed = len(list(claims.iterdir()))
+                        # A task that took nothing before it died would only die again.
+                        if claimed < now_claimed < len(shards) and not interrupted():
+                            tasks[index] = (start(places[index]), now_claimed)
+                if interrupted():
+                    raise KeyboardInterrupt
+                poll()
+                time.sleep(_POLL_SECONDS)
+        finally:
+            _end([task for task, _ in tasks.values()])
+            shutil.rmtree(claims, ignore_errors=True)
+
+
+@contextmanager
+def _noted_interrupts() -> Iterator[Callable[[], bool]]:
+    """Note Ctrl-C and TERM instead of acting wherever they come: Python drops what is raised in a clean-up.
+
+    Yields:
+        A function that says whether one has come.
+    """
+    seen: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _frame: seen.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
-        while tasks:
-            for index, (task, claimed) in list(tasks.items()):
-                if task.done():
-                    del tasks[index]
-                    now_claimed = len(list(claims.iterdir()))
-                    # A task that took nothing before it died would only die again.
-                    if claimed < now_claimed < len(shards):
-                        tasks[index] = (start(places[index]), now_claimed)
-            poll()
-            time.sleep(_POLL_SECONDS)
+        yield lambda: bool(seen)
     finally:
-        _end([task for task, _ in tasks.values()])
-        shutil.rmtree(claims, ignore_errors=True)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _stderr_in(path: Path) -> Iterator[None]:
+    """Let processes that are started here write their stderr to a file.
+
+    Between us and each task stands a process of submitit's, which prints a traceback when it is asked to end.
+    """
+    kept = os.dup(2)
+    try:
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _end(tasks: list[Any]) -> None:
     """Ask tasks to end, and wait until they have."""
+    # Ctrl-C on a terminal reaches them as well; a second signal would keep them from ending what they started.
+    if _ended(tasks, _OWN_WAY_SECONDS):
+        return
     for task in tasks:
-        task.cancel()
-    deadline = time.monotonic() + _GRACE_SECONDS
-    while any(not task.done() for task in tasks) and time.monotonic() < deadline:
+        if not task.done():
+            task.cancel()
+    _ended(tasks, _GRACE_SECONDS)
+
+
+def _ended(tasks: list[Any], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not all(task.done() for task in tasks):
+        if time.monotonic() > deadline:
+            return False
         time.sleep(_POLL_SECONDS)
+    return True
