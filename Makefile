@@ -20,7 +20,7 @@ demo: $(STAMP) ## extract features from the bundled sample in 4 shards, and merg
 	$(BIN)/python -m jobs.reduce $(RUN)
 
 test: $(STAMP) ## run the tests (WORKERS=2 processes)
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: $(STAMP) ## check style (ruff) and types (mypy --strict)
 	$(BIN)/ruff check .

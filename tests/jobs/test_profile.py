@@ -56,7 +56,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert profile.cpu.environment == {"A": "1", "B": "2"}
     assert profile.reduce.partition == "p"
     # GPUs are for the jobs that embed on them.
-    assert profile.cpu.gres is profile.cpu.gpus is profile.reduce.gres is profile.reduce.gpus is None
+    assert (profile.cpu.gres, profile.cpu.gpus, profile.reduce.gres, profile.reduce.gpus) == (None,) * 4
     assert {field.name for field in fields(Resources)} <= set(EVERYTHING.replace("[", " ").split()) | {
         "gpus", "environment"
     } | {"environment]"}  # fmt: skip

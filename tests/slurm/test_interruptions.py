@@ -45,7 +45,7 @@ def limited(site: Site, make_case: MakeCase, tmp_path_factory: pytest.TempPathFa
         f"setup = ['export PATH={folder}:$PATH']",
         'extra = ["--nodelist=n2"]',
     )
-    case.fault(f"{IN_TIME}.1.hold", f"{TOO_LATE}.1.hold")
+    case.fault(f"{IN_TIME}.1.told", f"{TOO_LATE}.1.hold")
     case.start("extract", 2)
     return case
 
@@ -98,7 +98,8 @@ def test_node_that_goes_down(limited: Case, site: Site, make_case: MakeCase, ref
             case.release(f"{shard}.1")
         case.settle()
     finally:
-        site.say("scontrol", "update", "nodename=n1", "state=resume")
+        # It comes back by itself: ReturnToService=2.
+        until(lambda: "n1 down" not in site.say("sinfo", "-hN", "-o", "%N %t"), "the node is back")
     lost = [shard for shard in range(4) if nodes[str(shard)] == "n1"]
     assert lost
     case.require_same(reference)
@@ -107,13 +108,10 @@ def test_node_that_goes_down(limited: Case, site: Site, make_case: MakeCase, ref
 
 def test_time_limit(limited: Case, site: Site, reference: Path) -> None:
     case = limited
-    job = case.jobs[0]
-    in_time = f"{job}_{IN_TIME}"
-    until(lambda: "USR2: ending after this block" in case.log(in_time), "Slurm has sent its signal")
-    case.release(f"{IN_TIME}.1")
     until(lambda: case.states()[IN_TIME] == "done", "the task that ended in time has gone on")
     until(lambda: case.states()[TOO_LATE] == "failed", "the other has been ended")
     assert case.receipt(IN_TIME)["attempt"] == 2
+    assert "USR2: ending after this block" in case.log(f"{case.jobs[0]}_{IN_TIME}")
     late = until(lambda: _explained(case), "sacct has heard of it")
     assert "TIMEOUT" in late["error"]
     assert late["blocks"] == 1

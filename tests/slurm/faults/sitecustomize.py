@@ -2,7 +2,8 @@
 
 In the folder $FAULTS, a file ``3.1.kill`` makes the task that is about to write block 1 of shard 3 kill itself. It is
 taken away by that, so that the next task succeeds; ``3.1.kill.always`` stays. What can be done: ``raise``, ``exit``,
-``kill``, and ``hold``, which waits until there is a file ``3.1.go``. A task that holds says so with ``3.1.held``.
+``kill``; ``hold``, which waits until there is a file ``3.1.go``; ``told``, which waits for a USR2. A task that waits
+says so with ``3.1.held``.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 _TARGET = "vnp.runs.work"
@@ -76,13 +78,30 @@ def _kill(_folder: Path, place: str) -> None:
 
 
 def _hold(folder: Path, place: str) -> None:
+    _wait(folder, place, (folder / f"{place}.go").exists)
+
+
+def _told(folder: Path, place: str) -> None:
+    signals: list[int] = []
+    own: Any = signal.getsignal(signal.SIGUSR2)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        own(number, frame)
+        signals.append(number)
+
+    signal.signal(signal.SIGUSR2, note)
+    _wait(folder, place, lambda: bool(signals))
+    signal.signal(signal.SIGUSR2, own)
+
+
+def _wait(folder: Path, place: str, ready: Callable[[], bool]) -> None:
     (folder / f"{place}.held").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     deadline = time.monotonic() + _LONGEST
-    while not (folder / f"{place}.go").exists() and time.monotonic() < deadline:
+    while not ready() and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
-_FAULTS = {"raise": _raise, "exit": _exit, "kill": _kill, "hold": _hold}
+_FAULTS = {"raise": _raise, "exit": _exit, "kill": _kill, "hold": _hold, "told": _told}
 
 if os.environ.get("FAULTS"):
     sys.meta_path.insert(0, _Finder())
