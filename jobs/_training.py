@@ -34,15 +34,16 @@ def watching(features: Features, out: Path, training: Training, *, quiet: bool, 
     with contextlib.ExitStack() as opened:
         board = opened.enter_context(_board(Outputs(out).beside("tensorboard"))) if tensorboard else None
         reading = opened.enter_context(contextlib.ExitStack())
-        bars: list[Progress] = []
+        bars: dict[str, Progress] = {}
         shown = 0
 
-        def read(rows: int) -> None:
-            if not bars:
-                bars.append(reading.enter_context(Progress("reading", features.rows, "rows")))
-            bars[0].advance(rows)
+        def advance(what: str, total: int | None, unit: str, amount: int) -> None:
+            if what not in bars:
+                bars[what] = reading.enter_context(Progress(what, total, unit))
+            bars[what].advance(amount)
 
         def dealt(summary: Mapping[str, Any]) -> None:
+            reading.close()
             if not quiet:
                 click.echo(_split_text(summary))
 
@@ -56,7 +57,12 @@ def watching(features: Features, out: Path, training: Training, *, quiet: bool, 
                     _add(board, row)
             shown = len(history)
 
-        yield Watcher(reading=read, dealt=dealt, epoch=epoch)
+        yield Watcher(
+            reading=lambda rows: advance("reading", features.rows, "rows", rows),
+            comparing=lambda groups: advance("comparing", None, "groups", groups),
+            dealt=dealt,
+            epoch=epoch,
+        )
 
 
 def summary(trained: Trained) -> str:

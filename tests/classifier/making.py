@@ -45,7 +45,7 @@ def write_features(
     chance = np.random.default_rng(seed)
     label = np.array([value for values in groups.values() for value in values], np.int8)
     record = np.repeat(np.arange(len(groups)), [len(values) for values in groups.values()])
-    place = np.concatenate([np.arange(len(values)) for values in groups.values()])
+    place = np.array([place for values in groups.values() for place in range(len(values))], np.int64)
     values = chance.normal(size=(len(label), layout.width)) + 0.8 * (2 * label[:, None] - 1) * (
         np.arange(layout.width) < 6
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,4 +51,5 @@ torch.save(network, f"{folder}/zip_nan.pth")
 
 def save_all(folder: Path) -> None:
     """Write files of several widths, in both of torch's formats, with what the networks say of some rows."""
-    subprocess.run([sys.executable, "-c", PROGRAM, str(folder)], check=True, timeout=120)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", PROGRAM, str(folder)], check=True, timeout=120, env=environment)
