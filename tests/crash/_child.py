@@ -25,7 +25,12 @@ from vnp.errors import VnpError
 _PACKAGE = str(Path(vnp.__file__).parent)
 _PATIENCE_SECONDS = 120.0
 _CALLS = ("mkdir", "link", "replace", "rename", "unlink", "rmdir", "fsync", "fdatasync", "pwrite")
-_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+_FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+
+WRITING = frozenset(
+    ["mkdir", "open", "create", "write", "write of HDF5", "pwrite", "fsync", "fdatasync", "link", "replace"]
+)
+"""Names of the calls that bring something onto the disk."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,7 @@ class Points:
         counted = self.around("open", call)
 
         def opened(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
-            return (counted if flags & _WRITING else call)(path, flags, *args, **kwargs)
+            return (counted if flags & _FOR_WRITING else call)(path, flags, *args, **kwargs)
 
         return opened
 

@@ -11,13 +11,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.crash._child import Ended, Points, in_child
+from tests.crash._child import WRITING, Ended, Points, in_child
 from tests.crash._run import Tiny, extract, make_all, plan, require_finished, require_whole_or_absent
 
 GROUPS = 6
-WRITING = frozenset(
-    ["mkdir", "open", "create", "write", "write of HDF5", "pwrite", "fsync", "fdatasync", "link", "replace"]
-)
 CLEANING = frozenset(["unlink", "rmdir"])
 REASONS = {errno.EIO: "the disk reported an input/output error", errno.ENOSPC: "no space left on the disk"}
 

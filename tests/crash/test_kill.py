@@ -12,7 +12,7 @@ from tests.crash._child import Points, die, in_child
 from tests.crash._run import Tiny, make_all, require_finished, require_whole_or_absent
 
 GROUPS = 5
-AT_CALLS = 22
+AT_CALLS = 21
 AT_TIMES = 20
 
 

@@ -182,6 +182,7 @@ class _Task:
     def _seal(self) -> Outcome:
         started = time.perf_counter()
         run, shard = self._run, self._plan.shard
+        stamps = self._stamps()
         accounts = [account for account in self._accounts() if account is not None]
         if len(accounts) < self._plan.count:
             raise FileNotFoundError(f"a block of {shard_name(shard.number)} is gone or damaged")
@@ -197,6 +198,11 @@ class _Task:
                 arrays=_arrays(self._paths[0]),
                 attributes={"kind": "shard", "run": run.request.digest, "shard": shard.number},
             )
+            if self._stamps() != stamps:
+                raise RunError(
+                    f"another task changed blocks of {shard_name(shard.number)} while they were sealed: "
+                    f"end one of the two, then go on with: python -m jobs.rerun {run.paths.root}"
+                )
             self._require_planned(merged)
             size, sha256 = temporary.stat().st_size, file_sha256(temporary)
             self._leave_if_sealed()
@@ -208,6 +214,10 @@ class _Task:
             raise _LeftToOtherError from None
         shutil.rmtree(run.paths.blocks(shard.number), ignore_errors=True)
         return Outcome(shard.number, "done", merged.rows)
+
+    def _stamps(self) -> list[tuple[int, int]]:
+        """What tells one block file from another in its place; a block itself never changes."""
+        return [(stat.st_ino, stat.st_mtime_ns) for stat in (path.stat() for path in self._paths)]
 
     def _require_planned(self, merged: Merged) -> None:
         shard = self._plan.shard
