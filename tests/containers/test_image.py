@@ -128,16 +128,20 @@ def test_root_is_read_only(box: Box) -> None:
 def test_places_for_caches_can_be_written(box: Box, folder: Path) -> None:
     names = ["VNP_CACHE", "HF_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "MPLCONFIGDIR"]
     make = f"for place in {' '.join(f'${name}' for name in names)}; do mkdir -p $place && echo $place; done"
-    bound = ["--bind", f"{folder}:/scratch", "--env", "VNP_CACHE=/scratch/cache"]
+    for name in ("bound", "named"):
+        (folder / name).mkdir()
+    seen = ["--bind", str(folder)]
     for options, given, start in (
         (SHUT, {}, "/tmp/vnp-cache-"),
         ([], {"TMPDIR": "/nowhere"}, "/tmp/vnp-cache-"),
-        ([*SHUT, *bound], {}, "/scratch/cache"),
+        ([*SHUT, "--bind", f"{folder}/bound:/cache"], {}, "/cache"),
+        (seen, {"VNP_CACHE": f"{folder}/named"}, f"{folder}/named"),
     ):
         places = box.exec("sh", "-c", make, options=options, given=given).split()
         assert len(places) == len(names)
-        assert all(place.startswith(start) for place in places)
-    assert (folder / "cache/triton").is_dir()
+        assert all(place.startswith(start) for place in places), places
+    assert (folder / "bound/triton").is_dir()
+    assert (folder / "named/triton").is_dir()
 
 
 def test_the_host_does_not_get_in(box: Box) -> None:
