@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
+from vnp.encoders.build import build
 from vnp.encoders.dnabert import MosaicBertConfig
-from vnp.encoders.engine import TransformerEncoder, build
+from vnp.encoders.engine import TransformerEncoder
 from vnp.encoders.esm2 import Esm2Config
 from vnp.encoders.spec import EncoderSpec
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tests.encoders._models import DNABERT, ESM2, encoder, random_ids, random_state
-from vnp.encoders.engine import Model, TransformerEncoder, default_budget
+from vnp.encoders.build import default_budget
+from vnp.encoders.engine import Model, TransformerEncoder
 from vnp.encoders.packing import Batch
 from vnp.errors import EncoderError
 

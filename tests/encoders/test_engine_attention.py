@@ -91,7 +91,8 @@ def test_kernel_that_cannot_run_here_says_so(monkeypatch: pytest.MonkeyPatch) ->
 def test_triton_kernel_interpreted() -> None:
     """In a process of its own: Triton decides at import whether it interprets."""
     root = Path(__file__).resolve().parents[2]
-    code = "from tests.encoders.test_engine_attention import interpret; interpret()"
+    imports = "from tests.encoders import test_engine_attention, test_engine_fused"
+    code = f"{imports}; test_engine_fused.mend_interpreter(); test_engine_attention.interpret()"
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

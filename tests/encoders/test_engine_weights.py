@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.encoders._models import DNABERT, ESM2, GOLDENS, Golden, encoder, random_ids, random_state, spec_for
-from vnp.encoders.engine import build
+from vnp.encoders.build import build
 from vnp.errors import WeightsError
 
 PREFIX = {"esm": "esm.", "bert": "bert."}

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from vnp.encoders.build import build
 from vnp.encoders.dnabert import MosaicBertConfig
-from vnp.encoders.engine import TransformerEncoder, build
+from vnp.encoders.engine import TransformerEncoder
 from vnp.encoders.esm2 import Esm2Config
 from vnp.encoders.spec import EncoderSpec
 from vnp.errors import EncoderError
@@ -79,6 +80,12 @@ class RandomModel:
         rng = np.random.default_rng(seed)
         low, high, first = (4, 24, 0) if self.family != "dnabert" else (5, 4096, 1)
         return [np.concatenate(([first], rng.integers(low, high, n - 2), [2])) for n in lengths]
+
+    def products(self) -> list[tuple[int, int]]:
+        """Shapes (out, into) of one layer's matrix products; queries, keys and values are one."""
+        width, inner = int(str(self.config["hidden_size"])), int(str(self.config["intermediate_size"]))
+        gates = 2 if self.family == "dnabert" else 1
+        return [(3 * width, width), (width, width), (gates * inner, width), (width, inner)]
 
     def operations(self, lengths: NDArray[np.int64]) -> float:
         """Floating-point operations of matrix products and attention."""

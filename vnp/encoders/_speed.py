@@ -46,7 +46,7 @@ def measure(model: RandomModel, precision: str, attention: str, workload: str, l
     seconds = sorted(times[1:])[1]
     return Speed(
         family=model.family,
-        kernel=encoder.attention.name,
+        kernel=encoder.kernel,
         precision=precision,
         workload=workload,
         sequences=len(ids),

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from vnp.encoders._random import Family, RandomModel, mixed_lengths, random_model
+from vnp.encoders._rivals import ceiling, one_by_one, transformers_speed
 from vnp.encoders._speed import measure, starve, workloads
-from vnp.encoders.engine import find_device
+from vnp.encoders.build import default_budget, find_device
 from vnp.errors import EncoderError, VnpError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def check_packed(
         sequences: how many to compare.
         longest: tokens of the longest one.
         seed: of weights and sequences.
-        attention: the kernel to check; see ``vnp.encoders.engine.build``.
+        attention: the kernel to check; see ``vnp.encoders.build.build``.
 
     Returns:
         The differences.
@@ -123,7 +124,7 @@ def _compare(
         width=encoder.width,
         device=str(encoder.device),
         precision=precision,
-        kernel=encoder.attention.name,
+        kernel=encoder.kernel,
         sequences=len(ids),
         tokens=sum(len(each) for each in ids),
         min_cosine=float(cosine.min()),
@@ -190,8 +191,9 @@ class _Report:
 def _check_all(report: _Report, model: RandomModel, precisions: Sequence[str] | None, longest: int) -> None:
     on_gpu = model.device.startswith("cuda")
     kernels = ("packed", "triton") if on_gpu and model.family != "dnabert" else ("packed",)
+    fused = ("fused",) if on_gpu else ()
     for precision in precisions or (("fp16", "bf16", "fp32") if on_gpu else ("fp32",)):
-        for kernel in kernels:
+        for kernel in (*fused, *kernels) if precision != "fp32" else kernels:
             report.add("check", partial(_checked, model, precision, kernel, longest))
 
 
@@ -203,18 +205,41 @@ def _checked(model: RandomModel, precision: str, kernel: str, longest: int) -> d
 def _time_all(report: _Report, model: RandomModel, tokens: int, longest: int) -> None:
     on_gpu = model.device.startswith("cuda")
     precision = "fp16" if on_gpu else "fp32"
-    kernels = ("auto", "triton", "padded") if on_gpu and model.family != "dnabert" else ("auto", "padded")
+    top = ceiling(model, precision, default_budget(torch.device("cuda"), "fp16")) if on_gpu else None
+    if top is not None:
+        report.add("ceiling", lambda: {"family": model.family, "precision": precision, "tflops": top})
     for workload, lengths in workloads(tokens, longest).items():
-        for kernel in kernels:
-            report.add("speed", partial(_timed, model, precision, kernel, workload, lengths))
+        for kernel in ("auto", "packed", "padded") if on_gpu else ("auto", "padded"):
+            report.add("speed", partial(_timed, model, precision, kernel, workload, lengths, top))
+        if on_gpu and model.family == "dnabert":
+            report.add("rival", partial(_one_by_one, model, workload, lengths[:100]))
+        elif on_gpu:
+            for rival in (64, 128, 256, 512):
+                report.add("rival", partial(_rival, model, precision, workload, lengths, batch=rival, whole=True))
+            report.add("rival", partial(_rival, model, precision, workload, lengths[:2000], batch=16, whole=False))
     if on_gpu:
         report.add("memory", partial(starve, model, precision))
 
 
 def _timed(
-    model: RandomModel, precision: str, kernel: str, workload: str, lengths: NDArray[np.int64]
+    model: RandomModel, precision: str, kernel: str, workload: str, lengths: NDArray[np.int64], top: float | None
 ) -> dict[str, object]:
-    return asdict(measure(model, precision, kernel, workload, lengths))
+    record = asdict(measure(model, precision, kernel, workload, lengths))
+    return record if top is None else record | {"share_of_products": float(record["tflops"]) / top}
+
+
+def _rival(
+    model: RandomModel, precision: str, workload: str, lengths: NDArray[np.int64], *, batch: int, whole: bool
+) -> dict[str, object]:
+    ids, ours = model.sequences(lengths, 0), model.encoder(precision, "auto")
+    name = f"transformers, batch {batch}, " + ("sorted" if whole else "unsorted, a copy a sequence")
+    found = transformers_speed(model, precision, ids, ours, batch=batch, ordered=whole, whole=whole)
+    return {"rival": name, "precision": precision, "workload": workload, **found}
+
+
+def _one_by_one(model: RandomModel, workload: str, lengths: NDArray[np.int64]) -> dict[str, object]:
+    found = one_by_one(model, model.sequences(lengths, 0))
+    return {"rival": "one sequence at a time", "precision": "fp32", "workload": workload, **found}
 
 
 def _environment(device: str) -> dict[str, object]:

@@ -178,8 +178,12 @@ class MosaicBert:
 
     def __call__(self, batch: Batch) -> Float[torch.Tensor, "rows width"]:
         """Compute the last hidden state of every row."""
-        x = embedding(batch.ids, self._words) + self._type
-        x = layer_norm(x, (self.width,), *self._norm, self.config.epsilon)
+        x = self.embed(batch)
         for layer in self.layers:
             x = layer(x, batch)
         return x
+
+    def embed(self, batch: Batch) -> torch.Tensor:
+        """Give what goes into the first layer, in a tensor of its own: (rows, width)."""
+        x = embedding(batch.ids, self._words) + self._type
+        return layer_norm(x, (self.width,), *self._norm, self.config.epsilon)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import numpy as np
 import torch
 
-from vnp.encoders.attention import Attention, AttentionShape
-from vnp.encoders.dnabert import MosaicBert
-from vnp.encoders.esm2 import Esm2
-from vnp.encoders.kernels import choose
-from vnp.encoders.packing import Batch, collate, plan, segment_means
-from vnp.errors import EncoderError, WeightsError
+from vnp.encoders.attention import Attention
+from vnp.encoders.packing import Batch, collate, distinct, plan, segment_means
+from vnp.errors import EncoderError
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32, Int64
@@ -27,8 +24,6 @@ log = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
-DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_FAMILIES: Mapping[str, type[Esm2] | type[MosaicBert]] = {"esm": Esm2, "fast_esm": Esm2, "bert": MosaicBert}
 _SLAB = 512  # rows of one matrix product on CPU
 
 
@@ -93,6 +88,7 @@ class TransformerEncoder:
         device: where the model is.
         precision: of the model.
         token_budget: rows that one batch may have.
+        kernel: name of the kernels in use, if not the attention's.
 
     Attributes:
         spec: what the encoder is.
@@ -100,6 +96,7 @@ class TransformerEncoder:
         device: where it runs.
         precision: of weights and activations.
         attention: the kernel in use.
+        kernel: name of the kernels in use.
         token_budget: rows that one batch may have; halved when CUDA runs out of memory.
         events: what happened that a receipt should tell, in plain words.
         tokens_read: tokens embedded since it was made.
@@ -115,23 +112,20 @@ class TransformerEncoder:
         device: torch.device,
         precision: Precision,
         token_budget: int,
+        kernel: str | None = None,
     ) -> None:
         self.spec = spec
         self.width = model.width
         self.device = device
         self.precision = precision
         self.attention = attention
+        self.kernel = kernel or attention.name
         self.token_budget = token_budget
         self.events: list[str] = []
         self.tokens_read = 0
         self._model = model
         self._tokenizer = tokenizer
         self._slab = _SLAB if device.type == "cpu" else None
-
-    @property
-    def kernel(self) -> str:
-        """Name of the attention kernel."""
-        return self.attention.name
 
     def embed(self, sequences: Sequence[str]) -> Float32[np.ndarray, "n width"]:
         """Embed sequences.
@@ -140,8 +134,8 @@ class TransformerEncoder:
             sequences: residues or bases.
 
         Returns:
-            One row a sequence, in the order given. In float32 on CPU a row depends on its sequence alone, bit
-            for bit.
+            One row a sequence, in the order given; sequences that are the same are embedded once. In float32 on
+            CPU a row depends on its sequence alone, bit for bit.
 
         Raises:
             EncoderError: a sequence is empty, gives numbers that are not finite, or does not fit in memory.
@@ -154,18 +148,22 @@ class TransformerEncoder:
         Args:
             ids: one 1-D integer array a sequence, special tokens included.
         """
+        self._check(ids)
         trim = self.spec.pooling == "residues"
         for i, each in enumerate(ids):
             if trim and len(each) < 3:
                 raise EncoderError(f"sequence {i} has no residues: its {len(each)} tokens hold only BOS and EOS")
-        out = np.empty((len(ids), self.width), np.float32)
-        for batch, means in self._run(ids, lambda x, batch: segment_means(x.float(), batch, trim=trim)):
-            self._refuse_broken(batch.members, np.asarray(np.isfinite(means).all(axis=1)))
+        firsts, places = distinct(ids)
+        out = np.empty((len(firsts), self.width), np.float32)
+        once = [ids[i] for i in firsts]
+        for batch, means in self._run(once, lambda x, batch: segment_means(x.float(), batch, trim=trim)):
+            self._refuse_broken(firsts[batch.members], np.asarray(np.isfinite(means).all(axis=1)))
             out[batch.members] = means
-        return out
+        return out if len(firsts) == len(ids) else out[places]
 
     def hidden(self, ids: Sequence[NDArray[np.integer]]) -> list[Float32[np.ndarray, "length width"]]:
         """Give the last hidden state of every token, special tokens included; see ``embed_ids``."""
+        self._check(ids)
         out: list[NDArray[np.float32]] = [np.empty((0, self.width), np.float32)] * len(ids)
         for batch, rows in self._run(ids, lambda x, _: x.float()):
             ends = np.cumsum(batch.borders.lengths)
@@ -183,7 +181,6 @@ class TransformerEncoder:
         self, ids: Sequence[NDArray[np.integer]], finish: Callable[[torch.Tensor, Batch], torch.Tensor]
     ) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
         """Run batches, longest sequences first; a batch's numbers are read while the next one runs."""
-        self._check(ids)
         lengths = np.array([len(each) for each in ids], np.int64)
         self.tokens_read += int(lengths.sum())
         left = np.argsort(-lengths, kind="stable")
@@ -221,7 +218,7 @@ class TransformerEncoder:
         if len(members) == 1:
             tokens = int(lengths[members[0]])
             raise EncoderError(
-                f"sequence {int(members[0])} with {tokens} tokens does not fit in the memory of {self.device}; "
+                f"a sequence with {tokens} tokens does not fit in the memory of {self.device}; "
                 "use a larger GPU, a lower precision, or cut the sequence"
             )
         before = self.token_budget
@@ -233,6 +230,10 @@ class TransformerEncoder:
 
     def _check(self, ids: Sequence[NDArray[np.integer]]) -> None:
         top = self._model.vocabulary
+        if all(each.ndim == 1 and len(each) and each.dtype.kind in "iu" for each in ids):
+            tokens = np.concatenate(ids) if ids else np.zeros(1, np.int64)
+            if tokens.min() >= 0 and tokens.max() < top:
+                return
         for i, each in enumerate(ids):
             if each.ndim != 1 or not np.issubdtype(each.dtype, np.integer) or len(each) == 0:
                 raise EncoderError(
@@ -249,88 +250,3 @@ class TransformerEncoder:
                 f"{self.spec.name} in {self.precision} gave NaN or Inf for {int((~fine).sum())} sequences "
                 f"(in this call: {worst}); try --precision bf16 or fp32"
             )
-
-
-def default_budget(device: torch.device, precision: Precision) -> int:
-    """Rows of a batch that use the device well and fit in its memory."""
-    if device.type != "cuda":
-        return 8192
-    return 16384 if precision == "fp32" else 65536
-
-
-def build(
-    config: Mapping[str, object],
-    state: Mapping[str, torch.Tensor],
-    tokenizer: Tokenizer,
-    spec: EncoderSpec,
-    *,
-    device: str | torch.device,
-    precision: str,
-    token_budget: int | None = None,
-    attention: str = "auto",
-) -> TransformerEncoder:
-    """Build an encoder from a model's config and weights.
-
-    Args:
-        config: the content of config.json.
-        state: the checkpoint, with or without prefix.
-        tokenizer: the model's.
-        spec: what the encoder is.
-        device: such as ``cpu`` or ``cuda:0``.
-        precision: ``fp32``, ``fp16`` or ``bf16``; weights are cast once.
-        token_budget: rows of one batch; None for a default that fits the device.
-        attention: ``auto``, ``packed``, ``padded``, or a kernel's name.
-
-    Returns:
-        The encoder, its weights on the device.
-
-    Raises:
-        WeightsError: config, weights and spec do not fit each other.
-        EncoderError: the device, the precision or the kernel cannot be used.
-    """
-    kind = str(config.get("model_type"))
-    if kind not in _FAMILIES:
-        raise WeightsError(f"config.json: 'model_type' is {kind!r}; known are {', '.join(sorted(_FAMILIES))}")
-    if precision not in DTYPES:
-        raise EncoderError(f"no precision is called {precision!r}; use {', '.join(DTYPES)}")
-    if token_budget is not None and token_budget < 1:
-        raise EncoderError(f"the token budget must be above 0, not {token_budget}")
-    place = find_device(device)
-    model: Model = _FAMILIES[kind](config, state, place, DTYPES[precision])
-    if model.width != spec.width:
-        raise WeightsError(f"{spec.name} is {spec.width} wide, but config.json has hidden_size {model.width}")
-    shape = AttentionShape(model.heads, model.head, model.slopes, DTYPES[precision], place)
-    checked = cast("Precision", precision)
-    return TransformerEncoder(
-        model,
-        tokenizer,
-        spec,
-        attention=choose(attention, shape),
-        device=place,
-        precision=checked,
-        token_budget=token_budget or default_budget(place, checked),
-    )
-
-
-def find_device(name: str | torch.device) -> torch.device:
-    """Turn a name into a device that is there.
-
-    Args:
-        name: such as ``cpu``, ``cuda`` (the current one) or ``cuda:1``.
-
-    Returns:
-        The device, with its number on CUDA.
-
-    Raises:
-        EncoderError: there is no such device.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise EncoderError(f"no device is called {str(name)!r}; use cpu, cuda or cuda:N") from error
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise EncoderError(f"device {device} is not here: torch {torch.__version__} sees {count} CUDA devices")
-        return torch.device("cuda", device.index if device.index is not None else torch.cuda.current_device())
-    return device

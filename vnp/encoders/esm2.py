@@ -185,12 +185,12 @@ class Esm2:
 
         self._words = tensors["embeddings.word_embeddings.weight"].to(device, dtype)
         self._norm_before = pair("embeddings.layer_norm") if self.config.norm_before else None
-        self._norm_after = pair("encoder.emb_layer_norm_after")
+        self.norm_after = pair("encoder.emb_layer_norm_after")
         self.layers = [self._layer(f"encoder.layer.{i}.", pair) for i in range(self.config.depth)]
-        self._rotary = _RotaryTable(self.config.head, self.config.theta, device)
+        self.rotary = _RotaryTable(self.config.head, self.config.theta, device)
         for name, tensor in state.items():
             if name.endswith("rotary_embeddings.inv_freq"):
-                self._rotary.agree(name, tensor)
+                self.rotary.agree(name, tensor)
 
     def _layer(self, name: str, pair: Callable[..., Pair]) -> Esm2Layer:
         return Esm2Layer(
@@ -206,13 +206,14 @@ class Esm2:
 
     def __call__(self, batch: Batch) -> Float[torch.Tensor, "rows width"]:
         """Compute the last hidden state of every row."""
-        x = self._embed(batch)
-        rotary = self._rotary(batch.positions, batch.borders.longest)
+        x = self.embed(batch)
+        rotary = self.rotary(batch.positions, batch.borders.longest)
         for layer in self.layers:
             x = layer(x, batch, rotary)
-        return layer_norm(x, (self.width,), *self._norm_after, self.config.epsilon)
+        return layer_norm(x, (self.width,), *self.norm_after, self.config.epsilon)
 
-    def _embed(self, batch: Batch) -> torch.Tensor:
+    def embed(self, batch: Batch) -> torch.Tensor:
+        """Give what goes into the first layer, in a tensor of its own: (rows, width)."""
         x = embedding(batch.ids, self._words)
         if self.config.token_dropout:
             # In training, tokens were zeroed as by dropout; the scale makes up for how few are zero now.
@@ -250,6 +251,11 @@ class _RotaryTable:
             )
 
     def __call__(self, positions: torch.Tensor, longest: int) -> Pair:
+        cos, sin = self.tables(longest)
+        return cos[positions], sin[positions]
+
+    def tables(self, longest: int) -> Pair:
+        """Give cosines and sines of at least ``longest`` positions: (positions, head / 2) each."""
         if self._tables is None or longest > self._length:
             blocks = -(-longest // _ROTARY_BLOCK)
             angles = [self._angles(block * _ROTARY_BLOCK) for block in range(blocks)]
@@ -257,7 +263,7 @@ class _RotaryTable:
             sin = np.concatenate([np.sin(each).astype(np.float32) for each in angles])
             self._tables = (torch.from_numpy(cos).to(self._device), torch.from_numpy(sin).to(self._device))
             self._length = len(cos)
-        return self._tables[0][positions], self._tables[1][positions]
+        return self._tables
 
     def _angles(self, first: int) -> NDArray[np.float64]:
         # The product is rounded to float32 as in the published code, its cosine taken exactly.

@@ -217,7 +217,7 @@ def _build(
     spec: EncoderSpec, folder: Path, device: str, precision: str, token_budget: int | None, attention: str
 ) -> Encoder:
     # Here, because this loads torch.
-    from vnp.encoders.engine import build
+    from vnp.encoders.build import build
 
     device, precision = choose_device(device, precision)
     return build(

@@ -1,0 +1,129 @@
+"""Builds an encoder from a model's config and weights: device, precision, and the fastest kernels that are right."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+
+from vnp.encoders.attention import Attention, AttentionShape
+from vnp.encoders.dnabert import MosaicBert
+from vnp.encoders.engine import Model, Precision, Tokenizer, TransformerEncoder
+from vnp.encoders.esm2 import Esm2
+from vnp.encoders.kernels import choose
+from vnp.encoders.spec import EncoderSpec
+from vnp.errors import EncoderError, WeightsError
+
+log = logging.getLogger(__name__)
+
+DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_FAMILIES: Mapping[str, type[Esm2] | type[MosaicBert]] = {"esm": Esm2, "fast_esm": Esm2, "bert": MosaicBert}
+_FUSED = "fused"
+
+
+def default_budget(device: torch.device, precision: Precision) -> int:
+    """Rows of a batch that use the device well and fit in its memory."""
+    if device.type != "cuda":
+        return 8192
+    return 16384 if precision == "fp32" else 65536
+
+
+def build(
+    config: Mapping[str, object],
+    state: Mapping[str, torch.Tensor],
+    tokenizer: Tokenizer,
+    spec: EncoderSpec,
+    *,
+    device: str | torch.device,
+    precision: str,
+    token_budget: int | None = None,
+    attention: str = "auto",
+) -> TransformerEncoder:
+    """Build an encoder from a model's config and weights.
+
+    Args:
+        config: the content of config.json.
+        state: the checkpoint, with or without prefix.
+        tokenizer: the model's.
+        spec: what the encoder is.
+        device: such as ``cpu`` or ``cuda:0``.
+        precision: ``fp32``, ``fp16`` or ``bf16``; weights are cast once.
+        token_budget: rows of one batch; None for a default that fits the device.
+        attention: ``auto`` (``fused`` where it runs and agrees, else the fastest other; the environment variable
+            VNP_ATTENTION may name another), ``fused``, ``packed``, ``padded``, or a kernel's name.
+
+    Returns:
+        The encoder, its weights on the device.
+
+    Raises:
+        WeightsError: config, weights and spec do not fit each other.
+        EncoderError: the device, the precision or the kernel cannot be used.
+    """
+    kind = str(config.get("model_type"))
+    if kind not in _FAMILIES:
+        raise WeightsError(f"config.json: 'model_type' is {kind!r}; known are {', '.join(sorted(_FAMILIES))}")
+    if precision not in DTYPES:
+        raise EncoderError(f"no precision is called {precision!r}; use {', '.join(DTYPES)}")
+    if token_budget is not None and token_budget < 1:
+        raise EncoderError(f"the token budget must be above 0, not {token_budget}")
+    place = find_device(device)
+    model = _FAMILIES[kind](config, state, place, DTYPES[precision])
+    if model.width != spec.width:
+        raise WeightsError(f"{spec.name} is {spec.width} wide, but config.json has hidden_size {model.width}")
+    shape = AttentionShape(model.heads, model.head, model.slopes, DTYPES[precision], place)
+    runner, kernel, name = _fastest(model, shape, attention)
+    checked = cast("Precision", precision)
+    return TransformerEncoder(
+        runner,
+        tokenizer,
+        spec,
+        attention=kernel,
+        device=place,
+        precision=checked,
+        token_budget=token_budget or default_budget(place, checked),
+        kernel=name,
+    )
+
+
+def _fastest(model: Esm2 | MosaicBert, shape: AttentionShape, wanted: str) -> tuple[Model, Attention, str]:
+    if wanted == "auto":
+        wanted = os.environ.get("VNP_ATTENTION", "auto")
+    half_on_gpu = shape.device.type == "cuda" and shape.dtype != torch.float32
+    if wanted == _FUSED or (wanted == "auto" and half_on_gpu):
+        try:
+            from vnp.encoders.fused import fuse
+
+            return *fuse(model, shape), _FUSED
+        except (EncoderError, ImportError) as error:
+            if wanted == _FUSED:
+                raise EncoderError(f"no fused layers run on {shape.device}: {error}") from error
+            log.warning("fused layers are not used on %s: %s", shape.device, error)
+    kernel = choose(wanted, shape)
+    return model, kernel, kernel.name
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """Turn a name into a device that is there.
+
+    Args:
+        name: such as ``cpu``, ``cuda`` (the current one) or ``cuda:1``.
+
+    Returns:
+        The device, with its number on CUDA.
+
+    Raises:
+        EncoderError: there is no such device.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise EncoderError(f"no device is called {str(name)!r}; use cpu, cuda or cuda:N") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise EncoderError(f"device {device} is not here: torch {torch.__version__} sees {count} CUDA devices")
+        return torch.device("cuda", device.index if device.index is not None else torch.cuda.current_device())
+    return device
