@@ -79,6 +79,9 @@ def check_place(wanted: Resources, paths: Sequence[Path] = ()) -> None:
             )
         return
     check_image(image_of(wanted))
+    for folder in _caches(wanted):
+        # What is not there cannot be bound.
+        folder.mkdir(parents=True, exist_ok=True)
     if paths and _has_apptainer():
         _require_visible(wanted, _all(wanted, paths))
 
@@ -160,11 +163,13 @@ def run_in_image(wanted: Resources, paths: Sequence[Path], words: Sequence[str],
         SystemExit: it ended with a code of ours, and has said why.
         VnpError: it could not be started.
     """
-    command = ["apptainer", "exec", *_options(_binds_here(wanted, _all(wanted, paths))), image_of(wanted), *words]
+    command = ["apptainer", "exec", *_options(_binds_here(wanted, paths)), image_of(wanted), *words]
     try:
         done = subprocess.run(command, input=given, stdout=subprocess.PIPE, text=True)
     except OSError as error:
-        raise VnpError(f"apptainer cannot be started: {error.strerror}") from error
+        raise VnpError(
+            f"apptainer cannot be started here ({error.strerror}), and this needs its image: try --plan-job"
+        ) from error
     if done.returncode in (1, 2, 3):
         raise SystemExit(done.returncode)
     if done.returncode:
@@ -222,10 +227,12 @@ def _is_own(folder: Path) -> bool:
 
 def _all(wanted: Resources, paths: Iterable[Path]) -> list[Path]:
     """The paths and the folder for what is compiled, where one is named."""
+    return [*paths, *_caches(wanted)]
+
+
+def _caches(wanted: Resources) -> list[Path]:
     name = wanted.environment.get(CACHE) or os.environ.get(CACHE)
-    if name:
-        Path(name).mkdir(parents=True, exist_ok=True)
-    return [*paths, *([Path(name)] if name else [])]
+    return [Path(name)] if name else []
 
 
 def _options(binds: Iterable[str]) -> list[str]:

@@ -124,11 +124,15 @@ def test_command_is_one_shell_text_whatever_the_names(tmp_path: Path) -> None:
     assert "--nv" not in python_command(Resources(image="vnp.sif"), [run]).split()
 
 
-def test_folder_for_what_is_compiled_is_made_and_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_for_what_is_compiled_is_made_and_bound(
+    tools: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command = python_command(Resources(image="vnp.sif", environment={"VNP_CACHE": str(tmp_path / "one")}), [])
     assert f"--bind {tmp_path}/one" in command
     monkeypatch.setenv("VNP_CACHE", str(tmp_path / "two"))
     assert f"--bind {tmp_path}/two" in python_command(Resources(image="vnp.sif"), [])
+    assert not (tmp_path / "two").exists(), "to show a command must not write anything"
+    check_place(Resources(image=str(tools())), [tmp_path])
     assert (tmp_path / "two").is_dir()
 
 
