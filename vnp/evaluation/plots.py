@@ -17,7 +17,7 @@ from jaxtyping import Float64, Int8
 from vnp._durable import replacing
 from vnp.errors import UsageError
 from vnp.evaluation._bootstrap import ECE_BINS
-from vnp.evaluation.metrics import THRESHOLD, binary_metrics
+from vnp.evaluation.metrics import THRESHOLD, binary_metrics, expected_calibration_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,25 +101,25 @@ def draw_history(axes: Axes, history: Sequence[Mapping[str, float]], metric: str
 
 def draw_roc(axes: Axes, series: Sequence[Series]) -> None:
     """Receiver operating characteristics; series with one class only have none and are left out."""
-    from sklearn.metrics import roc_curve
+    from sklearn.metrics import roc_auc_score, roc_curve
 
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
     for index, one in enumerate(series):
         if _both(one):
             false, true, _ = roc_curve(one.label, one.probability)
-            area = binary_metrics(one.label, one.probability).roc_auc
+            area = roc_auc_score(one.label, one.probability)
             axes.plot(*_thin(false, true), label=f"{one.name}: {area:.3f}", **_line(index))
     _unit_square(axes, "false positive rate", "true positive rate (recall)", "ROC, with area")
 
 
 def draw_precision_recall(axes: Axes, series: Sequence[Series]) -> None:
     """Precision over recall, and the precision of calling everything viral."""
-    from sklearn.metrics import precision_recall_curve
+    from sklearn.metrics import average_precision_score, precision_recall_curve
 
     for index, one in enumerate(series):
         if _both(one):
             precision, recall, _ = precision_recall_curve(one.label, one.probability)
-            area = binary_metrics(one.label, one.probability).pr_auc
+            area = average_precision_score(one.label, one.probability)
             axes.plot(*_thin(recall, precision), label=f"{one.name}: {area:.3f}", **_line(index))
     if series and _both(series[0]):
         axes.axhline(float(np.mean(series[0].label)), color="#999999", linewidth=0.8)
@@ -136,7 +136,7 @@ def draw_reliability(axes: Axes, series: Sequence[Series]) -> None:
             filled = count > 0
             predicted = np.bincount(place, weights=one.probability, minlength=ECE_BINS)[filled] / count[filled]
             observed = np.bincount(place, weights=one.label, minlength=ECE_BINS)[filled] / count[filled]
-            error = binary_metrics(one.label, one.probability).ece
+            error = expected_calibration_error(one.label, one.probability)
             line = _line(index)
             axes.plot(predicted, observed, marker="o", markersize=3, label=f"{one.name}: {error:.3f}", **line)
     _unit_square(axes, "predicted probability of viral", "observed share of viral", "reliability, with ECE")
@@ -168,8 +168,10 @@ def draw_scores(axes: Axes, one: Series) -> None:
     for label, name in ((0, "host"), (1, "viral")):
         values = one.probability[one.label == label]
         if len(values):
-            axes.hist(values, bins=list(bins), color=COLOURS[label], alpha=0.6, label=f"{name} ({len(values):,})")
+            shape: dict[str, Any] = {"histtype": "stepfilled", "color": COLOURS[label], "alpha": 0.6}
+            axes.hist(values, bins=list(bins), label=f"{name} ({len(values):,})", **shape)
     axes.set_yscale("log")
+    axes.minorticks_off()
     axes.set_xlim(0, 1)
     axes.set_xlabel("probability of viral")
     axes.set_ylabel("number")
