@@ -155,7 +155,7 @@ def container() -> Finding:
 def _first_line(command: list[str]) -> str | None:
     """Run a command and return the first line it prints; None if it fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     lines = (done.stdout or done.stderr).strip().splitlines()
