@@ -19,7 +19,7 @@ from jobs._profile import KINDS, Profile, Resources
 from vnp.errors import UsageError, VnpError
 
 CACHE = "VNP_CACHE"
-"""Variable that names a writable folder for what tasks compile."""
+"""Variable that names a writable folder for what tasks compile; the image knows it as ``/cache``."""
 
 # To bind these would hide what the image itself needs.
 _OWN_FOLDERS = {"/", "/opt", "/run", "/var"}
@@ -40,7 +40,9 @@ def python_command(wanted: Resources, paths: Sequence[Path]) -> str:
         UsageError: a path cannot be bound.
     """
     gpu = ["--nv"] if wanted.gpus or wanted.gres else []
-    words = ["apptainer", "exec", *gpu, *_options([*same_paths(_all(wanted, paths)), *wanted.binds]), image_of(wanted)]
+    cache = _cache(wanted)
+    binds = [*same_paths(paths), *([f"{cache}:/cache"] if cache else []), *wanted.binds]
+    words = ["apptainer", "exec", *gpu, *_options(binds), image_of(wanted)]
     return " ".join(shlex.quote(word) for word in [*words, "python"])
 
 
@@ -79,11 +81,12 @@ def check_place(wanted: Resources, paths: Sequence[Path] = ()) -> None:
             )
         return
     check_image(image_of(wanted))
-    for folder in _caches(wanted):
+    cache = _cache(wanted)
+    if cache:
         # What is not there cannot be bound.
-        folder.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(parents=True, exist_ok=True)
     if paths and _has_apptainer():
-        _require_visible(wanted, _all(wanted, paths))
+        _require_visible(wanted, paths)
 
 
 def check_profile(profile: Profile) -> None:
@@ -225,14 +228,9 @@ def _is_own(folder: Path) -> bool:
     return text in _OWN_FOLDERS or any(text == tree or text.startswith(f"{tree}/") for tree in _OWN_TREES)
 
 
-def _all(wanted: Resources, paths: Iterable[Path]) -> list[Path]:
-    """The paths and the folder for what is compiled, where one is named."""
-    return [*paths, *_caches(wanted)]
-
-
-def _caches(wanted: Resources) -> list[Path]:
+def _cache(wanted: Resources) -> Path | None:
     name = wanted.environment.get(CACHE) or os.environ.get(CACHE)
-    return [Path(name)] if name else []
+    return Path(name).absolute() if name else None
 
 
 def _options(binds: Iterable[str]) -> list[str]:

@@ -35,6 +35,7 @@ from vnp.errors import UsageError, VnpError
 
 _DEFAULT_MAX_ARRAY = 1001
 _SECONDS_TO_ANSWER = 30
+_PATHS = {"PATH", "LD_LIBRARY_PATH"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,9 +243,15 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _setup(wanted: Resources) -> list[str]:
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in sorted(wanted.environment.items())]
+    variables = dict(sorted(wanted.environment.items()))
+    if wanted.image:
+        # What an image sets itself wins over the plain variable, as it must for the paths of programs.
+        variables |= {f"APPTAINERENV_{name}": value for name, value in variables.items() if name not in _PATHS}
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    # Libraries would count the cores of the whole node, where Slurm does not hide the others.
+    threads = 'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"'
     # Without a handler the shell dies of a TERM before it can queue the task again; with one it waits for the task.
-    return ["trap : TERM USR2", *exports, *wanted.setup]
+    return ["trap : TERM USR2", *exports, *wanted.setup, threads]
 
 
 def _requeue_lines(retries: int) -> list[str]:

@@ -55,8 +55,6 @@ def login_node(box: Box, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
     apptainer: dict[str, str] = {
         name: box.environment[name] for name in ("PATH", "APPTAINER_DROP_CAPS") if name in box.environment
     }
-    # The image ignores a PYTHONPATH of the host's; this is how its own is set, here to bring the faults in.
-    apptainer["APPTAINERENV_PYTHONPATH"] = str(FAULTS)
     for site in started(accounting=False):
         yield LoginNode(site.wishes, {**site.environment, **apptainer}, site.keeper, python)
 

@@ -128,9 +128,9 @@ def test_folder_for_what_is_compiled_is_made_and_bound(
     tools: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = python_command(Resources(image="vnp.sif", environment={"VNP_CACHE": str(tmp_path / "one")}), [])
-    assert f"--bind {tmp_path}/one" in command
+    assert f"--bind {tmp_path}/one:/cache" in command
     monkeypatch.setenv("VNP_CACHE", str(tmp_path / "two"))
-    assert f"--bind {tmp_path}/two" in python_command(Resources(image="vnp.sif"), [])
+    assert f"--bind {tmp_path}/two:/cache" in python_command(Resources(image="vnp.sif"), [])
     assert not (tmp_path / "two").exists(), "to show a command must not write anything"
     check_place(Resources(image=str(tools())), [tmp_path])
     assert (tmp_path / "two").is_dir()
@@ -238,7 +238,7 @@ def test_light_host_plans_submits_and_looks_through_the_image(
     light_python: Path, tools: Callable[..., Path], tmp_path: Path
 ) -> None:
     image = tools()
-    (tmp_path / "site.toml").write_text(f"image = '{image}'\n")
+    (tmp_path / "site.toml").write_text(f"image = '{image}'\n[environment]\nHDF5_USE_FILE_LOCKING = 'TRUE'\n")
     out, sample = tmp_path / "run", REPOSITORY / "vnp/sample/samplesheet.csv"
     site = ["--cluster", "slurm", "--profile", tmp_path / "site.toml"]
     asked = ["jobs.extract", sample, "--out", out, "--shards", 2, "--dna", "kmer", "--protein", "kmer", *site]
@@ -254,6 +254,8 @@ def test_light_host_plans_submits_and_looks_through_the_image(
     assert f"apptainer exec --bind {out}" in script
     assert f"{image} python -u -m submitit.core._submit" in script
     assert "--array=0-1%" in script
+    assert 'OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"' in script
+    assert "export APPTAINERENV_HDF5_USE_FILE_LOCKING=TRUE" in script
     said = on_light_host(light_python, "jobs.status", out, code=3, VNP_PROFILE=str(tmp_path / "site.toml"))
     assert "2 shards: 2 " in said
     assert "0 of 1,063 rows" in said
