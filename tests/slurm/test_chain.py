@@ -9,7 +9,7 @@ import pytest
 from tests.slurm.conftest import MakeCase
 from tests.slurm.site import Site, require_same_features, until
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 
 
 def test_pipeline_with_a_failed_shard(site: Site, make_case: MakeCase, reference: Path) -> None:

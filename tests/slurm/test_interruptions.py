@@ -12,7 +12,7 @@ import pytest
 from tests.slurm.conftest import MakeCase
 from tests.slurm.site import Case, Site, until
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 
 IN_TIME, TOO_LATE = 0, 1
 

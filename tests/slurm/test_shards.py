@@ -11,7 +11,7 @@ import pytest
 from tests.slurm.conftest import MakeCase
 from tests.slurm.site import Case, Site, until
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 
 PLAIN, RAISES, EXITS, KILLED, STOPPED, ALWAYS_KILLED, REQUEUED, CANCELLED = range(8)
 

@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY
 from tests.slurm.conftest import MakeCase
 from tests.slurm.site import ENCODING, Site, until
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 
 
 def test_more_shards_than_an_array_may_have(
