@@ -21,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 SMALL = {"num_attention_heads": 2, "hidden_size": 64, "intermediate_size": 256}
+SHORT = ((3, 20, 1),)
 
 
 @needs_triton
@@ -62,6 +63,8 @@ def interpret_rows() -> None:
     got = triton_rows.normalise(rows, shift, (weight, bias), 1e-5, torch.full((7, 96), torch.nan))
     torch.testing.assert_close(got, want, atol=2e-6, rtol=2e-6)
     torch.testing.assert_close(triton_rows.normalise(rows, shift, (weight, bias), 1e-5, rows), want)
+    ids, words, scale = torch.tensor([3, 0, 7]), torch.randn(8, 40), torch.randn(3)
+    torch.testing.assert_close(triton_rows.embed_scaled(ids, words, scale), words[ids] * scale[:, None])
     both = torch.randn(5, 2 * 91)
     got = triton_rows.gate(both, torch.full((5, 91), torch.nan))
     torch.testing.assert_close(got, gelu(both[:, :91]) * both[:, 91:], atol=1e-6, rtol=1e-6)
@@ -70,23 +73,25 @@ def interpret_rows() -> None:
 def interpret_linear() -> None:
     from torch.nn.functional import gelu
 
-    from vnp.encoders.triton_linear import linear_gelu
+    from vnp.encoders.triton_linear import interleave, linear_gelu
 
-    for rows in (1, 128, 201):
+    for rows in (1, 130):
         x, weight, bias = torch.randn(rows, 64).half(), torch.randn(512, 64).half() / 8, torch.randn(512)
         raw = x.float() @ weight.float().T
         got = linear_gelu(x, weight, bias, torch.full((rows, 512), torch.nan).half())
         torch.testing.assert_close(got.float(), gelu(raw + bias), atol=3e-3, rtol=1e-3)
-        got = linear_gelu(x, weight, None, torch.full((rows, 256), torch.nan).half())
+        got = linear_gelu(x, interleave(weight), None, torch.full((rows, 256), torch.nan).half())
         torch.testing.assert_close(got.float(), gelu(raw[:, :256]) * raw[:, 256:], atol=3e-3, rtol=1e-3)
 
 
 def interpret_attention() -> None:
+    from vnp.encoders import triton_attention
     from vnp.encoders.attention import ByLength
     from vnp.encoders.triton_attention import TritonAttention
 
-    for longest in (40, 90, 300):
-        lengths = np.array([longest, 3, 1, 17])
+    for longest, turn_inside in ((40, 256), (90, 256), (90, 64)):
+        triton_attention._TURN_INSIDE = turn_inside
+        lengths = np.array([longest, 3, 1])
         borders = Borders(lengths, "packed", CPU)
         positions = torch.cat([torch.arange(int(n)) for n in lengths])
         qkv = torch.randn(len(positions), 3, 2, 32).half()
@@ -111,10 +116,10 @@ def interpret_esm2() -> None:
     attention = TritonAttention(shape, rotary=True)
     for joint in (False, True):
         fused = FusedEsm2(model, joint=joint)
-        agree(fused, attention, model, shape)
+        agree(fused, attention, model, shape, SHORT)
     other = Esm2(config, random_state(config, seed=1), CPU, torch.float16)
     with pytest.raises(EncoderError, match="differ from the plain layers"):
-        agree(fused, attention, other, shape)
+        agree(fused, attention, other, shape, SHORT)
 
 
 def interpret_dnabert() -> None:
@@ -125,7 +130,7 @@ def interpret_dnabert() -> None:
     model = MosaicBert(config, random_state(config), CPU, torch.float16)
     shape = AttentionShape(2, 32, model.slopes, torch.float16, CPU)
     for joint in (False, True):
-        agree(FusedMosaicBert(model, joint=joint), TritonAttention(shape), model, shape)
+        agree(FusedMosaicBert(model, joint=joint), TritonAttention(shape), model, shape, SHORT)
 
 
 def test_fused_needs_a_gpu() -> None:

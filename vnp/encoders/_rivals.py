@@ -60,67 +60,65 @@ def ceiling(model: RandomModel, precision: str, rows: int) -> float:
     return operations * times / turn(times) / 1e12
 
 
-def transformers_speed(
-    model: RandomModel,
-    precision: str,
-    ids: Sequence[NDArray[np.int64]],
-    ours: TransformerEncoder,
-    *,
-    batch: int,
-    ordered: bool,
-    whole: bool,
-) -> Mapping[str, object]:
-    """Run transformers' EsmModel (SDPA, padded batches) on the same weights.
+class Transformers:
+    """transformers' EsmModel (SDPA, padded batches) with the weights of a random ESM2."""
 
-    Args:
-        model: ESM2's.
-        precision: of the weights and activations.
-        ids: token ids.
-        ours: compared with in cosine.
-        batch: sequences of one batch.
-        ordered: sorted by length.
-        whole: copies each batch's means at once, not each sequence's by itself.
+    def __init__(self, model: RandomModel, precision: str) -> None:
+        from transformers import EsmConfig, EsmModel
 
-    Returns:
-        Sequences and tokens a second, TFLOP/s, and the smallest cosine to ours.
-    """
-    from transformers import EsmConfig, EsmModel
+        options: dict[str, Any] = {**model.config, "pad_token_id": 1, "attn_implementation": "sdpa"}
+        with torch.device(model.device):
+            rival: Any = EsmModel(EsmConfig(**options), add_pooling_layer=False)
+        rival.load_state_dict(model.state, strict=False)
+        self._rival: Any = rival.to(DTYPES[precision]).eval()
+        self._model = model
 
-    options: dict[str, Any] = {**model.config, "pad_token_id": 1, "attn_implementation": "sdpa"}
-    with torch.device(model.device):
-        rival: Any = EsmModel(EsmConfig(**options), add_pooling_layer=False)
-    rival.load_state_dict(model.state, strict=False)
-    rival = rival.to(DTYPES[precision]).eval()
-    order = sorted(range(len(ids)), key=lambda i: -len(ids[i])) if ordered else list(range(len(ids)))
+    def speed(
+        self, ids: Sequence[NDArray[np.int64]], ours: TransformerEncoder, *, batch: int, ordered: bool
+    ) -> Mapping[str, object]:
+        """Time it.
 
-    def run(chosen: Sequence[int]) -> NDArray[np.float32]:
+        Args:
+            ids: token ids.
+            ours: compared with in cosine.
+            batch: sequences of one batch.
+            ordered: sorted by length, with one copy to the host a batch; else in the order given, with a copy a
+                sequence, as VirNucPro runs FastESM2.
+
+        Returns:
+            Sequences and tokens a second, TFLOP/s, and the smallest cosine to ours.
+        """
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i])) if ordered else list(range(len(ids)))
+        self._run(ids, order[:batch], batch, ordered)
+        seconds, got = _timed(lambda: self._run(ids, order, batch, ordered))
+        want = ours.embed_ids(ids)
+        cosine = (got * want).sum(1) / (np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1))
+        lengths = np.array([len(each) for each in ids])
+        return _record(self._model, lengths, seconds) | {"min_cosine_to_ours": float(cosine.min())}
+
+    @torch.inference_mode()
+    def _run(
+        self, ids: Sequence[NDArray[np.int64]], order: Sequence[int], batch: int, together: bool
+    ) -> NDArray[np.float32]:
         found: dict[int, NDArray[np.float32]] = {}
-        for first in range(0, len(chosen), batch):
-            members = chosen[first : first + batch]
+        for first in range(0, len(order), batch):
+            members = order[first : first + batch]
             longest = max(len(ids[i]) for i in members)
             tokens = np.full((len(members), longest), 1, np.int64)
             for row, i in enumerate(members):
                 tokens[row, : len(ids[i])] = ids[i]
-            given = torch.from_numpy(tokens).to(model.device)
-            hidden = rival(input_ids=given, attention_mask=(given != 1).long()).last_hidden_state.float()
-            if whole:
-                lengths = torch.tensor([len(ids[i]) for i in members], device=model.device)
-                places = torch.arange(longest, device=model.device)
-                inside = (places > 0) & (places < lengths[:, None] - 1)
-                means = (hidden * inside[..., None]).sum(1) / (lengths[:, None] - 2)
+            given = torch.from_numpy(tokens).to(self._model.device)
+            hidden = self._rival(input_ids=given, attention_mask=(given != 1).long()).last_hidden_state.float()
+            if together:
+                lengths = torch.tensor([len(ids[i]) for i in members], device=given.device)[:, None]
+                places = torch.arange(longest, device=given.device)
+                inside = (places > 0) & (places < lengths - 1)
+                means = (hidden * inside[..., None]).sum(1) / (lengths - 2)
                 found.update(zip(members, means.cpu().numpy(), strict=True))
             else:
                 for row, i in enumerate(members):
                     found[i] = hidden[row, 1 : len(ids[i]) - 1].mean(0).cpu().numpy()
         return np.stack([found[i] for i in sorted(found)])
-
-    with torch.inference_mode():
-        run(order[:batch])
-        seconds, got = _timed(lambda: run(order))
-    lengths = np.array([len(each) for each in ids])
-    want = ours.embed_ids(ids)
-    cosine = (got * want).sum(1) / (np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1))
-    return _record(model, lengths, seconds) | {"min_cosine_to_ours": float(cosine.min())}
 
 
 def one_by_one(model: RandomModel, ids: Iterable[NDArray[np.int64]]) -> Mapping[str, object]:

@@ -12,7 +12,7 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from vnp.encoders._random import Family, RandomModel, mixed_lengths, random_model
-from vnp.encoders._rivals import ceiling, one_by_one, transformers_speed
+from vnp.encoders._rivals import Transformers, ceiling, one_by_one
 from vnp.encoders._speed import measure, starve, workloads
 from vnp.encoders.build import default_budget, find_device
 from vnp.errors import EncoderError, VnpError
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 # Pooled cosine to float32 that a correct kernel reaches; a wrong border or slope falls far below.
 LEAST_COSINE: Mapping[str, float] = {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999}
+
+
+_RIVAL_TOKENS = 150_000
 
 
 @dataclass(frozen=True)
@@ -104,32 +107,42 @@ def check_packed(
         EncoderError: the device or kernel cannot be used, or an embedding is not finite.
     """
     model = random_model(device, family, full=full, layers=layers, seed=seed)
-    return _compare(model, precision, attention, sequences, longest, seed)
+    return _compare(_Reference.make(model, sequences, longest, seed), precision, attention)
 
 
-def _compare(
-    model: RandomModel, precision: str, attention: str, sequences: int, longest: int, seed: int
-) -> PackedCheck:
-    ids = model.sequences(mixed_lengths(sequences, longest, seed), seed)
-    reference = model.encoder("fp32", "padded").embed_ids(ids).astype(np.float64)
-    encoder = model.encoder(precision, attention)
+@dataclass(frozen=True, eq=False)
+class _Reference:
+    """Sequences, and what padded attention in float32 makes of them."""
+
+    model: RandomModel
+    ids: list[NDArray[np.int64]]
+    means: NDArray[np.float64]
+
+    @classmethod
+    def make(cls, model: RandomModel, sequences: int, longest: int, seed: int) -> _Reference:
+        ids = model.sequences(mixed_lengths(sequences, longest, seed), seed)
+        return cls(model, ids, model.encoder("fp32", "padded").embed_ids(ids).astype(np.float64))
+
+
+def _compare(reference: _Reference, precision: str, attention: str) -> PackedCheck:
+    encoder = reference.model.encoder(precision, attention)
     began = time.perf_counter()
-    got = encoder.embed_ids(ids).astype(np.float64)
+    got = encoder.embed_ids(reference.ids).astype(np.float64)
     seconds = time.perf_counter() - began
-    size = np.linalg.norm(reference, axis=1)
-    cosine = (got * reference).sum(axis=1) / (np.linalg.norm(got, axis=1) * size)
+    size = np.linalg.norm(reference.means, axis=1)
+    cosine = (got * reference.means).sum(axis=1) / (np.linalg.norm(got, axis=1) * size)
     return PackedCheck(
-        family=model.family,
-        layers=int(str(model.config["num_hidden_layers"])),
+        family=reference.model.family,
+        layers=int(str(reference.model.config["num_hidden_layers"])),
         width=encoder.width,
         device=str(encoder.device),
         precision=precision,
         kernel=encoder.kernel,
-        sequences=len(ids),
-        tokens=sum(len(each) for each in ids),
+        sequences=len(reference.ids),
+        tokens=sum(len(each) for each in reference.ids),
         min_cosine=float(cosine.min()),
-        max_relative=float((np.linalg.norm(got - reference, axis=1) / size).max()),
-        max_abs=float(np.abs(got - reference).max()),
+        max_relative=float((np.linalg.norm(got - reference.means, axis=1) / size).max()),
+        max_abs=float(np.abs(got - reference.means).max()),
         seconds=seconds,
     )
 
@@ -140,6 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", action="append", choices=("fp32", "fp16", "bf16"))
     parser.add_argument("--family", action="append", choices=("esm2", "esm2_3b", "dnabert"))
+    parser.add_argument("--kernel", action="append", help="only these instead of all that run here")
     parser.add_argument("--full", action="store_true", help="the published sizes instead of small ones")
     parser.add_argument("--no-speed", action="store_true", help="compare numbers only")
     parser.add_argument("--tokens", type=int, default=400_000, help="tokens of each speed workload")
@@ -156,9 +170,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.add("environment", partial(_environment, options.device))
     for family in options.family or ("esm2", "dnabert"):
         model = random_model(options.device, family, full=options.full)
-        _check_all(report, model, options.precision, options.longest)
+        _check_all(report, model, options)
         if not options.no_speed:
-            _time_all(report, model, options.tokens, options.longest)
+            _time_all(report, model, options)
     sys.stdout.write(("all checks passed" if report.good else "a check FAILED") + "\n")
     if options.json:
         options.json.write_text(json.dumps(report.results, indent=1) + "\n")
@@ -171,6 +185,14 @@ class _Report:
     def __init__(self) -> None:
         self.results: dict[str, list[dict[str, object]]] = {}
         self.good = True
+
+    def add_all(self, kind: str, several: Iterator[Mapping[str, object]]) -> None:
+        """Print each as it comes; the first that fails is the last, since it ends the iterator."""
+        try:
+            for record in several:
+                self.add(kind, partial(dict, record))
+        except (VnpError, RuntimeError, ImportError) as error:
+            self.add(kind, partial(dict, error=f"{type(error).__name__}: {error}"))
 
     def add(self, kind: str, function: Callable[[], Mapping[str, object]]) -> None:
         try:
@@ -188,35 +210,33 @@ class _Report:
             torch.cuda.empty_cache()
 
 
-def _check_all(report: _Report, model: RandomModel, precisions: Sequence[str] | None, longest: int) -> None:
+def _check_all(report: _Report, model: RandomModel, options: argparse.Namespace) -> None:
     on_gpu = model.device.startswith("cuda")
-    kernels = ("packed", "triton") if on_gpu and model.family != "dnabert" else ("packed",)
-    fused = ("fused",) if on_gpu else ()
-    for precision in precisions or (("fp16", "bf16", "fp32") if on_gpu else ("fp32",)):
-        for kernel in (*fused, *kernels) if precision != "fp32" else kernels:
-            report.add("check", partial(_checked, model, precision, kernel, longest))
+    reference = _Reference.make(model, 200, options.longest, 0)
+    for precision in options.precision or (("fp16", "bf16", "fp32") if on_gpu else ("fp32",)):
+        half = on_gpu and precision != "fp32"
+        kernels = ["fused", "packed", "triton"] if half else ["packed"]
+        for kernel in options.kernel or dict.fromkeys(kernels):
+            report.add("check", partial(_checked, reference, precision, kernel))
 
 
-def _checked(model: RandomModel, precision: str, kernel: str, longest: int) -> dict[str, object]:
-    check = _compare(model, precision, kernel, 200, longest, 0)
+def _checked(reference: _Reference, precision: str, kernel: str) -> dict[str, object]:
+    check = _compare(reference, precision, kernel)
     return {"passes": check.passes, **asdict(check)}
 
 
-def _time_all(report: _Report, model: RandomModel, tokens: int, longest: int) -> None:
+def _time_all(report: _Report, model: RandomModel, options: argparse.Namespace) -> None:
     on_gpu = model.device.startswith("cuda")
     precision = "fp16" if on_gpu else "fp32"
     top = ceiling(model, precision, default_budget(torch.device("cuda"), "fp16")) if on_gpu else None
     if top is not None:
         report.add("ceiling", lambda: {"family": model.family, "precision": precision, "tflops": top})
-    for workload, lengths in workloads(tokens, longest).items():
-        for kernel in ("auto", "packed", "padded") if on_gpu else ("auto", "padded"):
+    for workload, lengths in workloads(options.tokens, options.longest).items():
+        kernels = options.kernel or (("auto", "packed", "padded") if on_gpu else ("auto", "padded"))
+        for kernel in kernels:
             report.add("speed", partial(_timed, model, precision, kernel, workload, lengths, top))
-        if on_gpu and model.family == "dnabert":
-            report.add("rival", partial(_one_by_one, model, workload, lengths[:100]))
-        elif on_gpu:
-            for rival in (64, 128, 256, 512):
-                report.add("rival", partial(_rival, model, precision, workload, lengths, batch=rival, whole=True))
-            report.add("rival", partial(_rival, model, precision, workload, lengths[:2000], batch=16, whole=False))
+        if on_gpu:
+            report.add_all("rival", _rivals(model, precision, workload, lengths))
     if on_gpu:
         report.add("memory", partial(starve, model, precision))
 
@@ -228,18 +248,20 @@ def _timed(
     return record if top is None else record | {"share_of_products": float(record["tflops"]) / top}
 
 
-def _rival(
-    model: RandomModel, precision: str, workload: str, lengths: NDArray[np.int64], *, batch: int, whole: bool
-) -> dict[str, object]:
-    ids, ours = model.sequences(lengths, 0), model.encoder(precision, "auto")
-    name = f"transformers, batch {batch}, " + ("sorted" if whole else "unsorted, a copy a sequence")
-    found = transformers_speed(model, precision, ids, ours, batch=batch, ordered=whole, whole=whole)
-    return {"rival": name, "precision": precision, "workload": workload, **found}
-
-
-def _one_by_one(model: RandomModel, workload: str, lengths: NDArray[np.int64]) -> dict[str, object]:
-    found = one_by_one(model, model.sequences(lengths, 0))
-    return {"rival": "one sequence at a time", "precision": "fp32", "workload": workload, **found}
+def _rivals(
+    model: RandomModel, precision: str, workload: str, lengths: NDArray[np.int64]
+) -> Iterator[Mapping[str, object]]:
+    """Run what else there is on the first sequences of a workload."""
+    if model.family == "dnabert":
+        found = one_by_one(model, model.sequences(lengths[:100], 0))
+        yield {"rival": "one sequence at a time", "precision": "fp32", "workload": workload, **found}
+        return
+    ids = model.sequences(lengths[: int(np.searchsorted(lengths.cumsum(), _RIVAL_TOKENS))], 0)
+    ours, rival = model.encoder(precision, "auto"), Transformers(model, precision)
+    for batch, ordered in ((64, True), (128, True), (256, True), (512, True), (16, False)):
+        found = rival.speed(ids, ours, batch=batch, ordered=ordered)
+        name = f"transformers, batch {batch}, " + ("sorted" if ordered else "as given, a copy a sequence")
+        yield {"rival": name, "precision": precision, "workload": workload, **found}
 
 
 def _environment(device: str) -> dict[str, object]:

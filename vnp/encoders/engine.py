@@ -156,7 +156,7 @@ class TransformerEncoder:
         firsts, places = distinct(ids)
         out = np.empty((len(firsts), self.width), np.float32)
         once = [ids[i] for i in firsts]
-        for batch, means in self._run(once, lambda x, batch: segment_means(x.float(), batch, trim=trim)):
+        for batch, means in self._run(once, firsts, lambda x, batch: segment_means(x.float(), batch, trim=trim)):
             self._refuse_broken(firsts[batch.members], np.asarray(np.isfinite(means).all(axis=1)))
             out[batch.members] = means
         return out if len(firsts) == len(ids) else out[places]
@@ -165,7 +165,7 @@ class TransformerEncoder:
         """Give the last hidden state of every token, special tokens included; see ``embed_ids``."""
         self._check(ids)
         out: list[NDArray[np.float32]] = [np.empty((0, self.width), np.float32)] * len(ids)
-        for batch, rows in self._run(ids, lambda x, _: x.float()):
+        for batch, rows in self._run(ids, np.arange(len(ids)), lambda x, _: x.float()):
             ends = np.cumsum(batch.borders.lengths)
             each = np.split(rows, ends[:-1])
             self._refuse_broken(batch.members, np.array([bool(np.isfinite(one).all()) for one in each]))
@@ -178,9 +178,18 @@ class TransformerEncoder:
         return np.array([len(each) for each in self._tokenizer.encode_batch(list(sequences))], np.int64)
 
     def _run(
-        self, ids: Sequence[NDArray[np.integer]], finish: Callable[[torch.Tensor, Batch], torch.Tensor]
+        self,
+        ids: Sequence[NDArray[np.integer]],
+        names: NDArray[np.int64],
+        finish: Callable[[torch.Tensor, Batch], torch.Tensor],
     ) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
-        """Run batches, longest sequences first; a batch's numbers are read while the next one runs."""
+        """Run batches, longest sequences first; a batch's numbers are read while the next one runs.
+
+        Args:
+            ids: token ids of each sequence.
+            names: what number the caller knows each sequence by.
+            finish: turns the last hidden states into what is wanted.
+        """
         lengths = np.array([len(each) for each in ids], np.int64)
         self.tokens_read += int(lengths.sum())
         left = np.argsort(-lengths, kind="stable")
@@ -189,7 +198,7 @@ class TransformerEncoder:
             rows = plan(lengths[left], self.token_budget, self.attention.layout)
             answer = self._attempt(ids, left[: len(rows)], finish)
             if answer is None:
-                self._shrink(left[: len(rows)], int(rows[-1]), lengths)
+                self._shrink(left[: len(rows)], int(rows[-1]), lengths, names)
                 continue
             left = left[len(rows) :]
             if last is not None:
@@ -212,13 +221,15 @@ class TransformerEncoder:
             # Answered outside of the handler: here the failed batch's tensors are still referred to.
             return None
 
-    def _shrink(self, members: NDArray[np.int64], rows: int, lengths: NDArray[np.int64]) -> None:
+    def _shrink(
+        self, members: NDArray[np.int64], rows: int, lengths: NDArray[np.int64], names: NDArray[np.int64]
+    ) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if len(members) == 1:
             tokens = int(lengths[members[0]])
             raise EncoderError(
-                f"a sequence with {tokens} tokens does not fit in the memory of {self.device}; "
+                f"sequence {int(names[members[0]])} with {tokens} tokens does not fit in the memory of {self.device}; "
                 "use a larger GPU, a lower precision, or cut the sequence"
             )
         before = self.token_budget

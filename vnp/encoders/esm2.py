@@ -183,7 +183,7 @@ class Esm2:
             )
             return weight, bias
 
-        self._words = tensors["embeddings.word_embeddings.weight"].to(device, dtype)
+        self.words = tensors["embeddings.word_embeddings.weight"].to(device, dtype)
         self._norm_before = pair("embeddings.layer_norm") if self.config.norm_before else None
         self.norm_after = pair("encoder.emb_layer_norm_after")
         self.layers = [self._layer(f"encoder.layer.{i}.", pair) for i in range(self.config.depth)]
@@ -214,17 +214,23 @@ class Esm2:
 
     def embed(self, batch: Batch) -> torch.Tensor:
         """Give what goes into the first layer, in a tensor of its own: (rows, width)."""
-        x = embedding(batch.ids, self._words)
-        if self.config.token_dropout:
-            # In training, tokens were zeroed as by dropout; the scale makes up for how few are zero now.
-            masked = batch.ids == self.config.mask_token
-            counts = torch.zeros_like(batch.lengths).index_add_(0, batch.owners, masked.long())
-            scale = (1 - _MASKED_IN_TRAINING) / (1 - counts.float() / batch.lengths.float())
-            scale = scale[batch.owners].masked_fill(masked, 0.0)
+        x = embedding(batch.ids, self.words)
+        scale = self.scale(batch)
+        if scale is not None:
             x = (x.float() * scale[:, None]).to(x.dtype)
         if self._norm_before is not None:
             x = layer_norm(x, (self.width,), *self._norm_before, self.config.epsilon)
         return x
+
+    def scale(self, batch: Batch) -> torch.Tensor | None:
+        """Give what token dropout multiplies each row's word vector by: float32 (rows,), or None without it."""
+        if not self.config.token_dropout:
+            return None
+        # In training, tokens were zeroed as by dropout; the scale makes up for how few are zero now.
+        masked = batch.ids == self.config.mask_token
+        counts = torch.zeros_like(batch.lengths).index_add_(0, batch.owners, masked.long())
+        scale = (1 - _MASKED_IN_TRAINING) / (1 - counts.float() / batch.lengths.float())
+        return scale[batch.owners].masked_fill(masked, 0.0)
 
 
 class _RotaryTable:

@@ -14,7 +14,7 @@ An encoder uses these only after they agreed with the plain layers on its own we
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,8 +27,8 @@ from vnp.encoders.dnabert import MosaicBert
 from vnp.encoders.esm2 import Esm2
 from vnp.encoders.packing import Batch, collate
 from vnp.encoders.triton_attention import Tiles, TritonAttention
-from vnp.encoders.triton_linear import linear_gelu
-from vnp.encoders.triton_rows import gate, gelu_in_place, normalise
+from vnp.encoders.triton_linear import interleave, linear_gelu
+from vnp.encoders.triton_rows import embed_scaled, gate, gelu_in_place, normalise
 from vnp.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
-_CHECK_LENGTHS = ((3, 70, 1, 129), (300, 5))
 _LEAST_COSINE = {torch.float16: 0.9995, torch.bfloat16: 0.99}
 
 
@@ -92,6 +91,7 @@ class FusedEsm2:
                 )
             )
             shift = shift + layer.down[1].float()
+        self._embeds_plainly = model.config.norm_before
         self._last_shift, self._last_norm = shift, _float(model.norm_after)
 
     def __call__(self, batch: Batch) -> Float32[torch.Tensor, "rows width"]:
@@ -99,7 +99,8 @@ class FusedEsm2:
         epsilon = self._model.config.epsilon
         attend = _tiles(batch)
         rotary = self._model.rotary.tables(batch.borders.longest)
-        x = self._model.embed(batch)
+        scale = None if self._embeds_plainly else self._model.scale(batch)
+        x = self._model.embed(batch) if scale is None else embed_scaled(batch.ids, self._model.words, scale)
         normal = torch.empty_like(x)
         inner = x.new_empty(len(x), self._model.config.inner)
         for layer in self._layers:
@@ -140,7 +141,7 @@ class FusedMosaicBert:
                 out=layer.out[0].T,
                 out_bias=layer.out[1].float(),
                 norm_attention=_float(layer.norm_attention),
-                gated=layer.gated,
+                gated=interleave(layer.gated) if joint else layer.gated,
                 down=layer.down[0].T,
                 down_bias=layer.down[1].float(),
                 norm_inner=_float(layer.norm_inner),
@@ -216,6 +217,7 @@ def agree(
     attention: TritonAttention,
     model: Esm2 | MosaicBert,
     shape: AttentionShape,
+    lengths: Sequence[Sequence[int]] = ((3, 70, 1, 129), (300, 5)),
 ) -> None:
     """Compare the last hidden states of a few random sequences with those of the plain layers.
 
@@ -224,6 +226,7 @@ def agree(
         attention: that its batches are prepared for.
         model: the plain layers.
         shape: its attention.
+        lengths: of the sequences, batch by batch.
 
     Raises:
         EncoderError: they differ by more than rounding.
@@ -231,8 +234,8 @@ def agree(
     rng = np.random.default_rng(0)
     plain = ByLength(shape)
     with torch.inference_mode():
-        for lengths in _CHECK_LENGTHS:
-            ids = [rng.integers(0, model.vocabulary, n) for n in lengths]
+        for each in lengths:
+            ids = [rng.integers(0, model.vocabulary, n) for n in each]
             members = np.arange(len(ids))
             got = fused(collate(ids, members, attention, shape.device, None)).float()
             want = model(collate(ids, members, plain, shape.device, None)).float()

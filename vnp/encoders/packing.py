@@ -186,7 +186,8 @@ def distinct(ids: Sequence[NDArray[np.integer]]) -> tuple[Int64[np.ndarray, " di
         Where each distinct sequence comes first, in that order, and which of those each sequence is.
     """
     seen: dict[bytes, int] = {}
-    places = np.array([seen.setdefault(each.astype(np.int64).tobytes(), len(seen)) for each in ids], np.int64)
+    whole = (each if each.dtype == np.int64 else each.astype(np.int64) for each in ids)
+    places = np.array([seen.setdefault(each.tobytes(), len(seen)) for each in whole], np.int64)
     return np.unique(places, return_index=True)[1], places
 
 

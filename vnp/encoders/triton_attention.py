@@ -22,7 +22,7 @@ from vnp.encoders.triton_rows import turn_in_place
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 _LOG2_E = 1 / math.log(2)
-_TURN_INSIDE = 256  # longest sequence whose keys are turned again for each tile of queries, rather than in memory
+_TURN_INSIDE = 384  # longest sequence whose keys are turned again for each tile of queries, rather than in memory
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -216,7 +216,7 @@ class TritonAttention:
             # float32 has no tensor cores here and twice the bytes; smaller tiles keep it in registers.
             return Tiling(32, 32, 4, 2)
         if self._rotary and longest <= _TURN_INSIDE:
-            return Tiling(64 if longest <= 64 else 128, 64, 4, 1)
+            return Tiling(64, 64, 4, 1) if longest <= 64 else Tiling(128, 64, 8, 1)
         if longest <= 64 or self._shape.head > 64:
             return Tiling(64, 64, 4, 3 if self._shape.head <= 64 else 2)
         return Tiling(128, 64, 8, 3)

@@ -44,16 +44,13 @@ def _linear_gelu(  # type: ignore[no-untyped-def]
         row = (group * GROUP + (tile % (GROUP * across)) % high) * ROWS
         column = (tile % (GROUP * across)) // high * COLUMNS
         sums = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for step in range(WIDTH // DEPTH):
+            sums = tl.dot(x.load([row, step * DEPTH]), weight.load([column, step * DEPTH]).T, sums)
         if GATED:
-            values = tl.zeros((ROWS, COLUMNS), tl.float32)
-            for step in range(WIDTH // DEPTH):
-                piece = x.load([row, step * DEPTH])
-                sums = tl.dot(piece, weight.load([column, step * DEPTH]).T, sums)
-                values = tl.dot(piece, weight.load([INNER + column, step * DEPTH]).T, values)
-            out.store([row, column], (gelu(sums) * values).to(out.dtype))
+            # A gate and its value are neighbours, which one thread holds: splitting moves nothing.
+            gates, values = tl.split(tl.reshape(sums, (ROWS, COLUMNS // 2, 2)))
+            out.store([row, column // 2], (gelu(gates) * values).to(out.dtype))
         else:
-            for step in range(WIDTH // DEPTH):
-                sums = tl.dot(x.load([row, step * DEPTH]), weight.load([column, step * DEPTH]).T, sums)
             sums += tl.load(bias + column + tl.arange(0, COLUMNS))[None, :]
             out.store([row, column], gelu(sums).to(out.dtype))
 
@@ -63,32 +60,37 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
+def interleave(gated: torch.Tensor) -> torch.Tensor:
+    """Bring each gate's row next to its value's: (2 * inner, width), gates above values, to the same shape."""
+    return torch.stack(gated.chunk(2), dim=1).flatten(0, 1).contiguous()
+
+
 def linear_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> torch.Tensor:
     """Write GELU(x weight^T + bias), or, without a bias, GELU(x gate^T) * (x value^T).
 
     Args:
         x: shape (rows, width), half precision, contiguous; width a multiple of 64.
-        weight: shape (inner, width), or gate above value in one (2 * inner, width).
+        weight: shape (inner, width), inner a multiple of 256; or gates and values from ``interleave``, shape
+            (2 * inner, width), inner a multiple of 128.
         bias: float32 of shape (inner,), or None for the gated form.
-        out: shape (rows, inner), inner a multiple of 256.
+        out: shape (rows, inner).
 
     Returns:
         ``out``.
     """
     rows, width = x.shape
-    inner = out.shape[1]
-    columns = _COLUMNS if bias is not None else _COLUMNS // 2
-    programs = min(_processors(x.device), -(-rows // _ROWS) * (inner // columns))
-    _linear_gelu[(programs,)](
+    inner = len(weight)
+    tiles = -(-rows // _ROWS) * (inner // _COLUMNS)
+    _linear_gelu[(min(_processors(x.device), tiles),)](
         TensorDescriptor.from_tensor(x, [_ROWS, _DEPTH]),
-        TensorDescriptor.from_tensor(weight, [columns, _DEPTH]),
-        TensorDescriptor.from_tensor(out, [_ROWS, columns]),
+        TensorDescriptor.from_tensor(weight, [_COLUMNS, _DEPTH]),
+        TensorDescriptor.from_tensor(out, [_ROWS, _COLUMNS if bias is not None else _COLUMNS // 2]),
         out if bias is None else bias,
         rows,
         WIDTH=width,
         INNER=inner,
         ROWS=_ROWS,
-        COLUMNS=columns,
+        COLUMNS=_COLUMNS,
         DEPTH=_DEPTH,
         GROUP=_GROUP,
         PROGRAMS=_processors(x.device),

@@ -14,7 +14,7 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 _BLOCK = 2048
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def gelu(x):  # type: ignore[no-untyped-def]
     """Compute x * Phi(x) of float32 numbers, to within float32's rounding (3e-7).
 
@@ -104,6 +104,43 @@ def _turn_in_place(  # type: ignore[no-untyped-def]
     tl.store(places + half, (b * c + a * s).to(low.dtype), mask=real)
 
 
+@triton.jit  # type: ignore[untyped-decorator]
+def _embed_scaled(  # type: ignore[no-untyped-def]
+    words,
+    ids,
+    scale,
+    out,
+    WIDTH: tl.constexpr,  # noqa: N803
+    PADDED: tl.constexpr,  # noqa: N803
+):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, PADDED)
+    real = columns < WIDTH
+    values = tl.load(words + tl.load(ids + row) * WIDTH + columns, mask=real, other=0.0).to(tl.float32)
+    tl.store(out + row * WIDTH + columns, (values * tl.load(scale + row)).to(out.dtype.element_ty), mask=real)
+
+
+def embed_scaled(ids: torch.Tensor, words: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Look up each row's word vector and multiply it by the row's number.
+
+    Args:
+        ids: int64 of shape (rows,).
+        words: shape (vocabulary, width), contiguous.
+        scale: float32 of shape (rows,).
+
+    Returns:
+        Shape (rows, width), in the precision of ``words``.
+    """
+    width = words.shape[1]
+    out = words.new_empty(len(ids), width)
+    _embed_scaled[(len(ids),)](ids=ids, words=words, scale=scale, out=out, WIDTH=width, PADDED=_padded(width))
+    return out
+
+
+def _padded(width: int) -> int:
+    return 1 << (width - 1).bit_length()
+
+
 def normalise(x: torch.Tensor, shift: torch.Tensor, norm: Pair, epsilon: float, out: torch.Tensor) -> torch.Tensor:
     """Write LayerNorm of ``x + shift``.
 
@@ -118,7 +155,7 @@ def normalise(x: torch.Tensor, shift: torch.Tensor, norm: Pair, epsilon: float, 
         ``out``.
     """
     rows, width = x.shape
-    padded = 1 << (width - 1).bit_length()
+    padded = _padded(width)
     _normalise[(rows,)](
         x, shift, *norm, out, epsilon, WIDTH=width, PADDED=padded, num_warps=1 if padded <= 1024 else padded // 1024
     )
@@ -142,7 +179,7 @@ def gate(both: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         ``out``.
     """
     rows, inner = out.shape
-    block = min(_BLOCK, 1 << (inner - 1).bit_length())
+    block = min(_BLOCK, _padded(inner))
     _gate[(rows * -(-inner // block),)](both, out, INNER=inner, BLOCK=block)
     return out
 
@@ -156,5 +193,5 @@ def turn_in_place(qkv: torch.Tensor, positions: torch.Tensor, rotary: Pair) -> N
         rotary: cosines and sines of all positions, float32 of shape (positions, head / 2).
     """
     rows, _, heads, head = qkv.shape
-    padded = 1 << (2 * heads - 1).bit_length()
+    padded = _padded(2 * heads)
     _turn_in_place[(rows,)](qkv, positions, *rotary, HEADS=heads, PADDED=padded, HEAD=head, num_warps=2)
