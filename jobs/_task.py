@@ -151,7 +151,7 @@ def make_shards(
                 failed.append((number, error))
                 continue
             outcomes.append(outcome)
-            if outcome.state == "stopped":
+            if outcome.state == "stopped" or asked():
                 break
     return outcomes, failed
 

@@ -100,6 +100,21 @@ def merge(rows: int, shards: int, repeats: int, layout: str, store: str, folder:
     _show(figures, as_json)
 
 
+@command("python -m jobs.benchmark status --shards 10000", group=main)
+@click.option("--shards", type=click.IntRange(min=1), default=10_000, help="Shards of the made-up run.")
+@click.option("--done", type=click.IntRange(min=0), help="How many of them are done.  [default: half]")
+@click.option("--repeats", type=click.IntRange(min=1), default=5, help="Rounds; the median counts.")
+@_options.as_json
+def status(shards: int, done: int | None, repeats: int, as_json: bool) -> None:
+    """Time the look at a run of many shards that status takes; the goal is 2 s for 10,000."""
+    from statistics import median
+
+    from vnp.runs.benchmark import measure_status
+
+    found = measure_status(shards, shards // 2 if done is None else min(done, shards), repeats)
+    _show({"shards": found.shards, "done": found.done, "a look, s": median(found.seconds)}, as_json)
+
+
 @command("python -m jobs.benchmark accuracy RUN_FASTESM2 RUN_ESM2_3B --part dna --part protein --out AB", group=main)
 @click.argument("contestant", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
@@ -185,6 +200,38 @@ def train(
     from jobs._train_speed import time_training
 
     time_training(device, rows, width, batch, loop_rows, loop_workers, seed, out, as_json)
+
+
+@command("python -m jobs.benchmark reads samplesheet.csv --split model.split.tsv --out READS", group=main)
+@click.argument("input", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the reads.")
+@click.option("--length", type=click.IntRange(min=3), default=150, help="Bases of a read.")
+@click.option("--most", type=click.IntRange(min=1), default=20, help="Reads of one record, at most.")
+@_options.groups
+@click.option(
+    "--split",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Cut only from the groups of the test part of this split, such as the one beside a checkpoint.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the places.")
+@_options.force
+def reads(
+    input: tuple[Path, ...],  # noqa: A002 - the argument's name in help and vnp.toml
+    out: Path,
+    groups: Path | None,
+    split: Path | None,
+    force: bool,
+    **asked: Any,
+) -> None:
+    """Cut reads from held-out sequences, to see how a classifier does on pieces that short.
+
+    INPUT is FASTA, FASTQ or a samplesheet with labels. Writes samplesheet.csv, groups.tsv and the reads; extract the
+    samplesheet with the chunk of the checkpoint, then compare with: benchmark accuracy RUN --checkpoint M --groups
+    groups.tsv
+    """
+    from jobs._accuracy import run_reads
+
+    run_reads(input, out, groups=groups, split=split, force=force, **asked)
 
 
 def _show(figures: dict[str, Any], as_json: bool) -> None:

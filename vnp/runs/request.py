@@ -142,7 +142,8 @@ class Request:
         Raises:
             StorageError: the disk is full or cannot be written.
         """
-        write_json(path, {"schema": SCHEMA, "digest": self.digest, **asdict(self)})
+        body = {"schema": SCHEMA, "digest": self.digest, **asdict(self)}
+        write_json(path, {**body, "whole": _sha256(body)})
 
     @classmethod
     def read(cls, path: Path) -> Request:
@@ -153,7 +154,8 @@ class Request:
             RunError: the file is damaged or of another version.
         """
         try:
-            stored = json.loads(path.read_bytes())
+            content = path.read_bytes()
+            stored = json.loads(content)
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{path.parent} is not a run: it has no {path.name} (jobs.extract makes one)") from None
         except OSError as error:
@@ -162,9 +164,13 @@ class Request:
             raise RunError(f"{path} is damaged: {error}; extract with --force starts the run anew") from error
         if not isinstance(stored, dict):
             raise RunError(f"{path} is damaged: it holds no object; extract with --force starts the run anew")
-        if stored.pop("schema", None) != SCHEMA:
+        if stored.get("schema") != SCHEMA:
             raise RunError(f"{path} is of another version of vnp; this one reads {SCHEMA!r}: extract it again")
+        # One spelling, and a digest of all of it: not even a damaged date passes for what was written.
+        if canonical_json(stored) != content or stored.pop("whole", None) != _sha256(stored):
+            raise RunError(f"{path} was changed after it was written; extract with --force starts the run anew")
         digest = stored.pop("digest", None)
+        del stored["schema"]
         try:
             request = cls(
                 **{
@@ -178,8 +184,12 @@ class Request:
         except (TypeError, KeyError, AttributeError) as error:
             raise RunError(f"{path} is damaged: {error}; extract with --force starts the run anew") from error
         if request.digest != digest:
-            raise RunError(f"{path} was changed after it was written; extract with --force starts the run anew")
+            raise RunError(f"{path} was made by another version of vnp: extract it again")
         return request
+
+
+def _sha256(body: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(body)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
