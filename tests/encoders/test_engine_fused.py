@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from tests.encoders._models import DNABERT, ESM2, encoder, random_ids, random_state
 from vnp.encoders.attention import AttentionShape
@@ -147,7 +148,7 @@ def test_environment_names_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sequences_that_are_the_same_are_embedded_once() -> None:
     engine = encoder(ESM2, random_state(ESM2))
     ids = random_ids(6, 30)
-    many = [ids[0], ids[1], ids[0].astype(np.int32), ids[2], ids[1]]
+    many: list[NDArray[np.integer]] = [ids[0], ids[1], ids[0].astype(np.int32), ids[2], ids[1]]
     got = engine.embed_ids(many)
     assert engine.tokens_read == sum(len(each) for each in ids[:3])
     np.testing.assert_array_equal(got, engine.embed_ids(ids[:3])[[0, 1, 0, 2, 1]])
