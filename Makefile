@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := demo-run
+REPORT = $(abspath $(RUN))/calls/report.html
 IMAGE ?= vnp.sif
 WORKERS ?= 2
 
@@ -14,13 +15,21 @@ WORKERS ?= 2
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## extract features from the bundled sample in 4 shards, and merge them into demo-run/features.h5
+# Batches of a few rows are computed fastest by one thread each.
+demo: export OMP_NUM_THREADS := 1
+demo: $(STAMP) ## the bundled sample from sequences to calls on genomes held out, in demo-run/; a minute or two
+	@echo "The report will be $(REPORT)"
 	@rm -rf $(RUN)
 	$(BIN)/python -m jobs.extract vnp/sample/samplesheet.csv --out $(RUN) --shards 4 --dna kmer --protein kmer --cluster local
 	$(BIN)/python -m jobs.reduce $(RUN)
+	$(BIN)/python -m jobs.train $(RUN) --split vnp/sample/split.tsv --out $(RUN)/model/kmer.pth
+	$(BIN)/python -m jobs.benchmark accuracy $(RUN) --part dna --part protein --split vnp/sample/split.tsv --out $(RUN)/accuracy
+	$(BIN)/python -m jobs.predict vnp/sample/heldout.csv --checkpoint $(RUN)/model/kmer.pth --out $(RUN)/calls --shards 2 --cluster local
+	@echo
+	@echo "Open the report: $(REPORT)"
 
 test: $(STAMP) ## run the tests (WORKERS=2 processes)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 lint: $(STAMP) ## check style (ruff) and types (mypy --strict)
 	$(BIN)/ruff check .

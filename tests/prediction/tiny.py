@@ -29,6 +29,9 @@ def embed(inputs: list[Path], out: Path, *, layout: str = "1664") -> Features:
 def train(features: Features, path: Path, *, steps: int = 60) -> Checkpoint:
     """Fit the network to labelled features for a few steps, without any split, and write it."""
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    # So few rows are computed fastest by one thread.
+    torch.set_num_threads(1)
     network = MLPClassifier(features.width)
     rows = torch.from_numpy(np.concatenate([window.values for window in features.windows()]))
     labels = torch.from_numpy(features.labels().astype(np.int64))
@@ -39,6 +42,7 @@ def train(features: Features, path: Path, *, steps: int = 60) -> Checkpoint:
         with torch.no_grad():
             for parameter, gradient in zip(network.parameters(), gradients, strict=True):
                 parameter.sub_(gradient, alpha=0.3)
+    torch.set_num_threads(threads)
     encoders = {part.name: features.provenance["encoders"][part.name] for part in features.layout.parts}
     checkpoint = Checkpoint(network.eval().state_dict(), features.layout, encoders, features.chunk)
     checkpoint.write(path)
