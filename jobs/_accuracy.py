@@ -66,6 +66,44 @@ def run_accuracy(
     click.echo(f"look at: {paths[2]}")
 
 
+def run_reads(
+    inputs: Sequence[Path], folder: Path, *, groups: Path | None, split: Path | None, force: bool, **asked: int
+) -> None:
+    """Cut reads from inputs and say what comes next.
+
+    Args:
+        inputs: as they were typed.
+        folder: for the reads.
+        groups: file of the groups that a split must not cut.
+        split: file that says which groups are held out; None cuts from all.
+        force: write over reads that are there.
+        asked: length, most and seed.
+
+    Raises:
+        VnpError: see ``cut_reads``.
+    """
+    from vnp.evaluation.reads import cut_reads
+    from vnp.features.grouping import read_groups
+    from vnp.sequences.samplesheet import read_inputs
+
+    if (folder / "samplesheet.csv").exists() and not force:
+        raise RunExistsError(f"{folder} holds reads; --force writes over them")
+    only = None
+    if split is not None:
+        from vnp.classifier.split import TEST, read_split
+
+        key, stored = read_split(split)
+        if key != "group":
+            raise UsageError(f"{split} deals out single rows; reads are cut from whole groups that were held out")
+        only = {name for name, part in stored.items() if part == TEST}
+    group_of = None if groups is None else read_groups(groups)
+    entries = read_inputs(inputs)
+    folder.mkdir(parents=True, exist_ok=True)
+    cut = cut_reads(entries, folder, groups=group_of, only=only, **asked)
+    click.echo(f"cut {cut.reads:,} reads from {cut.records:,} records: {cut.sheet}")
+    click.echo(f"next: python -m jobs.extract {cut.sheet} --out RUN, with the --chunk and encoders of the checkpoint")
+
+
 def _rules(organisms: Path | None, asked: dict[str, Any]) -> Rules:
     from vnp.classifier.recipe import RECIPES
     from vnp.classifier.scoring import choose_device

@@ -97,7 +97,7 @@ def test_features_are_trained_on_one_split_and_compared(compared: Path) -> None:
     assert pair["mcnemar"]["first_only"] > pair["mcnemar"]["second_only"]
     assert len(levels["frame"]["pairs"]) == 3
     assert table(compared)[GOOD, "frame", "organism", "bacteria"]["roc_auc"] == ""
-    assert (compared / "models/<b>&x_dna_alone.pth").exists()
+    assert (compared / "models/_b__x_dna_alone.pth").exists()
 
 
 def test_the_page_needs_nothing_else(compared: Path) -> None:

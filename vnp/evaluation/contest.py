@@ -17,7 +17,7 @@ from vnp.classifier.train import Training, Watcher, train
 from vnp.evaluation.alignment import Table, align, read_table
 from vnp.evaluation.cases import Cases, Frames, lift, make_cases
 from vnp.evaluation.comparison import compare
-from vnp.evaluation.contestants import Contestant, Rules, require_sense, with_parts
+from vnp.evaluation.contestants import Contestant, Rules, file_name, require_sense, with_parts
 from vnp.evaluation.heldout import hold_out
 from vnp.evaluation.metrics import LEVELS, Rule
 from vnp.evaluation.plots import Series
@@ -122,7 +122,7 @@ def _checkpoint(one: Contestant, rules: Rules, folder: Path, progress: Progress)
         checkpoint.require(one.features.layout, encoders, one.features.chunk, str(one.features.path))
         return checkpoint
     training = Training(recipe=rules.recipe, split=folder / "split.tsv", seed=rules.seed)
-    out = folder / "models" / f"{one.name.replace(' ', '_').replace('/', '_')}.pth"
+    out = folder / "models" / f"{file_name(one.name)}.pth"
     with progress(f"training {one.name}", None, "epochs") as bar:
         watcher = Watcher(epoch=lambda history: bar.to(len(history)))
         return train(one.features, out, training, rules.device, force=True, watcher=watcher).checkpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,7 +70,8 @@ def require_sense(contestants: Sequence[Contestant], rules: Rules) -> None:
         UsageError: they do not.
     """
     names = [entered.name for one in contestants for entered in with_parts(one, rules.parts)]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    files = [file_name(name) for name in names]
+    twice = [name for name, file in zip(names, files, strict=True) if files.count(file) > 1]
     if not names:
         raise UsageError("nothing to compare: give runs, features.h5 files, or FEATURES@MODEL.pth")
     if twice:
@@ -88,3 +90,8 @@ def with_parts(one: Contestant, parts: Sequence[str]) -> list[Contestant]:
         return [one]
     alone = [replace(one, name=f"{one.name} {part} alone", features=one.features.only(part)) for part in parts]
     return [one, *alone]
+
+
+def file_name(name: str) -> str:
+    """What a contestant's files are called."""
+    return re.sub(r"[^\w.-]", "_", name)

@@ -16,6 +16,8 @@ from vnp.errors import FeatureError, UsageError
 from vnp.evaluation.alignment import Table
 from vnp.evaluation.contestants import Contestant, Rules
 
+_LEAKS = "The split is by row: pieces of one genome were trained on and tested on, so the numbers are too good."
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldOut:
@@ -59,9 +61,7 @@ def hold_out(
         split.write(split_file, tables[0].ids())
         kept = [part == TEST for part in _parts(split, tables, same_frames)]
         if split.kind == "random":
-            notes.append(
-                "The split is by row: pieces of one genome were trained on and tested on, so the numbers are too good."
-            )
+            notes.append(_LEAKS)
     for place, one in enumerate(contestants):
         if one.checkpoint is not None and not rules.everything:
             unseen, note = _unseen(one.checkpoint, tables[place])
@@ -107,7 +107,8 @@ def _unseen(checkpoint: Path, table: Table) -> tuple[Bool[np.ndarray, "n"], str]
     seen = {name for name, part in stored.items() if part != TEST}
     mine = table.ids() if key == "id" else table.groups()
     unseen = np.fromiter((name not in seen for name in mine), bool, len(mine))
-    return unseen, f"compared on the {int(unseen.sum()):,} of {len(unseen):,} rows that it was not trained on."
+    note = f"compared on the {int(unseen.sum()):,} of {len(unseen):,} rows that it was not trained on."
+    return unseen, f"{note} {_LEAKS}" if key == "id" else note
 
 
 def _shared(
