@@ -164,13 +164,13 @@ def _require_fit(ask: Ask, checkpoint: Checkpoint, settings: Settings) -> None:
     checkpoint.require(layout, {"dna": dna.identity, "protein": protein.identity}, ask.chunk, "this installation")
 
 
-def _plan(ask: Ask, out: Path, settings: Settings, force: bool) -> Run:
+def _plan(ask: Ask, out: Path, settings: Settings, force: bool, site: Profile | None = None) -> Run:
     """Plan the run, and put the settings beside it for what comes after the shards."""
     from vnp.prediction.predict import clear_others, finished, require_free
     from vnp.prediction.settings import OutputPaths
 
     paths = OutputPaths(out.absolute())
-    run, _ = make_plan(ask, out, force)
+    run, _ = make_plan(ask, out, force, site)
     if force:
         clear_others(paths, "")
     clear_others(paths, run.request.digest)
@@ -196,7 +196,7 @@ def _on_slurm(ask: Ask, out: Path, settings: Settings, site: Profile, force: boo
 
     if force:
         require_idle(out.absolute())
-    run = _plan(ask, out, settings, force)
+    run = _plan(ask, out, settings, force, site)
     ids = submit_extract(run, unfinished(run), site)
     merging = submit_reduce(run.paths.root, site, settings.layout, ids)
     submit_predict(run.paths.root, site, predict_binds(run, settings), merging)
