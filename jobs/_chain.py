@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import click
 
 from jobs._image import check_profile
 from jobs._live import require_idle, without_live
-from jobs._profile import Profile
+from jobs._profile import Profile, Resources
 from jobs._slurm import Job, script, submit
 from jobs._squeue import Element, cancel, live
 from jobs._task import plan_task, predict_task, reduce_task, run_task
@@ -154,6 +154,14 @@ def submit_predict(root: Path, profile: Profile, binds: Sequence[Path], after: s
     """Submit the calling of records behind the merging."""
     job = predict_job(root, profile, binds, after)
     _say_submitted(job, submit(job))
+
+
+def submit_behind(root: Path, what: str, function: Callable[..., str], resources: Resources, after: str) -> str:
+    """Submit a job that starts when another has ended well, and never if it has not; returns its id."""
+    job = Job(root, _name(root, what), function, resources, dependency=f"afterok:{after}")
+    ids = submit(job)
+    _say_submitted(job, ids)
+    return ids[0]
 
 
 def _is_reduce(element: Element) -> bool:

@@ -1,4 +1,4 @@
-"""Everything from sequences to merged features, one step behind the other."""
+"""Everything from sequences to a measured classifier, one step behind the other."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs import _options
+from jobs._after import can_train, submit_after, train_and_measure
 from jobs._command import command
 from jobs._plan import make_ask, make_plan, unfinished
 from jobs._submit import choose_cluster, load_profile, make_here, reduce_here
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 @_options.cluster
 @_options.slurm
 @click.option("--plan-job", is_flag=True, help="Slurm: read and cut the input in a job too, not on this node.")
+@click.option(
+    "--train/--no-train",
+    default=True,
+    help="Where viral and host inputs are labelled, go on to train a classifier and to measure it.",
+)
 @click.option("--force", is_flag=True, help="Begin anew where another run stands.")
 def main(
     input: tuple[Path, ...],  # noqa: A002 - the argument's name in help and vnp.toml
@@ -38,21 +44,26 @@ def main(
     parallelism: int | None,
     retries: int | None,
     plan_job: bool,
+    train: bool,
     force: bool,
     **encoding: Any,
 ) -> None:
-    """Embed INPUT as shards of a run, then merge them into RUN/features.h5.
+    """Embed INPUT as shards of a run, merge them into RUN/features.h5, and train on them where they are labelled.
+
+    With viral and host inputs (a samplesheet's column label), a classifier is trained, RUN/model/model.pth, and
+    measured on what was held out, in RUN/accuracy.
 
     On Slurm the steps are jobs that wait for each other, and this command returns at once. The chain holds: the
-    planning (with --plan-job only), an array of one task a shard, and the merging, which starts when all tasks have
-    ended, however they ended. If shards are missing then, the merging says which and ends with 3; nothing is left
-    waiting in the queue, and rerun RUN --then pipeline goes on from there.
+    planning (with --plan-job only), an array of one task a shard, the merging, which starts when all tasks have
+    ended, however they ended, and behind it training and benchmark. If shards are missing then, the merging says
+    which and ends with 3; nothing is left waiting in the queue, and rerun RUN --then pipeline goes on from there.
     """
     where = choose_cluster(cluster)
     site = load_profile(profile, parallelism, retries) if where == "slurm" else None
     ask = make_ask(input, shards, encoding, where)
+    behind = train and can_train(file.label for file in ask.files)
     if site is not None:
-        _on_slurm(ask, run, site, layout, plan_job, force)
+        _on_slurm(ask, run, site, layout, plan_job, behind, force)
         return
     if plan_job:
         raise UsageError("--plan-job needs Slurm: there is no sbatch here, or --cluster says otherwise")
@@ -61,9 +72,11 @@ def main(
     if todo:
         make_here(planned, todo, where)
     reduce_here(planned, layout)
+    if behind:
+        train_and_measure(planned.paths.root)
 
 
-def _on_slurm(ask: Ask, run: Path, site: Profile, layout: str, plan_job: bool, force: bool) -> None:
+def _on_slurm(ask: Ask, run: Path, site: Profile, layout: str, plan_job: bool, behind: bool, force: bool) -> None:
     from jobs._chain import submit_extract, submit_planned, submit_reduce
     from jobs._live import require_idle
 
@@ -75,7 +88,9 @@ def _on_slurm(ask: Ask, run: Path, site: Profile, layout: str, plan_job: bool, f
     else:
         planned, _ = make_plan(ask, run, force, site)
         ids = submit_extract(planned, unfinished(planned, site), site)
-    submit_reduce(root, site, layout, ids)
+    merging = submit_reduce(root, site, layout, ids)
+    if behind:
+        submit_after(root, site, merging)
     click.echo(f"next: python -m jobs.status {run}")
     click.echo(f"if shards fail: python -m jobs.rerun {run} --then pipeline")
 

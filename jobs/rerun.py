@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs import _options
+from jobs._after import can_train, submit_after, train_and_measure
 from jobs._command import command
 from jobs._plan import unfinished
 from jobs._progress import duration
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 @click.option(
     "--then",
     type=click.Choice(["pipeline", "predict"]),
-    help="Go on with what comes behind the shards: the merging, and with predict the calling.",
+    help="Go on with what comes behind the shards: the merging, then training and benchmark where inputs are labelled, "
+    "or with predict the calling.",
 )
 @_options.layout
 @click.option("--force", is_flag=True, help="Slurm: submit shards again that are in the queue.")
@@ -65,6 +67,8 @@ def main(
         finish_here(run)
     elif then:
         reduce_here(opened, layout)
+        if can_train(entry.label for entry in opened.request.inputs):
+            train_and_measure(opened.paths.root)
     else:
         click.echo(f"next: {after_shards(run)}")
 
@@ -88,6 +92,8 @@ def _on_slurm(
     ids = submit_extract(run, todo, site, force=force)
     if then:
         merging = submit_reduce(root, site, layout if settings is None else settings.layout, ids)
+        if settings is None and can_train(entry.label for entry in run.request.inputs):
+            submit_after(root, site, merging)
         if settings is not None:
             from jobs.predict import predict_binds
 

@@ -71,6 +71,34 @@ def test_pipeline_chains_the_merging(slurm: FakeSlurm, fasta: Path, run: Path) -
     assert option(array, "dependency") is None
 
 
+def labelled(folder: Path, fasta: Path) -> Path:
+    host = folder / "host.fasta"
+    host.write_text(fasta.read_text().replace(">r", ">h"))
+    sheet = folder / "sheet.csv"
+    sheet.write_text(f"path,label,group\n{fasta.name},viral,\n{host.name},host,\n")
+    return sheet
+
+
+def test_pipeline_of_labelled_inputs_goes_on_to_a_classifier(
+    slurm: FakeSlurm, fasta: Path, run: Path, tmp_path: Path
+) -> None:
+    sheet = labelled(tmp_path, fasta)
+    invoke(pipeline.main, sheet, "--out", run, "--shards", 4, *KMER)
+    assert names(run) == ["vnp-run-0-3", "vnp-run-reduce", "vnp-run-train", "vnp-run-benchmark"]
+    _, _, training, measuring = slurm.scripts()
+    assert [option(script, "dependency") for script in (training, measuring)] == ["afterok:42", "afterok:43"]
+    # Behind a merging that fails they are cancelled, and do not wait for ever.
+    assert [option(script, "kill-on-invalid-dep") for script in (training, measuring)] == ["yes", "yes"]
+
+    invoke(rerun.main, run, "--then", "pipeline", "--cluster", "slurm")
+    assert names(run)[-3:] == ["vnp-run-reduce", "vnp-run-train", "vnp-run-benchmark"]
+
+
+def test_pipeline_trains_nothing_where_it_is_told_so(slurm: FakeSlurm, fasta: Path, run: Path, tmp_path: Path) -> None:
+    invoke(pipeline.main, labelled(tmp_path, fasta), "--out", run, "--shards", 4, "--no-train", *KMER)
+    assert names(run) == ["vnp-run-0-3", "vnp-run-reduce"]
+
+
 def test_pipeline_of_several_arrays_waits_for_all(slurm: FakeSlurm, fasta: Path, run: Path) -> None:
     slurm.answer("scontrol", "MaxArraySize = 2\n")
     invoke(pipeline.main, fasta, "--out", run, "--shards", 4, *KMER)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import h5py
+import numpy as np
 from click.testing import CliRunner
 
 from jobs import pipeline, status
+from vnp.classifier.checkpoint import Checkpoint
 
 WORDS = ["--shards", "2", "--dna", "kmer", "--protein", "kmer", "--cluster", "inline"]
 
@@ -31,6 +34,26 @@ def test_pipeline_in_this_process(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "was there already" in result.output
     assert (run / "features.h5").stat().st_mtime_ns == before
+
+
+def test_pipeline_trains_and_measures_where_inputs_are_labelled(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, letters in (("viral", "ACG"), ("host", "CGT")):
+        sequences = ["".join(rng.choice(list(letters), 300)) for _ in range(20)]
+        text = "".join(f">{name}{i}\n{sequence}\n" for i, sequence in enumerate(sequences))
+        (tmp_path / f"{name}.fasta").write_text(text)
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text("path,label,group\nviral.fasta,viral,\nhost.fasta,host,\n")
+    run = tmp_path / "run"
+    words = [str(sheet), "--out", str(run), *WORDS]
+    result = CliRunner().invoke(pipeline.main, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert Checkpoint.load(run / "model" / "model.pth").layout.width == 1664
+    compared = json.loads((run / "accuracy" / "accuracy.json").read_text())
+    assert compared
+    result = CliRunner().invoke(pipeline.main, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "model.pth is there already" in result.output
 
 
 def test_pipeline_stops_where_shards_fail(tmp_path: Path) -> None:
