@@ -128,13 +128,13 @@ def _messages(as_json: bool) -> Iterator[None]:
 def _settings(path: Path, wishes: dict[str, Any], before: Settings | None = None) -> tuple[Checkpoint, Settings]:
     """The classifier, and the settings that the command line asks for; what it leaves open is as before."""
     from vnp.classifier.checkpoint import Checkpoint
-    from vnp.prediction.predict import file_sha256
+    from vnp.prediction.predict import checkpoint_sha256
     from vnp.prediction.settings import Settings
 
     checkpoint = Checkpoint.load(path)
     settings = Settings(
         checkpoint=str(path.absolute()),
-        checkpoint_sha256=file_sha256(path),
+        checkpoint_sha256=checkpoint_sha256(path),
         layout="1664" if any(part.projection for part in checkpoint.layout.parts) else "full",
         threshold=checkpoint.threshold,
     )

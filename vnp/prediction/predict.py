@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from vnp.errors import FeatureError, RunExistsError, storage_error
 from vnp.prediction.scores import read_scores, write_scores
 from vnp.prediction.settings import OutputPaths, Settings
 from vnp.prediction.writing import SCHEMA, Progress, Writing
+from vnp.runs.receipts import file_sha256
 
 if TYPE_CHECKING:
     from vnp.classifier.checkpoint import Checkpoint
@@ -41,15 +41,14 @@ class Predicted:
     fresh: bool
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes.
+def checkpoint_sha256(path: Path) -> str:
+    """SHA-256 of a checkpoint's bytes.
 
     Raises:
         StorageError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise storage_error(error, f"reading {path}") from error
 
@@ -64,7 +63,7 @@ def load_checkpoint(settings: Settings) -> Checkpoint:
     from vnp.classifier.checkpoint import Checkpoint
 
     path = Path(settings.checkpoint)
-    if file_sha256(path) != settings.checkpoint_sha256:
+    if checkpoint_sha256(path) != settings.checkpoint_sha256:
         raise FeatureError(
             "is another checkpoint than when the prediction was asked for: bring it back, or name it anew with "
             "--checkpoint",
