@@ -4,6 +4,7 @@
     ├── UsageError               2   the command line or the configuration asks for something impossible
     ├── InputError               1   a sequence file, samplesheet or record cannot be used
     │   └── ChangedInputError    1   an input is no longer the file that was planned
+    ├── DownloadError            1   a server cannot be reached, or does not give what it should
     ├── EncoderError             1   an encoder cannot run here, or gave a value that is not finite
     │   └── WeightsError         1   weights are missing, damaged, not the pinned ones, or of another shape
     ├── FeatureError             1   numbers on disk do not fit what was asked of them
@@ -62,6 +63,10 @@ class InputError(VnpError):
 
 class ChangedInputError(InputError):
     """An input is no longer the file that was planned."""
+
+
+class DownloadError(VnpError):
+    """A server cannot be reached, or does not give what it should."""
 
 
 class EncoderError(VnpError):
