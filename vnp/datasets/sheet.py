@@ -1,0 +1,168 @@
+"""The sheet that says which files a training set is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vnp.errors import InputError, UsageError
+from vnp.sequences._files import stream
+from vnp.sequences._readable import check_readable
+from vnp.sequences._sheet import DELIMITERS, Columns, file_in_sheet, read_rows, require_utf8
+
+VIRAL = "viral"
+HOST_GROUPS = ("vertebrate", "protozoa", "plant", "invertebrate", "fungi", "bacteria", "archaea")
+"""The host groups of VirNucPro's training set. A sheet may name others."""
+LABELS = {"viral": 1, "host": 0}
+_COLUMNS = Columns(
+    "sheet of a training set",
+    ("path", "label", "group", "organism_group"),
+    "of which group and organism_group may be left empty",
+    optional=("annotation",),
+)
+_PACKED = ("", ".gz", ".bz2", ".xz", ".zst")
+_GFF = (".gff3", ".gff")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file of annotated genomes.
+
+    Attributes:
+        path: of a GenBank or FASTA file, absolute.
+        label: 1 viral, 0 host.
+        group: the unit of all its records as the user gave it; None where it is to be found.
+        organism_group: ``viral``, one of ``HOST_GROUPS``, or any other name; None means each record's lineage decides.
+        annotation: the GFF3 file of a FASTA file, absolute; None for GenBank.
+        name: the path as it stands in the sheet.
+    """
+
+    path: Path
+    label: int
+    group: str | None = None
+    organism_group: str | None = None
+    annotation: Path | None = None
+    name: str = ""
+
+
+def read_sheet(path: str | Path) -> tuple[Source, ...]:
+    """Read the sheet of a training set, in its order.
+
+    Args:
+        path: ``.csv`` or ``.tsv`` with the columns path, label (viral or host), group (may be empty), organism_group
+            (may be empty) and, if it likes, annotation: the GFF3 file of a FASTA file. Where that is empty, the GFF3
+            file is looked for beside the FASTA file, under its name. Paths are relative to the sheet.
+
+    Raises:
+        UsageError: the name does not end in .csv or .tsv, or one file stands there twice.
+        InputError: a file cannot be read, or rows are wrong or contradict each other.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in DELIMITERS:
+        raise UsageError(
+            f"{path}: the sheet of a training set is a .csv or .tsv with the columns {', '.join(_COLUMNS.required)}"
+        )
+    sources = []
+    places: dict[Path, int] = {}
+    labels: dict[tuple[str, str], tuple[int, int]] = {}
+    for line, source in _sources(path):
+        before = places.setdefault(source.path.resolve(), line)
+        if before != line:
+            raise UsageError(f"{path}: {source.name} stands in line {before} and in line {line}; remove one")
+        for what, name in (("group", source.group), ("organism group", source.organism_group)):
+            if name is None:
+                continue
+            label, first = labels.setdefault((what, name), (source.label, line))
+            if label != source.label:
+                raise InputError(
+                    f"the {what} {name!r} is {_word(source.label)} here and {_word(label)} in line {first}; give the "
+                    "rows one label, or their groups different names",
+                    path=path,
+                    line=line,
+                )
+        sources.append(source)
+    return tuple(sources)
+
+
+def _sources(path: Path) -> Iterator[tuple[int, Source]]:
+    for line, row in read_rows(path, _COLUMNS):
+        if not row["path"]:
+            raise InputError("the path is empty", path=path, line=line)
+        label = LABELS.get(row["label"].lower())
+        if label is None:
+            found = f"unknown label {row['label']!r}" if row["label"] else "the label is empty"
+            raise InputError(f"{found}: a training set needs viral or host", path=path, line=line)
+        organism_group = _organism_group(row["organism_group"], label, path, line)
+        file = file_in_sheet(row["path"], path, line)
+        require_utf8(file)
+        annotation = _annotation(file, row["annotation"], path, line)
+        yield line, Source(file, label, row["group"] or None, organism_group, annotation, row["path"])
+
+
+def _organism_group(text: str, label: int, path: Path, line: int) -> str | None:
+    if not text:
+        return None
+    name = text.lower() if text.lower() in (VIRAL, *HOST_GROUPS) else text
+    if (label == LABELS["viral"] and name in HOST_GROUPS) or (label == LABELS["host"] and name == VIRAL):
+        raise InputError(
+            f"the label is {_word(label)} and the organism group {name}: one of the two is wrong. Leave the organism "
+            "group empty to have it read from the lineage of GenBank records",
+            path=path,
+            line=line,
+        )
+    return name
+
+
+def _annotation(file: Path, given: str, sheet: Path, line: int) -> Path | None:
+    """The GFF3 file of a FASTA file, or None for GenBank."""
+    fasta = _is_fasta(file, sheet, line)
+    if given:
+        if not fasta:
+            raise InputError(f"{file.name} is not FASTA, and only FASTA has an annotation beside it: leave the column "
+                             "annotation empty", path=sheet, line=line)  # fmt: skip
+        return file_in_sheet(given, sheet, line)
+    if not fasta:
+        return None
+    stem = _stem(file.name)
+    for name in (stem + gff + packed for gff in _GFF for packed in _PACKED):
+        if (found := file.with_name(name)).exists():
+            check_readable(found)
+            return found
+    raise InputError(
+        f"{file.name} is FASTA, and there is no {stem}.gff3 or {stem}.gff (or one of them compressed) beside it: name "
+        "its GFF3 file in a column annotation, or give GenBank",
+        path=sheet,
+        line=line,
+    )
+
+
+def _is_fasta(file: Path, sheet: Path, line: int) -> bool:
+    """Tell FASTA from GenBank by the first letter."""
+    start = b""
+    try:
+        for block in stream(file, None, 0)[1]:
+            start = block.removeprefix(b"\xef\xbb\xbf").lstrip()
+            if start:
+                break
+    except InputError as error:
+        raise InputError(str(error), path=sheet, line=line) from error
+    if not start:
+        raise InputError(f"{file.name} is empty", path=sheet, line=line)
+    if start.startswith(b"@"):
+        raise InputError(
+            f"{file.name} looks like FASTQ: a training set is made of GenBank, or of FASTA with GFF3",
+            path=sheet,
+            line=line,
+        )
+    return start[:1] in b">;#"
+
+
+def _stem(name: str) -> str:
+    """A file's name without compression and format: ``x_genomic.fna.gz`` becomes ``x_genomic``."""
+    packed = next((packed for packed in _PACKED[1:] if name.lower().endswith(packed)), "")
+    return Path(name[: len(name) - len(packed)]).stem
+
+
+def _word(label: int) -> str:
+    return "viral" if label else "host"
