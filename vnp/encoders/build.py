@@ -19,7 +19,13 @@ from vnp.errors import EncoderError, WeightsError
 
 log = logging.getLogger(__name__)
 
-DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# What weights and activations are held in; fp8 rounds further where it multiplies.
+DTYPES: Mapping[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp8": torch.float16,
+}
 _FAMILIES: Mapping[str, type[Esm2] | type[MosaicBert]] = {"esm": Esm2, "fast_esm": Esm2, "bert": MosaicBert}
 _FUSED = "fused"
 
@@ -50,7 +56,7 @@ def build(
         tokenizer: the model's.
         spec: what the encoder is.
         device: such as ``cpu`` or ``cuda:0``.
-        precision: ``fp32``, ``fp16`` or ``bf16``; weights are cast once.
+        precision: ``fp32``, ``fp16``, ``bf16``, or, for ESM2 on Hopper or newer, ``fp8``; weights are cast once.
         token_budget: rows of one batch; None for a default that fits the device.
         attention: ``auto`` (``fused`` where it runs and agrees, else the fastest other; the environment variable
             VNP_ATTENTION may name another), ``fused``, ``packed``, ``padded``, or a kernel's name.
@@ -74,8 +80,8 @@ def build(
     if model.width != spec.width:
         raise WeightsError(f"{spec.name} is {spec.width} wide, but config.json has hidden_size {model.width}")
     shape = AttentionShape(model.heads, model.head, model.slopes, DTYPES[precision], place)
-    runner, kernel, name = _fastest(model, shape, attention)
     checked = cast("Precision", precision)
+    runner, kernel, name = _in_8_bits(model, shape) if checked == "fp8" else _fastest(model, shape, attention)
     return TransformerEncoder(
         runner,
         tokenizer,
@@ -103,6 +109,17 @@ def _fastest(model: Esm2 | MosaicBert, shape: AttentionShape, wanted: str) -> tu
             log.warning("fused layers are not used on %s: %s", shape.device, error)
     kernel = choose(wanted, shape)
     return model, kernel, kernel.name
+
+
+def _in_8_bits(model: Esm2 | MosaicBert, shape: AttentionShape) -> tuple[Model, Attention, str]:
+    if not isinstance(model, Esm2):
+        raise EncoderError("fp8 is for ESM2 models; use fp16")
+    try:
+        from vnp.encoders.fused import fuse_fp8
+
+        return *fuse_fp8(model, shape), "fused fp8"
+    except (EncoderError, ImportError) as error:
+        raise EncoderError(f"--precision fp8 does not run on {shape.device}: {error}; use fp16") from error
 
 
 def find_device(name: str | torch.device) -> torch.device:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Pooled cosine to float32 that a correct kernel reaches; a wrong border or slope falls far below.
-LEAST_COSINE: Mapping[str, float] = {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999}
+LEAST_COSINE: Mapping[str, float] = {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999, "fp8": 0.999}
 
 
 _RIVAL_TOKENS = 150_000
@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the checks of the command line; exit code 0 if all pass, else 1."""
     parser = argparse.ArgumentParser(prog="python -m vnp.encoders.check", description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--precision", action="append", choices=("fp32", "fp16", "bf16"))
+    parser.add_argument("--precision", action="append", choices=("fp32", "fp16", "bf16", "fp8"))
     parser.add_argument("--family", action="append", choices=("esm2", "esm2_3b", "dnabert"))
     parser.add_argument("--kernel", action="append", help="only these instead of all that run here")
     parser.add_argument("--full", action="store_true", help="the published sizes instead of small ones")

@@ -15,167 +15,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.nn.functional import cosine_similarity, linear
+from torch.nn.functional import cosine_similarity
 
 from vnp.encoders.attention import AttentionShape, ByLength
 from vnp.encoders.dnabert import MosaicBert
 from vnp.encoders.esm2 import Esm2
+from vnp.encoders.fused_dnabert import FusedMosaicBert
+from vnp.encoders.fused_esm2 import Fp8Esm2, FusedEsm2
 from vnp.encoders.packing import Batch, collate
-from vnp.encoders.triton_attention import Tiles, TritonAttention
-from vnp.encoders.triton_linear import interleave, linear_gelu
-from vnp.encoders.triton_rows import embed_scaled, gate, gelu_in_place, normalise
+from vnp.encoders.triton_attention import TritonAttention
 from vnp.errors import EncoderError
-
-if TYPE_CHECKING:
-    from jaxtyping import Float32
 
 log = logging.getLogger(__name__)
 
-Pair = tuple[torch.Tensor, torch.Tensor]
-
 _LEAST_COSINE = {torch.float16: 0.9995, torch.bfloat16: 0.99}
-
-
-def _float(pair: Pair) -> Pair:
-    return pair[0].float(), pair[1].float()
-
-
-@dataclass(frozen=True, eq=False)
-class _Esm2Layer:
-    """One layer's tensors; the shifts are what the stream lacks before attention and before the inner network."""
-
-    shift_attention: torch.Tensor
-    norm_attention: Pair
-    qkv: Pair
-    out: torch.Tensor
-    shift_inner: torch.Tensor
-    norm_inner: Pair
-    up: Pair
-    up_bias: torch.Tensor
-    down: torch.Tensor
-
-
-class FusedEsm2:
-    """An ESM2 trunk that computes what ``model`` does.
-
-    Args:
-        model: whose weights are used.
-        joint: GELU within the matrix product.
-    """
-
-    slopes = None
-
-    def __init__(self, model: Esm2, *, joint: bool) -> None:
-        self.vocabulary, self.width, self.heads, self.head = model.vocabulary, model.width, model.heads, model.head
-        self._model, self._joint = model, joint
-        self._layers = []
-        shift = torch.zeros_like(model.layers[0].out[1], dtype=torch.float32)
-        for layer in model.layers:
-            before, shift = shift, shift + layer.out[1].float()
-            self._layers.append(
-                _Esm2Layer(
-                    shift_attention=before,
-                    norm_attention=_float(layer.norm_attention),
-                    qkv=layer.qkv,
-                    out=layer.out[0].T,
-                    shift_inner=shift,
-                    norm_inner=_float(layer.norm_inner),
-                    up=layer.up,
-                    up_bias=layer.up[1].float(),
-                    down=layer.down[0].T,
-                )
-            )
-            shift = shift + layer.down[1].float()
-        self._embeds_plainly = model.config.norm_before
-        self._last_shift, self._last_norm = shift, _float(model.norm_after)
-
-    def __call__(self, batch: Batch) -> Float32[torch.Tensor, "rows width"]:
-        """Compute the last hidden state of every row."""
-        epsilon = self._model.config.epsilon
-        attend = _tiles(batch)
-        rotary = self._model.rotary.tables(batch.borders.longest)
-        scale = None if self._embeds_plainly else self._model.scale(batch)
-        x = self._model.embed(batch) if scale is None else embed_scaled(batch.ids, self._model.words, scale)
-        normal = torch.empty_like(x)
-        inner = x.new_empty(len(x), self._model.config.inner)
-        for layer in self._layers:
-            normalise(x, layer.shift_attention, layer.norm_attention, epsilon, normal)
-            qkv = linear(normal, *layer.qkv).view(len(x), 3, self.heads, self.head)
-            x.addmm_(attend.turned(qkv, batch.positions, rotary).flatten(1), layer.out)
-            normalise(x, layer.shift_inner, layer.norm_inner, epsilon, normal)
-            if self._joint:
-                linear_gelu(normal, layer.up[0], layer.up_bias, inner)
-            else:
-                inner = gelu_in_place(linear(normal, *layer.up))
-            x.addmm_(inner, layer.down)
-        return normalise(x, self._last_shift, self._last_norm, epsilon, torch.empty_like(x, dtype=torch.float32))
-
-
-@dataclass(frozen=True, eq=False)
-class _MosaicBertLayer:
-    qkv: Pair
-    out: torch.Tensor
-    out_bias: torch.Tensor
-    norm_attention: Pair
-    gated: torch.Tensor
-    down: torch.Tensor
-    down_bias: torch.Tensor
-    norm_inner: Pair
-
-
-class FusedMosaicBert:
-    """A MosaicBERT trunk that computes what ``model`` does; see ``FusedEsm2``."""
-
-    def __init__(self, model: MosaicBert, *, joint: bool) -> None:
-        self.vocabulary, self.width, self.heads, self.head = model.vocabulary, model.width, model.heads, model.head
-        self.slopes = model.slopes
-        self._model, self._joint = model, joint
-        self._layers = [
-            _MosaicBertLayer(
-                qkv=layer.qkv,
-                out=layer.out[0].T,
-                out_bias=layer.out[1].float(),
-                norm_attention=_float(layer.norm_attention),
-                gated=interleave(layer.gated) if joint else layer.gated,
-                down=layer.down[0].T,
-                down_bias=layer.down[1].float(),
-                norm_inner=_float(layer.norm_inner),
-            )
-            for layer in model.layers
-        ]
-
-    def __call__(self, batch: Batch) -> Float32[torch.Tensor, "rows width"]:
-        """Compute the last hidden state of every row."""
-        epsilon = self._model.config.epsilon
-        attend = _tiles(batch)
-        x = self._model.embed(batch)
-        inner = x.new_empty(len(x), self._model.config.inner)
-        last = torch.empty_like(x, dtype=torch.float32)
-        for layer in self._layers:
-            q, k, v = linear(x, *layer.qkv).view(len(x), 3, self.heads, self.head).unbind(1)
-            x.addmm_(attend(q, k, v).flatten(1), layer.out)
-            normalise(x, layer.out_bias, layer.norm_attention, epsilon, x)
-            if self._joint:
-                linear_gelu(x, layer.gated, None, inner)
-            else:
-                gate(linear(x, layer.gated), inner)
-            x.addmm_(inner, layer.down)
-            normalise(x, layer.down_bias, layer.norm_inner, epsilon, last if layer is self._layers[-1] else x)
-        return last
-
+_LEAST_COSINE_FP8 = 0.98  # of a single token's state, before pooling
 
 Fused = FusedEsm2 | FusedMosaicBert
-
-
-def _tiles(batch: Batch) -> Tiles:
-    if not isinstance(batch.attend, Tiles):
-        raise EncoderError("fused layers attend with their own kernel, and this batch was prepared for another")
-    return batch.attend
 
 
 def fuse(model: Esm2 | MosaicBert, shape: AttentionShape) -> tuple[Fused, TritonAttention]:
@@ -191,12 +50,7 @@ def fuse(model: Esm2 | MosaicBert, shape: AttentionShape) -> tuple[Fused, Triton
     Raises:
         EncoderError: none fits, runs and agrees.
     """
-    half = shape.dtype in (torch.float16, torch.bfloat16)
-    if shape.device.type != "cuda" or not half or torch.cuda.get_device_capability(shape.device) < (8, 0):
-        raise EncoderError("fused layers need half precision on a CUDA device of compute capability 8.0 or newer")
-    if shape.head not in (32, 64, 128):
-        raise EncoderError(f"fused layers need heads of 32, 64 or 128 numbers, not {shape.head}")
-    attention = TritonAttention(shape, rotary=shape.slopes is None)
+    attention = _attention(shape)
     hopper = torch.cuda.get_device_capability(shape.device) >= (9, 0)
     joins = hopper and model.width % 64 == 0 and model.config.inner % 256 == 0
     faults = []
@@ -212,12 +66,43 @@ def fuse(model: Esm2 | MosaicBert, shape: AttentionShape) -> tuple[Fused, Triton
     raise EncoderError("; ".join(faults))
 
 
+def fuse_fp8(model: Esm2, shape: AttentionShape) -> tuple[Fused, TritonAttention]:
+    """Make the 8-bit form of a model; see ``fuse``.
+
+    Raises:
+        EncoderError: it does not fit, run or agree; nothing else is put in its place.
+    """
+    attention = _attention(shape)
+    if torch.cuda.get_device_capability(shape.device) < (9, 0):
+        raise EncoderError("8-bit products need a GPU of compute capability 9.0 (Hopper) or newer")
+    if model.width % 256 or model.config.inner % 256:
+        raise EncoderError(f"8-bit products need widths that are multiples of 256, not {model.width}")
+    fused = Fp8Esm2(model)
+    try:
+        agree(fused, attention, model, shape, least=_LEAST_COSINE_FP8)
+    except EncoderError:
+        raise
+    except Exception as error:  # whatever a kernel's compiler or library raises
+        raise EncoderError(f"8-bit products do not run: {type(error).__name__}: {error}") from error
+    return fused, attention
+
+
+def _attention(shape: AttentionShape) -> TritonAttention:
+    half = shape.dtype in (torch.float16, torch.bfloat16)
+    if shape.device.type != "cuda" or not half or torch.cuda.get_device_capability(shape.device) < (8, 0):
+        raise EncoderError("fused layers need half precision on a CUDA device of compute capability 8.0 or newer")
+    if shape.head not in (32, 64, 128):
+        raise EncoderError(f"fused layers need heads of 32, 64 or 128 numbers, not {shape.head}")
+    return TritonAttention(shape, rotary=shape.slopes is None)
+
+
 def agree(
     fused: Callable[[Batch], torch.Tensor],
     attention: TritonAttention,
     model: Esm2 | MosaicBert,
     shape: AttentionShape,
     lengths: Sequence[Sequence[int]] = ((3, 70, 1, 129), (300, 5)),
+    least: float | None = None,
 ) -> None:
     """Compare the last hidden states of a few random sequences with those of the plain layers.
 
@@ -227,19 +112,21 @@ def agree(
         model: the plain layers.
         shape: its attention.
         lengths: of the sequences, batch by batch.
+        least: the smallest cosine of two states that is let pass; by default what the precision allows for.
 
     Raises:
         EncoderError: they differ by more than rounding.
     """
     rng = np.random.default_rng(0)
     plain = ByLength(shape)
+    wanted = _LEAST_COSINE[shape.dtype] if least is None else least
     with torch.inference_mode():
         for each in lengths:
             ids = [rng.integers(0, model.vocabulary, n) for n in each]
             members = np.arange(len(ids))
             got = fused(collate(ids, members, attention, shape.device, None)).float()
             want = model(collate(ids, members, plain, shape.device, None)).float()
-            least = float(cosine_similarity(got, want, dim=-1).min())
+            found = float(cosine_similarity(got, want, dim=-1).min())
             size = float((got.norm() / want.norm() - 1).abs())
-            if not (least >= _LEAST_COSINE[shape.dtype] and size < 0.01):
-                raise EncoderError(f"differ from the plain layers: cosine {least:.6f}, size {size:.2g}")
+            if not (found >= wanted and size < 0.01):
+                raise EncoderError(f"differ from the plain layers: cosine {found:.6f}, size {size:.2g}")

@@ -16,8 +16,9 @@ import triton
 import triton.language as tl
 
 from vnp.encoders.attention import AttentionShape
-from vnp.encoders.packing import Borders, Layout, to_device
+from vnp.encoders.packing import Batch, Borders, Layout, to_device
 from vnp.encoders.triton_rows import turn_in_place
+from vnp.errors import EncoderError
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -247,3 +248,14 @@ class TritonAttention:
             num_stages=tiles.tiling.stages,
         )
         return out
+
+
+def tiles_of(batch: Batch) -> Tiles:
+    """Give a batch's tiles.
+
+    Raises:
+        EncoderError: it was prepared for another attention.
+    """
+    if not isinstance(batch.attend, Tiles):
+        raise EncoderError("fused layers attend with their own kernel, and this batch was prepared for another")
+    return batch.attend

@@ -56,7 +56,8 @@ def _linear_gelu(  # type: ignore[no-untyped-def]
 
 
 @cache
-def _processors(device: torch.device) -> int:
+def processors(device: torch.device) -> int:
+    """Count the multiprocessors of a GPU: programs of a persistent kernel."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
@@ -81,7 +82,7 @@ def linear_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     rows, width = x.shape
     inner = len(weight)
     tiles = -(-rows // _ROWS) * (inner // _COLUMNS)
-    _linear_gelu[(min(_processors(x.device), tiles),)](
+    _linear_gelu[(min(processors(x.device), tiles),)](
         TensorDescriptor.from_tensor(x, [_ROWS, _DEPTH]),
         TensorDescriptor.from_tensor(weight, [_COLUMNS, _DEPTH]),
         TensorDescriptor.from_tensor(out, [_ROWS, _COLUMNS if bias is not None else _COLUMNS // 2]),
@@ -93,7 +94,7 @@ def linear_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
         COLUMNS=_COLUMNS,
         DEPTH=_DEPTH,
         GROUP=_GROUP,
-        PROGRAMS=_processors(x.device),
+        PROGRAMS=processors(x.device),
         GATED=bias is None,
         num_warps=8,
         num_stages=3,

@@ -133,12 +133,18 @@ def embed_scaled(ids: torch.Tensor, words: torch.Tensor, scale: torch.Tensor) ->
     """
     width = words.shape[1]
     out = words.new_empty(len(ids), width)
-    _embed_scaled[(len(ids),)](ids=ids, words=words, scale=scale, out=out, WIDTH=width, PADDED=_padded(width))
+    _embed_scaled[(len(ids),)](ids=ids, words=words, scale=scale, out=out, WIDTH=width, PADDED=padded(width))
     return out
 
 
-def _padded(width: int) -> int:
+def padded(width: int) -> int:
+    """Give the power of two that a row of this width is worked on as."""
     return 1 << (width - 1).bit_length()
+
+
+def warps(size: int) -> int:
+    """Give the warps that normalise a row of this padded size fastest, as measured on an H100."""
+    return max(1, size // 1024)
 
 
 def normalise(x: torch.Tensor, shift: torch.Tensor, norm: Pair, epsilon: float, out: torch.Tensor) -> torch.Tensor:
@@ -155,10 +161,8 @@ def normalise(x: torch.Tensor, shift: torch.Tensor, norm: Pair, epsilon: float, 
         ``out``.
     """
     rows, width = x.shape
-    padded = _padded(width)
-    _normalise[(rows,)](
-        x, shift, *norm, out, epsilon, WIDTH=width, PADDED=padded, num_warps=1 if padded <= 1024 else padded // 1024
-    )
+    size = padded(width)
+    _normalise[(rows,)](x, shift, *norm, out, epsilon, WIDTH=width, PADDED=size, num_warps=warps(size))
     return out
 
 
@@ -179,7 +183,7 @@ def gate(both: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         ``out``.
     """
     rows, inner = out.shape
-    block = min(_BLOCK, _padded(inner))
+    block = min(_BLOCK, padded(inner))
     _gate[(rows * -(-inner // block),)](both, out, INNER=inner, BLOCK=block)
     return out
 
@@ -193,5 +197,5 @@ def turn_in_place(qkv: torch.Tensor, positions: torch.Tensor, rotary: Pair) -> N
         rotary: cosines and sines of all positions, float32 of shape (positions, head / 2).
     """
     rows, _, heads, head = qkv.shape
-    padded = _padded(2 * heads)
-    _turn_in_place[(rows,)](qkv, positions, *rotary, HEADS=heads, PADDED=padded, HEAD=head, num_warps=2)
+    size = padded(2 * heads)
+    _turn_in_place[(rows,)](qkv, positions, *rotary, HEADS=heads, PADDED=size, HEAD=head, num_warps=2)
