@@ -1,8 +1,4 @@
-"""Finds groups that are nearly the same genome, so that a split can keep them on one side.
-
-Average nucleotide identity (ANI) is estimated by skani (Shaw and Yu, Nature Methods 2023, 20:1661) through pyskani.
-95 % is where species are commonly drawn apart (Jain et al., Nature Communications 2018, 9:5114).
-"""
+"""Finds groups that are nearly the same genome, so that a split can keep them on one side."""
 
 from __future__ import annotations
 
@@ -11,18 +7,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from vnp.errors import ChangedInputError, UsageError
+from vnp.errors import ChangedInputError
 from vnp.features.read import Features
 from vnp.features.table import Records
 from vnp.runs.inputs import check_inputs
 from vnp.runs.request import PlannedInput
+from vnp.sequences.identity import IDENTITY, SHORTEST, clusters_of_genomes
 from vnp.sequences.reading import read_records
-
-IDENTITY = 0.95
-_SHORTEST = 500
-# What skani's authors advise for viruses and other small genomes, whose sketches would hold too little otherwise.
-_COMPRESSION = 30
-_MARKERS = 200
 
 
 def clusters_of_groups(
@@ -43,28 +34,9 @@ def clusters_of_groups(
         ChangedInputError: an input is gone or is not the one that was embedded.
         InputError: an input cannot be read.
     """
-    try:
-        import pyskani
-    except ImportError as error:
-        raise UsageError("--dedupe needs pyskani; install it with: pip install 'vnp[dedupe]'") from error
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     genomes = _genomes(features)
-    names = list(genomes)
-    places = {name: place for place, name in enumerate(names)}
-    database = pyskani.Database(compression=_COMPRESSION, marker_compression=_MARKERS)
-    for name, contigs in genomes.items():
-        database.sketch(name, *contigs)
-    pairs = [(place, place) for place in range(len(names))]
-    for name, contigs in genomes.items():
-        hits = database.query(name, *contigs, learned_ani=False, cutoff=identity - 0.05)
-        pairs += [(places[name], places[hit.reference_name]) for hit in hits if hit.identity >= identity]
-        progress(1)
-    edges = np.array(pairs)
-    graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(len(names), len(names)))
-    _, number = connected_components(graph, directed=False)
-    return dict(zip(names, number.tolist(), strict=True))
+    sizes = {name: sum(map(len, contigs)) for name, contigs in genomes.items()}
+    return clusters_of_genomes(sizes, genomes.__getitem__, identity, asked_by="--dedupe", progress=progress)
 
 
 def _genomes(features: Features) -> dict[str, list[bytes]]:
@@ -73,7 +45,7 @@ def _genomes(features: Features) -> dict[str, list[bytes]]:
     genomes: dict[str, list[bytes]] = defaultdict(list)
     for group, sequence in _sequences(features, records):
         contigs = genomes[group]
-        if len(sequence) >= _SHORTEST:
+        if len(sequence) >= SHORTEST:
             contigs.append(sequence)
     for group in features.groups():
         genomes.setdefault(group, [])

@@ -1,0 +1,74 @@
+"""Finds genomes that are nearly the same.
+
+Average nucleotide identity (ANI) is estimated by skani (Shaw and Yu, Nature Methods 2023, 20:1661) through pyskani.
+95 % is where species are commonly drawn apart (Jain et al., Nature Communications 2018, 9:5114).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from vnp.errors import UsageError
+
+IDENTITY = 0.95
+SHORTEST = 500
+"""Bases of the shortest sequence that a sketch is made of."""
+# What skani's authors advise for viruses and other small genomes, whose sketches would hold too little otherwise.
+_SMALL = (30, 200)
+# skani's own choice, a quarter of the memory, for genomes from so many bases on.
+_LARGE = (125, 1000)
+_LARGE_BASES = 50_000_000
+
+
+def clusters_of_genomes(
+    sizes: Mapping[str, int],
+    contigs: Callable[[str], Sequence[bytes]],
+    identity: float = IDENTITY,
+    *,
+    asked_by: str,
+    progress: Callable[[int], None] = lambda _genomes: None,
+) -> dict[str, int]:
+    """Number the clusters that genomes form when those of high identity are joined.
+
+    Args:
+        sizes: bases of each genome, by its name.
+        contigs: gives a genome's sequences; those under ``SHORTEST`` bases are passed over. A genome without any
+            longer one stands alone. One genome at a time is asked for.
+        identity: ANI from which on two genomes are joined; 15 % of one of them must align for skani to tell.
+        asked_by: the option that wants this, for the message that pyskani is missing.
+        progress: told how many genomes were compared since the last call.
+
+    Returns:
+        The cluster of each genome.
+
+    Raises:
+        UsageError: pyskani is not installed.
+    """
+    try:
+        import pyskani
+    except ImportError as error:
+        raise UsageError(f"{asked_by} needs pyskani; install it with: pip install 'vnp[dedupe]'") from error
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    names = list(sizes)
+    places = {name: place for place, name in enumerate(names)}
+    small, large = (
+        pyskani.Database(compression=seeds, marker_compression=markers) for seeds, markers in (_SMALL, _LARGE)
+    )
+    pairs = [(place, place) for place in range(len(names))]
+    # Large ones first: the small are compared with them at the large ones' compression, never the other way round.
+    for name in sorted(names, key=lambda name: sizes[name] < _LARGE_BASES):
+        sequences = [sequence for sequence in contigs(name) if len(sequence) >= SHORTEST]
+        is_large = sizes[name] >= _LARGE_BASES
+        for database in (large,) if is_large else (large, small):
+            hits = database.query(name, *sequences, learned_ani=False, cutoff=identity - 0.05)
+            pairs += [(places[name], places[hit.reference_name]) for hit in hits if hit.identity >= identity]
+        (large if is_large else small).sketch(name, *sequences)
+        progress(1)
+    edges = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(len(names), len(names)))
+    _, number = connected_components(graph, directed=False)
+    return dict(zip(names, number.tolist(), strict=True))
