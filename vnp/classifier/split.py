@@ -20,10 +20,13 @@ from jaxtyping import Int8, Int64
 
 from vnp._durable import replacing
 from vnp.classifier.model import CLASSES
-from vnp.errors import FeatureError, InputError, UsageError
+from vnp.datasets.split import PARTS, TEST, TRAIN, VALIDATION, deal, shares_of_parts
+from vnp.errors import FeatureError, InputError
 
-PARTS = ("train", "validation", "test")
-TRAIN, VALIDATION, TEST = range(3)
+__all__ = [
+    "PARTS", "TEST", "TRAIN", "VALIDATION", "Split", "number_groups", "read_split", "split_from_file", "split_groups",
+    "split_rows",
+]  # fmt: skip
 _SAMPLES = 5
 
 
@@ -120,7 +123,7 @@ def split_groups(
         UsageError: the shares leave nothing to train on.
         FeatureError: a class has fewer groups than there are parts.
     """
-    shares = _shares(validation, test)
+    shares = shares_of_parts(validation, test)
     names, group = number_groups(groups)
     unit_of_group = np.arange(len(names))
     if clusters is not None:
@@ -138,7 +141,7 @@ def split_groups(
                 f"{', '.join(PARTS[part] for part in shares)}. Name more groups in the samplesheet's column group, "
                 "leave out the test part (--test 0), or split by row (--split random), which leaks"
             )
-        part_of_unit[chance.permutation(own)] = _deal(len(own), shares)
+        part_of_unit[chance.permutation(own)] = deal(len(own), shares)
     split = Split("group", part_of_unit[unit], group, names, seed, joined=len(names) - units)
     _require_classes(split, label, shares)
     return split
@@ -177,29 +180,6 @@ def split_from_file(path: Path, label: Int8[np.ndarray, "n"], groups: Sequence[s
     present = [number for number in (TRAIN, VALIDATION, TEST) if number != TEST or (split.part == TEST).any()]
     _require_classes(split, label, dict.fromkeys(present, 0.0))
     return split
-
-
-def _shares(validation: float, test: float) -> dict[int, float]:
-    if not (0 < validation < 1 and 0 <= test < 1 and validation + test < 1):
-        raise UsageError(
-            f"validation takes {validation:g} and test {test:g} of the groups; validation must be above 0, and "
-            "something must be left to train on"
-        )
-    shares = {TRAIN: 1 - validation - test, VALIDATION: validation}
-    return shares | {TEST: test} if test else shares
-
-
-def _deal(count: int, shares: Mapping[int, float]) -> Int8[np.ndarray, "count"]:
-    """Parts for so many shuffled units: each part its share, rounded, and at least one."""
-    parts = np.zeros(count, np.int8)
-    done = 0
-    others = [part for part in shares if part != TRAIN]
-    for place, part in enumerate(others):
-        reserved = len(others) - place
-        take = min(max(1, round(shares[part] * count)), count - done - reserved)
-        parts[done : done + take] = part
-        done += take
-    return parts
 
 
 def _require_classes(split: Split, label: Int8[np.ndarray, "n"], parts: Mapping[int, float]) -> None:

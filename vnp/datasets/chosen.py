@@ -8,9 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int8, Int64, UInt8
 
-PARTS = ("train", "validation", "test")
-"""Names of the parts of a split, by number."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Records:
@@ -21,7 +18,7 @@ class Records:
         source: index of its file in the sheet.
         unit: what is never cut by the split.
         organism_group: such as ``viral`` or ``bacteria``.
-        part: of the split, an index into ``PARTS``.
+        part: of the split, as ``vnp.datasets.split`` numbers them.
     """
 
     name: Sequence[str]

@@ -14,8 +14,9 @@ import numpy as np
 
 from vnp import __version__
 from vnp._durable import replacing
-from vnp.datasets.chosen import PARTS, Chosen, Records
+from vnp.datasets.chosen import Chosen, Records
 from vnp.datasets.sheet import Source
+from vnp.datasets.split import PARTS
 from vnp.errors import UsageError
 from vnp.sequences.frames import FRAME_NAMES
 
