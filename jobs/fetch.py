@@ -1,15 +1,17 @@
-"""Download encoder weights, where there is internet, and lock what came."""
+"""Download encoder weights or RefSeq genomes, where there is internet, and lock what came."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs import _options
 from jobs._command import command
 from jobs._progress import Progress
+from jobs._refseq import URL, fetch_refseq
 from vnp.encoders.folders import weights_root
 from vnp.encoders.spec import EncoderSpec, spec
 from vnp.errors import UsageError, storage_error
@@ -30,15 +32,52 @@ DEFAULT_NAMES = ("fastesm2_650", "dnabert_s")
 )
 @click.option("--revision", help="Commit, tag or branch, for one encoder that is not pinned.  [default: see above]")
 @click.option("--check", is_flag=True, help="Download nothing: hash all files that are here and compare.")
-@click.option("--json", "as_json", is_flag=True, help="Print the entries of the lock as JSON.")
-def main(names: tuple[str, ...], weights: Path | None, revision: str | None, check: bool, as_json: bool) -> None:
-    """Download encoder weights, where there is internet, and lock what came.
+@click.option("--refseq", metavar="GROUPS", help="Fetch genomes instead: viral,bacteria,… (see below), or all.")
+@click.option("--out", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder for the genomes.")
+@click.option("--refseq-url", default=URL, help="Address of the release, or of a mirror of it.")
+@click.option("--seed", type=int, default=42, help="Of the choice of genome files; 42 is VirNucPro's.")
+@click.option(
+    "--files",
+    type=click.IntRange(min=1),
+    help="GenBank files of each group.  [default: as VirNucPro, 10 of plants, invertebrates and vertebrates, else 1]",
+)
+@click.option("--fasta/--no-fasta", default=True, help="With each GenBank file its FASTA file, as VirNucPro.")
+@click.option("--connections", type=click.IntRange(1, 16), default=3, help="Genome files to fetch at once.")
+@click.option("--dry-run", is_flag=True, help="List the genome files and their sizes, and download nothing.")
+@_options.force
+@_options.as_json
+def main(
+    names: tuple[str, ...],
+    weights: Path | None,
+    revision: str | None,
+    check: bool,
+    refseq: str | None,
+    folder: Path | None,
+    refseq_url: str,
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
+    **choice: Any,
+) -> None:
+    """Download encoder weights or RefSeq genomes, where there is internet, and lock what came.
 
     NAMES are fastesm2_650, esm2_650m, esm2_3b and dnabert_s; without any, fastesm2_650 and dnabert_s. The files are
     compared with the pinned hashes and with those in weights.lock.json; what is there and right is not downloaded
     again, and what was interrupted goes on. Without --revision, an encoder comes at its pinned commit, else at the
     one in the lock, else at the newest, which the lock then holds on to. No other command opens a connection.
+
+    With --refseq, files of NCBI's RefSeq release are chosen by VirNucPro's rules and fetched into --out, with a
+    samplesheet, refseq.csv, for jobs.dataset, and refseq.lock.json. Groups are viral, bacteria, archaea, fungi,
+    protozoa, plant, invertebrate, vertebrate_mammalian and vertebrate_other; vertebrate is both of the last. The same
+    command again goes on where it stopped, and checks what is there.
     """
+    if refseq is not None:
+        if names or revision or check:
+            raise UsageError("--refseq fetches genomes: leave out NAMES, --revision and --check")
+        fetch_refseq(refseq, folder, url=refseq_url, dry_run=dry_run, force=force, as_json=as_json, **choice)
+        return
+    if dry_run or force:
+        raise UsageError("--dry-run and --force are for --refseq")
     specs = [_weighted(name) for name in dict.fromkeys(names or DEFAULT_NAMES)]
     root = weights_root(weights)
     if revision is not None and len(specs) != 1:

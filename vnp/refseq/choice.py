@@ -1,0 +1,161 @@
+"""Which files of a RefSeq release make a training set: VirNucPro's rules.
+
+Source: ``download_data.py`` of https://github.com/Li-Jing-1997/VirNucPro. Its rules are these. One pseudo-random
+stream, Python's ``random`` with the seed 42, serves all host groups in the order of ``HOSTS``. Of each group's folder,
+the GenBank files (``*.genomic.gbff.gz``) are taken in the order of the server's page, and ``random.sample`` draws ten
+of them for plants, invertebrates and both groups of vertebrates, one for the others, or all where there are fewer.
+Of viruses it is the first file, without a draw. With every GenBank file ``X.genomic.gbff.gz`` comes the FASTA file
+``X.1.genomic.fna.gz``.
+
+Since one stream serves all groups, a group's draw depends on how many files the groups before it have. So those are
+listed too, even if only the later group was asked for: a group's files are the same whatever else is asked for.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from vnp.errors import DownloadError, UsageError
+
+SEED = 42
+"""VirNucPro's seed."""
+
+_GENBANK = "genomic.gbff.gz"
+_FASTA = "1.genomic.fna.gz"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A folder of the release.
+
+    Attributes:
+        name: of the folder, and the beginning of its files' names.
+        organisms: the organism group that it belongs to; vertebrates are two folders.
+        label: ``viral`` or ``host``.
+        files: how many GenBank files VirNucPro takes.
+    """
+
+    name: str
+    organisms: str
+    label: str
+    files: int
+
+
+VIRAL = Group("viral", "viral", "viral", 1)
+HOSTS = (
+    Group("bacteria", "bacteria", "host", 1),
+    Group("archaea", "archaea", "host", 1),
+    Group("fungi", "fungi", "host", 1),
+    Group("protozoa", "protozoa", "host", 1),
+    Group("plant", "plant", "host", 10),
+    Group("invertebrate", "invertebrate", "host", 10),
+    Group("vertebrate_mammalian", "vertebrate", "host", 10),
+    Group("vertebrate_other", "vertebrate", "host", 10),
+)
+"""In the order in which VirNucPro draws."""
+
+GROUPS = {group.name: group for group in (VIRAL, *HOSTS)}
+_SEVERAL = {"vertebrate": ("vertebrate_mammalian", "vertebrate_other"), "all": tuple(GROUPS)}
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A file to fetch.
+
+    Attributes:
+        name: of the file.
+        group: folder that it is in.
+        kind: ``genbank`` (sequence and annotation) or ``fasta``.
+    """
+
+    name: str
+    group: Group
+    kind: str
+
+
+def parse_groups(text: str) -> tuple[str, ...]:
+    """Read a list of groups such as ``viral,bacteria``.
+
+    Args:
+        text: names, with commas between; ``vertebrate`` is both folders of vertebrates, ``all`` is everything.
+
+    Returns:
+        Names of folders, each once, in the order of ``GROUPS``.
+
+    Raises:
+        UsageError: a name is unknown, or there is none.
+    """
+    found: set[str] = set()
+    for name in filter(None, (part.strip().lower() for part in text.split(","))):
+        if name not in GROUPS and name not in _SEVERAL:
+            known = ", ".join([*GROUPS, *_SEVERAL])
+            raise UsageError(f"RefSeq has no group {name!r} that vnp knows; there are {known}")
+        found.update(_SEVERAL.get(name, (name,)))
+    if not found:
+        raise UsageError("--refseq needs a group, such as viral,bacteria")
+    return tuple(name for name in GROUPS if name in found)
+
+
+def choose(
+    listing: Callable[[str], Sequence[str]],
+    groups: Iterable[str],
+    *,
+    seed: int = SEED,
+    files: int | None = None,
+    fasta: bool = True,
+) -> tuple[Chosen, ...]:
+    """Choose files by VirNucPro's rules, see above.
+
+    Args:
+        listing: gives the file names of a group's folder, in the order of the server's page.
+        groups: names of folders.
+        seed: of the draws.
+        files: GenBank files of every group, in place of VirNucPro's one or ten.
+        fasta: with each GenBank file, its FASTA file where the server has it.
+
+    Returns:
+        The files: viruses, then hosts in the order of the draws, each GenBank file before its FASTA file.
+
+    Raises:
+        DownloadError: a folder has no GenBank file.
+    """
+    wanted = set(groups)
+    found: list[Chosen] = []
+    if VIRAL.name in wanted:
+        names = listing(VIRAL.name)
+        first = sorted(set(_genbank(names, VIRAL)), key=_number)[: files or VIRAL.files]
+        found += _with_fasta(first, VIRAL, names, fasta)
+    stream = random.Random(seed)  # noqa: S311 - a draw that others can repeat, no secret
+    for group in HOSTS[: 1 + max((place for place, one in enumerate(HOSTS) if one.name in wanted), default=-1)]:
+        names = listing(group.name)
+        available = _genbank(names, group)
+        drawn = stream.sample(available, min(files or group.files, len(available)))
+        if group.name in wanted:
+            found += _with_fasta(drawn, group, names, fasta)
+    return tuple(dict.fromkeys(found))
+
+
+def _genbank(names: Sequence[str], group: Group) -> list[str]:
+    found = [name for name in names if name.endswith(_GENBANK)]
+    if not found:
+        raise DownloadError(f"the server's folder {group.name}/ lists no *.{_GENBANK}: is it a RefSeq release?")
+    return found
+
+
+def _number(name: str) -> tuple[int, str]:
+    found = re.search(r"\.(\d+)\.", name)
+    return (int(found[1]) if found else 0, name)
+
+
+def _with_fasta(drawn: Sequence[str], group: Group, names: Sequence[str], fasta: bool) -> list[Chosen]:
+    there = set(names) if fasta else set()
+    found = []
+    for name in drawn:
+        found.append(Chosen(name, group, "genbank"))
+        beside = name.removesuffix(_GENBANK) + _FASTA
+        if beside in there:
+            found.append(Chosen(beside, group, "fasta"))
+    return found
