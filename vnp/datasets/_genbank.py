@@ -1,0 +1,233 @@
+"""Reads GenBank flat files: the sequence of each record and the proteins that its coding sequences give it.
+
+The feature table is taken apart by gb-io (a Rust library, for speed); only the features that say something here, CDS and
+source, are handed to it, so that a strange one elsewhere in a chromosome does no harm.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vnp.datasets._codes import STANDARD, genetic_code, is_genetic_code
+from vnp.datasets._flatfile import FlatRecord, flat_records
+from vnp.datasets._translation import Coding, Part, agrees, exception
+from vnp.datasets.annotated import Annotated
+from vnp.errors import InputError, UsageError
+from vnp.sequences._record import clean_name, sequence_problem
+
+_LOCUS = re.compile(r"LOCUS\s+(\S.*?)\s+(\d+)\s+(bp|aa|rc)\b(.*)")
+_FEATURE = re.compile(rb"\n(?=     [^ \n])")
+_KEPT = (b"     CDS ", b"     source ")
+_QUALIFIERS = re.compile(rb"\n\s+/")
+# Ends that are not one base, and pieces of other records; gb-io reads some of them as if they were sure.
+_UNSURE = re.compile(rb"one-of|bond|gap|[\d)]\.[\d(]|\^|:")
+_HEAD = b"LOCUS       x\nFEATURES             Location/Qualifiers\n"
+_FULL = "download it with its sequence, as 'GenBank (full)' or with rettype=gbwithparts"
+
+
+class _Head(NamedTuple):
+    """What the lines above the features say."""
+
+    name: str
+    length: int | None
+    circular: bool
+    organism: str
+    lineage: tuple[str, ...]
+
+
+def read_genbank(blocks: Iterable[bytes], path: Path) -> Iterator[tuple[int, Annotated]]:
+    """Read the records of a GenBank file, each with its line number.
+
+    Args:
+        blocks: its text with LF line ends.
+        path: named in errors.
+
+    Raises:
+        InputError: the file is damaged, holds proteins, or none of its records has a sequence.
+        UsageError: gb-io is not installed.
+    """
+    try:
+        import gb_io
+    except ImportError as error:
+        raise UsageError("reading GenBank needs gb-io; install it with: pip install 'vnp[dataset]'") from error
+    records = with_sequence = 0
+    for flat in flat_records(blocks, path):
+        records += 1
+        with_sequence += bool(flat.sequence)
+        yield flat.line, _annotated(flat, gb_io, path)
+    if not with_sequence:
+        what = "the record has" if records == 1 else f"none of the {records:,} records has"
+        raise InputError(f"{what} a sequence; {_FULL}", path=path)
+
+
+def _annotated(flat: FlatRecord, gb_io: Any, path: Path) -> Annotated:
+    head, _, table = flat.head.partition(b"\nFEATURES")
+    known = _head(head, path, flat.line)
+    features = _features(table, gb_io)
+    genome = _genome(known, features)
+    problem = _problem(flat, known)
+    if problem is not None:
+        return Annotated(known.name, flat.sequence, genome, problem=problem, lineage=known.lineage)
+    proteins: dict[bytes, None] = {}
+    mismatched = untranslated = unchecked = 0
+    for text, feature in features:
+        if not text.startswith(_KEPT[0]):
+            continue
+        values = _values(feature)
+        translation = "".join(values.get("translation", [""])[0].split()).upper().rstrip("*").encode("ascii", "replace")
+        coding = _coding(text, feature, values, len(flat.sequence), known.circular)
+        if not translation:
+            untranslated += 1
+        elif coding is None:
+            unchecked += 1
+        elif agrees(translation, flat.sequence, coding):
+            proteins[translation] = None
+        else:
+            mismatched += 1
+    return Annotated(
+        known.name,
+        flat.sequence,
+        genome,
+        tuple(proteins),
+        mismatched,
+        untranslated,
+        unchecked=unchecked,
+        lineage=known.lineage,
+    )
+
+
+def _problem(flat: FlatRecord, head: _Head) -> str | None:
+    if not flat.sequence:
+        return (
+            f"has no sequence, only {'the parts it is made of (CONTIG)' if flat.elsewhere else 'annotation'}; {_FULL}"
+        )
+    problem = sequence_problem(flat.sequence)
+    if problem is None and head.length is not None and head.length != len(flat.sequence):
+        problem = f"has {len(flat.sequence):,} bases where its LOCUS line says {head.length:,}; get the record again"
+    return problem
+
+
+def _head(text: bytes, path: Path, line: int) -> _Head:
+    """Read LOCUS, ACCESSION, VERSION and ORGANISM."""
+    lines = text.decode("utf-8", "backslashreplace").split("\n")
+    fields: dict[str, list[str]] = {}
+    key = ""
+    for entry in lines[1:]:
+        if entry[:12].strip():
+            key = entry[:12].strip()
+        fields.setdefault(key, []).append(entry[12:].strip())
+    locus = _LOCUS.match(lines[0])
+    words = (lines[0][12:].split() or [""])[:1]
+    name = locus[1] if locus else words[0]
+    for field in ("ACCESSION", "VERSION"):
+        first = (fields.get(field, [""])[0].split() or [""])[0]
+        name = first if first.strip(".") else name
+    name, problem = clean_name(name, line)
+    if problem is not None:
+        raise InputError("the record has no name: no LOCUS name, ACCESSION or VERSION", path=path, line=line)
+    if locus and locus[3] == "aa":
+        raise InputError(
+            "is a GenBank file of proteins; vnp reads nucleotides with their annotation: give the genome's GenBank file",
+            path=path,
+            line=line,
+            record=name,
+        )
+    organism, lineage = _organism(fields.get("ORGANISM", [""]))
+    circular = bool(locus) and "circular" in locus[4].split() if locus else "circular" in lines[0].split()
+    return _Head(name, int(locus[2]) if locus else None, circular, organism, lineage)
+
+
+def _organism(lines: list[str]) -> tuple[str, tuple[str, ...]]:
+    """Take the organism's name, which may be two lines long, from its lineage."""
+    first = next((i for i, line in enumerate(lines) if i and (";" in line or line.endswith("."))), len(lines))
+    groups = " ".join(lines[first:]).rstrip(".").split(";")
+    return " ".join(lines[:first]).strip(), tuple(name.strip() for name in groups if name.strip())
+
+
+def _features(table: bytes, gb_io: Any) -> list[tuple[bytes, Any]]:
+    """Take the CDS and source features apart; each with its text, and None for one that cannot be read."""
+    # What stands below the features begins in the first column.
+    table = re.split(rb"\n(?=[^ \n])", table, maxsplit=1)[0]
+    texts = [_tidy(text) for text in _FEATURE.split(table)[1:] if text.startswith(_KEPT)]
+    try:
+        found = next(gb_io.iter(io.BytesIO(_HEAD + b"".join(texts) + b"//\n"))).features
+    except (RuntimeError, ValueError, StopIteration):
+        found = ()
+    if len(found) == len(texts):
+        return list(zip(texts, found, strict=True))
+    return [(text, _alone(text, gb_io)) for text in texts]
+
+
+def _alone(text: bytes, gb_io: Any) -> Any:
+    try:
+        found = next(gb_io.iter(io.BytesIO(_HEAD + text + b"//\n"))).features
+    except (RuntimeError, ValueError, StopIteration):
+        return None
+    return found[0] if len(found) == 1 else None
+
+
+def _tidy(text: bytes) -> bytes:
+    """Take out what gb-io stumbles over: white space at the end of lines, empty lines, bytes that are not UTF-8.
+
+    The marks of partial ends go too, since it takes them in their usual places only, and nothing here asks for them.
+    """
+    text = text.rstrip()
+    if not text.isascii():
+        text = text.decode("utf-8", "replace").encode("ascii", "replace")
+    if b" \n" in text or b"\n\n" in text or b"\t" in text:
+        text = b"\n".join(line.rstrip() for line in text.expandtabs().split(b"\n") if line.strip())
+    location = (_QUALIFIERS.search(text) or re.search(rb"$", text)).start()
+    return text[:location].translate(None, b"<>") + text[location:] + b"\n"
+
+
+def _values(feature: Any) -> dict[str, list[str]]:
+    values: dict[str, list[str]] = {}
+    for qualifier in feature.qualifiers if feature is not None else ():
+        values.setdefault(qualifier.key, []).append(qualifier.value or "")
+    return values
+
+
+def _genome(head: _Head, features: list[tuple[bytes, Any]]) -> str:
+    """Name the organism, with strain and isolate."""
+    source = next((_values(feature) for text, feature in features if text.startswith(_KEPT[1])), {})
+    organism = source.get("organism", [head.organism])[0]
+    words = [organism, *(f"{key} {source[key][0]}" for key in ("strain", "isolate") if source.get(key, [""])[0])]
+    return " ".join(" ".join(words).split()) if organism else head.name
+
+
+def _coding(text: bytes, feature: Any, values: dict[str, list[str]], length: int, circular: bool) -> Coding | None:
+    """Say where a CDS lies and how it is read; None where its location cannot be followed in this record."""
+    location = _QUALIFIERS.split(text, maxsplit=1)[0][len(_KEPT[0]) :]
+    number = values.get("transl_table", [str(STANDARD)])[0].strip()
+    if feature is None or _UNSURE.search(location) or not number.isdecimal() or not is_genetic_code(int(number)):
+        return None
+    parts = _parts(feature.location, length, circular)
+    if parts is None:
+        return None
+    skip = {"2": 1, "3": 2}.get(values.get("codon_start", ["1"])[0].strip(), 0)
+    exceptions = {}
+    for value in values.get("transl_except", []):
+        read = exception(value)
+        exceptions |= dict.fromkeys(read[0], read[1]) if read else {}
+    return Coding(parts, skip, genetic_code(int(number)), exceptions)
+
+
+def _parts(location: Any, length: int, circular: bool) -> list[Part] | None:
+    """List the stretches of a location in the order in which they are read."""
+    kind = type(location).__name__
+    if kind == "Range":
+        if location.start < location.end:
+            return [Part(location.start, location.end, False)]
+        # Some programs write a gene across the origin of a circle as if it ended before it began.
+        return [Part(location.start, length, False), Part(0, location.end, False)] if circular else None
+    if kind == "Complement":
+        inner = _parts(location.location, length, circular)
+        return None if inner is None else [Part(start, end, not reverse) for start, end, reverse in inner[::-1]]
+    if kind in ("Join", "Order"):
+        pieces = [_parts(piece, length, circular) for piece in location.locations]
+        return None if None in pieces else [part for piece in pieces if piece is not None for part in piece]
+    return None

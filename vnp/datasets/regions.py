@@ -1,0 +1,94 @@
+"""Reads regions of records from a BED file, to tell which chunks overlap them.
+
+Source of the format: the BED specification 1.0 of GA4GH. Starts are 0-based, ends are one past the last base.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from vnp.errors import InputError
+from vnp.sequences._files import stream
+from vnp.sequences._text import one_line_end
+
+_HEADERS = ("#", "track", "browser")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Regions:
+    """Regions of records.
+
+    Attributes:
+        spans: by record name, starts and ends of regions in order; none touch or overlap.
+        count: lines that they were given on.
+    """
+
+    spans: dict[str, tuple[Int64[np.ndarray, "m"], Int64[np.ndarray, "m"]]]
+    count: int
+
+    def overlaps(
+        self, record: str, start: Int64[np.ndarray, "n"], end: Int64[np.ndarray, "n"]
+    ) -> Bool[np.ndarray, "n"]:
+        """Tell which stretches of a record share a base with a region.
+
+        Args:
+            record: its name.
+            start: first bases, 0-based.
+            end: one past the last bases.
+        """
+        starts, ends = self.spans.get(record, (np.empty(0, dtype=np.int64),) * 2)
+        if not len(starts):
+            return np.zeros(len(start), dtype=np.bool_)
+        # The first region that ends after the stretch begins is the only one that need be looked at.
+        place = np.searchsorted(ends, start, side="right")
+        near = np.minimum(place, len(starts) - 1)
+        return (place < len(starts)) & (starts[near] < end) & (start < end)
+
+
+def read_regions(bed: str | Path) -> Regions:
+    """Read a BED file, plain or compressed.
+
+    Raises:
+        InputError: the file cannot be read, or a line is not BED.
+    """
+    bed = Path(bed)
+    given: dict[str, list[tuple[int, int]]] = {}
+    count = 0
+    _, blocks = stream(bed, None, 0)
+    text = b"".join(one_line_end(blocks)).decode("utf-8", "backslashreplace").removeprefix("\ufeff")
+    for number, line in enumerate(text.split("\n"), start=1):
+        words = line.split("\t") if "\t" in line else line.split()
+        if not line.strip() or words[0].startswith("#") or words[0].split()[0] in _HEADERS:
+            continue
+        start, end = _span(words, bed, number)
+        given.setdefault(words[0].strip(), []).append((start, end))
+        count += 1
+    return Regions({name: _joined(spans) for name, spans in given.items()}, count)
+
+
+def _span(words: list[str], path: Path, line: int) -> tuple[int, int]:
+    numbers = [word.strip() for word in words[1:3]]
+    if len(numbers) < 2 or not all(number.isdecimal() and number.isascii() for number in numbers):
+        raise InputError(
+            "is not BED: a line is a record's name, a start and an end (whole numbers, the first base is 0), separated "
+            "by tabs",
+            path=path,
+            line=line,
+        )
+    start, end = map(int, numbers)
+    if start > end:
+        raise InputError(f"the region ends ({end:,}) before it starts ({start:,})", path=path, line=line)
+    return start, end
+
+
+def _joined(spans: list[tuple[int, int]]) -> tuple[Int64[np.ndarray, "m"], Int64[np.ndarray, "m"]]:
+    """Order regions, and make one of those that touch."""
+    table = np.array(sorted(span for span in spans if span[0] < span[1]), dtype=np.int64).reshape(-1, 2)
+    furthest = np.maximum.accumulate(table[:, 1])
+    first = np.flatnonzero(np.concatenate(([True], table[1:, 0] > furthest[:-1]))[: len(table)])
+    last = np.concatenate((first[1:], [len(table)])) - 1
+    return table[first, 0], furthest[last]
