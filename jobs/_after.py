@@ -13,13 +13,15 @@ from jobs._command import Command
 
 if TYPE_CHECKING:
     from jobs._profile import Profile
+    from vnp.runs.request import PlannedInput
+    from vnp.sequences.samplesheet import InputFile
 
 _BOTH = {0, 1}
 
 
-def can_train(labels: Iterable[int]) -> bool:
-    """Whether there are viral and host inputs (1 and 0), so that a classifier can be trained."""
-    return set(labels) >= _BOTH
+def can_train(inputs: Iterable[InputFile | PlannedInput]) -> bool:
+    """Whether there are viral and host inputs, so that a classifier can be trained; a dataset has both."""
+    return {label for entry in inputs for label in ((entry.label,) if entry.dataset is None else _BOTH)} >= _BOTH
 
 
 def model_path(root: Path) -> Path:

@@ -186,7 +186,8 @@ def _name(root: Path, what: str) -> str:
 
 
 def _ask_binds(ask: Ask) -> tuple[Path, ...]:
-    return (*(file.path for file in ask.files), *(_weights(ask.weights) if ask.needs_weights else []))
+    files = (path for file in ask.files for path in (file.path, file.dataset) if path is not None)
+    return (*files, *(_weights(ask.weights) if ask.needs_weights else []))
 
 
 def _weights(given: Path | None) -> list[Path]:

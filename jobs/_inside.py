@@ -45,7 +45,7 @@ def plan(ask: Ask, out: Path, site: Profile | None, *, force: bool) -> tuple[Run
     made = not root.exists()
     # It must be there to be bound.
     root.mkdir(parents=True, exist_ok=True)
-    paths = [root, *(file.path for file in ask.files), *([weights_root(ask.weights)] if ask.needs_weights else [])]
+    paths = [root, *_files(ask), *([weights_root(ask.weights)] if ask.needs_weights else [])]
     try:
         answer = _asked(site, paths, {"ask": ask.as_json(), "root": str(root), "force": force})
     except BaseException:
@@ -84,6 +84,11 @@ def main() -> None:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(error.exit_code) from None
     json.dump({"before": before, "shards": [asdict(shard) for shard in shards]}, answer)
+
+
+def _files(ask: Ask) -> list[Path]:
+    """The files that planning reads."""
+    return [path for file in ask.files for path in (file.path, file.dataset) if path is not None]
 
 
 def _asked(site: Profile | None, paths: list[Path], wish: dict[str, Any]) -> dict[str, Any]:

@@ -55,8 +55,8 @@ _MODELS = (
     click.option(
         "--chunk",
         type=int,
-        default=300,
-        help="Bases of a chunk: 300 or 500, as VirNucPro's models have it, or any from 30 on.",
+        help="Bases of a chunk: 300 or 500, as VirNucPro's models have it, or any from 30 on.  [default: 300; with a "
+        "dataset the length of its longest record]",
     ),
     click.option("--dna", default="dnabert_s", help="DNA encoder: dnabert_s or kmer."),
     click.option(

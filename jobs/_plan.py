@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +12,7 @@ import click
 
 from jobs._progress import Progress
 from vnp.errors import UsageError
+from vnp.sequences.samplesheet import DATASET_TABLE
 
 if TYPE_CHECKING:
     from jobs._profile import Profile
@@ -18,19 +20,23 @@ if TYPE_CHECKING:
     from vnp.runs.request import Request, Run
     from vnp.runs.shard import Shard
     from vnp.runs.state import RunState
+    from vnp.sequences.samplesheet import InputFile
 
 _SHOWN = 20
 
 
-def make_ask(paths: tuple[Path, ...], shards: int, encoding: dict[str, Any], where: str) -> Ask:
+def make_ask(
+    paths: tuple[Path, ...], shards: int, encoding: dict[str, Any], where: str, *, every_frame: bool = False
+) -> Ask:
     """What the command line asks for.
 
     Args:
-        paths: inputs and samplesheets.
+        paths: inputs, datasets and samplesheets.
         shards: how many pieces.
         encoding: the options of ``_options.encoding``.
         where: the cluster. What runs on this machine is asked for on the device that is here, since small blocks suit a
             CPU; what runs elsewhere finds out there.
+        every_frame: take datasets as the FASTA that they are, without what their tables say.
 
     Raises:
         UsageError: something impossible.
@@ -39,11 +45,27 @@ def make_ask(paths: tuple[Path, ...], shards: int, encoding: dict[str, Any], whe
     from vnp.runs.ask import Ask
     from vnp.sequences.samplesheet import read_inputs
 
-    ask = Ask(files=tuple(read_inputs(paths)), shards=shards, **encoding)
+    files = read_inputs(paths)
+    if every_frame:
+        files = [replace(file, dataset=None) for file in files]
+    else:
+        warn_of_lost_tables(files)
+    ask = Ask(files=tuple(files), shards=shards, **encoding)
     ask.check()
     if where != "slurm" and ask.device == "auto" and ask.needs_gpu and not _has_gpu():
         return replace(ask, device="cpu")
     return ask
+
+
+def warn_of_lost_tables(files: Iterable[InputFile]) -> None:
+    """Say which inputs look like a dataset without its table, and what that means."""
+    for file in files:
+        if file.lacks_table:
+            click.echo(
+                f"warning: {file.path} has no {DATASET_TABLE} beside it, so it is taken as plain FASTA: every open "
+                "frame becomes a row, and none has a label, unit or part of a split",
+                err=True,
+            )
 
 
 def _has_gpu() -> bool:
@@ -73,6 +95,12 @@ def make_plan(ask: Ask, out: Path, force: bool, site: Profile | None = None) -> 
         f"{'found' if before else 'planned'} {run.paths.root}: {totals.records:,} records, {totals.bases:,} bases, "
         f"{totals.rows:,} rows in {len(shards)} shards"
     )
+    for entry in run.request.inputs:
+        if entry.dataset is not None:
+            click.echo(
+                f"{entry.path}: a dataset of {entry.records:,} chunks, with its own labels, groups and split "
+                f"(chunk {run.request.chunk})"
+            )
     if len(shards) < ask.shards:
         click.echo(f"{ask.shards} shards were asked for; there are only {totals.units} chunks to share out")
     return run, shards
@@ -141,8 +169,8 @@ def _rehearse(ask: Ask, site: Profile | None) -> tuple[Request, list[Shard]]:
         with TemporaryDirectory(prefix="vnp-") as folder:
             run, _, shards = _inside.plan(ask, Path(folder) / "run", site, force=False)
             return run.request, shards
-    from vnp.runs.plan import survey
     from vnp.runs.start import cut_shards, make_request
+    from vnp.runs.survey import survey
 
     with _reading(ask) as progress:
         found = survey(ask.files, ask.chunk, prefix_ids=ask.prefix_ids, progress=progress.advance)

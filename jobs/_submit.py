@@ -77,6 +77,11 @@ def reduce_here(run: Run, layout: str, *, force: bool = False) -> None:
     if reduced.skipped:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reduced.skipped.items()))
         click.echo(f"without a row: {reasons} ({run.paths.skipped})")
+    if reduced.parts:
+        parts = ", ".join(f"{count:,} {name}" for name, count in reduced.parts.items())
+        click.echo(f"rows by the split that came with the data: {parts}")
+        click.echo(f"next: python -m jobs.train {run.paths.root} --out model.pth")
+        return
     click.echo(f"next: python -m jobs.export {run.paths.root} --format npz, or read it with h5py")
 
 

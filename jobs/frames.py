@@ -9,6 +9,7 @@ import click
 
 from jobs import _options
 from jobs._command import command
+from jobs._plan import warn_of_lost_tables
 from jobs._progress import Progress, duration
 
 
@@ -17,13 +18,13 @@ from jobs._progress import Progress, duration
 @click.option(
     "--out", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the files."
 )
-@click.option("--chunk", type=int, default=300, help="Bases of a chunk, as for extract.")
+@click.option("--chunk", type=int, help="Bases of a chunk, as for extract.  [default: 300]")
 @click.option("--prefix-ids", is_flag=True, help="Put each input's name in front of its records' names.")
 @_options.force
 def main(
     input: tuple[Path, ...],  # noqa: A002 - the argument's name in help and vnp.toml
     folder: Path,
-    chunk: int,
+    chunk: int | None,
     prefix_ids: bool,
     force: bool,
 ) -> None:
@@ -34,18 +35,20 @@ def main(
     """
     from vnp.runs.ask import Ask
     from vnp.runs.frames import require_free, write_frames
-    from vnp.runs.plan import survey
+    from vnp.runs.survey import survey
     from vnp.sequences.samplesheet import read_inputs
 
     begun = time.monotonic()
-    ask = Ask(files=tuple(read_inputs(input)), chunk=chunk, prefix_ids=prefix_ids)
+    files = read_inputs(input)
+    warn_of_lost_tables(files)
+    ask = Ask(files=tuple(files), chunk=chunk, prefix_ids=prefix_ids)
     ask.check()
     require_free(folder, force=force)
     size = sum(file.path.stat().st_size for file in ask.files)
     with Progress("reading", size, "MB", scale=1e6) as progress:
         found = survey(ask.files, ask.chunk, prefix_ids=ask.prefix_ids, progress=progress.advance)
     with Progress("writing", found.totals.rows, "frames") as progress:
-        written = write_frames(found, ask.chunk, folder, progress=progress.advance)
+        written = write_frames(found, folder, progress=progress.advance)
     totals = found.totals
     spent = duration(time.monotonic() - begun)
     click.echo(f"wrote {written.rows:,} open frames of {totals.records:,} records, {totals.bases:,} bases, in {spent}:")
@@ -56,7 +59,7 @@ def main(
         click.echo(f"without a row: {reasons}")
     prefixed = " --prefix-ids" if prefix_ids else ""
     inputs = " ".join(map(str, input))
-    click.echo(f"next: python -m jobs.extract {inputs} --out RUN --chunk {chunk}{prefixed}, which embeds them")
+    click.echo(f"next: python -m jobs.extract {inputs} --out RUN --chunk {found.chunk}{prefixed}, which embeds them")
 
 
 if __name__ == "__main__":

@@ -50,8 +50,8 @@ def main(
 ) -> None:
     """Embed INPUT as shards of a run, merge them into RUN/features.h5, and train on them where they are labelled.
 
-    With viral and host inputs (a samplesheet's column label), a classifier is trained, RUN/model/model.pth, and
-    measured on what was held out, in RUN/accuracy.
+    With viral and host inputs (a samplesheet's column label, or a dataset), a classifier is trained,
+    RUN/model/model.pth, and measured on what was held out, in RUN/accuracy.
 
     On Slurm the steps are jobs that wait for each other, and this command returns at once. The chain holds: the
     planning (with --plan-job only), an array of one task a shard, the merging, which starts when all tasks have
@@ -61,7 +61,7 @@ def main(
     where = choose_cluster(cluster)
     site = load_profile(profile, parallelism, retries) if where == "slurm" else None
     ask = make_ask(input, shards, encoding, where)
-    behind = train and can_train(file.label for file in ask.files)
+    behind = train and can_train(ask.files)
     if site is not None:
         _on_slurm(ask, run, site, layout, plan_job, behind, force)
         return

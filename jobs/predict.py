@@ -107,7 +107,7 @@ def main(
             where = choose_cluster(cluster)
             site = load_profile(profile, parallelism, retries) if where == "slurm" else None
             loaded, settings = _settings(checkpoint, wishes)
-            ask = make_ask(input, shards, {**options, **_encoding(loaded)}, where)
+            ask = make_ask(input, shards, {**options, **_encoding(loaded)}, where, every_frame=True)
             _require_fit(ask, loaded, settings)
             if site is not None:
                 _on_slurm(ask, out, settings, site, force)
@@ -161,7 +161,8 @@ def _require_fit(ask: Ask, checkpoint: Checkpoint, settings: Settings) -> None:
     layout = make_layout(settings.layout, dna=(dna.name, dna.width), protein=(protein.name, protein.width))
     if len(checkpoint.layout.parts) == 1:
         layout = layout.only(checkpoint.layout.parts[0].name)
-    checkpoint.require(layout, {"dna": dna.identity, "protein": protein.identity}, ask.chunk, "this installation")
+    encoders = {"dna": dna.identity, "protein": protein.identity}
+    checkpoint.require(layout, encoders, ask.chunk or 0, "this installation")
 
 
 def _plan(ask: Ask, out: Path, settings: Settings, force: bool, site: Profile | None = None) -> Run:

@@ -35,6 +35,7 @@ def main(run: Path, layout: str, force: bool, as_json: bool) -> None:
         "width": reduced.layout.width,
         "layout": json.loads(reduced.layout.to_json()),
         "skipped": reduced.skipped,
+        "split": reduced.parts,
         "written": reduced.fresh,
     }
     click.echo(json.dumps(result, indent=2))

@@ -67,7 +67,7 @@ def main(
         finish_here(run)
     elif then:
         reduce_here(opened, layout)
-        if can_train(entry.label for entry in opened.request.inputs):
+        if can_train(opened.request.inputs):
             train_and_measure(opened.paths.root)
     else:
         click.echo(f"next: {after_shards(run)}")
@@ -92,7 +92,7 @@ def _on_slurm(
     ids = submit_extract(run, todo, site, force=force)
     if then:
         merging = submit_reduce(root, site, layout if settings is None else settings.layout, ids)
-        if settings is None and can_train(entry.label for entry in run.request.inputs):
+        if settings is None and can_train(run.request.inputs):
             submit_after(root, site, merging)
         if settings is not None:
             from jobs.predict import predict_binds

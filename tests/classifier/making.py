@@ -29,6 +29,7 @@ def write_features(
     encoders: Mapping[str, Any] = ENCODERS,
     inputs: Sequence[Mapping[str, Any]] = (),
     dtype: type[np.floating[Any]] = np.float16,
+    parts: Mapping[str, int] | None = None,
 ) -> Path:
     """One record a group, one chunk for every two rows.
 
@@ -41,6 +42,7 @@ def write_features(
         encoders: for the provenance.
         inputs: for the provenance.
         dtype: of the numbers.
+        parts: the part of the split of each group, where the data brings one.
     """
     chance = np.random.default_rng(seed)
     label = np.array([value for values in groups.values() for value in values], np.int8)
@@ -50,6 +52,7 @@ def write_features(
         np.arange(layout.width) < 6
     )
     names = [name.encode() for name in groups]
+    split = [(parts or {}).get(name, -1) for name in groups]
     write_table(
         path,
         rows=Rows(
@@ -64,6 +67,7 @@ def write_features(
             start=place // 2 * chunk,
             end=(place // 2 + 1) * chunk,
             label=label,
+            split=np.array([split[number] for number in record.tolist()], np.int8),
             group=[names[number] for number in record.tolist()],
         ),
         records=Records(
@@ -73,6 +77,7 @@ def write_features(
             chunks=np.array([max(1, len(values) // 2) for values in groups.values()], np.int32),
             input=np.zeros(len(groups), np.int32),
             label=np.array([values[0] if len(values) else -1 for values in groups.values()], np.int8),
+            split=np.array(split, np.int8),
             group=names,
         ),
         skipped=Skipped(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int8), []),

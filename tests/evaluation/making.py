@@ -44,7 +44,13 @@ def frames(records: int = 12, *, per_chunk: int = 2, chunks: int = 3) -> Frames:
 
 
 def write_features(
-    path: Path, found: Frames, *, chunk: int = 300, values: np.ndarray | None = None, order: Sequence[int] | None = None
+    path: Path,
+    found: Frames,
+    *,
+    chunk: int = 300,
+    values: np.ndarray | None = None,
+    order: Sequence[int] | None = None,
+    split: Sequence[int] | None = None,
 ) -> Features:
     """A file of merged features of some frames.
 
@@ -54,8 +60,10 @@ def write_features(
         chunk: bases of a chunk.
         values: the features, of width 6; by default zeros.
         order: of the records in the file.
+        split: the part of each record; by default none has one.
     """
     order = list(range(len(found.names)) if order is None else order)
+    part = np.full(len(order), -1, np.int8) if split is None else np.array([split[one] for one in order], np.int8)
     place = {record: index for index, record in enumerate(order)}
     rows = sorted(range(len(found)), key=lambda row: (place[int(found.record[row])], row))
     record = np.array([place[int(found.record[row])] for row in rows])
@@ -70,6 +78,7 @@ def write_features(
             start=np.zeros(len(rows), np.int64),
             end=found.span[rows],
             label=found.label[found.record[rows]],
+            split=part[record],
             group=[found.group[found.record[row]].encode() for row in rows],
         ),
         records=Records(
@@ -79,6 +88,7 @@ def write_features(
             chunks=np.full(len(order), 3, np.int32),
             input=np.array([files.index(found.organism[one]) for one in order], np.int32),
             label=found.label[order],
+            split=part,
             group=[found.group[one].encode() for one in order],
         ),
         skipped=Skipped(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int8), []),

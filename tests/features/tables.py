@@ -21,6 +21,7 @@ def make_rows(keys: Sequence[tuple[int, int, int]], name: str = "r{}") -> Rows:
         start=chunk * 300,
         end=chunk * 300 + 299,
         label=np.array([r % 3 - 1 for r in record.tolist()], np.int8),
+        split=np.array([r % 4 - 1 for r in record.tolist()], np.int8),
         group=[f"g{r}".encode() for r in record.tolist()],
     )
 
@@ -34,6 +35,7 @@ def make_records(ordinals: Sequence[int], name: str = "r{}") -> Records:
         chunks=np.full(count, 3, np.int32),
         input=np.zeros(count, np.int32),
         label=np.zeros(count, np.int8),
+        split=np.array([ordinal % 4 - 1 for ordinal in ordinals], np.int8),
         group=[f"g{ordinal}".encode() for ordinal in ordinals],
     )
 

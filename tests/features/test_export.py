@@ -53,6 +53,7 @@ def write_features(
         start=np.arange(count) * 10,
         end=np.arange(count) * 10 + 300,
         label=np.array(labels, np.int8),
+        split=np.arange(count, dtype=np.int8) % 4 - 1,
         group=encoded,
     )
     records = Records(
@@ -62,6 +63,7 @@ def write_features(
         chunks=np.ones(count, np.int32),
         input=np.zeros(count, np.int32),
         label=np.array(labels, np.int8),
+        split=np.arange(count, dtype=np.int8) % 4 - 1,
         group=encoded,
     )
     skipped = Skipped(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int8), [])
@@ -95,6 +97,7 @@ class TestReading:
         assert features.layout == LAYOUT
         assert features.ids()[:2] == ["rec0_chunk_1F1", "rec1_chunk_2F2"]
         assert features.labels().tolist() == list(LABELS)
+        assert features.splits().tolist() == [-1, 0, 1, 2, -1, 0, 1, 2, -1, 0, 1]
         assert features.groups() == [f"rec{i}" for i in range(11)]
         assert features.records().name == [f"rec{i}".encode() for i in range(11)]
 
@@ -203,13 +206,14 @@ class TestNpz:
         assert told == [4, 4, 3]
         with np.load(done.paths[0]) as stored:
             assert set(stored.files) == {
-                "ids", "features", "labels", "groups", "record", "chunk", "frame", "start", "end", "layout",
+                "ids", "features", "labels", "split", "groups", "record", "chunk", "frame", "start", "end", "layout",
             }  # fmt: skip
             assert stored["features"].dtype == np.float32
             np.testing.assert_array_equal(stored["features"], values(11, 8).astype(np.float32))
             assert stored["ids"].tolist() == features.ids()
             assert stored["groups"].tolist() == features.groups()
             assert stored["labels"].tolist() == list(LABELS)
+            assert stored["split"].tolist() == features.splits().tolist()
             assert stored["frame"].tolist() == [FRAME_NAMES[i % 6] for i in range(11)]
             assert stored["record"].tolist() == list(range(11))
             assert stored["chunk"].tolist() == list(range(1, 12))
@@ -264,7 +268,7 @@ class TestParquet:
         assert json.loads(file.schema_arrow.metadata[b"vnp.provenance"]) == {}
         table = file.read()
         assert table.column_names == [
-            "id", "record", "chunk", "frame", "start", "end", "label", "group", "features",
+            "id", "record", "chunk", "frame", "start", "end", "label", "split", "group", "features",
         ]  # fmt: skip
         np.testing.assert_array_equal(
             np.array(table["features"].to_pylist(), np.float32), values(11, 8).astype(np.float32)
@@ -272,6 +276,7 @@ class TestParquet:
         assert table["id"].to_pylist() == features.ids()
         assert table["group"].to_pylist() == features.groups()
         assert table["label"].to_pylist() == list(LABELS)
+        assert table["split"].to_pylist() == features.splits().tolist()
         assert table["frame"].to_pylist() == [FRAME_NAMES[i % 6] for i in range(11)]
         assert table["end"].to_pylist() == list(range(300, 410, 10))
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from jobs.frames import main as frames
 from vnp.runs import frames as writing
-from vnp.runs.plan import survey
+from vnp.runs.survey import survey
 from vnp.sequences.samplesheet import read_inputs
 
 FILES = {"identified_nucleotide.fa", "identified_protein.faa", "skipped.tsv"}
@@ -126,7 +126,7 @@ def test_an_input_that_changes_meanwhile_leaves_nothing(tmp_path: Path) -> None:
     found = survey(read_inputs([source]), 300)
     source.write_text(">a\n" + "TAA" * 50 + "\n")
     with pytest.raises(Exception, match="changed meanwhile"):
-        writing.write_frames(found, 300, tmp_path / "out")
+        writing.write_frames(found, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -134,7 +134,7 @@ def test_progress_counts_every_frame(tmp_path: Path) -> None:
     source = tmp_path / "x.fna"
     source.write_text("".join(f">r{i}\n{'GCA' * 30}\n" for i in range(5)))
     told: list[int] = []
-    written = writing.write_frames(survey(read_inputs([source]), 300), 300, tmp_path / "out", progress=told.append)
+    written = writing.write_frames(survey(read_inputs([source]), 300), tmp_path / "out", progress=told.append)
     assert sum(told) == written.rows == len(read_fasta(written.paths[0]))
 
 

@@ -30,7 +30,7 @@ def test_run_json_says_what_was_asked(tmp_path: Path, fasta: Path) -> None:
     run = plan_run(tmp_path / "run", [InputFile(fasta, 1, "g")], shards=2, chunk=500, store="float32")
     assert Run.open(run.paths.root) == run
     stored = json.loads(run.paths.request.read_text())
-    assert stored["schema"] == "vnp-run/1"
+    assert stored["schema"] == "vnp-run/2"
     assert stored["inputs"][0]["path"] == str(fasta)
     assert (stored["inputs"][0]["label"], stored["inputs"][0]["group"]) == (1, "g")
     assert (stored["chunk"], stored["store"], stored["shards"]) == (500, "float32", 2)
@@ -147,7 +147,7 @@ def test_a_killed_planning_leaves_nothing_in_the_way(tmp_path: Path, fasta: Path
     assert not before
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"3", b"null", b'"x"', b"{", b"\xff\xfe", b'{"schema": "vnp-run/1"}'])
+@pytest.mark.parametrize("content", [b"", b"[]", b"3", b"null", b'"x"', b"{", b"\xff\xfe", b'{"schema": "vnp-run/2"}'])
 def test_damaged_run_json_is_said_plainly(tmp_path: Path, fasta: Path, content: bytes) -> None:
     run = plan_run(tmp_path / "run", [fasta])
     run.paths.request.write_bytes(content)
@@ -161,7 +161,7 @@ def test_edited_run_json_is_refused(tmp_path: Path, fasta: Path) -> None:
     run.paths.request.write_text(text.replace('"chunk": 300', '"chunk": 500'))
     with pytest.raises(RunError, match="was changed after it was written"):
         Run.open(run.paths.root)
-    run.paths.request.write_text(text.replace("vnp-run/1", "vnp-run/9"))
+    run.paths.request.write_text(text.replace("vnp-run/2", "vnp-run/9"))
     with pytest.raises(RunError, match="another version"):
         Run.open(run.paths.root)
     with pytest.raises(UsageError, match="is not a run"):

@@ -15,13 +15,13 @@ from vnp.features.read import Features
 from vnp.sequences.frames import FRAME_NAMES
 
 _MOST_PADDING = 1 << 30
-_NUMBERS = {"labels": "label", "record": "record", "chunk": "chunk", "start": "start", "end": "end"}
+_NUMBERS = {"labels": "label", "split": "split", "record": "record", "chunk": "chunk", "start": "start", "end": "end"}
 _TEXTS = {"ids": "ids", "groups": "group"}
 
 
 def write_npz(features: Features, path: Path, progress: Callable[[int], None]) -> None:
-    """Write ``ids``, ``features``, ``labels``, ``groups``, ``record``, ``chunk``, ``frame``, ``start``, ``end`` and
-    ``layout``, each to be read with ``numpy.load`` and without pickles.
+    """Write ``ids``, ``features``, ``labels``, ``split``, ``groups``, ``record``, ``chunk``, ``frame``, ``start``,
+    ``end`` and ``layout``, each to be read with ``numpy.load`` and without pickles.
 
     Args:
         features: what to write.

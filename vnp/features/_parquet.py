@@ -13,7 +13,7 @@ from vnp.errors import UsageError
 from vnp.features.read import Features, Window
 from vnp.sequences.frames import FRAME_NAMES
 
-_NUMBERS = {"record": "int64", "chunk": "int32", "start": "int64", "end": "int64", "label": "int8"}
+_NUMBERS = {"record": "int64", "chunk": "int32", "start": "int64", "end": "int64", "label": "int8", "split": "int8"}
 
 
 def require_pyarrow() -> None:
@@ -32,7 +32,7 @@ def require_pyarrow() -> None:
 
 
 def write_parquet(features: Features, path: Path, progress: Callable[[int], None]) -> None:
-    """Write ``id``, ``record``, ``chunk``, ``frame``, ``start``, ``end``, ``label``, ``group`` and ``features``.
+    """Write the columns of the rows, with ``id`` for ``ids``, and ``features``.
 
     Layout and provenance are in the file's key-value metadata.
 
@@ -76,7 +76,7 @@ def _schema(features: Features) -> Any:
     fields = {name: getattr(arrow, kind)() for name, kind in _NUMBERS.items()}
     texts = {name: arrow.string() for name in ("id", "frame", "group")}
     values = {"features": arrow.list_(arrow.float32(), features.width)}
-    order = ("id", "record", "chunk", "frame", "start", "end", "label", "group", "features")
+    order = ("id", "record", "chunk", "frame", "start", "end", "label", "split", "group", "features")
     types = {**fields, **texts, **values}
     return arrow.schema(
         [arrow.field(name, types[name], nullable=False) for name in order],

@@ -322,6 +322,7 @@ def _columns(first: int, last: int) -> tuple[Rows, Records]:
         start=chunk.astype(np.int64) * CHUNK,
         end=(chunk.astype(np.int64) + 1) * CHUNK,
         label=np.ones(count, np.int8),
+        split=np.full(count, -1, np.int8),
         group=owners,
     )
     every = len(names)
@@ -332,6 +333,7 @@ def _columns(first: int, last: int) -> tuple[Rows, Records]:
         chunks=np.full(every, _RECORD_ROWS, np.int32),
         input=np.zeros(every, np.int32),
         label=np.ones(every, np.int8),
+        split=np.full(every, -1, np.int8),
         group=list(names.values()),
     )
     return rows, records

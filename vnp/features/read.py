@@ -120,6 +120,12 @@ class Features:
             labels: Int8[np.ndarray, "n"] = file["label"][:]
             return labels
 
+    def splits(self) -> Int8[np.ndarray, "n"]:
+        """The part that came with the data: 0 train, 1 validation, 2 test, -1 none, for every row."""
+        with self._opened() as file:
+            splits: Int8[np.ndarray, "n"] = file["split"][:]
+            return splits
+
     def groups(self) -> list[str]:
         """The unit that a split must not cut, for every row."""
         return [text for texts in self.text_windows("group") for text in texts]

@@ -1,7 +1,7 @@
 """The tables that blocks, shards and merged features share, in memory and as HDF5.
 
-One file holds the rows (``ids``, ``record``, ``chunk``, ``frame``, ``start``, ``end``, ``label``, ``group`` and
-the number arrays), the input records they come from (``records/...``), and the records, chunks or frames that
+One file holds the rows (``ids``, ``record``, ``chunk``, ``frame``, ``start``, ``end``, ``label``, ``split``, ``group``
+and the number arrays), the input records they come from (``records/...``), and the records, chunks or frames that
 have no row (``skipped/...``). Arrays are contiguous and uncompressed: embeddings do not compress, and a
 contiguous array can be mapped and copied at the speed of the disk.
 """
@@ -22,7 +22,7 @@ from vnp.errors import FeatureError
 from vnp.features._image import whole_file
 from vnp.features._strings import as_array, as_bytes, column_type, widest
 
-SCHEMA = "vnp-features/1"
+SCHEMA = "vnp-features/2"
 CONTENT = "content"
 ROWS_AT_ONCE = 65_536
 
@@ -39,6 +39,7 @@ class Rows:
         start: where the frame's DNA starts on the record's forward strand, 0-based.
         end: where it ends, exclusive.
         label: 1 viral, 0 host, -1 unlabelled.
+        split: the part that came with the data: 0 train, 1 validation, 2 test, -1 none.
         group: the unit that a split must not cut, UTF-8.
     """
 
@@ -49,6 +50,7 @@ class Rows:
     start: Int64[np.ndarray, "n"]
     end: Int64[np.ndarray, "n"]
     label: Int8[np.ndarray, "n"]
+    split: Int8[np.ndarray, "n"]
     group: list[bytes]
 
     def __len__(self) -> int:
@@ -66,6 +68,7 @@ class Records:
         chunks: number of chunks that the record is cut into.
         input: position of its file among the run's inputs.
         label: 1 viral, 0 host, -1 unlabelled.
+        split: the part that came with the data: 0 train, 1 validation, 2 test, -1 none.
         group: the unit that a split must not cut, UTF-8.
     """
 
@@ -75,6 +78,7 @@ class Records:
     chunks: Int32[np.ndarray, "r"]
     input: Int32[np.ndarray, "r"]
     label: Int8[np.ndarray, "r"]
+    split: Int8[np.ndarray, "r"]
     group: list[bytes]
 
     def __len__(self) -> int:
@@ -114,6 +118,7 @@ _TYPES: dict[str, type[np.generic]] = {
     "length": np.int64,
     "input": np.int32,
     "label": np.int8,
+    "split": np.int8,
 }
 _TEXT = {"ids", "group", "name", "reason"}
 

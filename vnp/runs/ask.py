@@ -25,7 +25,7 @@ class Ask:
     Args:
         files: the inputs.
         shards: how many pieces.
-        chunk: bases.
+        chunk: bases; None is 300, or with datasets the bases of their longest record.
         dna: name of the DNA encoder.
         protein: name of the protein encoder.
         precision: ``auto``, ``fp16``, ``bf16`` or ``fp32``.
@@ -40,7 +40,7 @@ class Ask:
 
     files: tuple[InputFile, ...]
     shards: int = 1
-    chunk: int = 300
+    chunk: int | None = None
     dna: str = "dnabert_s"
     protein: str = "fastesm2_650"
     precision: str = "auto"
@@ -61,7 +61,7 @@ class Ask:
             raise UsageError("there is no input: name FASTA or FASTQ files, or a samplesheet")
         if not 1 <= self.shards <= _MOST_SHARDS:
             raise UsageError(f"--shards must be 1 to {_MOST_SHARDS:,}, not {self.shards}")
-        if self.chunk < _SMALLEST_CHUNK:
+        if self.chunk is not None and self.chunk < _SMALLEST_CHUNK:
             raise UsageError(f"--chunk must be at least {_SMALLEST_CHUNK} bases, not {self.chunk}")
         if self.store not in STORES:
             raise UsageError(f"--store must be one of {', '.join(STORES)}, not {self.store!r}")
@@ -99,7 +99,8 @@ class Ask:
         """The same for JSON, with absolute paths."""
         stored = asdict(self)
         stored["weights"] = None if self.weights is None else str(self.weights.absolute())
-        stored["files"] = [{**entry, "path": str(entry["path"])} for entry in stored["files"]]
+        for entry in stored["files"]:
+            entry.update({name: str(entry[name]) for name in ("path", "dataset") if entry[name] is not None})
         return stored
 
     @classmethod
@@ -110,7 +111,10 @@ class Ask:
             TypeError: something is missing or too much.
             KeyError: something is missing.
         """
-        files = tuple(InputFile(**{**entry, "path": Path(entry["path"])}) for entry in stored["files"])
+        files = tuple(
+            InputFile(**{**entry, "path": Path(entry["path"]), "dataset": entry["dataset"] and Path(entry["dataset"])})
+            for entry in stored["files"]
+        )
         weights = None if stored["weights"] is None else Path(stored["weights"])
         return cls(**{**stored, "files": files, "weights": weights})
 

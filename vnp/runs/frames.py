@@ -12,8 +12,8 @@ from vnp._durable import replacing
 from vnp.errors import ChangedInputError, RunExistsError, storage_error
 from vnp.runs._skipped import SkippedTable
 from vnp.runs.front import prepare
-from vnp.runs.plan import Survey
 from vnp.runs.shard import START, Position
+from vnp.runs.survey import Survey
 from vnp.runs.units import read_units
 
 NUCLEOTIDE = "identified_nucleotide.fa"
@@ -54,16 +54,13 @@ def require_free(folder: Path, *, force: bool) -> None:
         )
 
 
-def write_frames(
-    found: Survey, chunk: int, folder: Path, *, progress: Callable[[int], None] = lambda _rows: None
-) -> Written:
+def write_frames(found: Survey, folder: Path, *, progress: Callable[[int], None] = lambda _rows: None) -> Written:
     """Write the open frames of the inputs as FASTA, one line of sequence each, in the order of a run's rows.
 
     All files appear together, at the end. Memory does not grow with the input.
 
     Args:
         found: the survey of the inputs.
-        chunk: bases of a chunk, as surveyed.
         folder: where the files go.
         progress: told how many frames were written since the last call.
 
@@ -84,8 +81,8 @@ def write_frames(
             stack.enter_context(path.open("x", encoding="utf-8", newline="")) for path in temporaries
         )
         table = SkippedTable(skipped, found.inputs)
-        for batch in read_units(found.inputs, chunk, Position(0, *START), found.totals.units):
-            prepared = prepare([batch], found.inputs)
+        for batch in read_units(found.inputs, found.chunk, Position(0, *START), found.totals.units):
+            prepared = prepare([batch], found.inputs, found.selections)
             names = [name.decode() for name in prepared.rows.ids]
             nucleotide.write(_fasta(names, prepared.dna))
             protein.write(_fasta(names, prepared.protein))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int8, Int64, UInt8
 
 from vnp.features.table import Records, Rows, Skipped
 from vnp.runs.request import PlannedInput
+from vnp.runs.selection import NO_SPLIT, Selection
 from vnp.runs.units import UnitBatch
 from vnp.sequences.frames import Frames, Reason, frame_ids, open_frames
 
@@ -40,17 +41,21 @@ class Prepared:
     units: int
 
 
-def prepare(block: Sequence[UnitBatch], inputs: Sequence[PlannedInput]) -> Prepared:
-    """Find and translate the open frames of a block.
+def prepare(
+    block: Sequence[UnitBatch], inputs: Sequence[PlannedInput], selections: Mapping[int, Selection] | None = None
+) -> Prepared:
+    """Find and translate the open frames of a block; of a dataset's records those that it lists.
 
     Args:
         block: consecutive units, possibly of several files.
         inputs: the run's files.
+        selections: what datasets say of the records of these units, by the index of the input.
 
     Raises:
         InputError: a sequence holds letters that are no nucleotides.
     """
-    parts = [_prepare(batch, inputs[batch.input]) for batch in block]
+    chosen = selections or {}
+    parts = [_prepare(batch, inputs[batch.input], chosen.get(batch.input)) for batch in block]
     records = _join(Records, [part.records for part in parts])
     fresh = np.diff(records.ordinal, prepend=-1) > 0
     return Prepared(
@@ -63,14 +68,34 @@ def prepare(block: Sequence[UnitBatch], inputs: Sequence[PlannedInput]) -> Prepa
     )
 
 
-def _prepare(batch: UnitBatch, entry: PlannedInput) -> Prepared:
-    frames = open_frames(batch.sequences, batch.chunks)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Said:
+    """What is known of each record of a batch."""
+
+    label: Int8[np.ndarray, "r"]
+    split: Int8[np.ndarray, "r"]
+    group: list[bytes]
+    frames: UInt8[np.ndarray, "r"] | None
+
+
+def _said(batch: UnitBatch, entry: PlannedInput, names: list[bytes], selection: Selection | None) -> _Said:
+    count = len(names)
+    if selection is None:
+        label, split = (np.full(count, value, np.int8) for value in (entry.label, NO_SPLIT))
+        return _Said(label, split, names if entry.group is None else [entry.group.encode()] * count, None)
+    at = selection.at(batch.ordinals)
+    group = [selection.units[number] for number in selection.unit[at].tolist()]
+    return _Said(selection.label[at], selection.split[at], group, selection.frames[at])
+
+
+def _prepare(batch: UnitBatch, entry: PlannedInput, selection: Selection | None) -> Prepared:
     names = [entry.record_name(record.name) for record in batch.records]
     encoded = [name.encode() for name in names]
-    groups = encoded if entry.group is None else [entry.group.encode()] * len(names)
+    said = _said(batch, entry, encoded, selection)
+    only = None if said.frames is None else said.frames[batch.chunks.sequence]
+    frames = open_frames(batch.sequences, batch.chunks, only)
     ordinals = batch.ordinals + entry.first_record
     owner = batch.chunks.sequence[frames.chunk]
-    count = len(frames)
     return Prepared(
         rows=Rows(
             ids=[name.encode() for name in frame_ids(names, batch.chunks, frames)],
@@ -79,8 +104,9 @@ def _prepare(batch: UnitBatch, entry: PlannedInput) -> Prepared:
             frame=frames.frame,
             start=frames.start + batch.shifts[owner],
             end=frames.end + batch.shifts[owner],
-            label=np.full(count, entry.label, np.int8),
-            group=[groups[index] for index in owner.tolist()],
+            label=said.label[owner],
+            split=said.split[owner],
+            group=[said.group[index] for index in owner.tolist()],
         ),
         records=Records(
             ordinal=ordinals,
@@ -88,8 +114,9 @@ def _prepare(batch: UnitBatch, entry: PlannedInput) -> Prepared:
             length=np.array([len(record.sequence) for record in batch.records], np.int64),
             chunks=batch.counts.astype(np.int32),
             input=np.full(len(names), batch.input, np.int32),
-            label=np.full(len(names), entry.label, np.int8),
-            group=groups,
+            label=said.label,
+            split=said.split,
+            group=said.group,
         ),
         skipped=_skipped(batch, frames, ordinals),
         dna=frames.nucleotides(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from vnp.errors import ChangedInputError
+from vnp.errors import ChangedInputError, InputError
 from vnp.runs.request import PlannedInput, Request
 from vnp.runs.shard import Shard
 from vnp.sequences.reading import input_digest
@@ -32,6 +32,30 @@ def check_inputs(inputs: Sequence[PlannedInput]) -> None:
                 f"has changed since the run was planned ({entry.size:,} bytes then, {stat.st_size:,} now); "
                 "put it back, or extract the run anew with --force",
                 path=entry.path,
+            )
+
+
+def check_tables(inputs: Sequence[PlannedInput]) -> None:
+    """Make sure that the tables of datasets are still those that were planned. Tasks need not ask: what the tables tell
+    is in the plan.
+
+    Raises:
+        ChangedInputError: a table is gone or is another.
+    """  # noqa: D205 - one sentence of two lines
+    for entry in inputs:
+        if entry.dataset is None:
+            continue
+        try:
+            found = input_digest(entry.dataset)
+        except (OSError, InputError) as error:
+            raise ChangedInputError(
+                f"cannot be read any more ({error}); put it back, or extract the run anew with --force",
+                path=entry.dataset,
+            ) from error
+        if found != entry.dataset_sha256:
+            raise ChangedInputError(
+                "is not the table that the run was planned with; put it back, or extract the run anew with --force",
+                path=entry.dataset,
             )
 
 

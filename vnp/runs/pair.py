@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from vnp.encoders import Encoder, identity, load
 from vnp.errors import EncoderError
@@ -61,38 +61,62 @@ class EncoderPair:
                 return str(torch.cuda.get_device_name(encoder.device))  # type: ignore[attr-defined]
         return "cpu"
 
-    def embed(
-        self, dna: Sequence[str], protein: Sequence[str], store: str
-    ) -> tuple[dict[str, Float[np.ndarray, "n width"]], Account]:
-        """Embed frames.
+    def prepare(self, dna: Sequence[str], protein: Sequence[str]) -> dict[str, Any]:
+        """Do of the embedding what needs no GPU, which another thread can do ahead; see ``Encoder.prepare``.
 
         Args:
             dna: n sequences.
             protein: n sequences.
-            store: dtype of the result.
+        """
+        return {"dna": self.dna.prepare(dna), "protein": self.protein.prepare(protein)}
+
+    def embed(self, work: Mapping[str, Any]) -> tuple[dict[str, Float32[np.ndarray, "n width"]], Account]:
+        """Embed frames.
+
+        Args:
+            work: from ``prepare``.
 
         Returns:
-            ``dna`` and ``protein``, and ``dna_projected`` where the DNA encoder is 768 wide: the projection is
-            made here, spread over all tasks, so that merging is left with copying. Beside them how they came about.
+            ``dna`` and ``protein``, and how they came about.
 
         Raises:
-            EncoderError: a value is not finite or does not fit into ``store``.
+            EncoderError: a value is not finite, or a sequence does not fit in memory.
         """
-        found: dict[str, np.ndarray] = {}
-        seconds, tokens, events = {}, {}, []
-        for name, encoder, sequences in zip(MOLECULES, (self.dna, self.protein), (dna, protein), strict=True):
-            started = time.perf_counter()
+        found: dict[str, Float32[np.ndarray, "n width"]] = {}
+        seconds, tokens, events = {"gpu": 0.0}, {}, []
+        for name, encoder in ((name, getattr(self, name)) for name in MOLECULES):
+            started, busy, before = time.perf_counter(), encoder.gpu_seconds, encoder.tokens_read
             encoder.events.clear()
-            before = encoder.tokens_read
-            found[name] = encoder.embed(sequences)
+            found[name] = encoder.embed_prepared(work[name])
             seconds[name] = round(time.perf_counter() - started, 4)
+            seconds["gpu"] = round(seconds["gpu"] + encoder.gpu_seconds - busy, 4)
             tokens[name] = encoder.tokens_read - before
             events += [f"{name}: {event}" for event in encoder.events]
-        if self.dna.width == NATIVE:
-            found["dna_projected"] = project(found["dna"])
-        stored = {name: _store(values, name, store) for name, values in found.items()}
         kernels = {name: getattr(self, name).kernel for name in MOLECULES}
-        return stored, Account(self.identities(), self.device(), kernels, tokens, seconds, events)
+        return found, Account(self.identities(), self.device(), kernels, tokens, seconds, events)
+
+
+def to_store(
+    found: Mapping[str, Float32[np.ndarray, "n width"]], store: str
+) -> dict[str, Float[np.ndarray, "n width"]]:
+    """Give embeddings the type that they are stored in, and project the DNA's.
+
+    The projection is made here, spread over all tasks, so that merging is left with copying.
+
+    Args:
+        found: from ``EncoderPair.embed``.
+        store: dtype of the result.
+
+    Returns:
+        ``dna`` and ``protein``, and ``dna_projected`` where the DNA encoder is 768 wide.
+
+    Raises:
+        EncoderError: a value does not fit into ``store``.
+    """
+    whole = dict(found)
+    if found["dna"].shape[1] == NATIVE:
+        whole["dna_projected"] = project(found["dna"])
+    return {name: _store(values, name, store) for name, values in whole.items()}
 
 
 def stored_widths(request: Request) -> dict[str, int]:

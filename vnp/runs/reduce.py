@@ -24,6 +24,7 @@ from vnp.runs.plan import read_plan
 from vnp.runs.receipts import Receipt
 from vnp.runs.request import Run
 from vnp.runs.seals import require_sealed, tidy, withdraw
+from vnp.runs.selection import part_counts
 from vnp.runs.shard import Shard
 from vnp.runs.versions import versions
 
@@ -41,6 +42,7 @@ class Reduced:
         layout: what its columns are.
         skipped: entries of ``skipped.tsv`` by reason.
         fresh: False if the same file was there already.
+        parts: rows in each part of the split that came with the data, ``none`` those without; empty without a split.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class Reduced:
     layout: FeatureLayout
     skipped: dict[str, int]
     fresh: bool
+    parts: dict[str, int]
 
 
 def reduce_run(
@@ -94,7 +97,7 @@ def reduce_run(
                 progress=progress,
             )
             _require_whole(run, receipts, merged)
-            _reopen(temporary, merged, layout)
+            parts = _reopen(temporary, merged, layout)
             write_skipped(run)
         except (FeatureError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             explained = _explained(run, receipts, hashes, error)
@@ -102,7 +105,7 @@ def reduce_run(
                 raise
             raise explained from error
     tidy(run)
-    return Reduced(run.paths.features, merged.rows, layout, merged.skipped, fresh=True)
+    return Reduced(run.paths.features, merged.rows, layout, merged.skipped, fresh=True, parts=parts)
 
 
 def _receipts(run: Run, shards: Sequence[Shard]) -> list[Receipt]:
@@ -202,11 +205,12 @@ def _already(run: Run, layout: FeatureLayout, provenance: dict[str, Any]) -> Red
             rows = len(file["ids"])
             reasons: dict[str, int] = {}
             add_reasons(file, reasons)
+            parts = part_counts(file["split"][:])
     except (OSError, KeyError, ValueError, RuntimeError):
         same = False
     if not same or not run.paths.skipped.exists():
         raise RunExistsError(f"{path} is there and holds something else; --force writes it anew")
-    return Reduced(path, rows, layout, reasons, fresh=False)
+    return Reduced(path, rows, layout, reasons, fresh=False, parts=parts)
 
 
 def _require_intact(run: Run, receipt: Receipt, intact: bool) -> None:
@@ -256,8 +260,10 @@ def _require_whole(run: Run, receipts: Sequence[Receipt], merged: Merged) -> Non
         )
 
 
-def _reopen(path: Path, merged: Merged, layout: FeatureLayout) -> None:
+def _reopen(path: Path, merged: Merged, layout: FeatureLayout) -> dict[str, int]:
+    """Look at what was written; returns the rows in each part of the split."""
     with h5py.File(path, "r", locking=False) as file:
         shape = file["features"].shape
         if shape != (merged.rows, layout.width):
             raise FeatureError(f"{path} has features of {shape}, expected {(merged.rows, layout.width)}")
+        return part_counts(file["split"][:])

@@ -13,7 +13,7 @@ from vnp._durable import canonical_json, write_json
 from vnp.errors import RunError, UsageError
 from vnp.runs.paths import RunPaths
 
-SCHEMA = "vnp-run/1"
+SCHEMA = "vnp-run/2"
 STORES = ("float16", "float32")
 
 
@@ -32,6 +32,9 @@ class PlannedInput:
         records: number of records.
         bases: number of bases.
         prefix: put in front of every record's name, with a colon; None leaves names alone.
+        dataset: absolute path of the table that tells of each record, where the file is that of a dataset; what it
+            tells is in the plan.
+        dataset_sha256: of that table.
     """
 
     path: str
@@ -44,6 +47,8 @@ class PlannedInput:
     records: int
     bases: int
     prefix: str | None
+    dataset: str | None = None
+    dataset_sha256: str | None = None
 
     def record_name(self, name: str) -> str:
         """The name of one of its records in this run."""

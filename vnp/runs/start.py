@@ -11,11 +11,12 @@ from vnp.errors import RunExistsError, storage_error
 from vnp.runs.ask import Ask
 from vnp.runs.attempts import now
 from vnp.runs.clearing import clear, require_free
-from vnp.runs.inputs import check_inputs
+from vnp.runs.inputs import check_inputs, check_tables
 from vnp.runs.paths import RunPaths
-from vnp.runs.plan import Survey, survey, write_plan
+from vnp.runs.plan import write_plan
 from vnp.runs.request import EncoderChoice, Request, Run
 from vnp.runs.shard import Position, Shard
+from vnp.runs.survey import DEFAULT_CHUNK, Survey, survey
 from vnp.runs.versions import versions
 
 # A block is what a killed task can lose: seconds on a GPU, some minutes for a transformer on a CPU.
@@ -50,6 +51,7 @@ def start_run(
         run = Run.open(root)
         _require_same(run, ask, dna, protein)
         check_inputs(run.request.inputs)
+        check_tables(run.request.inputs)
         return run, True
     # What stands there is deleted only when the new run is sure to be planned.
     require_free(paths, force=force)
@@ -60,7 +62,7 @@ def start_run(
     except OSError as error:
         raise storage_error(error, f"making {paths.root}") from error
     shards = cut_shards(found, ask.shards)
-    request = make_request(ask, found, len(shards), write_plan(paths.plan, shards))
+    request = make_request(ask, found, len(shards), write_plan(paths.plan, shards, found.selections))
     request.write(paths.request)
     return Run(paths, request), False
 
@@ -89,7 +91,7 @@ def make_request(ask: Ask, found: Survey, shards: int, plan_sha256: str) -> Requ
     totals = found.totals
     return Request(
         inputs=found.inputs,
-        chunk=ask.chunk,
+        chunk=found.chunk,
         dna=dna,
         protein=protein,
         store=ask.store,
@@ -109,8 +111,11 @@ def make_request(ask: Ask, found: Survey, shards: int, plan_sha256: str) -> Requ
 def _require_same(run: Run, ask: Ask, dna: EncoderChoice, protein: EncoderChoice) -> None:
     """Refuse to go on with a run that was asked for otherwise."""
     request = run.request
+    chunk = ask.chunk
+    if chunk is None:
+        chunk = DEFAULT_CHUNK if all(file.dataset is None for file in ask.files) else request.chunk
     there: dict[str, Any] = {
-        "inputs": [(entry.path, entry.label, entry.group) for entry in request.inputs],
+        "inputs": [(entry.path, entry.label, entry.group, entry.dataset) for entry in request.inputs],
         "chunk": request.chunk,
         "DNA encoder": request.dna,
         "protein encoder": request.protein,
@@ -120,8 +125,11 @@ def _require_same(run: Run, ask: Ask, dna: EncoderChoice, protein: EncoderChoice
         "prefixed ids": request.inputs[0].prefix is not None,
     }
     here: dict[str, Any] = {
-        "inputs": [(str(file.path), file.label, file.group) for file in ask.files],
-        "chunk": ask.chunk,
+        "inputs": [
+            (str(file.path), file.label, file.group, None if file.dataset is None else str(file.dataset))
+            for file in ask.files
+        ],
+        "chunk": chunk,
         "DNA encoder": dna,
         "protein encoder": protein,
         "store": ask.store,

@@ -184,7 +184,9 @@ def _pace(receipts: list[Receipt]) -> float | None:
 
 
 def _hours_left(states: list[ShardState], done: list[ShardState]) -> float | None:
-    spent = sum(sum(found.receipt.seconds.values()) for found in done if found.receipt)
+    # Reading and writing go on beside the embedding, and the GPU's time is part of it.
+    phases = ("load", "dna", "protein", "seal")
+    spent = sum(found.receipt.seconds.get(name, 0.0) for found in done if found.receipt for name in phases)
     finished = sum(found.shard.tokens for found in done)
     if not finished or not spent:
         return None

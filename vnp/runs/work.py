@@ -11,12 +11,14 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any, TypeVar
 
 import h5py
+import numpy as np
 
 from vnp._durable import replacing
 from vnp.errors import ChangedInputError, RunError, UsageError, storage_error
@@ -25,14 +27,17 @@ from vnp.runs.attempts import Attempt, attempt, job_id, now, stopped
 from vnp.runs.blocks import Account, BlockPlan, read_block, write_block
 from vnp.runs.front import Prepared, prepare
 from vnp.runs.inputs import check_inputs, inputs_of
-from vnp.runs.pair import PROJECTIONS, EncoderPair
+from vnp.runs.pair import PROJECTIONS, EncoderPair, to_store
 from vnp.runs.paths import shard_name
-from vnp.runs.plan import read_plan
+from vnp.runs.plan import read_chosen, read_plan
 from vnp.runs.receipts import Receipt, file_sha256
 from vnp.runs.request import Run
 from vnp.runs.seals import discard, sealed
+from vnp.runs.selection import Selection
 from vnp.runs.units import read_blocks
 from vnp.runs.versions import versions
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +96,11 @@ def extract_shard(run: Run, number: int, encoders: Callable[[], EncoderPair], wa
         return Outcome(number, "already", done.rows)
     discard(run, number)
     plan = BlockPlan(run.request.digest, shards[number], run.request.block_units)
+    chosen = read_chosen(run.paths.plan, run.request.plan_sha256, run.request.inputs, shards, number)
     try:
         with attempt(run.paths.blocks(number), watch.log) as current:
             check_inputs(inputs_of(run.request, shards, number))
-            return _Task(run, plan, watch, current).run(encoders)
+            return _Task(run, plan, chosen, watch, current).run(encoders)
     except (_LeftToOtherError, FileNotFoundError) as error:
         receipt = sealed(run, number)
         if receipt is None:
@@ -111,9 +117,12 @@ def extract_shard(run: Run, number: int, encoders: Callable[[], EncoderPair], wa
 class _Task:
     """The work of one attempt."""
 
-    def __init__(self, run: Run, plan: BlockPlan, watch: Watch, current: Attempt) -> None:
+    def __init__(
+        self, run: Run, plan: BlockPlan, chosen: Mapping[int, Selection], watch: Watch, current: Attempt
+    ) -> None:
         self._run = run
         self._plan = plan
+        self._chosen = chosen
         self._watch = watch
         self._attempt = current
         self._paths = plan.paths(run.paths)
@@ -143,24 +152,40 @@ class _Task:
                 accounts[block] = None
 
     def _embed_missing(self, accounts: list[Account | None], pair: EncoderPair) -> None:
-        number = self._plan.shard.number
+        """Read, embed and write block after block: one is read and one is written while one is embedded."""
         have = sum(account is not None for account in accounts)
-        self._watch.block_done(number, have, self._plan.count)
-        with ThreadPoolExecutor(1) as reader:
-            for block, prepared in _ahead(reader, self._prepare_missing(accounts)):
+        self._watch.block_done(self._plan.shard.number, have, self._plan.count)
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            writing: Future[None] | None = None
+            for block, prepared, work in _ahead(reader, self._prepare_missing(accounts, pair)):
                 self._leave_if_sealed()
                 # Another task may have finished this block since.
-                if not self._paths[block].exists():
-                    arrays, account = pair.embed(prepared.dna, prepared.protein, self._run.request.store)
-                    started = time.perf_counter()
-                    write_block(self._paths[block], self._plan, block, prepared, arrays, account)
-                    self._seconds["write"] += time.perf_counter() - started
-                have += 1
-                self._watch.block_done(number, have, self._plan.count)
+                embedded = None if self._paths[block].exists() else pair.embed(work)
+                have += self._written(writing, have)
+                writing = writer.submit(self._write, block, prepared, embedded)
                 if self._watch.stop():
-                    return
+                    break
+            self._written(writing, have)
 
-    def _prepare_missing(self, accounts: list[Account | None]) -> Iterator[tuple[int, Prepared]]:
+    def _written(self, writing: Future[None] | None, have: int) -> int:
+        """Wait until a block is safe, and tell so; gives the number of blocks that became safe."""
+        if writing is None:
+            return 0
+        writing.result()
+        self._watch.block_done(self._plan.shard.number, have + 1, self._plan.count)
+        return 1
+
+    def _write(self, block: int, prepared: Prepared, embedded: tuple[Mapping[str, np.ndarray], Account] | None) -> None:
+        if embedded is None:
+            return
+        started = time.perf_counter()
+        arrays, account = to_store(embedded[0], self._run.request.store), embedded[1]
+        write_block(self._paths[block], self._plan, block, prepared, arrays, account)
+        self._seconds["write"] += time.perf_counter() - started
+
+    def _prepare_missing(
+        self, accounts: list[Account | None], pair: EncoderPair
+    ) -> Iterator[tuple[int, Prepared, Mapping[str, Any]]]:
         """Read on to the last missing block; blocks that are there are passed over without translating."""
         request, shard = self._run.request, self._plan.shard
         missing = [block for block, account in enumerate(accounts) if account is None]
@@ -170,9 +195,10 @@ class _Task:
         started = time.perf_counter()
         for block, units in enumerate(islice(blocks, missing[-1] + 1)):
             if accounts[block] is None:
-                prepared = prepare(units, request.inputs)
+                prepared = prepare(units, request.inputs, self._chosen)
+                work = pair.prepare(prepared.dna, prepared.protein)
                 self._seconds["read"] += time.perf_counter() - started
-                yield block, prepared
+                yield block, prepared, work
                 started = time.perf_counter()
 
     def _leave_if_sealed(self) -> None:
@@ -261,7 +287,7 @@ class _Task:
         )
 
 
-def _ahead(reader: ThreadPoolExecutor, blocks: Iterator[tuple[int, Prepared]]) -> Iterator[tuple[int, Prepared]]:
+def _ahead(reader: ThreadPoolExecutor, blocks: Iterator[_Item]) -> Iterator[_Item]:
     """Prepare the next block in a thread while this one is embedded."""
     waiting = reader.submit(next, blocks, None)
     while (found := waiting.result()) is not None:

@@ -8,7 +8,7 @@ with an ambiguous base is the residue X; a frame of nothing but X is set aside, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import pairwise, product
 
@@ -116,18 +116,21 @@ _UNEVEN = 16
 _COMPLEMENT = np.frombuffer(bytes.maketrans(b"ACGTRYSWKMBDHVN", b"TGCAYRSWMKVHDBN"), dtype=np.uint8)
 
 
-def open_frames(sequences: Sequence[bytes], chunks: Chunks) -> Frames:
+def open_frames(sequences: Sequence[bytes], chunks: Chunks, only: UInt8[np.ndarray, "chunks"] | None = None) -> Frames:
     """Find and translate the open frames of a table of chunks.
 
     Args:
         sequences: upper-case IUPAC nucleotides, ASCII, with T for U.
         chunks: chunks of these sequences, in order of sequence, then position.
+        only: for each chunk the frames to look at, bit k for frame k of ``FRAME_NAMES``; None looks at all.
 
     Returns:
         The open frames, in order.
     """
     layout = lay_out(chunks)
     opened = find_open(sequences, layout, keep=True)
+    if only is not None:
+        opened = replace(opened, rows=opened.rows & only, unknown=opened.unknown & only)
     chunk, frame = _pairs(opened.rows)
     reverse = frame >= 3
     skip = frame - 3 * reverse
@@ -152,19 +155,22 @@ def open_frames(sequences: Sequence[bytes], chunks: Chunks) -> Frames:
 
 
 def count_open(
-    sequences: Sequence[bytes], chunks: Chunks
+    sequences: Sequence[bytes], chunks: Chunks, only: UInt8[np.ndarray, "chunks"] | None = None
 ) -> tuple[Int8[np.ndarray, "chunks"], Int32[np.ndarray, "chunks"]]:
     """Count what ``open_frames`` would find, without translating it.
 
     Args:
         sequences: upper-case IUPAC nucleotides, ASCII, with T for U.
         chunks: chunks of these sequences, in order of sequence, then position.
+        only: as for ``open_frames``.
 
     Returns:
         Rows a chunk, and residues a chunk over all its rows.
     """
     layout = lay_out(chunks)
     opened = find_open(sequences, layout, keep=False).rows
+    if only is not None:
+        opened = opened & only
     residues = np.zeros(len(chunks), dtype=np.int32)
     for skip in range(3):
         both_strands = np.bitwise_count(opened & (0b001001 << skip))
