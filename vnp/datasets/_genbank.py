@@ -1,7 +1,7 @@
 """Reads GenBank flat files: the sequence of each record and the proteins that its coding sequences give it.
 
-The feature table is taken apart by gb-io (a Rust library, for speed); only the features that say something here, CDS and
-source, are handed to it, so that a strange one elsewhere in a chromosome does no harm.
+The feature table is taken apart by gb-io (a Rust library, for speed). Only the features that say something here, CDS
+and source, are handed to it, so that a strange one elsewhere in a chromosome does no harm.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _head(text: bytes, path: Path, line: int) -> _Head:
         raise InputError("the record has no name: no LOCUS name, ACCESSION or VERSION", path=path, line=line)
     if locus and locus[3] == "aa":
         raise InputError(
-            "is a GenBank file of proteins; vnp reads nucleotides with their annotation: give the genome's GenBank file",
+            "is a GenBank file of proteins; vnp needs nucleotides with their annotation: give the genome's GenBank",
             path=path,
             line=line,
             record=name,
@@ -180,8 +180,8 @@ def _tidy(text: bytes) -> bytes:
         text = text.decode("utf-8", "replace").encode("ascii", "replace")
     if b" \n" in text or b"\n\n" in text or b"\t" in text:
         text = b"\n".join(line.rstrip() for line in text.expandtabs().split(b"\n") if line.strip())
-    location = (_QUALIFIERS.search(text) or re.search(rb"$", text)).start()
-    return text[:location].translate(None, b"<>") + text[location:] + b"\n"
+    location = _QUALIFIERS.split(text, maxsplit=1)[0]
+    return location.translate(None, b"<>") + text[len(location) :] + b"\n"
 
 
 def _values(feature: Any) -> dict[str, list[str]]:
@@ -209,7 +209,7 @@ def _coding(text: bytes, feature: Any, values: dict[str, list[str]], length: int
     if parts is None:
         return None
     skip = {"2": 1, "3": 2}.get(values.get("codon_start", ["1"])[0].strip(), 0)
-    exceptions = {}
+    exceptions: dict[int, str] = {}
     for value in values.get("transl_except", []):
         read = exception(value)
         exceptions |= dict.fromkeys(read[0], read[1]) if read else {}

@@ -197,7 +197,7 @@ class Annotation:
             if end > size:
                 pieces.append(Part(max(start - size, 0), end - size, bool(strand)))
             parts += pieces[::-1] if strand else pieces
-        exceptions = {}
+        exceptions: dict[int, str] = {}
         for text in filter(None, cds.exceptions):
             read = exception(text.strip("()"))
             exceptions |= dict.fromkeys(read[0], read[1]) if read else {}

@@ -36,7 +36,8 @@ class Seeds(NamedTuple):
 
 def base_codes(text: UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray, "n"]:
     """Number the bases A, C, G, T from 0 to 3; whatever else stands there is ``OTHER``."""
-    return _CODE[text]
+    codes: UInt8[np.ndarray, "n"] = _CODE[text]
+    return codes
 
 
 def find_seeds(codes: UInt8[np.ndarray, "n"]) -> Seeds:

@@ -23,13 +23,11 @@ _CODE[np.frombuffer(b"TCAG", dtype=np.uint8)] = (0, 1, 2, 3)
 _EITHER = {"B": set("DN"), "Z": set("EQ"), "J": set("IL")}
 # Selenocysteine and pyrrolysine, and the stop codon that each is read from.
 _RECODED = {"U": "TGA", "O": "TAG"}
-_AMINO_ACIDS = dict(
-    zip(
-        "ala arg asn asp cys gln glu gly his ile leu lys met phe pro ser thr trp tyr val sec pyl asx glx xle".split(),
-        "ARNDCQEGHILKMFPSTWYVUOBZJ",
-        strict=True,
-    )
-)
+_AMINO_ACIDS = {
+    "ala": "A", "arg": "R", "asn": "N", "asp": "D", "cys": "C", "gln": "Q", "glu": "E", "gly": "G", "his": "H",
+    "ile": "I", "leu": "L", "lys": "K", "met": "M", "phe": "F", "pro": "P", "ser": "S", "thr": "T", "trp": "W",
+    "tyr": "Y", "val": "V", "sec": "U", "pyl": "O", "asx": "B", "glx": "Z", "xle": "J",
+}  # fmt: skip
 _EXCEPTION = re.compile(r"\(?pos:\s*(.*?),\s*aa:\s*([A-Za-z]+)\s*\)?$", re.DOTALL)
 
 

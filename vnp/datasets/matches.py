@@ -1,13 +1,14 @@
 """Tells which chunks a viral genome matches: at 90 % identity or more over the whole chunk, on either strand.
 
-Identity of a chunk of L bases is 1 - edits / L, where edits are the substitutions, insertions and deletions that turn the
-chunk into the best stretch of one record (the chunk from end to end, the record anywhere); a base that is not A, C, G or
-T equals none. What is said to match does. What does match may be missed where it shares no seed with the record, as
-happens in short chunks at the edge of 90 %, or where insertions shift it by more than 32 bases.
+Identity of a chunk of L bases is 1 - edits / L, where edits are the substitutions, insertions and deletions that turn
+the chunk into the best stretch of one record (the chunk from end to end, the record anywhere); a base that is not A, C,
+G or T equals none. What is said to match does. What does match may be missed where it shares no seed with the record,
+as happens in short chunks at the edge of 90 %, where insertions shift it by more than 32 bases, or where it lies across
+the place at which a circular genome was cut open.
 
 Candidates come from seeds, k-mers that are picked by their hash alone and so are the same ones in genomes and chunks
-(as in FracMinHash: Irber et al., bioRxiv 2022.01.11.475838). Seeds that a chunk and a record share lie on diagonals; those
-with the most are compared base by base, and, where that does not settle it, aligned.
+(as in FracMinHash: Irber et al., bioRxiv 2022.01.11.475838). Seeds that a chunk and a record share lie on diagonals;
+those with the most are compared base by base, and, where that does not settle it, aligned.
 """
 
 from __future__ import annotations
@@ -189,7 +190,7 @@ class ViralIndex:
         found = equal >= length - limit
         rows = np.flatnonzero(~found & ((candidates.votes > 1) | (equal >= _PROMISING * length)))
         found[rows] = fewest_edits(chunks[rows], texts[rows], limit) <= limit
-        return found
+        return np.asarray(found)
 
 
 def _bits(keys: UInt32[np.ndarray, "seeds"]) -> UInt8[np.ndarray, "bytes"]:
