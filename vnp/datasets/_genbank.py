@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from vnp.datasets._codes import STANDARD, genetic_code, is_genetic_code
 from vnp.datasets._flatfile import FlatRecord, flat_records
-from vnp.datasets._translation import Coding, Part, agrees, exception
+from vnp.datasets._translation import Coding, Part, agrees, read_exceptions
 from vnp.datasets.annotated import Annotated
 from vnp.errors import InputError, UsageError
 from vnp.sequences._record import clean_name, sequence_problem
@@ -209,10 +209,7 @@ def _coding(text: bytes, feature: Any, values: dict[str, list[str]], length: int
     if parts is None:
         return None
     skip = {"2": 1, "3": 2}.get(values.get("codon_start", ["1"])[0].strip(), 0)
-    exceptions: dict[int, str] = {}
-    for value in values.get("transl_except", []):
-        read = exception(value)
-        exceptions |= dict.fromkeys(read[0], read[1]) if read else {}
+    exceptions = read_exceptions(" ".join(values.get("transl_except", [])))
     return Coding(parts, skip, genetic_code(int(number)), exceptions)
 
 

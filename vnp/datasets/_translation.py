@@ -28,7 +28,7 @@ _AMINO_ACIDS = {
     "ile": "I", "leu": "L", "lys": "K", "met": "M", "phe": "F", "pro": "P", "ser": "S", "thr": "T", "trp": "W",
     "tyr": "Y", "val": "V", "sec": "U", "pyl": "O", "asx": "B", "glx": "Z", "xle": "J",
 }  # fmt: skip
-_EXCEPTION = re.compile(r"\(?pos:\s*(.*?),\s*aa:\s*([A-Za-z]+)\s*\)?$", re.DOTALL)
+_EXCEPTION = re.compile(r"pos:(.*?),\s*aa:\s*([A-Za-z]+)", re.DOTALL)
 
 
 class Part(NamedTuple):
@@ -86,19 +86,17 @@ def _readings(codon: str, code: GeneticCode) -> set[str]:
     return {code.residues["".join(bases)] for bases in product(*(_MEANS[base] for base in codon))}
 
 
-def exception(text: str) -> tuple[list[int], str] | None:
-    """Read the value of a ``transl_except``, such as ``(pos:213..215,aa:Sec)``.
+def read_exceptions(text: str) -> dict[int, str]:
+    """Read the values of ``transl_except``, such as ``(pos:213..215,aa:Sec)``, however many stand in the text.
 
     Returns:
-        The 0-based positions it names, and the residue: X for one that has no letter, nothing for a stop. None if it
-        cannot be read.
+        The residue by the 0-based positions of its codon: X for one that has no letter, nothing for a stop.
     """
-    found = _EXCEPTION.match(text.strip())
-    if found is None:
-        return None
-    name = found[2].lower()
-    residue = "" if name in {"term", "ter", "stop"} else _AMINO_ACIDS.get(name, "X")
-    return [int(number) - 1 for number in re.findall(r"\d+", found[1])], residue
+    residues = {}
+    for place, name in _EXCEPTION.findall(text):
+        residue = "" if name.lower() in {"term", "ter", "stop"} else _AMINO_ACIDS.get(name.lower(), "X")
+        residues |= dict.fromkeys((int(number) - 1 for number in re.findall(r"\d+", place)), residue)
+    return residues
 
 
 def protein_of(sequence: bytes, coding: Coding) -> bytes | None:
@@ -114,12 +112,12 @@ def protein_of(sequence: bytes, coding: Coding) -> bytes | None:
     protein = bytearray(translate(bases, coding.code))
     if not protein:
         return None
-    last = bases[len(protein) * 3 - 3 : len(protein) * 3].decode()
-    ends = last in coding.code.stops and len(bases) % 3 == 0
+    if len(bases) % 3 == 0 and bases[-3:].decode() in coding.code.stops:
+        protein[-1:] = b"*"
     for place, residue in _exceptions(coding).items():
         if place < len(protein):
             protein[place] = ord(residue or "*")
-    if ends or protein.endswith(b"*"):
+    if protein.endswith(b"*"):
         protein.pop()
     if coding.begins and coding.skip == 0 and bases[:3].decode() in coding.code.starts:
         protein[:1] = b"M"
@@ -155,11 +153,14 @@ def agrees(translation: bytes, sequence: bytes, coding: Coding) -> bool:
             return False
     elif size != whole and (size != len(expected) or translation.endswith(b"X")):
         return False
+    letters = np.frombuffer(translation, dtype=np.uint8)
+    unlike = np.flatnonzero(letters != np.frombuffer(expected, dtype=np.uint8, count=size))
     return all(
-        chr(given) in ("X", exceptions.get(place))
-        or given == expected[place]
-        or _fits(chr(given), bases[3 * place : 3 * place + 3].decode().ljust(3, "N"), place == 0, coding.code)
-        for place, given in enumerate(translation)
+        chr(translation[place]) in ("X", exceptions.get(place))
+        or _fits(
+            chr(translation[place]), bases[3 * place : 3 * place + 3].decode().ljust(3, "N"), place == 0, coding.code
+        )
+        for place in unlike.tolist()
     )
 
 

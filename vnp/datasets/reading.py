@@ -16,14 +16,17 @@ from vnp.datasets._genbank import read_genbank
 from vnp.datasets._gff3 import Annotation
 from vnp.datasets.annotated import Annotated
 from vnp.errors import InputError
+from vnp.sequences._fasta import fasta_records
 from vnp.sequences._files import stream
-from vnp.sequences._record import Record
+from vnp.sequences._record import Record, count_lines
 from vnp.sequences._text import one_line_end
 from vnp.sequences.reading import read_records
 
-__all__ = ["Annotated", "read_annotated"]
+__all__ = ["Annotated", "GenomeFile", "read_annotated"]
 
-_GENBANK = re.compile(rb"(?:[^>@;#\n][^\n]*\n|[ \t]*\n){0,100}?LOCUS[ \t]")
+# Some lines about the release may stand in front of the first record.
+_GENBANK = re.compile(rb"(?:[^>@;#\n][^\n]*\n|\n){0,100}?LOCUS[ \t]")
+_GFF3 = b"##gff-version"
 _BOM = b"\xef\xbb\xbf"
 _ENOUGH = 1 << 14
 
@@ -33,7 +36,7 @@ class GenomeFile(Protocol):
 
     @property
     def path(self) -> Path:
-        """A GenBank or FASTA file."""
+        """A GenBank or FASTA file, or GFF3 with the sequences in it."""
 
     @property
     def annotation(self) -> Path | None:
@@ -55,18 +58,19 @@ def read_annotated(source: GenomeFile) -> Iterator[Annotated]:
         UsageError: gb-io is not installed.
     """
     lines: dict[str, int] = {}
-    for line, record in _records(source):
+    for line, record in _records(source.path, source.annotation):
         before = lines.setdefault(record.name, line)
         if before != line:
             raise InputError(
-                f"the name occurs in line {before} already; remove one of the two", path=source.path, line=line,
+                f"the record of line {before} has this name too; remove or rename one",
+                path=source.path,
+                line=line,
                 record=record.name,
-            )  # fmt: skip
+            )
         yield record
 
 
-def _records(source: GenomeFile) -> Iterator[tuple[int, Annotated]]:
-    path = source.path
+def _records(path: Path, annotation: Path | None) -> Iterator[tuple[int, Annotated]]:
     blocks = _text(path)
     start = b""
     for block in blocks:
@@ -76,20 +80,45 @@ def _records(source: GenomeFile) -> Iterator[tuple[int, Annotated]]:
     if not start.strip():
         raise InputError("the file is empty", path=path)
     if _GENBANK.match(start):
-        if source.annotation is not None:
-            raise InputError("is GenBank, which has its annotation within: give no GFF3 file with it", path=path)
+        if annotation is not None:
+            raise InputError("is GenBank, which has its annotation within; give no GFF3 file with it", path=path)
         return read_genbank(chain((start,), blocks), path)
-    if source.annotation is None:
-        raise InputError(
-            "is not GenBank (no line begins with LOCUS); FASTA needs its annotation beside it, as GFF3", path=path
-        )
-    return _with_gff3(read_records(path), Annotation(_text(source.annotation), source.annotation), path)
+    if start.startswith(_GFF3) and annotation in (None, path):
+        return _with_gff3(_fasta_within(path), Annotation(_text(path), path), path)
+    if annotation is None:
+        what = "is EMBL; turn it into GenBank first" if start.startswith(b"ID   ") else _not_genbank(start)
+        raise InputError(what, path=path)
+    return _with_gff3(read_records(path), Annotation(_text(annotation), annotation), path)
+
+
+def _not_genbank(start: bytes) -> str:
+    if start.startswith(b">"):
+        return "is FASTA, which needs its annotation beside it: give its GFF3 file too, or the genome's GenBank"
+    return "is not GenBank (no line begins with LOCUS), nor FASTA with a GFF3 file"
 
 
 def _with_gff3(records: Iterable[Record], annotation: Annotation, path: Path) -> Iterator[tuple[int, Annotated]]:
     for record in records:
         yield record.line, annotation.annotate(record)
     annotation.finish(path)
+
+
+def _fasta_within(path: Path) -> Iterator[Record]:
+    """Read the FASTA section of a GFF3 file."""
+    rest, line = b"\n", 1
+    blocks = _text(path)
+    for block in blocks:
+        text = rest + block
+        at = text.find(b"\n>")
+        if at >= 0:
+            begin = chain((text[at + 1 :],), blocks)
+            return fasta_records(begin, path, line + count_lines(text[:at]), 0, plain=False)
+        rest = text[-1:]
+        line += count_lines(text[:-1])
+    raise InputError(
+        "is GFF3 without sequences (it has no FASTA section): give the FASTA file as path and this one as its annotation",
+        path=path,
+    )
 
 
 def _text(path: Path) -> Iterator[bytes]:
