@@ -65,10 +65,16 @@ class Broken:
         self.spec, self.width, self.precision = like.spec, like.width, like.precision
         self.token_budget: int | None = None
         self.events: list[str] = []
-        self.kernel, self.tokens_read = like.kernel, 0
+        self.kernel, self.tokens_read, self.gpu_seconds = like.kernel, 0, 0.0
+
+    def prepare(self, sequences: Sequence[str]) -> Sequence[str]:
+        return sequences
 
     def embed(self, sequences: Sequence[str]) -> np.ndarray:
         raise AssertionError(f"{len(sequences)} sequences were embedded again")
+
+    def embed_prepared(self, work: Sequence[str]) -> np.ndarray:
+        return self.embed(work)
 
     def token_counts(self, sequences: Sequence[str]) -> np.ndarray:
         raise AssertionError

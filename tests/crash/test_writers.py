@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -76,8 +77,8 @@ class Halved(EncoderPair):
         found = super().identities()
         return {name: {**identity, "precision": "halved"} for name, identity in found.items()}
 
-    def embed(self, dna: Sequence[str], protein: Sequence[str], store: str) -> tuple[dict[str, np.ndarray], Account]:
-        arrays, account = super().embed(dna, protein, store)
+    def embed(self, work: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], Account]:
+        arrays, account = super().embed(work)
         return (
             {name: (values / 2).astype(values.dtype) for name, values in arrays.items()},
             dataclasses.replace(account, encoders=self.identities()),

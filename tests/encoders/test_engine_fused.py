@@ -108,7 +108,8 @@ def interpret_attention() -> None:
 
 
 def interpret_esm2() -> None:
-    from vnp.encoders.fused import FusedEsm2, agree
+    from vnp.encoders.fused import agree
+    from vnp.encoders.fused_esm2 import FusedEsm2
     from vnp.encoders.triton_attention import TritonAttention
 
     config = {**ESM2, **SMALL}
@@ -124,7 +125,8 @@ def interpret_esm2() -> None:
 
 
 def interpret_dnabert() -> None:
-    from vnp.encoders.fused import FusedMosaicBert, agree
+    from vnp.encoders.fused import agree
+    from vnp.encoders.fused_dnabert import FusedMosaicBert
     from vnp.encoders.triton_attention import TritonAttention
 
     config = {**DNABERT, **SMALL}

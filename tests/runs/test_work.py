@@ -244,7 +244,7 @@ class TestGoingOn:
     @pytest.mark.parametrize("damage", ["other run", "bit", "cut", "empty", "junk"])
     def test_damaged_blocks_are_made_again(self, run: Run, damage: str) -> None:
         reference = small_blocks(run, 10)
-        extract_shard(reference, 0, pair, self.stop_after(3))
+        extract_shard(reference, 0, pair, self.stop_after(2))
         block = sorted(run.paths.blocks(0).glob("block-*.h5"))[0]
         content = bytearray(block.read_bytes())
         if damage == "other run":
@@ -267,7 +267,7 @@ class TestGoingOn:
                 return {name: {**found, "precision": "bf16"} for name, found in super().identities().items()}
 
         other = Bf16(pair().dna, pair().protein, 0.0)
-        assert extract_shard(run, 0, lambda: other, self.stop_after(3)).state == "stopped"
+        assert extract_shard(run, 0, lambda: other, self.stop_after(2)).state == "stopped"
         assert extract_shard(run, 0, pair).state == "done"
         receipt = require_sealed(run, 0)
         assert receipt is not None
@@ -283,7 +283,7 @@ class TestGoingOn:
             if done == blocks // 2 and not meddled:
                 meddled.append(done)
                 monkeypatch.setattr(work._Task, "_drop_others", lambda *_: None)
-                extract_shard(run, 0, lambda: Bf16(pair().dna, pair().protein, 0.0), self.stop_after(2))
+                extract_shard(run, 0, lambda: Bf16(pair().dna, pair().protein, 0.0), self.stop_after(1))
                 monkeypatch.undo()
 
         meddled: list[int] = []

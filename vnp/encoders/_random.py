@@ -1,4 +1,4 @@
-"""Models with random weights, to check and time the engine where no weights are."""
+"""Trunks without a tokenizer, with random weights where no others are: enough to check and time the engine."""
 
 from __future__ import annotations
 
@@ -48,14 +48,22 @@ _SIZES: Mapping[tuple[str, bool], tuple[int, int, int, int]] = {  # layers, widt
 
 @dataclass(frozen=True, eq=False)
 class RandomModel:
-    """A model with random weights."""
+    """A trunk's configuration and tensors.
+
+    Attributes:
+        family: ``esm2``, ``esm2_3b`` or ``dnabert``.
+        config: the content of a config.json.
+        state: tensors under their names without prefix.
+        device: where encoders of it run; the tensors may be elsewhere.
+    """
 
     family: str
     config: Mapping[str, object]
     state: Mapping[str, torch.Tensor]
     device: str
 
-    def encoder(self, precision: str, attention: str) -> TransformerEncoder:
+    def encoder(self, precision: str, attention: str, token_budget: int | None = None) -> TransformerEncoder:
+        """Build an encoder of it that takes token ids only; see ``vnp.encoders.build.build``."""
         protein = self.family != "dnabert"
         spec = EncoderSpec(
             name=f"random {self.family}",
@@ -72,6 +80,7 @@ class RandomModel:
             spec,
             device=self.device,
             precision=precision,
+            token_budget=token_budget,
             attention=attention,
         )
 

@@ -54,27 +54,54 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Work:
+    """Sequences made ready to be embedded; see ``TransformerEncoder.prepare``.
+
+    Attributes:
+        ids: tokens of each distinct sequence.
+        firsts: where each of them comes first in the call.
+        places: which of them each sequence of the call is.
+    """
+
+    ids: Sequence[NDArray[np.integer]]
+    firsts: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
 class _Answer:
     """A batch's numbers on their way to the host."""
 
     batch: Batch
     values: torch.Tensor
+    begun: torch.cuda.Event | None
     arrived: torch.cuda.Event | None
 
     @classmethod
-    def send(cls, batch: Batch, values: torch.Tensor) -> _Answer:
+    def send(cls, batch: Batch, values: torch.Tensor, begun: torch.cuda.Event | None) -> _Answer:
         if values.device.type != "cuda":
-            return cls(batch, values, None)
+            return cls(batch, values, None, None)
         host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         host.copy_(values, non_blocking=True)
-        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        arrived.record(torch.cuda.current_stream(values.device))
-        return cls(batch, host, arrived)
+        return cls(batch, host, begun, _event(values.device))
 
-    def read(self) -> NDArray[np.float32]:
+    def read(self) -> tuple[NDArray[np.float32], float]:
+        """Wait for the numbers; gives them, and for how many seconds the GPU had this batch to work on."""
+        seconds = 0.0
         if self.arrived is not None:
             self.arrived.synchronize()
-        return cast("NDArray[np.float32]", self.values.numpy())
+            if self.begun is not None:
+                seconds = self.begun.elapsed_time(self.arrived) / 1000
+        return cast("NDArray[np.float32]", self.values.numpy()), seconds
+
+
+def _event(device: torch.device) -> torch.cuda.Event | None:
+    """Mark where the GPU's queue is now; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 class TransformerEncoder:
@@ -100,6 +127,7 @@ class TransformerEncoder:
         token_budget: rows that one batch may have; halved when CUDA runs out of memory.
         events: what happened that a receipt should tell, in plain words.
         tokens_read: tokens embedded since it was made.
+        gpu_seconds: for how long the GPU had batches to work on since it was made; 0 on a CPU.
     """
 
     def __init__(
@@ -123,6 +151,7 @@ class TransformerEncoder:
         self.token_budget = token_budget
         self.events: list[str] = []
         self.tokens_read = 0
+        self.gpu_seconds = 0.0
         self._model = model
         self._tokenizer = tokenizer
         self._slab = _SLAB if device.type == "cpu" else None
@@ -140,7 +169,7 @@ class TransformerEncoder:
         Raises:
             EncoderError: a sequence is empty, gives numbers that are not finite, or does not fit in memory.
         """
-        return self.embed_ids(self._tokenizer.encode_batch(list(sequences)))
+        return self.embed_prepared(self.prepare(sequences))
 
     def embed_ids(self, ids: Sequence[NDArray[np.integer]]) -> Float32[np.ndarray, "n width"]:
         """Embed token ids; see ``embed``.
@@ -148,18 +177,36 @@ class TransformerEncoder:
         Args:
             ids: one 1-D integer array a sequence, special tokens included.
         """
-        self._check(ids)
+        return self.embed_prepared(self._prepare_ids(ids))
+
+    def prepare(self, sequences: Sequence[str]) -> Work:
+        """Do of ``embed`` what needs no GPU: tokens, checks, and which sequences are the same.
+
+        Another thread can do it for the next sequences while these are embedded.
+
+        Raises:
+            EncoderError: a sequence is empty.
+        """
+        return self._prepare_ids(self._tokenizer.encode_batch(list(sequences)))
+
+    def embed_prepared(self, work: Work) -> Float32[np.ndarray, "n width"]:
+        """Embed what ``prepare`` made ready; see ``embed``."""
         trim = self.spec.pooling == "residues"
-        for i, each in enumerate(ids):
-            if trim and len(each) < 3:
-                raise EncoderError(f"sequence {i} has no residues: its {len(each)} tokens hold only BOS and EOS")
-        firsts, places = distinct(ids)
+        firsts = work.firsts
         out = np.empty((len(firsts), self.width), np.float32)
-        once = [ids[i] for i in firsts]
-        for batch, means in self._run(once, firsts, lambda x, batch: segment_means(x.float(), batch, trim=trim)):
+        for batch, means in self._run(work.ids, firsts, lambda x, batch: segment_means(x.float(), batch, trim=trim)):
             self._refuse_broken(firsts[batch.members], np.asarray(np.isfinite(means).all(axis=1)))
             out[batch.members] = means
-        return out if len(firsts) == len(ids) else out[places]
+        return out if len(firsts) == len(work.places) else out[work.places]
+
+    def _prepare_ids(self, ids: Sequence[NDArray[np.integer]]) -> Work:
+        self._check(ids)
+        if self.spec.pooling == "residues":
+            for i, each in enumerate(ids):
+                if len(each) < 3:
+                    raise EncoderError(f"sequence {i} has no residues: its {len(each)} tokens hold only BOS and EOS")
+        firsts, places = distinct(ids)
+        return Work([ids[i] for i in firsts], firsts, places)
 
     def hidden(self, ids: Sequence[NDArray[np.integer]]) -> list[Float32[np.ndarray, "length width"]]:
         """Give the last hidden state of every token, special tokens included; see ``embed_ids``."""
@@ -202,10 +249,15 @@ class TransformerEncoder:
                 continue
             left = left[len(rows) :]
             if last is not None:
-                yield last.batch, last.read()
+                yield last.batch, self._read(last)
             last = answer
         if last is not None:
-            yield last.batch, last.read()
+            yield last.batch, self._read(last)
+
+    def _read(self, answer: _Answer) -> NDArray[np.float32]:
+        values, seconds = answer.read()
+        self.gpu_seconds += seconds
+        return values
 
     def _attempt(
         self,
@@ -216,7 +268,8 @@ class TransformerEncoder:
         try:
             with torch.inference_mode():
                 batch = collate(ids, members, self.attention, self.device, self._slab)
-                return _Answer.send(batch, finish(batch.tokens_of(self._model(batch)), batch))
+                begun = _event(self.device)
+                return _Answer.send(batch, finish(batch.tokens_of(self._model(batch)), batch), begun)
         except torch.OutOfMemoryError:
             # Answered outside of the handler: here the failed batch's tensors are still referred to.
             return None

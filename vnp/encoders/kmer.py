@@ -47,6 +47,15 @@ class KmerEncoder:
         self.events: list[str] = []
         self.kernel: str = "none"
         self.tokens_read: int = 0
+        self.gpu_seconds: float = 0.0
+
+    def prepare(self, sequences: Sequence[str]) -> Sequence[str]:
+        """Do nothing: there are no tokens to be made ahead."""
+        return sequences
+
+    def embed_prepared(self, work: Sequence[str]) -> Float32[np.ndarray, "n width"]:
+        """Count the k-mers of what ``prepare`` gave; see ``embed``."""
+        return self.embed(work)
 
     def embed(self, sequences: Sequence[str]) -> Float32[np.ndarray, "n width"]:
         """Count the k-mers of each sequence.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -58,8 +58,21 @@ class Encoder(Protocol):
         """What a receipt should tell, such as a halved budget."""
         ...
 
+    @property
+    def gpu_seconds(self) -> float:
+        """For how long the GPU had batches to work on since it was made."""
+        ...
+
     def embed(self, sequences: Sequence[str]) -> Float32[np.ndarray, "n width"]:
         """Turn sequences into rows, in input order."""
+        ...
+
+    def prepare(self, sequences: Sequence[str]) -> Any:
+        """Do of ``embed`` what needs no GPU; another thread can do it ahead."""
+        ...
+
+    def embed_prepared(self, work: Any) -> Float32[np.ndarray, "n width"]:
+        """Do the rest: turn what ``prepare`` gave into rows."""
         ...
 
     def token_counts(self, sequences: Sequence[str]) -> Int64[np.ndarray, " n"]:
