@@ -116,7 +116,7 @@ def _fasta_within(path: Path) -> Iterator[Record]:
         rest = text[-1:]
         line += count_lines(text[:-1])
     raise InputError(
-        "is GFF3 without sequences (it has no FASTA section): give the FASTA file as path and this one as its annotation",
+        "is GFF3 without sequences (it has no FASTA section): give the FASTA file as path, this one as its annotation",
         path=path,
     )
 
