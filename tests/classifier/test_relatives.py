@@ -12,6 +12,7 @@ from vnp.classifier.relatives import clusters_of_groups
 from vnp.errors import ChangedInputError
 from vnp.features.read import Features, open_features
 from vnp.runs.request import PlannedInput
+from vnp.sequences.identity import clusters_of_genomes
 
 LENGTH = 6_000
 NAMES = list(both_classes(3, 2))
@@ -81,6 +82,14 @@ def test_inputs_that_have_changed_are_refused(tmp_path: Path, genomes: dict[str,
     path.unlink()
     with pytest.raises(ChangedInputError, match=r"genomes\.fna"):
         clusters_of_groups(features)
+
+
+def test_names_of_any_kind() -> None:
+    pytest.importorskip("pyskani")
+    genome = bytes(np.random.default_rng(2).choice(np.frombuffer(b"ACGT", np.uint8), LENGTH))
+    genomes = {"A/Puerto Rico/8/1934": genome, "../x": genome, "8/1934": genome[::-1]}
+    clusters = clusters_of_genomes(dict.fromkeys(genomes, LENGTH), lambda name: [genomes[name]], asked_by="a test")
+    assert clusters["A/Puerto Rico/8/1934"] == clusters["../x"] != clusters["8/1934"]
 
 
 def test_groups_too_short_to_compare_stand_alone(tmp_path: Path, genomes: dict[str, np.ndarray]) -> None:

@@ -22,6 +22,22 @@ _LARGE = (125, 1000)
 _LARGE_BASES = 50_000_000
 
 
+def require_pyskani(asked_by: str) -> None:
+    """Make sure that genomes can be compared here.
+
+    Args:
+        asked_by: the option that wants this, for the message.
+
+    Raises:
+        UsageError: pyskani is not installed.
+    """
+    try:
+        import pyskani
+    except ImportError as error:
+        raise UsageError(f"{asked_by} needs pyskani; install it with: pip install 'vnp[dedupe]'") from error
+    del pyskani
+
+
 def clusters_of_genomes(
     sizes: Mapping[str, int],
     contigs: Callable[[str], Sequence[bytes]],
@@ -46,10 +62,8 @@ def clusters_of_genomes(
     Raises:
         UsageError: pyskani is not installed.
     """
-    try:
-        import pyskani
-    except ImportError as error:
-        raise UsageError(f"{asked_by} needs pyskani; install it with: pip install 'vnp[dedupe]'") from error
+    require_pyskani(asked_by)
+    import pyskani
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -62,11 +76,13 @@ def clusters_of_genomes(
     # Large ones first: the small are compared with them at the large ones' compression, never the other way round.
     for name in sorted(names, key=lambda name: sizes[name] < _LARGE_BASES):
         sequences = [sequence for sequence in contigs(name) if len(sequence) >= SHORTEST]
+        # pyskani takes names for paths, and of one with a slash finds only the end again.
+        own = str(places[name])
         is_large = sizes[name] >= _LARGE_BASES
         for database in (large,) if is_large else (large, small):
-            hits = database.query(name, *sequences, learned_ani=False, cutoff=identity - 0.05)
-            pairs += [(places[name], places[hit.reference_name]) for hit in hits if hit.identity >= identity]
-        (large if is_large else small).sketch(name, *sequences)
+            hits = database.query(own, *sequences, learned_ani=False, cutoff=identity - 0.05)
+            pairs += [(int(own), int(hit.reference_name)) for hit in hits if hit.identity >= identity]
+        (large if is_large else small).sketch(own, *sequences)
         progress(1)
     edges = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(len(names), len(names)))

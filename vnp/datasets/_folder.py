@@ -1,0 +1,109 @@
+"""The folder of a training set, and whether what is in it is finished."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from vnp._durable import remove_temporaries, sync_folder, write_json
+from vnp.datasets.write import FASTA, KEY, TABLE, read_metadata
+from vnp.errors import RunExistsError, storage_error
+from vnp.sequences.reading import input_digest
+
+CARD = "dataset.md"
+REQUEST = f"{KEY}.request"
+"""Key of the table's metadata that says what was asked for."""
+SUMMARY = f"{KEY}.summary"
+"""Key of the table's metadata that has the summary."""
+_PARTS = "parts"
+_REQUEST_FILE = "request.json"
+_DONE = ".parts-done"
+
+
+class Folder:
+    """The folder of a training set.
+
+    While a set is made there is a folder ``parts`` in it, whose ``request.json`` says which set that is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.parts = folder / _PARTS
+        self.fasta = folder / FASTA
+        self.table = folder / TABLE
+        self.card = folder / CARD
+
+    def begin(self, request: str, *, force: bool) -> dict[str, Any] | None:
+        """Make ready for a set, or find that it is there already.
+
+        Args:
+            request: digest of everything that decides what is in the set.
+            force: write over another set.
+
+        Returns:
+            The summary of the set where it is finished, else None.
+
+        Raises:
+            RunExistsError: another set, or a part of one, is there.
+            StorageError: the folder cannot be made or written.
+        """
+        there = [path for path in (self.fasta, self.table, self.card) if path.exists()]
+        if there and not force and not self._is_making(request):
+            if (summary := self._finished(request)) is not None:
+                self._sweep()
+                return summary
+            raise RunExistsError(
+                f"{', '.join(map(str, there))}: already there, and not made from these files with these options. "
+                "Choose another --out, or --force to write over it"
+            )
+        try:
+            self.parts.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, f"making {self.parts}") from error
+        self._sweep()
+        write_json(self.parts / _REQUEST_FILE, {"sha256": request})
+        return None
+
+    def finish(self) -> None:
+        """Remove what was kept to go on from; in one step, so that it is there whole or not at all."""
+        self._remove_done()
+        try:
+            self.parts.rename(self._folder / _DONE)
+            sync_folder(self._folder)
+        except OSError as error:
+            raise storage_error(error, f"removing {self.parts}") from error
+        self._remove_done()
+
+    def _is_making(self, request: str) -> bool:
+        """Whether a run that made this very set was stopped here."""
+        try:
+            found = json.loads((self.parts / _REQUEST_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(found, dict) and found.get("sha256") == request
+
+    def _finished(self, request: str) -> dict[str, Any] | None:
+        """The summary, where the files are those that the request would make."""
+        if not (self.fasta.exists() and self.table.exists() and self.card.exists()):
+            return None
+        try:
+            metadata = read_metadata(self.table)
+        except (OSError, ValueError):
+            return None
+        if metadata.get(REQUEST) != {"sha256": request} or KEY not in metadata:
+            return None
+        summary = metadata.get(SUMMARY)
+        same = input_digest(self.fasta) == metadata[KEY].get("fasta_sha256")
+        return summary if same and isinstance(summary, dict) else None
+
+    def _sweep(self) -> None:
+        """Remove what killed runs left behind."""
+        self._remove_done()
+        remove_temporaries(self._folder)
+        if self.parts.is_dir():
+            remove_temporaries(self.parts)
+
+    def _remove_done(self) -> None:
+        shutil.rmtree(self._folder / _DONE, ignore_errors=True)

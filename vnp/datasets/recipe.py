@@ -1,0 +1,181 @@
+"""What a training set is to be like, and what it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from vnp._durable import canonical_json
+from vnp.datasets.candidates import FRAME_CHOICES, FrameChoice
+from vnp.datasets.lengths import Lengths
+from vnp.datasets.sample import BALANCES, Balance
+from vnp.datasets.sheet import Source
+from vnp.datasets.split import shares_of_parts
+from vnp.datasets.units import UNIT_KINDS, UnitKind
+from vnp.errors import UsageError
+from vnp.sequences.identity import require_pyskani
+from vnp.sequences.reading import input_digest
+
+# Goes up when parts of an older state of this code can no longer be used.
+_PARTS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a training set is to be like.
+
+    Attributes:
+        lengths: of chunks.
+        frames: ``annotated`` takes the open frames inside an annotated protein, ``all`` every open frame.
+        per_group: the most chunks of an organism group; None for all.
+        balance: ``none``, ``label`` or ``group``; see ``vnp.datasets.sample.choose``.
+        units: ``ani``, ``genome`` or ``record``; see ``vnp.datasets.units.find_units``.
+        validation: share of the units that training is watched on.
+        test: share of the units that nothing is decided on.
+        seed: of sampling, of the split, and of lengths drawn from a range.
+        prophages: BED file of regions whose host chunks are dropped.
+        keep_prophages: keep host chunks that a viral genome of the set matches.
+    """
+
+    lengths: Lengths
+    frames: FrameChoice = "annotated"
+    per_group: int | None = None
+    balance: Balance = "none"
+    units: UnitKind = "ani"
+    validation: float = 0.1
+    test: float = 0.2
+    seed: int = 0
+    prophages: Path | None = None
+    keep_prophages: bool = False
+
+    def check(self) -> None:
+        """Refuse what cannot be made.
+
+        Raises:
+            UsageError: a value is out of bounds, or a library is missing.
+        """
+        for name, value, values in (
+            ("frames", self.frames, FRAME_CHOICES),
+            ("balance", self.balance, BALANCES),
+            ("units", self.units, UNIT_KINDS),
+        ):
+            if value not in values:
+                raise UsageError(f"--{name} is one of {', '.join(values)}, not {value}")
+        if self.per_group is not None and self.per_group < 1:
+            raise UsageError(f"--per-group {self.per_group}: give a number above 0")
+        if self.seed < 0:
+            raise UsageError(f"--seed {self.seed}: give 0 or a number above")
+        shares_of_parts(self.validation, self.test)
+        if self.units == "ani":
+            require_pyskani("--units ani")
+
+    def settings(self) -> dict[str, object]:
+        """The values that decide what is in the set, but for the files, as they stand on a command line."""
+        return {
+            "lengths": str(self.lengths),
+            "frames": self.frames,
+            "per_group": self.per_group,
+            "balance": self.balance,
+            "units": self.units,
+            "validation": self.validation,
+            "test": self.test,
+            "seed": self.seed,
+            "prophages": None if self.prophages is None else self.prophages.name,
+            "keep_prophages": self.keep_prophages,
+        }
+
+    def command(self, sheet: Path) -> str:
+        """The command that makes this set; without what does not change it, such as the folder."""
+        words = ["python", "-m", "jobs.dataset", sheet.name, "--out", "DIR"]
+        for name, value in self.settings().items():
+            option = f"--{name.replace('_', '-')}"
+            if value is True:
+                words.append(option)
+            elif value is not None and value is not False:
+                words += [option, str(value)]
+        return shlex.join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A recipe, and the files that it is to be done with.
+
+    Attributes:
+        sheet: the sheet.
+        sources: its rows.
+        digests: for each source the SHA-256 of its file, as ``sha256``, and of its annotation, as
+            ``annotation_sha256``, if it has one.
+        recipe: what the set is to be like.
+        prophages: SHA-256 of the BED file, if there is one.
+    """
+
+    sheet: Path
+    sources: tuple[Source, ...]
+    digests: tuple[Mapping[str, str], ...]
+    recipe: Recipe
+    prophages: str | None
+
+    def part_key(self, number: int) -> str:
+        """The name of the part of a source: changes with whatever changes what is in it."""
+        source, recipe = self.sources[number], self.recipe
+        about: dict[str, object] = {
+            "version": _PARTS,
+            "digests": dict(self.digests[number]),
+            "label": source.label,
+            "organism_group": source.organism_group,
+            "seed": recipe.seed,
+            "lengths": str(recipe.lengths),
+            "frames": recipe.frames,
+            "limit": recipe.per_group,
+            "sequences": self.needs_sequences(number),
+        }
+        if not source.label:
+            about["prophages"] = self.prophages
+            about["viral"] = None if recipe.keep_prophages else self._viral()
+        return _digest(about)[:40]
+
+    def needs_sequences(self, number: int) -> bool:
+        """Whether the records of a source are looked at again: to compare genomes, or to find prophages."""
+        source = self.sources[number]
+        to_compare = self.recipe.units == "ani" and source.group is None
+        return to_compare or (bool(source.label) and not self.recipe.keep_prophages)
+
+    def digest(self) -> str:
+        """SHA-256 of everything that decides what is in the set."""
+        rows = [
+            {"path": source.name, "label": source.label, "group": source.group, "part": self.part_key(number)}
+            for number, source in enumerate(self.sources)
+        ]
+        return _digest({"rows": rows, "settings": self.recipe.settings()})
+
+    def _viral(self) -> list[str]:
+        return sorted(
+            digest["sha256"] for source, digest in zip(self.sources, self.digests, strict=True) if source.label
+        )
+
+
+def ask(sheet: Path, sources: Sequence[Source], recipe: Recipe, *, workers: int) -> Asked:
+    """Hash the files of a sheet.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    paths = [path for source in sources for path in (source.path, source.annotation) if path is not None]
+    with ThreadPoolExecutor(workers) as threads:
+        found = dict(zip(paths, threads.map(input_digest, paths), strict=True))
+    digests = []
+    for source in sources:
+        digest = {"sha256": found[source.path]}
+        if source.annotation is not None:
+            digest["annotation_sha256"] = found[source.annotation]
+        digests.append(digest)
+    bed = None if recipe.prophages is None else input_digest(recipe.prophages)
+    return Asked(sheet, tuple(sources), tuple(digests), recipe, bed)
+
+
+def _digest(value: Mapping[str, object]) -> str:
+    return hashlib.sha256(canonical_json(value)).hexdigest()
