@@ -6,14 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vnp.datasets.split import PARTS, TEST, TRAIN, VALIDATION, split_units
+from vnp.datasets.split import PARTS, TEST, TRAIN, VALIDATION, Unit, split_units
 from vnp.errors import InputError, UsageError
 
 GROUPS = ("bacteria", "fungi", "plant")
 
 
-def units_of(**counts: int) -> dict[str, tuple[int, str]]:
-    return {f"{group}{n}": (int(group == "viral"), group) for group, count in counts.items() for n in range(count)}
+def units_of(**counts: int) -> dict[str, Unit]:
+    return {
+        f"{group}{n}": Unit(int(group == "viral"), group, 1000 + n)
+        for group, count in counts.items()
+        for n in range(count)
+    }
 
 
 def by_group(split: dict[str, int]) -> dict[str, Counter[int]]:
@@ -52,7 +56,18 @@ def test_every_part_has_both_labels_and_every_unit_a_part(viral: int, hosts: lis
     split = split_units(units, seed=seed)
     assert split.keys() == units.keys()
     for label in (0, 1):
-        assert {split[name] for name, (kind, _) in units.items() if kind == label} == set(range(len(PARTS)))
+        assert {split[name] for name, unit in units.items() if unit.label == label} == set(range(len(PARTS)))
+
+
+def test_a_unit_with_most_of_the_bases_is_trained_on() -> None:
+    units = units_of(viral=5, bacteria=5)
+    large = {**units, "bacteria2": Unit(0, "bacteria", 4500)}
+    parts = {split_units(units, seed=seed)["bacteria2"] for seed in range(40)}
+    assert parts == {TRAIN, VALIDATION, TEST}
+    for seed in range(40):
+        split = split_units(large, seed=seed)
+        assert split["bacteria2"] == TRAIN
+        assert by_group(split) == by_group(split_units(units, seed=seed))
 
 
 def test_the_seed_and_the_names_decide_and_no_order() -> None:

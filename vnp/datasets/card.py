@@ -146,9 +146,9 @@ def _units(summary: Mapping[str, Any]) -> list[str]:
         "## Units and split",
         "",
         f"{what}, unless the sheet names a group: {summary['units']:,} units of {summary['genomes']:,} genomes. Units "
-        f"are never cut; {settings['validation']:g} of those of each organism group are for validation and "
-        f"{settings['test']:g} for test. That depends on the files, the sheet and the seed, not on lengths, frames or "
-        "the size of the sample.",
+        f"are never cut. Of those of each organism group {settings['validation']:g} are for validation and "
+        f"{settings['test']:g} for test; one that holds more than half of its group's bases is for training. That "
+        "depends on the files, the sheet and the seed, not on lengths, frames or the size of the sample.",
         "",
         *_table(["organism group", "part", "units", "chunks", "rows"], rows),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int8
@@ -48,18 +49,33 @@ def deal(count: int, shares: Mapping[int, float]) -> Int8[np.ndarray, "count"]:
     return parts
 
 
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What is dealt out as a whole.
+
+    Attributes:
+        label: 1 viral, 0 host.
+        organism_group: such as ``viral`` or ``bacteria``.
+        bases: in all its records.
+    """
+
+    label: int
+    organism_group: str
+    bases: int
+
+
 def split_units(
-    units: Mapping[str, tuple[int, str]], *, validation: float = 0.1, test: float = 0.2, seed: int = 0
+    units: Mapping[str, Unit], *, validation: float = 0.1, test: float = 0.2, seed: int = 0
 ) -> dict[str, int]:
     """Split units, stratified over organism groups.
 
-    The units of each organism group are dealt out on their own, each part its share and at least one. Organism groups
+    The units of each organism group are dealt out on their own, each part its share of them and at least one. A unit
+    that holds more than half of the bases goes to training, for the others could not make up for it. Organism groups
     with fewer units than there are parts are dealt out together, one pile for each label; if even that is too small, it
     all goes to training.
 
     Args:
-        units: label (1 viral, 0 host) and organism group of each unit. Neither their order nor anything else but
-            their names matters.
+        units: by name; their order does not matter.
         validation: share of the units that training is watched on.
         test: share of the units that nothing is decided on; 0 for no test part.
         seed: of the dealing.
@@ -74,7 +90,7 @@ def split_units(
     shares = shares_of_parts(validation, test)
     found: dict[str, int] = {}
     for label in (1, 0):
-        own = {name: group for name, (kind, group) in sorted(units.items()) if kind == label}
+        own = {name: unit for name, unit in sorted(units.items()) if unit.label == label}
         if len(own) < len(shares):
             raise InputError(
                 f"there are {len(own)} {_CLASSES[label]} units, too few to give one to each of "
@@ -85,17 +101,21 @@ def split_units(
             if len(pile) < len(shares):
                 found |= dict.fromkeys(pile, TRAIN)
                 continue
-            shuffled = np.random.default_rng([seed, label, number]).permutation(len(pile))
-            parts = deal(len(pile), shares)
-            found |= {pile[place]: int(part) for place, part in zip(shuffled.tolist(), parts.tolist(), strict=True)}
+            shuffled = [pile[place] for place in np.random.default_rng([seed, label, number]).permutation(len(pile))]
+            largest = max(pile, key=lambda name: own[name].bases)
+            if 2 * own[largest].bases > sum(own[name].bases for name in pile):
+                # Training has the end of the row.
+                shuffled.remove(largest)
+                shuffled.append(largest)
+            found |= dict(zip(shuffled, deal(len(pile), shares).tolist(), strict=True))
     return found
 
 
-def _piles(groups: Mapping[str, str], least: int) -> list[Sequence[str]]:
+def _piles(units: Mapping[str, Unit], least: int) -> list[Sequence[str]]:
     """Units by organism group, those of small groups together at the end."""
     by_group: dict[str, list[str]] = {}
-    for name, group in groups.items():
-        by_group.setdefault(group, []).append(name)
+    for name, unit in units.items():
+        by_group.setdefault(unit.organism_group, []).append(name)
     large = [pile for _, pile in sorted(by_group.items()) if len(pile) >= least]
     small = [name for _, pile in sorted(by_group.items()) if len(pile) < least for name in pile]
     return [*large, small]

@@ -15,7 +15,7 @@ from vnp.datasets.chosen import Records
 from vnp.datasets.counts import add_up, rows
 from vnp.datasets.recipe import Asked
 from vnp.datasets.sheet import Source
-from vnp.datasets.split import PARTS
+from vnp.datasets.split import PARTS, Unit
 from vnp.datasets.write import SCHEMA
 
 _SAMPLES = 20
@@ -25,7 +25,7 @@ def summarise(
     asked: Asked,
     found: Gathered,
     records: Records,
-    units: Mapping[str, tuple[int, str]],
+    units: Mapping[str, Unit],
     chosen: Int64[np.ndarray, "chosen"],
     fasta_sha256: str,
 ) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def summarise(
         asked: recipe and files.
         found: records and candidates of all files.
         records: the same records with unit and part.
-        units: label and organism group of each unit.
+        units: by name.
         chosen: positions of the chosen candidates.
         fasta_sha256: of the FASTA file.
     """
@@ -128,7 +128,7 @@ def _sample(
 def _split(
     found: Gathered,
     records: Records,
-    units: Mapping[str, tuple[int, str]],
+    units: Mapping[str, Unit],
     chosen: Int64[np.ndarray, "chosen"],
     group: np.ndarray,
     frames: np.ndarray,
@@ -143,7 +143,7 @@ def _split(
                 "organism_group": name,
                 "part": title,
                 "units": sum(
-                    described == name and part_of_unit[unit] == number for unit, (_, described) in units.items()
+                    about.organism_group == name and part_of_unit[unit] == number for unit, about in units.items()
                 ),
                 "chunks": int(own.sum()),
                 "rows": int(frames[chosen[own]].sum()),

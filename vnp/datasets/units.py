@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from vnp.datasets.split import Unit
 from vnp.errors import InputError
 from vnp.sequences.identity import clusters_of_genomes
 
@@ -82,15 +83,16 @@ def find_units(
     return units
 
 
-def describe_units(records: Sequence[UnitRecord], units: Sequence[str]) -> dict[str, tuple[int, str]]:
-    """The label and organism group of each unit, the latter that of most of its bases."""
+def describe_units(records: Sequence[UnitRecord], units: Sequence[str]) -> dict[str, Unit]:
+    """Label, organism group and bases of each unit; the organism group is that of most of its bases."""
     labels: dict[str, int] = {}
     bases: dict[str, Counter[str]] = {}
     for record, unit in zip(records, units, strict=True):
         labels[unit] = record.label
         bases.setdefault(unit, Counter())[record.organism_group] += record.bases
     return {
-        unit: (labels[unit], min(counts, key=lambda group: (-counts[group], group))) for unit, counts in bases.items()
+        unit: Unit(labels[unit], min(counts, key=lambda group: (-counts[group], group)), counts.total())
+        for unit, counts in bases.items()
     }
 
 
