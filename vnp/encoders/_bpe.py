@@ -25,13 +25,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
+FEWEST = 96
+"""Sequences of about one length, below which the library is as quick."""
+
 _BASES = "ACGT"
 _OTHER = 4  # code of any other upper-case letter: an unknown token each, with which nothing merges
 _FOREIGN = 255  # code of what is left to the library
 _SYMBOLS = 8
 _LANES = 8192  # sequences that one step works on: so many numbers stay in the processor's cache
 _LETTERS = 1 << 21  # of a block, which bounds its memory to about 20 MB
-_FEWEST = 96  # sequences of about one length, below which the library is as quick
 _BITS = 12  # of a token
 _NEVER = 1 << 30
 
@@ -75,7 +77,7 @@ class Pieces:
                 and not any(one["content"].isalpha() for one in content["added_tokens"])
             )
             vocabulary: dict[str, int] = model["vocab"]
-            merges = [tuple(one.split(" ")) if isinstance(one, str) else tuple(one) for one in model["merges"]]
+            merges = [_halves(one) for one in model["merges"]]
             first, last = _around(content["post_processor"])
             unknown = vocabulary[model["unk_token"]]
             letters = {text for text in vocabulary if len(text) == 1}
@@ -92,6 +94,11 @@ class Pieces:
 
 
 _MORE = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback", "ignore_merges")
+
+
+def _halves(merge: str | Sequence[str]) -> tuple[str, str]:
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right
 
 
 def _around(processor: Mapping[str, Any]) -> tuple[int, int]:
@@ -147,7 +154,7 @@ class FastBpe:
         rest = np.flatnonzero(~here).tolist()
         for first, last in _blocks(lengths[order]):
             members = order[first:last]
-            if len(members) < _FEWEST:
+            if len(members) < FEWEST:
                 rest += members.tolist()
                 continue
             ids, counts = self._encode_block(codes, ends[members] - lengths[members], lengths[members])
@@ -160,21 +167,27 @@ class FastBpe:
         self, codes: UInt8[np.ndarray, " letters"], starts: Int64[np.ndarray, " n"], lengths: Int64[np.ndarray, " n"]
     ) -> tuple[Int64[np.ndarray, " tokens"], Int64[np.ndarray, " n"]]:
         """Encode sequences of about one length: their ids one after the other, and how many each has."""
-        longest, lanes = int(lengths[-1]), np.arange(len(starts))
-        tokens = self._last_tokens(_in_rows(codes, starts, longest))
-        # From the end of each sequence back, token by token; all that is to be known is where one ends.
-        ends_here = np.zeros((longest + 2, len(starts)), bool)
+        lanes = np.arange(len(starts))
+        tokens = self._last_tokens(_in_rows(codes, starts, int(lengths[-1])))
+        flat = tokens.reshape(-1)
+        # From the end of each sequence back, token by token.
+        steps = []
         lane, place = lanes, lengths
         while len(lane):
-            ends_here.reshape(-1)[place * len(starts) + lane] = True
-            place = place - self._sizes.take(tokens.reshape(-1).take(place * _LANES + lane) >> _BITS)
+            token = flat.take(place * _LANES + lane) >> _BITS
+            steps.append((lane, token))
+            place = place - self._sizes.take(token)
             going = np.flatnonzero(place)
-            lane, place = lane[going], place[going]
-        tokens[0], tokens[lengths + 1, lanes] = self._pieces.first << _BITS, self._pieces.last << _BITS
-        ends_here[0], ends_here[lengths + 1, lanes] = True, True
-        ids = np.ascontiguousarray(tokens[:, : len(starts)].T)[np.ascontiguousarray(ends_here.T)]
-        ids >>= _BITS
-        return ids, ends_here.sum(axis=0)
+            lane, place = lane.take(going), place.take(going)
+        counts = np.full(len(starts), 2, np.int64)
+        for lane, _ in steps:
+            counts[lane] += 1
+        ends = np.cumsum(counts)
+        ids = np.empty(ends[-1], np.int64)
+        ids[ends - counts], ids[ends - 1] = self._pieces.first, self._pieces.last
+        for step, (lane, token) in enumerate(steps, start=2):
+            ids[ends.take(lane) - step] = token
+        return ids, counts
 
     def _last_tokens(self, letters: UInt8[np.ndarray, "positions n"]) -> Int64[np.ndarray, "rows lanes"]:
         """In row i, the last token of the outcome for the first i letters of each sequence, shifted by ``_BITS``."""
@@ -210,7 +223,8 @@ class FastBpe:
         """Whether these tokens may not stand behind those that would be before them."""
         pair = flat.take(here - (ending >> _BITS))
         pair |= ending & _TOKEN
-        return self._refused.take(pair)
+        found: Bool[np.ndarray, " n"] = self._refused.take(pair)
+        return found
 
     def _likely_first(self, endings: list[list[tuple[int, int]]]) -> list[list[tuple[int, int]]]:
         """Order the tokens of each state by how often they are the right one in random DNA, so that few are tried."""
