@@ -98,6 +98,12 @@ def run_reads(
         only = {name for name, part in stored.items() if part == TEST}
     group_of = None if groups is None else read_groups(groups)
     entries = read_inputs(inputs)
+    datasets = [str(entry.path) for entry in entries if entry.dataset is not None]
+    if datasets:
+        raise UsageError(
+            f"{', '.join(datasets)}: a dataset holds chunks already. Make one with --lengths {asked['length']} from "
+            "the same sheet and seed, and compare on its test part"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     cut = cut_reads(entries, folder, groups=group_of, only=only, **asked)
     click.echo(f"cut {cut.reads:,} reads from {cut.records:,} records: {cut.sheet}")
@@ -111,10 +117,10 @@ def _rules(organisms: Path | None, asked: dict[str, Any]) -> Rules:
     from vnp.features.grouping import read_groups
 
     split = asked["split"]
-    if split not in ("group", "random"):
+    if split not in ("auto", "group", "random"):
         split = Path(split)
         if not split.is_file():
-            raise InputError("is neither group nor random nor a file that says who is in which part", path=split)
+            raise InputError("is neither auto, group nor random nor a file that says who is in which part", path=split)
     return Rules(
         parts=tuple(dict.fromkeys(asked["parts"])),
         split=split,

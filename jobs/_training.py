@@ -31,6 +31,8 @@ def watching(features: Features, out: Path, training: Training, *, quiet: bool, 
             "It is there to reproduce VirNucPro's numbers only",
             err=True,
         )
+    if training.split != "auto" and not quiet and (features.splits() >= 0).any():
+        click.echo(f"note: the data brings a split of its own, which --split {training.split} overrides")
     with contextlib.ExitStack() as opened:
         board = opened.enter_context(_board(Outputs(out).beside("tensorboard"))) if tensorboard else None
         reading = opened.enter_context(contextlib.ExitStack())
@@ -100,7 +102,8 @@ def _split_text(summary: Mapping[str, Any]) -> str:
         if part["rows"]
     )
     joined = f"; {summary['joined']:,} groups joined others of 95 % identity" if summary["joined"] else ""
-    return f"split by {summary['kind']}: {parts}{joined}"
+    kind = "the split of the dataset" if summary["kind"] == "dataset" else f"split by {summary['kind']}"
+    return f"{kind}: {parts}{joined}"
 
 
 def _epoch_text(row: Mapping[str, Any]) -> str:

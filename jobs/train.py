@@ -31,9 +31,10 @@ _RECIPE_OPTIONS = ("batch", "rate", "epochs", "patience", "dropout", "balance")
 @click.option("--chunk", type=int, help=f"{_EXPECTED} chunk, in bases.")
 @click.option(
     "--split",
-    default="group",
-    help="group keeps the rows of a group together; random deals out single rows, as VirNucPro does, and leaks; or a "
-    "file with the columns group (or id) and part.",
+    default="auto",
+    help="auto is the split that came with the data, as that of a dataset, else group, which keeps the rows of a group "
+    "together; random deals out single rows, as VirNucPro does, and leaks; or a file with the columns group (or id) "
+    "and part.",
 )
 @_options.groups
 @click.option("--validation", type=float, default=0.1, help="Share of the groups to watch while training.")
@@ -125,10 +126,10 @@ def _training(expected: Any, asked: dict[str, Any]) -> Training:
     from vnp.classifier.train import Training
 
     split = asked["split"]
-    if split not in ("group", "random"):
+    if split not in ("auto", "group", "random"):
         path = Path(split)
         if not path.is_file():
-            raise InputError("is neither group nor random nor a file that says who is in which part", path=path)
+            raise InputError("is neither auto, group nor random nor a file that says who is in which part", path=path)
         split = path
     return Training(
         recipe=_recipe(asked),

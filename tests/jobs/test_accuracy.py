@@ -226,7 +226,7 @@ def test_other_records_are_refused(folder: Path, tmp_path: Path) -> None:
         (["good.h5", "--all"], 2, "checkpoints only"),
         (["good.h5@absent.pth"], 1, "there is no such checkpoint"),
         (["absent.h5"], 1, "there is no such run or file"),
-        (["good.h5", "--split", "absent.tsv"], 1, "neither group nor random"),
+        (["good.h5", "--split", "absent.tsv"], 1, "neither auto, group nor random"),
         (["good.h5@"], 2, "a checkpoint goes behind it"),
         ([], 2, "Missing argument"),
     ],

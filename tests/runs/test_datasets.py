@@ -21,7 +21,7 @@ from vnp.features.read import open_features
 from vnp.runs.ask import Ask
 from vnp.runs.plan import read_chosen, read_plan
 from vnp.runs.reduce import reduce_run
-from vnp.runs.selection import SPLITS
+from vnp.datasets.split import PARTS
 from vnp.runs.start import cut_shards, start_run
 from vnp.runs.survey import survey
 from vnp.sequences.samplesheet import InputFile, read_inputs
@@ -106,8 +106,8 @@ class TestRows:
         assert found["ids"] == table["id"]
         assert found["label"] == [int(label == "viral") for label in table["label"]]
         assert found["group"] == table["unit"]
-        assert found["split"] == [SPLITS.index(part) for part in table["split"]]
-        assert reduced.parts == {part: table["split"].count(part) for part in SPLITS}
+        assert found["split"] == [PARTS.index(part) for part in table["split"]]
+        assert reduced.parts == {part: table["split"].count(part) for part in PARTS}
         records = open_features(run.paths.features).records()
         first = dict(reversed(list(zip(table["name"], range(len(table["name"])), strict=True))))
         assert [name.decode() for name in records.name] == list(dict.fromkeys(table["name"]))
@@ -115,7 +115,7 @@ class TestRows:
             row = first[name.decode()]
             assert records.length[at] == table["length"][row]
             assert records.chunks[at] == 1
-            assert SPLITS[records.split[at]] == table["split"][row]
+            assert PARTS[records.split[at]] == table["split"][row]
             assert records.group[at].decode() == table["unit"][row]
 
     def test_ids_digests_are_that_of_the_column(self, mixed: Path, tmp_path: Path) -> None:

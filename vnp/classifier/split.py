@@ -25,9 +25,11 @@ from vnp.errors import FeatureError, InputError
 
 __all__ = [
     "PARTS", "TEST", "TRAIN", "VALIDATION", "Split", "number_groups", "read_split", "split_from_file", "split_groups",
-    "split_rows",
+    "split_of_data", "split_rows",
 ]  # fmt: skip
 _SAMPLES = 5
+_DEAL_ANEW = "Try another --seed, or name more groups in the samplesheet's column group"
+_MAKE_ANEW = "Make the dataset of more genomes, or deal its units out anew with --split group"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,15 +37,15 @@ class Split:
     """Where each row goes.
 
     Args:
-        kind: ``group``, ``random`` (rows on their own, which leaks), or ``file``.
+        kind: ``group``, ``random`` (rows on their own, which leaks), ``dataset`` (it came with the data), or ``file``.
         part: of each row: 0 train, 1 validation, 2 test.
         group: number of each row's group, an index into ``names``.
         names: of the groups.
-        seed: of the dealing; None where a file decided.
+        seed: of the dealing; None where a file or the data decided.
         joined: groups that were kept together with another one, by ``--dedupe``.
     """
 
-    kind: Literal["group", "random", "file"]
+    kind: Literal["group", "random", "dataset", "file"]
     part: Int8[np.ndarray, "n"]
     group: Int64[np.ndarray, "n"]
     names: Sequence[str]
@@ -83,14 +85,22 @@ class Split:
         with replacing(path) as temporary:
             temporary.write_text(text.getvalue(), encoding="utf-8")
 
-    def _by_group(self) -> dict[str, int] | None:
-        """The part of each group, or None if a group is cut."""
+    def cut_groups(self) -> list[str]:
+        """Groups with rows in more than one part."""
+        lowest, highest = self._reach()
+        return [self.names[number] for number in np.flatnonzero(lowest != highest).tolist()]
+
+    def _reach(self) -> tuple[Int64[np.ndarray, "groups"], Int64[np.ndarray, "groups"]]:
+        """The lowest and the highest part of each group."""
         lowest, highest = (np.full(len(self.names), value, np.int64) for value in (len(PARTS), -1))
         np.minimum.at(lowest, self.group, self.part)
         np.maximum.at(highest, self.group, self.part)
-        if (lowest != highest).any():
-            return None
-        return dict(zip(self.names, lowest.tolist(), strict=True))
+        return lowest, highest
+
+    def _by_group(self) -> dict[str, int] | None:
+        """The part of each group, or None if a group is cut."""
+        lowest, highest = self._reach()
+        return None if (lowest != highest).any() else dict(zip(self.names, lowest.tolist(), strict=True))
 
 
 def number_groups(groups: Sequence[str]) -> tuple[list[str], Int64[np.ndarray, "n"]]:
@@ -173,24 +183,66 @@ def split_from_file(path: Path, label: Int8[np.ndarray, "n"], groups: Sequence[s
     wanted = groups if key == "group" else ids
     missing = [name for name in dict.fromkeys(wanted) if name not in stored]
     if missing:
-        some = ", ".join(missing[:_SAMPLES]) + (" …" if len(missing) > _SAMPLES else "")
-        raise FeatureError(f"{path} says nothing of {len(missing)} of the {key}s: {some}")
+        raise FeatureError(f"{path} says nothing of {len(missing)} of the {key}s: {_some(missing)}")
     names, group = number_groups(groups)
     split = Split("file", np.array([stored[name] for name in wanted], np.int8), group, names, None)
-    present = [number for number in (TRAIN, VALIDATION, TEST) if number != TEST or (split.part == TEST).any()]
-    _require_classes(split, label, dict.fromkeys(present, 0.0))
+    _require_classes(split, label, _present(split))
     return split
 
 
-def _require_classes(split: Split, label: Int8[np.ndarray, "n"], parts: Mapping[int, float]) -> None:
+def _require_classes(
+    split: Split, label: Int8[np.ndarray, "n"], parts: Mapping[int, float], remedy: str = _DEAL_ANEW
+) -> None:
     for part in parts:
         found = np.unique(label[split.rows(part)])
         if len(found) < 2:
             having = f"only {CLASSES[int(found[0])]} rows" if len(found) else "no rows"
-            raise FeatureError(
-                f"the part {PARTS[part]} would have {having}. Try another --seed, or name more groups in the "
-                "samplesheet's column group"
-            )
+            raise FeatureError(f"the part {PARTS[part]} would have {having}. {remedy}")
+
+
+def split_of_data(
+    part: Int8[np.ndarray, "n"], label: Int8[np.ndarray, "n"], groups: Sequence[str], *, to_train: bool = True
+) -> Split:
+    """Take the split that came with the data, as that of a dataset does.
+
+    Args:
+        part: of each row: 0 train, 1 validation, 2 test, -1 none.
+        label: 1 viral, 0 host.
+        groups: the unit that must not be cut, for every row.
+        to_train: whether it must have something to train on and to watch.
+
+    Raises:
+        FeatureError: some rows have no part, a unit is in two, or a part lacks a class.
+    """
+    names, group = number_groups(groups)
+    without = part < 0
+    if without.any():
+        lacking = [names[number] for number in np.unique(group[without]).tolist()]
+        raise FeatureError(
+            f"{int(without.sum()):,} of {len(part):,} rows came without a split, those of {_some(lacking)}, beside "
+            "rows of a dataset, which has one. Extract the dataset alone, or say who goes where: --split group deals "
+            "all groups out anew, --split FILE takes a table with the columns group and part"
+        )
+    split = Split("dataset", part.astype(np.int8), group, names, None)
+    cut = split.cut_groups()
+    if cut:
+        raise FeatureError(
+            f"{len(cut):,} units are in more than one part of the split that came with the data: {_some(cut)}. They "
+            "are of datasets that were not made alike, or --groups joins what the dataset kept apart: make them from "
+            "the same sheet with the same seed, or deal them out anew with --split group"
+        )
+    if to_train:
+        _require_classes(split, label, _present(split), _MAKE_ANEW)
+    return split
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SAMPLES]) + (f" and {len(names) - _SAMPLES:,} more" if len(names) > _SAMPLES else "")
+
+
+def _present(split: Split) -> dict[int, float]:
+    """The parts that a split must have rows in: all, where it has a test part."""
+    return {part: 0.0 for part in (TRAIN, VALIDATION, TEST) if part != TEST or (split.part == TEST).any()}
 
 
 def read_split(path: Path) -> tuple[str, dict[str, int]]:

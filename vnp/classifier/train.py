@@ -23,10 +23,22 @@ from vnp.classifier.model import MLPClassifier
 from vnp.classifier.recipe import VIRNUCPRO, Recipe
 from vnp.classifier.relatives import clusters_of_groups
 from vnp.classifier.rows import Memory, RowStore, open_rows
-from vnp.classifier.split import PARTS, TEST, TRAIN, VALIDATION, Split, split_from_file, split_groups, split_rows
+from vnp.classifier.split import (
+    PARTS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Split,
+    split_from_file,
+    split_groups,
+    split_of_data,
+    split_rows,
+)
 from vnp.errors import RunExistsError, UsageError
 from vnp.features.read import Features
 from vnp.runs.versions import versions
+
+_DEDUPE = "--dedupe keeps groups together, so it goes with --split group only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +48,8 @@ class Training:
     Args:
         recipe: optimiser and its numbers.
         expected: what the features should be.
-        split: ``group``, ``random``, or a file.
+        split: ``group``, ``random``, or a file; ``auto`` is the split that came with the data where there is one, else
+            ``group``.
         validation: share of groups to watch.
         test: share of groups to keep apart.
         dedupe: keep groups of at least 95 % identity together.
@@ -48,7 +61,7 @@ class Training:
 
     recipe: Recipe = VIRNUCPRO
     expected: Expected = field(default_factory=Expected)
-    split: Literal["group", "random"] | Path = "group"
+    split: Literal["auto", "group", "random"] | Path = "auto"
     validation: float = 0.1
     test: float = 0.2
     dedupe: bool = False
@@ -65,8 +78,8 @@ class Training:
         """
         if not 0 < self.threshold < 1:
             raise UsageError(f"the threshold is {self.threshold:g}; it must be between 0 and 1")
-        if self.dedupe and self.split != "group":
-            raise UsageError("--dedupe keeps groups together, so it goes with --split group only")
+        if self.dedupe and self.split not in ("auto", "group"):
+            raise UsageError(_DEDUPE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +189,7 @@ def train(
     summary = split.summary(label)
     watcher.dealt(summary)
     out.parent.mkdir(parents=True, exist_ok=True)
-    split.write(outputs.split, features.ids() if split.kind != "group" else ())
+    split.write(outputs.split, features.ids() if split.kind in ("random", "file") else ())
     store = open_rows(features, label, device, training.memory, watcher.reading)
     data = data_digest(features, label)
     digest = _digest(training, summary, data, device)
@@ -247,10 +260,15 @@ def deal(
     """Split rows as asked.
 
     Raises:
-        FeatureError: there are too few groups, or a part would lack a class.
+        FeatureError: there are too few groups, a part would lack a class, or not all rows came with a split.
         InputError: a split file cannot be used.
+        UsageError: groups are to be joined, and the data brings a split.
     """
     groups = features.groups()
+    if training.split == "auto" and ((part := features.splits()) >= 0).any():
+        if training.dedupe:
+            raise UsageError(f"{_DEDUPE}; the split that came with the data stands")
+        return split_of_data(part, label, groups)
     if isinstance(training.split, Path):
         return split_from_file(training.split, label, groups, features.ids())
     shares = {"validation": training.validation, "test": training.test, "seed": training.seed}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vnp.evaluation.comparison import Pair
+from vnp.evaluation.comparison import Measured, Pair
 from vnp.evaluation.metrics import Interval
 
 TITLES = {
@@ -28,6 +28,11 @@ def span(interval: Interval, *, signed: bool = False) -> str:
     """Both ends of an interval, or nothing where there is none."""
     sign = "+" if signed else ""
     return "" if interval.low != interval.low else f"[{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
+
+
+def both_ends(one: Measured, name: str) -> str:
+    """A metric with its interval."""
+    return f"{number(getattr(one.metrics, name))} {span(one.intervals[name])}".rstrip()
 
 
 def exact(value: float) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int8, Int64
 
 from vnp.errors import FeatureError
 from vnp.evaluation.cases import Frames
@@ -27,6 +27,7 @@ class Table:
         frames: its labelled frames, in ascending order of their keys.
         row: which row of the file each is.
         unlabelled: rows that have no label and are left out.
+        part: of each frame, in the split that came with the data; -1 none.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Table:
     frames: Frames
     row: Int64[np.ndarray, "n"]
     unlabelled: int
+    part: Int8[np.ndarray, "n"]
 
     def groups(self) -> list[str]:
         """The group of every frame."""
@@ -86,12 +88,13 @@ def read_table(
         group=group,
         organism=organism,
         length=records.length,
+        size=features.chunk,
     )
     labelled = np.flatnonzero(records.label[record] >= 0)
     if not len(labelled):
         raise FeatureError("no row has a label; extract with a samplesheet that has labels", path=features.path)
     row = labelled[np.argsort(frames.only(labelled).keys(), kind="stable")]
-    return Table(name, features, frames.only(row), row, features.rows - len(labelled))
+    return Table(name, features, frames.only(row), row, features.rows - len(labelled), features.splits()[row])
 
 
 def align(tables: Sequence[Table]) -> tuple[list[Table], bool]:
@@ -119,7 +122,7 @@ def align(tables: Sequence[Table]) -> tuple[list[Table], bool]:
             length=first.frames.length,
         )
         order = np.argsort(frames.keys(), kind="stable")
-        aligned.append(replace(table, frames=frames.only(order), row=table.row[order]))
+        aligned.append(replace(table, frames=frames.only(order), row=table.row[order], part=table.part[order]))
     keys = [table.frames.keys() for table in aligned]
     same_chunk = len({table.features.chunk for table in tables}) == 1
     return aligned, same_chunk and all(np.array_equal(key, keys[0]) for key in keys[1:])

@@ -12,10 +12,15 @@ from jaxtyping import Bool, Float64, Int8, Int32, Int64
 from vnp.errors import UsageError
 from vnp.evaluation.metrics import LEVELS, Aggregated, Rule, aggregate, chunk_keys
 
-STRATA = ("organism", "length", "frames")
+STRATA = ("organism", "length", "frames", "chunk")
+_EXACT_LENGTHS = 8
+_CHUNK_LENGTHS = (100, 150, 200, 250, 300, 350, 400, 450, 500, 600, 800, 1_000, 1_500, 2_000)
 _LENGTHS = (300, 500, 1_000, 3_000, 10_000, 30_000, 100_000)
 _CHUNK_FRAMES = (1, 2, 3, 4, 5, 6)
 _RECORD_FRAMES = (1, 2, 6, 21, 101)
+
+
+_NONE = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +37,7 @@ class Frames:
         group: of each record: what is drawn as a whole for intervals.
         organism: of each record: the group of organisms it belongs to.
         length: of each record, in bases.
+        size: bases of a chunk; a record that is shorter is a chunk of its own length. None where that is not known.
     """
 
     record: Int64[np.ndarray, "n"]
@@ -43,6 +49,7 @@ class Frames:
     group: list[str]
     organism: list[str]
     length: Int64[np.ndarray, "r"]
+    size: int | None = None
 
     def __len__(self) -> int:
         return len(self.record)
@@ -51,7 +58,7 @@ class Frames:
         """Some of the frames, by a mask or by their numbers; the records stay."""
         return Frames(
             self.record[kept], self.chunk[kept], self.frame[kept], self.span[kept],
-            self.names, self.label, self.group, self.organism, self.length,
+            self.names, self.label, self.group, self.organism, self.length, self.size,
         )  # fmt: skip
 
     def keys(self) -> Int64[np.ndarray, "n"]:
@@ -63,6 +70,8 @@ class Frames:
 @dataclass(frozen=True, slots=True, eq=False)
 class Cases:
     """Frames, chunks or records to measure, m of them.
+
+    Where chunks are not all of one length, as those of mixed training sets and reads are, ``strata`` has ``chunk``.
 
     Args:
         level: ``frame``, ``chunk`` or ``record``.
@@ -92,7 +101,7 @@ class Cases:
     def parts(self) -> Iterator[tuple[str, str, Bool[np.ndarray, "m"]]]:
         """Each way of telling the cases apart, the name of a stratum that has any, and which belong to it."""
         for by in STRATA:
-            number, names = self.strata[by]
+            number, names = self.strata.get(by, (_NONE, []))
             for index in np.unique(number):
                 yield by, names[index], number == index
 
@@ -122,6 +131,7 @@ def make_cases(frames: Frames, level: str) -> Cases:
             "organism": (organism[record], organisms),
             "length": _binned(frames.length[record], _LENGTHS, " bp"),
             "frames": _binned(count, _RECORD_FRAMES if level == "record" else _CHUNK_FRAMES, ""),
+            **_by_chunk(frames, record),
         },
     )
 
@@ -142,6 +152,19 @@ def _grouped(frames: Frames, probability: Float64[np.ndarray, "n"], level: str, 
         raise UsageError(f"no level {level!r}: choose one of {', '.join(LEVELS)}")
     key = frames.record if level == "record" else chunk_keys(frames.record, frames.chunk)
     return aggregate(probability, key, rule=rule, length=frames.span)
+
+
+def _by_chunk(frames: Frames, record: Int64[np.ndarray, "m"]) -> dict[str, tuple[Int64[np.ndarray, "m"], list[str]]]:
+    """The length of each case's chunk: each by itself where there are few, else in bins; nothing if all are alike."""
+    if frames.size is None:
+        return {}
+    bases = np.minimum(frames.length[record], frames.size)
+    found = np.unique(bases)
+    if len(found) < 2:
+        return {}
+    if len(found) <= _EXACT_LENGTHS:
+        return {"chunk": (np.searchsorted(found, bases), [f"{length:,} bp" for length in found.tolist()])}
+    return {"chunk": _binned(bases, _CHUNK_LENGTHS, " bp")}
 
 
 def _numbered(names: list[str]) -> tuple[Int64[np.ndarray, "r"], list[str]]:

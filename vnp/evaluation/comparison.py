@@ -29,7 +29,8 @@ class Measured:
     """Metrics of some cases.
 
     Args:
-        by: how the cases were told apart: ``all``, ``organism``, ``length`` or ``frames``.
+        by: how the cases were told apart: ``all``, ``organism``, ``length`` (of the record), ``frames`` or ``chunk``
+            (its length, where chunks differ in it).
         stratum: which of them these are, or ``all``.
         groups: how many groups they are of.
         metrics: of the cases.
@@ -101,19 +102,21 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two classifiers on the same cases."""
+    """Two classifiers on the same cases: all of them, or those of one length of chunk."""
 
     first: str
     second: str
     differences: dict[str, Difference]
     mcnemar: McNemar
     agreement: Agreement
+    stratum: str = "all"
 
     def to_json(self) -> dict[str, Any]:
         """All of it."""
         return {
             "first": self.first,
             "second": self.second,
+            "stratum": self.stratum,
             "second_minus_first": {name: found.to_json() for name, found in self.differences.items()},
             "mcnemar": asdict(self.mcnemar),
             "agreement": asdict(self.agreement),
@@ -128,16 +131,23 @@ class Compared:
         level: ``frame``, ``chunk`` or ``record``.
         measured: for each classifier its metrics, of all cases first, then of each stratum.
         pairs: of classifiers.
+        by_chunk: the same for each length of chunk, where chunks differ in it.
     """
 
     level: str
     measured: dict[str, list[Measured]]
     pairs: list[Pair]
+    by_chunk: list[Pair]
 
     def to_json(self) -> dict[str, Any]:
         """All of it."""
         measured = {name: [one.to_json() for one in found] for name, found in self.measured.items()}
-        return {"level": self.level, "measured": measured, "pairs": [pair.to_json() for pair in self.pairs]}
+        pairs = {"pairs": self.pairs, "pairs_by_chunk": self.by_chunk}
+        return {
+            "level": self.level,
+            "measured": measured,
+            **{name: [pair.to_json() for pair in found] for name, found in pairs.items()},
+        }
 
 
 def compare(
@@ -165,7 +175,9 @@ def compare(
         FeatureError: there is nothing to measure.
     """
     chosen = {name: (thresholds or {}).get(name, THRESHOLD) for name in probabilities}
-    points, drawn, measured = {}, {}, {}
+    points: dict[str, Metrics] = {}
+    drawn: dict[str, Float64[np.ndarray, "metrics draws"]] = {}
+    measured: dict[str, list[Measured]] = {}
     for name, probability in probabilities.items():
         points[name] = binary_metrics(cases.label, probability, chosen[name])
         drawn[name] = replicate_metrics(
@@ -176,6 +188,44 @@ def compare(
         parts = _strata(cases, probability, chosen[name], replicates, seed) if strata else []
         measured[name] = [whole, *parts]
         progress(1)
+    pairs = _pairs(cases, probabilities, chosen, points, drawn, "all")
+    by_chunk: list[Pair] = []
+    if strata and len(probabilities) > 1:
+        for _, stratum, kept in (found for found in cases.parts() if found[0] == "chunk"):
+            some = cases.only(np.flatnonzero(kept))
+            by_chunk += _pairs_of(some, kept, probabilities, chosen, replicates, seed, stratum)
+    return Compared(cases.level, measured, pairs, by_chunk)
+
+
+def _pairs_of(
+    cases: Cases,
+    kept: Bool[np.ndarray, "all"],
+    probabilities: Mapping[str, Float64[np.ndarray, "all"]],
+    thresholds: Mapping[str, float],
+    replicates: int,
+    seed: int,
+    stratum: str,
+) -> list[Pair]:
+    """The pairs on some of the cases."""
+    scores = {name: probability[kept] for name, probability in probabilities.items()}
+    points = {name: binary_metrics(cases.label, score, thresholds[name]) for name, score in scores.items()}
+    drawn = {
+        name: replicate_metrics(
+            cases.label, score, cases.group, cases.groups, threshold=thresholds[name], replicates=replicates, seed=seed
+        )
+        for name, score in scores.items()
+    }
+    return _pairs(cases, scores, thresholds, points, drawn, stratum)
+
+
+def _pairs(
+    cases: Cases,
+    probabilities: Mapping[str, Float64[np.ndarray, "m"]],
+    thresholds: Mapping[str, float],
+    points: Mapping[str, Metrics],
+    drawn: Mapping[str, Float64[np.ndarray, "metrics draws"]],
+    stratum: str,
+) -> list[Pair]:
     pairs = []
     for first, second in combinations(probabilities, 2):
         apart = _intervals(drawn[second] - drawn[first], cases.groups)
@@ -183,10 +233,10 @@ def compare(
             name: Difference(getattr(points[second], name) - getattr(points[first], name), apart[name])
             for name in NAMES
         }
-        calls = [probabilities[name] >= chosen[name] for name in (first, second)]
+        calls = [probabilities[name] >= thresholds[name] for name in (first, second)]
         truth = cases.label == 1
-        pairs.append(Pair(first, second, differences, mcnemar(truth, *calls), agreement(*calls)))
-    return Compared(cases.level, measured, pairs)
+        pairs.append(Pair(first, second, differences, mcnemar(truth, *calls), agreement(*calls), stratum))
+    return pairs
 
 
 def mcnemar(truth: Bool[np.ndarray, "m"], first: Bool[np.ndarray, "m"], second: Bool[np.ndarray, "m"]) -> McNemar:

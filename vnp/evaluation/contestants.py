@@ -38,7 +38,8 @@ class Rules:
     Args:
         parts: parts of the layout, ``dna`` or ``protein``, whose columns alone take part too, of each file that is
             trained on.
-        split: of those who are trained: ``group``, ``random``, or a file.
+        split: of those who are trained: ``group``, ``random``, or a file; ``auto`` is the split that came with the data
+            where there is one, for checkpoints too, else ``group``.
         validation: share of groups to watch in training.
         test: share of groups to compare on.
         seed: of the split, the trainings and the intervals.
@@ -51,7 +52,7 @@ class Rules:
     """
 
     parts: tuple[str, ...] = ()
-    split: Literal["group", "random"] | Path = "group"
+    split: Literal["auto", "group", "random"] | Path = "auto"
     validation: float = 0.1
     test: float = 0.2
     seed: int = 0

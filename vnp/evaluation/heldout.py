@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int8
 
-from vnp.classifier.split import TEST, Split, read_split, split_from_file, split_groups, split_rows
+from vnp.classifier.split import TEST, Split, read_split, split_from_file, split_groups, split_of_data, split_rows
 from vnp.classifier.train import Outputs
 from vnp.errors import FeatureError, UsageError
 from vnp.evaluation.alignment import Table
 from vnp.evaluation.contestants import Contestant, Rules
+from vnp.features.grouping import some
 
 _LEAKS = "The split is by row: pieces of one genome were trained on and tested on, so the numbers are too good."
 
@@ -54,17 +55,24 @@ def hold_out(
     kept = [np.ones(len(table.frames), bool) for table in tables]
     notes: list[str] = []
     summary = None
-    if any(one.checkpoint is None for one in contestants):
-        split = _split(tables[0], rules)
+    given = _given(tables, rules)
+    to_train = any(one.checkpoint is None for one in contestants)
+    if given or to_train:
+        split = _split(tables[0], rules, given, to_train)
         summary = split.summary(tables[0].frames.label[tables[0].frames.record])
         split_file.parent.mkdir(parents=True, exist_ok=True)
         split.write(split_file, tables[0].ids())
         kept = [part == TEST for part in _parts(split, tables, same_frames)]
         if split.kind == "random":
             notes.append(_LEAKS)
+        if given:
+            rows = int(kept[0].sum())
+            notes.append(f"Compared on the test part of the split that came with the data: {rows:,} rows.")
+    elif rules.split != "auto" and any((table.part >= 0).any() for table in tables):
+        notes.append(f"The data brings a split of its own, which --split {rules.split} overrides.")
     for place, one in enumerate(contestants):
         if one.checkpoint is not None and not rules.everything:
-            unseen, note = _unseen(one.checkpoint, tables[place])
+            unseen, note = _unseen(one.checkpoint, tables[place], kept[place])
             notes.append(f"{one.name}: {note}")
             shared = _shared(unseen, place, tables, same_frames)
             kept = [mine & theirs for mine, theirs in zip(kept, shared, strict=True)]
@@ -77,10 +85,17 @@ def hold_out(
     return HeldOut(kept, summary, notes)
 
 
-def _split(table: Table, rules: Rules) -> Split:
+def _given(tables: Sequence[Table], rules: Rules) -> bool:
+    """Whether the split that came with the data decides."""
+    return rules.split == "auto" and not rules.everything and any((table.part >= 0).any() for table in tables)
+
+
+def _split(table: Table, rules: Rules, given: bool, to_train: bool) -> Split:
     """The common split, of the first table's frames."""
     label = table.frames.label[table.frames.record]
     groups = table.groups()
+    if given:
+        return split_of_data(table.part, label, groups, to_train=to_train)
     if isinstance(rules.split, Path):
         return split_from_file(rules.split, label, groups, table.ids())
     deal = split_rows if rules.split == "random" else split_groups
@@ -97,8 +112,14 @@ def _parts(split: Split, tables: Sequence[Table], same_frames: bool) -> list[Int
     return [np.array([of_group.get(group, -1) for group in table.groups()], np.int8) for table in tables]
 
 
-def _unseen(checkpoint: Path, table: Table) -> tuple[Bool[np.ndarray, "n"], str]:
-    """Which frames a classifier was not trained on, by the split that lies beside it, and what to say of it."""
+def _unseen(checkpoint: Path, table: Table, kept: Bool[np.ndarray, "n"]) -> tuple[Bool[np.ndarray, "n"], str]:
+    """Which frames a classifier was not trained on, by the split that lies beside it, and what to say of it.
+
+    Args:
+        checkpoint: the classifier.
+        table: the frames.
+        kept: those that are to be compared on so far.
+    """
     path = Outputs(checkpoint).split
     everything = np.ones(len(table.frames), bool)
     if not path.exists():
@@ -107,8 +128,18 @@ def _unseen(checkpoint: Path, table: Table) -> tuple[Bool[np.ndarray, "n"], str]
     seen = {name for name, part in stored.items() if part != TEST}
     mine = table.ids() if key == "id" else table.groups()
     unseen = np.fromiter((name not in seen for name in mine), bool, len(mine))
-    note = f"compared on the {int(unseen.sum()):,} of {len(unseen):,} rows that it was not trained on."
-    return unseen, f"{note} {_LEAKS}" if key == "id" else note
+    note = f"compared on the {int((unseen & kept).sum()):,} of {len(unseen):,} rows that it was not trained on."
+    if key == "id":
+        return unseen, f"{note} {_LEAKS}"
+    if kept.all():
+        return unseen, note
+    clash = list(dict.fromkeys(mine[row] for row in np.flatnonzero(kept & ~unseen).tolist()))
+    if not clash:
+        return unseen, f"none of the groups held out is in its training or validation ({path.name})."
+    return unseen, (
+        f"warning: {len(clash):,} groups held out here were in its training or validation ({path.name}), so their rows "
+        f"are left out: {some(clash)}. Sets that are to be compared are made from one sheet with one seed."
+    )
 
 
 def _shared(

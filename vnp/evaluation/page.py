@@ -46,6 +46,7 @@ def page(results: Results) -> str:
             parts.append(_html_table(header, [_pair_cells(pair) for pair in compared.pairs]))
             header = ["first, second", "both viral", "only first", "only second", "both host"]
             parts.append(_html_table(header, [_agreement_cells(pair) for pair in compared.pairs]))
+        parts += _by_chunk(compared)
         parts.append(f'<div class="wide">{_plots(compared, results.series[compared.level])}</div>')
         parts += [_strata(compared, name) for name in names]
     if len(names) > 1:
@@ -81,6 +82,24 @@ def _plots(compared: Compared, series: Sequence[Series]) -> str:
             draw_bars(axes, names, [one.value for one in found], spans, f"difference of {TITLES[metric]}")
         drawn += as_svg(made)
     return drawn
+
+
+def _by_chunk(compared: Compared) -> list[str]:
+    """Tables for each length of chunk, where chunks differ in it."""
+    rows = [
+        [f"{name}, {one.stratum}", *_cells(one)]
+        for name, measured in compared.measured.items()
+        for one in measured
+        if one.by == "chunk"
+    ]
+    if not rows:
+        return []
+    tables = ["<h3>By length of chunk</h3>", _html_table(["", "number", "groups", *TITLES.values()], rows)]
+    if compared.by_chunk:
+        header = ["second - first", *(TITLES[name] for name in PAIRED), "McNemar p", "same call", "kappa"]
+        pairs = [(f"{pair.stratum}: ", _pair_cells(pair)) for pair in compared.by_chunk]
+        tables.append(_html_table(header, [[where + cells[0], *cells[1:]] for where, cells in pairs]))
+    return tables
 
 
 def _strata(compared: Compared, name: str) -> str:

@@ -11,11 +11,12 @@ from typing import Any
 
 from vnp._durable import replacing, write_json
 from vnp.evaluation._bootstrap import NAMES
-from vnp.evaluation._formats import PAIRED, TITLES, difference, exact, number, span, tests
+from vnp.evaluation._formats import PAIRED, TITLES, both_ends, difference, exact, number, span, tests
 from vnp.evaluation.comparison import Compared
 from vnp.evaluation.page import page
 from vnp.evaluation.plots import Series
 
+_BY_CHUNK = ("accuracy", "roc_auc", "f1", "mcc")
 _COUNTS = ("count", "viral", "true_positives", "false_positives", "true_negatives", "false_negatives")
 
 
@@ -103,7 +104,28 @@ def summary(results: Results) -> str:
                 values = [difference(pair, name) for name in PAIRED]
                 rows.append([f"{pair.second} - {pair.first}", *values, *tests(pair)])
             lines += ["", *_columns(rows)]
+        if compared.level == "chunk":
+            lines += _by_chunk(compared)
     return "\n".join(lines[1:])
+
+
+def _by_chunk(compared: Compared) -> Iterator[str]:
+    """The metrics for each length of chunk, and what separates each two classifiers there."""
+    rows = [["by length of chunk", "length", "number", "groups", *(TITLES[name] for name in _BY_CHUNK)]]
+    for name, measured in compared.measured.items():
+        for one in (one for one in measured if one.by == "chunk"):
+            values = [both_ends(one, metric) for metric in _BY_CHUNK]
+            rows.append([name, one.stratum, f"{one.metrics.count:,}", f"{one.groups:,}", *values])
+    if len(rows) == 1:
+        return
+    yield from ("", *_columns(rows))
+    if compared.by_chunk:
+        header = ["second - first", "length", *(TITLES[name] for name in PAIRED), "McNemar p", "same call"]
+        rows = [header] + [
+            [f"{pair.second} - {pair.first}", pair.stratum, *(difference(pair, name) for name in PAIRED), *tests(pair)]
+            for pair in compared.by_chunk
+        ]
+        yield from ("", *_columns(rows))
 
 
 def _metric_rows(levels: Sequence[Compared]) -> Iterator[list[str]]:

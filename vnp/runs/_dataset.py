@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from vnp.datasets.split import PARTS
 from vnp.errors import InputError, UsageError
-from vnp.runs.selection import SPLITS, Selection
+from vnp.runs.selection import Selection
 from vnp.sequences.frames import FRAME_NAMES
 from vnp.sequences.reading import input_digest
 
@@ -171,7 +172,7 @@ def _take(rows: Any, starts: Int64[np.ndarray, "r"], table: Path, done: int) -> 
     frame = _codes(rows, "frame", FRAME_NAMES, table, done)
     per_row = {
         "label": _codes(rows, "label", _CLASSES, table, done),
-        "split": _codes(rows, "split", SPLITS, table, done),
+        "split": _codes(rows, "split", PARTS, table, done),
         "unit": units.indices.fill_null(-1).to_numpy(zero_copy_only=False),
     }
     owner = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, rows.num_rows]))

@@ -14,13 +14,12 @@ import h5py
 import numpy as np
 from jaxtyping import Int8, Int32, Int64, UInt8
 
+from vnp.datasets.split import PARTS
 from vnp.errors import RunError
 from vnp.features._strings import as_array, as_bytes, column_type, widest
 from vnp.runs.request import PlannedInput
 from vnp.runs.shard import Shard
 
-SPLITS = ("train", "validation", "test")
-"""Names of the parts of a split, in the order of their numbers."""
 NO_SPLIT = -1
 _GROUP = "datasets"
 _COLUMNS = ("label", "split", "frames", "unit")
@@ -120,10 +119,10 @@ def _read(group: h5py.Group, low: int, high: int) -> Selection:
 def part_counts(split: Int8[np.ndarray, "n"]) -> dict[str, int]:
     """How many rows are in each part; empty where no row has one. Rows without a part count as ``none``."""
     numbers, counts = np.unique(split, return_counts=True)
-    found = {("none" if number < 0 else SPLITS[number]): count for number, count in zip(numbers, counts, strict=True)}
+    found = {("none" if number < 0 else PARTS[number]): count for number, count in zip(numbers, counts, strict=True)}
     if set(found) <= {"none"}:
         return {}
-    return {name: int(found[name]) for name in (*SPLITS, "none") if name in found}
+    return {name: int(found[name]) for name in (*PARTS, "none") if name in found}
 
 
 def table_of(entry: PlannedInput) -> Path | None:
