@@ -66,9 +66,10 @@ _MODELS = (
 _EMBEDDING = (
     click.option(
         "--precision",
-        type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
+        type=click.Choice(["auto", "fp32", "fp16", "bf16", "fp8"]),
         default="auto",
-        help="Arithmetic of the encoders; auto is fp16 on CUDA and fp32 on a CPU.",
+        help="Arithmetic of the encoders; auto is fp16 on CUDA and fp32 on a CPU. fp8 is for ESM2 on Hopper or newer, "
+        "once doctor --fp8 has found that the weights bear it.",
     ),
     click.option(
         "--store",

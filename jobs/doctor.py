@@ -39,6 +39,12 @@ _COLOURS = {"ok": "green", "warning": "yellow", "fails": "bold red", "not here":
     type=click.Choice([one.name for one in weighted()]),
     help="Also load the published model and compare it with ours. This runs the model's own code.",
 )
+@click.option(
+    "--fp8",
+    type=click.Choice([one.name for one in weighted() if one.family == "esm2"]),
+    help="Also measure, on this machine's GPU, what 8-bit products cost this encoder's weights, and keep the result: "
+    "--precision fp8 needs it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def main(
     run: Path | None,
@@ -47,6 +53,7 @@ def main(
     protein: str | None,
     full: bool,
     reference: str | None,
+    fp8: str | None,
     as_json: bool,
 ) -> None:
     """Look at this machine and say what would fail here, and how to mend it.
@@ -67,6 +74,10 @@ def main(
         from vnp.doctor.reference import reference as compare
 
         findings.append(compare(reference, weights))
+    if fp8 is not None:
+        from vnp.doctor.fp8 import fp8 as in_8_bits
+
+        findings.append(in_8_bits(fp8, weights))
     if as_json:
         click.echo(json.dumps([asdict(one) for one in findings], indent=2))
     else:

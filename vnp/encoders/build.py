@@ -15,6 +15,7 @@ from vnp.encoders.engine import Model, Precision, Tokenizer, TransformerEncoder
 from vnp.encoders.esm2 import Esm2
 from vnp.encoders.kernels import choose
 from vnp.encoders.spec import EncoderSpec
+from vnp.encoders.tuned import read_tuned
 from vnp.errors import EncoderError, WeightsError
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def build(
         spec: what the encoder is.
         device: such as ``cpu`` or ``cuda:0``.
         precision: ``fp32``, ``fp16``, ``bf16``, or, for ESM2 on Hopper or newer, ``fp8``; weights are cast once.
-        token_budget: rows of one batch; None for a default that fits the device.
+        token_budget: rows of one batch; None for what was measured as best on this GPU, else what fits the device.
         attention: ``auto`` (``fused`` where it runs and agrees, else the fastest other; the environment variable
             VNP_ATTENTION may name another), ``fused``, ``packed``, ``padded``, or a kernel's name.
 
@@ -89,9 +90,16 @@ def build(
         attention=kernel,
         device=place,
         precision=checked,
-        token_budget=token_budget or default_budget(place, checked),
+        token_budget=token_budget or _tuned(place, spec.name, precision) or default_budget(place, checked),
         kernel=name,
     )
+
+
+def _tuned(device: torch.device, encoder: str, precision: str) -> int | None:
+    """The budget that ``benchmark speed --tune`` found best on this GPU, if anybody ran it."""
+    if device.type != "cuda":
+        return None
+    return read_tuned(torch.cuda.get_device_name(device), encoder, precision)
 
 
 def _fastest(model: Esm2 | MosaicBert, shape: AttentionShape, wanted: str) -> tuple[Model, Attention, str]:

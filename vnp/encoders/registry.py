@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from vnp.encoders.folders import config_family, find_folder, read_config
+from vnp.encoders.fp8_record import require_record
 from vnp.encoders.kmer import KmerEncoder
 from vnp.encoders.spec import EncoderSpec, Molecule, Pooling
 from vnp.encoders.spec import spec as lookup
@@ -17,7 +18,7 @@ from vnp.encoders.tokenizers import load_tokenizer
 from vnp.encoders.weights import read_state, resolve
 from vnp.errors import EncoderError, UsageError, WeightsError
 
-PRECISIONS = ("auto", "fp16", "bf16", "fp32")
+PRECISIONS = ("auto", "fp16", "bf16", "fp32", "fp8")
 
 
 class Encoder(Protocol):
@@ -96,7 +97,8 @@ def load(
         molecule: ``dna`` or ``protein``; needed for ``kmer``, which exists for both.
         weights: folder of this model, or one with a folder an encoder; default as in ``weights_root``.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
-        precision: ``auto`` (fp16 on CUDA, fp32 on the CPU), ``fp16``, ``bf16`` or ``fp32``.
+        precision: ``auto`` (fp16 on CUDA, fp32 on the CPU), ``fp16``, ``bf16``, ``fp32``, or ``fp8`` (ESM2's products
+            in 8 bits on Hopper or newer; DNABERT-S, which has no 8-bit form, in fp16).
         token_budget: tokens in a batch; by default what suits the device.
 
     Returns:
@@ -105,14 +107,15 @@ def load(
     Raises:
         UsageError: no encoder has this name, or no device or precision is called so.
         WeightsError: the weights are missing, damaged or not the pinned ones.
-        EncoderError: the device is not there.
+        EncoderError: the device is not there, or ``doctor --fp8`` did not allow 8 bits for these weights.
     """
     spec = lookup(name, molecule)
     check_precision(precision)
     if not spec.needs_weights:
         return KmerEncoder(spec.molecule)
     folder = find_folder(spec, weights)
-    return _build(resolve(spec, folder), folder, device, precision, token_budget, "auto")
+    resolved = resolve(spec, folder)
+    return _build(resolved, folder, device, _allowed(precision, resolved, folder), token_budget, "auto")
 
 
 def from_folder(
@@ -164,12 +167,15 @@ def describe(
     Raises:
         UsageError: no encoder has this name.
         WeightsError: the weights are missing, damaged or not the pinned ones.
+        EncoderError: ``doctor --fp8`` did not allow 8 bits for these weights.
     """
     spec = lookup(name, molecule)
     check_precision(precision)
     if not spec.needs_weights:
         return _identity(spec, "fp32")
-    return _identity(resolve(spec, find_folder(spec, weights), full=full), precision)
+    folder = find_folder(spec, weights)
+    resolved = resolve(spec, folder, full=full)
+    return _identity(resolved, _allowed(precision, resolved, folder))
 
 
 def identity(encoder: Encoder) -> dict[str, object]:
@@ -184,6 +190,16 @@ def identity(encoder: Encoder) -> dict[str, object]:
         algorithm.
     """
     return _identity(encoder.spec, encoder.precision)
+
+
+def _allowed(precision: str, spec: EncoderSpec, folder: Path) -> str:
+    """The precision that an encoder runs in where this one is asked for; 8 bits need a measurement."""
+    if precision != "fp8":
+        return precision
+    if spec.family != "esm2":
+        return "fp16"
+    require_record(spec, folder)
+    return precision
 
 
 def check_precision(precision: str) -> None:
@@ -201,7 +217,7 @@ def choose_device(device: str, precision: str) -> tuple[str, str]:
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto``, ``fp16``, ``bf16`` or ``fp32``.
+        precision: ``auto``, ``fp16``, ``bf16``, ``fp32`` or ``fp8``.
 
     Returns:
         Device and precision, neither of them ``auto``.

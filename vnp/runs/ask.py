@@ -28,7 +28,7 @@ class Ask:
         chunk: bases; None is 300, or with datasets the bases of their longest record.
         dna: name of the DNA encoder.
         protein: name of the protein encoder.
-        precision: ``auto``, ``fp16``, ``bf16`` or ``fp32``.
+        precision: ``auto``, ``fp16``, ``bf16``, ``fp32`` or ``fp8``.
         store: dtype of the stored numbers.
         prefix_ids: put each input's name in front of its records' names.
         token_budget: tokens of one batch, or None for the encoder's own.
