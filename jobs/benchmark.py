@@ -139,9 +139,10 @@ def status(shards: int, done: int | None, repeats: int, as_json: bool) -> None:
 )
 @click.option(
     "--split",
-    default="group",
-    help="group keeps the rows of a group together; random deals out single rows, and leaks; or a file with the "
-    "columns group (or id) and part, such as the one beside a checkpoint.",
+    default="auto",
+    help="auto is the split that came with the data, as that of a dataset, whose test part checkpoints are compared on "
+    "too; else group, which keeps the rows of a group together; random deals out single rows, and leaks; or a file "
+    "with the columns group (or id) and part, such as the one beside a checkpoint.",
 )
 @click.option("--validation", type=float, default=0.1, help="Share of the groups to watch while training.")
 @click.option("--test", type=float, default=0.2, help="Share of the groups to compare on.")
