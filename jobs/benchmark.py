@@ -11,6 +11,7 @@ import click
 
 from jobs import _options
 from jobs._command import command, group
+from jobs._speed_options import speed_options
 
 
 @group("python -m jobs.benchmark merge --rows 1000000")
@@ -233,6 +234,20 @@ def reads(
     from jobs._accuracy import run_reads
 
     run_reads(input, out, groups=groups, split=split, force=force, **asked)
+
+
+@command("python -m jobs.benchmark speed --out SPEED", group=main)
+@speed_options
+@_options.as_json
+def speed(**asked: Any) -> None:
+    """Time encoders beside their matrix products alone, and beside other programs with the same weights.
+
+    Each row says sequences and tokens a second, the share of the products' rate, peak memory, and the smallest cosine
+    of pooled embeddings to float32. A contestant that cannot run says why. With --end-to-end, extract itself is timed.
+    """
+    from jobs._speed import run_speed
+
+    run_speed(**asked)
 
 
 def _show(figures: dict[str, Any], as_json: bool) -> None:

@@ -1,0 +1,185 @@
+"""Lengths to measure with: those that vnp's own front end makes of genomes, whole proteins, and a user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from vnp.errors import InputError
+from vnp.sequences._files import stream
+from vnp.sequences.chunks import cut
+from vnp.sequences.frames import open_frames
+from vnp.sequences.reading import read_records
+
+SAMPLE = Path(__file__).resolve().parent.parent / "sample"
+
+# DNABERT-S's vocabulary has 4.9 bases a token on genomes, and two special tokens come on top.
+_BASES_A_TOKEN = 4.9
+_SPECIAL = 2
+_READ = 150
+_CHUNKS = (300, 500)
+# Lengths of proteins are about log-normal (Zhang, Trends in Genetics 16, 2000); median and spread are those of
+# bacterial and viral proteomes, roughly.
+_PROTEIN_MEDIAN, _PROTEIN_SPREAD = 270.0, 0.65
+_PROTEIN_SHORTEST, _PROTEIN_LONGEST = 30, 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """Sequences as they come in practice.
+
+    Attributes:
+        name: in a few words.
+        lengths: tokens of each, special tokens included, in random order.
+    """
+
+    name: str
+    lengths: Int64[np.ndarray, "n"]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all."""
+        return int(self.lengths.sum())
+
+    @property
+    def span(self) -> str:
+        """Tokens of the shortest and the longest, in words."""
+        low, high = int(self.lengths.min()), int(self.lengths.max())
+        return f"{low:,} tokens" if low == high else f"{low:,} to {high:,} tokens"
+
+
+def default_workloads(*, dna: bool, tokens: int, seed: int = 0, few: bool = False) -> list[Workload]:
+    """What the bundled sample gives.
+
+    Args:
+        dna: for a model of DNA instead of one of proteins.
+        tokens: of each, about; at least one sequence.
+        seed: of the draws.
+        few: only short ones, and for proteins whole ones.
+
+    Returns:
+        Frames of 150-base reads, and of chunks of 300 and 500 bases; for proteins also exactly 100 residues, and
+        whole proteins.
+    """
+    genomes = sample_genomes()
+    chunks = (_CHUNKS[0],) if few else _CHUNKS
+    found = [("reads of 150 bases", _frames(_reads(genomes, seed), _READ, dna))]
+    found += [(f"chunks of {size} bases", _frames(genomes, size, dna)) for size in chunks]
+    made = [Workload(name, _draw(lengths, tokens, seed)) for name, lengths in found]
+    if dna:
+        return made
+    if not few:
+        made.append(Workload("100 residues", _draw(np.array([100 + _SPECIAL], np.int64), tokens, seed)))
+    made.append(Workload("whole proteins, 30 to 1,000 residues", whole_proteins(tokens, seed)))
+    return made
+
+
+def whole_proteins(tokens: int, seed: int = 0) -> Int64[np.ndarray, "n"]:
+    """Draw lengths of whole proteins: log-normal with median 270, within 30 to 1,000 residues.
+
+    Args:
+        tokens: of all, about.
+        seed: of the draw.
+
+    Returns:
+        Tokens of each; the shortest and the longest possible one are there if there are two at all.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = np.exp(rng.normal(np.log(_PROTEIN_MEDIAN), _PROTEIN_SPREAD, max(64, tokens // 64)))
+    kept = drawn[(drawn >= _PROTEIN_SHORTEST) & (drawn <= _PROTEIN_LONGEST)].astype(np.int64) + _SPECIAL
+    some = kept[: max(2, int(np.searchsorted(kept.cumsum(), tokens)))].copy()
+    if some.sum() > _PROTEIN_SHORTEST + _PROTEIN_LONGEST:
+        some[:2] = _PROTEIN_LONGEST + _SPECIAL, _PROTEIN_SHORTEST + _SPECIAL
+    return rng.permutation(some)
+
+
+def file_workload(path: Path, *, dna: bool, tokens: int, seed: int = 0) -> Workload:
+    """Take lengths from a FASTA file, plain or compressed.
+
+    Args:
+        path: of proteins, or of DNA for a model of DNA.
+        dna: which of them.
+        tokens: of all, about; sequences are drawn again where the file has fewer, and a part is drawn where it has
+            more.
+        seed: of the draw.
+
+    Raises:
+        InputError: the file is missing, damaged, or no FASTA with sequences.
+    """
+    lengths = np.fromiter(_fasta_lengths(path), np.int64)
+    lengths = lengths[lengths > 0]
+    if not len(lengths):
+        raise InputError("has no sequences; give FASTA", path=path)
+    in_tokens = dna_tokens(lengths) if dna else lengths + _SPECIAL
+    return Workload(path.name, _draw(in_tokens, tokens, seed))
+
+
+def dna_tokens(bases: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+    """Estimate the tokens that DNABERT-S makes of so many bases: 4.9 bases a token and two special ones."""
+    return np.maximum(1, np.rint(bases / _BASES_A_TOKEN)).astype(np.int64) + _SPECIAL
+
+
+def sample_genomes() -> list[bytes]:
+    """Sequences of the bundled sample, in order of their files' names."""
+    return [
+        record.sequence
+        for path in sorted(SAMPLE.glob("*/*.fna.gz"))
+        for record in read_records(path)
+        if record.problem is None
+    ]
+
+
+def _reads(genomes: list[bytes], seed: int) -> list[bytes]:
+    """Windows of one read's length, ten bases apart at random places: more than enough to draw from."""
+    rng = np.random.default_rng(seed)
+    places = [
+        (index, int(start))
+        for index, genome in enumerate(genomes)
+        if len(genome) >= _READ
+        for start in rng.integers(0, len(genome) - _READ + 1, len(genome) // 10)
+    ]
+    return [genomes[index][start : start + _READ] for index, start in places]
+
+
+def _frames(sequences: list[bytes], size: int, dna: bool) -> Int64[np.ndarray, "n"]:
+    chunks = cut(np.array([len(each) for each in sequences], np.int64), size)
+    frames = open_frames(sequences, chunks)
+    return dna_tokens(frames.nucleotide_lengths) if dna else frames.protein_lengths + _SPECIAL
+
+
+def _draw(lengths: Int64[np.ndarray, "n"], tokens: int, seed: int) -> Int64[np.ndarray, "n"]:
+    """So many of these lengths that they have about as many tokens as wanted, the extremes among them."""
+    rng = np.random.default_rng(seed)
+    count = max(1, round(tokens / float(lengths.mean())))
+    rounds = -(-count // len(lengths))
+    some = np.concatenate([rng.permutation(lengths) for _ in range(rounds)])[:count]
+    if count > 2:
+        some[:2] = lengths.max(), lengths.min()
+    return rng.permutation(some)
+
+
+def _fasta_lengths(path: Path) -> Iterator[int]:
+    length, begun, in_header, fresh = 0, False, False, True
+    _, blocks = stream(path, None, 0)
+    for block in blocks:
+        for number, part in enumerate(block.split(b"\n")):
+            fresh |= number > 0
+            if not part:
+                continue
+            if fresh:
+                in_header = part.startswith(b">")
+                if in_header and begun:
+                    yield length
+                    length = 0
+                begun |= in_header
+            fresh = False
+            if not begun and part.strip():
+                raise InputError("is no FASTA: it does not begin with '>'", path=path)
+            if not in_header:
+                length += len(part.translate(None, b" \t\r"))
+    if begun:
+        yield length
