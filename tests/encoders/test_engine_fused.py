@@ -15,7 +15,8 @@ from tests.encoders._models import DNABERT, ESM2, encoder, random_ids, random_st
 from vnp.encoders.attention import AttentionShape
 from vnp.encoders.dnabert import MosaicBert
 from vnp.encoders.esm2 import Esm2
-from vnp.encoders.packing import Borders, distinct
+from vnp.encoders.packing import Borders
+from vnp.encoders.repeats import distinct
 from vnp.errors import EncoderError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

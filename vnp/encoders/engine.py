@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from vnp.encoders.attention import Attention
-from vnp.encoders.packing import Batch, collate, distinct, plan, segment_means
+from vnp.encoders.packing import Batch, collate, plan, segment_means
+from vnp.encoders.repeats import distinct
 from vnp.errors import EncoderError
 
 if TYPE_CHECKING:

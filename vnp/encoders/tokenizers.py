@@ -78,12 +78,14 @@ class Esm2Tokenizer:
         """Turn each sequence into ids, ``<cls>`` and ``<eos>`` included."""
         if not sequences:
             return []
-        texts = [_ascii(one) for one in sequences]
-        lengths = np.fromiter((len(one) + 2 for one in texts), np.int64, len(texts))
+        # A place is kept on each side of every sequence for its first and last token.
+        text = "\n" + "\n\n".join(sequences) + "\n"
+        if not text.isascii():
+            return self.encode_batch([_ascii(one) for one in sequences])
+        lengths = np.fromiter(map(len, sequences), np.int64, len(sequences)) + 2
         ends = np.cumsum(lengths)
         starts = ends - lengths
-        # A place is kept on each side of every sequence for its first and last token.
-        ids = self._table[np.frombuffer(b"\n" + b"\n\n".join(texts) + b"\n", np.uint8)]
+        ids = self._table[np.frombuffer(text.encode("ascii"), np.uint8)]
         ids[starts], ids[ends - 1] = self._first, self._last
         keep = ids != _SKIP
         unknown = ids == self._unknown
@@ -223,10 +225,11 @@ def tokenizer_digest(folder: Path, kind: str) -> str | None:
         raise WeightsError(f"{path} does not describe a tokenizer: {error}") from error
 
 
-def _ascii(sequence: str) -> bytes:
-    if not sequence.isascii():
-        sequence = " ".join(sequence.split())
-    return sequence.encode("ascii", "replace")
+def _ascii(sequence: str) -> str:
+    """The same without letters that no table has: white space of any script is a blank, other letters are unknown."""
+    if sequence.isascii():
+        return sequence
+    return " ".join(sequence.split()).encode("ascii", "replace").decode("ascii")
 
 
 def _read(path: Path) -> str:
