@@ -11,6 +11,7 @@ import click
 
 from jobs import _options
 from jobs._command import command, group
+from jobs._frontend import frontend_options
 from jobs._speed_options import speed_options
 
 
@@ -53,6 +54,19 @@ def frames(
         "counting alone, million bases/s": found.count_speed,
     }
     _show(figures, as_json)
+
+
+@command("python -m jobs.benchmark frontend --reads 1000000 --workers 2", group=main)
+@frontend_options
+def frontend(**asked: Any) -> None:
+    """Time what happens to reads before the encoders run: reading, chunks, open frames, tokens.
+
+    INPUT is FASTA or FASTQ to cut the reads from; without any, they are random. The goal is 20 s for a million reads
+    on two cores.
+    """
+    from jobs._frontend import time_frontend
+
+    time_frontend(asked.pop("input"), **asked)
 
 
 @command("python -m jobs.benchmark merge --rows 1000000 --shards 8 --folder /scratch", group=main)
