@@ -92,7 +92,7 @@ def read_exceptions(text: str) -> dict[int, str]:
     Returns:
         The residue by the 0-based positions of its codon: X for one that has no letter, nothing for a stop.
     """
-    residues = {}
+    residues: dict[int, str] = {}
     for place, name in _EXCEPTION.findall(text):
         residue = "" if name.lower() in {"term", "ter", "stop"} else _AMINO_ACIDS.get(name.lower(), "X")
         residues |= dict.fromkeys((int(number) - 1 for number in re.findall(r"\d+", place)), residue)

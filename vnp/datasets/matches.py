@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt32
+from numpy.lib.stride_tricks import sliding_window_view
 
 from vnp.datasets._alignment import BAND, fewest_edits
 from vnp.datasets._seeds import LENGTH, OTHER, base_codes, find_seeds
@@ -34,11 +35,16 @@ _COPIES = 16
 # Diagonals closer to each other than this may belong to one alignment.
 _NEAR = 16
 _CANDIDATES = 8
-# A single seed on a diagonal is most often chance; it is aligned only if so many of the bases beside it fit as well.
+# One seed on a diagonal is most often chance; it is aligned only if so many of the bases beside it fit as well.
 _PROMISING = 0.45
 _BATCH = 1 << 20
 _PAIRS = 1 << 11
+_BETWEEN = b"\0"
 _GAP = 7  # no base of a chunk or genome
+# Twice the place of a seed is more than 32 bits hold in sets larger than this.
+_WIDE = 1 << 31
+# More bases than any set has, so that places to the left of the first one can be packed too.
+_MIDDLE = 1 << 40
 
 
 class _Candidates(NamedTuple):
@@ -47,7 +53,7 @@ class _Candidates(NamedTuple):
     chunk: Int64[np.ndarray, "n"]
     reverse: Bool[np.ndarray, "n"]
     start: Int64[np.ndarray, "n"]
-    votes: Int64[np.ndarray, "n"]
+    likely: Bool[np.ndarray, "n"]
     rank: Int64[np.ndarray, "n"]
 
 
@@ -76,23 +82,15 @@ class ViralIndex:
         Args:
             genomes: the sequence of each record, upper-case ASCII.
         """
-        pieces: list[UInt8[np.ndarray, "n"]] = []
-        for genome in genomes:
-            pieces += [base_codes(np.frombuffer(genome, dtype=np.uint8)), np.array([OTHER], dtype=np.uint8)]
-        lengths = [len(piece) + 1 for piece in pieces[::2]]
-        codes = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.uint8)
-        seeds = find_seeds(codes)
-        order = np.argsort(seeds.key, kind="stable")
-        keys = seeds.key[order]
-        run = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1]))[: len(keys)])
-        copy = np.arange(len(keys)) - np.repeat(run, np.diff(np.append(run, len(keys))))
-        kept = copy < _COPIES
-        order = order[kept]
-        places = 2 * seeds.place[order] + seeds.reverse[order]
-        if len(codes) < 1 << 31:
-            places = places.astype(np.uint32)
-        ends = np.concatenate(([0], np.cumsum(np.array(lengths, dtype=np.int64))))
-        return cls(codes, ends, keys[kept], places, _bits(keys[kept]))
+        pieces = [base_codes(genome + _BETWEEN).tobytes() for genome in genomes]
+        ends = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
+        codes = np.frombuffer(b"".join(pieces), dtype=np.uint8)
+        del pieces
+        keys, places = _sorted_seeds(codes)
+        kept = np.ones(len(keys), dtype=np.bool_)
+        kept[_COPIES:] = keys[_COPIES:] != keys[:-_COPIES]
+        keys, places = keys[kept], places[kept]
+        return cls(codes, ends, keys, places, _bits(keys))
 
     @property
     def nbytes(self) -> int:
@@ -107,7 +105,7 @@ class ViralIndex:
     @classmethod
     def open(cls, folder: str | Path) -> ViralIndex:
         """Open an index that ``save`` wrote; processes that do so share the memory."""
-        return cls(*(np.load(Path(folder) / f"{field.name}.npy", mmap_mode="r") for field in fields(cls)))
+        return cls(*(np.asarray(np.load(Path(folder) / f"{field.name}.npy", mmap_mode="r")) for field in fields(cls)))
 
     def matches(self, chunks: Sequence[bytes]) -> Bool[np.ndarray, "chunks"]:
         """Tell which chunks a genome matches at ``IDENTITY`` or more over the whole chunk, on either strand.
@@ -118,7 +116,7 @@ class ViralIndex:
         found = np.zeros(len(chunks), dtype=np.bool_)
         first = size = 0
         for last, chunk in enumerate(chunks, start=1):
-            size += len(chunk)
+            size += len(chunk) + 1
             if size >= _BATCH or last == len(chunks):
                 found[first:last] = self._matches(chunks[first:last])
                 first, size = last, 0
@@ -129,21 +127,24 @@ class ViralIndex:
         if not len(self.keys):
             return found
         # One more letter behind each keeps k-mers from reaching into the next chunk.
-        codes = base_codes(np.frombuffer(b"\0".join(chunks) + b"\0", dtype=np.uint8))
+        codes = base_codes(_BETWEEN.join(chunks) + _BETWEEN)
         lengths = np.array(list(map(len, chunks)), dtype=np.int64)
         starts = np.cumsum(lengths + 1) - lengths - 1
         candidates = self._candidates(codes, starts, lengths)
+        strands = _strands(codes)
+        begin = np.where(
+            candidates.reverse, 2 * len(codes) - (starts + lengths)[candidates.chunk], starts[candidates.chunk]
+        )
         for rank in range(_CANDIDATES):
             some = np.flatnonzero((candidates.rank == rank) & ~found[candidates.chunk])
-            if not len(some):
-                break
-            ours = _Candidates(*(column[some] for column in candidates))
-            sizes = lengths[ours.chunk]
+            sizes = lengths[candidates.chunk[some]]
             for length in np.unique(sizes).tolist():
-                rows = np.flatnonzero(sizes == length)
-                for at in range(0, len(rows), _PAIRS):
-                    part = _Candidates(*(column[rows[at : at + _PAIRS]] for column in ours))
-                    found[part.chunk] |= self._verified(codes, starts, part, length)
+                rows = some[sizes == length]
+                for part in (rows[at : at + _PAIRS] for at in range(0, len(rows), _PAIRS)):
+                    letters = sliding_window_view(strands, length)[begin[part]]
+                    found[candidates.chunk[part]] |= self._verified(
+                        letters, candidates.start[part], candidates.likely[part]
+                    )
         return found
 
     def _candidates(
@@ -154,6 +155,8 @@ class ViralIndex:
         shift = np.uint32(32 - (len(self.listed) * 8).bit_length() + 1)
         bit = key >> shift
         there = np.flatnonzero((self.listed[bit >> np.uint32(3)] >> (bit & np.uint32(7)).astype(np.uint8)) & 1)
+        # In order of their keys, so that looking them up walks through the index once.
+        there = there[np.argsort(key[there])]
         place, key, reverse = place[there], key[there], reverse[there]
         left = np.searchsorted(self.keys, key, side="left")
         counts = np.searchsorted(self.keys, key, side="right") - left
@@ -165,56 +168,103 @@ class ViralIndex:
         chunk, inside, reverse = (np.repeat(column, counts) for column in (chunk, inside, reverse))
         other = reverse != (theirs & 1).astype(np.bool_)
         start = (theirs >> 1) - np.where(other, lengths[chunk] - LENGTH - inside, inside)
-        return _best(chunk, other, start)
+        return _best(chunk, other, start, inside)
 
     def _verified(
-        self,
-        codes: UInt8[np.ndarray, "n"],
-        starts: Int64[np.ndarray, "chunks"],
-        candidates: _Candidates,
-        length: int,
-    ) -> Bool[np.ndarray, "candidates"]:
-        """Compare chunks of one length with the records that lie under them."""
+        self, chunks: UInt8[np.ndarray, "n length"], start: Int64[np.ndarray, "n"], likely: Bool[np.ndarray, "n"]
+    ) -> Bool[np.ndarray, "n"]:
+        """Compare chunks of one length with what lies in the genomes at ``start``."""
+        length = chunks.shape[1]
         limit = int(length * (1 - IDENTITY) + 1e-9)
-        chunks = codes[starts[candidates.chunk][:, None] + np.arange(length)]
-        turned = np.where(chunks == OTHER, OTHER, 3 - chunks)[:, ::-1]
-        chunks = np.where(candidates.reverse[:, None], turned, chunks)
-        chunks[chunks == OTHER] = _GAP
-        middle = candidates.start + length // 2
-        record = np.clip(np.searchsorted(self.ends, middle, side="right") - 1, 0, len(self.ends) - 2)
-        window = (candidates.start - BAND)[:, None] + np.arange(length + 2 * BAND)
-        outside = (window < self.ends[record][:, None]) | (window >= self.ends[record + 1][:, None])
-        texts = self.codes[np.clip(window, 0, len(self.codes) - 1)]
-        texts[outside] = OTHER
-        equal = (texts[:, BAND : BAND + length] == chunks).sum(axis=1)
+        # Nine tenths of a chunk that matches lie in the record, and so its middle does.
+        record = np.clip(np.searchsorted(self.ends, start + length // 2, side="right") - 1, 0, len(self.ends) - 2)
+        equal = np.count_nonzero(self._texts(start, length, record) == chunks, axis=1)
         found = equal >= length - limit
-        rows = np.flatnonzero(~found & ((candidates.votes > 1) | (equal >= _PROMISING * length)))
-        found[rows] = fewest_edits(chunks[rows], texts[rows], limit) <= limit
+        rows = np.flatnonzero(~found & (likely | (equal >= _PROMISING * length)))
+        texts = self._texts(start[rows] - BAND, length + 2 * BAND, record[rows])
+        found[rows] = fewest_edits(chunks[rows], texts, limit) <= limit
         return np.asarray(found)
+
+    def _texts(
+        self, first: Int64[np.ndarray, "n"], size: int, record: Int64[np.ndarray, "n"]
+    ) -> UInt8[np.ndarray, "n size"]:
+        """The letters of records from ``first`` on, and no bases where a record has none."""
+        texts = np.empty((len(first), size), dtype=np.uint8)
+        begin, end = self.ends[record], self.ends[record + 1]
+        whole = (first >= begin) & (first + size <= end)
+        if whole.any():
+            texts[whole] = sliding_window_view(self.codes, size)[first[whole]]
+        rest = np.flatnonzero(~whole)
+        place = first[rest][:, None] + np.arange(size)
+        there = (place >= begin[rest][:, None]) & (place < end[rest][:, None])
+        texts[rest] = np.where(there, self.codes[np.clip(place, 0, len(self.codes) - 1)], OTHER)
+        return texts
+
+
+def _strands(codes: UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray, "2*n"]:
+    """Write a text and behind it its reverse complement, with letters for strange ones that equal none."""
+    known = codes != OTHER
+    forward = np.where(known, codes, _GAP)
+    return np.concatenate((forward, np.where(known, 3 - codes, _GAP)[::-1]))
+
+
+def _sorted_seeds(
+    codes: UInt8[np.ndarray, "bases"],
+) -> tuple[UInt32[np.ndarray, "seeds"], Int64[np.ndarray, "seeds"] | UInt32[np.ndarray, "seeds"]]:
+    """Find all seeds, in order of their hashes, then their places."""
+    keys, places = [], []
+    kind = np.uint32 if len(codes) < _WIDE else np.int64
+    for start in range(0, len(codes), _BATCH):
+        seeds = find_seeds(codes[start : start + _BATCH + LENGTH - 1])
+        keys.append(seeds.key)
+        places.append((2 * (seeds.place + start) + seeds.reverse).astype(kind))
+    if not keys:
+        return np.empty(0, dtype=np.uint32), np.empty(0, dtype=np.uint32)
+    key, place = np.concatenate(keys), np.concatenate(places)
+    if kind is np.int64:
+        order = np.argsort(key, kind="stable")
+        return key[order], place[order]
+    # Both in one number, since sorting numbers is four times as fast as finding an order.
+    both = key.astype(np.uint64) << np.uint64(32)
+    both |= place
+    both.sort()
+    return (both >> np.uint64(32)).astype(np.uint32), both.astype(np.uint32)
 
 
 def _bits(keys: UInt32[np.ndarray, "seeds"]) -> UInt8[np.ndarray, "bytes"]:
     """Set a bit for the first bits of each key; eight times as many bits as keys, so that most chance keys miss."""
     size = min(max(8 * len(keys), 8).bit_length(), 32)
-    listed = np.zeros(1 << size, dtype=np.bool_)
-    listed[keys >> np.uint32(32 - size)] = True
-    return np.packbits(listed, bitorder="little")
+    bits = keys >> np.uint32(32 - size)
+    listed = np.zeros(1 << (size - 3), dtype=np.uint8)
+    byte = bits >> np.uint32(3)
+    first = np.flatnonzero(byte[1:] != byte[:-1]) + 1
+    first = np.concatenate(([0], first))[: len(keys)]
+    if len(keys):
+        listed[byte[first]] = np.bitwise_or.reduceat(np.uint8(1) << (bits & np.uint32(7)).astype(np.uint8), first)
+    return listed
 
 
 def _best(
-    chunk: Int64[np.ndarray, "hits"], reverse: Bool[np.ndarray, "hits"], start: Int64[np.ndarray, "hits"]
+    chunk: Int64[np.ndarray, "hits"],
+    reverse: Bool[np.ndarray, "hits"],
+    start: Int64[np.ndarray, "hits"],
+    inside: Int64[np.ndarray, "hits"],
 ) -> _Candidates:
     """Join hits on neighbouring diagonals, and rank those of each chunk by their number."""
-    order = np.lexsort((start, reverse, chunk))
-    chunk, reverse, start = chunk[order], reverse[order], start[order]
-    new = (np.diff(chunk, prepend=-1) != 0) | (np.diff(reverse.astype(np.int8), prepend=-1) != 0)
-    new |= np.diff(start, prepend=0) > _NEAR
-    first = np.flatnonzero(new)
-    votes = np.diff(np.append(first, len(chunk)))
-    middle = first + votes // 2
-    chunk, reverse, start = chunk[middle], reverse[middle], start[middle]
-    order = np.lexsort((-votes, chunk))
-    chunk, reverse, start, votes = chunk[order], reverse[order], start[order], votes[order]
+    # Chunk, strand and diagonal in one number, so that sorting and comparing is done once.
+    packed = (chunk << 42) | (reverse.astype(np.int64) << 41) | (start + _MIDDLE)
+    order = np.argsort(packed)
+    packed, inside = packed[order], inside[order]
+    first = np.flatnonzero(np.diff(packed, prepend=-_MIDDLE) > _NEAR)
+    if not len(first):
+        return _Candidates(chunk, reverse, start, reverse, chunk)
+    votes = np.diff(np.append(first, len(packed)))
+    # Seeds that overlap are one stretch that fits, which happens by chance; two such stretches hardly do.
+    likely = np.maximum.reduceat(inside, first) - np.minimum.reduceat(inside, first) >= LENGTH
+    packed = packed[first + votes // 2]
+    chunk = packed >> 42
+    order = np.argsort((chunk << 21) - (likely.astype(np.int64) << 20) - np.minimum(votes, (1 << 20) - 1))
+    packed, chunk, likely = packed[order], chunk[order], likely[order]
     begin = np.flatnonzero(np.diff(chunk, prepend=-1))
     rank = np.arange(len(chunk)) - np.repeat(begin, np.diff(np.append(begin, len(chunk))))
-    return _Candidates(chunk, reverse, start, votes, rank)
+    return _Candidates(chunk, (packed >> 41 & 1).astype(np.bool_), (packed & (2 * _MIDDLE - 1)) - _MIDDLE, likely, rank)
