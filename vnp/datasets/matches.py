@@ -255,13 +255,18 @@ def _best(
     packed = (chunk << 42) | (reverse.astype(np.int64) << 41) | (start + _MIDDLE)
     order = np.argsort(packed)
     packed, inside = packed[order], inside[order]
-    first = np.flatnonzero(np.diff(packed, prepend=-_MIDDLE) > _NEAR)
-    if not len(first):
+    if not len(packed):
         return _Candidates(chunk, reverse, start, reverse, chunk)
-    votes = np.diff(np.append(first, len(packed)))
+    diagonal = np.flatnonzero(np.diff(packed, prepend=-1))
+    first = np.flatnonzero(np.diff(packed[diagonal], prepend=-_MIDDLE) > _NEAR)
+    # Of neighbouring diagonals the one with most hits; the last of these, since of repeats the first copies are kept.
+    hits = np.diff(np.append(diagonal, len(packed)))
+    best = np.maximum.reduceat((hits << 32) + np.arange(len(hits)), first) & 0xFFFFFFFF
+    votes = np.add.reduceat(hits, first)
     # Seeds that overlap are one stretch that fits, which happens by chance; two such stretches hardly do.
-    likely = np.maximum.reduceat(inside, first) - np.minimum.reduceat(inside, first) >= LENGTH
-    packed = packed[first + votes // 2]
+    ends = diagonal[first]
+    likely = np.maximum.reduceat(inside, ends) - np.minimum.reduceat(inside, ends) >= LENGTH
+    packed = packed[diagonal[best]]
     chunk = packed >> 42
     order = np.argsort((chunk << 21) - (likely.astype(np.int64) << 20) - np.minimum(votes, (1 << 20) - 1))
     packed, chunk, likely = packed[order], chunk[order], likely[order]

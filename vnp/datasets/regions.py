@@ -87,8 +87,11 @@ def _span(words: list[str], path: Path, line: int) -> tuple[int, int]:
 
 def _joined(spans: list[tuple[int, int]]) -> tuple[Int64[np.ndarray, "m"], Int64[np.ndarray, "m"]]:
     """Order regions, and make one of those that touch."""
-    table = np.array(sorted(span for span in spans if span[0] < span[1]), dtype=np.int64).reshape(-1, 2)
+    table = np.array(sorted(spans), dtype=np.int64).reshape(-1, 2)
+    table = table[table[:, 0] < table[:, 1]]
     furthest = np.maximum.accumulate(table[:, 1])
-    first = np.flatnonzero(np.concatenate(([True], table[1:, 0] > furthest[:-1]))[: len(table)])
-    last = np.concatenate((first[1:], [len(table)])) - 1
+    new = np.ones(len(table), dtype=np.bool_)
+    new[1:] = table[1:, 0] > furthest[:-1]
+    first = np.flatnonzero(new)
+    last = np.append(first[1:], len(table))[: len(first)] - 1
     return table[first, 0], furthest[last]
