@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
@@ -17,7 +18,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from vnp.errors import storage_error
+from vnp.errors import UsageError, storage_error
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _SUFFIX = ".tmp"
@@ -122,6 +123,31 @@ def _temporary(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(folder: Path, what: str) -> Iterator[None]:
+    """Keep other processes that do the same out of a folder meanwhile, where its file system can.
+
+    Args:
+        folder: that is there.
+        what: is done, for the message: ``"fetch"``.
+
+    Raises:
+        UsageError: another one is at work.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"another {what} is at work in {folder}; wait for it") from error
+        except OSError:
+            # A file system without locks: two at once would spoil each other's files, and find that out.
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def remove_temporaries(folder: Path, name: str = "*") -> int:

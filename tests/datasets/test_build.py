@@ -18,6 +18,7 @@ import pytest
 from tests.crash._child import Points, die, in_child
 from tests.datasets.genbank import Feature, genbank
 from tests.datasets.making import record, write_set, write_sheet
+from vnp._durable import alone
 from vnp.datasets.build import Built, build_dataset
 from vnp.datasets.candidates import find_candidates
 from vnp.datasets.lengths import read_lengths
@@ -224,6 +225,13 @@ def test_files_of_somebody_else_are_left_alone(sheet: Path, tmp_path: Path) -> N
     (out / "dataset.md").write_text("mine")
     with pytest.raises(RunExistsError, match=r"dataset\.md"):
         build(sheet, out, replace(RECIPE, seed=9))
+
+
+def test_two_at_once_in_one_folder(sheet: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with alone(tmp_path / "out", "dataset"), pytest.raises(UsageError, match="another dataset is at work"):
+        build(sheet, tmp_path / "out")
+    build(sheet, tmp_path / "out")
 
 
 def test_killed_at_any_call_that_changes_files(sheet: Path, tmp_path: Path) -> None:

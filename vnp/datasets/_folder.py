@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vnp._durable import remove_temporaries, sync_folder, write_json
+from vnp._durable import alone, remove_temporaries, sync_folder, write_json
 from vnp.datasets.write import FASTA, KEY, TABLE, read_metadata
 from vnp.errors import RunExistsError, storage_error
 from vnp.sequences.reading import input_digest
@@ -35,6 +37,21 @@ class Folder:
         self.table = folder / TABLE
         self.card = folder / CARD
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Make the folder, and keep others that make a set in it out meanwhile.
+
+        Raises:
+            UsageError: another one is at work.
+            StorageError: the folder cannot be made.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, f"making {self._folder}") from error
+        with alone(self._folder, "dataset"):
+            yield
+
     def begin(self, request: str, *, force: bool) -> dict[str, Any] | None:
         """Make ready for a set, or find that it is there already.
 
@@ -59,7 +76,7 @@ class Folder:
                 "Choose another --out, or --force to write over it"
             )
         try:
-            self.parts.mkdir(parents=True, exist_ok=True)
+            self.parts.mkdir(exist_ok=True)
         except OSError as error:
             raise storage_error(error, f"making {self.parts}") from error
         self._sweep()

@@ -71,7 +71,7 @@ def build_dataset(
         step: shows progress.
 
     Raises:
-        UsageError: the recipe is impossible, or a library is missing.
+        UsageError: the recipe is impossible, a library is missing, or another process makes a set in the folder.
         RunExistsError: another set is in the folder.
         InputError: the sheet or a file cannot be used, or there is nothing to choose from.
         ChangedInputError: a file changed meanwhile.
@@ -81,13 +81,14 @@ def build_dataset(
     require_pyarrow()
     asked = ask(sheet, read_sheet(sheet), recipe, workers=workers)
     place = Folder(folder)
-    if (summary := place.begin(asked.digest(), force=force)) is not None:
-        return Built(folder, summary, again=True)
-    _survey(asked, place, workers, step)
-    parts = [read_part(place.parts, asked.part_key(number)) for number in range(len(asked.sources))]
-    summary = _write(asked, parts, place, step)
-    place.finish()
-    return Built(folder, summary, again=False)
+    with place.alone():
+        if (summary := place.begin(asked.digest(), force=force)) is not None:
+            return Built(folder, summary, again=True)
+        _survey(asked, place, workers, step)
+        parts = [read_part(place.parts, asked.part_key(number)) for number in range(len(asked.sources))]
+        summary = _write(asked, parts, place, step)
+        place.finish()
+        return Built(folder, summary, again=False)
 
 
 def _survey(asked: Asked, place: Folder, workers: int, step: Step) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import fcntl
-import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vnp._durable import alone
 from vnp.errors import DownloadError, StorageError, UsageError, VnpError, storage_error
 from vnp.refseq.choice import Chosen, choose
 from vnp.refseq.contents import read_contents
@@ -117,7 +115,7 @@ def fetch(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        with alone(folder, "fetch"):
             return _Fetch(server, folder, connections, force, progress, say).run(asked)
     except OSError as error:
         raise storage_error(error, f"writing {folder}") from error
@@ -275,23 +273,6 @@ def _require_all(started: Mapping[str, Future[None]], lock: Lock) -> None:
     if len(failed) == 1 and isinstance(first, VnpError):
         raise first
     raise DownloadError(f"{len(failed)} of {len(started)} files did not come. The first: {first}") from first
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other fetches out of the folder meanwhile, where its file system can."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"another fetch is at work in {folder}; wait for it") from error
-        except OSError:
-            # File systems without locks; two fetches at once would spoil each other's pieces, and find that out.
-            pass
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _arrived(wanted: LockedFile, size: int, sha256: str, last_modified: str | None) -> LockedFile:
