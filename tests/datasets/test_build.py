@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.crash._child import Points, die, in_child
-from tests.datasets.genbank import Feature, genbank
-from tests.datasets.making import record, write_set, write_sheet
+from tests.datasets.genbank import Feature, fasta, genbank, genome_with_genes, gff3_line
+from tests.datasets.making import proteins_of, record, write_set, write_sheet
 from vnp._durable import alone
 from vnp.datasets.build import Built, build_dataset
 from vnp.datasets.candidates import find_candidates
@@ -414,6 +414,31 @@ def test_a_bed_file_of_other_records(sheet: Path, tmp_path: Path) -> None:
     (tmp_path / "p.bed").write_text("chr1\t0\t100\n")
     with pytest.raises(InputError, match=r"none of its 1 records, such as chr1, is a host record of the set"):
         build(sheet, tmp_path / "out", replace(RECIPE, prophages=tmp_path / "p.bed"))
+
+
+def test_contigs_of_a_given_group_are_one_genome(sheet: Path, tmp_path: Path) -> None:
+    """FASTA does not say whose a record is: without a group every contig would give as much as a genome."""
+    contigs = {}
+    lines = []
+    for number in range(4):
+        bases, _, places = genome_with_genes(proteins_of(20 + number), between=250, seed=number)
+        contigs[f"C{number}"] = bases
+        lines += [gff3_line(f"C{number}", *place, "+-"[n % 2], ID=f"c{number}.{n}") for n, place in enumerate(places)]
+    (sheet.parent / "c.fna").write_text(fasta(contigs))
+    (sheet.parent / "c.gff3").write_text("##gff-version 3\n" + "".join(lines))
+    rows = sheet.read_text().splitlines()[1:]
+    write_sheet(sheet, [*rows, "c.fna,host,Fungus c,fungi"])
+    build(sheet, tmp_path / "out", replace(RECIPE, per_group=20))
+    found = [row["record"] for row in table_of(tmp_path / "out") if row["organism_group"] == "fungi"]
+    assert found.count("F15") == 10
+    assert {row["unit"] for row in table_of(tmp_path / "out") if row["record"] in contigs} == {"Fungus c"}
+
+
+def test_a_sheet_of_one_label(sheet: Path, tmp_path: Path) -> None:
+    write_sheet(sheet, ["v1.gb,viral,,"])
+    with pytest.raises(InputError, match=r"sheet\.csv: none of the files is labelled host"):
+        build(sheet, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_annotated(tmp_path: Path) -> None:

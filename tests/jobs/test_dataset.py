@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.datasets.making import write_set, write_sheet
-from tests.jobs.commands import REPOSITORY, call, clean, start
+from tests.jobs.commands import REPOSITORY, call, clean, extract, start
+from vnp.datasets.split import PARTS
+from vnp.features.read import open_features
 
 pytest.importorskip("pyarrow")
 SMALL = ("--units", "genome", "--workers", "1")
@@ -35,6 +37,24 @@ def test_a_set_is_made_and_the_next_command_named(sheet: Path, tmp_path: Path) -
     again = call("dataset", sheet, "--out", out, *SMALL, "--lengths", "300,150", "--per-group", 20)
     assert again.exit_code == 0
     assert again.stdout.startswith("already made: 80 chunks")
+
+
+def test_extract_embeds_exactly_the_rows_of_the_table(sheet: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as parquet
+
+    out, run = tmp_path / "out", tmp_path / "run"
+    options = (*SMALL, "--lengths", "150-400", "--frames", "all", "--per-group", 15)
+    assert call("dataset", sheet, "--out", out, *options).exit_code == 0
+    done = extract(out, "--out", run, "--shards", 2)
+    assert done.exit_code == 0, done.output
+    assert call("reduce", run).exit_code == 0
+    table = parquet.read_table(out / "dataset.parquet").to_pydict()
+    features = open_features(run / "features.h5")
+    columns = [window.columns for window in features.windows()]
+    assert [text.decode() for part in columns for text in part.ids] == table["id"]
+    assert [int(label) for part in columns for label in part.label] == [int(name == "viral") for name in table["label"]]
+    assert [text.decode() for part in columns for text in part.group] == table["unit"]
+    assert [PARTS[number] for part in columns for number in part.split.tolist()] == table["split"]
 
 
 def test_json(sheet: Path, tmp_path: Path) -> None:

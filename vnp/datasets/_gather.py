@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from vnp.datasets._part import Part
+from vnp.datasets._part import Part, PartRecord
 from vnp.datasets.chosen import Chosen, Records
 from vnp.datasets.sample import Pool
 from vnp.datasets.sheet import Source
@@ -110,15 +110,19 @@ def gather(sources: Sequence[Source], parts: Sequence[Part]) -> Gathered:
                 )
             own[number] = len(records)
             places.append((index, number))
-            records.append(
-                UnitRecord(
-                    about.name, about.genome, source.label, about.group, about.bases, source.group, str(source.path)
-                )
-            )
+            records.append(_record(source, about))
         of_candidates.append(own[part.record])
     pairs = np.array(places, np.int64).reshape(-1, 2)
     first = np.cumsum([0, *map(len, of_candidates)])
     return Gathered(parts, records, pairs[:, 0], pairs[:, 1], np.concatenate(of_candidates), first)
+
+
+def _record(source: Source, about: PartRecord) -> UnitRecord:
+    genome = about.genome
+    if source.group is not None and genome == about.name:
+        # The file does not say whose the record is, as FASTA does not; the contigs of a given group are one genome.
+        genome = source.group
+    return UnitRecord(about.name, genome, source.label, about.group, about.bases, source.group, str(source.path))
 
 
 def told(items: Iterable[bytes], tell: Callable[[int], None]) -> Iterator[bytes]:

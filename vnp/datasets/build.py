@@ -79,7 +79,11 @@ def build_dataset(
     """
     recipe.check()
     require_pyarrow()
-    asked = ask(sheet, read_sheet(sheet), recipe, workers=workers)
+    sources = read_sheet(sheet)
+    for label, name in ((1, "viral"), (0, "host")):
+        if not any(source.label == label for source in sources):
+            raise InputError(f"none of the files is labelled {name}; a training set needs both", path=sheet)
+    asked = ask(sheet, sources, recipe, workers=workers)
     place = Folder(folder)
     with place.alone():
         if (summary := place.begin(asked.digest(), force=force)) is not None:

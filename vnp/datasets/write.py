@@ -41,7 +41,7 @@ def require_pyarrow() -> None:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise UsageError("a training set needs pyarrow, which is not installed: pip install 'vnp[parquet]'") from error
+        raise UsageError("a training set needs pyarrow, which is not installed: pip install 'vnp[dataset]'") from error
     del pyarrow
 
 
