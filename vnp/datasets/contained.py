@@ -10,6 +10,7 @@ so that two texts of one hash are never taken for the same.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt64
@@ -20,15 +21,25 @@ _MIX = np.uint64(0xD6E8FEB86659FD93)
 # So small that what a pass works on stays in the processor's cache.
 _BLOCK = 1 << 15
 _QUERIES = 1 << 13
-# Fewer queries of one length than this are found faster by a plain search for each.
-_FEW = 4
+# A plain search is faster for few queries, in short texts above all. Measured in letters that it passes over in the
+# same time: what it costs to start, what hashing costs to start, and what hashing a letter costs.
+_START_SEARCH = 4_000
+_START_HASHING = 1_000_000
+_HASHING = 50
 _BETWEEN = b"\0"
+_VALUES = np.random.default_rng(1).integers(1, 1 << 63, 256, dtype=np.uint64)
 
 
-def _powers(factor: int, count: int) -> UInt64[np.ndarray, "count"]:
+@lru_cache(maxsize=8)
+def _table_of_powers(factor: int, count: int) -> UInt64[np.ndarray, "count"]:
     powers = np.full(count, factor, dtype=np.uint64)
     powers[:1] = 1
     return np.multiply.accumulate(powers)
+
+
+def _powers(factor: int, count: int) -> UInt64[np.ndarray, "count"]:
+    # Of a few sizes only, so that they are made once and not for each record.
+    return _table_of_powers(factor, 1 << (count - 1).bit_length())[:count]
 
 
 class ContainmentIndex:
@@ -49,7 +60,6 @@ class ContainmentIndex:
         self._longest = max(map(len, different), default=0)
         # A zero byte between two proteins, which no query holds, keeps a query from matching across their border.
         self._text = _BETWEEN.join(different)
-        self._values = np.random.default_rng(1).integers(1, 1 << 63, 256, dtype=np.uint64)
 
     def contains(
         self, proteins: UInt8[np.ndarray, "residues"], offsets: Int64[np.ndarray, "rows+1"]
@@ -66,6 +76,7 @@ class ContainmentIndex:
         if not proteins.all():
             raise ValueError("a query holds a zero byte")
         lengths = np.diff(offsets)
+        size = len(self._text)
         found = np.zeros(len(lengths), dtype=np.bool_)
         for length in np.unique(lengths).tolist():
             rows = np.flatnonzero(lengths == length)
@@ -73,7 +84,7 @@ class ContainmentIndex:
                 found[rows] = self._any
             elif length > self._longest:
                 continue
-            elif len(rows) < _FEW:
+            elif len(rows) * (size + _START_SEARCH) < _START_HASHING + _HASHING * size:
                 found[rows] = [proteins[at : at + length].tobytes() in self._text for at in offsets[rows].tolist()]
             else:
                 found[rows] = self._same_length(proteins, offsets[rows], length)
@@ -108,15 +119,15 @@ class ContainmentIndex:
         inside = np.arange(length)
         for first in range(0, len(starts), _QUERIES):
             some = slice(first, first + _QUERIES)
-            hashes[some] = (self._values[letters[starts[some][:, None] + inside]] * powers).sum(axis=1)
+            hashes[some] = (_VALUES[letters[starts[some][:, None] + inside]] * powers).sum(axis=1)
         return hashes
 
     def _windows(
         self, wanted: UInt64[np.ndarray, "rows"], length: int
     ) -> tuple[UInt64[np.ndarray, "windows"], Int64[np.ndarray, "windows"]]:
         """Find the different hashes of windows that a query may equal, in order, and the first place of each."""
-        # Four times as many places as queries, so that few windows pass by chance.
-        shift = np.uint64(64 - max(8, (4 * len(wanted)).bit_length()))
+        # Many more places than queries, so that few windows pass by chance.
+        shift = np.uint64(64 - max(16, (16 * len(wanted)).bit_length()))
         listed = np.zeros(1 << (64 - int(shift)), dtype=np.bool_)
         listed[wanted * _MIX >> shift] = True
         hashes, places = [], []
@@ -130,10 +141,10 @@ class ContainmentIndex:
     def _hash_windows(self, length: int) -> Iterator[tuple[int, UInt64[np.ndarray, "windows"]]]:
         """Hash the windows of the text block by block, also those across two proteins."""
         text = np.frombuffer(self._text, dtype=np.uint8)
-        step = max(_BLOCK, length)
+        step = min(max(_BLOCK, length), len(text) - length + 1)
         powers, inverse = _powers(_BASE, step + length - 1), _powers(_INVERSE, step)
         for start in range(0, len(text) - length + 1, step):
-            values = self._values[text[start : start + step + length - 1]]
+            values = _VALUES[text[start : start + step + length - 1]]
             values *= powers[: len(values)]
             sums = np.zeros(len(values) + 1, dtype=np.uint64)
             np.cumsum(values, out=sums[1:])
