@@ -13,7 +13,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 
-from vnp.encoders._bpe import FEWEST, FastBpe, NotPlainError, Pieces
+from vnp.encoders._bpe import FEWEST, FastBpe
+from vnp.encoders._pieces import NotPlainError, Pieces
 from vnp.encoders.tokenizers import DnabertTokenizer
 from vnp.sequences.reading import read_records
 

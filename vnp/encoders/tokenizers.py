@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from jaxtyping import Int64
 
-from vnp.encoders._bpe import FEWEST, FastBpe, NotPlainError, Pieces
+from vnp.encoders._bpe import FEWEST, FastBpe
+from vnp.encoders._pieces import NotPlainError, Pieces
 from vnp.errors import WeightsError
 
 if TYPE_CHECKING:
