@@ -129,6 +129,7 @@ def test_bases_and_sequences_are_kept(tmp_path: Path, genome: tuple[str, list[Fe
 
 def test_the_lowest_keys_of_each_genome_and_length_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vnp.datasets._part._SPARE", 3)
+    monkeypatch.setattr("vnp.datasets._part._FEW", 2)
     texts = []
     for number in range(5):
         bases, features, _ = genome_with_genes([random_protein(900, 10 * number + n) for n in range(4)], seed=number)

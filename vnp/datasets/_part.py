@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 _LEVEL = 1
 _COLUMNS = ("record", "length", "start", "end", "frames", "annotated", "key", "place")
 _TYPES = (np.int64, np.uint8, np.int64, np.int64, np.uint8, np.uint8, np.uint64, np.int64)
-# Beyond the limit and half of this, it is worth while to throw the highest keys away.
+# So many beyond twice the limit, it is worth while to throw the highest keys away.
 _SPARE = 1 << 12
+# Blocks of candidates that are joined into one.
+_FEW = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,28 +65,41 @@ class PartRecord:
 
 
 class _Reservoir:
-    """The candidates with the lowest keys of one genome and length."""
+    """The candidates with the lowest keys of one genome and length, or all candidates where there is no limit."""
 
-    def __init__(self) -> None:
-        self.blocks: list[list[np.ndarray]] = []
-        self.count = 0
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._small: list[list[np.ndarray]] = []
+        self._blocks: list[list[np.ndarray]] = []
+        self._count = 0
         self.below = np.uint64(np.iinfo(np.uint64).max)
 
-    def add(self, columns: list[np.ndarray], limit: int | None) -> None:
-        self.blocks.append(columns)
-        self.count += len(columns[0])
-        if limit is not None and self.count > 2 * limit + _SPARE:
-            self.trim(limit)
+    def add(self, columns: list[np.ndarray]) -> None:
+        """Take candidates in, those of one record at a time."""
+        self._small.append(columns)
+        self._count += len(columns[0])
+        if self._limit is not None and self._count > 2 * self._limit + _SPARE:
+            self.columns()
+        elif len(self._small) == _FEW:
+            # A million short records would otherwise be as many small arrays, which take more room than what they hold.
+            self._blocks.append(_joined(self._small))
+            self._small = []
 
-    def trim(self, limit: int | None) -> None:
-        columns = [np.concatenate(column) for column in zip(*self.blocks, strict=True)]
-        if limit is not None and len(columns[0]) > limit:
+    def columns(self) -> list[np.ndarray]:
+        """What is kept, each column in one array."""
+        columns = _joined([*self._blocks, *self._small])
+        if self._limit is not None and len(columns[0]) > self._limit:
             key = columns[_COLUMNS.index("key")]
-            lowest = np.argsort(key, kind="stable")[:limit]
+            lowest = np.argsort(key, kind="stable")[: self._limit]
             self.below = key[lowest[-1]]
             columns = [column[lowest] for column in columns]
-        self.blocks = [columns]
-        self.count = len(columns[0])
+        self._blocks, self._small = [columns], []
+        self._count = len(columns[0])
+        return columns
+
+
+def _joined(blocks: list[list[np.ndarray]]) -> list[np.ndarray]:
+    return [np.concatenate(column) for column in zip(*blocks, strict=True)]
 
 
 class PartWriter:
@@ -129,20 +144,21 @@ class PartWriter:
     def add_chunks(self, number: int, length: int, keys: UInt64[np.ndarray, "n"], found: Found) -> None:
         """Keep the candidates of one record and length, as far as their keys are among the lowest of the genome."""
         record = self._records[number]
-        reservoir = self._reservoirs.setdefault((record["group"], record["genome"], length), _Reservoir())
+        place = ("", "", 0) if self._limit is None else (record["group"], record["genome"], length)
+        reservoir = self._reservoirs.setdefault(place, _Reservoir(self._limit))
         rows = np.flatnonzero(keys <= reservoir.below)
         if self._limit is not None and len(rows) > self._limit:
             rows = np.sort(rows[np.argsort(keys[rows], kind="stable")[: self._limit]])
         found, keys = found.take(rows), keys[rows]
         sizes = found.end - found.start
-        place = self._place + np.cumsum(sizes) - sizes
+        at = self._place + np.cumsum(sizes) - sizes
         self._write(b"".join(found.bases()))
         columns = (
             np.full(len(rows), number), np.full(len(rows), length), found.start, found.end, found.frames,
-            found.annotated, keys, place,
+            found.annotated, keys, at,
         )  # fmt: skip
         typed = [column.astype(kind) for column, kind in zip(columns, _TYPES, strict=True)]
-        reservoir.add(typed, self._limit)
+        reservoir.add(typed)
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)
@@ -150,11 +166,9 @@ class PartWriter:
 
     def content(self) -> dict[str, np.ndarray]:
         """Everything but the bases, as arrays."""
-        blocks: list[list[np.ndarray]] = [[np.zeros(0, kind) for kind in _TYPES]]
-        for reservoir in self._reservoirs.values():
-            reservoir.trim(self._limit)
-            blocks += reservoir.blocks
-        columns = dict(zip(_COLUMNS, (np.concatenate(column) for column in zip(*blocks, strict=True)), strict=True))
+        none = [np.zeros(0, kind) for kind in _TYPES]
+        joined = _joined([none, *(reservoir.columns() for reservoir in self._reservoirs.values())])
+        columns = dict(zip(_COLUMNS, joined, strict=True))
         order = np.lexsort((columns["end"], columns["start"], columns["record"]))
         about = {
             "bases": self._place,
