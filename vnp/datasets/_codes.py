@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 
-import numpy as np
-from jaxtyping import UInt8
-
 STANDARD = 1
 _BASES = "TCAG"
 _STANDARD = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG"
@@ -58,14 +55,15 @@ class GeneticCode:
         residues: the residue of each codon; ``*`` is a stop.
         starts: codons that begin a protein, there always read as M.
         stops: codons that may end a protein; some codes read a few of them as residues elsewhere.
-        table: the same as ``residues``, by 16 a + 4 b + c where the bases T, C, A, G are 0 to 3.
+        table: the same as ``residues``, as ``bytes.translate`` takes it: the residue of codon 16 a + 4 b + c, where the
+            bases T, C, A, G are 0 to 3.
     """
 
     number: int
     residues: dict[str, str]
     starts: frozenset[str]
     stops: frozenset[str]
-    table: UInt8[np.ndarray, "64"]
+    table: bytes
 
 
 @cache
@@ -80,7 +78,7 @@ def genetic_code(number: int) -> GeneticCode:
     read = {change[:3]: change[3] for change in changes.split()}
     residues |= {codon: residue.upper() for codon, residue in read.items()}
     stops = {codon for codon, residue in residues.items() if residue == "*" or read.get(codon, "A").islower()}
-    table = np.frombuffer("".join(residues.values()).encode(), dtype=np.uint8)
+    table = "".join(residues.values()).ljust(256, "X").encode()
     return GeneticCode(number, residues, frozenset({"ATG", *starts.split()}), frozenset(stops), table)
 
 

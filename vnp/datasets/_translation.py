@@ -17,8 +17,8 @@ _MEANS = {
     "A": "A", "C": "C", "G": "G", "T": "T", "R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC",
     "B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT",
 }  # fmt: skip
-_CODE = np.full(256, 64, dtype=np.uint8)
-_CODE[np.frombuffer(b"TCAG", dtype=np.uint8)] = (0, 1, 2, 3)
+_AMBIGUOUS = 64
+_CODE = bytes.maketrans(b"TCAGRYSWKMBDHVN", bytes((0, 1, 2, 3, *(_AMBIGUOUS for _ in "RYSWKMBDHVN"))))
 # Residues that stand for one of several, as NCBI writes them where a codon is ambiguous.
 _EITHER = {"B": set("DN"), "Z": set("EQ"), "J": set("IL")}
 # Selenocysteine and pyrrolysine, and the stop codon that each is read from.
@@ -71,14 +71,13 @@ def read_bases(sequence: bytes, parts: Sequence[Part]) -> bytes | None:
 
 def translate(bases: bytes, code: GeneticCode) -> bytes:
     """Translate whole codons; one with an ambiguous base is what all its readings agree on, else X."""
-    codes = _CODE[np.frombuffer(bases, dtype=np.uint8, count=len(bases) // 3 * 3)].reshape(-1, 3)
-    number = (codes[:, 0].astype(np.intp) << 4) + (codes[:, 1] << 2) + codes[:, 2]
-    ambiguous = np.flatnonzero((codes == 64).any(axis=1))
-    number[ambiguous] = 0
-    residues = bytearray(code.table[number].tobytes())
-    for place in ambiguous.tolist():
-        found = _readings(bases[3 * place : 3 * place + 3].decode(), code)
-        residues[place] = ord(found.pop()) if len(found) == 1 else ord("X")
+    codes = np.frombuffer(bases.translate(_CODE), dtype=np.uint8, count=len(bases) // 3 * 3)
+    first, second, third = codes[0::3], codes[1::3], codes[2::3]
+    residues = bytearray((first << 4 | second << 2 | third).tobytes().translate(code.table))
+    if bases.translate(None, b"ACGT"):
+        for place in np.flatnonzero((first | second | third) >= _AMBIGUOUS).tolist():
+            found = _readings(bases[3 * place : 3 * place + 3].decode(), code)
+            residues[place] = ord(found.pop()) if len(found) == 1 else ord("X")
     return bytes(residues)
 
 
