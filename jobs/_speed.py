@@ -98,7 +98,7 @@ def measure_speed(wanted: Wanted, out: Path | None, as_json: bool) -> None:
         click.echo("on a CPU: small models with random weights; --full measures the published sizes", err=True)
     clock = Clock(wanted.seconds or (_QUICK_SECONDS if wanted.quick else _GPU_SECONDS))
     found: list[ModelReport] = []
-    names = wanted.models or DEFAULT_MODELS
+    names = _names(wanted)
     with Progress("measuring", None, "steps") as progress:
         steps = iter(range(1, 1_000_000))
         for number, name in enumerate(names):
@@ -116,6 +116,16 @@ def measure_speed(wanted: Wanted, out: Path | None, as_json: bool) -> None:
             click.echo(f"wrote {path}", err=True)
     if as_json:
         click.echo(json.dumps(to_json(machine, found), indent=2))
+
+
+def _names(wanted: Wanted) -> tuple[str, ...]:
+    """The models; a file of lengths is of proteins or of DNA, so it goes with one kind of them."""
+    if wanted.lengths is None:
+        return wanted.models or DEFAULT_MODELS
+    names = wanted.models or DEFAULT_MODELS[:1]
+    if len({name == "dnabert_s" for name in names}) > 1:
+        raise UsageError("--lengths is of proteins or of DNA: give --model dnabert_s alone, or models of proteins")
+    return names
 
 
 def _measure_one(name: str, device: torch.device, full: bool, wanted: Wanted, clock: Clock, say: object) -> ModelReport:

@@ -27,7 +27,7 @@ _OPTIONS = (
     click.option(
         "--lengths",
         type=click.Path(path_type=Path, dir_okay=False),
-        help="FASTA file to take lengths from: proteins, or DNA for a model of DNA.  [default: the bundled sample]",
+        help="FASTA file to take lengths from: proteins, or DNA with --model dnabert_s.  [default: the bundled sample]",
     ),
     click.option(
         "--tokens", type=click.IntRange(min=1), help="Of each set of lengths, about.  [default: by device and model]"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -199,7 +200,10 @@ def _run(way: _Way, reads: Path, run: Path, shards: int, gpus: Sequence[str], ca
     if process.returncode != 0:
         said = log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
         raise RunError(f"extract ended with {process.returncode}; its last lines:\n" + "\n".join(said))
-    return read_figures(run, gpus=len(gpus), begun=begun, ended=ended)
+    figures = read_figures(run, gpus=len(gpus), begun=begun, ended=ended)
+    # The next run may need the room.
+    shutil.rmtree(run)
+    return figures
 
 
 def _time_reading(weights: Path, names: Sequence[str]) -> float:

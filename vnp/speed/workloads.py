@@ -157,8 +157,9 @@ def _draw(lengths: Int64[np.ndarray, "n"], tokens: int, seed: int) -> Int64[np.n
     count = max(1, round(tokens / float(lengths.mean())))
     rounds = -(-count // len(lengths))
     some = np.concatenate([rng.permutation(lengths) for _ in range(rounds)])[:count]
-    if count > 2:
-        some[:2] = lengths.max(), lengths.min()
+    for place, extreme in enumerate((lengths.max(), lengths.min())):
+        if count > 2 and extreme not in some:
+            some[place] = extreme
     return rng.permutation(some)
 
 

@@ -1,0 +1,138 @@
+"""benchmark speed, as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.jobs.commands import call, clean
+from tests.speed.tiny import tiny_model
+from vnp.encoders.tuned import tuned_path
+from vnp.speed import compare, subject
+from vnp.speed.folders import make_folder
+
+
+@pytest.fixture(autouse=True)
+def small_and_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("VNP_CONFIG", str(tmp_path / "settings"))
+    monkeypatch.setenv("VNP_WEIGHTS", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(subject, "random_model", tiny_model)
+    # Shorter than what is worth measuring.
+    monkeypatch.setattr(compare, "ranges", lambda _: ((8, 16), (128, 256)))
+    # Small products on many threads only wait for one another.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield
+    torch.set_num_threads(before)
+
+
+def speed(*arguments: object) -> Any:
+    small = ("--device", "cpu", "--tokens", "200", "--repeats", "1", "--quick")
+    return call("benchmark", "speed", *small, *arguments)
+
+
+def test_table_and_files(tmp_path: Path) -> None:
+    result = speed("--model", "dnabert_s", "--out", tmp_path / "out", "--time", 20)
+    assert result.exit_code == 0, clean(result)
+    assert "on a CPU: small models with random weights" in result.stderr
+    for words in ("dnabert_s: 2 layers of 84, random weights, small", "chunks of 300 bases", "one sequence at a time"):
+        assert words in result.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["speed.json", "speed.png", "speed.tsv"]
+    assert not tuned_path().exists()
+
+
+def test_json_and_tuning() -> None:
+    result = speed("--model", "dnabert_s", "--precision", "fp32", "--tune", "--json", "--time", 1)
+    assert result.exit_code == 0, clean(result)
+    found = json.loads(result.stdout)
+    assert found["models"][0]["name"] == "dnabert_s"
+    assert found["machine"]["name"] == "cpu"
+    kept = json.loads(tuned_path().read_text())["budgets"]["cpu"]["dnabert_s"]["fp32"]["tokens"]
+    assert kept in (128, 256)
+    assert f"{kept:,} tokens a batch, kept in {tuned_path()}" in result.stderr
+
+
+def test_tuning_that_finds_nothing_says_so() -> None:
+    result = speed("--model", "dnabert_s", "--precision", "fp8", "--tune", "--time", 1)
+    assert result.exit_code == 2
+    assert "nothing could be tuned" in clean(result)
+    assert not tuned_path().exists()
+
+
+def test_lengths_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.faa"
+    path.write_text(">a\nMKTAYIAKQR\n>b\nMKT\n")
+    result = speed("--lengths", path, "--time", 1)
+    assert result.exit_code == 0, clean(result)
+    assert "fastesm2_650, mine.faa" in result.stdout
+    assert "dnabert_s" not in result.stdout
+    result = speed("--lengths", path, "--model", "dnabert_s", "--model", "esm2_650m")
+    assert result.exit_code == 2
+    assert "--lengths is of proteins or of DNA" in clean(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--reads", "5"), "--reads goes with --end-to-end"),
+        (("--weights", "missing"), "missing"),
+        (("--end-to-end", "--model", "esm2_3b", "--model", "fastesm2_650"), "one model of proteins"),
+        (("--end-to-end", "--precision", "fp16", "--precision", "bf16", "--weights", "."), "one --precision"),
+    ],
+)
+def test_wrong_use(arguments: tuple[str, ...], words: str) -> None:
+    result = speed(*arguments)
+    assert result.exit_code in (1, 2)
+    assert words in clean(result)
+
+
+def test_from_end_to_end(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    for name in ("fastesm2_650", "dnabert_s"):
+        make_folder(weights, name, "cpu", full=False)
+    room = tmp_path / "room"
+    room.mkdir()
+    options = (
+        "--end-to-end",
+        "--reads",
+        6,
+        "--weights",
+        weights,
+        "--folder",
+        room,
+        "--out",
+        tmp_path / "out",
+        "--cold",
+    )
+    result = speed(*options, "--shards", 2)
+    assert result.exit_code == 0, clean(result)
+    found = json.loads((tmp_path / "out/end_to_end.json").read_text())
+    cold, warm, whole = found["runs"]
+    assert (cold["name"], warm["name"], whole["name"]) == (
+        "cold caches, few reads",
+        "warm caches, few reads",
+        "6 reads",
+    )
+    assert whole["rows"] == cold["rows"] > 0
+    assert whole["shards"] == 2
+    assert set(whole["tokens"]) == {"dna", "protein"}
+    assert 0 < whole["planning"] < whole["wall"]
+    assert whole["first_batch"] >= whole["loading"] > 0
+    assert "from start to end" in result.stdout
+    assert os.listdir(room) == []
+
+
+def test_a_run_that_fails_shows_what_extract_said(tmp_path: Path) -> None:
+    make_folder(tmp_path, "fastesm2_650", "cpu", full=False)
+    result = speed("--end-to-end", "--reads", 3, "--weights", tmp_path)
+    assert result.exit_code == 1
+    assert "extract ended with 1" in clean(result)
+    assert "no weights for dnabert_s" in result.stderr
