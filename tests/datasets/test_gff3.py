@@ -262,6 +262,7 @@ def test_genome_is_named_by_taxon_and_strain(read: Read) -> None:
         ("c1\tx\tCDS\t1\t9\t.\t+\t0\n", "line 2: the last column"),
         ('c1\tx\tCDS\t1\t9\t.\t+\t0\tgene_id "a"; transcript_id "b";\n', "line 2: .*is this GTF"),
         ("c1\tx\tCDS\t0\t9\t.\t+\t0\tID=a\n", "line 2: a CDS from '0'"),
+        ("c1\tx\tCDS\t1\t99999999999999999999\t.\t+\t0\tID=a\n", "line 2: a CDS from '1' to '9999"),
         ("c1\tx\tCDS\t9\t1\t.\t+\t0\tID=a\n", "line 2: a CDS from '9' to '1'"),
         ("c1\tx\tCDS\tone\t9\t.\t+\t0\tID=a\n", "line 2: a CDS from 'one'"),
         ("c1\tx\tCDS\t1\t9\t.\t+\t3\tID=a\n", "with phase '3'"),

@@ -80,6 +80,8 @@ def test_empty_file_has_no_regions(tmp_path: Path) -> None:
         ("c1\t-1\t20", "line 2: is not BED"),
         ("c1\t1.5\t20", "line 2: is not BED"),
         ("c1,10,20", "line 2: is not BED"),
+        ("\t10\t20", "line 2: is not BED"),
+        ("c1\t10\t99999999999999999999", "line 2: is not BED"),
         ("c1\t30\t20", "line 2: the region ends \\(20\\) before it starts \\(30\\)"),
     ],
 )

@@ -6,6 +6,7 @@ Source: the GFF3 specification 1.26 of the Sequence Ontology project; ``transl_t
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from vnp.sequences._record import Record
 _CDS = ("CDS", "SO:0000316")
 _TRANSCRIPTS = ("mRNA", "transcript")
 _STRANDS = {"+": 0, "-": 1}
+_NUMBER = re.compile(r"[0-9]{1,15}")
 
 
 class _Row(NamedTuple):
@@ -151,7 +153,9 @@ class Annotation:
                 path=self._path,
                 line=number,
             )
-        start, end, phase = (int(text) if text.isdecimal() else -1 for text in (columns[3], columns[4], columns[7]))
+        start, end, phase = (
+            int(text) if _NUMBER.fullmatch(text) else -1 for text in (columns[3], columns[4], columns[7])
+        )
         if columns[7] == ".":
             phase = 0
         if not 1 <= start <= end or phase not in (0, 1, 2):

@@ -5,6 +5,7 @@ Source of the format: the BED specification 1.0 of GA4GH. Starts are 0-based, en
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from vnp.errors import InputError
 from vnp.sequences._files import stream
 from vnp.sequences._text import one_line_end
 
-_HEADERS = ("#", "track", "browser")
+_HEADERS = ("track", "browser")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,9 +62,10 @@ def read_regions(bed: str | Path) -> Regions:
     _, blocks = stream(bed, None, 0)
     text = b"".join(one_line_end(blocks)).decode("utf-8", "backslashreplace").removeprefix("\ufeff")
     for number, line in enumerate(text.split("\n"), start=1):
-        words = line.split("\t") if "\t" in line else line.split()
-        if not line.strip() or words[0].startswith("#") or words[0].split()[0] in _HEADERS:
+        first = (line.split() or ["#"])[0]
+        if first.startswith("#") or first in _HEADERS:
             continue
+        words = line.split("\t") if "\t" in line else line.split()
         start, end = _span(words, bed, number)
         given.setdefault(words[0].strip(), []).append((start, end))
         count += 1
@@ -72,7 +74,7 @@ def read_regions(bed: str | Path) -> Regions:
 
 def _span(words: list[str], path: Path, line: int) -> tuple[int, int]:
     numbers = [word.strip() for word in words[1:3]]
-    if len(numbers) < 2 or not all(number.isdecimal() and number.isascii() for number in numbers):
+    if not words[0].strip() or [bool(re.fullmatch(r"[0-9]{1,15}", number)) for number in numbers] != [True, True]:
         raise InputError(
             "is not BED: a line is a record's name, a start and an end (whole numbers, the first base is 0), separated "
             "by tabs",
