@@ -22,7 +22,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two datasets of the same genomes, of 300 bases and of three lengths, each extracted and reduced."""
     folder = tmp_path_factory.mktemp("sets")
     for name, lengths in (("plain", (300,)), ("mixed", (150, 300, 500))):
-        write_dataset(folder / name, genomes(20, 1200), lengths=lengths)
+        write_dataset(folder / name, genomes(20, 1500), lengths=lengths)
         run = folder / f"run_{name}"
         # The chunk of both is that of the longest, so that a classifier of one reads the other.
         clean(extract(folder / name, "--out", run, "--shards", "2", "--chunk", "500"))
@@ -154,7 +154,7 @@ class TestTrain:
         assert result.exit_code == 0, result.output
 
     def test_two_datasets_that_disagree(self, sets: Path, tmp_path: Path) -> None:
-        other = write_dataset(tmp_path / "other", genomes(20, 1200), lengths=(200,))
+        other = write_dataset(tmp_path / "other", genomes(20, 1500), lengths=(200,))
 
         def turn(columns: dict[str, list[str]]) -> None:
             columns["split"] = ["test" if part == "train" else "train" for part in columns["split"]]
@@ -228,7 +228,7 @@ class TestAccuracy:
     def test_groups_of_a_test_part_that_were_trained_on_are_named_and_left_out(
         self, sets: Path, model: Path, tmp_path: Path
     ) -> None:
-        other = write_dataset(tmp_path / "other", genomes(20, 1200), lengths=(150, 300))
+        other = write_dataset(tmp_path / "other", genomes(20, 1500), lengths=(150, 300))
         clash = [f"unit {number} {kind}" for number in (0, 1) for kind in "vh"]
 
         def hold_out(columns: dict[str, list[str]]) -> None:
