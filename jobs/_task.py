@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -135,25 +136,39 @@ def make_shards(
 
     Returns:
         How each ended, and what went wrong with those that could not be made. A task that is asked to stop (by
-        USR2 or TERM) ends after the current block.
+        USR2 or TERM) ends after the current block. A shard is sealed while the next one is embedded.
     """
-    from vnp.runs.work import Watch, extract_shard
+    from vnp.runs.work import Watch, embed_shard
 
     load = _once(run)
     outcomes: list[Outcome] = []
     failed: list[tuple[int, VnpError]] = []
-    with stop_signals() if stop is None else nullcontext(stop) as asked:
+    sealing: list[tuple[int, Future[Outcome]]] = []
+
+    def settle(most: int) -> None:
+        """Take the outcomes of shards until so many at most are still to be sealed."""
+        while len(sealing) > most:
+            number, future = sealing.pop(0)
+            try:
+                outcomes.append(future.result())
+            except VnpError as error:
+                failed.append((number, error))
+
+    with stop_signals() if stop is None else nullcontext(stop) as asked, ThreadPoolExecutor(1) as sealer:
         watch = Watch(asked, block_done or _print_blocks, _log_path())
         for number in shards:
             try:
-                outcome = extract_shard(run, number, load, watch)
+                rest = embed_shard(run, number, load, watch)
             except VnpError as error:
                 failed.append((number, error))
                 continue
-            outcomes.append(outcome)
-            if outcome.state == "stopped" or asked():
+            # One is sealed while the next is embedded; blocks of more are not piled up on the disk.
+            settle(most=0)
+            sealing.append((number, sealer.submit(rest)))
+            if asked():
                 break
-    return outcomes, failed
+        settle(most=0)
+    return outcomes, sorted(failed, key=lambda one: one[0])
 
 
 def _once(run: Run) -> Callable[[], EncoderPair]:

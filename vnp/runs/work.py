@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -23,6 +23,7 @@ import numpy as np
 from vnp._durable import replacing
 from vnp.errors import ChangedInputError, RunError, UsageError, storage_error
 from vnp.features.merge import Merged, merge
+from vnp.runs._steps import begin
 from vnp.runs.attempts import Attempt, attempt, job_id, now, stopped
 from vnp.runs.blocks import Account, BlockPlan, read_block, write_block
 from vnp.runs.front import Prepared, prepare
@@ -87,7 +88,25 @@ def extract_shard(run: Run, number: int, encoders: Callable[[], EncoderPair], wa
     Raises:
         VnpError: the shard cannot be made; what is finished of it stays.
     """
-    watch = watch or Watch()
+    return embed_shard(run, number, encoders, watch)()
+
+
+def embed_shard(
+    run: Run, number: int, encoders: Callable[[], EncoderPair], watch: Watch | None = None
+) -> Callable[[], Outcome]:
+    """Do of ``extract_shard`` what needs the encoders.
+
+    Returns:
+        The rest, to be called once: it seals the shard, perhaps in another thread while the next one is embedded.
+
+    Raises:
+        VnpError: the shard cannot be made; what is finished of it stays. The rest may raise it too.
+    """
+    return begin(_make(run, number, encoders, watch or Watch()))
+
+
+def _make(run: Run, number: int, encoders: Callable[[], EncoderPair], watch: Watch) -> Generator[None, None, Outcome]:
+    """Make one shard in two steps: what comes behind the ``yield`` needs no encoders."""
     shards = read_plan(run.paths.plan, run.request.plan_sha256)
     if not 0 <= number < len(shards):
         raise UsageError(f"{run.paths.root} has the shards 0 to {len(shards) - 1}, not {number}")
@@ -100,7 +119,10 @@ def extract_shard(run: Run, number: int, encoders: Callable[[], EncoderPair], wa
     try:
         with attempt(run.paths.blocks(number), watch.log) as current:
             check_inputs(inputs_of(run.request, shards, number))
-            return _Task(run, plan, chosen, watch, current).run(encoders)
+            task = _Task(run, plan, chosen, watch, current)
+            task.embed(encoders)
+            yield
+            return task.finish()
     except (_LeftToOtherError, FileNotFoundError) as error:
         receipt = sealed(run, number)
         if receipt is None:
@@ -128,13 +150,17 @@ class _Task:
         self._paths = plan.paths(run.paths)
         self._seconds = {"load": 0.0, "read": 0.0, "write": 0.0}
 
-    def run(self, encoders: Callable[[], EncoderPair]) -> Outcome:
+    def embed(self, encoders: Callable[[], EncoderPair]) -> None:
+        """Make the blocks that are missing, or as many as there is time for."""
         accounts = self._accounts()
         if any(account is None for account in accounts) or not _same_encoders(accounts):
             pair = encoders()
             self._seconds["load"] = pair.seconds
             self._drop_others(accounts, pair)
             self._embed_missing(accounts, pair)
+
+    def finish(self) -> Outcome:
+        """Seal the shard if its blocks are all there."""
         if not all(path.exists() for path in self._paths):
             self._leave_if_sealed()
             stopped(self._run.paths.blocks(self._plan.shard.number), self._attempt)
