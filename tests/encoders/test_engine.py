@@ -20,6 +20,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 class Small:
     """A model on a device with little memory."""
 
+    apart_below = 0
+
     def __init__(self, model: Model, rows: int) -> None:
         self.vocabulary, self.width, self.heads, self.head = model.vocabulary, model.width, model.heads, model.head
         self.slopes = model.slopes

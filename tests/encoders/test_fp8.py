@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tests.encoders._folders import TINY, write_folder
 from tests.encoders._models import DNABERT, ESM2, encoder, random_ids, random_state
 from vnp.doctor.fp8 import fp8, proteins
 from vnp.encoders.fp8_record import FILE_NAME, Fp8Record, require_record, weights_digest, write_record
+from vnp.encoders.packing import Batch
 from vnp.encoders.registry import _allowed
 from vnp.encoders.spec import EncoderSpec, spec
 from vnp.encoders.weights import resolve
@@ -93,6 +95,24 @@ def test_8_bits_need_a_gpu_and_esm2() -> None:
         encoder(DNABERT, random_state(DNABERT), precision="fp8")
 
 
+def test_short_sequences_share_no_batch_with_long_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = encoder(ESM2, random_state(ESM2))
+    ids = [np.arange(n) % 20 + 4 for n in (60, 10, 48, 47, 3, 52)]
+    want = plain.embed_ids(ids)
+    seen: list[list[int]] = []
+    model: Any = plain._model
+    run = type(model).__call__
+
+    def noted(self: object, batch: Batch) -> torch.Tensor:
+        seen.append(batch.borders.lengths.tolist())
+        return torch.as_tensor(run(self, batch))
+
+    monkeypatch.setattr(type(model), "__call__", noted)
+    model.apart_below = 48
+    np.testing.assert_array_equal(plain.embed_ids(ids), want)
+    assert seen == [[60, 52, 48], [47, 10, 3]]
+
+
 def test_the_doctor_s_proteins_are_of_all_lengths_and_always_the_same() -> None:
     found = proteins()
     lengths = {len(each) for each in found}
@@ -111,18 +131,21 @@ def test_the_doctor_says_why_it_cannot_measure(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not hopper(), reason="no Hopper GPU")
-@pytest.mark.parametrize("longest", [40, 300, 1500])
+@pytest.mark.parametrize("longest", [90, 300, 1500])
 def test_on_the_gpu(longest: int) -> None:
     state = random_state(WIDE)
-    ids = random_ids(60, longest)
+    rng = np.random.default_rng(0)
+    ids = [np.concatenate(([0], rng.integers(4, 24, n), [2])) for n in rng.integers(80, longest, 60)]
+    short = random_ids(20, 40)
     eight = encoder(WIDE, state, precision="fp8", device="cuda")
     assert eight.kernel == "fused fp8"
-    got = eight.embed_ids(ids)
+    got = eight.embed_ids([*ids, *short])
     want = encoder(WIDE, state, attention="padded", device="cuda").embed_ids(ids)
-    cosine = (got * want).sum(1) / (np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1))
-    assert cosine.min() >= 0.99
-    half = encoder(WIDE, state, precision="fp16", device="cuda").embed_ids(ids)
-    assert np.abs(half - want).max() < np.abs(got - want).max()
+    cosine = (got[:60] * want).sum(1) / (np.linalg.norm(got[:60], axis=1) * np.linalg.norm(want, axis=1))
+    assert cosine.min() >= 0.998
+    half = encoder(WIDE, state, precision="fp16", device="cuda")
+    assert np.abs(half.embed_ids(ids) - want).max() < np.abs(got[:60] - want).max()
+    np.testing.assert_array_equal(got[60:], half.embed_ids(short))
 
 
 @pytest.mark.gpu

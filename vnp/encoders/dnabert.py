@@ -140,6 +140,8 @@ class MosaicBert:
         WeightsError: config and checkpoint do not fit each other.
     """
 
+    apart_below = 0
+
     def __init__(
         self,
         config: Mapping[str, object],

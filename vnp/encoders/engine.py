@@ -37,12 +37,21 @@ class Tokenizer(Protocol):
 
 
 class Model(Protocol):
-    """A transformer trunk: rows of tokens in, last hidden states out."""
+    """A transformer trunk: rows of tokens in, last hidden states out.
+
+    Attributes:
+        vocabulary: tokens that it knows.
+        width: numbers of one state.
+        heads: of its attention.
+        head: numbers in one head.
+        apart_below: sequences with fewer tokens than this run otherwise, so they share no batch with longer ones.
+    """
 
     vocabulary: int
     width: int
     heads: int
     head: int
+    apart_below: int
 
     @property
     def slopes(self) -> tuple[float, ...] | None:
@@ -244,6 +253,8 @@ class TransformerEncoder:
         last: _Answer | None = None
         while len(left):
             rows = plan(lengths[left], self.token_budget, self.attention.layout)
+            apart = int(np.searchsorted(-lengths[left[: len(rows)]], -self._model.apart_below, side="right"))
+            rows = rows[: apart or None]
             answer = self._attempt(ids, left[: len(rows)], finish)
             if answer is None:
                 self._shrink(left[: len(rows)], int(rows[-1]), lengths, names)

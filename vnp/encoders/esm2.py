@@ -163,6 +163,7 @@ class Esm2:
     """
 
     slopes = None
+    apart_below = 0
 
     def __init__(
         self,

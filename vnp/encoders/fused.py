@@ -24,7 +24,8 @@ from vnp.encoders.attention import AttentionShape, ByLength
 from vnp.encoders.dnabert import MosaicBert
 from vnp.encoders.esm2 import Esm2
 from vnp.encoders.fused_dnabert import FusedMosaicBert
-from vnp.encoders.fused_esm2 import Fp8Esm2, FusedEsm2
+from vnp.encoders.fused_esm2 import FusedEsm2
+from vnp.encoders.fused_fp8 import Fp8Esm2
 from vnp.encoders.packing import Batch, collate
 from vnp.encoders.triton_attention import TritonAttention
 from vnp.errors import EncoderError
@@ -77,9 +78,9 @@ def fuse_fp8(model: Esm2, shape: AttentionShape) -> tuple[Fused, TritonAttention
         raise EncoderError("8-bit products need a GPU of compute capability 9.0 (Hopper) or newer")
     if model.width % 256 or model.config.inner % 256:
         raise EncoderError(f"8-bit products need widths that are multiples of 256, not {model.width}")
-    fused = Fp8Esm2(model)
     try:
-        agree(fused, attention, model, shape, least=_LEAST_COSINE_FP8)
+        fused = Fp8Esm2(model, attention)
+        agree(fused, attention, model, shape, ((50, 70, 64, 129), (300, 77)), least=_LEAST_COSINE_FP8)
     except EncoderError:
         raise
     except Exception as error:  # whatever a kernel's compiler or library raises

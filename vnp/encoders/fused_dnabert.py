@@ -34,6 +34,8 @@ class _MosaicBertLayer:
 class FusedMosaicBert:
     """A MosaicBERT trunk that computes what ``model`` does; see ``FusedEsm2``."""
 
+    apart_below = 0
+
     def __init__(self, model: MosaicBert, *, joint: bool) -> None:
         self.vocabulary, self.width, self.heads, self.head = model.vocabulary, model.width, model.heads, model.head
         self.slopes = model.slopes

@@ -12,15 +12,6 @@ from torch.nn.functional import linear
 from vnp.encoders.esm2 import Esm2
 from vnp.encoders.packing import Batch
 from vnp.encoders.triton_attention import tiles_of
-from vnp.encoders.triton_fp8 import (
-    KIND,
-    add_linear_fp8,
-    linear_fp8,
-    linear_gelu_fp8,
-    normalise_fp8,
-    quantise,
-    steepness,
-)
 from vnp.encoders.triton_linear import linear_gelu
 from vnp.encoders.triton_rows import embed_scaled, gelu_in_place, normalise
 
@@ -54,6 +45,7 @@ class FusedEsm2:
     """
 
     slopes = None
+    apart_below = 0
 
     def __init__(self, model: Esm2, *, joint: bool = True) -> None:
         self.vocabulary, self.width, self.heads, self.head = model.vocabulary, model.width, model.heads, model.head
@@ -81,73 +73,49 @@ class FusedEsm2:
 
     def __call__(self, batch: Batch) -> Float32[torch.Tensor, "rows width"]:
         """Compute the last hidden state of every row."""
-        attend = tiles_of(batch)
-        rotary = self._model.rotary.tables(batch.borders.longest)
-        scale = None if self._embeds_plainly else self._model.scale(batch)
-        x = self._model.embed(batch) if scale is None else embed_scaled(batch.ids, self._model.words, scale)
-        self._layer_by_layer(x, lambda qkv: attend.turned(qkv, batch.positions, rotary).flatten(1))
+        x = self._embed(batch)
+        shift = self._layer_by_layer(x, batch)
         last = torch.empty_like(x, dtype=torch.float32)
-        return normalise(x, self._last_shift, self._last_norm, self._model.config.epsilon, last)
+        return normalise(x, shift, self._last_norm, self._model.config.epsilon, last)
 
-    def _layer_by_layer(self, x: torch.Tensor, attend: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Run all layers over the stream ``x``, in place; ``attend`` takes (rows, 3, heads, head)."""
+    def _embed(self, batch: Batch) -> torch.Tensor:
+        scale = None if self._embeds_plainly else self._model.scale(batch)
+        return self._model.embed(batch) if scale is None else embed_scaled(batch.ids, self._model.words, scale)
+
+    def _attend(self, qkv: torch.Tensor, batch: Batch) -> torch.Tensor:
+        rotary = self._model.rotary.tables(batch.borders.longest)
+        turned = tiles_of(batch).turned(qkv.view(len(qkv), 3, self.heads, self.head), batch.positions, rotary)
+        return turned.flatten(1)
+
+    def _layer_by_layer(
+        self, x: torch.Tensor, batch: Batch, note: Callable[[torch.Tensor], None] = lambda _: None
+    ) -> torch.Tensor:
+        """Run all layers over the stream ``x``, in place.
+
+        Args:
+            x: shape (rows, width).
+            batch: whose rows they are.
+            note: shown what goes into the first, third and fourth product of each layer.
+
+        Returns:
+            What the stream lacks at its end, float32 of shape (width,).
+        """
         epsilon = self._model.config.epsilon
         normal = torch.empty_like(x)
         inner = x.new_empty(len(x), self._model.config.inner)
         for layer in self._layers:
             normalise(x, layer.shift_attention, layer.norm_attention, epsilon, normal)
-            x.addmm_(attend(linear(normal, *layer.qkv).view(len(x), 3, self.heads, self.head)), layer.out)
+            note(normal)
+            x.addmm_(self._attend(linear(normal, *layer.qkv), batch), layer.out)
             normalise(x, layer.shift_inner, layer.norm_inner, epsilon, normal)
+            note(normal)
             if self._joint:
                 linear_gelu(normal, layer.up[0], layer.up_bias, inner)
             else:
                 inner = gelu_in_place(linear(normal, *layer.up))
+            note(inner)
             x.addmm_(inner, layer.down)
-
-
-@dataclass(frozen=True, eq=False)
-class _Fp8Layer:
-    """One layer's products in 8 bits, each weight with its rows' scales, and how far the up projection can reach."""
-
-    qkv: Pair
-    qkv_bias: torch.Tensor
-    up: Pair
-    steep: tuple[float, float]
-    down: Pair
-
-
-class Fp8Esm2(FusedEsm2):
-    """An ESM2 trunk whose products with LayerNorm's or GELU's results run in 8 bits.
-
-    Attention, its output projection (a twelfth of the work), the stream and LayerNorm stay in half precision.
-    """
-
-    def __init__(self, model: Esm2) -> None:
-        super().__init__(model)
-        self._products = [
-            _Fp8Layer(
-                qkv=quantise(layer.qkv[0]),
-                qkv_bias=layer.qkv[1].float(),
-                up=quantise(layer.up[0]),
-                steep=steepness(*layer.up),
-                down=quantise(layer.down[0]),
-            )
-            for layer in model.layers
-        ]
-
-    def _layer_by_layer(self, x: torch.Tensor, attend: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        epsilon = self._model.config.epsilon
-        rows, width = x.shape
-        normal = torch.empty_like(x, dtype=KIND), x.new_empty(rows, dtype=torch.float32)
-        inner = x.new_empty(rows, self._model.config.inner, dtype=KIND), x.new_empty(rows, dtype=torch.float32)
-        qkv = x.new_empty(rows, 3 * width)
-        for layer, eight in zip(self._layers, self._products, strict=True):
-            normalise_fp8(x, layer.shift_attention, layer.norm_attention, epsilon, normal, inner[1])
-            linear_fp8(normal, eight.qkv, eight.qkv_bias, qkv)
-            x.addmm_(attend(qkv.view(rows, 3, self.heads, self.head)), layer.out)
-            normalise_fp8(x, layer.shift_inner, layer.norm_inner, epsilon, normal, inner[1], eight.steep)
-            linear_gelu_fp8(normal, eight.up, layer.up_bias, inner)
-            add_linear_fp8(inner, eight.down, x)
+        return self._last_shift
 
 
 def in_float32(pair: Pair) -> Pair:

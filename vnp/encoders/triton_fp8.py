@@ -15,7 +15,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from vnp.encoders.triton_linear import processors
-from vnp.encoders.triton_rows import gelu, padded, warps
+from vnp.encoders.triton_rows import gelu, padded
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -40,6 +40,7 @@ def _normalise(  # type: ignore[no-untyped-def]
     offset,
     WIDTH: tl.constexpr,  # noqa: N803
     PADDED: tl.constexpr,  # noqa: N803
+    BOUNDED: tl.constexpr,  # noqa: N803
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, PADDED)
@@ -51,10 +52,11 @@ def _normalise(  # type: ignore[no-untyped-def]
     spread = 1.0 / tl.sqrt(tl.sum(centred * centred, 0) / WIDTH + epsilon)
     result = centred * spread * tl.load(weight + columns, mask=real, other=0.0)
     result += tl.load(bias + columns, mask=real, other=0.0)
-    scale = tl.maximum(tl.max(tl.abs(result), 0), 1e-6) / _LARGEST
-    tl.store(out + row * WIDTH + columns, (result / scale).to(out.dtype.element_ty), mask=real)
-    tl.store(scales + row, scale)
-    tl.store(bounds + row, (tl.sqrt(tl.sum(result * result, 0)) * steepest + offset) / _LARGEST)
+    largest = tl.maximum(tl.max(tl.abs(result), 0), 1e-6)
+    tl.store(out + row * WIDTH + columns, (result * (_LARGEST / largest)).to(out.dtype.element_ty), mask=real)
+    tl.store(scales + row, largest / _LARGEST)
+    if BOUNDED:
+        tl.store(bounds + row, (tl.sqrt(tl.sum(result * result, 0)) * steepest + offset) / _LARGEST)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -151,7 +153,7 @@ def normalise_fp8(
     norm: Pair,
     epsilon: float,
     out: Pair,
-    bounds: torch.Tensor,
+    bounds: torch.Tensor | None = None,
     steep: tuple[float, float] = (0.0, 0.0),
 ) -> None:
     """Write LayerNorm of ``x + shift`` in 8 bits, and what the product after it can reach.
@@ -162,7 +164,8 @@ def normalise_fp8(
         norm: weight and bias, float32 of shape (width,).
         epsilon: added to the variance.
         out: e4m3 of shape (rows, width), and its scales, float32 of shape (rows,).
-        bounds: float32 of shape (rows,): the scale at which the product's largest possible number just fits.
+        bounds: float32 of shape (rows,): the scale at which the product's largest possible number just fits; None if
+            nobody asks.
         steep: the product's, from ``steepness``.
     """
     rows, width = x.shape
@@ -172,12 +175,13 @@ def normalise_fp8(
         shift,
         *norm,
         *out,
-        bounds,
+        out[1] if bounds is None else bounds,
         epsilon,
         *steep,
         WIDTH=width,
         PADDED=size,
-        num_warps=warps(size),
+        BOUNDED=bounds is not None,
+        num_warps=1,
     )
 
 
