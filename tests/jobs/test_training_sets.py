@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.datasets.genbank import genbank, genome_with_genes, random_protein
 from tests.jobs.commands import KMER, call, clean, extract
 from tests.runs.datasets import change_table, genomes, table_of, write_dataset
 from tests.runs.making import coding, write_fasta
@@ -272,3 +273,16 @@ def test_a_prediction_takes_every_open_frame_of_a_dataset(sets: Path, model: Pat
     clean(call("predict", sets / "plain", "--checkpoint", model, "--out", out, "--cluster", "inline"))
     frames = (out / "frames.tsv").read_text().splitlines()[1:]
     assert len(frames) > len(table_of(sets / "plain")["id"])
+
+
+def test_the_index_is_timed_against_the_scan(tmp_path: Path) -> None:
+    bases, features, _ = genome_with_genes([random_protein(200, seed) for seed in range(5)])
+    path = tmp_path / "genome.gb"
+    path.write_text(genbank("V1", bases, features))
+    result = call("benchmark", "dataset", path, "--chunk", "90", "--json")
+    clean(result)
+    found = json.loads(result.output)
+    assert (found["records"], found["proteins"], found["bases"]) == (1, 5, len(bases))
+    assert 0 < found["in an annotated protein"] < found["open frames"]
+    assert found["index over scan"] > 0
+    assert "index over scan" in call("benchmark", "dataset", path, "--chunk", "90").output
