@@ -219,7 +219,9 @@ def test_sequences_within_the_annotation_are_left_alone(read: Read) -> None:
     assert found(read(line(0, SIZE) + ">c1\nACGT\n")) == (PROTEIN.encode(),)
 
 
-def test_sequences_within_the_annotation_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", [1, 7, 64, 1 << 18])
+def test_sequences_within_the_annotation_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr("vnp.sequences._files.BLOCK", block)
     path = tmp_path / "prokka.gff"
     text = HEAD + line(0, SIZE) + "##FASTA\n" + fasta({"c1": FORWARD, "c2": AFTER})
     path.write_text(text)

@@ -101,9 +101,9 @@ def test_what_is_found_is_there() -> None:
     index = indexed([genome])
     chunks = []
     for _ in range(60):
-        at = rng.randrange(len(genome) - 160)
-        chunks.append(with_indels(substituted(genome[at : at + 160], rng.randrange(4, 22), rng), rng.randrange(5), rng))
-    chunks = [chunk[:150] for chunk in chunks]
+        at = rng.randrange(len(genome) - 165)
+        chunks.append(with_indels(substituted(genome[at : at + 165], rng.randrange(4, 22), rng), rng.randrange(5), rng))
+    chunks = [chunk[:155] for chunk in chunks]
     truth = [edits(chunk, genome) <= len(chunk) // 10 for chunk in chunks]
     answers = found(index, chunks)
     assert 15 < sum(truth) < 45
@@ -147,7 +147,7 @@ def test_many_copies_of_one_genome() -> None:
     rng = random.Random(7)
     family = [substituted(GENOMES[4], 60, rng) for _ in range(100)]
     index = indexed(family)
-    assert len(index.keys) < 100 * 5_000 / SHARE
+    assert len(index.keys) < 0.5 * 100 * 5_000 / SHARE
     chunks = [genome[at : at + 200] for genome in family for at in (0, 2_000, 4_800)]
     assert found(index, chunks) == [True] * 300
 
