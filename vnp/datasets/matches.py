@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -96,16 +95,6 @@ class ViralIndex:
     def nbytes(self) -> int:
         """Bytes in memory."""
         return sum(int(getattr(self, field.name).nbytes) for field in fields(self))
-
-    def save(self, folder: str | Path) -> None:
-        """Write the index into a folder that is there, for other processes to open."""
-        for field in fields(self):
-            np.save(Path(folder) / f"{field.name}.npy", getattr(self, field.name))
-
-    @classmethod
-    def open(cls, folder: str | Path) -> ViralIndex:
-        """Open an index that ``save`` wrote; processes that do so share the memory."""
-        return cls(*(np.asarray(np.load(Path(folder) / f"{field.name}.npy", mmap_mode="r")) for field in fields(cls)))
 
     def matches(self, chunks: Sequence[bytes]) -> Bool[np.ndarray, "chunks"]:
         """Tell which chunks a genome matches at ``IDENTITY`` or more over the whole chunk, on either strand.
