@@ -11,15 +11,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Self
 
 from vnp.errors import UsageError, VnpError
 
 if TYPE_CHECKING:
+    from vnp.runs._steps import Steps
     from vnp.runs.pair import EncoderPair
     from vnp.runs.request import Run
-    from vnp.runs.work import Outcome
+    from vnp.runs.work import Outcome, Watch
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 FAILED = 1
@@ -136,39 +137,94 @@ def make_shards(
 
     Returns:
         How each ended, and what went wrong with those that could not be made. A task that is asked to stop (by
-        USR2 or TERM) ends after the current block. A shard is sealed while the next one is embedded.
+        USR2 or TERM) ends after the current block.
     """
-    from vnp.runs.work import Watch, embed_shard
+    from vnp.runs.work import Watch
 
-    load = _once(run)
-    outcomes: list[Outcome] = []
-    failed: list[tuple[int, VnpError]] = []
-    sealing: list[tuple[int, Future[Outcome]]] = []
-
-    def settle(most: int) -> None:
-        """Take the outcomes of shards until so many at most are still to be sealed."""
-        while len(sealing) > most:
-            number, future = sealing.pop(0)
-            try:
-                outcomes.append(future.result())
-            except VnpError as error:
-                failed.append((number, error))
-
-    with stop_signals() if stop is None else nullcontext(stop) as asked, ThreadPoolExecutor(1) as sealer:
-        watch = Watch(asked, block_done or _print_blocks, _log_path())
-        for number in shards:
-            try:
-                rest = embed_shard(run, number, load, watch)
-            except VnpError as error:
-                failed.append((number, error))
-                continue
-            # One is sealed while the next is embedded; blocks of more are not piled up on the disk.
-            settle(most=0)
-            sealing.append((number, sealer.submit(rest)))
+    with stop_signals() if stop is None else nullcontext(stop) as asked, _Line(run, shards) as line:
+        watch = Watch(asked, block_done or _print_blocks, _log_path(), all_read=line.begin_next)
+        while (found := line.next(watch)) is not None:
+            line.embed(*found)
             if asked():
                 break
-        settle(most=0)
-    return outcomes, sorted(failed, key=lambda one: one[0])
+    return line.outcomes, sorted(line.failed, key=lambda one: one[0])
+
+
+class _Line:
+    """Shards on their way: while one is embedded, the next one is begun and the last one sealed."""
+
+    def __init__(self, run: Run, shards: Iterator[int]) -> None:
+        self.outcomes: list[Outcome] = []
+        self.failed: list[tuple[int, VnpError]] = []
+        self._run = run
+        self._shards = shards
+        self._load = _once(run)
+        self._watch: Watch | None = None
+        self._beginning: Future[tuple[int, Steps[Outcome]] | None] | None = None
+        self._sealing: tuple[int, Future[Outcome]] | None = None
+
+    def __enter__(self) -> Self:
+        self._beginner, self._sealer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            # Nobody waits for the next one any more: the task was asked to stop, or something went wrong.
+            begun = None if self._beginning is None else self._beginning.result()
+            if begun is not None:
+                self._keep(begun[0], begun[1].put_aside)
+            self._settle()
+        finally:
+            self._beginner.shutdown()
+            self._sealer.shutdown()
+
+    def next(self, watch: Watch) -> tuple[int, Steps[Outcome]] | None:
+        """The next shard, begun; None if there is none left."""
+        self._watch = watch
+        beginning, self._beginning = self._beginning, None
+        # The first one is begun here, for it loads the encoders.
+        return self._begin() if beginning is None else beginning.result()
+
+    def begin_next(self) -> None:
+        """Begin the next shard in a thread."""
+        self._beginning = self._beginner.submit(self._begin)
+
+    def embed(self, number: int, steps: Steps[Outcome]) -> None:
+        """Embed a shard that was begun, and leave it to be sealed."""
+        try:
+            steps.advance()
+        except VnpError as error:
+            self.failed.append((number, error))
+            return
+        # One at a time: blocks of more shards are not piled up on the disk.
+        self._settle()
+        self._sealing = number, self._sealer.submit(steps.finish)
+
+    def _begin(self) -> tuple[int, Steps[Outcome]] | None:
+        from vnp.runs.work import shard_steps
+
+        for number in self._shards:
+            steps = shard_steps(self._run, number, self._load, self._watch)
+            try:
+                steps.advance()
+            except VnpError as error:
+                self.failed.append((number, error))
+                continue
+            return number, steps
+        return None
+
+    def _settle(self) -> None:
+        if self._sealing is not None:
+            (number, future), self._sealing = self._sealing, None
+            self._keep(number, future.result)
+
+    def _keep(self, number: int, finish: Callable[[], Outcome]) -> None:
+        try:
+            self.outcomes.append(finish())
+        except VnpError as error:
+            self.failed.append((number, error))
 
 
 def _once(run: Run) -> Callable[[], EncoderPair]:

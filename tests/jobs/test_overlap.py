@@ -1,4 +1,4 @@
-"""A shard is sealed while the next one is embedded."""
+"""While a shard is embedded, the next one is begun and the last one sealed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from jobs._task import make_shards
-from tests.runs.making import coding, column_bytes, make_all, pair, plan_run, write_fasta
+from tests.runs.making import coding, column_bytes, make_all, pair, plan_run, small_blocks, write_fasta
 from vnp.errors import RunError
 from vnp.runs import work
+from vnp.runs.attempts import read_attempts
 from vnp.runs.pair import EncoderPair
+from vnp.runs.plan import read_plan
 from vnp.runs.request import Run
 
 
@@ -39,11 +41,11 @@ def test_the_next_shard_is_embedded_while_one_is_sealed(run: Run, monkeypatch: p
         seen.append(("sealed", number))
         return seal(task)
 
-    def watched(task: Any, encoders: Any) -> None:
+    def watched(task: Any, blocks: Any) -> None:
         number = task._plan.shard.number
         begun[number].set()
         seen.append(("embedded", number))
-        embed(task, encoders)
+        embed(task, blocks)
 
     monkeypatch.setattr(work._Task, "_seal", slow_seal)
     monkeypatch.setattr(work._Task, "embed", watched)
@@ -92,7 +94,7 @@ def test_a_fault_of_the_program_while_sealing_is_not_swallowed(run: Run, monkeyp
         make_shards(run, iter(range(4)), stop=never)
 
 
-def test_a_stop_seals_what_is_whole_and_begins_nothing(run: Run) -> None:
+def test_a_stop_seals_what_is_whole_and_puts_aside_what_was_begun(run: Run) -> None:
     asked: list[int] = []
 
     def note(shard: int, done: int, blocks: int) -> None:
@@ -100,6 +102,81 @@ def test_a_stop_seals_what_is_whole_and_begins_nothing(run: Run) -> None:
             asked.append(shard)
 
     outcomes, failed = make_shards(run, iter(range(4)), note, stop=lambda: bool(asked))
-    assert [(outcome.shard, outcome.state) for outcome in outcomes] == [(0, "done"), (1, "done")]
+    states = {outcome.shard: outcome.state for outcome in outcomes}
+    assert states == {0: "done", 1: "done", 2: "stopped"}
     assert failed == []
-    assert not run.paths.blocks(2).exists()
+    assert [attempt.outcome for _, attempt in read_attempts(run.paths.blocks(2))] == ["stopped"]
+    assert not run.paths.blocks(3).exists()
+    outcomes, _ = make_shards(run, iter(range(4)), stop=never)
+    assert [outcome.state for outcome in outcomes] == ["already", "already", "done", "done"]
+
+
+def test_a_shard_is_begun_while_the_last_block_of_another_is_embedded(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = small_blocks(run, 3)
+    read = {number: threading.Event() for number in range(5)}
+    read[4].set()
+    prepare, embed = work._Task._prepare_missing, EncoderPair.embed
+    embedded = []
+
+    def watched(task: Any, *rest: Any) -> Any:
+        for ready in prepare(task, *rest):
+            read[task._plan.shard.number].set()
+            yield ready
+
+    def last_waits(self: EncoderPair, prepared: Any) -> Any:
+        embedded.append(1)
+        shard, block = divmod(len(embedded) - 1, blocks)
+        if block == blocks - 1:
+            assert read[shard + 1].wait(30), "the next shard was not begun"
+        elif block == 0 and shard < 3:
+            assert not read[shard + 1].is_set(), "the next shard was begun too early"
+        return embed(self, prepared)
+
+    blocks = read_plan(run.paths.plan, run.request.plan_sha256)[0].blocks(3)
+    assert blocks >= 3
+    monkeypatch.setattr(work._Task, "_prepare_missing", watched)
+    monkeypatch.setattr(EncoderPair, "embed", last_waits)
+    outcomes, failed = make_shards(run, iter(range(4)), stop=never)
+    assert {outcome.state for outcome in outcomes} == {"done"}
+    assert failed == []
+
+
+def test_an_interruption_puts_aside_what_was_begun(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    embed = EncoderPair.embed
+    begun = threading.Event()
+    finish = work._Task.reading
+
+    def interrupted(self: EncoderPair, prepared: Any) -> Any:
+        assert begun.wait(30)
+        raise KeyboardInterrupt
+
+    def note(task: Any, encoders: Any) -> Any:
+        if task._plan.shard.number == 1:
+            begun.set()
+        return finish(task, encoders)
+
+    monkeypatch.setattr(EncoderPair, "embed", interrupted)
+    monkeypatch.setattr(work._Task, "reading", note)
+    with pytest.raises(KeyboardInterrupt):
+        make_shards(run, iter(range(4)), stop=never)
+    ended = [read_attempts(run.paths.blocks(number))[-1][1] for number in (0, 1)]
+    assert [attempt.outcome for attempt in ended] == ["failed", "stopped"]
+    monkeypatch.setattr(EncoderPair, "embed", embed)
+    outcomes, _ = make_shards(run, iter(range(4)), stop=never)
+    assert {outcome.state for outcome in outcomes} == {"done"}
+
+
+def test_a_shard_that_cannot_be_begun_does_not_keep_the_others(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = work._Task.reading
+
+    def failing(task: Any, encoders: Any) -> Any:
+        if task._plan.shard.number in (0, 2):
+            raise RunError(f"shard {task._plan.shard.number} cannot be read")
+        return reading(task, encoders)
+
+    monkeypatch.setattr(work._Task, "reading", failing)
+    outcomes, failed = make_shards(run, iter(range(4)), stop=never)
+    assert [outcome.shard for outcome in outcomes] == [1, 3]
+    assert [number for number, _ in failed] == [0, 2]

@@ -15,20 +15,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import h5py
-import numpy as np
 
 from vnp._durable import replacing
 from vnp.errors import ChangedInputError, RunError, UsageError, storage_error
 from vnp.features.merge import Merged, merge
-from vnp.runs._steps import begin
+from vnp.runs._steps import Ahead, PutAsideError, Steps
 from vnp.runs.attempts import Attempt, attempt, job_id, now, stopped
 from vnp.runs.blocks import Account, BlockPlan, read_block, write_block
 from vnp.runs.front import Prepared, prepare
 from vnp.runs.inputs import check_inputs, inputs_of
-from vnp.runs.pair import PROJECTIONS, EncoderPair, to_store
+from vnp.runs.pair import PROJECTIONS, Embedding, EncoderPair, to_store
 from vnp.runs.paths import shard_name
 from vnp.runs.plan import read_chosen, read_plan
 from vnp.runs.receipts import Receipt, file_sha256
@@ -38,7 +37,8 @@ from vnp.runs.selection import Selection
 from vnp.runs.units import read_blocks
 from vnp.runs.versions import versions
 
-_Item = TypeVar("_Item")
+_Ready = tuple[int, Prepared, Mapping[str, Any], EncoderPair]
+"""A block to embed: its number, its columns, its tokens, and what embeds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,13 @@ class Watch:
         stop: asked after every block whether to end.
         block_done: told the shard, blocks done and blocks in all.
         log: path of the task's log, for status.
+        all_read: told, in another thread, when the last block has been read and is about to be embedded.
     """
 
     stop: Callable[[], bool] = lambda: False
     block_done: Callable[[int, int, int], None] = lambda _shard, _done, _all: None
     log: str | None = None
+    all_read: Callable[[], None] = lambda: None
 
 
 class _LeftToOtherError(Exception):
@@ -88,25 +90,23 @@ def extract_shard(run: Run, number: int, encoders: Callable[[], EncoderPair], wa
     Raises:
         VnpError: the shard cannot be made; what is finished of it stays.
     """
-    return embed_shard(run, number, encoders, watch)()
+    return shard_steps(run, number, encoders, watch).finish()
 
 
-def embed_shard(
+def shard_steps(
     run: Run, number: int, encoders: Callable[[], EncoderPair], watch: Watch | None = None
-) -> Callable[[], Outcome]:
-    """Do of ``extract_shard`` what needs the encoders.
+) -> Steps[Outcome]:
+    """Do what ``extract_shard`` does in three steps, which different threads may take.
 
     Returns:
-        The rest, to be called once: it seals the shard, perhaps in another thread while the next one is embedded.
-
-    Raises:
-        VnpError: the shard cannot be made; what is finished of it stays. The rest may raise it too.
+        The steps. The first begins to read, the second embeds, the third seals: so that one shard can be begun, and
+        another one sealed, while the GPU is busy with a third. Any of them may raise ``VnpError``. A shard that was
+        begun can be put aside.
     """
-    return begin(_make(run, number, encoders, watch or Watch()))
+    return Steps(_make(run, number, encoders, watch or Watch()))
 
 
 def _make(run: Run, number: int, encoders: Callable[[], EncoderPair], watch: Watch) -> Generator[None, None, Outcome]:
-    """Make one shard in two steps: what comes behind the ``yield`` needs no encoders."""
     shards = read_plan(run.paths.plan, run.request.plan_sha256)
     if not 0 <= number < len(shards):
         raise UsageError(f"{run.paths.root} has the shards 0 to {len(shards) - 1}, not {number}")
@@ -120,7 +120,12 @@ def _make(run: Run, number: int, encoders: Callable[[], EncoderPair], watch: Wat
         with attempt(run.paths.blocks(number), watch.log) as current:
             check_inputs(inputs_of(run.request, shards, number))
             task = _Task(run, plan, chosen, watch, current)
-            task.embed(encoders)
+            with task.reading(encoders) as blocks:
+                try:
+                    yield
+                except PutAsideError:
+                    return task.finish()
+                task.embed(blocks)
             yield
             return task.finish()
     except (_LeftToOtherError, FileNotFoundError) as error:
@@ -149,15 +154,19 @@ class _Task:
         self._attempt = current
         self._paths = plan.paths(run.paths)
         self._seconds = {"load": 0.0, "read": 0.0, "write": 0.0}
+        self._have = 0
 
-    def embed(self, encoders: Callable[[], EncoderPair]) -> None:
-        """Make the blocks that are missing, or as many as there is time for."""
+    def reading(self, encoders: Callable[[], EncoderPair]) -> Ahead[_Ready]:
+        """Read, translate and tokenise the blocks that are missing, one ahead of those that are taken."""
         accounts = self._accounts()
-        if any(account is None for account in accounts) or not _same_encoders(accounts):
-            pair = encoders()
-            self._seconds["load"] = pair.seconds
-            self._drop_others(accounts, pair)
-            self._embed_missing(accounts, pair)
+        self._have = sum(account is not None for account in accounts)
+        if all(account is not None for account in accounts) and _same_encoders(accounts):
+            return Ahead(iter(()))
+        pair = encoders()
+        self._seconds["load"] = pair.seconds
+        self._drop_others(accounts, pair)
+        self._have = sum(account is not None for account in accounts)
+        return Ahead(self._prepare_missing(accounts, pair))
 
     def finish(self) -> Outcome:
         """Seal the shard if its blocks are all there."""
@@ -177,18 +186,20 @@ class _Task:
                 self._paths[block].unlink(missing_ok=True)
                 accounts[block] = None
 
-    def _embed_missing(self, accounts: list[Account | None], pair: EncoderPair) -> None:
-        """Read, embed and write block after block: one is read and one is written while one is embedded."""
-        have = sum(account is not None for account in accounts)
+    def embed(self, blocks: Iterable[_Ready]) -> None:
+        """Embed and write block after block: one is read and one is written while one is embedded."""
+        have = self._have
+        if have == self._plan.count:
+            return
         self._watch.block_done(self._plan.shard.number, have, self._plan.count)
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        with ThreadPoolExecutor(1) as writer:
             writing: Future[None] | None = None
-            for block, prepared, work in _ahead(reader, self._prepare_missing(accounts, pair)):
+            for block, prepared, work, pair in blocks:
                 self._leave_if_sealed()
                 # Another task may have finished this block since.
-                embedded = None if self._paths[block].exists() else pair.embed(work)
+                embedding = None if self._paths[block].exists() else pair.embed(work)
                 have += self._written(writing, have)
-                writing = writer.submit(self._write, block, prepared, embedded)
+                writing = writer.submit(self._write, block, prepared, embedding)
                 if self._watch.stop():
                     break
             self._written(writing, have)
@@ -201,17 +212,16 @@ class _Task:
         self._watch.block_done(self._plan.shard.number, have + 1, self._plan.count)
         return 1
 
-    def _write(self, block: int, prepared: Prepared, embedded: tuple[Mapping[str, np.ndarray], Account] | None) -> None:
-        if embedded is None:
+    def _write(self, block: int, prepared: Prepared, embedding: Embedding | None) -> None:
+        if embedding is None:
             return
+        found, account = embedding.result()
         started = time.perf_counter()
-        arrays, account = to_store(embedded[0], self._run.request.store), embedded[1]
+        arrays = to_store(found, self._run.request.store)
         write_block(self._paths[block], self._plan, block, prepared, arrays, account)
         self._seconds["write"] += time.perf_counter() - started
 
-    def _prepare_missing(
-        self, accounts: list[Account | None], pair: EncoderPair
-    ) -> Iterator[tuple[int, Prepared, Mapping[str, Any]]]:
+    def _prepare_missing(self, accounts: list[Account | None], pair: EncoderPair) -> Iterator[_Ready]:
         """Read on to the last missing block; blocks that are there are passed over without translating."""
         request, shard = self._run.request, self._plan.shard
         missing = [block for block, account in enumerate(accounts) if account is None]
@@ -224,8 +234,9 @@ class _Task:
                 prepared = prepare(units, request.inputs, self._chosen)
                 work = pair.prepare(prepared.dna, prepared.protein)
                 self._seconds["read"] += time.perf_counter() - started
-                yield block, prepared, work
+                yield block, prepared, work, pair
                 started = time.perf_counter()
+        self._watch.all_read()
 
     def _leave_if_sealed(self) -> None:
         if sealed(self._run, self._plan.shard.number) is not None:
@@ -311,14 +322,6 @@ class _Task:
             finished=now(),
             versions=versions(),
         )
-
-
-def _ahead(reader: ThreadPoolExecutor, blocks: Iterator[_Item]) -> Iterator[_Item]:
-    """Prepare the next block in a thread while this one is embedded."""
-    waiting = reader.submit(next, blocks, None)
-    while (found := waiting.result()) is not None:
-        waiting = reader.submit(next, blocks, None)
-        yield found
 
 
 def _arrays(block: Path) -> dict[str, tuple[str, ...]]:
