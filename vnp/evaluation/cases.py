@@ -13,7 +13,7 @@ from vnp.errors import UsageError
 from vnp.evaluation.metrics import LEVELS, Aggregated, Rule, aggregate, chunk_keys
 
 STRATA = ("organism", "length", "frames", "chunk")
-_EXACT_LENGTHS = 8
+_USUAL, _NEARLY_ALL = 0.02, 0.95
 _CHUNK_LENGTHS = (100, 150, 200, 250, 300, 350, 400, 450, 500, 600, 800, 1_000, 1_500, 2_000)
 _LENGTHS = (300, 500, 1_000, 3_000, 10_000, 30_000, 100_000)
 _CHUNK_FRAMES = (1, 2, 3, 4, 5, 6)
@@ -155,15 +155,21 @@ def _grouped(frames: Frames, probability: Float64[np.ndarray, "n"], level: str, 
 
 
 def _by_chunk(frames: Frames, record: Int64[np.ndarray, "m"]) -> dict[str, tuple[Int64[np.ndarray, "m"], list[str]]]:
-    """The length of each case's chunk: each by itself where there are few, else in bins; nothing if all are alike."""
-    if frames.size is None:
+    """The length of each case's chunk; nothing where chunks are alike but for the short ends of records.
+
+    Lengths are told apart one by one where a few of them hold nearly all cases, as in a set of 150, 300 and 500
+    bases, and the ends of records go together; else, as of a range of lengths or of trimmed reads, they are binned.
+    """
+    if frames.size is None or not len(record):
         return {}
     bases = np.minimum(frames.length[record], frames.size)
-    found = np.unique(bases)
-    if len(found) < 2:
-        return {}
-    if len(found) <= _EXACT_LENGTHS:
-        return {"chunk": (np.searchsorted(found, bases), [f"{length:,} bp" for length in found.tolist()])}
+    found, counts = np.unique(bases, return_counts=True)
+    usual = found[counts >= _USUAL * len(bases)]
+    if len(usual) and counts[np.isin(found, usual)].sum() >= _NEARLY_ALL * len(bases):
+        if len(usual) < 2:
+            return {}
+        number = np.where(np.isin(bases, usual), np.searchsorted(usual, bases), len(usual))
+        return {"chunk": (number, [*(f"{length:,} bp" for length in usual.tolist()), "other lengths"])}
     return {"chunk": _binned(bases, _CHUNK_LENGTHS, " bp")}
 
 

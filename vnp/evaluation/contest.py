@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float64, Int64
 
 from vnp.classifier.checkpoint import Checkpoint
+from vnp.classifier.model import CLASSES
 from vnp.classifier.train import Training, Watcher, train
 from vnp.evaluation.alignment import Table, align, read_table
 from vnp.evaluation.cases import Cases, Frames, lift, make_cases
@@ -24,7 +25,7 @@ from vnp.evaluation.plots import Series
 from vnp.evaluation.results import Disagreement, Results
 from vnp.features.read import Features
 
-_FEW_GROUPS = 20
+_FEW_GROUPS = 10
 _SHOWN = ("kind", "temperature", "offset", "log_loss")
 
 
@@ -94,8 +95,10 @@ def _compare(
             compared.append(compare(cases, lifted, thresholds=thresholds, replicates=rules.replicates, seed=rules.seed))
             series[level] = [Series(name, cases.label, probability) for name, probability in lifted.items()]
             bar.to(number)
-    if cases.groups < _FEW_GROUPS:
-        notes.append(f"Only {cases.groups} groups are held out: intervals over so few say little.")
+    for number, name in enumerate(CLASSES):
+        groups = len(np.unique(cases.group[cases.label == number]))
+        if groups < _FEW_GROUPS:
+            notes.append(f"Only {groups} groups of the class {name} are held out: intervals over so few say little.")
     # The last level is that of records.
     disagreements = _disagreements(frames[0], cases, lifted, thresholds)
     return Results(about, notes, compared, series, disagreements, len(cases))
