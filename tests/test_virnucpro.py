@@ -17,6 +17,7 @@ import torch
 from safetensors.numpy import load_file
 
 from vnp.encoders import Encoder, from_folder, load
+from vnp.encoders.registry import Launched
 from vnp.encoders.tokenizers import ESM2_VOCABULARY, DnabertTokenizer
 from vnp.errors import FeatureError, InputError, RunExistsError, UsageError, WeightsError
 from vnp.virnucpro import extract_dnabert_s, extract_fast_esm, merge_data
@@ -65,7 +66,7 @@ class Broken:
         self.spec, self.width, self.precision = like.spec, like.width, like.precision
         self.token_budget: int | None = None
         self.events: list[str] = []
-        self.kernel, self.tokens_read, self.gpu_seconds = like.kernel, 0, 0.0
+        self.kernel, self.tokens_read = like.kernel, 0
 
     def prepare(self, sequences: Sequence[str]) -> Sequence[str]:
         return sequences
@@ -73,8 +74,8 @@ class Broken:
     def embed(self, sequences: Sequence[str]) -> np.ndarray:
         raise AssertionError(f"{len(sequences)} sequences were embedded again")
 
-    def embed_prepared(self, work: Sequence[str]) -> np.ndarray:
-        return self.embed(work)
+    def launch(self, work: Sequence[str]) -> Launched:
+        raise AssertionError(f"{len(work)} sequences were embedded again")
 
     def token_counts(self, sequences: Sequence[str]) -> np.ndarray:
         raise AssertionError

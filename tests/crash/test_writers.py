@@ -17,8 +17,7 @@ import pytest
 from tests.crash._child import WRITING, Points, die, in_child
 from tests.crash._run import LAYOUT, SHARDS, Tiny, extract, plan, require_finished
 from vnp.errors import RunError
-from vnp.runs.blocks import Account
-from vnp.runs.pair import EncoderPair
+from vnp.runs.pair import Embedded, Embedding, EncoderPair
 from vnp.runs.reduce import reduce_run
 from vnp.runs.request import Run
 from vnp.runs.seals import require_sealed
@@ -77,12 +76,15 @@ class Halved(EncoderPair):
         found = super().identities()
         return {name: {**identity, "precision": "halved"} for name, identity in found.items()}
 
-    def embed(self, work: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], Account]:
-        arrays, account = super().embed(work)
-        return (
-            {name: (values / 2).astype(values.dtype) for name, values in arrays.items()},
-            dataclasses.replace(account, encoders=self.identities()),
-        )
+    def embed(self, work: Mapping[str, Any]) -> Embedding:
+        whole = super().embed(work)
+        return HalvedEmbedding(whole.launched, dataclasses.replace(whole.account, encoders=self.identities()))
+
+
+class HalvedEmbedding(Embedding):
+    def result(self) -> Embedded:
+        found, account = Embedding.result(self)
+        return {name: values / 2 for name, values in found.items()}, account
 
 
 def halved(run: Run) -> EncoderPair:

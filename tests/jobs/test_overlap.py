@@ -94,14 +94,16 @@ def test_a_fault_of_the_program_while_sealing_is_not_swallowed(run: Run, monkeyp
         make_shards(run, iter(range(4)), stop=never)
 
 
-def test_a_stop_seals_what_is_whole_and_puts_aside_what_was_begun(run: Run) -> None:
+def test_a_stop_seals_what_is_whole_and_puts_aside_what_was_begun(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    embed = EncoderPair.embed
     asked: list[int] = []
 
-    def note(shard: int, done: int, blocks: int) -> None:
-        if shard == 1 and done == blocks:
-            asked.append(shard)
+    def counted(self: EncoderPair, prepared: Any) -> Any:
+        asked.append(1)
+        return embed(self, prepared)
 
-    outcomes, failed = make_shards(run, iter(range(4)), note, stop=lambda: bool(asked))
+    monkeypatch.setattr(EncoderPair, "embed", counted)
+    outcomes, failed = make_shards(run, iter(range(4)), stop=lambda: len(asked) == 2)
     states = {outcome.shard: outcome.state for outcome in outcomes}
     assert states == {0: "done", 1: "done", 2: "stopped"}
     assert failed == []

@@ -16,12 +16,12 @@ import pytest
 
 from tests.runs.datasets import change_table, genomes, table_of, write_dataset
 from tests.runs.making import ask, coding, column_bytes, dna, make_all, plan_run, small_blocks, write_fasta
+from vnp.datasets.split import PARTS
 from vnp.errors import ChangedInputError, InputError, RunError, RunExistsError, UsageError
 from vnp.features.read import open_features
 from vnp.runs.ask import Ask
 from vnp.runs.plan import read_chosen, read_plan
 from vnp.runs.reduce import reduce_run
-from vnp.datasets.split import PARTS
 from vnp.runs.start import cut_shards, start_run
 from vnp.runs.survey import survey
 from vnp.sequences.samplesheet import InputFile, read_inputs

@@ -26,11 +26,11 @@ from tests.runs.making import (
     write_fasta,
     write_fastq,
 )
+from vnp.encoders.kmer import Counted
 from vnp.errors import ChangedInputError, EncoderError, RunError, UsageError
 from vnp.features.merge import merge
 from vnp.runs import work
-from vnp.runs.blocks import Account
-from vnp.runs.pair import EncoderPair, to_store
+from vnp.runs.pair import Embedding, EncoderPair, to_store
 from vnp.runs.paths import RunPaths
 from vnp.runs.receipts import file_sha256
 from vnp.runs.reduce import reduce_run
@@ -401,7 +401,7 @@ class TestFaults:
         embed = EncoderPair.embed
         calls = []
 
-        def fails(self: EncoderPair, *args: Any) -> tuple[dict[str, np.ndarray], Account]:
+        def fails(self: EncoderPair, *args: Any) -> Embedding:
             calls.append(1)
             if len(calls) == 3:
                 raise EncoderError("the GPU fell off the bus")
@@ -420,11 +420,11 @@ class TestFaults:
             def __getattr__(self, name: str) -> Any:
                 return getattr(pair().dna, name)
 
-            def embed_prepared(self, work: list[str]) -> np.ndarray:
-                return np.full((len(work), 768), 1e6, np.float32)
+            def launch(self, work: list[str]) -> Counted:
+                return Counted(np.full((len(work), 768), 1e6, np.float32))
 
         loud = replace(pair(), dna=Loud())
-        found, _ = loud.embed(loud.prepare(["ACGT"], ["MK"]))
+        found, _ = loud.embed(loud.prepare(["ACGT"], ["MK"])).result()
         with pytest.raises(EncoderError, match="too large for float16: use --store float32"):
             to_store(found, "float16")
         stored = to_store(found, "float32")

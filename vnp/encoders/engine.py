@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, cast
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 Precision = Literal["fp32", "fp16", "bf16", "fp8"]
 
 _SLAB = 512  # rows of one matrix product on CPU
+_UNDER_WAY = 3  # batches that are queued ahead, so that the GPU goes on while Python is held up
 
 
 class Tokenizer(Protocol):
@@ -105,6 +107,46 @@ class _Answer:
         return cast("NDArray[np.float32]", self.values.numpy()), seconds
 
 
+class Launched:
+    """Batches of one call on their way.
+
+    Attributes:
+        gpu_seconds: for how long the GPU had the batches read so far to work on; 0 on a CPU.
+    """
+
+    def __init__(self, work: Work, width: int, check: Callable[[NDArray[np.int64], NDArray[np.bool_]], None]) -> None:
+        self.gpu_seconds = 0.0
+        self._work = work
+        self._check = check
+        self._out = np.empty((len(work.firsts), width), np.float32)
+        self._waiting: deque[_Answer] = deque()
+
+    def add(self, answer: _Answer) -> None:
+        """Take note of a batch that was queued; waits for an earlier one if many are under way."""
+        self._waiting.append(answer)
+        while len(self._waiting) > _UNDER_WAY:
+            self._read()
+
+    def result(self) -> Float32[np.ndarray, "n width"]:
+        """Wait for all batches, and give one row a sequence.
+
+        Raises:
+            EncoderError: numbers are not finite.
+        """
+        while self._waiting:
+            self._read()
+        places = self._work.places
+        return self._out if len(self._out) == len(places) else self._out[places]
+
+    def _read(self) -> None:
+        answer = self._waiting.popleft()
+        means, seconds = answer.read()
+        self.gpu_seconds += seconds
+        members = answer.batch.members
+        self._check(self._work.firsts[members], np.asarray(np.isfinite(means).all(axis=1)))
+        self._out[members] = means
+
+
 def _event(device: torch.device) -> torch.cuda.Event | None:
     """Mark where the GPU's queue is now; None on a CPU."""
     if device.type != "cuda":
@@ -137,7 +179,6 @@ class TransformerEncoder:
         token_budget: rows that one batch may have; halved when CUDA runs out of memory.
         events: what happened that a receipt should tell, in plain words.
         tokens_read: tokens embedded since it was made.
-        gpu_seconds: for how long the GPU had batches to work on since it was made; 0 on a CPU.
     """
 
     def __init__(
@@ -161,7 +202,6 @@ class TransformerEncoder:
         self.token_budget = token_budget
         self.events: list[str] = []
         self.tokens_read = 0
-        self.gpu_seconds = 0.0
         self._model = model
         self._tokenizer = tokenizer
         self._slab = _SLAB if device.type == "cpu" else None
@@ -179,7 +219,7 @@ class TransformerEncoder:
         Raises:
             EncoderError: a sequence is empty, gives numbers that are not finite, or does not fit in memory.
         """
-        return self.embed_prepared(self.prepare(sequences))
+        return self.launch(self.prepare(sequences)).result()
 
     def embed_ids(self, ids: Sequence[NDArray[np.integer]]) -> Float32[np.ndarray, "n width"]:
         """Embed token ids; see ``embed``.
@@ -187,7 +227,7 @@ class TransformerEncoder:
         Args:
             ids: one 1-D integer array a sequence, special tokens included.
         """
-        return self.embed_prepared(self._prepare_ids(ids))
+        return self.launch(self._prepare_ids(ids)).result()
 
     def prepare(self, sequences: Sequence[str]) -> Work:
         """Do of ``embed`` what needs no GPU: tokens, checks, and which sequences are the same.
@@ -199,15 +239,20 @@ class TransformerEncoder:
         """
         return self._prepare_ids(self._tokenizer.encode_batch(list(sequences)))
 
-    def embed_prepared(self, work: Work) -> Float32[np.ndarray, "n width"]:
-        """Embed what ``prepare`` made ready; see ``embed``."""
+    def launch(self, work: Work) -> Launched:
+        """Queue what ``prepare`` made ready on the GPU, and do not wait for the last few batches.
+
+        The next call's batches can so be queued before these are done, and another thread can take the result. On a
+        CPU all is done when this returns.
+
+        Returns:
+            What ``result`` gives the embeddings of; see ``embed``.
+        """
         trim = self.spec.pooling == "residues"
-        firsts = work.firsts
-        out = np.empty((len(firsts), self.width), np.float32)
-        for batch, means in self._run(work.ids, firsts, lambda x, batch: segment_means(x.float(), batch, trim=trim)):
-            self._refuse_broken(firsts[batch.members], np.asarray(np.isfinite(means).all(axis=1)))
-            out[batch.members] = means
-        return out if len(firsts) == len(work.places) else out[work.places]
+        launched = Launched(work, self.width, self._refuse_broken)
+        for answer in self._queue(work.ids, work.firsts, lambda x, batch: segment_means(x.float(), batch, trim=trim)):
+            launched.add(answer)
+        return launched
 
     def _prepare_ids(self, ids: Sequence[NDArray[np.integer]]) -> Work:
         self._check(ids)
@@ -240,7 +285,22 @@ class TransformerEncoder:
         names: NDArray[np.int64],
         finish: Callable[[torch.Tensor, Batch], torch.Tensor],
     ) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
-        """Run batches, longest sequences first; a batch's numbers are read while the next one runs.
+        """Run batches; a batch's numbers are read while the next one runs. See ``_queue``."""
+        last: _Answer | None = None
+        for answer in self._queue(ids, names, finish):
+            if last is not None:
+                yield last.batch, last.read()[0]
+            last = answer
+        if last is not None:
+            yield last.batch, last.read()[0]
+
+    def _queue(
+        self,
+        ids: Sequence[NDArray[np.integer]],
+        names: NDArray[np.int64],
+        finish: Callable[[torch.Tensor, Batch], torch.Tensor],
+    ) -> Iterator[_Answer]:
+        """Queue batches, longest sequences first.
 
         Args:
             ids: token ids of each sequence.
@@ -250,7 +310,6 @@ class TransformerEncoder:
         lengths = np.array([len(each) for each in ids], np.int64)
         self.tokens_read += int(lengths.sum())
         left = np.argsort(-lengths, kind="stable")
-        last: _Answer | None = None
         while len(left):
             rows = plan(lengths[left], self.token_budget, self.attention.layout)
             apart = int(np.searchsorted(-lengths[left[: len(rows)]], -self._model.apart_below, side="right"))
@@ -260,16 +319,7 @@ class TransformerEncoder:
                 self._shrink(left[: len(rows)], int(rows[-1]), lengths, names)
                 continue
             left = left[len(rows) :]
-            if last is not None:
-                yield last.batch, self._read(last)
-            last = answer
-        if last is not None:
-            yield last.batch, self._read(last)
-
-    def _read(self, answer: _Answer) -> NDArray[np.float32]:
-        values, seconds = answer.read()
-        self.gpu_seconds += seconds
-        return values
+            yield answer
 
     def _attempt(
         self,

@@ -12,6 +12,7 @@ to count is a row of zeros.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import product
 
@@ -23,6 +24,23 @@ from vnp.encoders.spec import EncoderSpec, Molecule, spec
 _ALPHABETS: dict[Molecule, str] = {"dna": "ACGT", "protein": "ACDEFGHIKLMNPQRSTVWY"}
 _LENGTHS: dict[Molecule, tuple[int, ...]] = {"dna": (3, 4), "protein": (1, 2)}
 _BLOCK_LETTERS = 1 << 20  # letters counted at once; bounds memory to about 60 bytes a letter
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """Rows that are there already; a GPU's would be on their way.
+
+    Attributes:
+        rows: one a sequence.
+        gpu_seconds: none.
+    """
+
+    rows: Float32[np.ndarray, "n width"]
+    gpu_seconds: float = 0.0
+
+    def result(self) -> Float32[np.ndarray, "n width"]:
+        """Give the rows."""
+        return self.rows
 
 
 class KmerEncoder:
@@ -47,15 +65,14 @@ class KmerEncoder:
         self.events: list[str] = []
         self.kernel: str = "none"
         self.tokens_read: int = 0
-        self.gpu_seconds: float = 0.0
 
     def prepare(self, sequences: Sequence[str]) -> Sequence[str]:
         """Do nothing: there are no tokens to be made ahead."""
         return sequences
 
-    def embed_prepared(self, work: Sequence[str]) -> Float32[np.ndarray, "n width"]:
+    def launch(self, work: Sequence[str]) -> Counted:
         """Count the k-mers of what ``prepare`` gave; see ``embed``."""
-        return self.embed(work)
+        return Counted(self.embed(work))
 
     def embed(self, sequences: Sequence[str]) -> Float32[np.ndarray, "n width"]:
         """Count the k-mers of each sequence.

@@ -21,6 +21,19 @@ from vnp.errors import EncoderError, UsageError, WeightsError
 PRECISIONS = ("auto", "fp16", "bf16", "fp32", "fp8")
 
 
+class Launched(Protocol):
+    """Embeddings on their way; another thread may take them."""
+
+    @property
+    def gpu_seconds(self) -> float:
+        """For how long the GPU had work, once the result is there."""
+        ...
+
+    def result(self) -> Float32[np.ndarray, "n width"]:
+        """Wait for the rows, in input order."""
+        ...
+
+
 class Encoder(Protocol):
     """What turns sequences into rows of numbers."""
 
@@ -59,11 +72,6 @@ class Encoder(Protocol):
         """What a receipt should tell, such as a halved budget."""
         ...
 
-    @property
-    def gpu_seconds(self) -> float:
-        """For how long the GPU had batches to work on since it was made."""
-        ...
-
     def embed(self, sequences: Sequence[str]) -> Float32[np.ndarray, "n width"]:
         """Turn sequences into rows, in input order."""
         ...
@@ -72,8 +80,8 @@ class Encoder(Protocol):
         """Do of ``embed`` what needs no GPU; another thread can do it ahead."""
         ...
 
-    def embed_prepared(self, work: Any) -> Float32[np.ndarray, "n width"]:
-        """Do the rest: turn what ``prepare`` gave into rows."""
+    def launch(self, work: Any) -> Launched:
+        """Begin with the rest: turn what ``prepare`` gave into rows."""
         ...
 
     def token_counts(self, sequences: Sequence[str]) -> Int64[np.ndarray, " n"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -128,3 +128,8 @@ def read_block(path: Path, plan: BlockPlan, block: int) -> Account | None:
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, FeatureError):
         path.unlink(missing_ok=True)
         return None
+
+
+def same_encoders(accounts: Sequence[Account | None]) -> bool:
+    """Whether all blocks are there and of the same encoders, in the same precision."""
+    return all(account is not None and account.encoders == accounts[0].encoders for account in accounts)  # type: ignore[union-attr]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,15 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from vnp.encoders import Encoder, identity, load
+from vnp.encoders.registry import Launched
 from vnp.errors import EncoderError
 from vnp.features.projection import NAME as PROJECTION
 from vnp.features.projection import NATIVE, WIDTH, project
 from vnp.runs.blocks import Account
 from vnp.runs.request import EncoderChoice, Request
 
+Embedded = tuple[dict[str, Float32[np.ndarray, "n width"]], Account]
+"""Rows of each molecule, and how they came about."""
 PROJECTIONS = {"dna_projected": PROJECTION}
 MOLECULES = ("dna", "protein")
 
@@ -70,30 +73,63 @@ class EncoderPair:
         """
         return {"dna": self.dna.prepare(dna), "protein": self.protein.prepare(protein)}
 
-    def embed(self, work: Mapping[str, Any]) -> tuple[dict[str, Float32[np.ndarray, "n width"]], Account]:
-        """Embed frames.
+    def embed(self, work: Mapping[str, Any]) -> Embedding:
+        """Begin to embed frames.
 
         Args:
             work: from ``prepare``.
 
         Returns:
-            ``dna`` and ``protein``, and how they came about.
+            The embedding, whose ``result`` another thread can take. On a GPU the last batches may still be under way;
+            on a CPU all is done.
 
         Raises:
-            EncoderError: a value is not finite, or a sequence does not fit in memory.
+            EncoderError: a sequence does not fit in memory.
         """
-        found: dict[str, Float32[np.ndarray, "n width"]] = {}
-        seconds, tokens, events = {"gpu": 0.0}, {}, []
+        launched: dict[str, Launched] = {}
+        seconds, tokens, events = {}, {}, []
         for name, encoder in ((name, getattr(self, name)) for name in MOLECULES):
-            started, busy, before = time.perf_counter(), encoder.gpu_seconds, encoder.tokens_read
+            started, before = time.perf_counter(), encoder.tokens_read
             encoder.events.clear()
-            found[name] = encoder.embed_prepared(work[name])
-            seconds[name] = round(time.perf_counter() - started, 4)
-            seconds["gpu"] = round(seconds["gpu"] + encoder.gpu_seconds - busy, 4)
+            launched[name] = encoder.launch(work[name])
+            seconds[name] = time.perf_counter() - started
             tokens[name] = encoder.tokens_read - before
             events += [f"{name}: {event}" for event in encoder.events]
         kernels = {name: getattr(self, name).kernel for name in MOLECULES}
-        return found, Account(self.identities(), self.device(), kernels, tokens, seconds, events)
+        account = Account(self.identities(), self.device(), kernels, tokens, seconds, events)
+        return Embedding(launched, account)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A block's embeddings on their way.
+
+    Args:
+        launched: of each molecule.
+        account: how they come about; of the seconds, those spent on queueing.
+    """
+
+    launched: Mapping[str, Launched]
+    account: Account
+
+    def result(self) -> Embedded:
+        """Wait for the embeddings.
+
+        Returns:
+            ``dna`` and ``protein``, and how they came about. An encoder's seconds are those that the GPU had its work;
+            without a GPU those that it took.
+
+        Raises:
+            EncoderError: a value is not finite.
+        """
+        found, seconds = {}, {"gpu": 0.0}
+        for name, each in self.launched.items():
+            started = time.perf_counter()
+            found[name] = each.result()
+            waited = time.perf_counter() - started
+            seconds[name] = round(each.gpu_seconds or self.account.seconds[name] + waited, 4)
+            seconds["gpu"] = round(seconds["gpu"] + each.gpu_seconds, 4)
+        return found, replace(self.account, seconds=seconds)
 
 
 def to_store(
@@ -104,7 +140,7 @@ def to_store(
     The projection is made here, spread over all tasks, so that merging is left with copying.
 
     Args:
-        found: from ``EncoderPair.embed``.
+        found: from ``Embedding.result``.
         store: dtype of the result.
 
     Returns:

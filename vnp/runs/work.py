@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import socket
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -24,7 +24,7 @@ from vnp.errors import ChangedInputError, RunError, UsageError, storage_error
 from vnp.features.merge import Merged, merge
 from vnp.runs._steps import Ahead, PutAsideError, Steps
 from vnp.runs.attempts import Attempt, attempt, job_id, now, stopped
-from vnp.runs.blocks import Account, BlockPlan, read_block, write_block
+from vnp.runs.blocks import Account, BlockPlan, read_block, same_encoders, write_block
 from vnp.runs.front import Prepared, prepare
 from vnp.runs.inputs import check_inputs, inputs_of
 from vnp.runs.pair import PROJECTIONS, Embedding, EncoderPair, to_store
@@ -155,12 +155,14 @@ class _Task:
         self._paths = plan.paths(run.paths)
         self._seconds = {"load": 0.0, "read": 0.0, "write": 0.0}
         self._have = 0
+        self._writer = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
 
     def reading(self, encoders: Callable[[], EncoderPair]) -> Ahead[_Ready]:
         """Read, translate and tokenise the blocks that are missing, one ahead of those that are taken."""
         accounts = self._accounts()
         self._have = sum(account is not None for account in accounts)
-        if all(account is not None for account in accounts) and _same_encoders(accounts):
+        if all(account is not None for account in accounts) and same_encoders(accounts):
             return Ahead(iter(()))
         pair = encoders()
         self._seconds["load"] = pair.seconds
@@ -170,6 +172,10 @@ class _Task:
 
     def finish(self) -> Outcome:
         """Seal the shard if its blocks are all there."""
+        try:
+            self._settle()
+        finally:
+            self._writer.shutdown()
         if not all(path.exists() for path in self._paths):
             self._leave_if_sealed()
             stopped(self._run.paths.blocks(self._plan.shard.number), self._attempt)
@@ -187,30 +193,33 @@ class _Task:
                 accounts[block] = None
 
     def embed(self, blocks: Iterable[_Ready]) -> None:
-        """Embed and write block after block: one is read and one is written while one is embedded."""
-        have = self._have
-        if have == self._plan.count:
+        """Embed block after block: one is read and one is written while one is embedded."""
+        if self._have == self._plan.count:
             return
-        self._watch.block_done(self._plan.shard.number, have, self._plan.count)
-        with ThreadPoolExecutor(1) as writer:
-            writing: Future[None] | None = None
+        self._tell()
+        try:
             for block, prepared, work, pair in blocks:
                 self._leave_if_sealed()
                 # Another task may have finished this block since.
                 embedding = None if self._paths[block].exists() else pair.embed(work)
-                have += self._written(writing, have)
-                writing = writer.submit(self._write, block, prepared, embedding)
+                self._settle()
+                self._writing = self._writer.submit(self._write, block, prepared, embedding)
                 if self._watch.stop():
                     break
-            self._written(writing, have)
+        except BaseException:
+            self._writer.shutdown()
+            raise
 
-    def _written(self, writing: Future[None] | None, have: int) -> int:
-        """Wait until a block is safe, and tell so; gives the number of blocks that became safe."""
-        if writing is None:
-            return 0
-        writing.result()
-        self._watch.block_done(self._plan.shard.number, have + 1, self._plan.count)
-        return 1
+    def _settle(self) -> None:
+        """Wait until the block that is being written is safe, and tell so."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+            self._have += 1
+            self._tell()
+
+    def _tell(self) -> None:
+        self._watch.block_done(self._plan.shard.number, self._have, self._plan.count)
 
     def _write(self, block: int, prepared: Prepared, embedding: Embedding | None) -> None:
         if embedding is None:
@@ -249,7 +258,7 @@ class _Task:
         accounts = [account for account in self._accounts() if account is not None]
         if len(accounts) < self._plan.count:
             raise FileNotFoundError(f"a block of {shard_name(shard.number)} is gone or damaged")
-        if not _same_encoders(accounts):
+        if not same_encoders(accounts):
             raise RunError(
                 f"two tasks made blocks of {shard_name(shard.number)} with encoders in different precision: "
                 f"end one of them, then go on with: python -m jobs.rerun {run.paths.root}"
@@ -328,10 +337,6 @@ def _arrays(block: Path) -> dict[str, tuple[str, ...]]:
     """A shard holds the same arrays as its blocks."""
     with h5py.File(block, "r", locking=False) as file:
         return {name: (name,) for name in ("dna", "dna_projected", "protein") if name in file}
-
-
-def _same_encoders(accounts: Sequence[Account | None]) -> bool:
-    return all(account is not None and account.encoders == accounts[0].encoders for account in accounts)  # type: ignore[union-attr]
 
 
 def _sums(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
