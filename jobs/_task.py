@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vnp.runs.work import Outcome, Watch
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+_SWITCH_SECONDS = 0.0005
 FAILED = 1
 """Exit code of a task that trying again does not help."""
 CRASHED = 70
@@ -231,9 +232,14 @@ def _once(run: Run) -> Callable[[], EncoderPair]:
     loaded: list[EncoderPair] = []
 
     def load() -> EncoderPair:
+        from vnp.runs.kernels import share_kernels
         from vnp.runs.pair import EncoderPair
 
         if not loaded:
+            if any(choice.identity.get("weights") for choice in (run.request.dna, run.request.protein)):
+                share_kernels(run.paths)
+                # A GPU's work is queued from here: threads that read and write have to give way soon.
+                sys.setswitchinterval(_SWITCH_SECONDS)
             loaded.append(EncoderPair.load(run.request))
             return loaded[0]
         return replace(loaded[0], seconds=0.0)

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vnp.runs.kernels import VARIABLE, share_kernels
+from vnp.runs.paths import RunPaths
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_the_user_s_cache_is_shared_by_runs(tmp_path: Path) -> None:
+    expected = tmp_path / "cache" / "vnp" / "kernels"
+    assert share_kernels(RunPaths(tmp_path / "run")) == expected
+    assert os.environ[VARIABLE] == str(expected)
+    assert expected.is_dir()
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_home_the_run_keeps_them(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("no folder")
+    assert share_kernels(RunPaths(tmp_path / "run")) == tmp_path / "run" / "kernels"
+    assert os.environ[VARIABLE] == str(tmp_path / "run" / "kernels")
+
+
+def test_what_the_user_chose_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "mine"))
+    assert share_kernels(RunPaths(tmp_path / "run")) == tmp_path / "mine"
+    assert os.environ[VARIABLE] == str(tmp_path / "mine")
+
+
+def test_where_nothing_can_be_written_nothing_is_set(tmp_path: Path) -> None:
+    for name in ("cache", "run"):
+        (tmp_path / name).write_text("no folder")
+    assert share_kernels(RunPaths(tmp_path / "run")) is None
+    assert os.environ[VARIABLE] == ""
