@@ -1,7 +1,8 @@
-"""Checks the packed engine against padded float32 attention, with random weights, and measures its speed.
+"""Checks the packed engine against padded float32 attention, with random weights.
 
 ``python -m vnp.encoders.check`` runs a small model; ``--full`` runs the published sizes on a GPU. No weights
-and no network are needed: what is compared is two ways to compute one function.
+and no network are needed: what is compared is two ways to compute one function. How fast they are is measured by
+``python -m jobs.benchmark speed``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,9 +23,7 @@ import numpy as np
 import torch
 
 from vnp.encoders._random import Family, RandomModel, mixed_lengths, random_model
-from vnp.encoders._rivals import Transformers, ceiling, one_by_one
-from vnp.encoders._speed import measure, starve, workloads
-from vnp.encoders.build import default_budget, find_device
+from vnp.encoders.build import find_device
 from vnp.errors import EncoderError, VnpError
 
 if TYPE_CHECKING:
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
 
 # Pooled cosine to float32 that a correct kernel reaches; a wrong border or slope falls far below.
 LEAST_COSINE: Mapping[str, float] = {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999, "fp8": 0.999}
-
-
-_RIVAL_TOKENS = 150_000
 
 
 @dataclass(frozen=True)
@@ -155,8 +151,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--family", action="append", choices=("esm2", "esm2_3b", "dnabert"))
     parser.add_argument("--kernel", action="append", help="only these instead of all that run here")
     parser.add_argument("--full", action="store_true", help="the published sizes instead of small ones")
-    parser.add_argument("--no-speed", action="store_true", help="compare numbers only")
-    parser.add_argument("--tokens", type=int, default=400_000, help="tokens of each speed workload")
     parser.add_argument("--longest", type=int, default=1500, help="tokens of the longest sequence")
     parser.add_argument("--json", type=Path, help="write the results here as well")
     options = parser.parse_args(arguments)
@@ -171,8 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for family in options.family or ("esm2", "dnabert"):
         model = random_model(options.device, family, full=options.full)
         _check_all(report, model, options)
-        if not options.no_speed:
-            _time_all(report, model, options)
+        if options.device.startswith("cuda"):
+            report.add("memory", partial(starve, model, "fp16"))
     sys.stdout.write(("all checks passed" if report.good else "a check FAILED") + "\n")
     if options.json:
         options.json.write_text(json.dumps(report.results, indent=1) + "\n")
@@ -185,14 +179,6 @@ class _Report:
     def __init__(self) -> None:
         self.results: dict[str, list[dict[str, object]]] = {}
         self.good = True
-
-    def add_all(self, kind: str, several: Iterator[Mapping[str, object]]) -> None:
-        """Print each as it comes; the first that fails is the last, since it ends the iterator."""
-        try:
-            for record in several:
-                self.add(kind, partial(dict, record))
-        except (VnpError, RuntimeError, ImportError) as error:
-            self.add(kind, partial(dict, error=f"{type(error).__name__}: {error}"))
 
     def add(self, kind: str, function: Callable[[], Mapping[str, object]]) -> None:
         try:
@@ -215,7 +201,8 @@ def _check_all(report: _Report, model: RandomModel, options: argparse.Namespace)
     reference = _Reference.make(model, 200, options.longest, 0)
     for precision in options.precision or (("fp16", "bf16", "fp32") if on_gpu else ("fp32",)):
         half = on_gpu and precision != "fp32"
-        kernels = ["fused", "packed", "triton"] if half else ["packed"]
+        # 8 bits have kernels of their own alone.
+        kernels = ["auto"] if precision == "fp8" else ["fused", "packed", "triton"] if half else ["packed"]
         for kernel in options.kernel or dict.fromkeys(kernels):
             report.add("check", partial(_checked, reference, precision, kernel))
 
@@ -225,43 +212,28 @@ def _checked(reference: _Reference, precision: str, kernel: str) -> dict[str, ob
     return {"passes": check.passes, **asdict(check)}
 
 
-def _time_all(report: _Report, model: RandomModel, options: argparse.Namespace) -> None:
-    on_gpu = model.device.startswith("cuda")
-    precision = "fp16" if on_gpu else "fp32"
-    top = ceiling(model, precision, default_budget(torch.device("cuda"), "fp16")) if on_gpu else None
-    if top is not None:
-        report.add("ceiling", lambda: {"family": model.family, "precision": precision, "tflops": top})
-    for workload, lengths in workloads(options.tokens, options.longest).items():
-        kernels = options.kernel or (("auto", "packed", "padded") if on_gpu else ("auto", "padded"))
-        for kernel in kernels:
-            report.add("speed", partial(_timed, model, precision, kernel, workload, lengths, top))
-        if on_gpu:
-            report.add_all("rival", _rivals(model, precision, workload, lengths))
-    if on_gpu:
-        report.add("memory", partial(starve, model, precision))
-
-
-def _timed(
-    model: RandomModel, precision: str, kernel: str, workload: str, lengths: NDArray[np.int64], top: float | None
-) -> dict[str, object]:
-    record = asdict(measure(model, precision, kernel, workload, lengths))
-    return record if top is None else record | {"share_of_products": float(record["tflops"]) / top}
-
-
-def _rivals(
-    model: RandomModel, precision: str, workload: str, lengths: NDArray[np.int64]
-) -> Iterator[Mapping[str, object]]:
-    """Run what else there is on the first sequences of a workload."""
-    if model.family == "dnabert":
-        found = one_by_one(model, model.sequences(lengths[:100], 0))
-        yield {"rival": "one sequence at a time", "precision": "fp32", "workload": workload, **found}
-        return
-    ids = model.sequences(lengths[: int(np.searchsorted(lengths.cumsum(), _RIVAL_TOKENS))], 0)
-    ours, rival = model.encoder(precision, "auto"), Transformers(model, precision)
-    for batch, ordered in ((64, True), (128, True), (256, True), (512, True), (16, False)):
-        found = rival.speed(ids, ours, batch=batch, ordered=ordered)
-        name = f"transformers, batch {batch}, " + ("sorted" if ordered else "as given, a copy a sequence")
-        yield {"rival": name, "precision": precision, "workload": workload, **found}
+def starve(model: RandomModel, precision: str) -> dict[str, object]:
+    """Take most of the GPU's memory away, and see whether the encoder goes on with smaller batches."""
+    encoder = model.encoder(precision, "auto")
+    ids = model.sequences(np.full(2 * encoder.token_budget // 100, 100, np.int64), 0)
+    torch.cuda.empty_cache()
+    held = torch.cuda.memory_allocated(encoder.device)
+    torch.cuda.reset_peak_memory_stats(encoder.device)
+    plenty = encoder.embed_ids(ids)
+    peak = torch.cuda.max_memory_allocated(encoder.device)
+    torch.cuda.empty_cache()
+    whole = torch.cuda.get_device_properties(encoder.device).total_memory
+    torch.cuda.set_per_process_memory_fraction((held + 0.4 * (peak - held)) / whole, encoder.device)
+    try:
+        scarce = encoder.embed_ids(ids)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, encoder.device)
+    return {
+        "family": model.family,
+        "events": encoder.events,
+        "max_abs": float(np.abs(plenty - scarce).max()),
+        "passes": bool(encoder.events) and bool(np.allclose(plenty, scarce, atol=1e-2)),
+    }
 
 
 def _environment(device: str) -> dict[str, object]:
