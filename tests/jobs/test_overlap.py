@@ -105,9 +105,11 @@ def test_a_stop_seals_what_is_whole_and_puts_aside_what_was_begun(run: Run, monk
     monkeypatch.setattr(EncoderPair, "embed", counted)
     outcomes, failed = make_shards(run, iter(range(4)), stop=lambda: len(asked) == 2)
     states = {outcome.shard: outcome.state for outcome in outcomes}
-    assert states == {0: "done", 1: "done", 2: "stopped"}
     assert failed == []
-    assert [attempt.outcome for _, attempt in read_attempts(run.paths.blocks(2))] == ["stopped"]
+    # The third may or may not have been begun when the stop was seen.
+    assert states in ({0: "done", 1: "done"}, {0: "done", 1: "done", 2: "stopped"})
+    begun = [attempt.outcome for _, attempt in read_attempts(run.paths.blocks(2))]
+    assert begun == ["stopped"] * (2 in states)
     assert not run.paths.blocks(3).exists()
     outcomes, _ = make_shards(run, iter(range(4)), stop=never)
     assert [outcome.state for outcome in outcomes] == ["already", "already", "done", "done"]
