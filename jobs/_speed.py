@@ -57,13 +57,14 @@ def run_speed(*, out: Path | None, as_json: bool, encoder_only: bool, **asked: A
     Raises:
         UsageError: an option does not fit the others.
     """
-    other = ("reads", "gpus", "shards", "cold", "folder")
+    other = ("reads", "gpus", "shards", "cold", "scratch")
     own = {name: asked.pop(name) for name in other}
-    wanted = Wanted(models=asked.pop("model"), precisions=asked.pop("precision"), **asked)
+    renamed = {"models": asked.pop("model"), "precisions": asked.pop("precision"), "seconds": asked.pop("time")}
+    wanted = Wanted(**renamed, **asked)
     if encoder_only:
         given = [name for name in other if own[name] not in (None, False, "1")]
         if given:
-            raise UsageError(f"--{given[0]} goes with --end-to-end")
+            raise UsageError(f"--{given[0].replace('scratch', 'folder')} goes with --end-to-end")
         measure_speed(wanted, out, as_json)
         return
     from jobs._speed_run import measure_runs
@@ -135,8 +136,9 @@ def _measure_one(name: str, device: torch.device, full: bool, wanted: Wanted, cl
     say(f"{name}: weights")  # type: ignore[operator]
     subject = find_subject(name, str(device), weights=wanted.weights, full=full)
     asked = _asked(wanted, device)
+    large = full or not subject.is_random
     tokens = wanted.tokens or (
-        _GPU_TOKENS[name] if device.type == "cuda" else _CPU_FULL_TOKENS if full else _CPU_TOKENS
+        _GPU_TOKENS[name] if device.type == "cuda" else _CPU_FULL_TOKENS if large else _CPU_TOKENS
     )
     return compare(subject, _workloads(wanted, subject.reads_dna, tokens), asked, clock, say)  # type: ignore[arg-type]
 

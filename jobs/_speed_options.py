@@ -47,7 +47,6 @@ _OPTIONS = (
     ),
     click.option(
         "--time",
-        "seconds",
         type=click.FloatRange(min=1),
         help="Seconds to keep within, about.  [default: 240; 60 with --quick]",
     ),
@@ -69,6 +68,8 @@ _OPTIONS = (
     click.option("--cold", is_flag=True, help="--end-to-end: a short run with empty kernel caches first."),
     click.option(
         "--folder",
+        "--scratch",
+        "scratch",
         type=click.Path(path_type=Path, exists=True, file_okay=False),
         help="--end-to-end: where to put reads, weights and runs, which are removed again.  [default: temporary]",
     ),

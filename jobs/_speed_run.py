@@ -44,7 +44,7 @@ class _Way:
 
 def measure_runs(
     wanted: Wanted, out: Path | None, as_json: bool,
-    *, reads: int | None, gpus: str, shards: int | None, cold: bool, folder: Path | None,
+    *, reads: int | None, gpus: str, shards: int | None, cold: bool, scratch: Path | None,
 ) -> None:  # fmt: skip
     """Run extract on made-up reads, once for each number of GPUs, and show what it took.
 
@@ -56,7 +56,7 @@ def measure_runs(
         gpus: numbers of GPUs, separated by commas.
         shards: of each run; None for what suits the device.
         cold: make a short run with empty kernel caches first.
-        folder: where to put everything; None for the system's temporary folder.
+        scratch: where to put everything; None for the system's temporary folder.
 
     Raises:
         UsageError: an option does not fit the others.
@@ -71,7 +71,7 @@ def measure_runs(
     visible, counts = _gpus(gpus, device.type)
     machine = describe_machine(device)
     many = reads or (_GPU_READS if device.type == "cuda" else _CPU_READS)
-    with _room(folder) as room, Progress("end to end", None, "steps") as progress:
+    with _room(scratch) as room, Progress("end to end", None, "steps") as progress:
         say = _steps(progress)
         weights, source = _weights(wanted, room, str(device), say)
         way = _way(wanted, weights, device.type)

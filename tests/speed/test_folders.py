@@ -42,8 +42,10 @@ def test_real_weights_are_measured_where_they_are_named(weights: Path, monkeypat
     own = load("fastesm2_650", weights=weights, device="cpu")
     ids = own._tokenizer.encode_batch([text])  # type: ignore[attr-defined]
     np.testing.assert_array_equal(subject.encoder("fp32").embed_ids(ids), own.embed([text]))
-    with pytest.raises(WeightsError, match="esm2_3b"):
-        find_subject("esm2_3b", "cpu", weights=weights, full=False)
+    assert not subject.is_random
+    assert find_subject("esm2_3b", "cpu", weights=weights, full=False).is_random
+    with pytest.raises(WeightsError, match="fastesm2_650"):
+        find_subject("fastesm2_650", "cpu", weights=weights / "nothing", full=False)
     monkeypatch.setenv("VNP_WEIGHTS", str(weights / "nothing"))
     assert find_subject("dnabert_s", "cpu", weights=None, full=False).source == "random weights, small"
 

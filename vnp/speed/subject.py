@@ -23,6 +23,7 @@ from vnp.errors import WeightsError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_RANDOM = "random weights"
 MODELS = ("fastesm2_650", "esm2_650m", "esm2_3b", "dnabert_s")
 FAMILIES: Mapping[str, Family] = {
     "fastesm2_650": "esm2",
@@ -52,6 +53,11 @@ class Subject:
     def device(self) -> torch.device:
         """Where it is measured."""
         return torch.device(self.model.device)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether its weights are random."""
+        return self.source.startswith(_RANDOM)
 
     @property
     def reads_dna(self) -> bool:
@@ -86,7 +92,8 @@ def find_subject(name: str, device: str, *, weights: Path | None, full: bool, se
     Args:
         name: one of ``MODELS``.
         device: such as ``cuda:0``.
-        weights: a folder of weights, as for ``vnp.encoders.load``; the default folder is looked at too.
+        weights: a folder of weights, as for ``vnp.encoders.load``; None for the default one, which is looked at only
+            for the published size.
         full: without weights, the published size instead of a small one.
         seed: of random weights.
 
@@ -94,13 +101,14 @@ def find_subject(name: str, device: str, *, weights: Path | None, full: bool, se
         The model, with real weights where they are there.
 
     Raises:
-        WeightsError: a folder was named and has no such model, or what is there is damaged.
+        WeightsError: the folder that was named is not there, or what is in it is damaged.
     """
     spec = lookup(name)
     try:
         folder = find_folder(spec, weights)
     except WeightsError:
-        if weights is not None:
+        # A folder without this model is no mistake; one that is not there, or half a model, is.
+        if weights is not None and (not weights.is_dir() or (weights / name).exists()):
             raise
         return _random(name, device, full, seed)
     if weights is None and not full:
@@ -120,4 +128,4 @@ def find_subject(name: str, device: str, *, weights: Path | None, full: bool, se
 def _random(name: str, device: str, full: bool, seed: int) -> Subject:
     model = random_model(device, FAMILIES[name], full=full, seed=seed)
     kept = replace(model, state={key: tensor.cpu() for key, tensor in model.state.items()})
-    return Subject(name, "random weights, published size" if full else "random weights, small", kept)
+    return Subject(name, f"{_RANDOM}, published size" if full else f"{_RANDOM}, small", kept)
