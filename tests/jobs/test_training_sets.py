@@ -195,7 +195,7 @@ class TestAccuracy:
             }
             for one in strata:
                 low, high = one["intervals"]["roc_auc"]
-                assert low <= one["roc_auc"] <= high
+                assert low - 1e-9 <= one["roc_auc"] <= high + 1e-9
         pairs = found["levels"]["chunk"]["pairs_by_chunk"]
         assert [pair["stratum"] for pair in pairs] == ["150 bp", "300 bp", "500 bp"]
         assert all((pair["first"], pair["second"]) == ("plain", "mixed") for pair in pairs)
@@ -250,6 +250,21 @@ class TestAccuracy:
                    for part, unit in zip(table["split"], table["unit"], strict=True))  # fmt: skip
         found = json.loads((out / "accuracy.json").read_text())
         assert found["levels"]["frame"]["measured"]["mixed"][0]["count"] == rows
+
+    def test_without_a_test_part_there_is_nothing_to_compare_on(self, sets: Path, model: Path, tmp_path: Path) -> None:
+        own = write_dataset(tmp_path / "own", genomes(20, 1500))
+        change_table(
+            own,
+            lambda columns: columns.update(split=["train" if part == "test" else part for part in columns["split"]]),
+        )
+        clean(extract(own, "--out", tmp_path / "run", "--chunk", "500"))
+        clean(call("reduce", tmp_path / "run"))
+        result = call("benchmark", "accuracy", f"{tmp_path / 'run'}@{model}", "--out", tmp_path / "results")
+        assert result.exit_code == 1
+        assert "the split that came with the data has no test part to compare on" in clean(result)
+        result = call("train", tmp_path / "run", "--out", tmp_path / "m.pth", *QUICK)
+        assert result.exit_code == 0, result.output
+        assert set(Checkpoint.load(tmp_path / "m.pth").metrics) == {"validation"}
 
     def test_another_split_says_that_it_overrides(self, sets: Path, model: Path, tmp_path: Path) -> None:
         result = call("benchmark", "accuracy", f"{sets / 'run_mixed'}@{model}", "--out", tmp_path / "results",

@@ -67,6 +67,11 @@ def hold_out(
             notes.append(_LEAKS)
         if given:
             rows = int(kept[0].sum())
+            if not rows:
+                raise FeatureError(
+                    "the split that came with the data has no test part to compare on. Make the dataset with a --test "
+                    "above 0, or deal its units out anew with --split group"
+                )
             notes.append(f"Compared on the test part of the split that came with the data: {rows:,} rows.")
     elif rules.split != "auto" and any((table.part >= 0).any() for table in tables):
         notes.append(f"The data brings a split of its own, which --split {rules.split} overrides.")
