@@ -113,6 +113,21 @@ def test_when_the_time_is_up_ours_are_measured_still(dna: Subject) -> None:
     assert "time was used up" in (report.sweeps[0].error or "")
 
 
+def test_rivals_run_before_our_further_precisions(dna: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[tuple[str, str]] = []
+    contest = room._contest
+
+    def noted(subject: Subject, contestant: Contestant, *rest: Any) -> Any:
+        order.append((contestant.kind, contestant.precision))
+        return contest(subject, contestant, *rest)
+
+    monkeypatch.setattr(room, "_contest", noted)
+    asked = Asked(("fp32", "bf16"), repeats=1, rival_seconds=0.01, ceiling_seconds=0.001, sample=2, sweeps=False)
+    report = compare(dna, WORKLOADS[:1], asked, Clock(60), lambda _: None)
+    assert order == [("ours", "fp32"), ("loop", "fp32"), ("ours", "bf16")]
+    assert [(row.kind, row.precision) for row in report.rows] == [("ours", "fp32"), ("ours", "bf16"), ("loop", "fp32")]
+
+
 def test_without_a_reference_there_is_no_cosine(dna: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     right = Subject.encoder
 

@@ -82,12 +82,16 @@ def _against_budget(axes: Axes, model: ModelReport) -> None:
             color=COLOURS[index % len(COLOURS)],
             label=f"vnp, {sweep.precision}",
         )
+    if not axes.has_data():
+        axes.set_axis_off()
+        axes.set_title(f"{model.name}: batches were not swept over", fontsize=9)
+        return
     axes.set_xscale("log", base=2)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("tokens of a batch")
     axes.set_ylabel("tokens/s")
     axes.set_title(model.name, fontsize=9)
-    if sweeps and axes.has_data():
+    if sweeps:
         axes.legend(fontsize=6, frameon=False, loc="lower right")
         _memory(axes, sweeps)
 

@@ -2,8 +2,8 @@
 
 What VirNucPro does was read off its published program (github.com/Li-Jing-1997/VirNucPro, ``units.py``): DNABERT-S
 gets one sequence at a time in float32; ESM2-3B gets batches of at most 2,048 padded tokens, sequences sorted by length,
-in float32; its branch for FastESM2_650 takes batches of 16 in the order of the file, in half precision. In all of them
-every sequence's mean is copied to the host by itself.
+in float32. A loop of that kind around FastESM2_650 takes batches of 16 in the order of the file, in half precision. In
+all of them every sequence's mean is copied to the host by itself.
 """
 
 from __future__ import annotations
