@@ -296,7 +296,7 @@ def test_sequence_beside_its_parts(read: Any) -> None:
 
 def test_file_without_any_sequence(read: Any) -> None:
     text = genbank("V1", "", contig="join(AB1.1:1..50)", length=50)
-    with pytest.raises(InputError, match=r"genome\.gb: the record has a sequence|genome\.gb: .*sequence; download"):
+    with pytest.raises(InputError, match=r"genome\.gb: the record has no sequence; download"):
         read(text)
 
 

@@ -90,10 +90,22 @@ def test_a_faulty_sheet_is_one_message(folder: Path, rows: str, words: list[str]
         assert word in message
 
 
+def test_an_annotation_may_be_genbank(folder: Path) -> None:
+    text = "path,label,group,organism_group,annotation\nf.fna,host,,plant,sub/i.gb\n"
+    assert [source.annotation for source in read(folder, text)] == [folder / "sub/i.gb"]
+
+
+def test_a_genbank_file_beside_fasta_is_not_taken_unasked(folder: Path) -> None:
+    (folder / "g.gbff").write_text("LOCUS       X 1 bp\n")
+    with pytest.raises(InputError, match="name its GFF3 or GenBank file in a column annotation"):
+        read(folder, HEAD + "g.fa,host,,plant\n")
+
+
 def test_a_genbank_file_with_an_annotation_is_refused(folder: Path) -> None:
-    text = "path,label,group,organism_group,annotation\nh.gb,host,,plant,other.gff\n"
-    with pytest.raises(InputError, match="only FASTA has an annotation"):
-        read(folder, text)
+    for annotation in ("other.gff", "g.fa"):
+        text = f"path,label,group,organism_group,annotation\nh.gb,host,,plant,{annotation}\n"
+        with pytest.raises(InputError, match=r"only FASTA has an annotation .* give their FASTA file as path and this"):
+            read(folder, text)
 
 
 def test_columns_that_are_missing(folder: Path) -> None:

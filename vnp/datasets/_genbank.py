@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vnp.datasets._beside import fasta_beside
 from vnp.datasets._codes import STANDARD, genetic_code, is_genetic_code
 from vnp.datasets._flatfile import FlatRecord, flat_records
 from vnp.datasets._translation import Coding, Part, agrees, read_exceptions
@@ -21,12 +22,33 @@ from vnp.sequences._record import clean_name, sequence_problem
 
 _LOCUS = re.compile(r"LOCUS\s+(\S.*?)\s+(\d+)\s+(bp|aa|rc)\b(.*)")
 _FEATURE = re.compile(rb"\n(?=     [^ \n])")
-_KEPT = (b"     CDS ", b"     source ")
+_CDS = b"     CDS "
+_SOURCE = b"     source "
 _QUALIFIERS = re.compile(rb"\n\s+/")
 # Ends that are not one base, and pieces of other records; gb-io reads some of them as if they were sure.
 _UNSURE = re.compile(rb"one-of|bond|gap|[\d)]\.[\d(]|\^|:")
 _HEAD = b"LOCUS       x\nFEATURES             Location/Qualifiers\n"
 _FULL = "download it with its sequence, as 'GenBank (full)' or with rettype=gbwithparts"
+
+
+class Entry(NamedTuple):
+    """One record of a GenBank file, but for its sequence.
+
+    Attributes:
+        name: accession with version where there is one, else what the LOCUS line calls it.
+        length: in bases, as its LOCUS line says.
+        circular: whether its sequence is a circle.
+        genome: the organism, with strain and isolate; the record's name where it does not say.
+        lineage: the organism's taxonomic groups, the widest first.
+        coding: the text of its CDS features.
+    """
+
+    name: str
+    length: int | None
+    circular: bool
+    genome: str
+    lineage: tuple[str, ...]
+    coding: bytes
 
 
 class _Head(NamedTuple):
@@ -37,6 +59,19 @@ class _Head(NamedTuple):
     circular: bool
     organism: str
     lineage: tuple[str, ...]
+
+
+def load_gb_io() -> Any:
+    """Import gb-io.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        import gb_io
+    except ImportError as error:
+        raise UsageError("reading GenBank needs gb-io; install it with: pip install 'vnp[dataset]'") from error
+    return gb_io
 
 
 def read_genbank(blocks: Iterable[bytes], path: Path) -> Iterator[tuple[int, Annotated]]:
@@ -50,65 +85,95 @@ def read_genbank(blocks: Iterable[bytes], path: Path) -> Iterator[tuple[int, Ann
         InputError: the file is damaged, holds proteins, or none of its records has a sequence.
         UsageError: gb-io is not installed.
     """
-    try:
-        import gb_io
-    except ImportError as error:
-        raise UsageError("reading GenBank needs gb-io; install it with: pip install 'vnp[dataset]'") from error
+    gb_io = load_gb_io()
+    elsewhere = _elsewhere(path)
     records = with_sequence = 0
     for flat in flat_records(blocks, path):
         records += 1
         with_sequence += bool(flat.sequence)
-        yield flat.line, _annotated(flat, gb_io, path)
+        entry = read_entry(flat, gb_io, path)
+        yield flat.line, annotate(entry, flat.sequence, _problem(flat, entry, elsewhere), gb_io)
     if not with_sequence:
-        what = "the record has" if records == 1 else f"none of the {records:,} records has"
-        raise InputError(f"{what} a sequence; {_FULL}", path=path)
+        what = "the record has no" if records == 1 else f"none of the {records:,} records has a"
+        raise InputError(f"{what} sequence; {elsewhere}", path=path)
 
 
-def _annotated(flat: FlatRecord, gb_io: Any, path: Path) -> Annotated:
-    head, _, table = flat.head.partition(b"\nFEATURES")
-    known = _head(head, path, flat.line)
-    features = _features(table, gb_io)
-    genome = _genome(known, features)
-    problem = _problem(flat, known)
+def read_entry(flat: FlatRecord, gb_io: Any, path: Path) -> Entry:
+    """Read a record but for its sequence.
+
+    Args:
+        flat: its text.
+        gb_io: the library.
+        path: named in errors.
+
+    Raises:
+        InputError: it has no name, or is a protein.
+    """
+    text, _, table = flat.head.partition(b"\nFEATURES")
+    head = _head(text, path, flat.line)
+    # What stands below the features begins in the first column.
+    features = _FEATURE.split(re.split(rb"\n(?=[^ \n])", table, maxsplit=1)[0])[1:]
+    source = next((_alone(_tidy(feature), gb_io) for feature in features if feature.startswith(_SOURCE)), None)
+    coding = b"".join(b"\n" + feature for feature in features if feature.startswith(_CDS))
+    return Entry(head.name, head.length, head.circular, _genome(head, _values(source)), head.lineage, coding)
+
+
+def annotate(entry: Entry, sequence: bytes, problem: str | None, gb_io: Any) -> Annotated:
+    """Check the proteins of a record against its sequence.
+
+    Args:
+        entry: the record.
+        sequence: its bases, upper case.
+        problem: why it cannot be used, if so.
+        gb_io: the library.
+    """
     if problem is not None:
-        return Annotated(known.name, flat.sequence, genome, problem=problem, lineage=known.lineage)
+        return Annotated(entry.name, sequence, entry.genome, problem=problem, lineage=entry.lineage)
     proteins: dict[bytes, None] = {}
     mismatched = untranslated = unchecked = 0
-    for text, feature in features:
-        if not text.startswith(_KEPT[0]):
-            continue
+    for text, feature in _features(entry.coding, gb_io):
         values = _values(feature)
         translation = "".join(values.get("translation", [""])[0].split()).upper().rstrip("*").encode("ascii", "replace")
-        coding = _coding(text, feature, values, len(flat.sequence), known.circular)
+        coding = _coding(text, feature, values, len(sequence), entry.circular)
         if not translation:
             untranslated += 1
         elif coding is None:
             unchecked += 1
-        elif agrees(translation, flat.sequence, coding):
+        elif agrees(translation, sequence, coding):
             proteins[translation] = None
         else:
             mismatched += 1
     return Annotated(
-        known.name,
-        flat.sequence,
-        genome,
+        entry.name,
+        sequence,
+        entry.genome,
         tuple(proteins),
         mismatched,
         untranslated,
         unchecked=unchecked,
-        lineage=known.lineage,
+        lineage=entry.lineage,
     )
 
 
-def _problem(flat: FlatRecord, head: _Head) -> str | None:
+def _problem(flat: FlatRecord, entry: Entry, elsewhere: str) -> str | None:
     if not flat.sequence:
-        return (
-            f"has no sequence, only {'the parts it is made of (CONTIG)' if flat.elsewhere else 'annotation'}; {_FULL}"
-        )
+        has = "the parts it is made of (CONTIG)" if flat.elsewhere else "annotation"
+        return f"has no sequence, only {has}; {elsewhere}"
     problem = sequence_problem(flat.sequence)
-    if problem is None and head.length is not None and head.length != len(flat.sequence):
-        problem = f"has {len(flat.sequence):,} bases where its LOCUS line says {head.length:,}; get the record again"
+    if problem is None and entry.length is not None and entry.length != len(flat.sequence):
+        problem = f"has {len(flat.sequence):,} bases where its LOCUS line says {entry.length:,}; get the record again"
     return problem
+
+
+def _elsewhere(path: Path) -> str:
+    """Say where the sequences of a file may be that has none."""
+    fasta = fasta_beside(path)
+    if fasta is None:
+        return f"{_FULL}, or give its FASTA file as path and {path.name} in the sheet's column annotation"
+    return (
+        f"the bases are likely in {fasta.name} beside the file: in the sheet, give {fasta.name} as path and "
+        f"{path.name} in the column annotation"
+    )
 
 
 def _head(text: bytes, path: Path, line: int) -> _Head:
@@ -148,11 +213,9 @@ def _organism(lines: list[str]) -> tuple[str, tuple[str, ...]]:
     return " ".join(lines[:first]).strip(), tuple(name.strip() for name in groups if name.strip())
 
 
-def _features(table: bytes, gb_io: Any) -> list[tuple[bytes, Any]]:
-    """Take the CDS and source features apart; each with its text, and None for one that cannot be read."""
-    # What stands below the features begins in the first column.
-    table = re.split(rb"\n(?=[^ \n])", table, maxsplit=1)[0]
-    texts = [_tidy(text) for text in _FEATURE.split(table)[1:] if text.startswith(_KEPT)]
+def _features(coding: bytes, gb_io: Any) -> list[tuple[bytes, Any]]:
+    """Take features apart; each with its text, and None for one that cannot be read."""
+    texts = [_tidy(text) for text in _FEATURE.split(coding)[1:]]
     try:
         found = next(gb_io.iter(io.BytesIO(_HEAD + b"".join(texts) + b"//\n"))).features
     except (RuntimeError, ValueError, StopIteration):
@@ -191,9 +254,8 @@ def _values(feature: Any) -> dict[str, list[str]]:
     return values
 
 
-def _genome(head: _Head, features: list[tuple[bytes, Any]]) -> str:
+def _genome(head: _Head, source: dict[str, list[str]]) -> str:
     """Name the organism, with strain and isolate."""
-    source = next((_values(feature) for text, feature in features if text.startswith(_KEPT[1])), {})
     organism = source.get("organism", [head.organism])[0]
     words = [organism, *(f"{key} {source[key][0]}" for key in ("strain", "isolate") if source.get(key, [""])[0])]
     return " ".join(" ".join(words).split()) if organism else head.name
@@ -201,7 +263,7 @@ def _genome(head: _Head, features: list[tuple[bytes, Any]]) -> str:
 
 def _coding(text: bytes, feature: Any, values: dict[str, list[str]], length: int, circular: bool) -> Coding | None:
     """Say where a CDS lies and how it is read; None where its location cannot be followed in this record."""
-    location = _QUALIFIERS.split(text, maxsplit=1)[0][len(_KEPT[0]) :]
+    location = _QUALIFIERS.split(text, maxsplit=1)[0][len(_CDS) :]
     number = values.get("transl_table", [str(STANDARD)])[0].strip()
     if feature is None or _UNSURE.search(location) or not number.isdecimal() or not is_genetic_code(int(number)):
         return None

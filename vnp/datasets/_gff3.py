@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from vnp.datasets._beside import require_same_names
 from vnp.datasets._codes import STANDARD, genetic_code, is_genetic_code
 from vnp.datasets._translation import Coding, Part, protein_of, read_exceptions
 from vnp.datasets.annotated import Annotated
@@ -86,7 +87,7 @@ class Annotation:
             elif not line.startswith("#") and line.strip():
                 self._add(line, number)
         if not self._regions:
-            raise InputError("holds no feature; is this GFF3?", path=path)
+            raise InputError("holds no feature; is this GFF3 or GenBank?", path=path)
         for region in self._regions.values():
             region.coding = _by_transcript(region.coding, self._transcripts)
 
@@ -124,12 +125,7 @@ class Annotation:
         """
         theirs = self._used - self._regions.keys()
         ours = {name for name, region in self._regions.items() if region.coding} - self._used
-        if ours and theirs:
-            raise InputError(
-                f"its names and those of {fasta.name} disagree: {_examples(ours)} only here, {_examples(theirs)} only "
-                "there; give files of the same release, or rename one side",
-                path=self._path,
-            )
+        require_same_names(self._path, ours, fasta, theirs)
 
     def _region(self, name: str) -> _Region:
         return self._regions.setdefault(unquote(name), _Region())
@@ -273,8 +269,3 @@ def _sorted(rows: list[_Row], circle: int | None) -> list[_Row]:
         first = gaps.index(max(gaps)) + 1 if gaps else 0
         rows = rows[first:] + rows[:first]
     return rows[::-1] if rows[0].strand else rows
-
-
-def _examples(names: set[str]) -> str:
-    shown = ", ".join(repr(name) for name in sorted(names)[:3])
-    return f"{shown} ({len(names):,} in all)" if len(names) > 3 else shown

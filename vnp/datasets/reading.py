@@ -1,7 +1,7 @@
-"""Reads annotated genomes record by record: GenBank, or FASTA with GFF3.
+"""Reads annotated genomes record by record: GenBank, or FASTA with GFF3 or GenBank.
 
 Formats are told by content, and compression as in ``vnp.sequences``. Memory is bounded by the largest record, and with
-GFF3 by the coding sequences of the whole file besides.
+FASTA by the coding sequences of the whole annotation besides.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vnp.datasets._genbank import read_genbank
+from vnp.datasets._genbank_annotation import GenBankAnnotation
 from vnp.datasets._gff3 import Annotation
 from vnp.datasets.annotated import Annotated
 from vnp.errors import InputError
@@ -40,21 +41,21 @@ class GenomeFile(Protocol):
 
     @property
     def annotation(self) -> Path | None:
-        """The GFF3 file of a FASTA file."""
+        """The GFF3 or GenBank file of a FASTA file."""
 
 
 def read_annotated(source: GenomeFile) -> Iterator[Annotated]:
     """Read the records of one annotated genome file in order.
 
     Args:
-        source: the file, and where it is FASTA, its GFF3 file.
+        source: the file, and where it is FASTA, its GFF3 or GenBank file.
 
     Returns:
         Every record, also those with a problem, and those without a coding sequence.
 
     Raises:
         InputError: a file is missing, damaged or of another kind, a name occurs twice, none of the records has a
-            sequence, or FASTA and GFF3 do not belong together.
+            sequence, or FASTA and annotation do not belong together.
         UsageError: gb-io is not installed.
     """
     lines: dict[str, int] = {}
@@ -71,6 +72,28 @@ def read_annotated(source: GenomeFile) -> Iterator[Annotated]:
 
 
 def _records(path: Path, annotation: Path | None) -> Iterator[tuple[int, Annotated]]:
+    start, blocks = _begin(path)
+    if _GENBANK.match(start):
+        if annotation is not None:
+            raise InputError(
+                "is GenBank, which has its annotation within: give no other with it, or, where its records have no "
+                "sequence, give their FASTA file as path and this one as its annotation",
+                path=path,
+            )
+        return read_genbank(blocks, path)
+    if start.startswith(_GFF3) and annotation in (None, path):
+        return _annotated(_fasta_within(path), Annotation(_text(path), path), path)
+    if annotation is None:
+        what = "is EMBL; turn it into GenBank first" if start.startswith(b"ID   ") else _not_genbank(start)
+        raise InputError(what, path=path)
+    start, blocks = _begin(annotation)
+    if _GENBANK.match(start):
+        return _annotated(read_records(path), GenBankAnnotation(blocks, annotation), path)
+    return _annotated(read_records(path), Annotation(blocks, annotation), path)
+
+
+def _begin(path: Path) -> tuple[bytes, Iterator[bytes]]:
+    """The first bytes of a file's text, and all of it."""
     blocks = _text(path)
     start = b""
     for block in blocks:
@@ -79,25 +102,18 @@ def _records(path: Path, annotation: Path | None) -> Iterator[tuple[int, Annotat
             break
     if not start.strip():
         raise InputError("the file is empty", path=path)
-    if _GENBANK.match(start):
-        if annotation is not None:
-            raise InputError("is GenBank, which has its annotation within; give no GFF3 file with it", path=path)
-        return read_genbank(chain((start,), blocks), path)
-    if start.startswith(_GFF3) and annotation in (None, path):
-        return _with_gff3(_fasta_within(path), Annotation(_text(path), path), path)
-    if annotation is None:
-        what = "is EMBL; turn it into GenBank first" if start.startswith(b"ID   ") else _not_genbank(start)
-        raise InputError(what, path=path)
-    return _with_gff3(read_records(path), Annotation(_text(annotation), annotation), path)
+    return start, chain((start,), blocks)
 
 
 def _not_genbank(start: bytes) -> str:
     if start.startswith(b">"):
-        return "is FASTA, which needs its annotation beside it: give its GFF3 file too, or the genome's GenBank"
-    return "is not GenBank (no line begins with LOCUS), nor FASTA with a GFF3 file"
+        return "is FASTA, which needs its annotation beside it: give its GFF3 or GenBank file too"
+    return "is not GenBank (no line begins with LOCUS), nor FASTA with a GFF3 or GenBank file"
 
 
-def _with_gff3(records: Iterable[Record], annotation: Annotation, path: Path) -> Iterator[tuple[int, Annotated]]:
+def _annotated(
+    records: Iterable[Record], annotation: Annotation | GenBankAnnotation, path: Path
+) -> Iterator[tuple[int, Annotated]]:
     for record in records:
         yield record.line, annotation.annotate(record)
     annotation.finish(path)

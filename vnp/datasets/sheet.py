@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vnp.datasets._beside import gff3_beside, stem
 from vnp.errors import InputError, UsageError
 from vnp.sequences._files import stream
 from vnp.sequences._readable import check_readable
@@ -21,8 +22,6 @@ _COLUMNS = Columns(
     "of which group and organism_group may be left empty",
     optional=("annotation",),
 )
-_PACKED = ("", ".gz", ".bz2", ".xz", ".zst")
-_GFF = (".gff3", ".gff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class Source:
         label: 1 viral, 0 host.
         group: the unit of all its records as the user gave it; None where it is to be found.
         organism_group: ``viral``, one of ``HOST_GROUPS``, or any other name; None means each record's lineage decides.
-        annotation: the GFF3 file of a FASTA file, absolute; None for GenBank.
+        annotation: the GFF3 or GenBank file of a FASTA file, absolute; None where the path is GenBank.
         name: the path as it stands in the sheet.
     """
 
@@ -51,8 +50,8 @@ def read_sheet(path: str | Path) -> tuple[Source, ...]:
 
     Args:
         path: ``.csv`` or ``.tsv`` with the columns path, label (viral or host), group (may be empty), organism_group
-            (may be empty) and, if it likes, annotation: the GFF3 file of a FASTA file. Where that is empty, the GFF3
-            file is looked for beside the FASTA file, under its name. Paths are relative to the sheet.
+            (may be empty) and, if it likes, annotation: the GFF3 or GenBank file of a FASTA file. Where that is empty,
+            a GFF3 file is looked for beside the FASTA file, under its name. Paths are relative to the sheet.
 
     Raises:
         UsageError: the name does not end in .csv or .tsv, or one file stands there twice.
@@ -115,23 +114,26 @@ def _organism_group(text: str, label: int, path: Path, line: int) -> str | None:
 
 
 def _annotation(file: Path, given: str, sheet: Path, line: int) -> Path | None:
-    """The GFF3 file of a FASTA file, or None for GenBank."""
+    """The GFF3 or GenBank file of a FASTA file, or None where that is GenBank itself."""
     fasta = _is_fasta(file, sheet, line)
     if given:
         if not fasta:
-            raise InputError(f"{file.name} is not FASTA, and only FASTA has an annotation beside it: leave the column "
-                             "annotation empty", path=sheet, line=line)  # fmt: skip
+            raise InputError(
+                f"{file.name} is not FASTA, and only FASTA has an annotation beside it: leave the column annotation "
+                "empty, or, where its records have no sequence, give their FASTA file as path and this one there",
+                path=sheet,
+                line=line,
+            )
         return file_in_sheet(given, sheet, line)
     if not fasta:
         return None
-    stem = _stem(file.name)
-    for name in (stem + gff + packed for gff in _GFF for packed in _PACKED):
-        if (found := file.with_name(name)).exists():
-            check_readable(found)
-            return found
+    if (found := gff3_beside(file)) is not None:
+        check_readable(found)
+        return found
+    own = stem(file.name)
     raise InputError(
-        f"{file.name} is FASTA, and there is no {stem}.gff3 or {stem}.gff (or one of them compressed) beside it: name "
-        "its GFF3 file in a column annotation, or give GenBank",
+        f"{file.name} is FASTA, and there is no {own}.gff3 or {own}.gff (or one of them compressed) beside it: name "
+        "its GFF3 or GenBank file in a column annotation",
         path=sheet,
         line=line,
     )
@@ -151,17 +153,11 @@ def _is_fasta(file: Path, sheet: Path, line: int) -> bool:
         raise InputError(f"{file.name} is empty", path=sheet, line=line)
     if start.startswith(b"@"):
         raise InputError(
-            f"{file.name} looks like FASTQ: a training set is made of GenBank, or of FASTA with GFF3",
+            f"{file.name} looks like FASTQ: a training set is made of GenBank, or of FASTA with GFF3 or GenBank",
             path=sheet,
             line=line,
         )
     return start[:1] in b">;#"
-
-
-def _stem(name: str) -> str:
-    """A file's name without compression and format: ``x_genomic.fna.gz`` becomes ``x_genomic``."""
-    packed = next((packed for packed in _PACKED[1:] if name.lower().endswith(packed)), "")
-    return Path(name[: len(name) - len(packed)]).stem
 
 
 def _word(label: int) -> str:
