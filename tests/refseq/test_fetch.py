@@ -81,6 +81,11 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         yield found
 
 
+def sheet_of(site: Site) -> list[list[str]]:
+    with (site.folder / SHEET_NAME).open(newline="") as stream:
+        return list(csv.reader(stream))
+
+
 @pytest.mark.parametrize("md5", [True, False])
 def test_a_release_comes_with_lock_and_sheet(site: Site, md5: bool) -> None:
     site.release.md5 = md5
@@ -103,13 +108,27 @@ def test_a_release_comes_with_lock_and_sheet(site: Site, md5: bool) -> None:
         assert one.url == f"{site.address}{one.group}/{name}"
     sizes = sum(one.size or 0 for one in lock.files.values())
     assert site.shown[-1] == (sizes, sizes)
-    with (site.folder / SHEET_NAME).open(newline="") as stream:
-        rows = list(csv.reader(stream))
-    assert rows[0] == ["path", "label", "group", "organism_group"]
-    assert rows[1:3] == [["viral.1.genomic.gbff.gz", "viral", "", "viral"], [rows[2][0], "host", "", "archaea"]]
-    assert [row[0] for row in rows[1:]] == [name for name in lock.files if name.endswith("gbff.gz")]
+    rows = sheet_of(site)
+    assert rows[0] == ["path", "label", "group", "organism_group", "annotation"]
+    assert rows[1] == ["viral.1.1.genomic.fna.gz", "viral", "", "viral", "viral.1.genomic.gbff.gz"]
+    assert rows[2][1:4] == ["host", "", "archaea"]
+    assert [name for row in rows[1:] for name in (row[4], row[0])] == list(lock.files)
     left = {path.name for path in site.folder.iterdir()}
     assert left == {*lock.files, LOCK_NAME, SHEET_NAME}
+
+
+def test_without_fasta_the_sheet_names_genbank(site: Site) -> None:
+    lock = site.fetch(site.asked(fasta=False)).lock
+    assert len(lock.files) == 12
+    assert [(row[0], row[4]) for row in sheet_of(site)[1:]] == [(name, "") for name in lock.files]
+
+
+def test_a_fasta_file_that_the_server_lacks(site: Site) -> None:
+    del site.release.files["viral/viral.1.1.genomic.fna.gz"]
+    site.fetch()
+    rows = sheet_of(site)
+    assert rows[1] == ["viral.1.genomic.gbff.gz", "viral", "", "viral", ""]
+    assert all(row[0].endswith(".fna.gz") and row[4].endswith(".gbff.gz") for row in rows[2:])
 
 
 def test_a_second_time_nothing_is_asked_and_everything_is_checked(site: Site) -> None:

@@ -68,7 +68,7 @@ class Chosen:
     Attributes:
         name: of the file.
         group: folder that it is in.
-        kind: ``genbank`` (sequence and annotation) or ``fasta``.
+        kind: ``genbank`` (annotation, and often the sequence) or ``fasta``.
     """
 
     name: str
@@ -138,6 +138,11 @@ def choose(
     return tuple(dict.fromkeys(found))
 
 
+def fasta_name(genbank: str) -> str:
+    """The name of the FASTA file that belongs to a GenBank file."""
+    return genbank.removesuffix(_GENBANK) + _FASTA
+
+
 def _genbank(names: Sequence[str], group: Group) -> list[str]:
     found = [name for name in names if name.endswith(_GENBANK)]
     if not found:
@@ -155,7 +160,6 @@ def _with_fasta(drawn: Sequence[str], group: Group, names: Sequence[str], fasta:
     found = []
     for name in drawn:
         found.append(Chosen(name, group, "genbank"))
-        beside = name.removesuffix(_GENBANK) + _FASTA
-        if beside in there:
-            found.append(Chosen(beside, group, "fasta"))
+        if fasta_name(name) in there:
+            found.append(Chosen(fasta_name(name), group, "fasta"))
     return found

@@ -15,7 +15,7 @@ from typing import Any
 
 from vnp._durable import replacing, write_json
 from vnp.errors import DownloadError
-from vnp.refseq.choice import GROUPS
+from vnp.refseq.choice import GROUPS, fasta_name
 
 LOCK_NAME = "refseq.lock.json"
 SHEET_NAME = "refseq.csv"
@@ -135,7 +135,9 @@ def write_lock(folder: Path, lock: Lock) -> None:
 
 
 def write_sheet(folder: Path, lock: Lock) -> Path:
-    """Write the samplesheet that ``jobs.dataset`` takes: the GenBank files, with label and organism group.
+    """Write the samplesheet that ``jobs.dataset`` takes, with label and organism group.
+
+    The bases are taken from the FASTA files where they came along, for many GenBank records have none of their own.
 
     Raises:
         StorageError: the disk is full or cannot be written.
@@ -143,11 +145,13 @@ def write_sheet(folder: Path, lock: Lock) -> Path:
     path = folder / SHEET_NAME
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("path", "label", "group", "organism_group"))
+        writer.writerow(("path", "label", "group", "organism_group", "annotation"))
         for name, one in lock.files.items():
             if one.kind == "genbank":
                 group = GROUPS[one.group]
-                writer.writerow((name, group.label, "", group.organisms))
+                fasta = fasta_name(name)
+                files = (fasta, name) if fasta in lock.files else (name, "")
+                writer.writerow((files[0], group.label, "", group.organisms, files[1]))
     return path
 
 
