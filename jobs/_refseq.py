@@ -63,6 +63,8 @@ def fetch_refseq(
     release = fetched.lock.release or "without a number"
     what = f"{len(fetched.lock.files)} files, {size:,.0f} MB, {len(fetched.new)} of them fetched now"
     click.echo(f"RefSeq release {release}: {what} -> {folder}", err=True)
+    if not fasta:
+        click.echo("without FASTA files, GenBank records that have no bases of their own cannot be used", err=True)
     if as_json:
         click.echo(json.dumps(lock_json(fetched.lock), indent=2))
     else:

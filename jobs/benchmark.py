@@ -269,7 +269,7 @@ def speed(**asked: Any) -> None:
 @click.option(
     "--annotation",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="The GFF3 file, where GENOMES is FASTA.",
+    help="The GFF3 or GenBank file, where GENOMES is FASTA.",
 )
 @click.option("--chunk", type=click.IntRange(min=30), default=300, help="Bases of a chunk.")
 @click.option(
@@ -279,8 +279,8 @@ def speed(**asked: Any) -> None:
 def dataset(genomes: Path, annotation: Path | None, chunk: int, scan_chunks: int, as_json: bool) -> None:
     """Time finding the frames that lie in annotated proteins, by the index and by a scan of every protein.
 
-    GENOMES is annotated: GenBank, or FASTA with GFF3. Both sides get the same frames and must agree on each; finding
-    the frames is not timed. Times are processor time of one core.
+    GENOMES is annotated: GenBank, or FASTA with GFF3 or GenBank. Both sides get the same frames and must agree on each;
+    finding the frames is not timed. Times are processor time of one core.
     """
     from vnp.datasets.benchmark import benchmark_index
     from vnp.datasets.sheet import Source

@@ -41,7 +41,12 @@ DEFAULT_NAMES = ("fastesm2_650", "dnabert_s")
     type=click.IntRange(min=1),
     help="GenBank files of each group.  [default: as VirNucPro, 10 of plants, invertebrates and vertebrates, else 1]",
 )
-@click.option("--fasta/--no-fasta", default=True, help="With each GenBank file its FASTA file, as VirNucPro.")
+@click.option(
+    "--fasta/--no-fasta",
+    default=True,
+    help="With each GenBank file its FASTA file, as VirNucPro. Many records of large genomes have their bases only "
+    "there, and cannot be used without.",
+)
 @click.option("--connections", type=click.IntRange(1, 16), default=3, help="Genome files to fetch at once.")
 @click.option("--dry-run", is_flag=True, help="List the genome files and their sizes, and download nothing.")
 @_options.force

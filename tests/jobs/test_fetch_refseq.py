@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.datasets.genbank import fasta, genome_with_genes
+from tests.datasets.making import proteins_of, record
+from tests.datasets.test_fasta_with_genbank import without_bases
 from tests.jobs.commands import call, clean
 from tests.refseq.release_server import Release, serve
 from tests.refseq.test_fetch import release
@@ -42,6 +46,39 @@ def test_list_fetch_and_fetch_again(served: tuple[Release, str], tmp_path: Path)
     assert json.loads(again.stdout) == json.loads((tmp_path / "refseq" / "refseq.lock.json").read_text())
     assert " here" in call("fetch", *given, "--dry-run").stdout
     assert len(json.loads(call("fetch", *given, "--dry-run", "--json").stdout)["files"]) == 4
+
+
+def packed_genomes(group: str, seed: int) -> tuple[bytes, bytes]:
+    """GenBank without bases, and FASTA with the records in another order."""
+    names = [f"{group.upper()}{seed + number}" for number in range(4)]
+    texts = [record(name, group, seed + number) for number, name in enumerate(names)]
+    bases = [genome_with_genes(proteins_of(seed + n), between=250, seed=100 * (seed + n))[0] for n in range(4)]
+    sequences = {f"{name}.1": one for name, one in zip(names[::-1], bases[::-1], strict=True)}
+    return gzip.compress(without_bases("".join(texts)).encode()), gzip.compress(fasta(sequences).encode())
+
+
+def test_a_training_set_of_records_without_bases(served: tuple[Release, str], tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    content, address = served
+    content.files = {}
+    for group, seed in (("viral", 0), ("bacteria", 10)):
+        files = packed_genomes(group, seed)
+        names = (f"{group}/{group}.1.genomic.gbff.gz", f"{group}/{group}.1.1.genomic.fna.gz")
+        content.files |= dict(zip(names, files, strict=True))
+    given = ("--refseq", "viral,bacteria", "--refseq-url", address)
+    assert call("fetch", *given, "--out", tmp_path / "both").exit_code == 0
+    done = call("dataset", tmp_path / "both" / "refseq.csv", "--out", tmp_path / "set", "--workers", 1, "--json")
+    assert done.exit_code == 0, done.output
+    summary = json.loads(done.stdout)
+    assert [(one["path"], one["records"], one["unusable"], one["proteins"]) for one in summary["files"]] == [
+        ("viral.1.1.genomic.fna.gz", 4, 0, 16), ("bacteria.1.1.genomic.fna.gz", 4, 0, 16),
+    ]  # fmt: skip
+    assert summary["genomes"] == 8
+    alone = call("fetch", *given, "--out", tmp_path / "alone", "--no-fasta")
+    assert "without FASTA files, GenBank records that have no bases of their own cannot be used" in clean(alone)
+    refused = call("dataset", tmp_path / "alone" / "refseq.csv", "--out", tmp_path / "none", "--workers", 1)
+    assert refused.exit_code == 1
+    assert "none of the 4 records has a sequence" in clean(refused)
 
 
 def test_options_may_stand_in_the_configuration(served: tuple[Release, str], tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ class _Held(NamedTuple):
 class GenBankAnnotation:
     """The records of a GenBank file but for their sequences, by name.
 
-    All of them are held in memory, a record until it is asked for: some hundred bytes each, and the text of its coding
-    sequences, packed, of which the proteins are most.
+    All of them are held in memory, each until its sequence comes: some hundred bytes, and the text of its coding
+    sequences, packed, about one byte for each residue of their proteins.
 
     Args:
         blocks: its text with LF line ends.
