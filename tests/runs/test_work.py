@@ -29,7 +29,7 @@ from tests.runs.making import (
 from vnp.encoders.kmer import Counted
 from vnp.errors import ChangedInputError, EncoderError, RunError, UsageError
 from vnp.features.merge import merge
-from vnp.runs import work
+from vnp.runs import sealing, work
 from vnp.runs.pair import Embedding, EncoderPair, to_store
 from vnp.runs.paths import RunPaths
 from vnp.runs.receipts import file_sha256
@@ -386,11 +386,11 @@ class TestTwoWriters:
         if where == "after a block":
             watch = Watch(block_done=lambda _shard, done, _all: do_it_all() if done == 2 else None)
         elif where == "before the blocks are merged":
-            monkeypatch.setattr(work, "merge", ahead(merge))
+            monkeypatch.setattr(sealing, "merge", ahead(merge))
         elif where == "before the seal":
-            monkeypatch.setattr(work, "file_sha256", ahead(file_sha256))
+            monkeypatch.setattr(sealing, "file_sha256", ahead(file_sha256))
         else:
-            monkeypatch.setattr(work._Task, "_receipt", ahead(work._Task._receipt))
+            monkeypatch.setattr(sealing, "_receipt", ahead(sealing._receipt))
         assert extract_shard(run, 0, pair, watch).state == "left"
         assert other == ["begun", "done"]
         self.check(run, expected)

@@ -8,34 +8,27 @@ other: the first to finish a block wins, both use it, and sealing the same block
 from __future__ import annotations
 
 import shutil
-import socket
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-import h5py
-
-from vnp._durable import replacing
-from vnp.errors import ChangedInputError, RunError, UsageError, storage_error
-from vnp.features.merge import Merged, merge
+from vnp.errors import RunError, UsageError, storage_error
 from vnp.runs._steps import Ahead, PutAsideError, Steps
-from vnp.runs.attempts import Attempt, attempt, job_id, now, stopped
+from vnp.runs.attempts import Attempt, attempt, stopped
 from vnp.runs.blocks import Account, BlockPlan, read_block, same_encoders, write_block
 from vnp.runs.front import Prepared, prepare
 from vnp.runs.inputs import check_inputs, inputs_of
-from vnp.runs.pair import PROJECTIONS, Embedding, EncoderPair, to_store
+from vnp.runs.pair import Embedding, EncoderPair, to_store
 from vnp.runs.paths import shard_name
 from vnp.runs.plan import read_chosen, read_plan
-from vnp.runs.receipts import Receipt, file_sha256
 from vnp.runs.request import Run
+from vnp.runs.sealing import LeftToOtherError, leave_if_sealed, seal_shard
 from vnp.runs.seals import discard, sealed
 from vnp.runs.selection import Selection
 from vnp.runs.units import read_blocks
-from vnp.runs.versions import versions
 
 _Ready = tuple[int, Prepared, Mapping[str, Any], EncoderPair]
 """A block to embed: its number, its columns, its tokens, and what embeds them."""
@@ -72,10 +65,6 @@ class Watch:
     block_done: Callable[[int, int, int], None] = lambda _shard, _done, _all: None
     log: str | None = None
     all_read: Callable[[], None] = lambda: None
-
-
-class _LeftToOtherError(Exception):
-    """Another task has sealed the shard."""
 
 
 def extract_shard(run: Run, number: int, encoders: Callable[[], EncoderPair], watch: Watch | None = None) -> Outcome:
@@ -128,7 +117,7 @@ def _make(run: Run, number: int, encoders: Callable[[], EncoderPair], watch: Wat
                 task.embed(blocks)
             yield
             return task.finish()
-    except (_LeftToOtherError, FileNotFoundError) as error:
+    except (LeftToOtherError, FileNotFoundError) as error:
         receipt = sealed(run, number)
         if receipt is None:
             raise RunError(
@@ -248,100 +237,8 @@ class _Task:
         self._watch.all_read()
 
     def _leave_if_sealed(self) -> None:
-        if sealed(self._run, self._plan.shard.number) is not None:
-            raise _LeftToOtherError
+        leave_if_sealed(self._run, self._plan.shard.number)
 
     def _seal(self) -> Outcome:
-        started = time.perf_counter()
-        run, shard = self._run, self._plan.shard
-        stamps = self._stamps()
-        accounts = [account for account in self._accounts() if account is not None]
-        if len(accounts) < self._plan.count:
-            raise FileNotFoundError(f"a block of {shard_name(shard.number)} is gone or damaged")
-        if not same_encoders(accounts):
-            raise RunError(
-                f"two tasks made blocks of {shard_name(shard.number)} with encoders in different precision: "
-                f"end one of them, then go on with: python -m jobs.rerun {run.paths.root}"
-            )
-        with replacing(run.paths.shard(shard.number)) as temporary:
-            merged = merge(
-                self._paths,
-                temporary,
-                arrays=_arrays(self._paths[0]),
-                attributes={"kind": "shard", "run": run.request.digest, "shard": shard.number},
-            )
-            if self._stamps() != stamps:
-                raise RunError(
-                    f"another task changed blocks of {shard_name(shard.number)} while they were sealed: "
-                    f"end one of the two, then go on with: python -m jobs.rerun {run.paths.root}"
-                )
-            self._require_planned(merged)
-            size, sha256 = temporary.stat().st_size, file_sha256(temporary)
-            self._leave_if_sealed()
-        self._seconds["seal"] = time.perf_counter() - started
-        receipt = self._receipt(merged, accounts, size, sha256)
-        try:
-            receipt.write(run.paths.receipt(shard.number))
-        except FileExistsError:
-            raise _LeftToOtherError from None
-        shutil.rmtree(run.paths.blocks(shard.number), ignore_errors=True)
-        return Outcome(shard.number, "done", merged.rows)
-
-    def _stamps(self) -> list[tuple[int, int]]:
-        """What tells one block file from another in its place; a block itself never changes."""
-        return [(stat.st_ino, stat.st_mtime_ns) for stat in (path.stat() for path in self._paths)]
-
-    def _require_planned(self, merged: Merged) -> None:
-        shard = self._plan.shard
-        if merged.rows != shard.rows:
-            files = [entry.path for entry in self._run.request.inputs[shard.start.input :]]
-            raise ChangedInputError(
-                f"{shard_name(shard.number)} has {merged.rows:,} open frames, the plan counted {shard.rows:,}: "
-                f"{files[0]} or an input after it changed while it was read. Extract the run anew with --force"
-            )
-
-    def _receipt(self, merged: Merged, accounts: list[Account], size: int, sha256: str) -> Receipt:
-        shard = self._plan.shard
-        seconds = {**self._seconds, **_sums(account.seconds for account in accounts)}
-        return Receipt(
-            run=self._run.request.digest,
-            shard=shard.number,
-            file=self._run.paths.shard(shard.number).name,
-            size=size,
-            sha256=sha256,
-            rows=merged.rows,
-            records=merged.records,
-            units=shard.units,
-            skipped=merged.skipped,
-            ids_sha256=merged.ids_sha256,
-            start=asdict(shard.start),
-            widths=merged.widths,
-            dtype=self._run.request.store,
-            projections={name: PROJECTIONS[name] for name in merged.widths if name in PROJECTIONS},
-            encoders=accounts[0].encoders,
-            attempt=self._attempt.number,
-            host=socket.gethostname(),
-            job=job_id(),
-            devices=sorted({account.device for account in accounts}),
-            kernels=accounts[-1].kernels,
-            seconds={name: round(value, 3) for name, value in seconds.items()},
-            tokens={name: int(value) for name, value in _sums(account.tokens for account in accounts).items()},
-            events=[event for account in accounts for event in account.events],
-            started=self._attempt.started,
-            finished=now(),
-            versions=versions(),
-        )
-
-
-def _arrays(block: Path) -> dict[str, tuple[str, ...]]:
-    """A shard holds the same arrays as its blocks."""
-    with h5py.File(block, "r", locking=False) as file:
-        return {name: (name,) for name in ("dna", "dna_projected", "protein") if name in file}
-
-
-def _sums(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    totals: dict[str, float] = {}
-    for part in parts:
-        for name, value in part.items():
-            totals[name] = totals.get(name, 0) + value
-    return totals
+        rows = seal_shard(self._run, self._plan, self._attempt, self._seconds)
+        return Outcome(self._plan.shard.number, "done", rows)
