@@ -378,8 +378,8 @@ def test_devices_and_precisions() -> None:
     assert choose_device("cpu", "bf16") == ("cpu", "bf16")
     with pytest.raises(UsageError, match="'tpu'"):
         choose_device("tpu", "fp32")
-    with pytest.raises(UsageError, match="fp8"):
-        load("kmer", molecule="dna", precision="fp8")
+    with pytest.raises(UsageError, match="fp4"):
+        load("kmer", molecule="dna", precision="fp4")
 
 
 def test_describe_matches_identity_for_kmer() -> None:

@@ -93,8 +93,8 @@ def test_task_that_was_asked_to_stop_goes_on_after_its_block(disturbed: Disturbe
     assert shard["attempts"] == 2
     log = disturbed.log(STOPPED)
     assert "ended with 75" in log
-    # The second life begins with the two blocks of the first.
-    assert f"shard {STOPPED}: 2 of {shard['blocks']} blocks" in _out(disturbed, STOPPED).split("Starting with")[-1]
+    # The second life begins with the three blocks of the first: one was written and one embedded when it was asked.
+    assert f"shard {STOPPED}: 3 of {shard['blocks']} blocks" in _out(disturbed, STOPPED).split("Starting with")[-1]
 
 
 def test_shard_that_always_dies_is_given_up_with_its_last_words(disturbed: Disturbed) -> None:

@@ -2,8 +2,8 @@
 
 In the folder $FAULTS, a file ``3.1.kill`` makes the task that is about to write block 1 of shard 3 kill itself. It is
 taken away by that, so that the next task succeeds; ``3.1.kill.always`` stays. What can be done: ``raise``, ``exit``,
-``kill``; ``hold``, which waits until there is a file ``3.1.go``; ``told``, which waits for a USR2. A task that waits
-says so with ``3.1.held``.
+``kill``; ``hold``, which waits until there is a file ``3.1.go``; ``told``, which waits until the task is asked to stop.
+A task that waits says so with ``3.1.held``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any
 
 _TARGET = "vnp.runs.work"
@@ -42,16 +42,16 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def _change(module: Any) -> None:
-    write_block = module.write_block
+    write = module._Task._write
 
-    def faulty(path: Path, plan: Any, block: int, *rest: Any) -> Any:
-        _look(Path(os.environ["FAULTS"]), f"{plan.shard.number}.{block}")
-        return write_block(path, plan, block, *rest)
+    def faulty(self: Any, block: int, *rest: Any) -> Any:
+        _look(Path(os.environ["FAULTS"]), f"{self._plan.shard.number}.{block}", self._watch.stop)
+        return write(self, block, *rest)
 
-    module.write_block = faulty
+    module._Task._write = faulty
 
 
-def _look(folder: Path, place: str) -> None:
+def _look(folder: Path, place: str, asked_to_stop: Callable[[], bool]) -> None:
     for path in sorted(folder.glob(f"{place}.*")):
         what, *rest = path.name.removeprefix(f"{place}.").split(".")
         if what not in _FAULTS:
@@ -61,37 +61,29 @@ def _look(folder: Path, place: str) -> None:
                 path.rename(path.with_name(f"taken.{path.name}.{os.getpid()}"))
             except FileNotFoundError:
                 continue
-        _FAULTS[what](folder, place)
+        _FAULTS[what](folder, place, asked_to_stop)
 
 
-def _raise(_folder: Path, place: str) -> None:
+def _raise(_folder: Path, place: str, _asked: Callable[[], bool]) -> None:
     raise RuntimeError(f"a fault at {place}")
 
 
-def _exit(_folder: Path, _place: str) -> None:
+def _exit(_folder: Path, _place: str, _asked: Callable[[], bool]) -> None:
     os._exit(1)
 
 
-def _kill(_folder: Path, place: str) -> None:
+def _kill(_folder: Path, place: str, _asked: Callable[[], bool]) -> None:
     os.write(2, f"about to be killed at {place}\n".encode())
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _hold(folder: Path, place: str) -> None:
+def _hold(folder: Path, place: str, _asked: Callable[[], bool]) -> None:
     _wait(folder, place, (folder / f"{place}.go").exists)
 
 
-def _told(folder: Path, place: str) -> None:
-    signals: list[int] = []
-    own: Any = signal.getsignal(signal.SIGUSR2)
-
-    def note(number: int, frame: FrameType | None) -> None:
-        own(number, frame)
-        signals.append(number)
-
-    signal.signal(signal.SIGUSR2, note)
-    _wait(folder, place, lambda: bool(signals))
-    signal.signal(signal.SIGUSR2, own)
+def _told(folder: Path, place: str, asked_to_stop: Callable[[], bool]) -> None:
+    """Until the task has noted that it is to stop: blocks are written in a thread, which gets no signals itself."""
+    _wait(folder, place, asked_to_stop)
 
 
 def _wait(folder: Path, place: str, ready: Callable[[], bool]) -> None:
