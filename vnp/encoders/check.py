@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from vnp.encoders._random import Family, RandomModel, mixed_lengths, random_model
 from vnp.encoders.build import find_device
+from vnp.encoders.random_weights import Family, RandomModel, mixed_lengths, random_model
 from vnp.errors import EncoderError, VnpError
 
 if TYPE_CHECKING:

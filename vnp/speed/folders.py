@@ -7,8 +7,8 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from vnp.encoders._random import random_model
 from vnp.encoders.folders import CONFIG_NAME
+from vnp.encoders.random_weights import random_model
 from vnp.encoders.spec import spec as lookup
 from vnp.encoders.tokenizers import ESM2_VOCABULARY
 from vnp.speed.subject import FAMILIES

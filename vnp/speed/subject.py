@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from vnp.encoders._random import Family, RandomModel, random_model
 from vnp.encoders.dnabert import MosaicBertConfig
 from vnp.encoders.engine import TransformerEncoder
 from vnp.encoders.esm2 import Esm2Config
 from vnp.encoders.folders import find_folder, read_config
+from vnp.encoders.random_weights import Family, RandomModel, random_model
 from vnp.encoders.spec import spec as lookup
 from vnp.encoders.weights import check_fit, read_state
 from vnp.errors import WeightsError
