@@ -21,9 +21,9 @@ def test_pipeline_with_a_failed_shard(site: Site, make_case: MakeCase, reference
     said = case.log(merging)
     assert "1 of 3 shards are missing: shard-00001" in said
     assert f"python -m jobs.rerun {case.run}" in said
-    assert f"{merging}|FAILED|3:0" in until(
-        lambda: site.say("sacct", "-nPXj", merging, "-o", "JobID,State,ExitCode"), "sacct knows"
-    )
+    # The queue forgets a job a moment before accounting hears how it ended.
+    ended = f"{merging}|FAILED|3:0"
+    until(lambda: ended in site.say("sacct", "-nPXj", merging, "-o", "JobID,State,ExitCode"), f"sacct says {ended}")
     assert not (case.run / "features.h5").exists()
 
     case.rerun("--then", "pipeline")
