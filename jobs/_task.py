@@ -242,7 +242,7 @@ def _once(run: Run) -> Callable[[], EncoderPair]:
                 sys.setswitchinterval(_SWITCH_SECONDS)
             loaded.append(EncoderPair.load(run.request))
             return loaded[0]
-        return replace(loaded[0], seconds=0.0)
+        return replace(loaded[0], seconds=0.0, weights_seconds=0.0)
 
     return load
 

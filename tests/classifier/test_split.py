@@ -73,7 +73,7 @@ def test_clusters_stay_together() -> None:
 
 def test_too_few_groups_are_refused() -> None:
     label, groups = rows_of({"a": (1, 9), "b": (1, 9), "c": (0, 9), "d": (0, 9), "e": (0, 9)})
-    with pytest.raises(FeatureError, match=r"2 groups of the class viral.*--split random"):
+    with pytest.raises(FeatureError, match=r"groups of the class viral: 2, too few.*--split random"):
         split_groups(label, groups)
     assert len(split_groups(label, groups, test=0).rows(TEST)) == 0
 

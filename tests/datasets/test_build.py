@@ -291,7 +291,7 @@ def test_finished_files_are_not_read_again(sheet: Path, tmp_path: Path, monkeypa
 def test_what_was_read_serves_other_options(sheet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that failed late, here for want of units, goes on with an option that mends it."""
     few = write_sheet(sheet.parent / "few.csv", ["v1.gb,viral,,", "h.gb,host,a,bacteria", "f.fna,host,b,fungi"])
-    with pytest.raises(InputError, match=r"2 host units, too few.*--test 0"):
+    with pytest.raises(InputError, match=r"host units: 2, too few.*--test 0"):
         build(few, tmp_path / "out")
     monkeypatch.setattr("vnp.datasets.build.find_candidates", None)
     build(few, tmp_path / "out", replace(RECIPE, test=0))

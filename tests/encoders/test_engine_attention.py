@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.encoders._interpreted import interpreted
 from vnp.encoders.attention import Attention, AttentionShape, ByLength, Padded, VarlenFlash, alibi_slopes
 from vnp.encoders.kernels import check_kernel, choose
 from vnp.encoders.packing import Borders
@@ -89,13 +87,7 @@ def test_kernel_that_cannot_run_here_says_so(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_triton_kernel_interpreted() -> None:
-    """In a process of its own: Triton decides at import whether it interprets."""
-    root = Path(__file__).resolve().parents[2]
-    imports = "from tests.encoders import test_engine_attention, test_engine_fused"
-    code = f"{imports}; test_engine_fused.mend_interpreter(); test_engine_attention.interpret()"
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    interpreted("from tests.encoders import test_engine_attention as t; t.interpret()")
 
 
 def interpret() -> None:

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
+from tests.encoders._interpreted import interpreted
 from tests.encoders._models import DNABERT, ESM2, encoder, random_ids, random_state
 from vnp.encoders.attention import AttentionShape
 from vnp.encoders.dnabert import MosaicBert
@@ -29,26 +26,7 @@ SHORT = ((3, 20, 1),)
 @needs_triton
 @pytest.mark.parametrize("what", ["rows", "linear", "attention", "esm2", "dnabert"])
 def test_interpreted(what: str) -> None:
-    """In a process of its own: Triton decides at import whether it interprets."""
-    root = Path(__file__).resolve().parents[2]
-    code = f"from tests.encoders import test_engine_fused as t; t.mend_interpreter(); t.interpret_{what}()"
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def mend_interpreter() -> None:
-    """Triton 3.6's interpreter makes an int of an array with one element, which numpy 2.4 no longer does."""
-    from triton.runtime import interpreter
-
-    plain = interpreter._patch_lang_tensor
-
-    def patched(tensor: object, scope: object) -> None:
-        plain(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))  # type: ignore[attr-defined]
-
-    interpreter._patch_lang_tensor = patched
-    torch.set_num_threads(1)
+    interpreted(f"from tests.encoders import test_engine_fused as t; t.interpret_{what}()")
 
 
 def interpret_rows() -> None:

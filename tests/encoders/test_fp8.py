@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from tests.encoders._folders import TINY, write_folder
+from tests.encoders._interpreted import interpreted
 from tests.encoders._models import DNABERT, ESM2, encoder, random_ids, random_state
 from vnp.doctor.fp8 import fp8, proteins
 from vnp.encoders.fp8_record import FILE_NAME, Fp8Record, require_record, weights_digest, write_record
@@ -151,12 +153,23 @@ def test_on_the_gpu(longest: int) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not hopper(), reason="no Hopper GPU")
 def test_kernels_on_the_gpu() -> None:
+    check_kernels("cuda")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_kernels_interpreted() -> None:
+    interpreted("from tests.encoders.test_fp8 import check_kernels; check_kernels('cpu')")
+
+
+def check_kernels(place: str) -> None:
     from torch.nn.functional import gelu, layer_norm
 
     from vnp.encoders import triton_fp8
 
     torch.manual_seed(0)
-    rows, width, inner, place = 130, 256, 512, "cuda"
+    # The interpreter loses the carry where rounding up reaches a power of two, one number in fifty.
+    rounding = 0.04 if place == "cuda" else 0.1
+    rows, width, inner = 130, 256, 512
     x, shift = torch.randn(rows, width, device=place).half(), torch.randn(width, device=place) / 10
     norm = torch.rand(width, device=place) + 0.5, torch.randn(width, device=place) / 10
     weight, bias = torch.randn(inner, width, device=place) * width**-0.5, torch.randn(inner, device=place)
@@ -166,7 +179,7 @@ def test_kernels_on_the_gpu() -> None:
     triton_fp8.normalise_fp8(x, shift, norm, 1e-5, (eight, scales), bounds, steep)
     normal = eight.float() * scales[:, None]
     want = layer_norm(x.float() + shift, (width,), *norm, 1e-5)
-    assert (normal - want).norm() / want.norm() < 0.04
+    assert (normal - want).norm() / want.norm() < rounding
     rounded = triton_fp8.quantise(weight)
     product = normal @ (rounded[0].float() * rounded[1][:, None]).T + bias
     assert (product.abs().amax(1) <= bounds * 448).all()
@@ -175,7 +188,7 @@ def test_kernels_on_the_gpu() -> None:
     assert (out.float() - product).norm() / product.norm() < 2e-3
     active = torch.empty(rows, inner, dtype=triton_fp8.KIND, device=place), bounds
     triton_fp8.linear_gelu_fp8((eight, scales), rounded, bias, active)
-    assert (active[0].float() * bounds[:, None] - gelu(product)).norm() / gelu(product).norm() < 0.04
+    assert (active[0].float() * bounds[:, None] - gelu(product)).norm() / gelu(product).norm() < rounding
     stream = torch.randn(rows, width, device=place).half()
     down = triton_fp8.quantise(torch.randn(width, inner, device=place) * inner**-0.5)
     added = stream.float() + (active[0].float() * bounds[:, None]) @ (down[0].float() * down[1][:, None]).T

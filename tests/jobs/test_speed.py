@@ -125,7 +125,7 @@ def test_from_end_to_end(tmp_path: Path) -> None:
     assert whole["shards"] == 2
     assert set(whole["tokens"]) == {"dna", "protein"}
     assert 0 < whole["planning"] < whole["wall"]
-    assert whole["first_batch"] >= whole["loading"] > 0
+    assert whole["first_batch"] >= whole["loading"] > whole["weights"] > 0
     assert "from start to end" in result.stdout
     assert os.listdir(room) == []
 

@@ -188,7 +188,10 @@ def test_features_that_cannot_be_trained_on(
 @pytest.mark.parametrize(
     ("groups", "says"),
     [
-        ({"v1": [1] * 9, "v2": [1] * 9, "h1": [0] * 9, "h2": [0] * 9, "h3": [0]}, "2 groups of the class viral"),
+        (
+            {"v1": [1] * 9, "v2": [1] * 9, "h1": [0] * 9, "h2": [0] * 9, "h3": [0]},
+            "the class viral: 2, too few",
+        ),
         ({"both": [0, 1] * 20}, "groups of the class"),
         ({}, "has no rows"),
     ],

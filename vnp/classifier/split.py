@@ -147,7 +147,7 @@ def split_groups(
         own = np.flatnonzero(viral == bool(number))
         if len(own) < len(shares):
             raise FeatureError(
-                f"there are {len(own)} groups of the class {CLASSES[number]}, too few to give one to each of "
+                f"groups of the class {CLASSES[number]}: {len(own)}, too few to give one to each of "
                 f"{', '.join(PARTS[part] for part in shares)}. Name more groups in the samplesheet's column group, "
                 "leave out the test part (--test 0), or split by row (--split random), which leaks"
             )

@@ -93,7 +93,7 @@ def split_units(
         own = {name: unit for name, unit in sorted(units.items()) if unit.label == label}
         if len(own) < len(shares):
             raise InputError(
-                f"there are {len(own)} {_CLASSES[label]} units, too few to give one to each of "
+                f"{_CLASSES[label]} units: {len(own)}, too few to give one to each of "
                 f"{', '.join(PARTS[part] for part in shares)}: add genomes, name smaller units (--units genome or "
                 "record, or the sheet's column group), or leave out the test part (--test 0)"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from typing import cast
 
@@ -77,13 +78,16 @@ def build(
     if token_budget is not None and token_budget < 1:
         raise EncoderError(f"the token budget must be above 0, not {token_budget}")
     place = find_device(device)
+    torch.zeros((), device=place)  # starts a GPU's context, which is not reading weights
+    started = time.perf_counter()
     model = _FAMILIES[kind](config, state, place, DTYPES[precision])
+    brought = time.perf_counter() - started
     if model.width != spec.width:
         raise WeightsError(f"{spec.name} is {spec.width} wide, but config.json has hidden_size {model.width}")
     shape = AttentionShape(model.heads, model.head, model.slopes, DTYPES[precision], place)
     checked = cast("Precision", precision)
     runner, kernel, name = _in_8_bits(model, shape) if checked == "fp8" else _fastest(model, shape, attention)
-    return TransformerEncoder(
+    encoder = TransformerEncoder(
         runner,
         tokenizer,
         spec,
@@ -93,6 +97,8 @@ def build(
         token_budget=token_budget or _tuned(place, spec.name, precision) or default_budget(place, checked),
         kernel=name,
     )
+    encoder.weights_seconds = brought
+    return encoder
 
 
 def _tuned(device: torch.device, encoder: str, precision: str) -> int | None:

@@ -86,6 +86,7 @@ class TransformerEncoder:
         token_budget: rows that one batch may have; halved when CUDA runs out of memory.
         events: what happened that a receipt should tell, in plain words.
         tokens_read: tokens embedded since it was made.
+        weights_seconds: how long it took to read the weights and bring them to the device.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class TransformerEncoder:
         self.token_budget = token_budget
         self.events: list[str] = []
         self.tokens_read = 0
+        self.weights_seconds = 0.0
         self._model = model
         self._tokenizer = tokenizer
         self._slab = _SLAB if device.type == "cpu" else None

@@ -28,6 +28,7 @@ from vnp.encoders.fused_esm2 import FusedEsm2
 from vnp.encoders.fused_fp8 import Fp8Esm2
 from vnp.encoders.packing import Batch, collate
 from vnp.encoders.triton_attention import TritonAttention
+from vnp.encoders.triton_linear import SHARED_MEMORY
 from vnp.errors import EncoderError
 
 log = logging.getLogger(__name__)
@@ -52,8 +53,7 @@ def fuse(model: Esm2 | MosaicBert, shape: AttentionShape) -> tuple[Fused, Triton
         EncoderError: none fits, runs and agrees.
     """
     attention = _attention(shape)
-    hopper = torch.cuda.get_device_capability(shape.device) >= (9, 0)
-    joins = hopper and model.width % 64 == 0 and model.config.inner % 256 == 0
+    joins = _has_tiles(shape.device) and model.width % 64 == 0 and model.config.inner % 256 == 0
     faults = []
     for joint in (True, False) if joins else (False,):
         try:
@@ -74,8 +74,11 @@ def fuse_fp8(model: Esm2, shape: AttentionShape) -> tuple[Fused, TritonAttention
         EncoderError: it does not fit, run or agree; nothing else is put in its place.
     """
     attention = _attention(shape)
-    if torch.cuda.get_device_capability(shape.device) < (9, 0):
-        raise EncoderError("8-bit products need a GPU of compute capability 9.0 (Hopper) or newer")
+    if not _has_tiles(shape.device):
+        raise EncoderError(
+            "8-bit products need a GPU of compute capability 9.0 (Hopper) or newer with "
+            f"{SHARED_MEMORY // 1024} KiB of shared memory a block"
+        )
     if model.width % 256 or model.config.inner % 256:
         raise EncoderError(f"8-bit products need widths that are multiples of 256, not {model.width}")
     try:
@@ -86,6 +89,12 @@ def fuse_fp8(model: Esm2, shape: AttentionShape) -> tuple[Fused, TritonAttention
     except Exception as error:  # whatever a kernel's compiler or library raises
         raise EncoderError(f"8-bit products do not run: {type(error).__name__}: {error}") from error
     return fused, attention
+
+
+def _has_tiles(device: torch.device) -> bool:
+    """Whether a GPU has the bulk copy engine and the room for the tiles of our own products."""
+    room = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", SHARED_MEMORY)
+    return torch.cuda.get_device_capability(device) >= (9, 0) and room >= SHARED_MEMORY
 
 
 def _attention(shape: AttentionShape) -> TritonAttention:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -257,9 +258,12 @@ def _build(
     from vnp.encoders.build import build
 
     device, precision = choose_device(device, precision)
-    return build(
+    started = time.perf_counter()
+    state = read_state(folder, spec.pins)
+    read = time.perf_counter() - started
+    encoder = build(
         read_config(folder),
-        read_state(folder, spec.pins),
+        state,
         load_tokenizer(folder, spec.tokenizer),
         spec,
         device=device,
@@ -267,6 +271,8 @@ def _build(
         token_budget=token_budget,
         attention=attention,
     )
+    encoder.weights_seconds += read
+    return encoder
 
 
 def _folder_spec(folder: Path) -> EncoderSpec:

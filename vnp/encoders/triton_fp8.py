@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from vnp.encoders.triton_linear import processors
-from vnp.encoders.triton_rows import gelu, padded
+from vnp.encoders.triton_linear import place_of_tile, processors, product_of_tile
+from vnp.encoders.triton_rows import gelu, layer_norm_of_row, padded
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -44,16 +44,11 @@ def _normalise(  # type: ignore[no-untyped-def]
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, PADDED)
-    real = columns < WIDTH
-    values = tl.load(x + row * WIDTH + columns, mask=real, other=0.0).to(tl.float32)
-    values += tl.load(shift + columns, mask=real, other=0.0)
-    mean = tl.sum(values, 0) / WIDTH
-    centred = tl.where(real, values - mean, 0.0)
-    spread = 1.0 / tl.sqrt(tl.sum(centred * centred, 0) / WIDTH + epsilon)
-    result = centred * spread * tl.load(weight + columns, mask=real, other=0.0)
-    result += tl.load(bias + columns, mask=real, other=0.0)
+    result = layer_norm_of_row(x, shift, weight, bias, epsilon, row, columns, WIDTH)
     largest = tl.maximum(tl.max(tl.abs(result), 0), 1e-6)
-    tl.store(out + row * WIDTH + columns, (result * (_LARGEST / largest)).to(out.dtype.element_ty), mask=real)
+    tl.store(
+        out + row * WIDTH + columns, (result * (_LARGEST / largest)).to(out.dtype.element_ty), mask=columns < WIDTH
+    )
     tl.store(scales + row, largest / _LARGEST)
     if BOUNDED:
         tl.store(bounds + row, (tl.sqrt(tl.sum(result * result, 0)) * steepest + offset) / _LARGEST)
@@ -88,7 +83,7 @@ def _finish(  # type: ignore[no-untyped-def]
     out.store([row, column], values.to(out.dtype))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["rows"])  # type: ignore[untyped-decorator]
 def _linear(  # type: ignore[no-untyped-def]
     x,
     weight,
@@ -111,14 +106,8 @@ def _linear(  # type: ignore[no-untyped-def]
     half: tl.constexpr = COLUMNS // 2
     down = tl.cdiv(rows, ROWS)
     for tile in tl.range(tl.program_id(0), down * across, PROGRAMS, flatten=True):
-        # Tiles of GROUP rows of tiles run side by side, so that both operands are read from the cache.
-        group = tile // (GROUP * across)
-        high = tl.minimum(down - group * GROUP, GROUP)
-        row = (group * GROUP + (tile % (GROUP * across)) % high) * ROWS
-        column = (tile % (GROUP * across)) // high * COLUMNS
-        sums = tl.zeros((ROWS, COLUMNS), tl.float32)
-        for step in range(WIDTH // DEPTH):
-            sums = tl.dot(x.load([row, step * DEPTH]), weight.load([column, step * DEPTH]).T, sums)
+        row, column = place_of_tile(tile, down, across, ROWS, COLUMNS, GROUP)
+        sums = product_of_tile(x, weight, row, column, WIDTH, ROWS, COLUMNS, DEPTH)
         lines = row + tl.arange(0, ROWS)
         scale = tl.load(x_scales + lines, mask=lines < rows, other=0.0)
         # In halves, so that what is stored fits beside the operands in shared memory.

@@ -35,6 +35,29 @@ def gelu(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def layer_norm_of_row(  # type: ignore[no-untyped-def]
+    x,
+    shift,
+    weight,
+    bias,
+    epsilon,
+    row,
+    columns,
+    WIDTH: tl.constexpr,  # noqa: N803
+):
+    """Compute LayerNorm of one row of ``x + shift`` in float32; what is beyond the width reads as zero."""
+    real = columns < WIDTH
+    values = tl.load(x + row * WIDTH + columns, mask=real, other=0.0).to(tl.float32)
+    values += tl.load(shift + columns, mask=real, other=0.0)
+    mean = tl.sum(values, 0) / WIDTH
+    centred = tl.where(real, values - mean, 0.0)
+    spread = 1.0 / tl.sqrt(tl.sum(centred * centred, 0) / WIDTH + epsilon)
+    scale = tl.load(weight + columns, mask=real, other=0.0)
+    offset = tl.load(bias + columns, mask=real, other=0.0)
+    return centred * spread * scale + offset
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _normalise(  # type: ignore[no-untyped-def]
     x,
     shift,
@@ -47,16 +70,8 @@ def _normalise(  # type: ignore[no-untyped-def]
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, PADDED)
-    real = columns < WIDTH
-    values = tl.load(x + row * WIDTH + columns, mask=real, other=0.0).to(tl.float32)
-    values += tl.load(shift + columns, mask=real, other=0.0)
-    mean = tl.sum(values, 0) / WIDTH
-    centred = tl.where(real, values - mean, 0.0)
-    spread = 1.0 / tl.sqrt(tl.sum(centred * centred, 0) / WIDTH + epsilon)
-    scale = tl.load(weight + columns, mask=real, other=0.0)
-    offset = tl.load(bias + columns, mask=real, other=0.0)
-    result = centred * spread * scale + offset
-    tl.store(out + row * WIDTH + columns, result.to(out.dtype.element_ty), mask=real)
+    result = layer_norm_of_row(x, shift, weight, bias, epsilon, row, columns, WIDTH)
+    tl.store(out + row * WIDTH + columns, result.to(out.dtype.element_ty), mask=columns < WIDTH)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -33,11 +33,13 @@ class EncoderPair:
         dna: the DNA encoder.
         protein: the protein encoder.
         seconds: how long it took to load them.
+        weights_seconds: how much of that went into reading their weights.
     """
 
     dna: Encoder
     protein: Encoder
     seconds: float
+    weights_seconds: float = 0.0
 
     @classmethod
     def load(cls, request: Request) -> EncoderPair:
@@ -49,7 +51,8 @@ class EncoderPair:
         """
         started = time.perf_counter()
         dna, protein = (_load(request, molecule) for molecule in MOLECULES)
-        return cls(dna, protein, time.perf_counter() - started)
+        weights = sum(getattr(each, "weights_seconds", 0.0) for each in (dna, protein))
+        return cls(dna, protein, time.perf_counter() - started, weights)
 
     def identities(self) -> dict[str, dict[str, Any]]:
         """What makes the numbers comparable."""

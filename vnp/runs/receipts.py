@@ -45,7 +45,8 @@ class Receipt:
         job: Slurm or local job id, if any.
         devices: names of the GPUs that its blocks were embedded on, or ``cpu``.
         kernels: the attention kernel of each encoder.
-        seconds: time of each phase, summed over its blocks whichever attempt made them, and of sealing.
+        seconds: time of each phase, summed over its blocks whichever attempt made them, and of sealing; those
+            of ``weights`` and ``gpu`` are part of others.
         tokens: tokens that each encoder read.
         events: what happened on the way, such as a halved token budget.
         started: UTC, ISO 8601.

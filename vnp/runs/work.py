@@ -142,7 +142,7 @@ class _Task:
         self._watch = watch
         self._attempt = current
         self._paths = plan.paths(run.paths)
-        self._seconds = {"load": 0.0, "read": 0.0, "write": 0.0}
+        self._seconds = {"load": 0.0, "weights": 0.0, "read": 0.0, "write": 0.0}
         self._have = 0
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
@@ -154,7 +154,7 @@ class _Task:
         if all(account is not None for account in accounts) and same_encoders(accounts):
             return Ahead(iter(()))
         pair = encoders()
-        self._seconds["load"] = pair.seconds
+        self._seconds["load"], self._seconds["weights"] = pair.seconds, pair.weights_seconds
         self._drop_others(accounts, pair)
         self._have = sum(account is not None for account in accounts)
         return Ahead(self._prepare_missing(accounts, pair))

@@ -1,0 +1,110 @@
+"""Compiles the GPU kernels that the layers launch, without a GPU: ``python -m tests.encoders._compiled 90``.
+
+The layers run as they do on a GPU, over tensors in the CPU's memory; Triton is told that a GPU of the given compute
+capability is there, and what would be launched is compiled instead. Prints, as JSON, what each model and form after
+it (``esm2_650m:joint``) compiled: names of kernels, and the bytes of shared memory that each needs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from tests.encoders._models import DNABERT, ESM2, random_state
+from vnp.encoders import fused_fp8
+from vnp.encoders.attention import AttentionShape
+from vnp.encoders.dnabert import MosaicBert
+from vnp.encoders.esm2 import Esm2
+from vnp.encoders.fused_dnabert import FusedMosaicBert
+from vnp.encoders.fused_esm2 import FusedEsm2
+from vnp.encoders.fused_fp8 import Fp8Esm2
+from vnp.encoders.packing import collate
+from vnp.encoders.triton_attention import TritonAttention
+
+CPU = torch.device("cpu")
+# Heads, width and inner width of the published models; their layers are all alike, so one will do.
+SIZES = {"esm2_650m": (20, 1280, 5120), "dnabert_s": (12, 768, 3072)}
+# Each way of cutting attention into tiles; numbers of rows that are multiples of 16 and that are not.
+LENGTHS = ((51, 3), (64,), (102, 95), (168,), (500, 12), (496,))
+
+
+class Pretended:
+    """Triton's driver of a GPU that is not there."""
+
+    def __init__(self, capability: int) -> None:
+        self._target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int = 0) -> int:
+        return 0
+
+
+class Compiled:
+    """What was compiled since it was made, in the place of launches."""
+
+    def __init__(self) -> None:
+        self.kernels: list[tuple[str, int]] = []
+        launch = JITFunction.run
+
+        def compile_only(kernel: Any, *args: object, grid: object, warmup: bool, **options: object) -> object:
+            known = kernel.device_caches[0][0]
+            before = len(known)
+            compiled = launch(kernel, *args, grid=grid, warmup=True, **options)
+            if len(known) > before:
+                module = kernel.__module__.rpartition(".")[2]
+                self.kernels.append((f"{module}.{kernel.__name__}", compiled.metadata.shared))
+            return compiled
+
+        JITFunction.run = compile_only
+
+
+def run_layers(name: str, *, joint: bool, eight: bool) -> None:
+    """Run a layer of a model, its embedding and its last LayerNorm over batches of each kind."""
+    heads, width, inner = SIZES[name]
+    base = DNABERT if name == "dnabert_s" else ESM2
+    config = {**base, "num_attention_heads": heads, "hidden_size": width, "intermediate_size": inner}
+    config["num_hidden_layers"] = 1
+    state = random_state(config)
+    if name == "dnabert_s":
+        bert = MosaicBert(config, state, CPU, torch.float16)
+        attention = TritonAttention(AttentionShape(heads, bert.head, bert.slopes, torch.float16, CPU))
+        fused: Any = FusedMosaicBert(bert, joint=joint)
+    else:
+        esm2 = Esm2(config, state, CPU, torch.float16)
+        attention = TritonAttention(AttentionShape(heads, esm2.head, None, torch.float16, CPU), rotary=True)
+        fused = Fp8Esm2(esm2, attention) if eight else FusedEsm2(esm2, joint=joint)
+    rng = np.random.default_rng(0)
+    with torch.inference_mode():
+        for lengths in LENGTHS:
+            ids = [rng.integers(0, fused.vocabulary, n) for n in lengths]
+            fused(collate(ids, np.arange(len(ids)), attention, CPU, None))
+
+
+def main(capability: int, *models: str) -> None:
+    """Compile for one kind of GPU; forms are ``joint``, ``plain`` and ``fp8``."""
+    driver.set_active(Pretended(capability))
+    fused_fp8._OF_EACH = 1  # proteins of each length; kernels are the same
+    compiled = Compiled()
+    found = {}
+    for model in models:
+        name, _, form = model.partition(":")
+        before = len(compiled.kernels)
+        run_layers(name, joint=form != "plain", eight=form == "fp8")
+        found[model] = compiled.kernels[before:]
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *sys.argv[2:])
