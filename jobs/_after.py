@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,7 +31,10 @@ def model_path(root: Path) -> Path:
 
 
 def train_and_measure(root: Path) -> None:
-    """Train on a merged run and measure the classifier, in this process; what is there already is kept."""
+    """Train on a merged run and measure the classifier, in this process.
+
+    What was made from these features already is kept; what was made from others is written anew.
+    """
     _train(root)
     _measure(root)
 
@@ -64,21 +68,51 @@ def _results(root: Path) -> Path:
 def _train(root: Path) -> None:
     from jobs.train import main
 
-    if model_path(root).exists():
-        click.echo(f"{model_path(root)} is there already")
-    else:
-        _call(main, [str(root), "--out", str(model_path(root))])
+    path = model_path(root)
+    words = [str(root), "--out", str(path)]
+    if path.exists():
+        if _trained_here(path, root):
+            click.echo(f"{path} is there already")
+            return
+        click.echo(f"{path} was trained on other features than are in {root} now: training anew")
+        words.append("--force")
+    _call(main, words)
+
+
+def _trained_here(path: Path, root: Path) -> bool:
+    from vnp.classifier.asked import data_digest, labels_of
+    from vnp.classifier.checkpoint import Checkpoint
+    from vnp.features.read import open_features
+
+    features = open_features(root)
+    return bool(Checkpoint.load(path).training.get("data") == data_digest(features, labels_of(features)))
 
 
 def _measure(root: Path) -> None:
     from jobs.benchmark import main
 
-    if (_results(root) / "accuracy.json").exists():
-        click.echo(f"{_results(root)} is there already")
-    else:
-        accuracy = main.commands["accuracy"]
-        assert isinstance(accuracy, Command)
-        _call(accuracy, [f"{root}@{model_path(root)}", "--out", str(_results(root))])
+    folder, path = _results(root), model_path(root)
+    words = [f"{root}@{path}", "--out", str(folder)]
+    if folder.exists():
+        if _measured(folder / "accuracy.json", path):
+            click.echo(f"{folder} is there already")
+            return
+        words.append("--force")
+    accuracy = main.commands["accuracy"]
+    assert isinstance(accuracy, Command)
+    _call(accuracy, words)
+
+
+def _measured(table: Path, path: Path) -> bool:
+    """Whether a table of results is that of this classifier, and whole."""
+    from vnp.classifier.checkpoint import Checkpoint
+
+    try:
+        found = json.loads(table.read_text())
+        measured = [one["training"] for one in found["contestants"]]
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
+    return bool(measured == [json.loads(json.dumps(Checkpoint.load(path).training))])
 
 
 def _call(command: click.Command, words: list[str]) -> None:

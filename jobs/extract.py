@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,6 +53,8 @@ def main(
     parts of the split, and only the frames that it lists become rows. What is already done of the same run is kept.
     """
     if only is not None:
+        if plan_job or dry_run or force:
+            raise UsageError("--only makes shards of a planned run: without --plan-job, --dry-run and --force")
         _only(run, only, bool(input))
         return
     where = choose_cluster(cluster)
@@ -76,7 +79,7 @@ def _extract(ask: Ask, root: Path, where: str, site: Profile | None, force: bool
     todo = unfinished(run, site)
     if not todo:
         click.echo(f"nothing to do: all {len(table)} shards of {run.paths.root} are done")
-        click.echo(f"next: python -m jobs.reduce {root}")
+        click.echo(f"next: python -m jobs.reduce {quote(str(root))}")
         return
     if len(todo) < len(table):
         click.echo(f"{len(table) - len(todo)} of {len(table)} shards are done")
@@ -84,13 +87,13 @@ def _extract(ask: Ask, root: Path, where: str, site: Profile | None, force: bool
         from jobs._chain import submit_extract
 
         submit_extract(run, todo, site)
-        click.echo(f"next: python -m jobs.status {root}")
+        click.echo(f"next: python -m jobs.status {quote(str(root))}")
         return
     begun = time.monotonic()
     make_here(run, todo, where)
     rows = sum(table[number].rows for number in todo)
     click.echo(f"made {len(todo)} shards, {rows:,} rows, in {duration(time.monotonic() - begun)}: {run.paths.shards}")
-    click.echo(f"next: python -m jobs.reduce {root}")
+    click.echo(f"next: python -m jobs.reduce {quote(str(root))}")
 
 
 def _plan_on_slurm(ask: Ask, root: Path, site: Profile | None, force: bool) -> None:
@@ -99,7 +102,7 @@ def _plan_on_slurm(ask: Ask, root: Path, site: Profile | None, force: bool) -> N
     from jobs._chain import submit_planned
 
     submit_planned(root.absolute(), ask, site, force=force)
-    click.echo(f"next: python -m jobs.status {root}, once the planning is done")
+    click.echo(f"next: python -m jobs.status {quote(str(root))}, once the planning is done")
 
 
 def _only(root: Path, text: str, has_input: bool) -> None:

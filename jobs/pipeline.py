@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -91,8 +92,8 @@ def _on_slurm(ask: Ask, run: Path, site: Profile, layout: str, plan_job: bool, b
     merging = submit_reduce(root, site, layout, ids)
     if behind:
         submit_after(root, site, merging)
-    click.echo(f"next: python -m jobs.status {run}")
-    click.echo(f"if shards fail: python -m jobs.rerun {run} --then pipeline")
+    click.echo(f"next: python -m jobs.status {quote(str(run))}")
+    click.echo(f"if shards fail: python -m jobs.rerun {quote(str(run))} --then pipeline")
 
 
 if __name__ == "__main__":

@@ -54,6 +54,18 @@ def test_pipeline_trains_and_measures_where_inputs_are_labelled(tmp_path: Path) 
     result = CliRunner().invoke(pipeline.main, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "model.pth is there already" in result.output
+    assert "accuracy is there already" in result.output
+
+    # Begun anew with other chunks: no classifier and no table of the old features is left.
+    before = Checkpoint.load(run / "model" / "model.pth").training["data"]
+    result = CliRunner().invoke(pipeline.main, [*words, "--chunk", "150", "--force"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "model.pth was trained on other features" in result.output
+    checkpoint = Checkpoint.load(run / "model" / "model.pth")
+    assert checkpoint.chunk == 150
+    assert checkpoint.training["data"] != before
+    compared = json.loads((run / "accuracy" / "accuracy.json").read_text())
+    assert [one["chunk"] for one in compared["contestants"]] == [150]
 
 
 def test_pipeline_stops_where_shards_fail(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_a_damaged_or_missing_plan_is_refused(tmp_path: Path, mixed: list[Path])
     with pytest.raises(RunError, match=r"plan\.h5 is not the plan that run\.json names.*--force"):
         read_plan(run.paths.plan, run.request.plan_sha256)
     run.paths.plan.unlink()
-    with pytest.raises(RunError, match="cannot be read"):
+    with pytest.raises(RunError, match=r"is missing; extract with --force"):
         read_plan(run.paths.plan, run.request.plan_sha256)
 
 

@@ -292,9 +292,17 @@ class TestAgain:
 
     def test_something_else_of_that_name_is_kept(self, run: Run) -> None:
         run.paths.features.write_text("mine")
-        with pytest.raises(RunExistsError, match="holds something else"):
+        with pytest.raises(
+            RunExistsError, match=r"otherwise\. To merge the same shards anew: python -m jobs\.reduce .* --force"
+        ):
             reduce_run(run, "1664")
         assert run.paths.features.read_text() == "mine"
+
+    def test_features_without_skipped_are_not_called_other_features(self, run: Run) -> None:
+        reduce_run(run, "full")
+        run.paths.skipped.unlink()
+        with pytest.raises(RunExistsError, match=r"but skipped\.tsv beside it is not.*--layout full --force"):
+            reduce_run(run, "full")
 
     def test_a_failed_force_keeps_what_was_there(self, run: Run) -> None:
         before = reduce_run(run, "1664").path.read_bytes()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.runs.making import ask, coding, make_all, pair, plan_run, write_fasta
 from vnp.errors import ChangedInputError, InputError, RunError, RunExistsError, UsageError
+from vnp.runs.attempts import attempt, stopped
 from vnp.runs.inputs import check_inputs, inputs_of
 from vnp.runs.plan import read_plan
 from vnp.runs.request import Run
@@ -49,10 +51,42 @@ def test_the_same_request_goes_on(tmp_path: Path, fasta: Path) -> None:
     assert tree(root) == there
 
 
-def test_device_and_place_of_the_weights_do_not_matter(tmp_path: Path, fasta: Path) -> None:
-    start_run(ask([fasta]), tmp_path / "run")
-    _, before = start_run(ask([fasta], device="cpu", weights=tmp_path), tmp_path / "run")
+def test_device_and_place_of_the_weights_follow_the_new_command(tmp_path: Path, fasta: Path) -> None:
+    first, _ = start_run(ask([fasta]), tmp_path / "run")
+    second, before = start_run(ask([fasta], device="cpu", weights=tmp_path), tmp_path / "run")
     assert before
+    assert second == Run.open(tmp_path / "run")
+    assert (second.request.device, second.request.weights) == ("cpu", str(tmp_path))
+    assert second.request.digest == first.request.digest
+
+
+def test_other_weights_are_said_to_be_other_weights(tmp_path: Path, fasta: Path) -> None:
+    run, _ = start_run(ask([fasta]), tmp_path / "run")
+    identity = {**run.request.protein.identity, "weights": {"model.safetensors": "0" * 64}}
+    replace(run.request, protein=replace(run.request.protein, identity=identity)).write(run.paths.request)
+    with pytest.raises(RunExistsError, match=r"protein encoder: kmer \(auto\) with other weights\)"):
+        start_run(ask([fasta]), tmp_path / "run")
+
+
+def test_a_run_that_was_planned_in_the_meantime_is_found(tmp_path: Path, fasta: Path) -> None:
+    def plan_too(_: int) -> None:
+        if not (tmp_path / "run" / "run.json").exists():
+            extract_shard(start_run(ask([fasta]), tmp_path / "run")[0], 0, pair)
+
+    run, before = start_run(ask([fasta]), tmp_path / "run", progress=plan_too)
+    assert before
+    assert run.paths.receipt(0).exists()
+
+
+def test_force_does_not_begin_anew_under_a_living_task(tmp_path: Path, fasta: Path) -> None:
+    run, _ = start_run(ask([fasta]), tmp_path / "run")
+    with attempt(run.paths.blocks(1), None) as current:
+        there = tree(tmp_path / "run")
+        with pytest.raises(RunExistsError, match=r"a task is at work on shard-00001 of .*: end it first, or wait"):
+            start_run(ask([fasta], 2), tmp_path / "run", force=True)
+        assert tree(tmp_path / "run") == there
+        stopped(run.paths.blocks(1), current)
+    assert start_run(ask([fasta], 2), tmp_path / "run", force=True)[0].request.shards == 2
 
 
 @pytest.mark.parametrize(

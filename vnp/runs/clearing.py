@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vnp._durable import final_path, remove_temporaries
 from vnp.errors import RunExistsError, storage_error
+from vnp.runs.attempts import read_attempts
 from vnp.runs.paths import RunPaths
 
 
@@ -37,7 +38,7 @@ def require_free(paths: RunPaths, *, force: bool) -> None:
     """Make sure that a new run may be made here; nothing is deleted yet.
 
     Raises:
-        RunExistsError: a run, or something that is no run, stands there.
+        RunExistsError: a run, or something that is no run, stands there, or a task works there.
         StorageError: the folder cannot be looked at.
     """
     try:
@@ -55,11 +56,23 @@ def require_free(paths: RunPaths, *, force: bool) -> None:
         raise storage_error(error, f"looking into {paths.root}") from error
     if foreign and not is_run:
         raise RunExistsError(f"{paths.root} is not empty and is no run: choose another --out")
+    if is_run:
+        _require_nobody_at_work(paths)
     if begun and not force:
         raise RunExistsError(
             f"{paths.root} is not empty and holds no run that could go on. Choose another --out, or --force to "
             "delete what an earlier run left there"
         )
+
+
+def _require_nobody_at_work(paths: RunPaths) -> None:
+    for folder in sorted(paths.parts.iterdir()) if paths.parts.is_dir() else ():
+        for path, found in read_attempts(folder):
+            if found.alive(path):
+                raise RunExistsError(
+                    f"a task is at work on {folder.name} of {paths.root} (process {found.pid} on {found.host}): "
+                    "end it first, or wait for it"
+                )
 
 
 def _holds_something(path: Path) -> bool:

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from vnp._durable import replacing
-from vnp.errors import RunError
+from vnp.errors import RunError, storage_error
 from vnp.features._image import whole_file
 from vnp.runs.receipts import file_sha256
 from vnp.runs.request import PlannedInput
@@ -99,8 +99,10 @@ def _planned(path: Path, sha256: str) -> Iterator[h5py.File]:
     """The open plan, once it is sure that it is the planned one."""
     try:
         found = file_sha256(path)
+    except FileNotFoundError as error:
+        raise RunError(f"{path} is missing; extract with --force starts the run anew") from error
     except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}; extract with --force starts the run anew") from error
+        raise storage_error(error, f"reading {path}") from error
     if found != sha256:
         raise RunError(f"{path} is not the plan that run.json names; extract with --force starts the run anew")
     with h5py.File(path, "r", locking=False) as file:

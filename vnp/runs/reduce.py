@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def reduce_run(
     layout = _layout(run, receipts[0], kind)
     provenance = _provenance(run, receipts)
     if run.paths.features.exists() and not force:
-        there = _already(run, layout, provenance)
+        there = _already(run, kind, layout, provenance)
         tidy(run)
         return there
     with replacing(run.paths.features) as temporary, FileHashes(run, receipts) as hashes:
@@ -190,7 +191,7 @@ def _provenance(run: Run, receipts: Sequence[Receipt]) -> dict[str, Any]:
     }
 
 
-def _already(run: Run, layout: FeatureLayout, provenance: dict[str, Any]) -> Reduced:
+def _already(run: Run, kind: str, layout: FeatureLayout, provenance: dict[str, Any]) -> Reduced:
     """The features that are there, if they are these."""
     path = run.paths.features
     try:
@@ -208,8 +209,11 @@ def _already(run: Run, layout: FeatureLayout, provenance: dict[str, Any]) -> Red
             parts = part_counts(file["split"][:])
     except (OSError, KeyError, ValueError, RuntimeError):
         same = False
-    if not same or not run.paths.skipped.exists():
-        raise RunExistsError(f"{path} is there and holds something else; --force writes it anew")
+    missing = "" if run.paths.skipped.exists() else f", but {run.paths.skipped.name} beside it is not"
+    if not same or missing:
+        anew = f"python -m jobs.reduce {shlex.quote(str(run.paths.root))} --layout {kind} --force"
+        what = missing if same else " and was made otherwise"
+        raise RunExistsError(f"{path} is there{what}. To merge the same shards anew: {anew}")
     return Reduced(path, rows, layout, reasons, fresh=False, parts=parts)
 
 

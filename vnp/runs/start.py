@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +48,13 @@ def start_run(
     paths = RunPaths(root.absolute())
     dna, protein = ask.encoder("dna"), ask.encoder("protein")
     if paths.request.exists() and not force:
-        run = Run.open(root)
-        _require_same(run, ask, dna, protein)
-        check_inputs(run.request.inputs)
-        check_tables(run.request.inputs)
-        return run, True
+        return _find(root, ask, dna, protein), True
     # What stands there is deleted only when the new run is sure to be planned.
     require_free(paths, force=force)
     found = survey(ask.files, ask.chunk, prefix_ids=ask.prefix_ids, progress=progress)
+    if paths.request.exists() and not force:
+        # Somebody else has planned it in the meantime.
+        return _find(root, ask, dna, protein), True
     clear(paths, force=force)
     try:
         paths.make()
@@ -65,6 +64,26 @@ def start_run(
     request = make_request(ask, found, len(shards), write_plan(paths.plan, shards, found.selections))
     request.write(paths.request)
     return Run(paths, request), False
+
+
+def _find(root: Path, ask: Ask, dna: EncoderChoice, protein: EncoderChoice) -> Run:
+    """Open the run that is there, if it is the one that is asked for.
+
+    What decides no number follows the new command: where to compute, and where the weights are.
+    """
+    run = Run.open(root)
+    _require_same(run, ask, dna, protein)
+    check_inputs(run.request.inputs)
+    check_tables(run.request.inputs)
+    asked = replace(run.request, device=ask.device, weights=_folder(ask))
+    if asked != run.request:
+        asked.write(run.paths.request)
+        run = Run(run.paths, asked)
+    return run
+
+
+def _folder(ask: Ask) -> str | None:
+    return None if ask.weights is None else str(ask.weights.absolute())
 
 
 def cut_shards(found: Survey, shards: int) -> list[Shard]:
@@ -102,7 +121,7 @@ def make_request(ask: Ask, found: Survey, shards: int, plan_sha256: str) -> Requ
         totals=totals,
         token_budget=ask.token_budget,
         device=ask.device,
-        weights=None if ask.weights is None else str(ask.weights.absolute()),
+        weights=_folder(ask),
         versions=versions(),
         created=now(),
     )
@@ -139,10 +158,18 @@ def _require_same(run: Run, ask: Ask, dna: EncoderChoice, protein: EncoderChoice
     }
     differing = [name for name in there if there[name] != here[name]]
     if differing:
-        details = "; ".join(f"{name}: {_short(there[name])} there, {_short(here[name])} asked" for name in differing)
+        details = "; ".join(_difference(name, there[name], here[name]) for name in differing)
         raise RunExistsError(
             f"{run.paths.root} holds another run ({details}). Choose another --out, or --force to begin anew"
         )
+
+
+def _difference(name: str, there: Any, here: Any) -> str:
+    if isinstance(there, EncoderChoice) and isinstance(here, EncoderChoice) and _short(there) == _short(here):
+        keys = {*there.identity, *here.identity}
+        other = sorted(key for key in keys if there.identity.get(key) != here.identity.get(key))
+        return f"{name}: {_short(there)} with other {' and '.join(other)}"
+    return f"{name}: {_short(there)} there, {_short(here)} asked"
 
 
 def _short(value: Any) -> str:
