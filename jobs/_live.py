@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -101,7 +102,7 @@ def require_idle(root: Path) -> None:
     if queue:
         jobs = ", ".join(sorted({element.job for element in queue}, key=int))
         raise RunExistsError(
-            f"{root} has jobs in the queue ({jobs}): end them first with python -m jobs.cancel {root}, or wait for them"
+            f"{root} has jobs in the queue ({jobs}): end them first with python -m jobs.cancel {quote(str(root))}, or wait for them"
         )
 
 

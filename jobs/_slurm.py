@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import submitit
@@ -141,7 +142,7 @@ def _refusal(job: Job, error: Exception, ids: Sequence[str]) -> str:
     if ids:
         text += (
             f"\nThe jobs {', '.join(ids)} before it were submitted. The rest, once the cause is mended: "
-            f"python -m jobs.rerun {job.root}"
+            f"python -m jobs.rerun {quote(str(job.root))}"
         )
     return text
 

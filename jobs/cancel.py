@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -40,7 +41,7 @@ def main(run: Path) -> None:
         f"cancelled {len(found)} task{'s' * (len(found) != 1)} of {len(jobs)} job{'s' * (len(jobs) != 1)} "
         f"({running} had started; their finished blocks are kept)"
     )
-    click.echo(f"next: python -m jobs.status {run}, or python -m jobs.rerun {run}")
+    click.echo(f"next: python -m jobs.status {quote(str(run))}, or python -m jobs.rerun {quote(str(run))}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -98,7 +99,7 @@ def _on_slurm(
             from jobs.predict import predict_binds
 
             submit_predict(root, site, predict_binds(run, settings), merging)
-    click.echo(f"next: python -m jobs.status {root}" if ids or then else f"next: {after_shards(root)}")
+    click.echo(f"next: python -m jobs.status {quote(str(root))}" if ids or then else f"next: {after_shards(root)}")
 
 
 if __name__ == "__main__":

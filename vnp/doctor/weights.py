@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from shlex import quote
 
 from vnp.doctor.finding import Finding
 from vnp.encoders.folders import CONFIG_NAME, find_folder, weights_root
@@ -30,7 +31,7 @@ def weights(root: Path | None, named: Collection[str], *, full: bool = False) ->
 def _one(spec: EncoderSpec, root: Path | None, needed: bool, full: bool) -> Finding:
     about = f"weights {spec.name}"
     place = weights_root(root)
-    how = f"python -m jobs.fetch {spec.name} --weights {place}"
+    how = f"python -m jobs.fetch {spec.name} --weights {quote(str(place))}"
     if (place / CONFIG_NAME).is_file() and not needed and not _fits(spec, place):
         return Finding(about, "not here", f"{place} holds another model", how)
     if not (place / spec.name).is_dir() and not (place / CONFIG_NAME).is_file():

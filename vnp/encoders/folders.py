@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 
 from vnp.encoders.spec import EncoderSpec, Family
 from vnp.errors import WeightsError
@@ -66,7 +67,7 @@ def find_folder(spec: EncoderSpec, weights: Path | None = None) -> Path:
     for folder in (root, root / spec.name):
         if (folder / CONFIG_NAME).is_file():
             return folder
-    how = f"python -m jobs.fetch {spec.name} --weights {root}"
+    how = f"python -m jobs.fetch {spec.name} --weights {quote(str(root))}"
     if (root / spec.name).is_dir():
         raise WeightsError(f"{root / spec.name} has no {CONFIG_NAME}; fetch it again: {how}")
     raise WeightsError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import h5py
 import numpy as np
@@ -68,7 +69,7 @@ class Halves:
         if ids != window.columns.ids:
             raise FeatureError(
                 f"the shards beside {self._features.path} hold other rows than it. Merge them anew with: "
-                f"python -m jobs.reduce {self._features.path.parent} --force"
+                f"python -m jobs.reduce {quote(str(self._features.path.parent))} --force"
             )
         require_finite(values, "dna", ids)
         return values
@@ -95,11 +96,11 @@ def _find_shards(features: Features) -> list[_Shard]:
         try:
             receipt = require_sealed(run, number, full=True)
         except DamagedShardError as error:
-            raise DamagedShardError(f"{error}. Make it again with: python -m jobs.rerun {root}") from error
+            raise DamagedShardError(f"{error}. Make it again with: python -m jobs.rerun {quote(str(root))}") from error
         if receipt is None or receipt.sha256 != merged.get(str(number)) or features.run != run.request.digest:
             raise RunError(
                 f"{features.path} was merged from other shards than those beside it now. Merge them anew with: "
-                f"python -m jobs.reduce {root} --force"
+                f"python -m jobs.reduce {quote(str(root))} --force"
             )
         shards.append(_Shard(run.paths.shard(number), at, at + receipt.rows))
         at += receipt.rows

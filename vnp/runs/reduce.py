@@ -135,7 +135,7 @@ def _receipts(run: Run, shards: Sequence[Shard]) -> list[Receipt]:
 
 
 def _rerun(run: Run, count: int) -> str:
-    return f"Make {'it' if count == 1 else 'them'} with: python -m jobs.rerun {run.paths.root}"
+    return f"Make {'it' if count == 1 else 'them'} with: python -m jobs.rerun {shlex.quote(str(run.paths.root))}"
 
 
 def _require_alike(run: Run, receipts: Sequence[Receipt]) -> None:
@@ -164,7 +164,7 @@ def _require_alike(run: Run, receipts: Sequence[Receipt]) -> None:
 def _remake(run: Run, receipt: Receipt) -> str:
     return (
         f"Delete {run.paths.receipt(receipt.shard)} and make the shard again on the same kind of machine with: "
-        f"python -m jobs.rerun {run.paths.root}"
+        f"python -m jobs.rerun {shlex.quote(str(run.paths.root))}"
     )
 
 

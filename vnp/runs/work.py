@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from shlex import quote
 from itertools import islice
 from typing import Any
 
@@ -122,7 +123,7 @@ def _make(run: Run, number: int, encoders: Callable[[], EncoderPair], watch: Wat
         if receipt is None:
             raise RunError(
                 f"{shard_name(number)}: files vanished or were damaged while it was made ({error}). "
-                f"Go on with: python -m jobs.rerun {run.paths.root}"
+                f"Go on with: python -m jobs.rerun {quote(str(run.paths.root))}"
             ) from error
         shutil.rmtree(run.paths.blocks(number), ignore_errors=True)
         return Outcome(number, "left", receipt.rows)
