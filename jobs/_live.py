@@ -102,7 +102,8 @@ def require_idle(root: Path) -> None:
     if queue:
         jobs = ", ".join(sorted({element.job for element in queue}, key=int))
         raise RunExistsError(
-            f"{root} has jobs in the queue ({jobs}): end them first with python -m jobs.cancel {quote(str(root))}, or wait for them"
+            f"{root} has jobs in the queue ({jobs}): end them first with python -m jobs.cancel {quote(str(root))}, "
+            "or wait for them"
         )
 
 

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from shlex import quote
 from itertools import islice
+from shlex import quote
 from typing import Any
 
 from vnp.errors import RunError, UsageError, storage_error
