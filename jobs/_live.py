@@ -124,7 +124,7 @@ def explain(run: Run, state: RunState) -> Explained:
     for found in state.shards:
         number = found.shard.number
         element, entry = by_shard.get(number), last.get(number)
-        if found.state in ("done", "damaged"):
+        if found.state in ("done", "damaged", "unknown"):
             shards.append(found)
         elif element is not None:
             shards.append(_in_queue(found, element, run.paths.logs))

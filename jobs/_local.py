@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs._task import run_task
+from jobs._task import make_folders, run_task
+from vnp.errors import storage_error
 
 if TYPE_CHECKING:
     from vnp.runs.request import Request, Run
@@ -72,16 +73,19 @@ def run_local(run: Run, shards: Sequence[int], poll: Callable[[], None]) -> None
 
     Raises:
         KeyboardInterrupt: after the tasks have been ended.
+        StorageError: tasks cannot be started, say because the disk is full; those that were have been ended.
     """
     import submitit
 
     places = slots(run.request)[: len(shards)]
-    claims = Path(tempfile.mkdtemp(prefix="claims-", dir=run.paths.logs))
-    executor = submitit.LocalExecutor(folder=run.paths.logs)
+    make_folders(run)
+    with _writing_logs(run):
+        claims = Path(tempfile.mkdtemp(prefix="claims-", dir=run.paths.logs))
+        executor = submitit.LocalExecutor(folder=run.paths.logs)
     executor.update_parameters(timeout_min=_YEAR_MINUTES)
 
     def start(slot: Slot) -> Any:
-        with _stderr_in(run.paths.logs / "local.err"):
+        with _writing_logs(run), _stderr_in(run.paths.logs / "local.err"):
             return executor.submit(run_task, str(run.paths.request), list(shards), str(claims), slot.gpu, slot.threads)
 
     tasks: dict[int, tuple[Any, int]] = {}
@@ -104,6 +108,14 @@ def run_local(run: Run, shards: Sequence[int], poll: Callable[[], None]) -> None
         finally:
             _end([task for task, _ in tasks.values()])
             shutil.rmtree(claims, ignore_errors=True)
+
+
+@contextmanager
+def _writing_logs(run: Run) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, f"writing below {run.paths.logs}") from error
 
 
 @contextmanager
@@ -143,7 +155,10 @@ def _stderr_in(path: Path) -> Iterator[None]:
 
 def _end(tasks: list[Any]) -> None:
     """Ask tasks to end, and wait until they have."""
-    # Ctrl-C on a terminal reaches them as well; a second signal would keep them from ending what they started.
+    for task in tasks:
+        if not task.done():
+            # The process between passes it on, and the task ends after its block.
+            os.kill(int(task.job_id), signal.SIGTERM)
     if _ended(tasks, _OWN_WAY_SECONDS):
         return
     for task in tasks:

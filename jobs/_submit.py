@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs._progress import Progress, duration
-from vnp.errors import IncompleteRunError, UsageError
+from vnp.errors import IncompleteRunError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from jobs._profile import Profile
@@ -69,7 +71,7 @@ def merge_run(run: Run, layout: str, *, force: bool = False) -> Reduced:
 
 def reduce_here(run: Run, layout: str, *, force: bool = False) -> None:
     """Merge a run in this process and say what was made."""
-    begun = time.monotonic()
+    begun, root = time.monotonic(), shlex.quote(str(run.paths.root))
     reduced = merge_run(run, layout, force=force)
     spent = f"merged in {duration(time.monotonic() - begun)}" if reduced.fresh else "was there already"
     click.echo(f"{reduced.path}: {reduced.rows:,} rows of {reduced.layout.width} ({spent})")
@@ -80,9 +82,9 @@ def reduce_here(run: Run, layout: str, *, force: bool = False) -> None:
     if reduced.parts:
         parts = ", ".join(f"{count:,} {name}" for name, count in reduced.parts.items())
         click.echo(f"rows by the split that came with the data: {parts}")
-        click.echo(f"next: python -m jobs.train {run.paths.root} --out model.pth")
+        click.echo(f"next: python -m jobs.train {root} --out model.pth")
         return
-    click.echo(f"next: python -m jobs.export {run.paths.root} --format npz, or read it with h5py")
+    click.echo(f"next: python -m jobs.export {root} --format npz, or read it with h5py")
 
 
 def load_profile(name: str | None, parallelism: int | None, retries: int | None) -> Profile:
@@ -101,14 +103,13 @@ def load_profile(name: str | None, parallelism: int | None, retries: int | None)
 
 def rerun_command(run: Run) -> str:
     """The command that makes what is missing."""
-    return f"python -m jobs.rerun {run.paths.root}"
+    return f"python -m jobs.rerun {shlex.quote(str(run.paths.root))}"
 
 
 def after_shards(root: Path) -> str:
     """The command that comes behind the shards: the calling where a prediction was asked for, else the merging."""
-    return (
-        f"python -m jobs.predict --from {root}" if (root / "predict.json").exists() else f"python -m jobs.reduce {root}"
-    )
+    command = "predict --from" if (root / "predict.json").exists() else "reduce"
+    return f"python -m jobs.{command} {shlex.quote(str(root))}"
 
 
 def require_complete(run: Run, shards: Sequence[int]) -> None:
@@ -162,8 +163,10 @@ def _local(run: Run, shards: Sequence[int]) -> None:
     with Progress("embedding", state.rows_planned, "rows") as progress:
 
         def poll() -> None:
-            found = run_state(run)
-            progress.to(_rows_done(found), f", {_shards_done(found)} of {len(found.shards)} shards")
+            # A look that fails must not end tasks that work; what is wrong shows in the end.
+            with contextlib.suppress(StorageError):
+                found = run_state(run)
+                progress.to(_rows_done(found), f", {_shards_done(found)} of {len(found.shards)} shards")
 
         run_local(run, shards, poll)
         poll()

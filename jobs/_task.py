@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from vnp.errors import UsageError, VnpError
+from jobs._signals import end_when_told, first_interrupt_only, stop_signals
+from vnp.errors import UsageError, VnpError, storage_error
 
 if TYPE_CHECKING:
     from vnp.runs._steps import Steps
@@ -52,7 +52,7 @@ def run_task(
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     if threads is not None:
         os.environ.update(dict.fromkeys(_THREADS, str(threads)))
-    with stop_signals() as stop, _exit_codes():
+    with stop_signals() as stop, _exit_codes(), first_interrupt_only():
         from vnp.runs.request import Run
 
         run = Run.open(Path(request).parent)
@@ -71,7 +71,7 @@ def run_task(
 
 def plan_task(request: str) -> str:
     """Plan a run from the wishes beside its ``run.json``-to-be."""
-    with _end_when_told(), _exit_codes():
+    with end_when_told(STOPPED), _exit_codes():
         from vnp.runs.ask import Ask
         from vnp.runs.paths import RunPaths
         from vnp.runs.start import start_run
@@ -83,7 +83,7 @@ def plan_task(request: str) -> str:
 
 def reduce_task(request: str, layout: str) -> str:
     """Merge a run, or say what is missing of it and end with 3."""
-    with _end_when_told(), _exit_codes():
+    with end_when_told(STOPPED), _exit_codes():
         from vnp.runs.reduce import reduce_run
         from vnp.runs.request import Run
 
@@ -114,6 +114,8 @@ def _exit_codes() -> Iterator[None]:
     """End the process with a code that the batch script understands; the log has the message."""
     try:
         yield
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
     except VnpError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
@@ -139,9 +141,13 @@ def make_shards(
     Returns:
         How each ended, and what went wrong with those that could not be made. A task that is asked to stop (by
         USR2 or TERM) ends after the current block.
+
+    Raises:
+        StorageError: a folder of the run is gone and cannot be made again.
     """
     from vnp.runs.work import Watch
 
+    make_folders(run)
     with stop_signals() if stop is None else nullcontext(stop) as asked, _Line(run, shards) as line:
         watch = Watch(asked, block_done or _print_blocks, _log_path(), all_read=line.begin_next)
         while (found := line.next(watch)) is not None:
@@ -149,6 +155,18 @@ def make_shards(
             if asked():
                 break
     return line.outcomes, sorted(line.failed, key=lambda one: one[0])
+
+
+def make_folders(run: Run) -> None:
+    """Make the folders of a run that somebody has deleted.
+
+    Raises:
+        StorageError: one cannot be made.
+    """
+    try:
+        run.paths.make()
+    except OSError as error:
+        raise storage_error(error, f"making {error.filename or run.paths.root}") from error
 
 
 class _Line:
@@ -245,50 +263,6 @@ def _once(run: Run) -> Callable[[], EncoderPair]:
         return replace(loaded[0], seconds=0.0, weights_seconds=0.0)
 
     return load
-
-
-@contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Note USR2 and TERM instead of dying of them.
-
-    Yields:
-        A function that says whether one has come.
-    """
-    asked: list[int] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        asked.append(number)
-        _write(f"{signal.Signals(number).name}: ending after this block")
-
-    with _handlers(note):
-        yield lambda: bool(asked)
-
-
-@contextmanager
-def _end_when_told() -> Iterator[None]:
-    """End at USR2 or TERM as a task that was asked to stop: what it writes is put aside and it begins again."""
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        _write(f"{signal.Signals(number).name}: ended before it was done; if that was the time limit, raise it")
-        sys.exit(STOPPED)
-
-    with _handlers(end):
-        yield
-
-
-@contextmanager
-def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in (signal.SIGUSR2, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
-
-
-def _write(text: str) -> None:
-    # Not print: a signal may come in the middle of another one.
-    os.write(2, f"{text}\n".encode())
 
 
 def _claimed(folder: Path, shards: Sequence[int]) -> Iterator[int]:

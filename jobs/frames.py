@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def main(
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(written.skipped.items()))
         click.echo(f"without a row: {reasons}")
     prefixed = " --prefix-ids" if prefix_ids else ""
-    inputs = " ".join(map(str, input))
+    inputs = shlex.join(map(str, input))
     click.echo(f"next: python -m jobs.extract {inputs} --out RUN --chunk {found.chunk}{prefixed}, which embeds them")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -113,8 +114,10 @@ def _next(found: Explained, root: Path) -> list[str]:
     lines = []
     if state.hours_left is not None:
         lines.append(f"about {duration(state.hours_left * 3600)} left at this pace")
-    if any(shard.state not in ("done", "running", "queued") for shard in state.shards):
-        lines.append(f"next: python -m jobs.rerun {root}")
+    if any(shard.state == "unknown" for shard in state.shards):
+        lines.append("next: mend what keeps files from being read, then look again; nothing says that they are damaged")
+    elif any(shard.state not in ("done", "running", "queued") for shard in state.shards):
+        lines.append(f"next: python -m jobs.rerun {shlex.quote(str(root))}")
     return lines
 
 

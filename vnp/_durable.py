@@ -24,6 +24,8 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 _SUFFIX = ".tmp"
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[^.]*)-(?P<process>\d+)-[0-9a-f]{8}\.tmp")
 _ABANDONED_SECONDS = 3600
+# HDF5 names a file that it cannot open only in its message.
+_OPENED_BY_HDF5 = re.compile(r"unable to open file: name = '(?P<name>.+)', errno = ")
 
 
 def temporary_name(path: Path) -> Path:
@@ -119,10 +121,20 @@ def _temporary(path: Path) -> Iterator[Path]:
     except (FileExistsError, FileNotFoundError):
         raise
     except OSError as error:
-        raise storage_error(error, f"writing {path}") from error
+        raise storage_error(error, _other_file(error, path, temporary) or f"writing {path}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _other_file(error: OSError, path: Path, temporary: Path) -> str | None:
+    """The file that an error speaks of, where that is not the one being written: what it is made of, say."""
+    opened = _OPENED_BY_HDF5.search(str(error))
+    name = opened["name"] if opened else error.filename
+    if not isinstance(name, (str, bytes)):
+        return None
+    found = os.fsdecode(name)
+    return None if Path(found) in (path, temporary, path.parent) else found
 
 
 @contextlib.contextmanager

@@ -215,6 +215,9 @@ class TestLocal:
         # Tasks in processes of their own may be faster than the signal on its way.
         assert cluster == "local" or not state.complete
         assert "running" not in state.counts
+        shown = call("status", out).stdout
+        assert "KeyboardInterrupt" not in shown
+        assert "Traceback" not in shown
         assert call("rerun", out, "--cluster", "inline").exit_code == 0
         assert run_state(run).complete
         assert call("reduce", out).exit_code == 0

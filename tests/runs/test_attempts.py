@@ -41,7 +41,7 @@ def test_alive_while_it_runs(tmp_path: Path) -> None:
     assert not stored.alive(path)
 
 
-@pytest.mark.parametrize("error", [ValueError("first line\nsecond"), KeyboardInterrupt(), SystemExit(3)])
+@pytest.mark.parametrize("error", [ValueError("first line\nsecond"), SystemExit(3)])
 def test_how_it_failed_is_noted_and_passed_on(tmp_path: Path, error: BaseException) -> None:
     with pytest.raises(type(error)), attempt(tmp_path, None):
         raise error
@@ -50,6 +50,16 @@ def test_how_it_failed_is_noted_and_passed_on(tmp_path: Path, error: BaseExcepti
     assert stored.error is not None
     assert stored.error.startswith(type(error).__name__)
     assert "second" not in stored.error
+    assert not stored.alive(path)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), GeneratorExit()])
+def test_an_interruption_is_a_stop_and_passed_on(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)), attempt(tmp_path, None):
+        raise error
+    path, stored = only(tmp_path)
+    assert (stored.outcome, stored.error) == ("stopped", None)
+    assert stored.ended is not None
     assert not stored.alive(path)
 
 

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.runs.making import coding, make_all, plan_run, write_fasta
-from vnp.errors import DamagedShardError
+from vnp.errors import DamagedShardError, StorageError
+from vnp.runs import seals
 from vnp.runs.receipts import Receipt
 from vnp.runs.request import Run
 from vnp.runs.seals import discard, require_sealed, sealed, withdraw
@@ -118,6 +122,45 @@ class TestSeals:
         assert not own.paths.receipt(0).exists()
         assert not own.paths.shard(0).exists()
         discard(own, 0)
+
+    @pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EIO])
+    @pytest.mark.parametrize("what", ["the size", "the bytes", "the receipt"])
+    def test_what_cannot_be_looked_at_is_not_damaged(
+        self, own: Run, monkeypatch: pytest.MonkeyPatch, what: str, number: int
+    ) -> None:
+        def refuse(path: Path, *_: Any, **__: Any) -> Any:
+            raise OSError(number, os.strerror(number), str(path))
+
+        path = own.paths.shard(0)
+        with monkeypatch.context() as patch:
+            if what == "the bytes":
+                patch.setattr(seals, "file_sha256", refuse)
+            elif what == "the size":
+                stat = Path.stat
+                patch.setattr(Path, "stat", lambda found, **more: (refuse if found == path else stat)(found, **more))
+            else:
+                path = own.paths.receipt(0)
+                patch.setattr(Path, "read_bytes", refuse)
+            for look in (require_sealed, sealed):
+                with pytest.raises(StorageError, match=f"^reading {path}: "):
+                    look(own, 0, full=True)
+            if what != "the bytes":
+                with pytest.raises(StorageError):
+                    discard(own, 0)
+        assert sealed(own, 0, full=True) is not None
+
+    def test_a_receipt_that_must_stay_is_told_with_its_damaged_shard(
+        self, own: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: Any) -> None:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", refuse)
+            with pytest.raises(DamagedShardError, match=r"shard-00000\.h5 is damaged.*permission denied.*reduce again"):
+                withdraw(own, 0)
+        withdraw(own, 0)
+        withdraw(own, 0)
 
     def test_a_withdrawn_receipt_no_longer_counts(self, own: Run) -> None:
         withdraw(own, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from tests.runs.making import coding, column_bytes, dna, make_all, pair, plan_run, write_fasta
-from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, RunExistsError, VnpError
+from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, RunExistsError, StorageError, VnpError
 from vnp.features import table
 from vnp.features.benchmark import benchmark_merge, synthetic_run
 from vnp.runs._skipped import write_skipped
@@ -270,6 +271,17 @@ def test_a_missing_dataset(run: Run, expected: dict[str, Any]) -> None:
     edit(run, 2, lose)
     with pytest.raises(FeatureError, match=r"shards of .* cannot be merged|shard-00002"):
         reduce_run(run, "1664")
+
+
+def test_a_disk_that_fails_while_hashing_costs_no_receipt(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: Path) -> str:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    monkeypatch.setattr("vnp.runs._hashes.file_sha256", fails)
+    with pytest.raises(StorageError, match=r"reading .*shard-00000\.h5: Stale file handle"):
+        reduce_run(run, "1664")
+    monkeypatch.undo()
+    assert reduce_run(run, "1664").fresh
 
 
 class TestAgain:

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
+from vnp.errors import storage_error
 from vnp.runs.receipts import Receipt, file_sha256
 from vnp.runs.request import Run
 
@@ -40,12 +41,19 @@ class FileHashes:
         self._threads.shutdown(cancel_futures=True)
 
     def match(self, index: int) -> bool:
-        """Whether the file of the receipt at ``index`` is there and is the one that the receipt names."""
+        """Whether the file of the receipt at ``index`` is there and is the one that the receipt names.
+
+        Raises:
+            StorageError: it cannot be read, which says nothing about what is in it.
+        """
         self._start(index + 1 + self._ahead)
         try:
             return self._found[index].result() == self._receipts[index].sha256
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError as error:
+            path = self._run.paths.shard(self._receipts[index].shard)
+            raise storage_error(error, f"reading {path}") from error
 
     def _start(self, until: int) -> None:
         for receipt in self._receipts[len(self._found) : until]:

@@ -86,7 +86,7 @@ def attempt(folder: Path, log: str | None) -> Iterator[Attempt]:
         log: path of the task's log, if known.
 
     Yields:
-        The attempt. ``KeyboardInterrupt`` and errors are noted and passed on.
+        The attempt. An interruption is noted as a stop and errors as failures; both are passed on.
     """
     folder.mkdir(parents=True, exist_ok=True)
     current, path = _announce(folder, log)
@@ -95,6 +95,11 @@ def attempt(folder: Path, log: str | None) -> Iterator[Attempt]:
     beat.start()
     try:
         yield current
+    except (KeyboardInterrupt, GeneratorExit):
+        # Ctrl-C, or the work was dropped between two steps: nothing is wrong with the shard.
+        done.set()
+        stopped(folder, current)
+        raise
     except BaseException as error:
         done.set()
         message = (str(error).splitlines() or [""])[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import socket
 import time
@@ -70,7 +71,7 @@ def seal_shard(run: Run, plan: BlockPlan, current: Attempt, seconds: Mapping[str
         if _stamps(paths) != stamps:
             raise RunError(
                 f"another task changed blocks of {shard_name(number)} while they were sealed: "
-                f"end one of the two, then go on with: python -m jobs.rerun {run.paths.root}"
+                f"end one of the two, then go on with: python -m jobs.rerun {shlex.quote(str(run.paths.root))}"
             )
         _require_planned(run, plan, merged)
         size, sha256 = temporary.stat().st_size, file_sha256(temporary)
@@ -94,7 +95,7 @@ def _accounts(run: Run, plan: BlockPlan, paths: Sequence[Path]) -> list[Account]
     if not same_encoders(accounts):
         raise RunError(
             f"two tasks made blocks of {shard_name(plan.shard.number)} with encoders in different precision: "
-            f"end one of them, then go on with: python -m jobs.rerun {run.paths.root}"
+            f"end one of them, then go on with: python -m jobs.rerun {shlex.quote(str(run.paths.root))}"
         )
     return accounts
 

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 
 from vnp._durable import remove_temporaries
-from vnp.errors import DamagedShardError
+from vnp.errors import DamagedShardError, storage_error
 from vnp.runs.paths import shard_name
 from vnp.runs.receipts import Receipt, file_sha256
 from vnp.runs.request import Run
@@ -19,6 +19,9 @@ def sealed(run: Run, number: int, *, full: bool = False) -> Receipt | None:
         run: the run.
         number: of the shard.
         full: compare the file's SHA-256 as well, not only its size.
+
+    Raises:
+        StorageError: the receipt or the file cannot be looked at, so nobody knows.
     """
     try:
         return require_sealed(run, number, full=full)
@@ -31,8 +34,12 @@ def require_sealed(run: Run, number: int, *, full: bool = False) -> Receipt | No
 
     Raises:
         DamagedShardError: the receipt is damaged or of another run, or the file is not the one it speaks of.
+        StorageError: one of the two cannot be looked at, which says nothing about what is in it.
     """
-    receipt = Receipt.read(run.paths.receipt(number))
+    try:
+        receipt = Receipt.read(run.paths.receipt(number))
+    except OSError as error:
+        raise storage_error(error, f"reading {run.paths.receipt(number)}") from error
     if receipt is None:
         return None
     if receipt.run != run.request.digest or receipt.shard != number:
@@ -40,26 +47,52 @@ def require_sealed(run: Run, number: int, *, full: bool = False) -> Receipt | No
     path = run.paths.shard(number)
     try:
         size = path.stat().st_size
-    except OSError as error:
+        if size != receipt.size:
+            raise DamagedShardError(f"{path} has {size:,} bytes, its receipt says {receipt.size:,}")
+        if full and file_sha256(path) != receipt.sha256:
+            raise DamagedShardError(f"{path} is not the file that its receipt names: its bytes have changed")
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DamagedShardError(f"{path} has a receipt but cannot be read: {error.strerror}") from error
-    if size != receipt.size:
-        raise DamagedShardError(f"{path} has {size:,} bytes, its receipt says {receipt.size:,}")
-    if full and file_sha256(path) != receipt.sha256:
-        raise DamagedShardError(f"{path} is not the file that its receipt names: its bytes have changed")
+    except OSError as error:
+        raise storage_error(error, f"reading {path}") from error
     return receipt
 
 
 def discard(run: Run, number: int) -> None:
-    """Remove a damaged receipt and the shard file that it spoke of, so that the shard can be made anew."""
-    if run.paths.receipt(number).exists() and sealed(run, number) is None:
-        run.paths.receipt(number).unlink(missing_ok=True)
-        run.paths.shard(number).unlink(missing_ok=True)
+    """Remove a damaged receipt and the shard file that it spoke of, so that the shard can be made anew.
+
+    Raises:
+        StorageError: they cannot be looked at, and are left alone, or they cannot be removed.
+    """
+    try:
+        require_sealed(run, number)
+    except DamagedShardError:
+        for path in (run.paths.receipt(number), run.paths.shard(number)):
+            try:
+                path.unlink()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise storage_error(error, f"removing {path}") from error
 
 
 def withdraw(run: Run, number: int) -> None:
-    """Put a receipt aside whose shard proved damaged, so that the shard counts as missing from now on."""
+    """Put a receipt aside whose shard proved damaged, so that the shard counts as missing from now on.
+
+    Raises:
+        DamagedShardError: the receipt must stay, since its folder cannot be written.
+    """
     receipt = run.paths.receipt(number)
-    receipt.rename(receipt.with_suffix(".withdrawn"))
+    try:
+        receipt.rename(receipt.with_suffix(".withdrawn"))
+    except FileNotFoundError:
+        # Another reduce was first.
+        return
+    except OSError as error:
+        raise DamagedShardError(
+            f"{run.paths.shard(number)} is damaged, but its receipt still counts, since it cannot be put aside "
+            f"({storage_error(error, str(receipt))}): mend that, then reduce again"
+        ) from error
 
 
 def tidy(run: Run) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vnp.errors import DamagedShardError
+from vnp.errors import DamagedShardError, StorageError, storage_error
 from vnp.runs.attempts import read_attempts
 from vnp.runs.paths import shard_name
 from vnp.runs.receipts import Receipt
@@ -17,7 +17,7 @@ from vnp.runs.request import Run
 from vnp.runs.seals import require_sealed
 from vnp.runs.shard import Shard
 
-STATES = ("done", "running", "queued", "stopped", "failed", "damaged", "missing")
+STATES = ("done", "running", "queued", "stopped", "failed", "damaged", "unknown", "missing")
 _TAIL_BYTES = 8192
 
 
@@ -29,7 +29,7 @@ class ShardState:
         shard: as planned.
         state: ``done`` (by its receipt), ``running``, ``queued`` (a scheduler says so), ``stopped`` (asked to stop,
             goes on with rerun), ``failed`` (its last task ended with an error or vanished), ``damaged`` (the receipt
-            or file is not what was written) or ``missing`` (never begun).
+            or file is not what was written), ``unknown`` (its files cannot be looked at) or ``missing`` (never begun).
         blocks: finished blocks, and blocks in all.
         attempts: how many tasks have begun it.
         receipt: of a shard that is done.
@@ -95,6 +95,7 @@ def run_state(run: Run, shards: Sequence[Shard] | None = None) -> RunState:
 
     Raises:
         RunError: the plan is damaged.
+        StorageError: the folders cannot be looked into.
     """
     if shards is None:
         # Here, because it loads h5py, which a login node may not have.
@@ -103,7 +104,7 @@ def run_state(run: Run, shards: Sequence[Shard] | None = None) -> RunState:
         shards = read_plan(run.paths.plan, run.request.plan_sha256)
     # One look into each folder instead of one question a shard: most shards of a young run have neither.
     receipts, begun = _names(run.paths.receipts), _names(run.paths.parts)
-    states = [_shard_state(run, shard, receipts, begun) for shard in shards]
+    states = [_look(run, shard, receipts, begun) for shard in shards]
     done = [found for found in states if found.state == "done" and found.receipt is not None]
     return RunState(
         shards=states,
@@ -117,8 +118,18 @@ def run_state(run: Run, shards: Sequence[Shard] | None = None) -> RunState:
 def _names(folder: Path) -> set[str]:
     try:
         return {entry.name for entry in os.scandir(folder)}
-    except OSError:
+    except FileNotFoundError:
         return set()
+    except OSError as error:
+        raise storage_error(error, f"looking into {folder}") from error
+
+
+def _look(run: Run, shard: Shard, receipts: set[str], begun: set[str]) -> ShardState:
+    try:
+        return _shard_state(run, shard, receipts, begun)
+    except StorageError as error:
+        # The other shards can be told of all the same.
+        return ShardState(shard, "unknown", (0, shard.blocks(run.request.block_units)), error=str(error))
 
 
 def _shard_state(run: Run, shard: Shard, receipts: set[str], begun: set[str]) -> ShardState:

@@ -1,0 +1,77 @@
+"""Signals that tell a task to end: what it does about them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Note USR2 and TERM instead of dying of them.
+
+    Yields:
+        A function that says whether one has come.
+    """
+    asked: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
+        _write(f"{signal.Signals(number).name}: ending after this block")
+
+    with _handlers(note):
+        yield lambda: bool(asked)
+
+
+@contextmanager
+def end_when_told(code: int) -> Iterator[None]:
+    """End at USR2 or TERM as a task that was asked to stop: what it writes is put aside and it begins again.
+
+    Args:
+        code: exit code of the process.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        _write(f"{signal.Signals(number).name}: ended before it was done; if that was the time limit, raise it")
+        sys.exit(code)
+
+    with _handlers(end):
+        yield
+
+
+@contextmanager
+def first_interrupt_only() -> Iterator[None]:
+    """Let Ctrl-C end the work at once, and further ones pass by, which would keep it from ending what it started.
+
+    Raises:
+        KeyboardInterrupt: at the first one.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        _write(f"{signal.Signals(number).name}: ending now")
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, end)
+    yield
+    # Only where it ended well: after an interruption the process is left in peace until it is gone.
+    signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in (signal.SIGUSR2, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def _write(text: str) -> None:
+    # Not print: a signal may come in the middle of another one.
+    os.write(2, f"{text}\n".encode())
