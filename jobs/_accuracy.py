@@ -15,8 +15,6 @@ from vnp.errors import InputError, RunExistsError, UsageError
 if TYPE_CHECKING:
     from vnp.evaluation.contestants import Contestant, Rules
 
-_TABLE = "accuracy.tsv"
-
 
 def run_accuracy(
     words: Sequence[str],
@@ -42,18 +40,19 @@ def run_accuracy(
         asked: the rules.
 
     Raises:
-        VnpError: see ``contest``.
+        VnpError: see ``contest`` and ``claimed``.
     """
-    if (folder / _TABLE).exists() and not force:
-        raise RunExistsError(f"{folder} holds the results of a comparison; --force writes over them")
     from vnp.evaluation.contest import contest
+    from vnp.evaluation.folder import claimed, require_new
     from vnp.evaluation.results import summary, write_results
 
+    if not force:
+        require_new(folder)
     rules = _rules(organisms, asked)
     contestants = _contestants(words, checkpoint, groups)
-    folder.mkdir(parents=True, exist_ok=True)
-    results = contest(contestants, rules, folder, Progress)
-    paths = write_results(results, folder)
+    with claimed(folder, contestants, rules, force=force):
+        results = contest(contestants, rules, folder, Progress)
+        paths = write_results(results, folder)
     if as_json:
         click.echo(json.dumps(results.to_json(), indent=2))
         return

@@ -69,14 +69,13 @@ def _train(root: Path) -> None:
     from jobs.train import main
 
     path = model_path(root)
-    words = [str(root), "--out", str(path)]
     if path.exists():
         if _trained_here(path, root):
             click.echo(f"{path} is there already")
             return
         click.echo(f"{path} was trained on other features than are in {root} now: training anew")
-        words.append("--force")
-    _call(main, words)
+    # A training of these features that was killed goes on all the same; one of other features makes way.
+    _call(main, [str(root), "--out", str(path), "--force"])
 
 
 def _trained_here(path: Path, root: Path) -> bool:
@@ -106,7 +105,10 @@ def _measure(root: Path) -> None:
 def _measured(table: Path, path: Path) -> bool:
     """Whether a table of results is that of this classifier, and whole."""
     from vnp.classifier.checkpoint import Checkpoint
+    from vnp.evaluation.folder import UNFINISHED
 
+    if (table.parent / UNFINISHED).exists():
+        return False
     try:
         found = json.loads(table.read_text())
         measured = [one["training"] for one in found["contestants"]]

@@ -21,9 +21,9 @@ def frontend_options(function: _Function) -> _Function:
     for option in reversed(
         (
             click.argument("input", nargs=-1, type=click.Path(path_type=Path)),
-            click.option("--reads", type=click.IntRange(min=1), default=100_000, help="Reads to make."),
-            click.option("--length", type=click.IntRange(min=3), default=150, help="Bases of a read."),
-            click.option("--chunk", type=click.IntRange(min=30), default=300, help="Bases of a chunk."),
+            click.option("--reads", type=click.IntRange(1, 1_000_000_000), default=100_000, help="Reads to make."),
+            click.option("--length", type=click.IntRange(3, 1_000_000_000), default=150, help="Bases of a read."),
+            click.option("--chunk", type=click.IntRange(30, 1_000_000_000), default=300, help="Bases of a chunk."),
             click.option("--workers", type=click.IntRange(min=1), default=2, help="Processes."),
             click.option(
                 "--weights",

@@ -69,15 +69,20 @@ def note_by_hand(root: Path) -> None:
 
 
 def submitted(root: Path) -> list[Submitted]:
-    """All submissions, oldest first; a line that was cut off by a full disk is passed over."""
-    found = []
+    """All submissions, oldest first; a line that was cut off by a full disk is passed over.
+
+    A job that was submitted by hand is given once, though several of its tasks may have noted it at the same time.
+    """
+    found: list[Submitted] = []
     try:
         lines = jobs_file(root).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
     for line in lines:
         try:
-            found.append(Submitted(**json.loads(line)))
+            entry = Submitted(**json.loads(line))
         except (ValueError, TypeError):
             continue
+        if entry.shards or all(entry.job != other.job for other in found):
+            found.append(entry)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ def fetch_refseq(
     if as_json:
         click.echo(json.dumps(lock_json(fetched.lock), indent=2))
     else:
-        click.echo(f"next: python -m jobs.dataset {fetched.sheet} --out DATASET")
+        click.echo(f"next: python -m jobs.dataset {shlex.quote(str(fetched.sheet))} --out DATASET")
 
 
 def _show(lock: Lock) -> None:

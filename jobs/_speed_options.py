@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from vnp.runs.ask import MOST_SHARDS, MOST_TOKENS
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -30,10 +32,14 @@ _OPTIONS = (
         help="FASTA file to take lengths from: proteins, or DNA with --model dnabert_s.  [default: the bundled sample]",
     ),
     click.option(
-        "--tokens", type=click.IntRange(min=1), help="Of each set of lengths, about.  [default: by device and model]"
+        "--tokens",
+        type=click.IntRange(1, MOST_TOKENS),
+        help="Of each set of lengths, about.  [default: by device and model]",
     ),
     click.option(
-        "--token-budget", type=click.IntRange(min=1), help="Tokens of one of our batches.  [default: the encoder's]"
+        "--token-budget",
+        type=click.IntRange(1, MOST_TOKENS),
+        help="Tokens of one of our batches.  [default: the encoder's]",
     ),
     click.option(
         "--weights",
@@ -58,12 +64,14 @@ _OPTIONS = (
     ),
     click.option(
         "--reads",
-        type=click.IntRange(min=1),
+        type=click.IntRange(1, 1_000_000_000),
         help="--end-to-end: reads of 150 bases.  [default: 1,000,000 on a GPU, 300 on a CPU]",
     ),
     click.option("--gpus", default="1", help="--end-to-end: numbers of GPUs, one run each, such as 1,2."),
     click.option(
-        "--shards", type=click.IntRange(min=1), help="--end-to-end: shards.  [default: four for each GPU; 1 on a CPU]"
+        "--shards",
+        type=click.IntRange(1, MOST_SHARDS),
+        help="--end-to-end: shards.  [default: four for each GPU; 1 on a CPU]",
     ),
     click.option("--cold", is_flag=True, help="--end-to-end: a short run with empty kernel caches first."),
     click.option(

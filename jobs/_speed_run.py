@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -103,14 +104,16 @@ def _gpus(text: str, device: str) -> tuple[list[str], list[int]]:
     """The GPUs that may be used, and how many of them each run gets; on a CPU one run without any."""
     from jobs._local import visible_gpus
 
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch("0*[1-9][0-9]{0,5}", part) for part in parts):
+        raise UsageError(f"--gpus takes numbers from 1 on, separated by commas, such as 1,2, not {text!r}")
+    counts = [int(part) for part in parts]
     if device != "cuda":
+        if counts != [1]:
+            raise UsageError(f"--gpus {text}: this runs on the CPU")
         return [], [0]
-    try:
-        counts = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"--gpus takes numbers separated by commas, such as 1,2, not {text!r}") from None
     visible = visible_gpus()
-    if min(counts) < 1 or max(counts) > len(visible):
+    if max(counts) > len(visible):
         raise UsageError(f"--gpus {text}: this machine shows {len(visible)} GPUs")
     return visible, counts
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from jobs._progress import duration
+from vnp.errors import RunExistsError, storage_error
 
 
 def time_training(
@@ -28,7 +29,13 @@ def time_training(
         seed: of the made-up rows.
         out: file for the figures as JSON.
         as_json: print them as JSON.
+
+    Raises:
+        RunExistsError: the file is there already.
+        StorageError: its folder cannot be made.
     """
+    if out is not None:
+        _make_way(out)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     from vnp._durable import write_json
     from vnp.classifier.benchmark import benchmark_training
@@ -64,3 +71,13 @@ def time_training(
             f"graphs against plain steps: losses differ by {found.loss_difference:.2g} of their size at most, "
             f"weights by {found.weight_difference:.2g}"
         )
+
+
+def _make_way(out: Path) -> None:
+    """Before anything is timed, which takes minutes, see that its figures can be written."""
+    if out.exists():
+        raise RunExistsError(f"{out} is there already: choose another --out, or move it away")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, f"making {out.parent}") from error

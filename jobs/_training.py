@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from jobs._progress import Progress, duration
-from vnp.classifier.train import Outputs, Trained, Training, Watcher
+from vnp.classifier.outputs import Outputs
+from vnp.classifier.train import Trained, Training, Watcher
 from vnp.errors import UsageError
 from vnp.features.read import Features
 
@@ -34,7 +35,8 @@ def watching(features: Features, out: Path, training: Training, *, quiet: bool, 
     if training.split != "auto" and not quiet and (features.splits() >= 0).any():
         click.echo(f"note: the data brings a split of its own, which --split {training.split} overrides")
     with contextlib.ExitStack() as opened:
-        board = opened.enter_context(_board(Outputs(out).beside("tensorboard"))) if tensorboard else None
+        make_board = _board_maker() if tensorboard else None
+        board: Any = None
         reading = opened.enter_context(contextlib.ExitStack())
         bars: dict[str, Progress] = {}
         shown = 0
@@ -50,8 +52,11 @@ def watching(features: Features, out: Path, training: Training, *, quiet: bool, 
                 click.echo(_split_text(summary))
 
         def epoch(history: list[dict[str, Any]]) -> None:
-            nonlocal shown
+            nonlocal shown, board
             reading.close()
+            if board is None and make_board is not None:
+                board = make_board(str(Outputs(out).beside("tensorboard")))
+                opened.callback(board.close)
             for row in history[shown:]:
                 if not quiet:
                     click.echo(_epoch_text(row) if row["epoch"] > 1 else f"{_HEADER}\n{_epoch_text(row)}")
@@ -113,17 +118,12 @@ def _epoch_text(row: Mapping[str, Any]) -> str:
     return f"{row['epoch']:>5}  {numbers}  {accuracy:>8}  {f1:>6}  {auc:>6}  {duration(row['seconds']):>9}"
 
 
-@contextlib.contextmanager
-def _board(folder: Path) -> Iterator[Any]:
+def _board_maker() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UsageError("--tensorboard needs TensorBoard: pip install 'vnp[tensorboard]'") from error
-    writer: Any = SummaryWriter(str(folder))
-    try:
-        yield writer
-    finally:
-        writer.close()
+    return SummaryWriter
 
 
 def _add(board: Any, row: Mapping[str, Any]) -> None:

@@ -13,6 +13,10 @@ from jobs import _options
 from jobs._command import command, group
 from jobs._frontend import frontend_options
 from jobs._speed_options import speed_options
+from vnp.runs.ask import LARGEST_CHUNK, MOST_SHARDS
+
+# Beyond what anyone waits for, and far below what numbers of eight bytes hold.
+_MOST = 1_000_000_000
 
 
 @group("python -m jobs.benchmark merge --rows 1000000")
@@ -22,10 +26,10 @@ def main() -> None:
 
 @command("python -m jobs.benchmark frames --bases 20000000", group=main)
 @click.argument("input", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--bases", type=click.IntRange(min=1), default=10_000_000, help="Bases to work through.")
-@click.option("--chunk", type=click.IntRange(min=3), default=300, help="Bases of a chunk.")
+@click.option("--bases", type=click.IntRange(1, 100 * _MOST), default=10_000_000, help="Bases to work through.")
+@click.option("--chunk", type=click.IntRange(3, LARGEST_CHUNK), default=300, help="Bases of a chunk.")
 @click.option("--repeats", type=click.IntRange(min=1), default=5, help="Rounds; the median counts.")
-@click.option("--seed", type=int, default=1, help="Of the random bases.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, help="Of the random bases.")
 @_options.as_json
 def frames(
     input: tuple[Path, ...],  # noqa: A002 - the argument's name in help and vnp.toml
@@ -70,8 +74,8 @@ def frontend(**asked: Any) -> None:
 
 
 @command("python -m jobs.benchmark merge --rows 1000000 --shards 8 --folder /scratch", group=main)
-@click.option("--rows", type=click.IntRange(min=1), default=300_000, help="Rows of the made-up run.")
-@click.option("--shards", type=click.IntRange(min=1), default=8, help="Its shards.")
+@click.option("--rows", type=click.IntRange(1, _MOST), default=300_000, help="Rows of the made-up run.")
+@click.option("--shards", type=click.IntRange(1, MOST_SHARDS), default=8, help="Its shards.")
 @click.option("--repeats", type=click.IntRange(min=1), default=3, help="Rounds; the median counts.")
 @click.option("--layout", type=click.Choice(["1664", "full"]), default="1664", help="What to merge to.")
 @click.option("--store", type=click.Choice(["float16", "float32"]), default="float16", help="Type of the numbers.")
@@ -116,7 +120,7 @@ def merge(rows: int, shards: int, repeats: int, layout: str, store: str, folder:
 
 
 @command("python -m jobs.benchmark status --shards 10000", group=main)
-@click.option("--shards", type=click.IntRange(min=1), default=10_000, help="Shards of the made-up run.")
+@click.option("--shards", type=click.IntRange(1, MOST_SHARDS), default=10_000, help="Shards of the made-up run.")
 @click.option("--done", type=click.IntRange(min=0), help="How many of them are done.  [default: half]")
 @click.option("--repeats", type=click.IntRange(min=1), default=5, help="Rounds; the median counts.")
 @_options.as_json
@@ -169,7 +173,9 @@ def status(shards: int, done: int | None, repeats: int, as_json: bool) -> None:
     help="What decides a chunk or record: its surest frame, as in VirNucPro, or the mean weighed by length.",
 )
 @click.option("--recipe", type=click.Choice(["virnucpro", "adamw"]), default="virnucpro", help="How to train.")
-@click.option("--replicates", type=click.IntRange(min=20), default=1000, help="Draws of groups for the intervals.")
+@click.option(
+    "--replicates", type=click.IntRange(20, 1_000_000), default=1000, help="Draws of groups for the intervals."
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train and score.")
 @_options.force
 @_options.as_json
@@ -189,12 +195,16 @@ def accuracy(contestant: tuple[str, ...], out: Path, **asked: Any) -> None:
 
 @command("python -m jobs.benchmark train --rows 1800000", group=main)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
-@click.option("--rows", type=click.IntRange(min=2), help="Of an epoch.  [default: 1,800,000 on a GPU, 20,000 on a CPU]")
-@click.option("--width", type=click.IntRange(min=8), default=1664, help="Numbers in a row.")
-@click.option("--batch", type=click.IntRange(min=2), multiple=True, default=(4096, 32), help="Rows of a step.")
-@click.option("--loop-rows", type=click.IntRange(min=1), default=3_000, help="Rows of the plain loop that are timed.")
-@click.option("--loop-workers", type=click.IntRange(min=0), default=12, help="Processes of the plain loop.")
-@click.option("--seed", type=int, default=1, help="Of the made-up rows.")
+@click.option(
+    "--rows", type=click.IntRange(2, _MOST), help="Of an epoch.  [default: 1,800,000 on a GPU, 20,000 on a CPU]"
+)
+@click.option("--width", type=click.IntRange(8, 1_000_000), default=1664, help="Numbers in a row.")
+@click.option("--batch", type=click.IntRange(2, 10_000_000), multiple=True, default=(4096, 32), help="Rows of a step.")
+@click.option(
+    "--loop-rows", type=click.IntRange(1, _MOST), default=3_000, help="Rows of the plain loop that are timed."
+)
+@click.option("--loop-workers", type=click.IntRange(0, 10_000), default=12, help="Processes of the plain loop.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, help="Of the made-up rows.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File for the figures as JSON.")
 @_options.as_json
 def train(
@@ -271,7 +281,7 @@ def speed(**asked: Any) -> None:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="The GFF3 or GenBank file, where GENOMES is FASTA.",
 )
-@click.option("--chunk", type=click.IntRange(min=30), default=300, help="Bases of a chunk.")
+@click.option("--chunk", type=click.IntRange(30, LARGEST_CHUNK), default=300, help="Bases of a chunk.")
 @click.option(
     "--scan-chunks", type=click.IntRange(min=1), default=2_000, help="Chunks of a record to time the scan on, at most."
 )

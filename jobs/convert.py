@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import click
 
 from jobs import _options
 from jobs._command import command
-from vnp.errors import RunExistsError
+from vnp.errors import RunExistsError, storage_error
 
 
 @command("python -m jobs.convert 300_model.pth --chunk 300 --out virnucpro_300.pth")
@@ -31,6 +32,10 @@ def main(old: Path, out: Path, chunk: int, protein: str | None, force: bool, as_
     from vnp.classifier.legacy import convert
 
     made = convert(old, chunk=chunk, protein=protein)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, f"making {out.parent}") from error
     made.write(out)
     if as_json:
         found = {"checkpoint": str(out), "layout": json.loads(made.layout.to_json()), "chunk": chunk}
@@ -38,7 +43,7 @@ def main(old: Path, out: Path, chunk: int, protein: str | None, force: bool, as_
         return
     click.echo(f"wrote {out}: {made}")
     click.echo("it has no calibration, so its probabilities are the network's own")
-    click.echo(f"next: python -m jobs.predict INPUT --checkpoint {out} --out DIR")
+    click.echo(f"next: python -m jobs.predict INPUT --checkpoint {shlex.quote(str(out))} --out DIR")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -151,7 +152,7 @@ def _report(built: Built, seconds: float) -> None:
     for line in chunk_lines(summary):
         click.echo(line)
     _unused(summary)
-    click.echo(f"next: python -m jobs.extract {built.folder} --out RUN, which embeds them")
+    click.echo(f"next: python -m jobs.extract {shlex.quote(str(built.folder))} --out RUN, which embeds them")
 
 
 def _unused(summary: dict[str, Any]) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from jobs import _options
 from jobs._command import command
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from vnp.encoders.lock import LockedEncoder
 
 DEFAULT_NAMES = ("fastesm2_650", "dnabert_s")
+_OF_GENOMES = ("folder", "refseq_url", "seed", "files", "fasta", "connections")
 
 
 @command("python -m jobs.fetch fastesm2_650 dnabert_s --weights /project/weights")
@@ -79,10 +83,12 @@ def main(
     if refseq is not None:
         if names or revision or check:
             raise UsageError("--refseq fetches genomes: leave out NAMES, --revision and --check")
+        _refuse(("weights",), "is the folder of encoder weights; genomes go into --out")
         fetch_refseq(refseq, folder, url=refseq_url, dry_run=dry_run, force=force, as_json=as_json, **choice)
         return
     if dry_run or force:
         raise UsageError("--dry-run and --force are for --refseq")
+    _refuse(_OF_GENOMES, "is for genomes, which --refseq GROUPS fetches")
     specs = [_weighted(name) for name in dict.fromkeys(names or DEFAULT_NAMES)]
     root = weights_root(weights)
     if revision is not None and len(specs) != 1:
@@ -91,7 +97,15 @@ def main(
     if as_json:
         click.echo(json.dumps({name: _as_json(entry) for name, entry in entries.items()}, indent=2))
     elif not check:
-        click.echo(f"next: python -m jobs.extract INPUT --out RUN --weights {root}")
+        click.echo(f"next: python -m jobs.extract INPUT --out RUN --weights {shlex.quote(str(root))}")
+
+
+def _refuse(parameters: Collection[str], why: str) -> None:
+    """Refuse options that are typed but would be ignored; a configuration may hold those of both kinds of fetching."""
+    context = click.get_current_context()
+    for one in context.command.params:
+        if one.name in parameters and context.get_parameter_source(one.name or "") is ParameterSource.COMMANDLINE:
+            raise UsageError(f"{'/'.join([*one.opts, *one.secondary_opts])} {why}")
 
 
 def _weighted(name: str) -> EncoderSpec:

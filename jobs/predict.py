@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -100,7 +101,7 @@ def main(
         if source is not None:
             if input:
                 raise UsageError("--from takes a run that is embedded already, and no INPUT")
-            found = _from(source, checkpoint, out, wishes, force, options["device"])
+            _say(found := _from(source, checkpoint, out, wishes, force, options["device"]), source)
         else:
             if checkpoint is None or out is None or not input:
                 raise UsageError("predict needs INPUT, --checkpoint and --out; or --from a run that is embedded")
@@ -112,8 +113,7 @@ def main(
             if site is not None:
                 _on_slurm(ask, out, settings, site, force)
                 return
-            found = _here(ask, out, settings, where, force)
-        _say(found)
+            _say(found := _here(ask, out, settings, where, force), out)
     if as_json:
         click.echo(json.dumps(found.summary, indent=2))
 
@@ -167,16 +167,18 @@ def _require_fit(ask: Ask, checkpoint: Checkpoint, settings: Settings) -> None:
 
 def _plan(ask: Ask, out: Path, settings: Settings, force: bool, site: Profile | None = None) -> Run:
     """Plan the run, and put the settings beside it for what comes after the shards."""
-    from vnp.prediction.predict import clear_others, finished, require_free
+    from vnp.prediction.predict import finished, left_by_others, remove, require_free
     from vnp.prediction.settings import OutputPaths
 
     paths = OutputPaths(out.absolute())
+    # Before the run is planned, whatever its digest will be, what is nobody's prediction is refused.
+    require_free(paths, settings, force=force, spared=left_by_others(paths, ""))
     run, _ = make_plan(ask, out, force, site)
-    if force:
-        clear_others(paths, "")
-    clear_others(paths, run.request.digest)
-    if finished(paths, settings, run.request.digest) is None:
-        require_free(paths, force=force, other=f"--from {out} with another --out")
+    if force or finished(paths, settings, run.request.digest) is None:
+        left = paths.results() if force else left_by_others(paths, run.request.digest)
+        other = f"--from {shlex.quote(str(out))} with another --out"
+        require_free(paths, settings, force=force, other=other, spared=left)
+        remove(left)
         settings.write(paths.settings)
     return run
 
@@ -201,8 +203,9 @@ def _on_slurm(ask: Ask, out: Path, settings: Settings, site: Profile, force: boo
     ids = submit_extract(run, unfinished(run), site)
     merging = submit_reduce(run.paths.root, site, settings.layout, ids)
     submit_predict(run.paths.root, site, predict_binds(run, settings), merging)
-    click.echo(f"next: python -m jobs.status {out}")
-    click.echo(f"if shards fail: python -m jobs.rerun {out} --then predict")
+    folder = shlex.quote(str(out))
+    click.echo(f"next: python -m jobs.status {folder}")
+    click.echo(f"if shards fail: python -m jobs.rerun {folder} --then predict")
 
 
 def predict_binds(run: Run, settings: Settings) -> list[Path]:
@@ -231,7 +234,7 @@ def finish_here(root: Path) -> None:
     Raises:
         UsageError: nobody asked for a prediction here.
     """
-    _say(_from(root, None, None, dict.fromkeys(_WISHES), False, "auto"))
+    _say(_from(root, None, None, dict.fromkeys(_WISHES), False, "auto"), root)
 
 
 def _finish(run: Run, settings: Settings, out: Path, force: bool, device: str = "auto") -> Predicted:
@@ -255,7 +258,19 @@ def _finish(run: Run, settings: Settings, out: Path, force: bool, device: str = 
         return predict(features, settings, out.absolute(), force=force, device=chosen, progress=progress)
 
 
-def _say(found: Predicted) -> None:
+def _again(source: Path, settings: dict[str, Any]) -> str:
+    """The command that calls the same records anew, for which a run that extract made needs the classifier."""
+    from vnp.prediction.settings import OutputPaths, Settings
+
+    root = source.absolute()
+    before = Settings.read(OutputPaths(root).settings)
+    words = ["python", "-m", "jobs.predict", "--from", str(root)]
+    if before is None or before.checkpoint_sha256 != settings["checkpoint_sha256"]:
+        words += ["--checkpoint", settings["checkpoint"]]
+    return shlex.join(words)
+
+
+def _say(found: Predicted, source: Path) -> None:
     counts, settings = found.summary["counts"], found.summary["settings"]
     click.echo(
         f"{counts['viral']:,} of {counts['records']:,} records are called viral, {counts['host']:,} host, "
@@ -268,7 +283,7 @@ def _say(found: Predicted) -> None:
     click.echo(f"report: {found.paths.report}")
     click.echo(
         f"next: look at the report; other thresholds (now {settings['threshold']:g}) without embedding again: "
-        f"python -m jobs.predict --from {found.paths.root} --out OTHER --threshold 0.9 --max-fdr 0.05"
+        f"{_again(source, settings)} --out OTHER --threshold 0.9 --max-fdr 0.05"
     )
 
 

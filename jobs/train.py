@@ -12,7 +12,7 @@ import click
 
 from jobs import _options
 from jobs._command import command
-from vnp.errors import InputError, UsageError
+from vnp.errors import InputError
 
 if TYPE_CHECKING:
     from vnp.classifier.recipe import Recipe
@@ -64,7 +64,12 @@ _RECIPE_OPTIONS = ("batch", "rate", "epochs", "patience", "dropout", "balance")
     help="auto keeps the one with the smaller validation log-loss.",
 )
 @click.option("--threshold", type=float, default=0.5, help="Probability from which on a row is called viral.")
-@click.option("--seed", type=int, default=0, help="Of the split, the weights, the order of rows and dropout.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    help="Of the split, the weights, the order of rows and dropout.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
 @click.option(
     "--memory",
@@ -144,8 +149,6 @@ def _training(expected: Any, asked: dict[str, Any]) -> Training:
 def _recipe(asked: dict[str, Any]) -> Recipe:
     from vnp.classifier.recipe import RECIPES
 
-    if asked["seed"] < 0:
-        raise UsageError("--seed must not be negative")
     given = {name: asked[name] for name in _RECIPE_OPTIONS if asked[name] is not None}
     return replace(RECIPES[asked["recipe"]], **given)
 

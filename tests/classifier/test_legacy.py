@@ -76,6 +76,8 @@ def test_an_encoder_of_another_width_is_wrong_use(saved: Path) -> None:
     assert convert(saved / "zip_2048.pth", chunk=300, protein="esm2_650m").layout.parts[1].encoder == "esm2_650m"
     with pytest.raises(UsageError, match="300 or 500"):
         convert(saved / "zip_3328.pth", chunk=0)
+    with pytest.raises(UsageError, match="beyond 1000000000"):
+        convert(saved / "zip_3328.pth", chunk=10**23)
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vnp.classifier.split import TEST, TRAIN, VALIDATION, Split, split_from_file, split_groups, split_rows
+from vnp.classifier.split import TEST, TRAIN, VALIDATION, Split, read_split, split_from_file, split_groups, split_rows
 from vnp.errors import FeatureError, InputError, UsageError
 
 
@@ -121,6 +121,11 @@ def test_a_split_file_that_cannot_be_used(tmp_path: Path, text: str, error: type
     (tmp_path / "split.tsv").write_text(text)
     with pytest.raises(error, match=says):
         split_from_file(tmp_path / "split.tsv", label, groups, [str(n) for n in range(6)])
+
+
+def test_a_split_file_from_excel_begins_with_a_mark(tmp_path: Path) -> None:
+    (tmp_path / "split.tsv").write_bytes(b"\xef\xbb\xbfgroup\tpart\r\na\ttrain\r\nb\ttest\r\n")
+    assert read_split(tmp_path / "split.tsv") == ("group", {"a": TRAIN, "b": TEST})
 
 
 def test_a_split_file_that_is_missing(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from tests.crash._child import Points, die, in_child
 from tests.datasets.genbank import Feature, fasta, genbank, genome_with_genes, gff3_line
 from tests.datasets.making import proteins_of, record, write_set, write_sheet
-from vnp._durable import alone
+from vnp._durable import alone, temporary_name
 from vnp.datasets.build import Built, build_dataset
 from vnp.datasets.candidates import find_candidates
 from vnp.datasets.lengths import read_lengths
@@ -225,6 +225,48 @@ def test_files_of_somebody_else_are_left_alone(sheet: Path, tmp_path: Path) -> N
     (out / "dataset.md").write_text("mine")
     with pytest.raises(RunExistsError, match=r"dataset\.md"):
         build(sheet, out, replace(RECIPE, seed=9))
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    "name", ["parts/notes.txt", "parts/shard-00000/block-00000.h5", "parts/sub/request.json", "parts"]
+)
+def test_parts_of_somebody_else_are_left_alone(sheet: Path, tmp_path: Path, name: str, force: bool) -> None:
+    out = tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("precious")
+    with pytest.raises(RunExistsError, match="parts is there and is not of a training set"):
+        build(sheet, out, force=force)
+    assert content(out) == {name: b"precious"}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"sha256": 5}', '{"shards": 3}'])
+def test_parts_with_a_request_of_something_else_are_left_alone(sheet: Path, tmp_path: Path, text: str) -> None:
+    parts = tmp_path / "out/parts"
+    parts.mkdir(parents=True)
+    (parts / "request.json").write_text(text)
+    (parts / "notes.txt").write_text("precious")
+    with pytest.raises(RunExistsError):
+        build(sheet, tmp_path / "out")
+    assert content(parts) == {"request.json": text.encode(), "notes.txt": b"precious"}
+
+
+def test_the_folder_of_a_run_is_refused(sheet: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "parts").mkdir(parents=True)
+    (out / "run.json").write_text("{}")
+    with pytest.raises(RunExistsError, match="is the folder of a run: choose another --out"):
+        build(sheet, out, force=True)
+    assert sorted(path.name for path in out.iterdir()) == ["parts", "run.json"]
+
+
+def test_parts_with_nothing_but_a_temporary_file_go_on(sheet: Path, tmp_path: Path) -> None:
+    """What is left where the first step was killed."""
+    parts = tmp_path / "out/parts"
+    parts.mkdir(parents=True)
+    temporary_name(parts / "request.json").write_text("{")
+    build(sheet, tmp_path / "out")
+    assert set(content(tmp_path / "out")) == FILES
 
 
 def test_two_at_once_in_one_folder(sheet: Path, tmp_path: Path) -> None:

@@ -140,15 +140,36 @@ class TestReading:
     def test_a_file_that_was_cut_off_is_damaged(self, share: float, features: Features) -> None:
         whole = features.path.read_bytes()
         features.path.write_bytes(whole[: int(share * len(whole))])
-        with pytest.raises(FeatureError, match=r"probably damaged[^\n]*jobs\.reduce"):
+        with pytest.raises(FeatureError, match=r"probably damaged[^\n]*make it again in its run$"):
             open_features(features.path)
+        # Only where there is a run can the command be named.
+        (features.path.parent / "run.json").write_text("{}")
+        with pytest.raises(FeatureError, match=rf"probably damaged.*jobs\.reduce {features.path.parent} --force$"):
+            open_features(features.path)
+
+    def test_the_command_can_be_pasted(self, tmp_path: Path) -> None:
+        folder = tmp_path / "my run"
+        folder.mkdir()
+        (folder / "run.json").write_text("{}")
+        with pytest.raises(RunError, match=rf"python -m jobs\.reduce '{folder}'$"):
+            open_features(folder)
+        (folder / "features.h5").write_bytes(b"")
+        with pytest.raises(FeatureError, match=rf"jobs\.reduce '{folder}' --force$"):
+            open_features(folder)
+
+    @pytest.mark.parametrize("content", [b"", b">a\nACGT\n", b"path,label\na.fna,viral\n", b"not HDF5 " * 100])
+    def test_a_file_of_another_kind_is_not_called_damaged(self, content: bytes, tmp_path: Path) -> None:
+        path = tmp_path / "viral.csv"
+        path.write_bytes(content)
+        # A run beside it changes nothing: its features are another file.
+        for _ in range(2):
+            with pytest.raises(FeatureError) as raised:
+                open_features(path)
+            assert str(raised.value) == f"{path} is no features.h5: give a run that was reduced, or its features.h5"
+            (tmp_path / "run.json").write_text("{}")
 
     def test_another_file_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "f.h5"
-        path.write_bytes(b"not HDF5 " * 100)
-        with pytest.raises(FeatureError, match="damaged"):
-            open_features(path)
-        path.unlink()
         with h5py.File(path, "w") as file:
             file["x"] = 1
         with pytest.raises(FeatureError, match="no vnp file"):

@@ -14,8 +14,11 @@ from click.testing import CliRunner, Result
 from jobs.benchmark import main as benchmark
 from jobs.train import main as train
 from tests.evaluation.making import frames, write_features
+from vnp.classifier.checkpoint import Checkpoint
 from vnp.classifier.recipe import ADAMW, RECIPES
+from vnp.errors import UsageError
 from vnp.evaluation.cases import Frames
+from vnp.evaluation.contestants import Rules
 
 RECORDS = 60
 FOUND = frames(RECORDS, per_chunk=2, chunks=3)
@@ -242,11 +245,102 @@ def test_wrong_use(
     assert "Traceback" not in done.output
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["accuracy.tsv", "accuracy.json", "accuracy.html", "disagreements.tsv", "split.tsv", "models/good.pth"],
+)
 @pytest.mark.usefixtures("undrawn")
-def test_results_are_not_written_over(folder: Path, tmp_path: Path) -> None:
-    words = (f"{folder / 'good.h5'}@{folder / 'model.pth'}", "--out", tmp_path)
-    (tmp_path / "accuracy.tsv").write_text("mine")
-    assert accuracy(*words).exit_code == 2
-    assert (tmp_path / "accuracy.tsv").read_text() == "mine"
-    assert accuracy(*words, "--force").exit_code == 0
-    assert (tmp_path / "accuracy.tsv").read_text() != "mine"
+def test_what_is_there_is_not_written_over(folder: Path, tmp_path: Path, name: str) -> None:
+    mine = tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    done = accuracy(folder / "good.h5", "--out", tmp_path)
+    assert done.exit_code == 2, done.output
+    assert f"{tmp_path} holds {name.partition('/')[0]}, which were there before" in done.stderr
+    assert contents(tmp_path) == {name: b"mine"}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_force_writes_over_all_of_it(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    names = ("accuracy.tsv", "split.tsv", "models/good.pth", "models/good.split.tsv")
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    assert accuracy(folder / "good.h5", "--out", tmp_path, "--force").exit_code == 0
+    assert all((tmp_path / name).read_bytes() != b"mine" for name in names)
+    assert not (tmp_path / "contest.json").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_interrupted_comparison_goes_on_and_another_does_not_take_its_place(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    words = (folder / "poor.h5", f"old={folder / 'good.h5'}@{folder / 'model.pth'}", "--out", tmp_path / "out")
+    with monkeypatch.context() as stopped:
+        stopped.setattr("vnp.evaluation.contest._compare", stop)
+        assert accuracy(*words).exit_code == 1
+    before = contents(tmp_path / "out")
+    assert {"contest.json", "split.tsv", "models/poor.pth"} <= before.keys()
+    for other in (("--seed", "1"), ("--rule", "mean"), ("--split", folder / "model.split.tsv")):
+        done = accuracy(*words, *other)
+        assert done.exit_code == 2, done.output
+        assert "holds split.tsv, models, which another comparison left when it was stopped" in done.stderr
+    assert contents(tmp_path / "out") == before
+    done = accuracy(*words)
+    assert done.exit_code == 0, done.output
+    assert not (tmp_path / "out/contest.json").exists()
+    assert accuracy(*words).exit_code == 2, "a whole one is not made again"
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_file_that_is_read_is_never_written_over(folder: Path, tmp_path: Path, force: tuple[str, ...]) -> None:
+    given = (folder / "model.split.tsv").read_bytes()
+    (tmp_path / "models").mkdir()
+    for name in ("split.tsv", "models/good.split.tsv"):
+        (tmp_path / name).write_bytes(given)
+        done = accuracy(folder / "good.h5", "--split", tmp_path / name, "--out", tmp_path, *force)
+        assert done.exit_code == 2, done.output
+    words = (folder / "good.h5", f"old={folder / 'good.h5'}@{tmp_path / 'models/good.pth'}", "--out", tmp_path)
+    (tmp_path / "models/good.pth").write_bytes((folder / "model.pth").read_bytes())
+    before = contents(tmp_path)
+    done = accuracy(*words, *force)
+    assert done.exit_code == 2, done.output
+    assert not force or "is read, and" in done.stderr
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_split_that_was_changed_is_not_believed(folder: Path, tmp_path: Path) -> None:
+    """Else rows that were trained on would be called rows that were not."""
+    model, split = tmp_path / "model.pth", tmp_path / "model.split.tsv"
+    model.write_bytes((folder / "model.pth").read_bytes())
+    split.write_text((folder / "model.split.tsv").read_text().replace("\ttrain\n", "\ttest\n"))
+    words = (folder / "good.h5", "--checkpoint", model, "--out", tmp_path / "out")
+    done = accuracy(*words)
+    assert done.exit_code == 1
+    assert f"{split} is not the split that {model} was trained on" in done.stderr
+    assert accuracy(*words, "--all").exit_code == 0
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_older_checkpoint_cannot_say_which_split_is_its_own(folder: Path, tmp_path: Path) -> None:
+    made = Checkpoint.load(folder / "model.pth")
+    older = replace(made, split={key: value for key, value in made.split.items() if key != "file_sha256"})
+    older.write(tmp_path / "model.pth")
+    (tmp_path / "model.split.tsv").write_bytes((folder / "model.split.tsv").read_bytes())
+    done = accuracy(folder / "good.h5", "--checkpoint", tmp_path / "model.pth", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "72 of 360 rows" in done.stdout
+    assert "It does not say which split it was trained on; model.split.tsv is taken to be that." in done.stdout
+
+
+def test_rules_with_a_seed_that_is_too_large() -> None:
+    with pytest.raises(UsageError, match="the seed is"):
+        Rules(seed=10**23)

@@ -149,7 +149,10 @@ class TestConfiguration:
         [
             ("[extract]\nshard = 3\n", ["[extract] has no option 'shard'", "shards", "precision", "prefix-ids"]),
             ("shrads = 3\n", ["no command has an option 'shrads'", "shards", "precision"]),
-            ("extract = 3\n", ["extract"]),
+            ("extract = 3\n", ["extract is a table of options, as in [extract], not 3"]),
+            ("[extrct]\nshards = 3\n", ["no command has a table [extrct]", "benchmark.merge", "extract", "train"]),
+            ("[benchmark.mrge]\nrows = 3\n", ["no command has a table [benchmark.mrge]", "benchmark.merge"]),
+            ("[benchmark]\nrows = 3\n", ["[benchmark] holds the tables of its commands and no options", "'rows'"]),
             ("shards = \n", ["vnp.toml is no TOML"]),
             ('[extract]\nshards = "many"\n', ["'many'", "--shards"]),
             ('cluster = "cloud"\n', ["'cloud'", "inline"]),
@@ -165,7 +168,9 @@ class TestConfiguration:
         assert not Path("run").exists()
 
     def test_options_of_other_commands_are_no_slips(self, fasta: Path) -> None:
-        Path("vnp.toml").write_text('layout = "full"\nrows = 7\n[reduce]\nlayout = "1664"\n[somebody]\nelse = 1\n')
+        Path("vnp.toml").write_text(
+            'layout = "full"\nrows = 7\n[reduce]\nlayout = "1664"\n[benchmark.merge]\nrows = 7\n'
+        )
         assert extract(fasta, "--out", "run").exit_code == 0
 
     def test_a_file_that_is_named_must_be_there(self, fasta: Path) -> None:

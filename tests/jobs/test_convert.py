@@ -36,6 +36,17 @@ def test_the_published_kind_of_model_becomes_a_checkpoint(saved: Path, tmp_path:
     assert json.loads(forced.stdout)["chunk"] == Checkpoint.load(tmp_path / "new.pth").chunk == 500
 
 
+def test_the_folder_is_made(saved: Path, tmp_path: Path) -> None:
+    out = tmp_path / "my models/new/a.pth"
+    done = run(saved / "zip_3328.pth", "--chunk", "300", "--out", out)
+    assert done.exit_code == 0, done.output
+    assert Checkpoint.load(out).chunk == 300
+    assert f"next: python -m jobs.predict INPUT --checkpoint '{out}' --out DIR" in done.output
+    failed = run(saved / "zip_3328.pth", "--chunk", "300", "--out", out / "below/b.pth")
+    assert failed.exit_code == 1
+    assert failed.stderr == f"error: making {out / 'below'}: a part of the path is a file, not a folder\n"
+
+
 def test_a_malicious_file_is_refused_and_runs_nothing(tmp_path: Path) -> None:
     marker = tmp_path / "it ran"
 

@@ -87,6 +87,22 @@ def test_nothing_is_overwritten_without_force(sheet: Path, tmp_path: Path) -> No
     assert call("dataset", sheet, "--out", out, *SMALL, "--force").exit_code == 0
 
 
+def test_a_run_is_left_alone(sheet: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert extract(sheet.parent / "f.fna", "--out", run).exit_code == 0
+    (run / "parts/shard-00007").mkdir(parents=True)
+    before = sorted(run.rglob("*"))
+    done = call("dataset", sheet, "--out", run, *SMALL)
+    assert done.exit_code == 2
+    assert "is the folder of a run: choose another --out" in clean(done)
+    assert sorted(run.rglob("*")) == before
+
+
+def test_the_next_command_can_be_pasted(sheet: Path, tmp_path: Path) -> None:
+    done = call("dataset", sheet, "--out", tmp_path / "my set", *SMALL, "--lengths", "150", "--per-group", 5)
+    assert f"next: python -m jobs.extract '{tmp_path}/my set' --out RUN," in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

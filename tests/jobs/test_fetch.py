@@ -97,12 +97,30 @@ def test_the_user_said_offline(content: dict[str, bytes], tmp_path: Path, monkey
         (["kmer"], "has no weights to fetch"),
         (["--revision", "main"], "is for one encoder"),
         (["esm2_650m", "--revision", "main"], "is pinned to revision 08e4846e"),
+        (["dnabert_s", "--out", "x"], "--out is for genomes"),
+        (["tiny", "--seed", "42"], "--seed is for genomes"),
+        (["tiny", "--files", "2"], "--files is for genomes"),
+        (["tiny", "--refseq-url", "https://x/"], "--refseq-url is for genomes"),
+        (["tiny", "--no-fasta"], "--fasta/--no-fasta is for genomes"),
+        (["tiny", "--fasta", "--check"], "--fasta/--no-fasta is for genomes"),
+        (["tiny", "--connections", "3"], "--connections is for genomes"),
     ],
 )
 def test_wrong_use(arguments: list[str], said: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+def test_a_configuration_may_hold_options_of_genomes(
+    content: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vnp.toml").write_text('[fetch]\nout = "genomes"\nseed = 3\nfasta = false\nweights = "my weights"\n')
+    with serve(HubContent(content)) as address:
+        use_hub(monkeypatch, address)
+        done = run("tiny")
+    assert done.exit_code == 0, done.output
+    assert "--out RUN --weights 'my weights'" in done.stdout
 
 
 def test_a_weights_folder_that_is_a_file(tmp_path: Path) -> None:

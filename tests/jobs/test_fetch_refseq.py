@@ -28,22 +28,22 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Re
 
 def test_list_fetch_and_fetch_again(served: tuple[Release, str], tmp_path: Path) -> None:
     content, address = served
-    given = ("--refseq", "viral,archaea", "--out", tmp_path / "refseq", "--refseq-url", address)
+    given = ("--refseq", "viral,archaea", "--out", tmp_path / "my refseq", "--refseq-url", address)
     listed = call("fetch", *given, "--dry-run")
     assert listed.exit_code == 0, listed.output
     assert "viral.1.genomic.gbff.gz" in listed.stdout
     assert "RefSeq release 229: 4 files, 0.0 MB; nothing was downloaded" in listed.stdout
-    assert not (tmp_path / "refseq").exists()
+    assert not (tmp_path / "my refseq").exists()
     content.drop["viral/viral.1.genomic.gbff.gz"] = [200]
     first = call("fetch", *given)
     assert first.exit_code == 0, first.output
     assert "4 files, 0 MB, 4 of them fetched now" in clean(first)
-    assert f"next: python -m jobs.dataset {tmp_path / 'refseq' / 'refseq.csv'}" in first.stdout
+    assert f"next: python -m jobs.dataset '{tmp_path}/my refseq/refseq.csv' --out DATASET" in first.stdout
     content.requests.clear()
     again = call("fetch", *given, "--json")
     assert "0 of them fetched now" in clean(again)
     assert content.requests == []
-    assert json.loads(again.stdout) == json.loads((tmp_path / "refseq" / "refseq.lock.json").read_text())
+    assert json.loads(again.stdout) == json.loads((tmp_path / "my refseq" / "refseq.lock.json").read_text())
     assert " here" in call("fetch", *given, "--dry-run").stdout
     assert len(json.loads(call("fetch", *given, "--dry-run", "--json").stdout)["files"]) == 4
 
@@ -111,6 +111,7 @@ def test_no_internet_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (["--refseq", "virus", "--out", "x"], "no group 'virus'"),
         (["--refseq", "viral", "--out", "x", "dnabert_s"], "leave out NAMES"),
         (["--refseq", "viral", "--out", "x", "--refseq-url", "ftp://x/"], "not the address of a folder"),
+        (["--refseq", "viral", "--out", "x", "--weights", "y"], "--weights is the folder of encoder weights"),
         (["--dry-run"], "are for --refseq"),
     ],
 )

@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import resource
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -189,6 +191,112 @@ def test_nothing_is_overwritten_without_force(done: Path, tmp_path: Path) -> Non
     (tmp_path / "mine" / "report.html").write_text("my own")
     assert call("--from", done, "--out", tmp_path / "mine").exit_code == 2
     assert (tmp_path / "mine" / "report.html").read_text() == "my own"
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All files of a folder but logs."""
+    files = (path for path in folder.rglob("*") if path.is_file() and "logs" not in path.parts)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def small(checkpoint: Path, tmp_path: Path) -> list[Any]:
+    """The command of a small prediction, and its finished folder."""
+    words = [INPUTS[1], "--checkpoint", checkpoint, "--out", tmp_path / "small"]
+    result = call(*words)
+    assert result.exit_code == 0, result.output
+    return words
+
+
+@pytest.mark.parametrize("name", ["viral.fna", "report.html", "chunks.tsv", "scores.npy", "predict.json"])
+def test_files_of_somebody_else_in_a_run_are_left_alone(name: str, checkpoint: Path, tmp_path: Path) -> None:
+    run = tmp_path / "my run"
+    embed([INPUTS[1]], run)
+    (run / name).write_text("my own")
+    before = content(run)
+    refused = call(INPUTS[1], "--checkpoint", checkpoint, "--out", run)
+    assert refused.exit_code == 2, refused.output
+    assert f"({name})" in refused.output
+    assert content(run) == before
+    assert call(INPUTS[1], "--checkpoint", checkpoint, "--out", run, "--force").exit_code == 0
+    assert (run / "viral.fna").read_text() != "my own"
+
+
+@pytest.mark.parametrize("name", ["scores.npy", "predict.json", "viral.fna"])
+def test_files_of_somebody_else_in_another_folder_are_left_alone(name: str, done: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("my own")
+    refused = call("--from", done, "--out", tmp_path)
+    assert refused.exit_code == 2, refused.output
+    assert content(tmp_path) == {name: b"my own"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "vnp-predictions/0"}'])
+def test_predictions_with_a_strange_summary_are_not_deleted(small: list[Any], text: str, tmp_path: Path) -> None:
+    (tmp_path / "small/predictions.json").write_text(text)
+    before = content(tmp_path / "small")
+    for words in (small, [*small, "--threshold", 0.9], ["--from", tmp_path / "small"]):
+        refused = call(*words)
+        assert refused.exit_code == 2, refused.output
+        assert "predictions.json" in refused.output
+    assert content(tmp_path / "small") == before
+    assert call("--from", tmp_path / "small", "--force").exit_code == 0
+
+
+def test_what_broke_off_goes_on_with_the_same_command_alone(small: list[Any], tmp_path: Path) -> None:
+    whole = content(tmp_path / "small")
+    (tmp_path / "small/predictions.json").unlink()
+    before = content(tmp_path / "small")
+    for words in ([*small, "--threshold", 0.9], ["--from", tmp_path / "small", "--threshold", 0.9]):
+        refused = call(*words)
+        assert refused.exit_code == 2, refused.output
+        assert "frames.tsv" in refused.output
+    assert content(tmp_path / "small") == before
+    assert call(*small).exit_code == 0
+    assert content(tmp_path / "small") == whole
+    # Scores alone, as a stop while tables are written leaves them, are no predictions.
+    for name in WRITTEN - {"scores.npy"} | {"predictions.json"}:
+        (tmp_path / "small" / name).unlink()
+    assert call("--from", tmp_path / "small", "--threshold", 0.9).exit_code == 0
+
+
+def test_predictions_of_another_run_make_way_but_nothing_else(small: list[Any], tmp_path: Path) -> None:
+    out = tmp_path / "small"
+    assert call("--from", out, "--force", "--no-fasta").exit_code == 0
+    embed([INPUTS[2]], tmp_path / "other")
+    for name in ("run.json", "plan.h5", "features.h5", "skipped.tsv", "receipts", "shards"):
+        path, new = out / name, tmp_path / "other" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        new.rename(path)
+    (out / "viral.fna").write_text("my own")
+    before = content(out)
+    words = [INPUTS[2], *small[1:]]
+    refused = call(*words)
+    assert refused.exit_code == 2
+    assert "(viral.fna)" in refused.output
+    assert content(out) == before
+    (out / "viral.fna").unlink()
+    result = call(*words)
+    assert result.exit_code == 0, result.output
+    assert [row["name"] for row in table(out / "predictions.tsv")] == [one.name for one in read_records(INPUTS[2])]
+
+
+def next_words(result: Result) -> list[str]:
+    """The command that is named as the next one, without where its results go."""
+    assert result.exit_code == 0, result.output
+    line = next(line for line in result.output.splitlines() if line.startswith("next:"))
+    return shlex.split(line.partition("python -m jobs.predict ")[2].partition(" --out OTHER")[0])
+
+
+def test_the_next_command_works(done: Path, checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(done.parent)
+    words = next_words(call("--from", done.name, "--threshold", 0.1, "--out", tmp_path / "o 2"))
+    assert words == ["--from", str(done)]
+    assert call(*words, "--out", tmp_path / "o3", "--threshold", 0.9).exit_code == 0
+    # Of a run that extract made the classifier is not known.
+    embed([INPUTS[1]], tmp_path / "my run")
+    words = next_words(call("--from", tmp_path / "my run", "--checkpoint", checkpoint, "--out", tmp_path / "o4"))
+    assert words == ["--from", str(tmp_path / "my run"), "--checkpoint", str(checkpoint)]
+    assert call(*words, "--out", tmp_path / "o5").exit_code == 0
 
 
 def test_another_checkpoint_scores_anew(done: Path, features: Features, tmp_path: Path) -> None:

@@ -84,6 +84,10 @@ def test_lengths_of_a_file(tmp_path: Path) -> None:
     [
         (("--reads", "5"), "--reads goes with --end-to-end"),
         (("--weights", "missing"), "missing"),
+        (("--end-to-end", "--gpus", "a"), "--gpus takes numbers from 1 on, separated by commas, such as 1,2, not 'a'"),
+        (("--end-to-end", "--gpus", "0"), "--gpus takes numbers from 1 on"),
+        (("--end-to-end", "--gpus", "1,"), "--gpus takes numbers from 1 on"),
+        (("--end-to-end", "--gpus", "1,2"), "--gpus 1,2: this runs on the CPU"),
         (("--end-to-end", "--model", "esm2_3b", "--model", "fastesm2_650"), "one model of proteins"),
         (("--end-to-end", "--precision", "fp16", "--precision", "bf16", "--weights", "."), "one --precision"),
     ],

@@ -116,6 +116,17 @@ def test_job_that_ended_before_it_could_be_cancelled(slurm: FakeSlurm) -> None:
 Look = Callable[..., dict[str, Any]]
 
 
+def test_a_job_that_two_tasks_noted_at_once_is_one_job(tmp_path: Path) -> None:
+    for job, shards in (("41", [0, 1]), ("42", []), ("42", []), ("43", []), ("41", [2])):
+        _jobs_file.note(tmp_path, job, "name", 0, shards)
+    assert [(entry.job, entry.shards) for entry in _jobs_file.submitted(tmp_path)] == [
+        ("41", [0, 1]),
+        ("42", []),
+        ("43", []),
+        ("41", [2]),
+    ]
+
+
 @pytest.fixture
 def run(slurm: FakeSlurm, tmp_path: Path) -> Path:
     """Four shards on fake Slurm, none of them made."""

@@ -182,7 +182,7 @@ def test_features_that_cannot_be_trained_on(
     done = run(features, "--out", tmp_path / "model.pth", *QUICK)
     assert done.exit_code == 1
     assert says in done.output
-    assert not (tmp_path / "model.pth").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"features.h5"}
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,6 @@ def test_a_given_split_is_used(features: Path, tmp_path: Path) -> None:
         ("--batch", "1"),
         ("--epochs", "0"),
         ("--rate", "-1"),
-        ("--seed", "-1"),
         ("--device", "cuda"),
         ("--dedupe", "--split", "random"),
     ],
@@ -241,6 +240,35 @@ def test_options_out_of_range_are_wrong_use(features: Path, tmp_path: Path, opti
     done = run(features, "--out", tmp_path / "model.pth", *options)
     assert done.exit_code == 2, done.output
     assert done.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--seed", "-1"),
+        ("--seed", str(2**63)),
+        *((name, str(number)) for name in ("--batch", "--epochs", "--patience") for number in (10**10, 10**20)),
+    ],
+)
+def test_numbers_that_nothing_can_hold_are_wrong_use(features: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    done = run(features, "--out", tmp_path / "model.pth", *options)
+    assert done.exit_code == 2, done.output
+    assert {path.name for path in tmp_path.iterdir()} == {"features.h5"}
+
+
+def test_the_largest_seed_can_be_trained_with(features: Path, tmp_path: Path) -> None:
+    done = run(features, "--out", tmp_path / "model.pth", *QUICK, "--seed", str(2**63 - 1))
+    assert done.exit_code == 0, done.output
+
+
+def test_rows_without_label_are_named_by_their_records(features: Path, tmp_path: Path) -> None:
+    """Also where the table of records has a label for them."""
+    change(features, "label", slice(38, 42), -1)
+    done = run(features, "--out", tmp_path / "model.pth", *QUICK)
+    assert "4 of 400 rows have no label, those of virus_1, virus_2. Training" in done.output
+    change(features, "label", slice(None), -1)
+    done = run(features, "--out", tmp_path / "model.pth", *QUICK)
+    assert "those of virus_0, virus_1, virus_2 and 17 more records. Training" in done.output
 
 
 def test_json_has_the_files_and_the_metrics(features: Path, tmp_path: Path) -> None:
@@ -255,6 +283,9 @@ def test_curves_for_tensorboard(features: Path, tmp_path: Path) -> None:
     done = run(features, "--out", tmp_path / "model.pth", *QUICK, "--tensorboard")
     assert done.exit_code == 0, done.output
     assert list((tmp_path / "model.tensorboard").glob("events.*"))
+    before = sorted((tmp_path / "model.tensorboard").iterdir())
+    assert run(features, "--out", tmp_path / "model.pth", *QUICK, "--tensorboard").exit_code == 2
+    assert sorted((tmp_path / "model.tensorboard").iterdir()) == before, "a training that is refused adds no curves"
 
 
 def test_a_damaged_or_missing_file_is_said(features: Path, tmp_path: Path) -> None:

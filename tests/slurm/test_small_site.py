@@ -49,6 +49,7 @@ def test_shards_by_hand(small_site: Site, make_case: MakeCase, fasta: Path, refe
     from click.testing import CliRunner
 
     from jobs import extract
+    from jobs._jobs_file import submitted
 
     case = make_case(small_site, "by-hand")
     words = [str(fasta), "--out", str(case.run), "--shards", "3", *ENCODING, "--cluster", "inline"]
@@ -65,8 +66,9 @@ def test_shards_by_hand(small_site: Site, make_case: MakeCase, fasta: Path, refe
         cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
     case.held("2.1")
-    # The task has told the run of its job.
-    assert case.jobs == [job]
+    # The tasks have told the run of their job.
+    assert {*case.jobs} == {job}
+    assert [entry.job for entry in submitted(case.run)] == [job]
     assert case.states()[2] == "running"
     small_site.say("scancel", "--signal=USR2", f"{job}_2")
     until(lambda: "USR2" in case.log(f"{job}_2"), "the task has noted the signal")

@@ -7,14 +7,15 @@ import json
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int8
+from jaxtyping import Int8, Int64
 
 from vnp.classifier.model import CLASSES
 from vnp.encoders.spec import spec
 from vnp.errors import FeatureError, LayoutError
 from vnp.features.layout import make_layout
 from vnp.features.read import Features
-from vnp.features.table import Records
+
+_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def labels_of(features: Features) -> Int8[np.ndarray, "n"]:
         raise FeatureError("has no rows: there is nothing to train on", path=features.path)
     unlabelled = np.flatnonzero((label != 0) & (label != 1))
     if len(unlabelled):
-        records = _records_without_label(features.records())
+        records = _records_of(features, unlabelled)
         raise FeatureError(
             f"{len(unlabelled):,} of {len(label):,} rows have no label, those of {records}. Training needs viral or "
             "host for all: extract with a samplesheet that has the column label",
@@ -112,7 +113,10 @@ def data_digest(features: Features, label: Int8[np.ndarray, "n"]) -> str:
     return digest.hexdigest()
 
 
-def _records_without_label(records: Records) -> str:
-    names = [records.name[place].decode() for place in np.flatnonzero(records.label < 0)[:3]]
-    more = int((records.label < 0).sum()) - len(names)
+def _records_of(features: Features, rows: Int64[np.ndarray, "m"]) -> str:
+    """The names of the records that rows are of, the first few."""
+    ordinals = np.unique(np.concatenate([*features.number_windows("record")])[rows])
+    records = features.records()
+    names = [records.name[place].decode() for place in np.searchsorted(records.ordinal, ordinals[:_SHOWN])]
+    more = len(ordinals) - len(names)
     return ", ".join(names) + (f" and {more:,} more records" if more > 0 else "")

@@ -53,6 +53,7 @@ def fit(
     *,
     state: Path | None = None,
     digest: str = "",
+    resume: bool = True,
     graph: bool = True,
     each_epoch: Callable[[list[dict[str, Any]]], None] = lambda _history: None,
 ) -> Fitted:
@@ -68,6 +69,7 @@ def fit(
         seed: of the weights, of the order of the rows and of dropout.
         state: file to go on from, if it is there and of this training, and to write after every epoch.
         digest: of all that this training depends on; a state with another one is not used.
+        resume: whether to go on from a state; else it is written over after the first epoch.
         graph: whether to record steps as CUDA graphs, where there is a GPU.
         each_epoch: shown the history after every epoch.
 
@@ -81,7 +83,7 @@ def fit(
     weights = torch.tensor(class_weights(store.label[train], recipe), dtype=torch.float32, device=store.device)
     stepper = Stepper(network, recipe, weights if recipe.balance == "weights" else None, graph=graph)
     done = TrainingState.new(network, stepper.optimiser)
-    if state is not None and (found := read_state(state, digest)) is not None:
+    if resume and state is not None and (found := read_state(state, digest)) is not None:
         done = found
         done.restore(network, stepper.optimiser)
     resumed_after = done.epochs

@@ -30,6 +30,7 @@ from vnp.runs.versions import versions
 _DNA = "dnabert_s"
 _PROTEINS = {2560: "esm2_3b", 1280: "fastesm2_650"}
 _MOST_BYTES = 1 << 30
+_MOST_CHUNK = 10**9
 _MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES: dict[str, type[np.generic]] = {"FloatStorage": np.float32, "LongStorage": np.int64}
 _LAYERS = {
@@ -115,11 +116,13 @@ def convert(path: Path, *, chunk: int, protein: str | None = None) -> Checkpoint
 
     Raises:
         FeatureError: the file is damaged, or is not such a classifier; nothing in it was run.
-        UsageError: the encoder is not of the width that the classifier reads.
+        UsageError: the encoder is not of the width that the classifier reads, or no chunk is of that size.
         StorageError: the file cannot be read.
     """
     if chunk < 30:
         raise UsageError(f"--chunk is {chunk}; VirNucPro's models are for 300 or 500 bases")
+    if chunk > _MOST_CHUNK:
+        raise UsageError(f"--chunk is {chunk}, beyond {_MOST_CHUNK}; VirNucPro's models are for 300 or 500 bases")
     try:
         found, storages = _read(path)
         weights = _weights(found, storages)

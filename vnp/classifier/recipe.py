@@ -10,6 +10,19 @@ from vnp.errors import UsageError
 Balance = Literal["none", "weights", "sampling"]
 
 
+MOST_SEED = 2**63 - 1
+
+
+def require_seed(seed: int) -> None:
+    """Make sure that PyTorch can take a seed.
+
+    Raises:
+        UsageError: it is negative or too large.
+    """
+    if not 0 <= seed <= MOST_SEED:
+        raise UsageError(f"the seed is {seed}; it must be at least 0 and at most {MOST_SEED}")
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Optimiser and its numbers.
@@ -49,9 +62,13 @@ class Recipe:
         Raises:
             UsageError: there is such a number.
         """
-        for name, least in (("batch", 2), ("epochs", 1), ("patience", 1), ("step", 1)):
+        for name, least, most in (
+            ("batch", 2, 10**7), ("epochs", 1, 10**9), ("patience", 1, 10**9), ("step", 1, 10**9),
+        ):  # fmt: skip
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+            if getattr(self, name) > most:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at most {most}")
         if not 0 < self.rate < 100:
             raise UsageError(f"the learning rate is {self.rate}; it must be above 0")
         if not 0 <= self.dropout < 1:

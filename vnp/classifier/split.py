@@ -24,9 +24,11 @@ from vnp.datasets.split import PARTS, TEST, TRAIN, VALIDATION, deal, shares_of_p
 from vnp.errors import FeatureError, InputError
 
 __all__ = [
-    "PARTS", "TEST", "TRAIN", "VALIDATION", "Split", "number_groups", "read_split", "split_from_file", "split_groups",
-    "split_of_data", "split_rows",
+    "FILE_DIGEST", "PARTS", "TEST", "TRAIN", "VALIDATION", "Split", "number_groups", "read_split", "split_from_file",
+    "split_groups", "split_of_data", "split_rows", "text_digest",
 ]  # fmt: skip
+FILE_DIGEST = "file_sha256"
+"""Key of a checkpoint's split: SHA-256 of the table that was written beside it."""
 _SAMPLES = 5
 _DEAL_ANEW = "Try another --seed, or name more groups in the samplesheet's column group"
 _MAKE_ANEW = "Make the dataset of more genomes, or deal its units out anew with --split group"
@@ -69,12 +71,8 @@ class Split:
         digest = hashlib.sha256(self.part.tobytes()).hexdigest()
         return {"kind": self.kind, "seed": self.seed, "joined": self.joined, "sha256": digest, "parts": parts}
 
-    def write(self, path: Path, ids: Sequence[str]) -> None:
-        """Write ``group``, ``part`` (or, for a random split, ``id``, ``part``) as TSV, fit for ``--split FILE``.
-
-        Raises:
-            StorageError: the disk is full or cannot be written.
-        """
+    def text(self, ids: Sequence[str]) -> str:
+        """``group``, ``part`` (or, where a group is cut, ``id``, ``part``) as TSV, fit for ``--split FILE``."""
         whole = self._by_group()
         key = "id" if whole is None else "group"
         pairs = zip(ids, self.part.tolist(), strict=True) if whole is None else whole.items()
@@ -82,8 +80,16 @@ class Split:
         table = csv.writer(text, delimiter="\t", lineterminator="\n")
         table.writerow([key, "part"])
         table.writerows((name, PARTS[part]) for name, part in pairs)
+        return text.getvalue()
+
+    def write(self, path: Path, ids: Sequence[str]) -> None:
+        """Write ``text`` to a file.
+
+        Raises:
+            StorageError: the disk is full or cannot be written.
+        """
         with replacing(path) as temporary:
-            temporary.write_text(text.getvalue(), encoding="utf-8")
+            temporary.write_text(self.text(ids), encoding="utf-8")
 
     def cut_groups(self) -> list[str]:
         """Groups with rows in more than one part."""
@@ -101,6 +107,11 @@ class Split:
         """The part of each group, or None if a group is cut."""
         lowest, highest = self._reach()
         return None if (lowest != highest).any() else dict(zip(self.names, lowest.tolist(), strict=True))
+
+
+def text_digest(text: str) -> str:
+    """SHA-256 of a split's table, hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def number_groups(groups: Sequence[str]) -> tuple[list[str], Int64[np.ndarray, "n"]]:
@@ -255,7 +266,8 @@ def read_split(path: Path) -> tuple[str, dict[str, int]]:
         InputError: the file cannot be read, or a line is wrong.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Excel puts a mark at the beginning of what it calls UTF-8.
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read as a split ({error})", path=path) from error
     table = csv.reader(lines, delimiter="\t")

@@ -15,6 +15,9 @@ from vnp._durable import replacing
 from vnp.classifier.model import MLPClassifier
 
 _FORMAT = "vnp-training-state/1"
+_UNREADABLE = (
+    OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,14 +107,29 @@ def write_state(path: Path, state: TrainingState, digest: str) -> None:
 def read_state(path: Path, digest: str) -> TrainingState | None:
     """Read a state; None if there is none, or it is of another training, or it cannot be read."""
     try:
-        with path.open("rb") as file:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        if content["format"] != _FORMAT or content["digest"] != digest:
+        content = _load(path)
+        if content["digest"] != digest:
             return None
         about = json.loads(content["about"])
         return TrainingState(weights=content["weights"], optimiser=content["optimiser"], best=content["best"], **about)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError):
+    except _UNREADABLE:
         return None
+
+
+def is_state_of(path: Path, request: str) -> bool:
+    """Whether a state is there whose digest begins with ``request:``, be it of another machine or of other code."""
+    try:
+        return bool(_load(path)["digest"].partition(":")[0] == request)
+    except _UNREADABLE:
+        return False
+
+
+def _load(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    if content["format"] != _FORMAT:
+        raise ValueError(f"the format is {content['format']}")
+    return content
 
 
 def _copied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -20,10 +20,12 @@ from vnp.classifier.checkpoint import Checkpoint
 from vnp.classifier.fit import Fitted, fit, margins_of, shown_odds
 from vnp.classifier.measure import measure, plot
 from vnp.classifier.model import MLPClassifier
-from vnp.classifier.recipe import VIRNUCPRO, Recipe
+from vnp.classifier.outputs import Outputs
+from vnp.classifier.recipe import VIRNUCPRO, Recipe, require_seed
 from vnp.classifier.relatives import clusters_of_groups
 from vnp.classifier.rows import Memory, RowStore, open_rows
 from vnp.classifier.split import (
+    FILE_DIGEST,
     PARTS,
     TEST,
     TRAIN,
@@ -33,8 +35,10 @@ from vnp.classifier.split import (
     split_groups,
     split_of_data,
     split_rows,
+    text_digest,
 )
-from vnp.errors import RunExistsError, UsageError
+from vnp.classifier.state import is_state_of
+from vnp.errors import UsageError
 from vnp.features.read import Features
 from vnp.runs.versions import versions
 
@@ -78,44 +82,9 @@ class Training:
         """
         if not 0 < self.threshold < 1:
             raise UsageError(f"the threshold is {self.threshold:g}; it must be between 0 and 1")
+        require_seed(self.seed)
         if self.dedupe and self.split not in ("auto", "group"):
             raise UsageError(_DEDUPE)
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """The files of a training, all beside the checkpoint."""
-
-    checkpoint: Path
-
-    def beside(self, suffix: str) -> Path:
-        """``model.split.tsv`` for ``model.pth`` and ``split.tsv``."""
-        return self.checkpoint.with_name(f"{self.checkpoint.stem}.{suffix}")
-
-    @property
-    def split(self) -> Path:
-        """Which group is in which part."""
-        return self.beside("split.tsv")
-
-    @property
-    def log(self) -> Path:
-        """One line of JSON for each epoch."""
-        return self.beside("log.jsonl")
-
-    @property
-    def metrics(self) -> Path:
-        """Metrics of the validation and test parts, with intervals."""
-        return self.beside("metrics.json")
-
-    @property
-    def state(self) -> Path:
-        """What a killed training goes on from; removed at its end."""
-        return self.beside("state.pth")
-
-    @property
-    def plots(self) -> Path:
-        """Folder of plots."""
-        return self.beside("plots")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,7 +130,7 @@ def train(
     graph: bool = True,
     watcher: Watcher | None = None,
 ) -> Trained:
-    """Train a classifier and write it with its split, log, metrics and plots.
+    """Train a classifier and write it with its split, log, metrics and plots; the checkpoint last.
 
     Args:
         features: merged features.
@@ -174,39 +143,65 @@ def train(
         watcher: is told how it goes.
 
     Raises:
-        RunExistsError: ``out`` is there.
-        UsageError: the options contradict themselves.
+        RunExistsError: ``out`` is there, or files beside it that this training did not leave.
+        UsageError: the options contradict themselves, a file that is read would be written over, or another training
+            is at work on the same files.
         FeatureError: the features are not what was asked, or cannot be trained on.
         StorageError: the disk is full or cannot be written.
     """
     watcher = watcher or Watcher()
     outputs = Outputs(out)
-    if out.exists() and not force:
-        raise RunExistsError(f"{out} is there; --force trains anew and writes over it")
+    outputs.require_not((features.path, training.split) if isinstance(training.split, Path) else (features.path,))
+    if not force:
+        # Whose state it is takes longer to find out.
+        outputs.require_free(ours=outputs.state.exists())
     training.expected.require(features)
     label = labels_of(features)
     split = deal(features, label, training, watcher.comparing)
-    summary = split.summary(label)
-    watcher.dealt(summary)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    split.write(outputs.split, features.ids() if split.kind in ("random", "file") else ())
-    store = open_rows(features, label, device, training.memory, watcher.reading)
     data = data_digest(features, label)
-    digest = _digest(training, summary, data, device)
-    if not resume:
+    request = _request(training, split.summary(label), data)
+    with outputs.alone():
+        if not force:
+            outputs.require_free(ours=is_state_of(outputs.state, request))
+        outputs.remove_temporaries()
+        watcher.dealt(split.summary(label))
+        store = open_rows(features, label, device, training.memory, watcher.reading)
+        text = split.text(features.ids() if split.kind in ("random", "file") else ())
+        written = False
+
+        def after_epoch(history: list[dict[str, Any]]) -> None:
+            nonlocal written
+            # Never before there is a state, which says whose these files are.
+            if not written:
+                _write_text(outputs.split, text)
+            written = True
+            _write_text(outputs.log, "".join(json.dumps(row) + "\n" for row in history))
+            watcher.epoch(history)
+
+        fitted = fit(
+            store, split, training.recipe, training.seed, state=outputs.state, digest=_digest(request, device),
+            resume=resume, graph=graph, each_epoch=after_epoch,
+        )  # fmt: skip
+        if not written:
+            after_epoch(fitted.history)
+        checkpoint = _finish(features, store, split, training, fitted, outputs, data, text)
         outputs.state.unlink(missing_ok=True)
+    return Trained(checkpoint, outputs, fitted)
 
-    def after_epoch(history: list[dict[str, Any]]) -> None:
-        _write_log(outputs.log, history)
-        watcher.epoch(history)
 
-    fitted = fit(
-        store, split, training.recipe, training.seed,
-        state=outputs.state, digest=digest, graph=graph, each_epoch=after_epoch,
-    )  # fmt: skip
-    _write_log(outputs.log, fitted.history)
-
-    network = MLPClassifier(store.width, dropout=training.recipe.dropout).to(device)
+def _finish(
+    features: Features,
+    store: RowStore,
+    split: Split,
+    training: Training,
+    fitted: Fitted,
+    outputs: Outputs,
+    data: str,
+    text: str,
+) -> Checkpoint:
+    """Calibrate, measure and plot, then write the checkpoint: where it is, all else is too."""
+    label = store.label
+    network = MLPClassifier(store.width, dropout=training.recipe.dropout).to(store.device)
     network.load_state_dict(fitted.weights)
     network.eval()
     watched = split.rows(VALIDATION)
@@ -232,12 +227,11 @@ def train(
         calibration=calibration,
         threshold=training.threshold,
         training=_about(training, fitted, store, data, split),
-        split=summary,
+        split={**split.summary(label), FILE_DIGEST: text_digest(text)},
         metrics=metrics,
         code=versions(),
     )
-    checkpoint.write(out)
-    write_json(outputs.metrics, {**metrics, "calibration": asdict(calibration), "split": summary})
+    write_json(outputs.metrics, {**metrics, "calibration": asdict(calibration), "split": checkpoint.split})
     plot(
         outputs.plots,
         fitted.history,
@@ -247,8 +241,8 @@ def train(
         },
         training.threshold,
     )
-    outputs.state.unlink(missing_ok=True)
-    return Trained(checkpoint, outputs, fitted)
+    checkpoint.write(outputs.checkpoint)
+    return checkpoint
 
 
 def deal(
@@ -278,17 +272,22 @@ def deal(
     return split_groups(label, groups, **shares, clusters=clusters)  # type: ignore[arg-type]
 
 
-def _write_log(path: Path, history: list[dict[str, Any]]) -> None:
+def _write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in history))
+        temporary.write_text(text, encoding="utf-8")
 
 
-def _digest(training: Training, summary: Mapping[str, Any], data: str, device: torch.device) -> str:
-    """What a state must be of to be gone on from: the request, the data, and the kind of machine."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+def _request(training: Training, summary: Mapping[str, Any], data: str) -> str:
+    """What decides whose a state is: the recipe, the seed, the split and the data."""
     wanted = {"recipe": asdict(training.recipe), "seed": training.seed, "split": dict(summary), "data": data}
-    text = json.dumps({**wanted, "device": name, "code": versions()}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(request: str, device: torch.device) -> str:
+    """What a state must be of to be gone on from: the request, the kind of machine, and the code."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    text = json.dumps({"device": name, "code": versions()}, sort_keys=True)
+    return f"{request}:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _about(training: Training, fitted: Fitted, store: RowStore, data: str, split: Split) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vnp._durable import alone, remove_temporaries, sync_folder, write_json
+from vnp._durable import alone, final_path, remove_temporaries, sync_folder, write_json
 from vnp.datasets.write import FASTA, KEY, TABLE, read_metadata
 from vnp.errors import RunExistsError, storage_error
 from vnp.sequences.reading import input_digest
@@ -22,6 +22,7 @@ SUMMARY = f"{KEY}.summary"
 _PARTS = "parts"
 _REQUEST_FILE = "request.json"
 _DONE = ".parts-done"
+_RUN_FILE = "run.json"
 
 
 class Folder:
@@ -63,7 +64,7 @@ class Folder:
             The summary of the set where it is finished, else None.
 
         Raises:
-            RunExistsError: another set, or a part of one, is there.
+            RunExistsError: another set, or a part of one, is there, or a run, or a folder ``parts`` of something else.
             StorageError: the folder cannot be made or written.
         """
         there = [path for path in (self.fasta, self.table, self.card) if path.exists()]
@@ -75,6 +76,7 @@ class Folder:
                 f"{', '.join(map(str, there))}: already there, and not made from these files with these options. "
                 "Choose another --out, or --force to write over it"
             )
+        self._require_own_parts()
         try:
             self.parts.mkdir(exist_ok=True)
         except OSError as error:
@@ -93,13 +95,42 @@ class Folder:
             raise storage_error(error, f"removing {self.parts}") from error
         self._remove_done()
 
+    def _require_own_parts(self) -> None:
+        """Refuse a folder whose ``parts`` is not that of a set, for it is deleted in the end; with force too.
+
+        Raises:
+            RunExistsError: a run is there, or a folder ``parts`` of something else.
+            StorageError: the folder cannot be looked at.
+        """
+        try:
+            if (self._folder / _RUN_FILE).exists():
+                raise RunExistsError(f"{self._folder} is the folder of a run: choose another --out")
+            if self.parts.is_dir():
+                # A run that was stopped at its first step has left its request's temporary file, or nothing.
+                others = any(final_path(path).name != _REQUEST_FILE for path in self.parts.iterdir())
+                foreign = others and self._stored_request() is None
+            else:
+                foreign = self.parts.exists()
+        except OSError as error:
+            raise storage_error(error, f"looking into {self._folder}") from error
+        if foreign:
+            raise RunExistsError(
+                f"{self.parts} is there and is not of a training set that was begun. Choose another --out, or move "
+                "it away"
+            )
+
     def _is_making(self, request: str) -> bool:
         """Whether a run that made this very set was stopped here."""
+        return self._stored_request() == request
+
+    def _stored_request(self) -> str | None:
+        """Digest of the set that was begun here, if one was."""
         try:
             found = json.loads((self.parts / _REQUEST_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return False
-        return isinstance(found, dict) and found.get("sha256") == request
+            return None
+        digest = found.get("sha256") if isinstance(found, dict) else None
+        return digest if isinstance(digest, str) else None
 
     def _finished(self, request: str) -> dict[str, Any] | None:
         """The summary, where the files are those that the request would make."""

@@ -18,7 +18,8 @@ from vnp.classifier.train import Training, Watcher, train
 from vnp.evaluation.alignment import Table, align, read_table
 from vnp.evaluation.cases import Cases, Frames, lift, make_cases
 from vnp.evaluation.comparison import compare
-from vnp.evaluation.contestants import Contestant, Rules, file_name, require_sense, with_parts
+from vnp.evaluation.contestants import Contestant, Rules, require_sense, with_parts
+from vnp.evaluation.folder import SPLIT, model_path
 from vnp.evaluation.heldout import hold_out
 from vnp.evaluation.metrics import LEVELS, Rule
 from vnp.evaluation.plots import Series
@@ -46,7 +47,8 @@ def contest(contestants: Sequence[Contestant], rules: Rules, folder: Path, progr
     Args:
         contestants: at least one.
         rules: how it goes.
-        folder: gets ``split.tsv`` and ``models/``, where something is trained.
+        folder: gets ``split.tsv`` and ``models/``, where something is trained, in place of what is there; see
+            ``vnp.evaluation.folder.claimed``.
         progress: shows how far it is.
 
     Raises:
@@ -57,7 +59,7 @@ def contest(contestants: Sequence[Contestant], rules: Rules, folder: Path, progr
     """
     require_sense(contestants, rules)
     tables, same_frames = align([read_table(one.name, one.features, rules.organisms) for one in contestants])
-    held = hold_out(contestants, tables, same_frames, rules, folder / "split.tsv")
+    held = hold_out(contestants, tables, same_frames, rules, folder / SPLIT)
     frames = [table.frames.only(kept) for table, kept in zip(tables, held.kept, strict=True)]
     entries: list[dict[str, Any]] = []
     scores: dict[str, tuple[int, Float64[np.ndarray, "n"]]] = {}
@@ -124,8 +126,8 @@ def _checkpoint(one: Contestant, rules: Rules, folder: Path, progress: Progress)
         encoders = one.features.provenance.get("encoders", {})
         checkpoint.require(one.features.layout, encoders, one.features.chunk, str(one.features.path))
         return checkpoint
-    training = Training(recipe=rules.recipe, split=folder / "split.tsv", seed=rules.seed)
-    out = folder / "models" / f"{file_name(one.name)}.pth"
+    training = Training(recipe=rules.recipe, split=folder / SPLIT, seed=rules.seed)
+    out = model_path(folder, one.name)
     with progress(f"training {one.name}", None, "epochs") as bar:
         watcher = Watcher(epoch=lambda history: bar.to(len(history)))
         return train(one.features, out, training, rules.device, force=True, watcher=watcher).checkpoint

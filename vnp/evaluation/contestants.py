@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from vnp.classifier.recipe import VIRNUCPRO, Recipe
+from vnp.classifier.recipe import VIRNUCPRO, Recipe, require_seed
 from vnp.errors import UsageError
 from vnp.evaluation.metrics import REPLICATES, Rule
 from vnp.features.read import Features
@@ -62,6 +62,14 @@ class Rules:
     recipe: Recipe = VIRNUCPRO
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     organisms: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that no training can take.
+
+        Raises:
+            UsageError: it is negative or too large.
+        """
+        require_seed(self.seed)
 
 
 def require_sense(contestants: Sequence[Contestant], rules: Rules) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int8
 
-from vnp.classifier.split import TEST, Split, read_split, split_from_file, split_groups, split_of_data, split_rows
-from vnp.classifier.train import Outputs
-from vnp.errors import FeatureError, UsageError
+from vnp.classifier.checkpoint import Checkpoint
+from vnp.classifier.outputs import Outputs
+from vnp.classifier.split import (
+    FILE_DIGEST,
+    TEST,
+    Split,
+    read_split,
+    split_from_file,
+    split_groups,
+    split_of_data,
+    split_rows,
+)
+from vnp.errors import FeatureError, UsageError, storage_error
 from vnp.evaluation.alignment import Table
 from vnp.evaluation.contestants import Contestant, Rules
 from vnp.features.grouping import some
@@ -48,7 +59,7 @@ def hold_out(
         split_file: is written where something is to be trained.
 
     Raises:
-        FeatureError: no row is left, or the records cannot be split.
+        FeatureError: no row is left, the records cannot be split, or the split beside a checkpoint is not its own.
         UsageError: a split by row is asked for, and frames differ.
         StorageError: the disk is full or cannot be written.
     """
@@ -130,21 +141,43 @@ def _unseen(checkpoint: Path, table: Table, kept: Bool[np.ndarray, "n"]) -> tupl
     if not path.exists():
         return everything, f"there is no {path.name} beside it, so what it was trained on is taken to be other data."
     key, stored = read_split(path)
+    doubt = _doubt(checkpoint, path)
     seen = {name for name, part in stored.items() if part != TEST}
     mine = table.ids() if key == "id" else table.groups()
     unseen = np.fromiter((name not in seen for name in mine), bool, len(mine))
-    note = f"compared on the {int((unseen & kept).sum()):,} of {len(unseen):,} rows that it was not trained on."
+    note = f"compared on the {int((unseen & kept).sum()):,} of {len(unseen):,} rows that it was not trained on.{doubt}"
     if key == "id":
         return unseen, f"{note} {_LEAKS}"
     if kept.all():
         return unseen, note
     clash = list(dict.fromkeys(mine[row] for row in np.flatnonzero(kept & ~unseen).tolist()))
     if not clash:
-        return unseen, f"none of the groups held out is in its training or validation ({path.name})."
+        return unseen, f"none of the groups held out is in its training or validation ({path.name}).{doubt}"
     return unseen, (
         f"warning: {len(clash):,} groups held out here were in its training or validation ({path.name}), so their rows "
-        f"are left out: {some(clash)}. Sets that are to be compared are made from one sheet with one seed."
+        f"are left out: {some(clash)}. Sets that are to be compared are made from one sheet with one seed.{doubt}"
     )
+
+
+def _doubt(checkpoint: Path, path: Path) -> str:
+    """What to say where nothing shows that a classifier was trained on the split beside it; else nothing.
+
+    Raises:
+        FeatureError: it was trained on another.
+    """
+    expected = Checkpoint.load(checkpoint).split.get(FILE_DIGEST)
+    if expected is None:
+        return f" It does not say which split it was trained on; {path.name} is taken to be that."
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise storage_error(error, f"reading {path}") from error
+    if found != expected:
+        raise FeatureError(
+            f"{path} is not the split that {checkpoint} was trained on: it was changed, or is another training's. Put "
+            "back the one that was written with it, train anew, or compare on every row with --all"
+        )
+    return ""
 
 
 def _shared(

@@ -16,6 +16,7 @@ from vnp.evaluation.comparison import Compared
 from vnp.evaluation.page import page
 from vnp.evaluation.plots import Series
 
+FILES = ("accuracy.tsv", "accuracy.json", "accuracy.html", "disagreements.tsv")
 _BY_CHUNK = ("accuracy", "roc_auc", "f1", "mcc")
 _COUNTS = ("count", "viral", "true_positives", "false_positives", "true_negatives", "false_negatives")
 
@@ -79,7 +80,7 @@ def write_results(results: Results, folder: Path) -> list[Path]:
     Raises:
         StorageError: the disk is full or cannot be written.
     """
-    paths = [folder / name for name in ("accuracy.tsv", "accuracy.json", "accuracy.html", "disagreements.tsv")]
+    paths = [folder / name for name in FILES]
     _write_text(paths[0], _table(_metric_rows(results.compared)))
     write_json(paths[1], results.to_json())
     _write_text(paths[2], page(results))

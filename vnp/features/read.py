@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import h5py
@@ -38,6 +40,7 @@ from vnp.runs.paths import RunPaths
 
 _WINDOW_BYTES = 32 << 20
 _COLUMN_ROWS = 65_536
+_FEATURES = "features.h5"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -246,15 +249,25 @@ def damage(path: Path) -> Iterator[None]:
     """Turn what the HDF5 library says of a damaged file into a message for people.
 
     Raises:
-        FeatureError: the file is damaged.
+        FeatureError: the file is damaged, or is of another kind.
     """
     try:
         yield
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise FeatureError(
-            f"{path} cannot be read and is probably damaged ({error}). Make it again with: "
-            f"python -m jobs.reduce {path.parent} --force"
-        ) from error
+        if _is_something_else(path):
+            raise FeatureError(f"{path} is no {_FEATURES}: give a run that was reduced, or its {_FEATURES}") from error
+        raise FeatureError(f"{path} cannot be read and is probably damaged ({error}). {_remedy(path)}") from error
+
+
+def _is_something_else(path: Path) -> bool:
+    """Whether a file is no HDF5 at all, nor what is left of features."""
+    return path.name != _FEATURES and os.access(path, os.R_OK) and not h5py.is_hdf5(path)
+
+
+def _remedy(path: Path) -> str:
+    """How to come by whole features; only a run can make its own again."""
+    again = f"Make it again with: python -m jobs.reduce {quote(str(path.parent))} --force"
+    return again if RunPaths(path.parent).request.exists() else "Bring it back, or make it again in its run"
 
 
 def _find(path: Path) -> Path:
@@ -266,7 +279,7 @@ def _find(path: Path) -> Path:
     if paths.features.exists():
         return paths.features
     if paths.request.exists():
-        raise RunError(f"{path} has no {paths.features.name} yet. Merge its shards with: python -m jobs.reduce {path}")
+        raise RunError(f"{path} has no {_FEATURES} yet. Merge its shards: python -m jobs.reduce {quote(str(path))}")
     raise UsageError(f"{path} is not a run: it has no {paths.request.name} and no {paths.features.name}")
 
 
@@ -275,7 +288,7 @@ def _require_whole(file: h5py.File, features: Features) -> None:
     if shape != (features.rows, features.width):
         raise FeatureError(
             f"{features.path}: features has the shape {shape}; expected {(features.rows, features.width)} by its ids "
-            f"and its layout. Make it again with: python -m jobs.reduce {features.path.parent} --force"
+            f"and its layout. {_remedy(features.path)}"
         )
     group, kind = PARTS[0]
     for column in column_names(kind):
@@ -283,5 +296,5 @@ def _require_whole(file: h5py.File, features: Features) -> None:
         if len(found) != features.rows or is_text(column) != (found.dtype.kind in "SO"):
             raise FeatureError(
                 f"{features.path}: the column {column} has {len(found)} rows of {found.dtype}, there are "
-                f"{features.rows} ids. Make it again with: python -m jobs.reduce {features.path.parent} --force"
+                f"{features.rows} ids. {_remedy(features.path)}"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vnp._durable import replacing, write_json
-from vnp.errors import FeatureError, RunExistsError, storage_error
+from vnp.errors import FeatureError, RunError, RunExistsError, storage_error
 from vnp.prediction.scores import read_scores, write_scores
 from vnp.prediction.settings import OutputPaths, Settings
 from vnp.prediction.writing import SCHEMA, Progress, Writing
@@ -72,30 +73,44 @@ def load_checkpoint(settings: Settings) -> Checkpoint:
     return Checkpoint.load(path)
 
 
-def require_free(paths: OutputPaths, *, force: bool, other: str = "another --out") -> None:
+def require_free(
+    paths: OutputPaths,
+    settings: Settings,
+    *,
+    force: bool,
+    other: str = "another --out",
+    spared: Collection[Path] = (),
+) -> None:
     """Make sure that predictions may be written.
 
     Args:
         paths: where.
+        settings: what is asked; a prediction of just that kind which did not come to its end may go on.
         force: they may replace others.
         other: what to do instead, for the message.
+        spared: files that are no obstacle, because they will be deleted before.
 
     Raises:
-        RunExistsError: there are some, or something that is no folder.
+        RunExistsError: there are some, or something that is no folder, or files of somebody else.
         StorageError: the folder cannot be looked at.
     """
     try:
         if paths.root.exists() and not paths.root.is_dir():
             raise RunExistsError(f"{paths.root} is a file: use another --out")
-        there = [path.name for path in paths.results() if path.exists() and path != paths.scores]
-        # Settings without a summary are left by a prediction that did not come to its end.
-        unfinished = paths.settings.exists() and not paths.summary.exists()
+        there = [path for path in paths.results() if path.exists() and path not in spared]
+        begun = _read_settings(paths)
+        if begun is None and paths.settings.exists():
+            there.append(paths.settings)
+        elif begun is not None and not paths.summary.exists():
+            # Settings without a summary are left by a prediction that did not come to its end.
+            there = [] if _same(asdict(begun), settings) else [path for path in there if path != paths.scores]
     except OSError as error:
         raise storage_error(error, f"looking into {paths.root}") from error
-    if there and not force and not unfinished:
+    if there and not force:
+        names = ", ".join(path.name for path in there[:4]) + (" …" if len(there) > 4 else "")
         raise RunExistsError(
-            f"{paths.root} holds other predictions ({', '.join(there[:4])}{' …' if len(there) > 4 else ''}). Use "
-            f"{other}, or --force to write them anew"
+            f"{paths.root} holds other predictions, or files of their names ({names}). Use {other}, or --force to "
+            "write them anew"
         )
 
 
@@ -115,16 +130,31 @@ def finished(paths: OutputPaths, settings: Settings, run: str) -> dict[str, Any]
     return summary if whole else None
 
 
-def clear_others(paths: OutputPaths, run: str) -> None:
-    """Delete predictions that an earlier run left in the folder of a new one.
+def left_by_others(paths: OutputPaths, run: str) -> list[Path]:
+    """Files of a finished prediction of another run than this, as its summary names them, the summary last.
 
-    Raises:
-        StorageError: they cannot be deleted.
+    Args:
+        paths: where to look.
+        run: digest of this run; empty if that is not known yet, and every run is another.
     """
     summary = _read_summary(paths)
-    if summary is not None and summary.get("run") == run:
-        return
-    _remove(paths.results())
+    if summary is None or summary.get("run") == run:
+        return []
+    # The summary goes last: while it is there, what is left is known as that prediction's.
+    return [path for path in paths.results() if path.name in summary.get("files", {})] + [paths.summary]
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Delete files that may be gone already.
+
+    Raises:
+        StorageError: one cannot be deleted.
+    """
+    try:
+        for path in paths:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error(error, f"deleting {error.filename}") from error
 
 
 def predict(
@@ -163,7 +193,7 @@ def predict(
     there = finished(paths, settings, features.run)
     if there is not None and not force:
         return Predicted(paths, there, fresh=False)
-    require_free(paths, force=force)
+    require_free(paths, settings, force=force)
     if settings.parquet:
         from vnp.features._parquet import require_pyarrow
 
@@ -175,9 +205,9 @@ def predict(
     settings.write(paths.settings)
     scores = _scores(features, settings, checkpoint, paths, device, progress)
     # From here to the new summary nothing proves that the files belong together.
-    _remove([paths.summary])
+    remove([paths.summary])
     summary = Writing(features, settings, checkpoint, paths, progress).run(scores)
-    _remove([path for path in paths.results() if path.name not in summary["files"] and path != paths.summary])
+    remove([path for path in paths.results() if path.name not in summary["files"] and path != paths.summary])
     write_json(paths.summary, summary)
     return Predicted(paths, summary, fresh=True)
 
@@ -198,9 +228,9 @@ def _scores(
     if beside.root.resolve() != paths.root.resolve():
         theirs = _stored_scores(beside, features, settings)
         if theirs is not None:
-            _remove([paths.summary, paths.scores])
+            remove([paths.summary, paths.scores])
             return theirs
-    _remove([paths.summary])
+    remove([paths.summary])
     with replacing(paths.scores) as temporary:
         write_scores(features, checkpoint.scorer(device), temporary, lambda rows: progress("scoring", rows))
     return read_scores(paths.scores, features.rows)
@@ -229,16 +259,15 @@ def _read_summary(paths: OutputPaths) -> dict[str, Any] | None:
     return summary if isinstance(summary, dict) and summary.get("schema") == SCHEMA else None
 
 
+def _read_settings(paths: OutputPaths) -> Settings | None:
+    try:
+        return Settings.read(paths.settings)
+    except RunError:
+        return None
+
+
 def _size(path: Path) -> int | None:
     try:
         return path.stat().st_size
     except OSError:
         return None
-
-
-def _remove(paths: list[Path]) -> None:
-    try:
-        for path in paths:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise storage_error(error, f"deleting {error.filename}") from error

@@ -15,7 +15,10 @@ from vnp.runs.request import STORES, EncoderChoice
 from vnp.sequences.samplesheet import InputFile
 
 _SMALLEST_CHUNK = 30
-_MOST_SHARDS = 1_000_000
+# Six frames of such a chunk have 2,000,000,000 residues, which are counted in signed numbers of four bytes.
+LARGEST_CHUNK = 1_000_000_000
+MOST_SHARDS = 1_000_000
+MOST_TOKENS = 1_000_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +62,17 @@ class Ask:
         """
         if not self.files:
             raise UsageError("there is no input: name FASTA or FASTQ files, or a samplesheet")
-        if not 1 <= self.shards <= _MOST_SHARDS:
-            raise UsageError(f"--shards must be 1 to {_MOST_SHARDS:,}, not {self.shards}")
-        if self.chunk is not None and self.chunk < _SMALLEST_CHUNK:
-            raise UsageError(f"--chunk must be at least {_SMALLEST_CHUNK} bases, not {self.chunk}")
+        if not 1 <= self.shards <= MOST_SHARDS:
+            raise UsageError(f"--shards must be 1 to {MOST_SHARDS:,}, not {self.shards}")
+        if self.chunk is not None and not _SMALLEST_CHUNK <= self.chunk <= LARGEST_CHUNK:
+            raise UsageError(
+                f"--chunk must be at least {_SMALLEST_CHUNK} bases, at most {LARGEST_CHUNK:,}, not {self.chunk}"
+            )
         if self.store not in STORES:
             raise UsageError(f"--store must be one of {', '.join(STORES)}, not {self.store!r}")
-        if self.token_budget is not None and self.token_budget < 1:
-            raise UsageError(f"--token-budget must be at least 1, not {self.token_budget}")
-        if self.block_tokens is not None and self.block_tokens < 1:
-            raise UsageError(f"--block-tokens must be at least 1, not {self.block_tokens}")
+        for name, tokens in (("--token-budget", self.token_budget), ("--block-tokens", self.block_tokens)):
+            if tokens is not None and not 1 <= tokens <= MOST_TOKENS:
+                raise UsageError(f"{name} must be at least 1, at most {MOST_TOKENS:,}, not {tokens}")
 
     @property
     def needs_gpu(self) -> bool:

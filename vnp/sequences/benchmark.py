@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vnp.errors import InputError
 from vnp.sequences._loop import all_open_rows
 from vnp.sequences.chunks import cut
 from vnp.sequences.frames import count_open, frame_ids, open_frames
@@ -88,6 +89,7 @@ def benchmark_frames(
         paths: FASTA or FASTQ files to take the bases from, instead of random sequences.
 
     Raises:
+        InputError: the files hold no bases that can be used.
         RuntimeError: the two sides differ.
     """
     names, sequences = _real(paths, bases) if paths else _random(bases, seed)
@@ -149,4 +151,7 @@ def _real(paths: Sequence[str | Path], bases: int) -> tuple[list[str], list[byte
                 names.append(record.name)
                 sequences.append(record.sequence[:bases])
                 bases -= len(record.sequence)
+    if not any(sequences):
+        message = "no usable bases were read: no record can be used; name other files, or none for random bases"
+        raise InputError(message, path=", ".join(map(str, paths)))
     return names, sequences
