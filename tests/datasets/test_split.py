@@ -85,7 +85,7 @@ def test_without_a_test_part() -> None:
 def test_too_few_units() -> None:
     with pytest.raises(InputError, match=r"host units: 2, too few.*train, validation, test.*--units"):
         split_units(units_of(viral=9, bacteria=1, plant=1))
-    with pytest.raises(InputError, match="0 viral units"):
+    with pytest.raises(InputError, match="viral units: 0, too few"):
         split_units(units_of(bacteria=9))
 
 
