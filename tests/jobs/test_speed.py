@@ -129,7 +129,9 @@ def test_from_end_to_end(tmp_path: Path) -> None:
     assert whole["shards"] == 2
     assert set(whole["tokens"]) == {"dna", "protein"}
     assert 0 < whole["planning"] < whole["wall"]
-    assert whole["first_batch"] >= whole["loading"] > whole["weights"] > 0
+    # Receipts tell the time of day to the second, so only what was measured in one process is compared.
+    assert whole["first_batch"] > 0
+    assert whole["loading"] > whole["weights"] > 0
     assert "from start to end" in result.stdout
     assert os.listdir(room) == []
 
