@@ -277,6 +277,7 @@ def _lines(run: RunFigures, reading: float) -> Iterator[tuple[str, str]]:
     yield "  beyond reading the weights", f"{max(0.0, beyond):.1f} s ({how})"
     for name, seconds in run.embedding.items():
         yield f"embedding {name}, all tasks", f"{seconds:.1f} s, {run.tokens.get(name, 0):,} tokens"
+    yield "sealing the last shard", f"{run.sealing:.1f} s"
     if run.gpus:
         busy = "unknown: the receipts do not say" if run.gpu_busy is None else f"{run.gpu_busy:.1%}"
         yield "GPU busy after loading", busy

@@ -43,7 +43,7 @@ RECEIPTS = [
     receipt(0, "7", 10, 40, load=5.0, dna=5.0, protein=15.0, gpu=18.0),
     receipt(1, "7", 40, 65, load=0.0, dna=5.0, protein=15.0, gpu=20.0),
     receipt(2, "8", 11, 44, load=7.0, dna=5.0, protein=15.0, gpu=20.0),
-    receipt(3, "8", 44, 66, load=0.0, dna=5.0, protein=15.0, gpu=22.0),
+    receipt(3, "8", 44, 66, load=0.0, dna=5.0, protein=15.0, gpu=22.0, seal=1.5),
 ]
 
 
@@ -63,6 +63,7 @@ def test_figures(tmp_path: Path) -> None:
     assert found.working_rows_per_second == pytest.approx(400 / 51)
     assert found.tokens_per_second == pytest.approx(32_000 / 70)
     assert found.embedding == {"dna": 20.0, "protein": 60.0}
+    assert found.sealing == 1.5
     assert found.weights is None
     assert found.events == ("dna: less memory",)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ class EncoderPair:
         dna: the DNA encoder.
         protein: the protein encoder.
         seconds: how long it took to load them.
-        weights_seconds: how much of that went into reading their weights.
+        weights_seconds: how much of that went into reading the weights of the one that took longer.
     """
 
     dna: Encoder
@@ -43,15 +45,18 @@ class EncoderPair:
 
     @classmethod
     def load(cls, request: Request) -> EncoderPair:
-        """Load both encoders as the run asks.
+        """Load both encoders as the run asks, side by side: most of the time goes into compiling their kernels.
 
         Raises:
             WeightsError: weights are missing or damaged.
             EncoderError: an encoder cannot run on this device, or is not the one that the run was planned with.
         """
         started = time.perf_counter()
-        dna, protein = (_load(request, molecule) for molecule in MOLECULES)
-        weights = sum(getattr(each, "weights_seconds", 0.0) for each in (dna, protein))
+        if any(getattr(request, molecule).identity.get("weights") for molecule in MOLECULES):
+            _import_libraries()
+        with ThreadPoolExecutor(len(MOLECULES)) as threads:
+            dna, protein = (each.result() for each in [threads.submit(_load, request, name) for name in MOLECULES])
+        weights = max(getattr(each, "weights_seconds", 0.0) for each in (dna, protein))
         return cls(dna, protein, time.perf_counter() - started, weights)
 
     def identities(self) -> dict[str, dict[str, Any]]:
@@ -170,6 +175,17 @@ def _store(values: np.ndarray, name: str, store: str) -> np.ndarray:
     if not np.isfinite(stored).all() and np.isfinite(values).all():
         raise EncoderError(f"a value of {name} is too large for {store}: use --store float32")
     return stored
+
+
+def _import_libraries() -> None:
+    """Import what both encoders need, for a library that two threads begin to import may meet itself half made."""
+    import torch
+
+    import vnp.encoders.build
+
+    if torch.cuda.is_available():
+        with suppress(ImportError):
+            import vnp.encoders.fused  # noqa: F401
 
 
 def _load(request: Request, molecule: str) -> Encoder:

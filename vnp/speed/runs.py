@@ -30,6 +30,7 @@ class RunFigures:
         weights: seconds that reading the weights took in the slowest task, or None where receipts do not say.
         first_batch: seconds from the plan until the first task had its encoders.
         embedding: seconds of calls to each encoder, over all tasks.
+        sealing: seconds that sealing took the shard that was sealed last, when no GPU has work any more.
         working: seconds from the encoders being loaded to the last receipt, summed over tasks.
         gpu_busy: share of ``working`` in which the GPU had work, or None where receipts do not say.
         rows_per_second: rows over wall.
@@ -51,6 +52,7 @@ class RunFigures:
     weights: float | None
     first_batch: float
     embedding: dict[str, float]
+    sealing: float
     working: float
     gpu_busy: float | None
     rows_per_second: float
@@ -117,6 +119,7 @@ def read_figures(root: Path, *, gpus: int, begun: float, ended: float) -> RunFig
         weights=max(reading, default=None),
         first_batch=max(0.0, first.loaded - planned),
         embedding=_sums([{name: each.seconds.get(name, 0.0) for name in ("dna", "protein")} for each in receipts]),
+        sealing=max(receipts, key=lambda each: each.finished).seconds.get("seal", 0.0),
         working=sum(task.working for task in tasks),
         gpu_busy=sum(known) / sum(task.working for task in tasks) if len(known) == len(receipts) else None,
         rows_per_second=rows / wall,
