@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float32
     from numpy.typing import NDArray
 
-_UNDER_WAY = 3  # batches that are queued ahead, so that the GPU goes on while Python is held up
+_UNDER_WAY = 8  # batches that are queued ahead, so that the GPU goes on while Python is held up
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,14 +56,21 @@ class Ahead(Generic[_Item]):
 
     Args:
         items: what makes them.
+        beside: called while the first one is made ready; what it raises ends the whole.
     """
 
-    def __init__(self, items: Iterator[_Item]) -> None:
+    def __init__(self, items: Iterator[_Item], beside: Callable[[], object] = lambda: None) -> None:
         self._items = items
+        self._beside = beside
 
     def __enter__(self) -> Self:
         self._thread = ThreadPoolExecutor(1)
         self._waiting: Future[_Item | None] = self._thread.submit(next, self._items, None)
+        try:
+            self._beside()
+        except BaseException:
+            self._thread.shutdown(cancel_futures=True)
+            raise
         return self
 
     def __exit__(

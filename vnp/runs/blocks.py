@@ -28,7 +28,7 @@ class BlockPlan:
     Args:
         run: digest of the run's request.
         shard: the shard.
-        block_units: units of a block; the last may have fewer.
+        block_units: most units of a block.
     """
 
     run: str
@@ -40,9 +40,14 @@ class BlockPlan:
         """Number of blocks."""
         return self.shard.blocks(self.block_units)
 
+    @property
+    def size(self) -> int:
+        """Units of each block but the last, which may have fewer."""
+        return self.shard.block_size(self.block_units)
+
     def units(self, block: int) -> int:
         """Units of one block."""
-        return min(self.block_units, self.shard.units - block * self.block_units)
+        return min(self.size, self.shard.units - block * self.size)
 
     def paths(self, paths: RunPaths) -> list[Path]:
         """The block files in order."""

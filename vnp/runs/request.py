@@ -104,7 +104,7 @@ class Request:
         store: dtype of the stored numbers.
         asked_shards: how many were asked for.
         shards: how many there are: fewer where there are fewer chunks.
-        block_units: chunks in one block, the piece of a shard that a killed task can lose.
+        block_units: most chunks in one block, the piece of a shard that a killed task can lose.
         plan_sha256: of the bytes of ``plan.h5``.
         totals: what the plan counted.
         token_budget: tokens of one batch, or None for the encoder's own.

@@ -149,16 +149,30 @@ class _Task:
         self._writing: Future[None] | None = None
 
     def reading(self, encoders: Callable[[], EncoderPair]) -> Ahead[_Ready]:
-        """Read, translate and tokenise the blocks that are missing, one ahead of those that are taken."""
+        """Read, translate and tokenise the blocks that are missing, one ahead of those that are taken.
+
+        Encoders are loaded meanwhile, unless blocks that are there have to be compared with them.
+        """
         accounts = self._accounts()
         self._have = sum(account is not None for account in accounts)
         if all(account is not None for account in accounts) and same_encoders(accounts):
             return Ahead(iter(()))
-        pair = encoders()
-        self._seconds["load"], self._seconds["weights"] = pair.seconds, pair.weights_seconds
-        self._drop_others(accounts, pair)
+        loaded: Future[EncoderPair] = Future()
+        if not self._have:
+            return Ahead(self._prepare_missing(accounts, loaded), beside=lambda: self._load(encoders, loaded))
+        self._load(encoders, loaded)
+        self._drop_others(accounts, loaded.result())
         self._have = sum(account is not None for account in accounts)
-        return Ahead(self._prepare_missing(accounts, pair))
+        return Ahead(self._prepare_missing(accounts, loaded))
+
+    def _load(self, encoders: Callable[[], EncoderPair], loaded: Future[EncoderPair]) -> None:
+        try:
+            pair = encoders()
+        except BaseException as error:
+            loaded.set_exception(error)
+            raise
+        self._seconds["load"], self._seconds["weights"] = pair.seconds, pair.weights_seconds
+        loaded.set_result(pair)
 
     def finish(self) -> Outcome:
         """Seal the shard if its blocks are all there."""
@@ -220,17 +234,20 @@ class _Task:
         write_block(self._paths[block], self._plan, block, prepared, arrays, account)
         self._seconds["write"] += time.perf_counter() - started
 
-    def _prepare_missing(self, accounts: list[Account | None], pair: EncoderPair) -> Iterator[_Ready]:
+    def _prepare_missing(self, accounts: list[Account | None], loaded: Future[EncoderPair]) -> Iterator[_Ready]:
         """Read on to the last missing block; blocks that are there are passed over without translating."""
         request, shard = self._run.request, self._plan.shard
         missing = [block for block, account in enumerate(accounts) if account is None]
         if not missing:
             return
-        blocks = read_blocks(request.inputs, request.chunk, shard.start, shard.units, self._plan.block_units)
+        blocks = read_blocks(request.inputs, request.chunk, shard.start, shard.units, self._plan.size)
         started = time.perf_counter()
         for block, units in enumerate(islice(blocks, missing[-1] + 1)):
             if accounts[block] is None:
                 prepared = prepare(units, request.inputs, self._chosen)
+                self._seconds["read"] += time.perf_counter() - started
+                pair = loaded.result()
+                started = time.perf_counter()
                 work = pair.prepare(prepared.dna, prepared.protein)
                 self._seconds["read"] += time.perf_counter() - started
                 yield block, prepared, work, pair
