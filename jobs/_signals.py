@@ -63,6 +63,24 @@ def first_interrupt_only() -> Iterator[None]:
 
 
 @contextmanager
+def interrupt_when_told() -> Iterator[None]:
+    """Let TERM do what Ctrl-C does.
+
+    Raises:
+        KeyboardInterrupt: when either comes.
+    """
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     before = {number: signal.signal(number, handler) for number in (signal.SIGUSR2, signal.SIGTERM)}
     try:

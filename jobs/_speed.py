@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs._progress import Progress
+from jobs._signals import interrupt_when_told
 from vnp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def measure_speed(wanted: Wanted, out: Path | None, as_json: bool) -> None:
     clock = Clock(wanted.seconds or (_QUICK_SECONDS if wanted.quick else _GPU_SECONDS))
     found: list[ModelReport] = []
     names = _names(wanted)
-    with Progress("measuring", None, "steps") as progress:
+    with interrupt_when_told(), Progress("measuring", None, "steps") as progress:
         steps = iter(range(1, 1_000_000))
         for number, name in enumerate(names):
             report = _measure_one(
@@ -110,6 +111,8 @@ def measure_speed(wanted: Wanted, out: Path | None, as_json: bool) -> None:
             found.append(report)
             if not as_json:
                 click.echo("\n".join(table(report)) + "\n")
+            if report.interrupted:
+                break
     if wanted.tune:
         _keep(found, device)
     if out is not None:
@@ -117,6 +120,8 @@ def measure_speed(wanted: Wanted, out: Path | None, as_json: bool) -> None:
             click.echo(f"wrote {path}", err=True)
     if as_json:
         click.echo(json.dumps(to_json(machine, found), indent=2))
+    if found[-1].interrupted:
+        raise KeyboardInterrupt
 
 
 def _names(wanted: Wanted) -> tuple[str, ...]:

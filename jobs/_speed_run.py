@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs._progress import Progress, duration
+from jobs._signals import interrupt_when_told
 from vnp.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -72,32 +73,41 @@ def measure_runs(
     visible, counts = _gpus(gpus, device.type)
     machine = describe_machine(device)
     many = reads or (_GPU_READS if device.type == "cuda" else _CPU_READS)
-    with _room(scratch) as room, Progress("end to end", None, "steps") as progress:
+    found: list[tuple[str, RunFigures]] = []
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+
+    def note(name: str, figures: RunFigures) -> None:
+        # At once: what comes after it may take long, and be ended.
+        found.append((name, figures))
+        if out is not None:
+            write_json(out / "end_to_end.json", _result(machine, way, source, many, found))
+        if not as_json:
+            click.echo("\n".join(["", *_table(name, figures)]))
+
+    with interrupt_when_told(), _room(scratch) as room, Progress("end to end", None, "steps") as progress:
         say = _steps(progress)
         weights, source = _weights(wanted, room, str(device), say)
         way = _way(wanted, weights, device.type)
+        if not as_json:
+            click.echo(f"{way.dna} and {way.protein}, {way.precision}, {source}, {machine['name']}")
         inputs = _reads(room, many, say)
-        found: list[tuple[str, RunFigures]] = []
         caches: dict[str, str] = {}
         if cold:
             caches = {name: str(room / name.lower()) for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")}
             few = _reads(room, min(many, _COLD_READS), say)
             for state in ("cold", "warm"):
                 say(f"extract of few reads, {state} caches")
-                run = room / f"run-{state}"
-                found.append((f"{state} caches, few reads", _run(way, few, run, 1, visible[:1], caches)))
+                note(f"{state} caches, few reads", _run(way, few, room / f"run-{state}", 1, visible[:1], caches))
         for count in counts:
             say(f"extract of {many:,} reads, {count or 'no'} GPU")
             parts = shards or (_SHARDS_A_GPU * max(counts) if count else 1)
             run = room / f"run-{count}"
-            found.append((f"{many:,} reads", _run(way, inputs, run, parts, visible[:count], caches)))
-        reading = _time_reading(weights, (way.dna, way.protein))
-    result = _result(machine, way, source, many, reading, found)
+            note(f"{many:,} reads", _run(way, inputs, run, parts, visible[:count], caches))
+    result = _result(machine, way, source, many, found)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "end_to_end.json", result)
         click.echo(f"wrote {out / 'end_to_end.json'}", err=True)
-    click.echo(json.dumps(result, indent=2) if as_json else "\n".join(_table(result, reading, found)))
+    click.echo(json.dumps(result, indent=2) if as_json else "\n".join(_ratios(result)))
 
 
 def _gpus(text: str, device: str) -> tuple[list[str], list[int]]:
@@ -209,26 +219,9 @@ def _run(way: _Way, reads: Path, run: Path, shards: int, gpus: Sequence[str], ca
     return figures
 
 
-def _time_reading(weights: Path, names: Sequence[str]) -> float:
-    """Seconds to read the files of both models once more, when they are in the page cache."""
-    from vnp.encoders.folders import find_folder, weight_files
-    from vnp.encoders.spec import spec
-
-    began = time.perf_counter()
-    buffer = bytearray(16 << 20)
-    for name in names:
-        folder = find_folder(spec(name), weights)
-        for file in weight_files(folder, spec(name).pins):
-            with (folder / file).open("rb", buffering=0) as stream:
-                while stream.readinto(buffer):
-                    pass
-    return time.perf_counter() - began
-
-
 def _result(
-    machine: Mapping[str, object], way: _Way, source: str, reads: int, reading: float,
-    found: Sequence[tuple[str, RunFigures]],
-) -> dict[str, Any]:  # fmt: skip
+    machine: Mapping[str, object], way: _Way, source: str, reads: int, found: Sequence[tuple[str, RunFigures]]
+) -> dict[str, Any]:
     whole = [figures for name, figures in found if "few" not in name]
     one = next((figures for figures in whole if figures.gpus == 1), None)
     ratios = {}
@@ -244,37 +237,33 @@ def _result(
         "machine": dict(machine),
         "encoders": {"dna": way.dna, "protein": way.protein, "precision": way.precision, "source": source},
         "reads": reads,
-        "reading_weights_again": reading,
         "runs": [{"name": name, **asdict(figures)} for name, figures in found],
         "times_one_gpu": ratios,
     }
 
 
-def _table(result: Mapping[str, Any], reading: float, found: Sequence[tuple[str, RunFigures]]) -> Iterator[str]:
-    about = result["encoders"]
-    yield f"{about['dna']} and {about['protein']}, {about['precision']}, {about['source']}, {result['machine']['name']}"
-    for name, run in found:
-        yield ""
-        yield f"{name}, {run.gpus} GPU, {run.shards} shards, {run.tasks} tasks" if run.gpus else f"{name}, no GPU"
-        yield from (f"  {what:<46}{value}" for what, value in _lines(run, reading))
+def _table(name: str, run: RunFigures) -> Iterator[str]:
+    yield f"{name}, {run.gpus} GPU, {run.shards} shards, {run.tasks} tasks" if run.gpus else f"{name}, no GPU"
+    yield from (f"  {what:<46}{value}" for what, value in _lines(run))
+
+
+def _ratios(result: Mapping[str, Any]) -> Iterator[str]:
     for count, times in result["times_one_gpu"].items():
-        yield ""
         yield (
-            f"{count} GPUs against 1: {times['wall']:.2f} times as fast from start to end, "
+            f"\n{count} GPUs against 1: {times['wall']:.2f} times as fast from start to end, "
             f"{times['after_loading']:.2f} times once encoders are loaded"
         )
 
 
-def _lines(run: RunFigures, reading: float) -> Iterator[tuple[str, str]]:
+def _lines(run: RunFigures) -> Iterator[tuple[str, str]]:
     yield "from start to end", f"{run.wall:.1f} s ({duration(run.wall)})"
     yield "rows", f"{run.rows:,}"
     yield "planning", f"{run.planning:.1f} s"
     yield "from the plan to the first task", f"{run.starting:.0f} s"
     yield "loading encoders, the slowest task", f"{run.loading:.1f} s"
-    beyond = run.first_batch - (reading if run.weights is None else run.weights)
-    how = "read again from the page cache" if run.weights is None else "as the task took"
     yield "from the plan to the first batch", f"{run.first_batch:.1f} s"
-    yield "  beyond reading the weights", f"{max(0.0, beyond):.1f} s ({how})"
+    if run.weights is not None:
+        yield "  beyond reading the weights", f"{max(0.0, run.first_batch - run.weights):.1f} s"
     for name, seconds in run.embedding.items():
         yield f"embedding {name}, all tasks", f"{seconds:.1f} s, {run.tokens.get(name, 0):,} tokens"
     yield "sealing the last shard", f"{run.sealing:.1f} s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from jobs import _speed_run
 from tests.jobs.commands import call, clean
 from tests.speed.tiny import tiny_model
 from vnp.encoders.tuned import tuned_path
@@ -135,6 +137,53 @@ def test_from_end_to_end(tmp_path: Path) -> None:
     assert 0 < whole["sealing"] < whole["wall"]
     assert "from start to end" in result.stdout
     assert os.listdir(room) == []
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_was_measured_before_it_was_ended_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    measure, calls = compare._measure, iter(range(9))
+
+    def measured(*given: Any) -> Any:
+        if next(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return measure(*given)
+
+    monkeypatch.setattr(compare, "_measure", measured)
+    before = signal.getsignal(signal.SIGTERM)
+    json_or_not = ("--json",) if as_json else ()
+    result = speed("--model", "dnabert_s", "--model", "fastesm2_650", "--out", tmp_path, "--time", 60, *json_or_not)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert result.exit_code == 1
+    (model,) = json.loads((tmp_path / "speed.json").read_text())["models"]
+    errors = [row["error"] for row in model["rows"]]
+    assert errors[0] is None
+    assert set(errors[1:]) == {"interrupted"}
+    if as_json:
+        assert json.loads(result.stdout)["models"][0]["name"] == "dnabert_s"
+    else:
+        assert "chunks of 300 bases" in result.stdout
+
+
+def test_runs_before_one_that_was_ended_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("fastesm2_650", "dnabert_s"):
+        make_folder(tmp_path / "weights", name, "cpu", full=False)
+    run, calls = _speed_run._run, iter(range(9))
+
+    def ended(*given: Any) -> Any:
+        if next(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return run(*given)
+
+    monkeypatch.setattr(_speed_run, "_run", ended)
+    options = ("--reads", 3, "--weights", tmp_path / "weights", "--cold", "--out", tmp_path / "out")
+    result = speed("--end-to-end", *options)
+    assert result.exit_code == 1
+    (first,) = json.loads((tmp_path / "out/end_to_end.json").read_text())["runs"]
+    assert first["name"] == "cold caches, few reads"
+    assert "cold caches, few reads" in result.stdout
+    assert "warm caches" not in result.stdout
 
 
 def test_a_run_that_fails_shows_what_extract_said(tmp_path: Path) -> None:

@@ -113,6 +113,23 @@ def test_when_the_time_is_up_ours_are_measured_still(dna: Subject) -> None:
     assert "time was used up" in (report.sweeps[0].error or "")
 
 
+def test_an_interruption_leaves_what_was_measured(dna: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure, calls = room._measure, iter(range(9))
+
+    def measured(*given: Any) -> Any:
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return measure(*given)
+
+    monkeypatch.setattr(room, "_measure", measured)
+    report = run(dna)
+    assert report.interrupted
+    assert [row.error for row in report.rows] == [None, "interrupted", "interrupted", "interrupted"]
+    assert report.rows[0].share
+    assert report.sweeps == ()
+    assert "interrupted" in "\n".join(table(report))
+
+
 def test_rivals_run_before_our_further_precisions(dna: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[tuple[str, str]] = []
     contest = room._contest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +21,7 @@ Say = Callable[[str], None]
 
 _SWEEP_SEQUENCE = 102
 _LEFT_OUT = "left out: the time was used up"
+_INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def compare(subject: Subject, workloads: Sequence[Workload], asked: Asked, clock
         say: told what comes next, in a few words.
 
     Returns:
-        What was found.
+        What was found. Where an interruption (``KeyboardInterrupt``) comes while contestants are measured, that is
+        what was found by then.
     """
     field = contestants(subject, asked.precisions, asked.token_budget)
     precisions = list(dict.fromkeys(each.precision for each in field))
@@ -77,14 +79,23 @@ def compare(subject: Subject, workloads: Sequence[Workload], asked: Asked, clock
     ceilings = {each: _before(subject, each, asked.ceiling_seconds) for each in precisions}
     say(f"{subject.name}: exact numbers")
     courses, fault = _courses(subject, workloads, asked)
-    measured = {each: _contest(subject, each, courses, asked, clock, say) for each in _in_turn(field)}
-    rows = [row for each in field for row in measured[each]]
+    measured: dict[Contestant, list[Row]] = {each: [] for each in field}
     sweeps: list[Sweep] = []
-    for number, contestant in enumerate(each for each in field if each.kind == "ours"):
-        if asked.tune or (asked.sweeps and number == 0):
-            sweeps += _sweeps(subject, contestant, asked, clock, say, lengths=asked.sweeps and number == 0)
-    say(f"{subject.name}: matrix products again")
-    ceilings = {name: _after(subject, each, asked.ceiling_seconds) for name, each in ceilings.items()}
+    interrupted = False
+    try:
+        for each in _in_turn(field):
+            for row in _contest(subject, each, courses, asked, clock, say):
+                measured[each].append(row)
+        for number, contestant in enumerate(each for each in field if each.kind == "ours"):
+            if asked.tune or (asked.sweeps and number == 0):
+                sweeps += _sweeps(subject, contestant, asked, clock, say, lengths=asked.sweeps and number == 0)
+        say(f"{subject.name}: matrix products again")
+        ceilings = {name: _after(subject, each, asked.ceiling_seconds) for name, each in ceilings.items()}
+    except KeyboardInterrupt:
+        interrupted = True
+        for each, found in measured.items():
+            found += [_failed(subject, each, course, _INTERRUPTED) for course in courses[len(found) :]]
+    rows = [row for each in field for row in measured[each]]
     return ModelReport(
         name=subject.name,
         source=subject.source,
@@ -94,6 +105,7 @@ def compare(subject: Subject, workloads: Sequence[Workload], asked: Asked, clock
         rows=tuple(_placed(row, rows, ceilings) for row in rows),
         sweeps=tuple(sweeps),
         reference_error=fault,
+        interrupted=interrupted,
     )
 
 
@@ -146,31 +158,33 @@ def _courses(subject: Subject, workloads: Sequence[Workload], asked: Asked) -> t
 
 def _contest(
     subject: Subject, contestant: Contestant, courses: Sequence[_Course], asked: Asked, clock: Clock, say: Say
-) -> list[Row]:
-    """Run one contestant on everything; its model is gone from the device afterwards."""
+) -> Iterator[Row]:
+    """Run one contestant on everything, a row each; its model is gone from the device afterwards."""
     told = f"{subject.name}: {contestant.name}, {contestant.precision}"
     if contestant.kind != "ours" and not clock.left:
-        return [_failed(subject, contestant, course, _LEFT_OUT) for course in courses]
+        yield from (_failed(subject, contestant, course, _LEFT_OUT) for course in courses)
+        return
     say(told)
     memory = Memory(subject.device)
     try:
         ready = contestant.build(subject)
     except Exception as error:
-        return [_failed(subject, contestant, course, reason(error)) for course in courses]
-    rows = []
+        why = reason(error)
+        yield from (_failed(subject, contestant, course, why) for course in courses)
+        return
     for course in courses:
         if contestant.kind != "ours" and not clock.left:
-            rows.append(_failed(subject, contestant, course, _LEFT_OUT))
+            yield _failed(subject, contestant, course, _LEFT_OUT)
             continue
         say(f"{told}: {course.workload.name}")
         try:
-            rows.append(_measure(subject, contestant, ready, course, asked, memory, clock))
+            row = _measure(subject, contestant, ready, course, asked, memory, clock)
         except Exception as error:
-            rows.append(_failed(subject, contestant, course, reason(error)))
+            row = _failed(subject, contestant, course, reason(error))
         free(subject.device)
+        yield row
     del ready
     free(subject.device)
-    return rows
 
 
 def _measure(

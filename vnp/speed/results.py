@@ -96,6 +96,7 @@ class ModelReport:
         rows: every contestant on every workload.
         sweeps: over lengths and budgets.
         reference_error: why numbers could not be compared, if so.
+        interrupted: whether somebody ended it early.
     """
 
     name: str
@@ -106,6 +107,7 @@ class ModelReport:
     rows: tuple[Row, ...]
     sweeps: tuple[Sweep, ...]
     reference_error: str | None = None
+    interrupted: bool = False
 
 
 def as_json(machine: Mapping[str, object], models: Sequence[ModelReport]) -> dict[str, Any]:
