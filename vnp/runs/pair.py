@@ -54,8 +54,11 @@ class EncoderPair:
         started = time.perf_counter()
         if any(getattr(request, molecule).identity.get("weights") for molecule in MOLECULES):
             _import_libraries()
-        with ThreadPoolExecutor(len(MOLECULES)) as threads:
-            dna, protein = (each.result() for each in [threads.submit(_load, request, name) for name in MOLECULES])
+        with ThreadPoolExecutor(1) as thread:
+            beside = thread.submit(_load, request, "dna")
+            # The one that takes longer is loaded here, where Ctrl-C can end it.
+            protein = _load(request, "protein")
+            dna = beside.result()
         weights = max(getattr(each, "weights_seconds", 0.0) for each in (dna, protein))
         return cls(dna, protein, time.perf_counter() - started, weights)
 
