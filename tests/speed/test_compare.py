@@ -61,7 +61,7 @@ def test_rows_of_all_and_how_they_compare(dna: Subject) -> None:
     assert ours.least_cosine is not None
     assert ours.least_cosine > 0.99999
     assert ours.times_rival is None
-    assert ours.times_loop == pytest.approx(ours.sequences_per_second / loop.sequences_per_second)
+    assert ours.times_loop == pytest.approx(ours.tokens_per_second / loop.tokens_per_second)
     ceiling = report.ceilings[0]
     assert ceiling.before
     assert ceiling.after

@@ -18,6 +18,7 @@ from vnp.encoders.registry import Launched
 from vnp.errors import EncoderError
 from vnp.features.projection import NAME as PROJECTION
 from vnp.features.projection import NATIVE, WIDTH, project
+from vnp.features.table import all_finite
 from vnp.runs.blocks import Account
 from vnp.runs.request import EncoderChoice, Request
 
@@ -175,7 +176,7 @@ def stored_widths(request: Request) -> dict[str, int]:
 def _store(values: np.ndarray, name: str, store: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         stored = np.ascontiguousarray(values, dtype=store)
-    if not np.isfinite(stored).all() and np.isfinite(values).all():
+    if not all_finite(stored) and all_finite(values):
         raise EncoderError(f"a value of {name} is too large for {store}: use --store float32")
     return stored
 

@@ -270,11 +270,12 @@ def _placed(row: Row, rows: Sequence[Row], ceilings: Mapping[str, Ceiling]) -> R
         return replace(row, share=share)
 
     def times(kind: str) -> float | None:
+        # Of tokens: the part of a workload that a rival is timed on may have longer sequences.
         speeds = [
-            each.sequences_per_second
+            each.tokens_per_second
             for each in rows
             if each.kind == kind and each.workload == row.workload and each.error is None
         ]
-        return row.sequences_per_second / max(speeds) if speeds else None
+        return row.tokens_per_second / max(speeds) if speeds else None
 
     return replace(row, share=share, times_rival=times("rival"), times_loop=times("loop"))
