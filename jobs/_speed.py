@@ -101,27 +101,33 @@ def measure_speed(wanted: Wanted, out: Path | None, as_json: bool) -> None:
     clock = Clock(wanted.seconds or (_QUICK_SECONDS if wanted.quick else _GPU_SECONDS))
     found: list[ModelReport] = []
     names = _names(wanted)
-    with interrupt_when_told(), Progress("measuring", None, "steps") as progress:
-        steps = iter(range(1, 1_000_000))
-        for number, name in enumerate(names):
-            report = _measure_one(
-                name, device, full, wanted, clock.share(len(names) - number),
-                lambda what: progress.to(next(steps), f": {what}"),
-            )  # fmt: skip
-            found.append(report)
-            if not as_json:
-                click.echo("\n".join(table(report)) + "\n")
-            if report.interrupted:
-                break
-    if wanted.tune:
-        _keep(found, device)
+    interrupted: KeyboardInterrupt | None = None
+    try:
+        with interrupt_when_told(), Progress("measuring", None, "steps") as progress:
+            steps = iter(range(1, 1_000_000))
+            for number, name in enumerate(names):
+                report = _measure_one(
+                    name, device, full, wanted, clock.share(len(names) - number),
+                    lambda what: progress.to(next(steps), f": {what}"),
+                )  # fmt: skip
+                found.append(report)
+                if not as_json:
+                    click.echo("\n".join(table(report)) + "\n")
+                if report.interrupted:
+                    raise KeyboardInterrupt
+    except KeyboardInterrupt as error:
+        if not found:
+            raise
+        interrupted = error
     if out is not None:
         for path in write(out, machine, found):
             click.echo(f"wrote {path}", err=True)
     if as_json:
         click.echo(json.dumps(to_json(machine, found), indent=2))
-    if found[-1].interrupted:
-        raise KeyboardInterrupt
+    if wanted.tune and not _keep(found, device) and interrupted is None:
+        raise UsageError("nothing could be tuned: no batch was measured; the lines above say why")
+    if interrupted is not None:
+        raise interrupted
 
 
 def _names(wanted: Wanted) -> tuple[str, ...]:
@@ -170,8 +176,8 @@ def _workloads(wanted: Wanted, dna: bool, tokens: int) -> list[Workload]:
     return default_workloads(dna=dna, tokens=tokens, few=wanted.quick)
 
 
-def _keep(found: list[ModelReport], device: torch.device) -> None:
-    """Write the best budgets to the user's file, where extract finds them."""
+def _keep(found: list[ModelReport], device: torch.device) -> int:
+    """Write the best budgets to the user's file, where extract finds them; returns how many there are."""
     from datetime import UTC, datetime
 
     import torch
@@ -195,5 +201,4 @@ def _keep(found: list[ModelReport], device: torch.device) -> None:
             path = write_tuned(device_name(device), model.name, sweep.precision, budget)
             click.echo(f"{model.name}, {sweep.precision}: {best.budget:,} tokens a batch, kept in {path}", err=True)
             kept += 1
-    if not kept:
-        raise UsageError("nothing could be tuned: no batch was measured; the lines above say why")
+    return kept

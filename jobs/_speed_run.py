@@ -85,25 +85,30 @@ def measure_runs(
         if not as_json:
             click.echo("\n".join(["", *_table(name, figures)]))
 
-    with interrupt_when_told(), _room(scratch) as room, Progress("end to end", None, "steps") as progress:
-        say = _steps(progress)
-        weights, source = _weights(wanted, room, str(device), say)
-        way = _way(wanted, weights, device.type)
-        if not as_json:
-            click.echo(f"{way.dna} and {way.protein}, {way.precision}, {source}, {machine['name']}")
-        inputs = _reads(room, many, say)
-        caches: dict[str, str] = {}
-        if cold:
-            caches = {name: str(room / name.lower()) for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")}
-            few = _reads(room, min(many, _COLD_READS), say)
-            for state in ("cold", "warm"):
-                say(f"extract of few reads, {state} caches")
-                note(f"{state} caches, few reads", _run(way, few, room / f"run-{state}", 1, visible[:1], caches))
-        for count in counts:
-            say(f"extract of {many:,} reads, {count or 'no'} GPU")
-            parts = shards or (_SHARDS_A_GPU * max(counts) if count else 1)
-            run = room / f"run-{count}"
-            note(f"{many:,} reads", _run(way, inputs, run, parts, visible[:count], caches))
+    try:
+        with interrupt_when_told(), _room(scratch) as room, Progress("end to end", None, "steps") as progress:
+            say = _steps(progress)
+            weights, source = _weights(wanted, room, str(device), say)
+            way = _way(wanted, weights, device.type)
+            if not as_json:
+                click.echo(f"{way.dna} and {way.protein}, {way.precision}, {source}, {machine['name']}")
+            inputs = _reads(room, many, say)
+            caches: dict[str, str] = {}
+            if cold:
+                caches = {name: str(room / name.lower()) for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")}
+                few = _reads(room, min(many, _COLD_READS), say)
+                for state in ("cold", "warm"):
+                    say(f"extract of few reads, {state} caches")
+                    note(f"{state} caches, few reads", _run(way, few, room / f"run-{state}", 1, visible[:1], caches))
+            for count in counts:
+                say(f"extract of {many:,} reads, {count or 'no'} GPU")
+                parts = shards or (_SHARDS_A_GPU * max(counts) if count else 1)
+                run = room / f"run-{count}"
+                note(f"{many:,} reads", _run(way, inputs, run, parts, visible[:count], caches))
+    except KeyboardInterrupt:
+        if as_json and found:
+            click.echo(json.dumps(_result(machine, way, source, many, found), indent=2))
+        raise
     result = _result(machine, way, source, many, found)
     if out is not None:
         click.echo(f"wrote {out / 'end_to_end.json'}", err=True)

@@ -81,6 +81,11 @@ def make(folder: Path, shape: list[list[int]], suffix: str) -> tuple[list[Path],
     return paths, files
 
 
+def sizes_of(count: int, most: int) -> list[int]:
+    """So many units, in pieces of ``most`` and what is left."""
+    return [most] * (count // most) + [count % most] * (count % most > 0)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     shape=inputs,
@@ -113,7 +118,7 @@ def test_blocks_are_the_naive_list(
             if (batch.input, int(batch.ordinals[i])) == unit[:2]
         )
         start = Position(unit[0], unit[1], max(unit[3] - 1, 0), -1 if offset is None else offset, line)
-        blocks = list(read_blocks(entries, chunk, start, count, block))
+        blocks = list(read_blocks(entries, chunk, start, sizes_of(count, block)))
         wanted = expected[low : low + count]
         assert [listed(found) for found in blocks] == [wanted[at : at + block] for at in range(0, count, block)]
 
@@ -128,7 +133,8 @@ def test_fastq_is_read_on_from_any_record(sizes: list[int], block: int) -> None:
         offset = 0
         for ordinal, (name, bases) in enumerate(records):
             rest = [unit for unit in expected if unit[1] >= ordinal]
-            blocks = read_blocks(entries, 50, Position(0, ordinal, 0, offset, 4 * ordinal + 1), len(rest), block)
+            start = Position(0, ordinal, 0, offset, 4 * ordinal + 1)
+            blocks = read_blocks(entries, 50, start, sizes_of(len(rest), block))
             assert [unit for found in blocks for unit in listed(found)] == rest
             offset += len(f"@{name}\n{bases}\n+\n{bases}\n")
 

@@ -57,19 +57,27 @@ class Ahead(Generic[_Item]):
     Args:
         items: what makes them.
         beside: called while the first one is made ready; what it raises ends the whole.
+        give_up: called then: the thread, which is not waited for, must not wait for what is not to come.
     """
 
-    def __init__(self, items: Iterator[_Item], beside: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        items: Iterator[_Item],
+        beside: Callable[[], object] = lambda: None,
+        give_up: Callable[[], object] = lambda: None,
+    ) -> None:
         self._items = items
         self._beside = beside
+        self._give_up = give_up
 
     def __enter__(self) -> Self:
         self._thread = ThreadPoolExecutor(1)
-        self._waiting: Future[_Item | None] = self._thread.submit(next, self._items, None)
         try:
+            self._waiting: Future[_Item | None] = self._thread.submit(next, self._items, None)
             self._beside()
         except BaseException:
-            self._thread.shutdown(cancel_futures=True)
+            self._give_up()
+            self._thread.shutdown(wait=False, cancel_futures=True)
             raise
         return self
 

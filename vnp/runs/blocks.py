@@ -40,14 +40,18 @@ class BlockPlan:
         """Number of blocks."""
         return self.shard.blocks(self.block_units)
 
-    @property
-    def size(self) -> int:
-        """Units of each block but the last, which may have fewer."""
-        return self.shard.block_size(self.block_units)
-
     def units(self, block: int) -> int:
-        """Units of one block."""
-        return min(self.size, self.shard.units - block * self.size)
+        """Units of one block: as many as of any other, or one less.
+
+        The next shard is made ready while the last block is embedded, so that one must not be short.
+        """
+        count = self.count
+        return self.shard.units // count + (block < self.shard.units % count)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Units of each block."""
+        return [self.units(block) for block in range(self.count)]
 
     def paths(self, paths: RunPaths) -> list[Path]:
         """The block files in order."""

@@ -57,7 +57,7 @@ class EncoderPair:
             _import_libraries()
         with ThreadPoolExecutor(1) as thread:
             beside = thread.submit(_load, request, "dna")
-            # The one that takes longer is loaded here, where Ctrl-C can end it.
+            # Proteins' take longer: they are loaded here, where Ctrl-C can end it.
             protein = _load(request, "protein")
             dna = beside.result()
         weights = max(getattr(each, "weights_seconds", 0.0) for each in (dna, protein))

@@ -50,11 +50,3 @@ class Shard:
     def blocks(self, block_units: int) -> int:
         """How many blocks of at most so many units it is cut into."""
         return -(-self.units // block_units)
-
-    def block_size(self, block_units: int) -> int:
-        """How many units these blocks have.
-
-        All have as many, but for the last, which has a few less: the next shard is made ready while the last block is
-        embedded, so that one must not be short.
-        """
-        return -(-self.units // self.blocks(block_units)) if self.units else block_units

@@ -184,12 +184,13 @@ def _narrow(
 
 
 def read_blocks(
-    inputs: Sequence[PlannedInput], chunk: int, start: Position, units: int, block_units: int
+    inputs: Sequence[PlannedInput], chunk: int, start: Position, sizes: Sequence[int]
 ) -> Iterator[list[UnitBatch]]:
-    """Read units as ``read_units`` does, grouped into blocks of ``block_units``; the last may be smaller."""
+    """Read units as ``read_units`` does, grouped into blocks of these sizes, each at least one."""
     block: list[UnitBatch] = []
-    room = block_units
-    for batch in read_units(inputs, chunk, start, units):
+    left = iter(sizes)
+    room = next(left, 0)
+    for batch in read_units(inputs, chunk, start, sum(sizes)):
         first = 0
         while first < len(batch):
             piece = window(batch, first, min(first + room, len(batch)))
@@ -198,7 +199,7 @@ def read_blocks(
             room -= len(piece)
             if room == 0:
                 yield block
-                block, room = [], block_units
+                block, room = [], next(left, 0)
     if block:
         yield block
 

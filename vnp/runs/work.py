@@ -159,18 +159,15 @@ class _Task:
             return Ahead(iter(()))
         loaded: Future[EncoderPair] = Future()
         if not self._have:
-            return Ahead(self._prepare_missing(accounts, loaded), beside=lambda: self._load(encoders, loaded))
+            blocks = self._prepare_missing(accounts, loaded)
+            return Ahead(blocks, beside=lambda: self._load(encoders, loaded), give_up=loaded.cancel)
         self._load(encoders, loaded)
         self._drop_others(accounts, loaded.result())
         self._have = sum(account is not None for account in accounts)
         return Ahead(self._prepare_missing(accounts, loaded))
 
     def _load(self, encoders: Callable[[], EncoderPair], loaded: Future[EncoderPair]) -> None:
-        try:
-            pair = encoders()
-        except BaseException as error:
-            loaded.set_exception(error)
-            raise
+        pair = encoders()
         self._seconds["load"], self._seconds["weights"] = pair.seconds, pair.weights_seconds
         loaded.set_result(pair)
 
@@ -240,7 +237,7 @@ class _Task:
         missing = [block for block, account in enumerate(accounts) if account is None]
         if not missing:
             return
-        blocks = read_blocks(request.inputs, request.chunk, shard.start, shard.units, self._plan.size)
+        blocks = read_blocks(request.inputs, request.chunk, shard.start, self._plan.sizes)
         started = time.perf_counter()
         for block, units in enumerate(islice(blocks, missing[-1] + 1)):
             if accounts[block] is None:

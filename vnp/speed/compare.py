@@ -88,9 +88,12 @@ def compare(subject: Subject, workloads: Sequence[Workload], asked: Asked, clock
                 measured[each].append(row)
         for number, contestant in enumerate(each for each in field if each.kind == "ours"):
             if asked.tune or (asked.sweeps and number == 0):
-                sweeps += _sweeps(subject, contestant, asked, clock, say, lengths=asked.sweeps and number == 0)
+                lengths = asked.sweeps and number == 0
+                for sweep in _sweeps(subject, contestant, asked, clock, say, lengths=lengths):
+                    sweeps.append(sweep)
         say(f"{subject.name}: matrix products again")
-        ceilings = {name: _after(subject, each, asked.ceiling_seconds) for name, each in ceilings.items()}
+        for name, ceiling in list(ceilings.items()):
+            ceilings[name] = _after(subject, ceiling, asked.ceiling_seconds)
     except KeyboardInterrupt:
         interrupted = True
         for each, found in measured.items():
@@ -234,13 +237,13 @@ def _failed(subject: Subject, contestant: Contestant, course: _Course, why: str)
 
 def _sweeps(
     subject: Subject, contestant: Contestant, asked: Asked, clock: Clock, say: Say, *, lengths: bool
-) -> list[Sweep]:
+) -> Iterator[Sweep]:
     # What was asked for by name is measured however late it is.
     if not (asked.tune or clock.left):
-        return [Sweep("none", contestant.precision, (), None, error=_LEFT_OUT)]
+        yield Sweep("none", contestant.precision, (), None, error=_LEFT_OUT)
+        return
     by_name = Clock(math.inf) if asked.tune else clock
     memory = Memory(subject.device)
-    found = []
     try:
         encoder = contestant.build(subject).encoder
         assert encoder is not None
@@ -248,16 +251,15 @@ def _sweeps(
         if lengths:
             say(f"{subject.name}: length after length")
             points = by_length(subject, encoder, memory, several, clock)
-            found.append(Sweep("length", contestant.precision, tuple(points), None))
+            yield Sweep("length", contestant.precision, tuple(points), None)
         say(f"{subject.name}: larger and larger batches, {contestant.precision}")
         points = by_budget(subject, encoder, memory, _SWEEP_SEQUENCE, budgets, by_name)
         best = best_budget(points)
-        found.append(Sweep("budget", contestant.precision, tuple(points), None if best is None else best.budget))
+        yield Sweep("budget", contestant.precision, tuple(points), None if best is None else best.budget)
         del encoder
     except Exception as error:
-        found.append(Sweep("none", contestant.precision, (), None, error=reason(error)))
+        yield Sweep("none", contestant.precision, (), None, error=reason(error))
     free(subject.device)
-    return found
 
 
 def _placed(row: Row, rows: Sequence[Row], ceilings: Mapping[str, Ceiling]) -> Row:

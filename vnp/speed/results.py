@@ -121,6 +121,7 @@ def as_json(machine: Mapping[str, object], models: Sequence[ModelReport]) -> dic
                     "name": model.name,
                     "source": model.source,
                     "size": model.size,
+                    "interrupted": model.interrupted,
                     "ceilings": [{**asdict(each), "tflops": each.tflops} for each in model.ceilings],
                     "workloads": [
                         {
@@ -189,6 +190,8 @@ _HEAD = ("sequences/s", "tokens/s", "TFLOP/s", "share", "GiB", "cosine", "x riva
 def table(model: ModelReport) -> Iterator[str]:
     """The lines of a model's tables, one for each workload."""
     yield f"{model.name}: {model.size}, {model.source}"
+    if model.interrupted:
+        yield "  interrupted: this is what was measured by then"
     for each in model.ceilings:
         rate = (
             f"{_rate(each.before)} before, {_rate(each.after)} after" if each.before else f"not measured: {each.error}"
