@@ -28,13 +28,12 @@ _REDUCE = "reduce"
 def extract_job(run: Run, shards: Sequence[int], profile: Profile) -> Job:
     """The array that makes shards; it asks for GPUs only if an encoder is a transformer."""
     request = run.request
-    weighted = any(choice.identity.get("weights") for choice in (request.dna, request.protein))
-    weights = _weights(None if request.weights is None else Path(request.weights)) if weighted else []
+    weights = _weights(None if request.weights is None else Path(request.weights)) if request.needs_weights else []
     return Job(
         root=run.paths.root,
         name=_name(run.paths.root, f"{min(shards)}-{max(shards)}"),
         function=run_task,
-        resources=profile.gpu if weighted and request.device != "cpu" else profile.cpu,
+        resources=profile.gpu if request.needs_weights and request.device != "cpu" else profile.cpu,
         elements=tuple(shards),
         binds=(*(Path(entry.path) for entry in request.inputs), *weights),
     )

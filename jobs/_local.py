@@ -42,7 +42,7 @@ class Slot:
 def slots(request: Request) -> list[Slot]:
     """One slot for each visible GPU; without GPUs, or for encoders that need none, one for each group of cores."""
     cores = len(os.sched_getaffinity(0))
-    if not (request.dna.identity.get("weights") or request.protein.identity.get("weights")):
+    if not request.needs_weights:
         return [Slot("", 1)] * cores
     gpus = [] if request.device == "cpu" else visible_gpus()
     if gpus:

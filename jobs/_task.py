@@ -254,7 +254,7 @@ def _once(run: Run) -> Callable[[], EncoderPair]:
         from vnp.runs.pair import EncoderPair
 
         if not loaded:
-            if any(choice.identity.get("weights") for choice in (run.request.dna, run.request.protein)):
+            if run.request.needs_weights:
                 share_kernels(run.paths)
                 # A GPU's work is queued from here: threads that read and write have to give way soon.
                 sys.setswitchinterval(_SWITCH_SECONDS)

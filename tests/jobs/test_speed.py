@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -39,6 +40,18 @@ def small_and_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 def speed(*arguments: object) -> Any:
     small = ("--device", "cpu", "--tokens", "200", "--repeats", "1", "--quick")
     return call("benchmark", "speed", *small, *arguments)
+
+
+def end_at_second_call(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str) -> None:
+    """Send this process TERM when a function is called for the second time."""
+    plain, calls = getattr(module, name), iter(range(9))
+
+    def ended(*given: Any, **more: Any) -> Any:
+        if next(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*given, **more)
+
+    monkeypatch.setattr(module, name, ended)
 
 
 def test_table_and_files(tmp_path: Path) -> None:
@@ -142,14 +155,7 @@ def test_from_end_to_end(tmp_path: Path) -> None:
 def test_what_was_measured_before_it_was_ended_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
 ) -> None:
-    measure, calls = compare._measure, iter(range(9))
-
-    def measured(*given: Any) -> Any:
-        if next(calls) == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return measure(*given)
-
-    monkeypatch.setattr(compare, "_measure", measured)
+    end_at_second_call(monkeypatch, compare, "_measure")
     before = signal.getsignal(signal.SIGTERM)
     result = speed("--model", "dnabert_s", "--model", "fastesm2_650", "--out", tmp_path, "--time", 60, *more)
     assert signal.getsignal(signal.SIGTERM) is before
@@ -171,14 +177,7 @@ def test_what_was_measured_before_it_was_ended_is_there(
 def test_models_before_one_that_was_ended_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
 ) -> None:
-    find = subject.find_subject
-
-    def found(name: str, *given: Any, **more: Any) -> Any:
-        if name == "fastesm2_650":
-            os.kill(os.getpid(), signal.SIGTERM)
-        return find(name, *given, **more)
-
-    monkeypatch.setattr(subject, "find_subject", found)
+    end_at_second_call(monkeypatch, subject, "find_subject")
     more = ("--json",) if as_json else ()
     result = speed("--model", "dnabert_s", "--model", "fastesm2_650", "--out", tmp_path, "--time", 2, *more)
     assert result.exit_code == 1
@@ -193,14 +192,7 @@ def test_runs_before_one_that_was_ended_are_there(
 ) -> None:
     for name in ("fastesm2_650", "dnabert_s"):
         make_folder(tmp_path / "weights", name, "cpu", full=False)
-    run, calls = _speed_run._run, iter(range(9))
-
-    def ended(*given: Any) -> Any:
-        if next(calls) == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return run(*given)
-
-    monkeypatch.setattr(_speed_run, "_run", ended)
+    end_at_second_call(monkeypatch, _speed_run, "_run")
     options = ("--reads", 3, "--weights", tmp_path / "weights", "--cold", "--out", tmp_path / "out")
     result = speed("--end-to-end", *options, *(("--json",) if as_json else ()))
     assert result.exit_code == 1

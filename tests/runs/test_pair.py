@@ -1,25 +1,36 @@
+"""Loading encoders: side by side, and beside the reading of the first block."""
+
 from __future__ import annotations
 
+import threading
 from pathlib import Path
-from threading import Barrier
+from typing import Any
 
 import pytest
 
-from tests.runs.making import coding, plan_run, write_fasta
+from tests.runs import making
+from tests.runs.making import coding, plan_run, small_blocks, write_fasta
 from vnp.encoders import Encoder, load
-from vnp.errors import WeightsError
-from vnp.runs import pair
+from vnp.errors import EncoderError, WeightsError
+from vnp.runs import front, pair, work
 from vnp.runs.pair import EncoderPair
-from vnp.runs.request import Request
+from vnp.runs.request import Request, Run
+from vnp.runs.work import extract_shard
 
 
 @pytest.fixture
-def request_of_a_run(tmp_path: Path) -> Request:
-    return plan_run(tmp_path / "run", [write_fasta(tmp_path / "a.fa", [("a", coding(100, 1))])]).request
+def run(tmp_path: Path) -> Run:
+    records = [(f"c{number}", coding(500, number)) for number in range(20)]
+    return small_blocks(plan_run(tmp_path / "run", [write_fasta(tmp_path / "a.fa", records)], shards=1), 10)
+
+
+@pytest.fixture
+def request_of_a_run(run: Run) -> Request:
+    return run.request
 
 
 def test_encoders_are_loaded_side_by_side(request_of_a_run: Request, monkeypatch: pytest.MonkeyPatch) -> None:
-    both = Barrier(2)
+    both = threading.Barrier(2)
 
     def slow(name: str, *, molecule: str, **_: object) -> Encoder:
         both.wait(timeout=60)  # breaks if the other one is not loaded meanwhile
@@ -45,3 +56,31 @@ def test_what_is_wrong_with_an_encoder_is_said(
     monkeypatch.setattr(pair, "load", failing)
     with pytest.raises(WeightsError, match=f"{broken} is damaged"):
         EncoderPair.load(request_of_a_run)
+
+
+def test_the_first_block_is_read_while_encoders_are_loaded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = threading.Event()
+
+    def note(*args: Any) -> Any:
+        read.set()
+        return front.prepare(*args)
+
+    def loaded() -> EncoderPair:
+        assert read.wait(timeout=60)
+        return making.pair()
+
+    monkeypatch.setattr(work, "prepare", note)
+    assert extract_shard(run, 0, loaded).state == "done"
+
+
+def test_encoders_that_cannot_be_loaded_end_the_task(run: Run) -> None:
+    def broken() -> EncoderPair:
+        raise EncoderError("out of order")
+
+    before = set(threading.enumerate())
+    with pytest.raises(EncoderError, match="out of order"):
+        extract_shard(run, 0, broken)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    assert extract_shard(run, 0, making.pair).state == "done"

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from tests.runs.making import dna, write_fasta, write_fastq
 from vnp.runs import units
+from vnp.runs.blocks import BlockPlan
 from vnp.runs.request import PlannedInput
-from vnp.runs.shard import START, Position
+from vnp.runs.shard import START, Position, Shard
 from vnp.runs.survey import survey
 from vnp.runs.units import UnitBatch, read_blocks, read_units
 from vnp.sequences.samplesheet import InputFile
@@ -153,3 +154,12 @@ def test_a_planned_input_without_a_record_cannot_be(tmp_path: Path) -> None:
     entries = planned([write_fasta(tmp_path / "a.fa", [("x", "ACGT")])], 300)
     assert list(read_units(entries, 300, Position(0, *START), 0)) == []
     assert listed(read_units(entries, 300, Position(0, *START), 99)) == [(0, 0, "x", 1, 0, b"ACGT", None)]
+
+
+@pytest.mark.parametrize(("count", "most"), [(1, 10), (10, 10), (11, 10), (61, 12), (16, 3), (16_001, 64)])
+def test_blocks_are_even(count: int, most: int) -> None:
+    plan = BlockPlan("", Shard(0, Position(0, *START), count, 0, 0, 0), most)
+    assert sum(plan.sizes) == count
+    assert len(plan.sizes) == plan.count == -(-count // most)
+    assert max(plan.sizes) <= most
+    assert max(plan.sizes) - min(plan.sizes) <= 1

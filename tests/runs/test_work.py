@@ -29,15 +29,13 @@ from tests.runs.making import (
 from vnp.encoders.kmer import Counted
 from vnp.errors import ChangedInputError, EncoderError, RunError, UsageError
 from vnp.features.merge import merge
-from vnp.runs import front, sealing, work
-from vnp.runs.blocks import BlockPlan
+from vnp.runs import sealing, work
 from vnp.runs.pair import Embedding, EncoderPair, to_store
 from vnp.runs.paths import RunPaths
 from vnp.runs.receipts import file_sha256
 from vnp.runs.reduce import reduce_run
 from vnp.runs.request import Run
 from vnp.runs.seals import require_sealed
-from vnp.runs.shard import START, Position, Shard
 from vnp.runs.state import run_state
 from vnp.runs.work import Watch, extract_shard
 from vnp.sequences.samplesheet import InputFile
@@ -457,45 +455,3 @@ class TestFaults:
         made = [(f"r{i}", coding(300, i)) for i in range(12)] + [(f"p{i}", "MKLFEEPQLLIPWQELFPEIL") for i in range(11)]
         run = plan_run(tmp_path / "run", [write_fasta(tmp_path / "a.fa", made)], 500)
         assert {extract_shard(run, number, pair).state for number in (0, 10, 14, 22)} == {"done"}
-
-
-class TestOverlap:
-    """What happens side by side."""
-
-    @pytest.fixture
-    def run(self, tmp_path: Path) -> Run:
-        return small_blocks(plan_run(tmp_path / "run", [write_fasta(tmp_path / "a.fa", records())], shards=1), 10)
-
-    def test_the_first_block_is_read_while_encoders_are_loaded(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        read = threading.Event()
-
-        def note(*args: Any) -> Any:
-            read.set()
-            return front.prepare(*args)
-
-        def load() -> EncoderPair:
-            assert read.wait(timeout=60)
-            return pair()
-
-        monkeypatch.setattr(work, "prepare", note)
-        assert extract_shard(run, 0, load).state == "done"
-
-    def test_encoders_that_cannot_be_loaded_end_the_task(self, run: Run) -> None:
-        def broken() -> EncoderPair:
-            raise EncoderError("out of order")
-
-        before = set(threading.enumerate())
-        with pytest.raises(EncoderError, match="out of order"):
-            extract_shard(run, 0, broken)
-        for thread in set(threading.enumerate()) - before:
-            thread.join(timeout=60)
-            assert not thread.is_alive()
-        assert extract_shard(run, 0, pair).state == "done"
-
-    @pytest.mark.parametrize(("units", "most"), [(1, 10), (10, 10), (11, 10), (61, 12), (16, 3), (16_001, 64)])
-    def test_blocks_are_even(self, units: int, most: int) -> None:
-        plan = BlockPlan("", Shard(0, Position(0, *START), units, 0, 0, 0), most)
-        assert sum(plan.sizes) == units
-        assert len(plan.sizes) == plan.count == -(-units // most)
-        assert max(plan.sizes) <= most
-        assert max(plan.sizes) - min(plan.sizes) <= 1

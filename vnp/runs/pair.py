@@ -53,7 +53,7 @@ class EncoderPair:
             EncoderError: an encoder cannot run on this device, or is not the one that the run was planned with.
         """
         started = time.perf_counter()
-        if any(getattr(request, molecule).identity.get("weights") for molecule in MOLECULES):
+        if request.needs_weights:
             _import_libraries()
         with ThreadPoolExecutor(1) as thread:
             beside = thread.submit(_load, request, "dna")

@@ -141,6 +141,11 @@ class Request:
             del planned["mtime_ns"]
         return hashlib.sha256(canonical_json(decisive)).hexdigest()
 
+    @property
+    def needs_weights(self) -> bool:
+        """Whether an encoder is a transformer, which has weights and may use a GPU."""
+        return any(choice.identity.get("weights") for choice in (self.dna, self.protein))
+
     def write(self, path: Path) -> None:
         """Write ``run.json`` durably.
 

@@ -105,7 +105,7 @@ def make_request(ask: Ask, found: Survey, shards: int, plan_sha256: str) -> Requ
         plan_sha256: of the plan's bytes.
     """
     dna, protein = ask.encoder("dna"), ask.encoder("protein")
-    slow = ask.device == "cpu" and any(choice.identity.get("weights") for choice in (dna, protein))
+    slow = ask.device == "cpu" and ask.needs_weights
     block_tokens = ask.block_tokens or (_BLOCK_TOKENS_SLOW if slow else _BLOCK_TOKENS)
     totals = found.totals
     return Request(
