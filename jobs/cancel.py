@@ -7,8 +7,8 @@ from shlex import quote
 
 import click
 
-from jobs import _options
-from jobs._command import command
+from jobs._cli import options as _options
+from jobs._cli.command import command
 from vnp.errors import UsageError, VnpError
 
 
@@ -16,8 +16,8 @@ from vnp.errors import UsageError, VnpError
 @_options.run_argument
 def main(run: Path) -> None:
     """Cancel the Slurm jobs of RUN: all of them, and no others. What is finished stays, and rerun goes on from it."""
-    from jobs._jobs_file import jobs_file
-    from jobs._squeue import cancel, live
+    from jobs._cluster.jobs_file import jobs_file
+    from jobs._cluster.squeue import cancel, live
 
     # Not every run with jobs is planned: its planning may be what is to be cancelled.
     root = run.absolute()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from jobs import _options
-from jobs._command import command
+from jobs._cli import options as _options
+from jobs._cli.command import command
 from vnp.errors import RunExistsError, storage_error
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs import _options
-from jobs._command import command
-from jobs._progress import Progress, duration
+from jobs._cli import options as _options
+from jobs._cli.command import command
+from jobs._cli.progress import Progress, duration
 from vnp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -104,11 +104,11 @@ def main(
     from typing import cast
 
     from vnp.datasets.build import build_dataset
-    from vnp.datasets.candidates import FrameChoice
-    from vnp.datasets.lengths import read_lengths
+    from vnp.datasets.choosing.candidates import FrameChoice
+    from vnp.datasets.choosing.lengths import read_lengths
+    from vnp.datasets.choosing.sample import Balance
+    from vnp.datasets.choosing.units import UnitKind
     from vnp.datasets.recipe import Recipe
-    from vnp.datasets.sample import Balance
-    from vnp.datasets.units import UnitKind
 
     begun = time.monotonic()
     if workers is None:
@@ -141,7 +141,7 @@ def _step(what: str, total: float | None, unit: str, scale: float, /) -> Iterato
 
 
 def _report(built: Built, seconds: float) -> None:
-    from vnp.datasets.card import chunk_lines
+    from vnp.datasets.writing.card import chunk_lines
 
     summary = built.summary
     labels = ", ".join(f"{row['chunks']:,} {row['label']}" for row in summary["labels"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs._command import command
+from jobs._cli.command import command
 from vnp.encoders.spec import spec, weighted
 
 if TYPE_CHECKING:

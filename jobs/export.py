@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from jobs import _options
-from jobs._command import command
-from jobs._progress import Progress, duration
+from jobs._cli import options as _options
+from jobs._cli.command import command
+from jobs._cli.progress import Progress, duration
 
 _READ = {
     "pt": "torch.load({path!r}, weights_only=True)['data']",
@@ -52,7 +52,7 @@ def main(
 
     Exports hold float32. npz and parquet need little memory; a pt file must fit in memory.
     """
-    from vnp.features.export import export
+    from vnp.export.export import export
     from vnp.features.read import open_features
 
     begun = time.monotonic()

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs import _options
-from jobs._command import command
-from jobs._plan import make_ask, make_plan, parse_numbers, show_plan, unfinished
-from jobs._progress import duration
-from jobs._submit import choose_cluster, load_profile, make_here, require_complete
+from jobs._cli import options as _options
+from jobs._cli.command import command
+from jobs._cli.progress import duration
+from jobs._cluster.plan import make_ask, make_plan, parse_numbers, show_plan, unfinished
+from jobs._cluster.submit import choose_cluster, load_profile, make_here, require_complete
 from vnp.errors import UsageError
 
 if TYPE_CHECKING:
-    from jobs._profile import Profile
-    from vnp.runs.ask import Ask
+    from jobs._cluster.profile import Profile
+    from vnp.runs.planning.ask import Ask
 
 
 @command("python -m jobs.extract viral.fna.gz host.fna.gz --out RUN --shards 32")
@@ -64,7 +64,7 @@ def main(
         show_plan(ask, run, where, site)
         return
     if site is not None and force:
-        from jobs._live import require_idle
+        from jobs._cluster.live import require_idle
 
         require_idle(run.absolute())
     # What is planned already is not read again.
@@ -84,7 +84,7 @@ def _extract(ask: Ask, root: Path, where: str, site: Profile | None, force: bool
     if len(todo) < len(table):
         click.echo(f"{len(table) - len(todo)} of {len(table)} shards are done")
     if site is not None:
-        from jobs._chain import submit_extract
+        from jobs._cluster.chain import submit_extract
 
         submit_extract(run, todo, site)
         click.echo(f"next: python -m jobs.status {quote(str(root))}")
@@ -99,7 +99,7 @@ def _extract(ask: Ask, root: Path, where: str, site: Profile | None, force: bool
 def _plan_on_slurm(ask: Ask, root: Path, site: Profile | None, force: bool) -> None:
     if site is None:
         raise UsageError("--plan-job needs Slurm: there is no sbatch here, or --cluster says otherwise")
-    from jobs._chain import submit_planned
+    from jobs._cluster.chain import submit_planned
 
     submit_planned(root.absolute(), ask, site, force=force)
     click.echo(f"next: python -m jobs.status {quote(str(root))}, once the planning is done")
@@ -107,8 +107,8 @@ def _plan_on_slurm(ask: Ask, root: Path, site: Profile | None, force: bool) -> N
 
 def _only(root: Path, text: str, has_input: bool) -> None:
     """Make chosen shards of a planned run in this process."""
-    from jobs._jobs_file import note_by_hand
-    from jobs._task import STOPPED, make_shards
+    from jobs._cluster.jobs_file import note_by_hand
+    from jobs._cluster.task import STOPPED, make_shards
     from vnp.runs.paths import RunPaths
     from vnp.runs.request import Run
 

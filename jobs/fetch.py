@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from jobs import _options
-from jobs._command import command
-from jobs._progress import Progress
-from jobs._refseq import URL, fetch_refseq
-from vnp.encoders.folders import weights_root
+from jobs._cli import options as _options
+from jobs._cli.command import command
+from jobs._cli.progress import Progress
+from jobs._cli.refseq import URL, fetch_refseq
 from vnp.encoders.spec import EncoderSpec, spec
+from vnp.encoders.weights.folders import weights_root
 from vnp.errors import UsageError, storage_error
 
 if TYPE_CHECKING:
-    from vnp.encoders.lock import LockedEncoder
+    from vnp.encoders.weights.lock import LockedEncoder
 
 DEFAULT_NAMES = ("fastesm2_650", "dnabert_s")
 _OF_GENOMES = ("folder", "refseq_url", "seed", "files", "fasta", "connections")
@@ -117,8 +117,8 @@ def _weighted(name: str) -> EncoderSpec:
 
 def _fetch(one: EncoderSpec, root: Path, revision: str | None) -> LockedEncoder:
     # Here, because these are not needed to say --help.
-    from vnp.encoders._hub import HuggingFaceHub
-    from vnp.encoders.fetch import fetch
+    from vnp.encoders.weights.fetch import fetch
+    from vnp.encoders.weights.hub import HuggingFaceHub
 
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -135,8 +135,8 @@ def _fetch(one: EncoderSpec, root: Path, revision: str | None) -> LockedEncoder:
 
 
 def _check(one: EncoderSpec, root: Path) -> LockedEncoder | None:
-    from vnp.encoders.folders import find_folder
-    from vnp.encoders.weights import find_lock, resolve
+    from vnp.encoders.weights.check import find_lock, resolve
+    from vnp.encoders.weights.folders import find_folder
 
     folder = find_folder(one, root)
     found = resolve(one, folder, full=True)

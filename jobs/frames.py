@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from jobs import _options
-from jobs._command import command
-from jobs._plan import warn_of_lost_tables
-from jobs._progress import Progress, duration
+from jobs._cli import options as _options
+from jobs._cli.command import command
+from jobs._cli.progress import Progress, duration
+from jobs._cluster.plan import warn_of_lost_tables
 
 
 @command("python -m jobs.frames genomes.fna.gz --chunk 300 --out frames")
@@ -34,9 +34,9 @@ def main(
     INPUT is as for extract. Writes identified_nucleotide.fa and identified_protein.faa, one record for each open frame
     under the id that its row will have, and skipped.tsv: every record, chunk or frame without a row, with its reason.
     """
-    from vnp.runs.ask import Ask
     from vnp.runs.frames import require_free, write_frames
-    from vnp.runs.survey import survey
+    from vnp.runs.planning.ask import Ask
+    from vnp.runs.planning.survey import survey
     from vnp.sequences.samplesheet import read_inputs
 
     begun = time.monotonic()

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs import _options
-from jobs._after import can_train, submit_after, train_and_measure
-from jobs._command import command
-from jobs._plan import make_ask, make_plan, unfinished
-from jobs._submit import choose_cluster, load_profile, make_here, reduce_here
+from jobs._cli import options as _options
+from jobs._cli.command import command
+from jobs._cluster.after import can_train, submit_after, train_and_measure
+from jobs._cluster.plan import make_ask, make_plan, unfinished
+from jobs._cluster.submit import choose_cluster, load_profile, make_here, reduce_here
 from vnp.errors import UsageError
 
 if TYPE_CHECKING:
-    from jobs._profile import Profile
-    from vnp.runs.ask import Ask
+    from jobs._cluster.profile import Profile
+    from vnp.runs.planning.ask import Ask
 
 
 @command("python -m jobs.pipeline genomes.csv --out RUN --shards 32")
@@ -78,8 +78,8 @@ def main(
 
 
 def _on_slurm(ask: Ask, run: Path, site: Profile, layout: str, plan_job: bool, behind: bool, force: bool) -> None:
-    from jobs._chain import submit_extract, submit_planned, submit_reduce
-    from jobs._live import require_idle
+    from jobs._cluster.chain import submit_extract, submit_planned, submit_reduce
+    from jobs._cluster.live import require_idle
 
     root = run.absolute()
     if force:

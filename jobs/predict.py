@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs import _options
-from jobs._command import command
-from jobs._plan import make_ask, make_plan, unfinished
-from jobs._progress import Progress, duration
-from jobs._submit import choose_cluster, load_profile, make_here, merge_run, require_complete
+from jobs._cli import options as _options
+from jobs._cli.command import command
+from jobs._cli.progress import Progress, duration
+from jobs._cluster.plan import make_ask, make_plan, unfinished
+from jobs._cluster.submit import choose_cluster, load_profile, make_here, merge_run, require_complete
 from vnp.errors import UsageError
 
 if TYPE_CHECKING:
-    from jobs._profile import Profile
+    from jobs._cluster.profile import Profile
     from vnp.classifier.checkpoint import Checkpoint
     from vnp.prediction.predict import Predicted
     from vnp.prediction.settings import Settings
-    from vnp.runs.ask import Ask
+    from vnp.runs.planning.ask import Ask
     from vnp.runs.request import Run
 
 _WISHES = ("rule", "threshold", "max_fdr", "min_length", "parquet", "virnucpro", "fasta")
@@ -194,8 +194,8 @@ def _here(ask: Ask, out: Path, settings: Settings, where: str, force: bool) -> P
 
 
 def _on_slurm(ask: Ask, out: Path, settings: Settings, site: Profile, force: bool) -> None:
-    from jobs._chain import submit_extract, submit_predict, submit_reduce
-    from jobs._live import require_idle
+    from jobs._cluster.chain import submit_extract, submit_predict, submit_reduce
+    from jobs._cluster.live import require_idle
 
     if force:
         require_idle(out.absolute())

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from jobs import _options
-from jobs._command import command
-from jobs._submit import merge_run, reduce_here
+from jobs._cli import options as _options
+from jobs._cli.command import command
+from jobs._cluster.submit import merge_run, reduce_here
 
 
 @command("python -m jobs.reduce RUN")

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs import _options
-from jobs._after import can_train, submit_after, train_and_measure
-from jobs._command import command
-from jobs._plan import unfinished
-from jobs._progress import duration
-from jobs._submit import after_shards, choose_cluster, load_profile, make_here, reduce_here
+from jobs._cli import options as _options
+from jobs._cli.command import command
+from jobs._cli.progress import duration
+from jobs._cluster.after import can_train, submit_after, train_and_measure
+from jobs._cluster.plan import unfinished
+from jobs._cluster.submit import after_shards, choose_cluster, load_profile, make_here, reduce_here
 from vnp.errors import UsageError
 
 if TYPE_CHECKING:
-    from jobs._profile import Profile
+    from jobs._cluster.profile import Profile
     from vnp.prediction.settings import Settings
     from vnp.runs.request import Run
 
@@ -87,7 +87,7 @@ def _settings(run: Run) -> Settings:
 def _on_slurm(
     run: Run, todo: list[int], site: Profile, settings: Settings | None, then: str | None, layout: str, force: bool
 ) -> None:
-    from jobs._chain import submit_extract, submit_predict, submit_reduce
+    from jobs._cluster.chain import submit_extract, submit_predict, submit_reduce
 
     root = run.paths.root
     ids = submit_extract(run, todo, site, force=force)

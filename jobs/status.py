@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs import _options
-from jobs._command import command
-from jobs._live import Planning
-from jobs._plan import look
-from jobs._progress import duration
-from jobs._submit import after_shards
+from jobs._cli import options as _options
+from jobs._cli.command import command
+from jobs._cli.progress import duration
+from jobs._cluster.live import Planning
+from jobs._cluster.plan import look
+from jobs._cluster.submit import after_shards
 
 if TYPE_CHECKING:
-    from jobs._live import Explained
-    from vnp.runs.state import ShardState
+    from jobs._cluster.live import Explained
+    from vnp.runs.done.state import ShardState
 
 _SHOWN = 40
 _TAILS = 3
@@ -58,7 +58,7 @@ def main(context: click.Context, run: Path, show_all: bool, watch: bool, as_json
 
 
 def _look(run: Path) -> Explained | Planning:
-    from jobs._live import explain, planning
+    from jobs._cluster.live import explain, planning
     from vnp.runs.request import Run
 
     unplanned = planning(run.absolute())
@@ -83,7 +83,7 @@ def _planning_text(found: Planning, root: Path, as_json: bool) -> str:
 
 
 def _text(found: Explained, root: Path, show_all: bool) -> str:
-    from vnp.runs.state import log_tail
+    from vnp.runs.done.state import log_tail
 
     state = found.state
     shown = [shard for shard in state.shards if show_all or shard.state != "done"]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs import _options
-from jobs._command import command
+from jobs._cli import options as _options
+from jobs._cli.command import command
 from vnp.errors import InputError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def main(
     """
     # cuBLAS gives the same bytes every time only if it is told so before it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    from jobs._training import summary, watching
+    from jobs._cli.training import summary, watching
     from vnp.classifier.asked import Expected
     from vnp.classifier.scoring import choose_device
     from vnp.classifier.train import train

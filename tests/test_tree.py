@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-MODULES = sorted(path for room in ("vnp", "jobs") for path in (REPOSITORY / room).rglob("*.py"))
+MODULES = sorted(path for room in ("vnp", "jobs", "benchmarks") for path in (REPOSITORY / room).rglob("*.py"))
 COMMANDS = sorted(path.stem for path in (REPOSITORY / "jobs").glob("[!_]*.py"))
 
 # Written in pieces, so that this file passes its own test.

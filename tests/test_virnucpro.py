@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from vnp.encoders import Encoder, from_folder, load
 from vnp.encoders.registry import Launched
-from vnp.encoders.tokenizers import ESM2_VOCABULARY, DnabertTokenizer
+from vnp.encoders.tokens.tokenizers import ESM2_VOCABULARY, DnabertTokenizer
 from vnp.errors import FeatureError, InputError, RunExistsError, UsageError, WeightsError
 from vnp.virnucpro import extract_dnabert_s, extract_fast_esm, merge_data
 

@@ -214,7 +214,7 @@ def test_recipes_that_cannot_work_are_wrong_use(change: dict[str, Any]) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_graphs_change_no_result() -> None:
-    from vnp.classifier.benchmark import graph_difference
+    from benchmarks.train import graph_difference
 
     losses, _ = graph_difference(256, torch.device("cuda"), 1)
     assert losses < 1e-4

@@ -16,16 +16,16 @@ import h5py
 
 from vnp.errors import DamagedShardError
 from vnp.features.table import CONTENT, content_digest
-from vnp.runs import start
-from vnp.runs.ask import Ask
-from vnp.runs.attempts import Attempt
-from vnp.runs.pair import EncoderPair
+from vnp.runs.done.reduce import reduce_run
+from vnp.runs.done.seals import require_sealed
+from vnp.runs.making.attempts import Attempt
+from vnp.runs.making.pair import EncoderPair
+from vnp.runs.making.work import Outcome, Watch, extract_shard
 from vnp.runs.paths import RunPaths
-from vnp.runs.plan import read_plan
-from vnp.runs.reduce import reduce_run
+from vnp.runs.planning import start
+from vnp.runs.planning.ask import Ask
+from vnp.runs.planning.plan import read_plan
 from vnp.runs.request import Request, Run
-from vnp.runs.seals import require_sealed
-from vnp.runs.work import Outcome, Watch, extract_shard
 from vnp.sequences.samplesheet import read_inputs
 
 SHARDS = 2

@@ -12,10 +12,10 @@ import pytest
 from tests.crash._child import in_child
 from tests.crash._run import LAYOUT, Tiny, extract, files, plan, require_finished, sha256, valid
 from vnp.errors import DamagedShardError, RunExistsError, VnpError
-from vnp.runs.reduce import reduce_run
+from vnp.runs.done.reduce import reduce_run
+from vnp.runs.done.state import run_state
+from vnp.runs.making.work import Watch
 from vnp.runs.request import Run
-from vnp.runs.state import run_state
-from vnp.runs.work import Watch
 
 GROUPS = 4
 RECEIPT_PLACES = 40

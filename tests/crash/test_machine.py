@@ -14,10 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.crash._child import Points, die, in_child
 from tests.crash._run import LAYOUT, SHARDS, Tiny, extract, files, plan, require_finished, sha256, valid
 from vnp.errors import VnpError
-from vnp.runs.reduce import reduce_run
+from vnp.runs.done.reduce import reduce_run
+from vnp.runs.done.state import run_state
+from vnp.runs.making.work import Watch
 from vnp.runs.request import Run
-from vnp.runs.state import run_state
-from vnp.runs.work import Watch
 
 EXAMPLES = 15
 STEPS = 12

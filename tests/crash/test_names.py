@@ -15,7 +15,7 @@ import h5py
 import pytest
 
 from tests.crash._run import Tiny, make_all, require_finished
-from vnp._durable import creating, final_path, remove_temporaries, replacing, temporary_name
+from vnp.files.durable import creating, final_path, remove_temporaries, replacing, temporary_name
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -17,11 +17,11 @@ import pytest
 from tests.crash._child import WRITING, Points, die, in_child
 from tests.crash._run import LAYOUT, SHARDS, Tiny, extract, plan, require_finished
 from vnp.errors import RunError
-from vnp.runs.pair import Embedded, Embedding, EncoderPair
-from vnp.runs.reduce import reduce_run
+from vnp.runs.done.reduce import reduce_run
+from vnp.runs.done.seals import require_sealed
+from vnp.runs.making.pair import Embedded, Embedding, EncoderPair
+from vnp.runs.making.work import extract_shard
 from vnp.runs.request import Run
-from vnp.runs.seals import require_sealed
-from vnp.runs.work import extract_shard
 
 SHARD = SHARDS - 1
 CALLS = (WRITING | {"unlink", "rmdir"}) - {"write of HDF5"}

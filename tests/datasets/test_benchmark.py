@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from benchmarks import dataset as benchmark
+from benchmarks.dataset import benchmark_index
+from benchmarks.frames_loop import open_rows
 from tests.datasets.genbank import genbank, genome_with_genes, random_protein
-from vnp.datasets import benchmark
-from vnp.datasets.benchmark import benchmark_index
-from vnp.sequences._loop import open_rows
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from Bio.Data import CodonTable
 
-from vnp.datasets._codes import genetic_code, is_genetic_code
+from vnp.datasets.annotations.codes import genetic_code, is_genetic_code
 
 BIOPYTHON = CodonTable.unambiguous_dna_by_id
 

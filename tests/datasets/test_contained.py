@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vnp.datasets import contained
-from vnp.datasets.contained import ContainmentIndex
+from vnp.datasets.annotations import contained
+from vnp.datasets.annotations.contained import ContainmentIndex
 from vnp.sequences.chunks import cut
 from vnp.sequences.frames import open_frames
 

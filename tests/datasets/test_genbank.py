@@ -19,7 +19,7 @@ from tests.datasets.genbank import (
     random_protein,
     reverse_complement,
 )
-from vnp.datasets.reading import Annotated, read_annotated
+from vnp.datasets.annotations.reading import Annotated, read_annotated
 from vnp.errors import InputError, UsageError
 
 PROTEINS = [random_protein(size, size) for size in (30, 51, 77, 120)]
@@ -97,7 +97,7 @@ def test_release_files_begin_with_lines_about_the_release(read: Any) -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 64, 1000])
 def test_blocks_of_any_size(size: int, tmp_path: Path) -> None:
-    from vnp.datasets._flatfile import flat_records
+    from vnp.datasets.annotations.flatfile import flat_records
 
     bases, features, _ = genome_with_genes(PROTEINS)
     text = "".join(genbank(f"V{i}", bases[i:], features) for i in range(3)).encode()

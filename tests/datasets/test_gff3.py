@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.datasets.genbank import fasta, gene, gff3_line, random_bases, random_protein, reverse_complement
-from vnp.datasets.reading import Annotated, read_annotated
+from vnp.datasets.annotations.reading import Annotated, read_annotated
 from vnp.errors import InputError
 
 PROTEIN = random_protein(60, 1)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from Bio import SeqIO
 
-from vnp.datasets.reading import Annotated, read_annotated
+from vnp.datasets.annotations.reading import Annotated, read_annotated
 from vnp.sequences.reading import read_records
 
 COUNTS = {

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vnp.datasets.split import PARTS, TEST, TRAIN, VALIDATION, Unit, split_units
+from vnp.datasets.choosing.split import PARTS, TEST, TRAIN, VALIDATION, Unit, split_units
 from vnp.errors import InputError, UsageError
 
 GROUPS = ("bacteria", "fungi", "plant")

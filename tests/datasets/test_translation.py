@@ -10,8 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.datasets.genbank import gene, random_protein, reverse_complement
-from vnp.datasets._codes import genetic_code
-from vnp.datasets._translation import Coding, Part, agrees, protein_of, read_bases, read_exceptions, translate
+from vnp.datasets.annotations.codes import genetic_code
+from vnp.datasets.annotations.translation import (
+    Coding,
+    Part,
+    agrees,
+    protein_of,
+    read_bases,
+    read_exceptions,
+    translate,
+)
 
 TABLES = sorted(CodonTable.unambiguous_dna_by_id)
 DUAL = (27, 28, 31)

@@ -18,15 +18,15 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from tests.encoders._models import DNABERT, ESM2, random_state
-from vnp.encoders import fused_fp8
-from vnp.encoders.attention import AttentionShape
-from vnp.encoders.dnabert import MosaicBert
-from vnp.encoders.esm2 import Esm2
-from vnp.encoders.fused_dnabert import FusedMosaicBert
-from vnp.encoders.fused_esm2 import FusedEsm2
-from vnp.encoders.fused_fp8 import Fp8Esm2
+from vnp.encoders.kernels import fused_fp8
+from vnp.encoders.kernels.attention import AttentionShape
+from vnp.encoders.kernels.fused_dnabert import FusedMosaicBert
+from vnp.encoders.kernels.fused_esm2 import FusedEsm2
+from vnp.encoders.kernels.fused_fp8 import Fp8Esm2
+from vnp.encoders.kernels.triton_attention import TritonAttention
+from vnp.encoders.models.dnabert import MosaicBert
+from vnp.encoders.models.esm2 import Esm2
 from vnp.encoders.packing import collate
-from vnp.encoders.triton_attention import TritonAttention
 
 CPU = torch.device("cpu")
 # Heads, width and inner width of the published models; their layers are all alike, so one will do.

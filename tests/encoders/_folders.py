@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from vnp.encoders.lock import LockedEncoder, LockedFile, file_sha256, read_lock, write_lock
 from vnp.encoders.spec import EncoderSpec
+from vnp.encoders.weights.lock import LockedEncoder, LockedFile, file_sha256, read_lock, write_lock
 
 ESM2_CONFIG: dict[str, object] = {
     "model_type": "esm",

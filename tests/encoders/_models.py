@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from vnp.encoders.build import build
-from vnp.encoders.dnabert import MosaicBertConfig
 from vnp.encoders.engine import TransformerEncoder
-from vnp.encoders.esm2 import Esm2Config
+from vnp.encoders.models.dnabert import MosaicBertConfig
+from vnp.encoders.models.esm2 import Esm2Config
 from vnp.encoders.spec import EncoderSpec
 
 GOLDENS = ("fastesm2_tiny", "esm2_tiny", "dnabert_s_tiny", "dnabert_s_tiny_prefixed")

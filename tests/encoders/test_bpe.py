@@ -13,9 +13,9 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 
-from vnp.encoders._bpe import FEWEST, FastBpe
-from vnp.encoders._pieces import NotPlainError, Pieces
-from vnp.encoders.tokenizers import DnabertTokenizer
+from vnp.encoders.tokens.bpe import FEWEST, FastBpe
+from vnp.encoders.tokens.pieces import NotPlainError, Pieces
+from vnp.encoders.tokens.tokenizers import DnabertTokenizer
 from vnp.sequences.reading import read_records
 
 GENOMES = ("viral", "bacteria", "archaea", "fungi", "plant", "vertebrate")
@@ -183,7 +183,7 @@ def test_a_quick_way_that_errs_is_not_taken(shared: Path, monkeypatch: pytest.Mo
         pieces = read(content)
         return Pieces(pieces.ids, pieces.merges, pieces.unknown, pieces.last, pieces.first)
 
-    monkeypatch.setattr("vnp.encoders.tokenizers.Pieces.read", swapped)
+    monkeypatch.setattr("vnp.encoders.tokens.tokenizers.Pieces.read", swapped)
     text = published(shared)
     texts = random_texts(12, 300, 100, 100)
     ours = DnabertTokenizer(text).encode_batch(texts)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.encoders._interpreted import interpreted
-from vnp.encoders.attention import Attention, AttentionShape, ByLength, Padded, VarlenFlash, alibi_slopes
-from vnp.encoders.kernels import check_kernel, choose
+from vnp.encoders.kernels.attention import Attention, AttentionShape, ByLength, Padded, VarlenFlash, alibi_slopes
+from vnp.encoders.kernels.choice import check_kernel, choose
 from vnp.encoders.packing import Borders
 from vnp.errors import EncoderError
 
@@ -80,7 +80,7 @@ def test_choice_on_cpu() -> None:
 
 def test_kernel_that_cannot_run_here_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "vnp.encoders.triton_attention", raising=False)
+    monkeypatch.delitem(sys.modules, "vnp.encoders.kernels.triton_attention", raising=False)
     with pytest.raises(EncoderError, match="no attention kernel runs on cpu: triton: ModuleNotFoundError"):
         choose("triton", shape())
 
@@ -91,7 +91,7 @@ def test_triton_kernel_interpreted() -> None:
 
 
 def interpret() -> None:
-    from vnp.encoders.triton_attention import TritonAttention
+    from vnp.encoders.kernels.triton_attention import TritonAttention
 
     for of in (shape(2, 16), shape(3, 64, alibi=False), shape(5, 24)):
         assert run(TritonAttention(of), [3, 70, 1, 129, 64], of) < 2e-6
@@ -104,6 +104,6 @@ def interpret() -> None:
 @pytest.mark.parametrize("family", ["esm2", "dnabert"])
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
 def test_packed_on_the_gpu(family: str, precision: str) -> None:
-    from vnp.encoders.check import check_packed
+    from vnp.doctor.engine import check_packed
 
     assert check_packed("cuda", precision, family=family).passes  # type: ignore[arg-type]

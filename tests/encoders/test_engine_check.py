@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vnp.encoders.check import check_packed, main
+from vnp.doctor.engine import check_packed, main
 from vnp.encoders.engine import TransformerEncoder
 from vnp.encoders.packing import Borders
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from tests.encoders._interpreted import interpreted
 from tests.encoders._models import DNABERT, ESM2, encoder, random_ids, random_state
-from vnp.encoders.attention import AttentionShape
-from vnp.encoders.dnabert import MosaicBert
-from vnp.encoders.esm2 import Esm2
+from vnp.encoders.kernels.attention import AttentionShape
+from vnp.encoders.models.dnabert import MosaicBert
+from vnp.encoders.models.esm2 import Esm2
 from vnp.encoders.packing import Borders
 from vnp.encoders.repeats import distinct
 from vnp.errors import EncoderError
@@ -32,7 +32,7 @@ def test_interpreted(what: str) -> None:
 def interpret_rows() -> None:
     from torch.nn.functional import gelu, layer_norm
 
-    from vnp.encoders import triton_rows
+    from vnp.encoders.kernels import triton_rows
 
     x = torch.linspace(-12, 12, 5001)
     assert (triton_rows.gelu_in_place(x.clone()) - gelu(x.double())).abs().max() < 4e-7
@@ -53,7 +53,7 @@ def interpret_rows() -> None:
 def interpret_linear() -> None:
     from torch.nn.functional import gelu
 
-    from vnp.encoders.triton_linear import interleave, linear_gelu
+    from vnp.encoders.kernels.triton_linear import interleave, linear_gelu
 
     for rows in (1, 130):
         x, weight, bias = torch.randn(rows, 64).half(), torch.randn(512, 64).half() / 8, torch.randn(512)
@@ -65,9 +65,9 @@ def interpret_linear() -> None:
 
 
 def interpret_attention() -> None:
-    from vnp.encoders import triton_attention
-    from vnp.encoders.attention import ByLength
-    from vnp.encoders.triton_attention import TritonAttention
+    from vnp.encoders.kernels import triton_attention
+    from vnp.encoders.kernels.attention import ByLength
+    from vnp.encoders.kernels.triton_attention import TritonAttention
 
     for longest, turn_inside in ((40, 256), (90, 256), (90, 64)):
         triton_attention._TURN_INSIDE = turn_inside
@@ -87,9 +87,9 @@ def interpret_attention() -> None:
 
 
 def interpret_esm2() -> None:
-    from vnp.encoders.fused import agree
-    from vnp.encoders.fused_esm2 import FusedEsm2
-    from vnp.encoders.triton_attention import TritonAttention
+    from vnp.encoders.kernels.fused import agree
+    from vnp.encoders.kernels.fused_esm2 import FusedEsm2
+    from vnp.encoders.kernels.triton_attention import TritonAttention
 
     config = {**ESM2, **SMALL}
     model = Esm2(config, random_state(config), CPU, torch.float16)
@@ -104,9 +104,9 @@ def interpret_esm2() -> None:
 
 
 def interpret_dnabert() -> None:
-    from vnp.encoders.fused import agree
-    from vnp.encoders.fused_dnabert import FusedMosaicBert
-    from vnp.encoders.triton_attention import TritonAttention
+    from vnp.encoders.kernels.fused import agree
+    from vnp.encoders.kernels.fused_dnabert import FusedMosaicBert
+    from vnp.encoders.kernels.triton_attention import TritonAttention
 
     config = {**DNABERT, **SMALL}
     model = MosaicBert(config, random_state(config), CPU, torch.float16)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.encoders._models import encoder
-from vnp.encoders.attention import alibi_slopes
+from vnp.encoders.kernels.attention import alibi_slopes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MASK = 32

@@ -12,14 +12,14 @@ from safetensors.torch import save
 
 from tests.encoders._folders import ESM2_CONFIG, TINY, esm2_state
 from tests.encoders._hub_server import COMMIT, HubContent, serve
-from vnp.encoders import fetch as fetch_module
 from vnp.encoders import from_folder
-from vnp.encoders._hub import HuggingFaceHub, Moved, RemoteFile, RemoteModel
-from vnp.encoders.fetch import choose_files, fetch
-from vnp.encoders.lock import read_lock
 from vnp.encoders.spec import spec
-from vnp.encoders.tokenizers import ESM2_VOCABULARY
-from vnp.encoders.weights import verify
+from vnp.encoders.tokens.tokenizers import ESM2_VOCABULARY
+from vnp.encoders.weights import fetch as fetch_module
+from vnp.encoders.weights.check import verify
+from vnp.encoders.weights.fetch import choose_files, fetch
+from vnp.encoders.weights.hub import HuggingFaceHub, Moved, RemoteFile, RemoteModel
+from vnp.encoders.weights.lock import read_lock
 from vnp.errors import StorageError, UsageError, WeightsError
 
 

@@ -17,11 +17,11 @@ from tests.encoders._folders import TINY, write_folder
 from tests.encoders._interpreted import interpreted
 from tests.encoders._models import DNABERT, ESM2, encoder, random_ids, random_state
 from vnp.doctor.fp8 import fp8, proteins
-from vnp.encoders.fp8_record import FILE_NAME, Fp8Record, require_record, weights_digest, write_record
 from vnp.encoders.packing import Batch
 from vnp.encoders.registry import _allowed
 from vnp.encoders.spec import EncoderSpec, spec
-from vnp.encoders.weights import resolve
+from vnp.encoders.weights.check import resolve
+from vnp.encoders.weights.fp8_record import FILE_NAME, Fp8Record, require_record, weights_digest, write_record
 from vnp.errors import EncoderError, UsageError
 
 GOOD = Fp8Record("tiny", "", 10, 100, 0.9995, 0.9999, "a GPU", "2.11", "0.1.0")
@@ -164,7 +164,7 @@ def test_kernels_interpreted() -> None:
 def check_kernels(place: str) -> None:
     from torch.nn.functional import gelu, layer_norm
 
-    from vnp.encoders import triton_fp8
+    from vnp.encoders.kernels import triton_fp8
 
     torch.manual_seed(0)
     # The interpreter loses the carry where rounding up reaches a power of two, one number in fifty.

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 @pytest.mark.parametrize("card", CARDS)
 def test_kernels_compile_and_fit(card: str, tmp_path: Path) -> None:
-    from vnp.encoders.triton_linear import SHARED_MEMORY
+    from vnp.encoders.kernels.triton_linear import SHARED_MEMORY
 
     capability, room, models = CARDS[card]
     environment = {
@@ -59,7 +59,7 @@ def test_kernels_compile_and_fit(card: str, tmp_path: Path) -> None:
 
 
 def test_products_of_our_own_need_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vnp.encoders.fused import _has_tiles
+    from vnp.encoders.kernels.fused import _has_tiles
 
     for capability, room, fits in (
         ((9, 0), 227, True),

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from vnp.encoders import identity, load
-from vnp.encoders import kmer as kmer_module
-from vnp.encoders.kmer import KmerEncoder
+from vnp.encoders.models import kmer as kmer_module
+from vnp.encoders.models.kmer import KmerEncoder
 
 LETTERS = {"dna": "ACGT", "protein": "ACDEFGHIKLMNPQRSTVWY"}
 WORDS = {"dna": (3, 4), "protein": (1, 2)}

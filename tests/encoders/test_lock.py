@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vnp.encoders import lock as lock_module
-from vnp.encoders.lock import LOCK_NAME, LockedEncoder, LockedFile, file_sha256, read_lock, write_lock
+from vnp.encoders.weights import lock as lock_module
+from vnp.encoders.weights.lock import LOCK_NAME, LockedEncoder, LockedFile, file_sha256, read_lock, write_lock
 from vnp.errors import StorageError, WeightsError
 
 ENTRY = LockedEncoder(

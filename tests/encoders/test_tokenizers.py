@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import EsmTokenizer
 
-from vnp.encoders.tokenizers import (
+from vnp.encoders.tokens.tokenizers import (
     ESM2_VOCABULARY,
     AbsentTokenizer,
     DnabertTokenizer,

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 
 from tests.encoders._folders import ESM2_CONFIG, TINY, esm2_state, lock_folder, write_folder
 from vnp.encoders import describe, from_folder, identity, load
-from vnp.encoders.folders import config_family, find_folder, weight_files, weights_root
 from vnp.encoders.registry import choose_device
 from vnp.encoders.spec import spec
-from vnp.encoders.weights import read_state, resolve, verify
+from vnp.encoders.weights.check import read_state, resolve, verify
+from vnp.encoders.weights.folders import config_family, find_folder, weight_files, weights_root
 from vnp.errors import EncoderError, UsageError, WeightsError
 
 

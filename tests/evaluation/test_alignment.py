@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.evaluation.making import frames, write_features
+from vnp.comparison.alignment import align, read_table
 from vnp.errors import FeatureError, InputError, LayoutError
-from vnp.evaluation.alignment import align, read_table
 from vnp.features.grouping import read_groups
 
 

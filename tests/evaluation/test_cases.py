@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.evaluation.making import frames
+from vnp.comparison.cases import lift, make_cases
 from vnp.errors import UsageError
-from vnp.evaluation.cases import lift, make_cases
 
 
 def test_levels_count_frames_chunks_and_records() -> None:

@@ -5,8 +5,8 @@ import pytest
 from scipy.stats import binomtest
 
 from tests.evaluation.making import frames
-from vnp.evaluation.cases import lift, make_cases
-from vnp.evaluation.comparison import agreement, compare, mcnemar
+from vnp.comparison.cases import lift, make_cases
+from vnp.comparison.comparison import agreement, compare, mcnemar
 
 
 def test_mcnemar_is_the_exact_binomial_test() -> None:

@@ -8,8 +8,8 @@ from sklearn import metrics as reference
 
 from tests.evaluation.making import predictions
 from vnp.errors import FeatureError, UsageError
-from vnp.evaluation._bootstrap import NAMES, replicate_metrics
-from vnp.evaluation.metrics import (
+from vnp.metrics.bootstrap import NAMES, replicate_metrics
+from vnp.metrics.metrics import (
     aggregate,
     binary_metrics,
     bootstrap_intervals,

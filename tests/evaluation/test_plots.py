@@ -9,7 +9,7 @@ import pytest
 
 from tests.evaluation.making import predictions
 from vnp.errors import StorageError, UsageError
-from vnp.evaluation.plots import Series, as_svg, draw_confusion, draw_roc, figure, save, write_training_plots
+from vnp.report.plots import Series, as_svg, draw_confusion, draw_roc, figure, save, write_training_plots
 
 HISTORY = [
     {"epoch": epoch, "train_loss": 1 / epoch, "validation_loss": 1.1 / epoch, "validation_roc_auc": 1 - 0.4 / epoch}

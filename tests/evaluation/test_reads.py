@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from jobs.benchmark import main as benchmark
+from vnp.comparison.reads import cut_reads
 from vnp.errors import InputError, UsageError
-from vnp.evaluation.reads import cut_reads
 from vnp.sequences.reading import read_records
 from vnp.sequences.samplesheet import InputFile, read_inputs
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from vnp.errors import FeatureError, InputError, LayoutError, RunError, RunExistsError, UsageError
-from vnp.features import _memory, _pt
-from vnp.features.export import export
+from vnp.export import pt as _pt
+from vnp.export.export import export
+from vnp.features import _memory
 from vnp.features.layout import FeatureLayout, make_layout
 from vnp.features.read import Features, open_features
 from vnp.features.table import Records, Rows, Skipped, write_table
@@ -258,7 +259,7 @@ class TestNpz:
     def test_a_name_that_would_blow_up_the_file_is_refused(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("vnp.features._npz._MOST_PADDING", 1000)
+        monkeypatch.setattr("vnp.export.npz._MOST_PADDING", 1000)
         made = open_features(write_features(tmp_path / "f.h5", labels=(1, 0, 1), names=["a", "b", "x" * 100]))
         with pytest.raises(FeatureError, match=r"has 110 letters.*parquet"):
             export(made, "npz", tmp_path)
@@ -416,7 +417,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 from vnp.errors import StorageError
-from vnp.features.export import export
+from vnp.export.export import export
 from vnp.features.read import open_features
 import pyarrow.parquet, torch
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -16,9 +16,9 @@ from jobs.train import main as train
 from tests.evaluation.making import frames, write_features
 from vnp.classifier.checkpoint import Checkpoint
 from vnp.classifier.recipe import ADAMW, RECIPES
+from vnp.comparison.cases import Frames
+from vnp.comparison.contestants import Rules
 from vnp.errors import UsageError
-from vnp.evaluation.cases import Frames
-from vnp.evaluation.contestants import Rules
 
 RECORDS = 60
 FOUND = frames(RECORDS, per_chunk=2, chunks=3)
@@ -70,7 +70,7 @@ def compared(folder: Path) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the plots of the page."""
-    monkeypatch.setattr("vnp.evaluation.page._plots", lambda *_: "")
+    monkeypatch.setattr("vnp.report.accuracy._plots", lambda *_: "")
 
 
 def accuracy(*words: object) -> Result:
@@ -284,7 +284,7 @@ def test_an_interrupted_comparison_goes_on_and_another_does_not_take_its_place(
 
     words = (folder / "poor.h5", f"old={folder / 'good.h5'}@{folder / 'model.pth'}", "--out", tmp_path / "out")
     with monkeypatch.context() as stopped:
-        stopped.setattr("vnp.evaluation.contest._compare", stop)
+        stopped.setattr("vnp.comparison.contest._compare", stop)
         assert accuracy(*words).exit_code == 1
     before = contents(tmp_path / "out")
     assert {"contest.json", "split.tsv", "models/poor.pth"} <= before.keys()

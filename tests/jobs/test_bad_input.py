@@ -299,8 +299,8 @@ class TestFullDisk:
         assert call("reduce", out).exit_code == 0
 
     def check(self, out: Path) -> None:
+        from vnp.runs.done.seals import sealed
         from vnp.runs.request import Run
-        from vnp.runs.seals import sealed
 
         run = Run.open(out)
         for path in run.paths.receipts.iterdir():

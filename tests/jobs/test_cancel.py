@@ -4,7 +4,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from jobs import _jobs_file, cancel
+from jobs import cancel
+from jobs._cluster import jobs_file as _jobs_file
 from tests.jobs.fake_slurm import FakeSlurm, slurm
 
 __all__ = ["slurm"]

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from jobs import _jobs_file, cancel, extract, pipeline, rerun, status
-from jobs._command import Command
+from jobs import cancel, extract, pipeline, rerun, status
+from jobs._cli.command import Command
+from jobs._cluster import jobs_file as _jobs_file
 from tests.jobs.fake_slurm import FakeSlurm, slurm
 
 __all__ = ["slurm"]

@@ -9,8 +9,8 @@ import click
 import pytest
 
 from jobs.__main__ import every_command
-from jobs._command import Command
-from jobs._config import read_config
+from jobs._cli.command import Command
+from jobs._cli.config import read_config
 from tests.jobs.commands import KMER, call, clean, extract
 from tests.runs.making import coding, write_fasta
 from vnp.errors import UsageError

@@ -13,7 +13,7 @@ import pytest
 
 from tests.datasets.making import write_set, write_sheet
 from tests.jobs.commands import REPOSITORY, call, clean, extract, start
-from vnp.datasets.split import PARTS
+from vnp.datasets.choosing.split import PARTS
 from vnp.features.read import open_features
 
 pytest.importorskip("pyarrow")

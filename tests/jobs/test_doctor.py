@@ -22,7 +22,7 @@ from vnp.doctor import weights as weights_module
 from vnp.doctor.finding import guarded
 from vnp.doctor.reference import compare
 from vnp.doctor.weights import weights
-from vnp.encoders.tokenizers import ESM2_VOCABULARY
+from vnp.encoders.tokens.tokenizers import ESM2_VOCABULARY
 
 
 @pytest.fixture(autouse=True)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs._local import slots
-from jobs._plan import parse_numbers
+from jobs._cluster.local import slots
+from jobs._cluster.plan import parse_numbers
 from tests.jobs.commands import KMER, SAMPLE, call, clean, extract, start
 from tests.runs.making import coding, column_bytes, plan_run, write_fasta
 from vnp.errors import UsageError
+from vnp.runs.done.state import run_state
 from vnp.runs.request import Run
-from vnp.runs.state import run_state
 
 
 @pytest.fixture

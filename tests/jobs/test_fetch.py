@@ -10,9 +10,9 @@ from safetensors.torch import save
 from jobs import fetch as command
 from tests.encoders._folders import ESM2_CONFIG, TINY, esm2_state
 from tests.encoders._hub_server import COMMIT, HubContent, serve
-from vnp.encoders._hub import HuggingFaceHub
-from vnp.encoders.lock import read_lock
 from vnp.encoders.spec import spec
+from vnp.encoders.weights.hub import HuggingFaceHub
+from vnp.encoders.weights.lock import read_lock
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def run(*arguments: str) -> Result:
 
 
 def use_hub(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    monkeypatch.setattr("vnp.encoders._hub.HuggingFaceHub", lambda: HuggingFaceHub(address))
+    monkeypatch.setattr("vnp.encoders.weights.hub.HuggingFaceHub", lambda: HuggingFaceHub(address))
 
 
 @pytest.fixture(scope="module")

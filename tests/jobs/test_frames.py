@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from jobs.frames import main as frames
 from vnp.runs import frames as writing
-from vnp.runs.survey import survey
+from vnp.runs.planning.survey import survey
 from vnp.sequences.samplesheet import read_inputs
 
 FILES = {"identified_nucleotide.fa", "identified_protein.faa", "skipped.tsv"}

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.frontend import STAGES, FrontFigures, Part
 from tests.encoders.test_bpe import trained
 from tests.jobs.commands import call, clean
-from vnp.runs.front_speed import STAGES, FrontFigures, Part
 
 
 def test_the_table_and_its_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,7 +21,7 @@ def test_the_table_and_its_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert figures["open frames"] == sum(part["rows"] for part in figures["parts"])
     assert figures["reads/s"] > 0
     part = Part(1_000, 800, 9, 9, dict.fromkeys(STAGES, 0.25), 2.0, 10**8)
-    monkeypatch.setattr("vnp.runs.front_speed.measure_front", lambda *_, **__: FrontFigures(150, 300, 0.5, [part] * 2))
+    monkeypatch.setattr("benchmarks.frontend.measure_front", lambda *_, **__: FrontFigures(150, 300, 0.5, [part] * 2))
     shown = [line.rpartition("  ")[::2] for line in call(*given).stdout.splitlines()]
     table = {name.strip(): value.strip() for name, value in shown}
     assert table["reads/s"] == "4,000"

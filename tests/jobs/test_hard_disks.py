@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from jobs._submit import after_shards
-from jobs._task import STOPPED
+from jobs._cluster.submit import after_shards
+from jobs._cluster.task import STOPPED
 from tests.jobs.commands import REPOSITORY, call, clean, extract
 from tests.runs.making import coding, plan_run, write_fasta
 from vnp.errors import StorageError
+from vnp.runs.done.state import run_state
 from vnp.runs.request import Run
-from vnp.runs.state import run_state
 
 MEMBERS = ("receipts", "shards", "parts", "logs")
 
@@ -171,7 +171,7 @@ class TestLocal:
         assert not list(run.paths.logs.glob("claims-*"))
 
     def test_a_look_that_fails_ends_no_task(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        from vnp.runs import state
+        from vnp.runs.done import state
 
         names, asked = state._names, []
 
@@ -193,9 +193,9 @@ class TestLocal:
         run = plan_run(tmp_path / "run", [write_fasta(tmp_path / "a.fa", [("a", coding(1500, 1))])], 1)
         code = (
             "import os, signal, sys, time\n"
-            "from jobs._task import run_task\n"
-            "from vnp.runs.pair import EncoderPair\n"
-            "from vnp.runs.work import _Task\n"
+            "from jobs._cluster.task import run_task\n"
+            "from vnp.runs.making.pair import EncoderPair\n"
+            "from vnp.runs.making.work import _Task\n"
             "def embed(*_):\n"
             "    try:\n"
             "        os.kill(os.getpid(), signal.SIGINT)\n"

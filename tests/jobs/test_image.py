@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 import vnp
-from jobs import _image
-from jobs._image import check_image, check_place, check_profile, python_command, same_paths
-from jobs._labels import CODE, VERSION, code_digest
-from jobs._profile import Profile, Resources
+from jobs._cluster import image as _image
+from jobs._cluster.image import check_image, check_place, check_profile, python_command, same_paths
+from jobs._cluster.labels import CODE, VERSION, code_digest
+from jobs._cluster.profile import Profile, Resources
 from tests.conftest import REPOSITORY
 from tests.light_host import make_light_host
 from vnp.errors import UsageError
@@ -190,7 +190,7 @@ def test_code_digest_follows_the_code(tmp_path: Path) -> None:
             place.write_bytes(path.read_bytes())
 
     def lines() -> list[str]:
-        words = [sys.executable, "-m", "jobs._labels"]
+        words = [sys.executable, "-m", "jobs._cluster.labels"]
         return subprocess.run(words, cwd=copy, capture_output=True, text=True, check=True).stdout.splitlines()
 
     assert lines() == [f"{VERSION} {vnp.__version__}", f"{CODE} {code_digest()}"]

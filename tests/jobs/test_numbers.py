@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from jobs._command import Command
+from jobs._cli.command import Command
 from tests.jobs.commands import call, clean, extract
 from tests.runs.making import coding, write_fasta
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from jobs._task import make_shards
+from jobs._cluster.task import make_shards
 from tests.runs.making import coding, column_bytes, make_all, pair, plan_run, small_blocks, write_fasta
 from vnp.errors import RunError
-from vnp.runs import work
-from vnp.runs.attempts import read_attempts
-from vnp.runs.pair import EncoderPair
-from vnp.runs.plan import read_plan
+from vnp.runs.making import work
+from vnp.runs.making.attempts import read_attempts
+from vnp.runs.making.pair import EncoderPair
+from vnp.runs.planning.plan import read_plan
 from vnp.runs.request import Run
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-import jobs._chain
-from jobs._slurm import Job
+import jobs._cluster.chain
+from jobs._cluster.slurm import Job
 from jobs.predict import main as predict
 from jobs.rerun import main as rerun
 from jobs.status import main as status
@@ -457,7 +457,7 @@ def test_on_slurm_three_jobs_wait_for_each_other(checkpoint: Path, tmp_path: Pat
     (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "bin" / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(jobs._chain, "submit", submit)
+    monkeypatch.setattr(jobs._cluster.chain, "submit", submit)
     out = tmp_path / "calls"
     words = ["--checkpoint", checkpoint, "--out", out, "--shards", 2, "--cluster", "slurm", "--rule", "length-weighted"]
     result = call(INPUTS[0], INPUTS[1], *words)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs._profile import KINDS, Resources, load_profile, parse_minutes
+from jobs._cluster.profile import KINDS, Resources, load_profile, parse_minutes
 from tests.conftest import REPOSITORY
 from vnp.errors import UsageError
 

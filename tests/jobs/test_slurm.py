@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from jobs import _jobs_file
-from jobs._profile import Resources
-from jobs._slurm import Job, max_array_size, script, submit
-from jobs._task import run_task
+from jobs._cluster import jobs_file as _jobs_file
+from jobs._cluster.profile import Resources
+from jobs._cluster.slurm import Job, max_array_size, script, submit
+from jobs._cluster.task import run_task
 from tests.jobs.fake_slurm import FakeSlurm, slurm
 from vnp.errors import UsageError, VnpError
 
@@ -112,7 +112,7 @@ def test_pickle_is_small_and_names_a_function(slurm: FakeSlurm, tmp_path: Path) 
     submit(job(tmp_path, (5,)))
     content = (tmp_path / "run" / "logs" / "41_5_submitted.pkl").read_bytes()
     assert len(content) < 600
-    assert b"jobs._task" in content
+    assert b"jobs._cluster.task" in content
     assert b"run_task" in content
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from jobs import _speed_run
+from jobs._cli import speed_run as _speed_run
 from tests.jobs.commands import call, clean
 from tests.speed.tiny import tiny_model
 from vnp.encoders.tuned import tuned_path

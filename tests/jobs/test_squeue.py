@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from jobs import _jobs_file, extract, status
-from jobs._squeue import Element, cancel, ended, live
+from jobs import extract, status
+from jobs._cluster import jobs_file as _jobs_file
+from jobs._cluster.squeue import Element, cancel, ended, live
 from tests.jobs.fake_slurm import FakeSlurm, slurm
 from vnp.errors import VnpError
 

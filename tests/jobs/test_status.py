@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.status import measure_status
 from jobs import extract, status
-from vnp.runs.ask import Ask
-from vnp.runs.benchmark import measure_status
-from vnp.runs.start import start_run
+from vnp.runs.planning.ask import Ask
+from vnp.runs.planning.start import start_run
 from vnp.sequences.samplesheet import InputFile
 
 

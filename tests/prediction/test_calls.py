@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vnp.evaluation.metrics import aggregate
+from vnp.metrics.metrics import aggregate
 from vnp.prediction.calls import (
     HIGH,
     HOST,

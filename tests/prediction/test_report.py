@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from vnp.prediction.calls import HOST, NO_CALL, VIRAL, Tally, decide
-from vnp.prediction.report import Report, best_records, render
 from vnp.prediction.settings import Settings
+from vnp.report.calls import Report, best_records, render
 
 VOID = {"meta", "link", "input"}
 

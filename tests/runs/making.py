@@ -12,11 +12,11 @@ import h5py
 import numpy as np
 
 from vnp.encoders import load
-from vnp.runs.ask import Ask
-from vnp.runs.pair import EncoderPair
+from vnp.runs.making.pair import EncoderPair
+from vnp.runs.making.work import Outcome, Watch, extract_shard
+from vnp.runs.planning.ask import Ask
+from vnp.runs.planning.start import start_run
 from vnp.runs.request import Run
-from vnp.runs.start import start_run
-from vnp.runs.work import Outcome, Watch, extract_shard
 from vnp.sequences.samplesheet import InputFile
 
 LETTERS = np.frombuffer(b"ACGT", np.uint8)

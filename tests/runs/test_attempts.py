@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from vnp._durable import write_json
-from vnp.runs import attempts
-from vnp.runs.attempts import SILENT_SECONDS, Attempt, attempt, job_id, read_attempts, stopped
+from vnp.files.durable import write_json
+from vnp.runs.making import attempts
+from vnp.runs.making.attempts import SILENT_SECONDS, Attempt, attempt, job_id, read_attempts, stopped
 
 
 def only(folder: Path) -> tuple[Path, Attempt]:
@@ -65,7 +65,7 @@ def test_an_interruption_is_a_stop_and_passed_on(tmp_path: Path, error: BaseExce
 
 def test_a_process_that_is_gone_is_dead(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from vnp.runs.attempts import attempt\n"
+        "import os, sys; from pathlib import Path; from vnp.runs.making.attempts import attempt\n"
         "with attempt(Path(sys.argv[1]), None): os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)

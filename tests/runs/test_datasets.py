@@ -16,14 +16,14 @@ import pytest
 
 from tests.runs.datasets import change_table, genomes, table_of, write_dataset
 from tests.runs.making import ask, coding, column_bytes, dna, make_all, plan_run, small_blocks, write_fasta
-from vnp.datasets.split import PARTS
+from vnp.datasets.choosing.split import PARTS
 from vnp.errors import ChangedInputError, InputError, RunError, RunExistsError, UsageError
 from vnp.features.read import open_features
-from vnp.runs.ask import Ask
-from vnp.runs.plan import read_chosen, read_plan
-from vnp.runs.reduce import reduce_run
-from vnp.runs.start import cut_shards, start_run
-from vnp.runs.survey import survey
+from vnp.runs.done.reduce import reduce_run
+from vnp.runs.planning.ask import Ask
+from vnp.runs.planning.plan import read_chosen, read_plan
+from vnp.runs.planning.start import cut_shards, start_run
+from vnp.runs.planning.survey import survey
 from vnp.sequences.samplesheet import InputFile, read_inputs
 
 FRAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
@@ -198,7 +198,7 @@ class TestRows:
 
     def test_any_order_of_tasks_and_a_killed_one_give_the_same_bytes(self, mixed: Path, tmp_path: Path) -> None:
         from tests.runs.making import pair
-        from vnp.runs.work import Watch, extract_shard
+        from vnp.runs.making.work import Watch, extract_shard
 
         made = []
         for name in ("straight", "stopped"):
@@ -408,11 +408,11 @@ class TestFaults:
 
 
 def test_batches_of_the_table_do_not_matter(mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vnp.runs._dataset import read_dataset
+    from vnp.runs.planning.dataset import read_dataset
 
     whole = read_dataset(mixed / "dataset.parquet", mixed / "dataset.fna.gz")
     for size in (1, 3, 64):
-        monkeypatch.setattr("vnp.runs._dataset._BATCH", size)
+        monkeypatch.setattr("vnp.runs.planning.dataset._BATCH", size)
         found = read_dataset(mixed / "dataset.parquet", mixed / "dataset.fna.gz")
         for name in ("label", "split", "frames", "unit"):
             np.testing.assert_array_equal(getattr(found.selection, name), getattr(whole.selection, name))

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.frontend import STAGES, front_of, measure_front
 from tests.encoders.test_bpe import published, trained
-from vnp.encoders.tokenizers import DnabertTokenizer, Esm2Tokenizer
+from vnp.encoders.tokens.tokenizers import DnabertTokenizer, Esm2Tokenizer
 from vnp.errors import InputError, UsageError, WeightsError
-from vnp.runs.front_speed import STAGES, front_of, measure_front
 from vnp.sequences.reading import read_records
 
 SAMPLE = Path(__file__).resolve().parent.parent.parent / "vnp/sample"
@@ -60,7 +60,7 @@ def test_reads_are_cut_from_the_genomes(tmp_path: Path, tokenizer: Path, monkeyp
         kept.extend(record.sequence for file in files for record in read_records(file))
         return 1.0, []
 
-    monkeypatch.setattr("vnp.runs.front_speed._timed", look)
+    monkeypatch.setattr("benchmarks.frontend._timed", look)
     measure_front(200, tokenizer=tokenizer, length=100, workers=3, genomes=[genome])
     both = text + "#" + text[::-1].translate(str.maketrans("ACGT", "TGCA"))
     assert len(kept) == 200

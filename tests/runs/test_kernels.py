@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vnp.runs.kernels import VARIABLE, share_kernels
+from vnp.runs.making.kernels import VARIABLE, share_kernels
 from vnp.runs.paths import RunPaths
 
 

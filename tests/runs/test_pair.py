@@ -12,10 +12,10 @@ from tests.runs import making
 from tests.runs.making import coding, plan_run, small_blocks, write_fasta
 from vnp.encoders import Encoder, load
 from vnp.errors import EncoderError, WeightsError
-from vnp.runs import front, pair, work
-from vnp.runs.pair import EncoderPair
+from vnp.runs.making import front, pair, work
+from vnp.runs.making.pair import EncoderPair
+from vnp.runs.making.work import extract_shard
 from vnp.runs.request import Request, Run
-from vnp.runs.work import extract_shard
 
 
 @pytest.fixture

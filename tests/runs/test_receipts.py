@@ -10,10 +10,10 @@ import pytest
 
 from tests.runs.making import coding, make_all, plan_run, write_fasta
 from vnp.errors import DamagedShardError, StorageError
-from vnp.runs import seals
-from vnp.runs.receipts import Receipt
+from vnp.runs.done import seals
+from vnp.runs.done.receipts import Receipt
+from vnp.runs.done.seals import discard, require_sealed, sealed, withdraw
 from vnp.runs.request import Run
-from vnp.runs.seals import discard, require_sealed, sealed, withdraw
 
 
 @pytest.fixture(scope="module")

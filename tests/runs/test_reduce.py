@@ -16,17 +16,17 @@ import h5py
 import numpy as np
 import pytest
 
+from benchmarks.merge import benchmark_merge, synthetic_run
 from tests.runs.making import coding, column_bytes, dna, make_all, pair, plan_run, write_fasta
 from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, RunExistsError, StorageError, VnpError
 from vnp.features import table
-from vnp.features.benchmark import benchmark_merge, synthetic_run
-from vnp.runs._skipped import write_skipped
-from vnp.runs.receipts import Receipt, file_sha256
-from vnp.runs.reduce import reduce_run
+from vnp.runs.done.receipts import Receipt, file_sha256
+from vnp.runs.done.reduce import reduce_run
+from vnp.runs.done.seals import sealed
+from vnp.runs.done.skipped import write_skipped
+from vnp.runs.done.state import run_state
+from vnp.runs.making.work import extract_shard
 from vnp.runs.request import Run
-from vnp.runs.seals import sealed
-from vnp.runs.state import run_state
-from vnp.runs.work import extract_shard
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +277,7 @@ def test_a_disk_that_fails_while_hashing_costs_no_receipt(run: Run, monkeypatch:
     def fails(path: Path) -> str:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
 
-    monkeypatch.setattr("vnp.runs._hashes.file_sha256", fails)
+    monkeypatch.setattr("vnp.runs.done.hashes.file_sha256", fails)
     with pytest.raises(StorageError, match=r"reading .*shard-00000\.h5: Stale file handle"):
         reduce_run(run, "1664")
     monkeypatch.undo()

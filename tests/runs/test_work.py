@@ -26,18 +26,18 @@ from tests.runs.making import (
     write_fasta,
     write_fastq,
 )
-from vnp.encoders.kmer import Counted
+from vnp.encoders.models.kmer import Counted
 from vnp.errors import ChangedInputError, EncoderError, RunError, UsageError
 from vnp.features.merge import merge
-from vnp.runs import sealing, work
-from vnp.runs.pair import Embedding, EncoderPair, to_store
+from vnp.runs.done.receipts import file_sha256
+from vnp.runs.done.reduce import reduce_run
+from vnp.runs.done.seals import require_sealed
+from vnp.runs.done.state import run_state
+from vnp.runs.making import sealing, work
+from vnp.runs.making.pair import Embedding, EncoderPair, to_store
+from vnp.runs.making.work import Watch, extract_shard
 from vnp.runs.paths import RunPaths
-from vnp.runs.receipts import file_sha256
-from vnp.runs.reduce import reduce_run
 from vnp.runs.request import Run
-from vnp.runs.seals import require_sealed
-from vnp.runs.state import run_state
-from vnp.runs.work import Watch, extract_shard
 from vnp.sequences.samplesheet import InputFile
 
 SAMPLE = Path(__file__).resolve().parent.parent.parent / "vnp/sample"
@@ -341,7 +341,7 @@ class TestTwoWriters:
     def test_processes_at_once(self, run: Run, expected: bytes) -> None:
         code = (
             "import sys; from pathlib import Path; from tests.runs.making import pair\n"
-            "from vnp.runs.request import Run; from vnp.runs.work import extract_shard\n"
+            "from vnp.runs.request import Run; from vnp.runs.making.work import extract_shard\n"
             "print(extract_shard(Run.open(Path(sys.argv[1])), 0, pair).state)"
         )
         root = Path(__file__).resolve().parent.parent.parent

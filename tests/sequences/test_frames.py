@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import vnp.sequences._codons as codons
-from vnp.sequences._loop import all_open_rows
-from vnp.sequences.benchmark import benchmark_frames
+from benchmarks.frames import benchmark_frames
+from benchmarks.frames_loop import all_open_rows
 from vnp.sequences.chunks import Chunks, cut
 from vnp.sequences.frames import FRAME_NAMES, Frames, Reason, count_open, frame_ids, open_frames
 from vnp.sequences.reading import read_records
@@ -152,7 +152,7 @@ def test_the_benchmark_checks_before_it_measures(monkeypatch: pytest.MonkeyPatch
     assert figures.bases == 30_000
     assert figures.rows > 0
     assert min(figures.loop_seconds, figures.seconds, figures.strings_seconds, figures.count_seconds) > 0
-    monkeypatch.setattr("vnp.sequences.benchmark.all_open_rows", lambda *_: [("r", "ACG", "T")])
+    monkeypatch.setattr("benchmarks.frames.all_open_rows", lambda *_: [("r", "ACG", "T")])
     with pytest.raises(RuntimeError, match="differ"):
         benchmark_frames(bases=30_000, chunk=300, repeats=1, seed=3)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vnp.encoders import describe, load
-from vnp.encoders.tokenizers import DnabertTokenizer
+from vnp.encoders.tokens.tokenizers import DnabertTokenizer
 from vnp.errors import WeightsError
 from vnp.sequences.reading import read_records
 from vnp.speed.folders import learn_tokens, make_folder

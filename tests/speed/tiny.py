@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.encoders._models import DNABERT, ESM2, random_state
-from vnp.encoders.random_weights import RandomModel
+from vnp.encoders.weights.random_weights import RandomModel
 
 
 def tiny_model(device: str = "cpu", family: str = "esm2", **_: Any) -> RandomModel:

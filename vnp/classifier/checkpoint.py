@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vnp._durable import replacing
 from vnp.classifier._pickles import is_virnucpro
 from vnp.classifier.calibration import Calibration
 from vnp.classifier.model import CLASSES, MLPClassifier
 from vnp.errors import FeatureError, LayoutError, storage_error
 from vnp.features.layout import FeatureLayout
+from vnp.files.durable import replacing
 
 if TYPE_CHECKING:
     from vnp.classifier.scoring import Scorer

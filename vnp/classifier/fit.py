@@ -20,7 +20,7 @@ from vnp.classifier.split import TRAIN, VALIDATION, Split
 from vnp.classifier.state import TrainingState, read_state, write_state
 from vnp.classifier.steps import Stepper
 from vnp.errors import FeatureError
-from vnp.evaluation.metrics import binary_metrics
+from vnp.metrics.metrics import binary_metrics
 
 _WATCHED = ("accuracy", "f1", "roc_auc")
 _ROWS_AT_ONCE = 16_384

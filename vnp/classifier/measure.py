@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int8, Int64
 
-from vnp.evaluation.metrics import aggregate, binary_metrics, bootstrap_intervals, chunk_keys, with_intervals
-from vnp.evaluation.plots import Series, write_training_plots
 from vnp.features.read import Features
+from vnp.metrics.metrics import aggregate, binary_metrics, bootstrap_intervals, chunk_keys, with_intervals
+from vnp.report.plots import Series, write_training_plots
 
 _NOT_PLOTTED = ("rate", "seconds")
 

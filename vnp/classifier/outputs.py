@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vnp._durable import remove_temporaries
 from vnp.errors import RunExistsError, UsageError, storage_error
+from vnp.files.durable import remove_temporaries
 
 
 @dataclass(frozen=True, slots=True)

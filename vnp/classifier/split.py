@@ -18,10 +18,10 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int8, Int64
 
-from vnp._durable import replacing
 from vnp.classifier.model import CLASSES
-from vnp.datasets.split import PARTS, TEST, TRAIN, VALIDATION, deal, shares_of_parts
+from vnp.datasets.choosing.split import PARTS, TEST, TRAIN, VALIDATION, deal, shares_of_parts
 from vnp.errors import FeatureError, InputError
+from vnp.files.durable import replacing
 
 __all__ = [
     "FILE_DIGEST", "PARTS", "TEST", "TRAIN", "VALIDATION", "Split", "number_groups", "read_split", "split_from_file",

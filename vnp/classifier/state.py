@@ -11,8 +11,8 @@ from typing import Any, Self
 
 import torch
 
-from vnp._durable import replacing
 from vnp.classifier.model import MLPClassifier
+from vnp.files.durable import replacing
 
 _FORMAT = "vnp-training-state/1"
 _UNREADABLE = (

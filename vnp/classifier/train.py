@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Int8
 
-from vnp._durable import replacing, write_json
 from vnp.classifier.asked import Expected, data_digest, labels_of
 from vnp.classifier.calibration import fit_calibration
 from vnp.classifier.checkpoint import Checkpoint
@@ -40,6 +39,7 @@ from vnp.classifier.split import (
 from vnp.classifier.state import is_state_of
 from vnp.errors import UsageError
 from vnp.features.read import Features
+from vnp.files.durable import replacing, write_json
 from vnp.runs.versions import versions
 
 _DEDUPE = "--dedupe keeps groups together, so it goes with --split group only"

@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from vnp._durable import replacing
-from vnp.datasets._folder import REQUEST, SUMMARY, Folder
-from vnp.datasets._gather import Gathered, gather, told
-from vnp.datasets._part import Part, has_part, read_part, writing_part
 from vnp.datasets._workers import Tell, work_through
-from vnp.datasets.candidates import Search, find_candidates
-from vnp.datasets.card import render_card
-from vnp.datasets.matches import ViralIndex, read_regions
+from vnp.datasets.choosing.candidates import Search, find_candidates
+from vnp.datasets.choosing.matches import ViralIndex, read_regions
+from vnp.datasets.choosing.part import Part, has_part, read_part, writing_part
+from vnp.datasets.choosing.sample import choose
+from vnp.datasets.choosing.split import split_units
+from vnp.datasets.choosing.units import describe_units, find_units, genomes_to_compare
 from vnp.datasets.recipe import Asked, Recipe, ask
-from vnp.datasets.sample import choose
 from vnp.datasets.sheet import read_sheet
-from vnp.datasets.split import split_units
-from vnp.datasets.summary import summarise
-from vnp.datasets.units import describe_units, find_units, genomes_to_compare
-from vnp.datasets.write import KEY, describe, require_pyarrow, write_fasta, write_table
+from vnp.datasets.writing.card import render_card
+from vnp.datasets.writing.folder import REQUEST, SUMMARY, Folder
+from vnp.datasets.writing.gather import Gathered, gather, told
+from vnp.datasets.writing.summary import summarise
+from vnp.datasets.writing.write import KEY, describe, require_pyarrow, write_fasta, write_table
 from vnp.errors import ChangedInputError, InputError
+from vnp.files.durable import replacing
 
 Advance = Callable[[int], None]
 
@@ -45,7 +45,7 @@ class Built:
 
     Attributes:
         folder: where it is.
-        summary: counts and settings, fit for JSON (``vnp.datasets.summary``).
+        summary: counts and settings, fit for JSON (``vnp.datasets.writing.summary``).
         again: whether it was there already, made from the same files in the same way.
     """
 

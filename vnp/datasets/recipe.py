@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from vnp._durable import canonical_json
-from vnp.datasets.candidates import FRAME_CHOICES, FrameChoice
-from vnp.datasets.lengths import Lengths
-from vnp.datasets.sample import BALANCES, Balance
+from vnp.datasets.choosing.candidates import FRAME_CHOICES, FrameChoice
+from vnp.datasets.choosing.lengths import Lengths
+from vnp.datasets.choosing.sample import BALANCES, Balance
+from vnp.datasets.choosing.split import shares_of_parts
+from vnp.datasets.choosing.units import UNIT_KINDS, UnitKind
 from vnp.datasets.sheet import Source
-from vnp.datasets.split import shares_of_parts
-from vnp.datasets.units import UNIT_KINDS, UnitKind
 from vnp.errors import UsageError
+from vnp.files.durable import canonical_json
 from vnp.sequences.identity import require_pyskani
 from vnp.sequences.reading import input_digest
 
@@ -32,8 +32,8 @@ class Recipe:
         lengths: of chunks.
         frames: ``annotated`` takes the open frames inside an annotated protein, ``all`` every open frame.
         per_group: the most chunks of an organism group; None for all.
-        balance: ``none``, ``label`` or ``group``; see ``vnp.datasets.sample.choose``.
-        units: ``ani``, ``genome`` or ``record``; see ``vnp.datasets.units.find_units``.
+        balance: ``none``, ``label`` or ``group``; see ``vnp.datasets.choosing.sample.choose``.
+        units: ``ani``, ``genome`` or ``record``; see ``vnp.datasets.choosing.units.find_units``.
         validation: share of the units that training is watched on.
         test: share of the units that nothing is decided on.
         seed: of sampling, of the split, and of lengths drawn from a range.

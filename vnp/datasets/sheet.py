@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vnp.datasets._beside import gff3_beside, stem
+from vnp.datasets.annotations.beside import gff3_beside, stem
 from vnp.errors import InputError, UsageError
 from vnp.sequences._files import stream
 from vnp.sequences._readable import check_readable

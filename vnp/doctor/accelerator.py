@@ -105,10 +105,10 @@ def sdpa_error(place: str, precision: str) -> float:
 
 def _packed(place: str, precision: str, family: str) -> Finding:
     about = f"packed {family} {place} {precision}"
-    mend = "run python -m vnp.encoders.check for details; another --precision may work"
+    mend = "run python -m vnp.doctor.engine for details; another --precision may work"
 
     def look() -> Finding:
-        from vnp.encoders.check import check_packed
+        from vnp.doctor.engine import check_packed
 
         small = place == "cpu"
         result = check_packed(

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vnp.doctor.finding import Finding, guarded
-from vnp.encoders.folders import find_folder
-from vnp.encoders.fp8_record import LEAST_COSINE, Fp8Record, weights_digest, write_record
 from vnp.encoders.spec import spec
-from vnp.encoders.weights import resolve
+from vnp.encoders.weights.check import resolve
+from vnp.encoders.weights.folders import find_folder
+from vnp.encoders.weights.fp8_record import LEAST_COSINE, Fp8Record, weights_digest, write_record
 from vnp.errors import UsageError
 
 if TYPE_CHECKING:

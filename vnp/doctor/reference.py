@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vnp.doctor.finding import Finding, guarded
-from vnp.encoders.folders import find_folder, read_config
 from vnp.encoders.spec import EncoderSpec, spec
-from vnp.encoders.weights import resolve
+from vnp.encoders.weights.check import resolve
+from vnp.encoders.weights.folders import find_folder, read_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,10 +7,10 @@ from pathlib import Path
 from shlex import quote
 
 from vnp.doctor.finding import Finding
-from vnp.encoders.folders import CONFIG_NAME, find_folder, weights_root
-from vnp.encoders.lock import LOCK_NAME
 from vnp.encoders.spec import EncoderSpec, weighted
-from vnp.encoders.weights import check_fit, find_lock, resolve
+from vnp.encoders.weights.check import check_fit, find_lock, resolve
+from vnp.encoders.weights.folders import CONFIG_NAME, find_folder, weights_root
+from vnp.encoders.weights.lock import LOCK_NAME
 from vnp.errors import WeightsError
 
 

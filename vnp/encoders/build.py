@@ -10,11 +10,11 @@ from typing import cast
 
 import torch
 
-from vnp.encoders.attention import Attention, AttentionShape
-from vnp.encoders.dnabert import MosaicBert
 from vnp.encoders.engine import Model, Precision, Tokenizer, TransformerEncoder
-from vnp.encoders.esm2 import Esm2
-from vnp.encoders.kernels import choose
+from vnp.encoders.kernels.attention import Attention, AttentionShape
+from vnp.encoders.kernels.choice import choose
+from vnp.encoders.models.dnabert import MosaicBert
+from vnp.encoders.models.esm2 import Esm2
 from vnp.encoders.spec import EncoderSpec
 from vnp.encoders.tuned import read_tuned
 from vnp.errors import EncoderError, WeightsError
@@ -114,7 +114,7 @@ def _fastest(model: Esm2 | MosaicBert, shape: AttentionShape, wanted: str) -> tu
     half_on_gpu = shape.device.type == "cuda" and shape.dtype != torch.float32
     if wanted == _FUSED or (wanted == "auto" and half_on_gpu):
         try:
-            from vnp.encoders.fused import fuse
+            from vnp.encoders.kernels.fused import fuse
 
             return *fuse(model, shape), _FUSED
         except (EncoderError, ImportError) as error:
@@ -129,7 +129,7 @@ def _in_8_bits(model: Esm2 | MosaicBert, shape: AttentionShape) -> tuple[Model, 
     if not isinstance(model, Esm2):
         raise EncoderError("fp8 is for ESM2 models; use fp16")
     try:
-        from vnp.encoders.fused import fuse_fp8
+        from vnp.encoders.kernels.fused import fuse_fp8
 
         return *fuse_fp8(model, shape), "fused fp8"
     except (EncoderError, ImportError) as error:

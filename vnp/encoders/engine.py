@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 import torch
 
-from vnp.encoders.attention import Attention
+from vnp.encoders.kernels.attention import Attention
 from vnp.encoders.packing import Batch, collate, plan, segment_means
 from vnp.encoders.repeats import distinct
 from vnp.encoders.under_way import Answer, Launched, Work, mark

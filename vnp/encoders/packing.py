@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float32, Int64
     from numpy.typing import NDArray
 
-    from vnp.encoders.attention import Attend, Attention
+    from vnp.encoders.kernels.attention import Attend, Attention
 
 Layout = Literal["packed", "padded"]
 

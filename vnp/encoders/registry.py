@@ -10,13 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from vnp.encoders.folders import config_family, find_folder, read_config
-from vnp.encoders.fp8_record import require_record
-from vnp.encoders.kmer import KmerEncoder
+from vnp.encoders.models.kmer import KmerEncoder
 from vnp.encoders.spec import EncoderSpec, Molecule, Pooling
 from vnp.encoders.spec import spec as lookup
-from vnp.encoders.tokenizers import load_tokenizer
-from vnp.encoders.weights import read_state, resolve
+from vnp.encoders.tokens.tokenizers import load_tokenizer
+from vnp.encoders.weights.check import read_state, resolve
+from vnp.encoders.weights.folders import config_family, find_folder, read_config
+from vnp.encoders.weights.fp8_record import require_record
 from vnp.errors import EncoderError, UsageError, WeightsError
 
 PRECISIONS = ("auto", "fp16", "bf16", "fp32", "fp8")

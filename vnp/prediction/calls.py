@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float64, Int8, Int32, Int64
 
-from vnp.evaluation.metrics import Aggregated, Rule, aggregate, chunk_keys
+from vnp.metrics.metrics import Aggregated, Rule, aggregate, chunk_keys
 
 if TYPE_CHECKING:
     from vnp.prediction.scores import Batch

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vnp._durable import replacing, write_json
 from vnp.errors import FeatureError, RunError, RunExistsError, storage_error
+from vnp.files.durable import replacing, write_json
 from vnp.prediction.scores import read_scores, write_scores
 from vnp.prediction.settings import OutputPaths, Settings
 from vnp.prediction.writing import SCHEMA, Progress, Writing
-from vnp.runs.receipts import file_sha256
+from vnp.runs.done.receipts import file_sha256
 
 if TYPE_CHECKING:
     from vnp.classifier.checkpoint import Checkpoint
@@ -195,7 +195,7 @@ def predict(
         return Predicted(paths, there, fresh=False)
     require_free(paths, settings, force=force)
     if settings.parquet:
-        from vnp.features._parquet import require_pyarrow
+        from vnp.export.parquet import require_pyarrow
 
         require_pyarrow()
     try:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
-from vnp._durable import replacing
+from vnp.files.durable import replacing
 
 
 class Column(NamedTuple):

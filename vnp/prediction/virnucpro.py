@@ -19,7 +19,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Int64
 
-from vnp._durable import replacing
+from vnp.files.durable import replacing
 from vnp.prediction.scores import Batch
 
 _FRAMES_HEADER = "Sequence_ID\tPrediction\tscore1\tscore2\n"

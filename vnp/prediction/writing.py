@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vnp._durable import replacing
 from vnp.features.table import Records
+from vnp.files.durable import replacing
 from vnp.prediction.calls import (
     CALL_NAMES,
     CALLED,
@@ -29,12 +29,12 @@ from vnp.prediction.calls import (
     score_chunks,
 )
 from vnp.prediction.fasta import write_called
-from vnp.prediction.report import Report, best_records, write_report
 from vnp.prediction.scores import batches
 from vnp.prediction.settings import TABLES, OutputPaths, Settings
 from vnp.prediction.source import Reasons, count_records, planned_inputs, record_lengths, record_windows
 from vnp.prediction.tables import CHUNKS, FRAMES, PREDICTIONS, Column, Table
 from vnp.prediction.virnucpro import VirNucProFiles
+from vnp.report.calls import Report, best_records, write_report
 from vnp.runs.versions import versions
 from vnp.sequences.chunks import count_chunks, cut
 from vnp.sequences.frames import FRAME_NAMES

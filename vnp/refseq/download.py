@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vnp._durable import sync_file, sync_folder
 from vnp.errors import DownloadError, storage_error
+from vnp.files.durable import sync_file, sync_folder
 from vnp.refseq.contents import Contents, read_contents
 from vnp.refseq.server import Fault, Server, words
 

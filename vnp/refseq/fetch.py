@@ -10,8 +10,8 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vnp._durable import alone
 from vnp.errors import DownloadError, StorageError, UsageError, VnpError, storage_error
+from vnp.files.durable import alone
 from vnp.refseq.choice import Chosen, choose
 from vnp.refseq.contents import read_contents
 from vnp.refseq.download import download, part_path

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vnp._durable import replacing, write_json
 from vnp.errors import DownloadError
+from vnp.files.durable import replacing, write_json
 from vnp.refseq.choice import GROUPS, fasta_name
 
 LOCK_NAME = "refseq.lock.json"

@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from vnp._durable import replacing
 from vnp.errors import ChangedInputError, RunExistsError, storage_error
-from vnp.runs._skipped import SkippedTable
-from vnp.runs.front import prepare
+from vnp.files.durable import replacing
+from vnp.runs.done.skipped import SkippedTable
+from vnp.runs.making.front import prepare
+from vnp.runs.planning.survey import Survey
 from vnp.runs.shard import START, Position
-from vnp.runs.survey import Survey
 from vnp.runs.units import read_units
 
 NUCLEOTIDE = "identified_nucleotide.fa"

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vnp._durable import canonical_json, write_json
 from vnp.errors import RunError, UsageError
+from vnp.files.durable import canonical_json, write_json
 from vnp.runs.paths import RunPaths
 
 SCHEMA = "vnp-run/2"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from vnp.encoders.folders import CONFIG_NAME
-from vnp.encoders.random_weights import random_model
 from vnp.encoders.spec import spec as lookup
-from vnp.encoders.tokenizers import ESM2_VOCABULARY
+from vnp.encoders.tokens.tokenizers import ESM2_VOCABULARY
+from vnp.encoders.weights.folders import CONFIG_NAME
+from vnp.encoders.weights.random_weights import random_model
 from vnp.speed.subject import FAMILIES
 from vnp.speed.workloads import sample_genomes
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vnp.evaluation.plots import COLOURS, figure, save
+from vnp.report.plots import COLOURS, figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

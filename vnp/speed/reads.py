@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from vnp._durable import replacing
 from vnp.errors import UsageError
+from vnp.files.durable import replacing
 from vnp.speed.workloads import sample_genomes
 
 _BLOCK = 50_000

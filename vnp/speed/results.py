@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vnp._durable import replacing, write_json
+from vnp.files.durable import replacing, write_json
 from vnp.speed.ceiling import Ceiling
 from vnp.speed.sweeps import Point
 from vnp.speed.workloads import Workload

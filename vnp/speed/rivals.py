@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from vnp.encoders.attention import AttentionShape, Padded
 from vnp.encoders.build import DTYPES
-from vnp.encoders.dnabert import MosaicBert
+from vnp.encoders.kernels.attention import AttentionShape, Padded
+from vnp.encoders.models.dnabert import MosaicBert
 from vnp.encoders.packing import collate
 from vnp.errors import EncoderError
 from vnp.speed.measure import Pieces, free

@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 
 from vnp.errors import RunError
+from vnp.runs.done.receipts import Receipt
 from vnp.runs.paths import RunPaths
-from vnp.runs.receipts import Receipt
 
 
 @dataclass(frozen=True)

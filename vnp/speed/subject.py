@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from vnp.encoders.dnabert import MosaicBertConfig
 from vnp.encoders.engine import TransformerEncoder
-from vnp.encoders.esm2 import Esm2Config
-from vnp.encoders.folders import find_folder, read_config
-from vnp.encoders.random_weights import Family, RandomModel, random_model
+from vnp.encoders.models.dnabert import MosaicBertConfig
+from vnp.encoders.models.esm2 import Esm2Config
 from vnp.encoders.spec import spec as lookup
-from vnp.encoders.weights import check_fit, read_state
+from vnp.encoders.weights.check import check_fit, read_state
+from vnp.encoders.weights.folders import find_folder, read_config
+from vnp.encoders.weights.random_weights import Family, RandomModel, random_model
 from vnp.errors import WeightsError
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float32
 
 from vnp.encoders import Encoder, from_folder, load
-from vnp.encoders.folders import read_config
 from vnp.encoders.spec import names
 from vnp.encoders.spec import spec as lookup
+from vnp.encoders.weights.folders import read_config
 from vnp.errors import FeatureError, UsageError
 from vnp.virnucpro import formats
 from vnp.virnucpro.sequences import read_dna, read_protein

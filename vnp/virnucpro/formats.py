@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from vnp._durable import replacing
 from vnp.errors import FeatureError, UsageError
+from vnp.files.durable import replacing
 
 LABELS = {"host": 0, "viral": 1}
 

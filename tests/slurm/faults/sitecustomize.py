@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-_TARGET = "vnp.runs.work"
+_TARGET = "vnp.runs.making.work"
 _LONGEST = 120.0
 
 

@@ -1,0 +1,222 @@
+"""Times finding frames in annotated proteins, by the index and by a scan of every protein, and reading genomes."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from vnp.datasets.annotations.annotated import Annotated
+from vnp.datasets.annotations.contained import ContainmentIndex
+from vnp.datasets.annotations.reading import GenomeFile, read_annotated
+from vnp.sequences.chunks import Chunks, cut
+from vnp.sequences.frames import Frames, open_frames
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True, slots=True)
+class IndexFigures:
+    """What ``benchmark_index`` measured on one file; times are processor seconds of one process.
+
+    Attributes:
+        path: the file.
+        chunk: bases a chunk.
+        records: of the file.
+        bases: of all records.
+        proteins: annotated, that agree with the sequence.
+        mismatched: coding sequences whose protein does not.
+        chunks: without ambiguous bases.
+        frames: open frames of these.
+        annotated: of these, frames inside an annotated protein.
+        read_seconds: reading the file, with the check of its translations.
+        index_seconds: making the index of every record and looking up every frame.
+        scanned_frames: frames that the scan was timed on.
+        scanned_chunks: chunks that these frames are of.
+        scan_seconds: looking each of these up in one protein after the other, as VirNucPro does.
+        scanned_index_seconds: the index on the very same frames, made for them alone.
+        read_peak_bytes: memory that reading and indexing took at its highest, beyond what was in use before; None
+            where the system does not tell.
+    """
+
+    path: str
+    chunk: int
+    records: int
+    bases: int
+    proteins: int
+    mismatched: int
+    chunks: int
+    frames: int
+    annotated: int
+    read_seconds: float
+    index_seconds: float
+    scanned_frames: int
+    scanned_chunks: int
+    scan_seconds: float
+    scanned_index_seconds: float
+    read_peak_bytes: int | None
+
+    @property
+    def index_speed(self) -> float:
+        """Chunks a second of the index, on all chunks."""
+        return self.chunks / self.index_seconds
+
+    @property
+    def scan_speed(self) -> float:
+        """Chunks a second of the scan."""
+        return self.scanned_chunks / self.scan_seconds
+
+    @property
+    def speedup(self) -> float:
+        """How many times as fast as the scan the index is, on all chunks."""
+        return self.index_speed / self.scan_speed
+
+    @property
+    def seconds_per_mbp(self) -> float:
+        """Seconds a million bases of reading and indexing."""
+        return (self.read_seconds + self.index_seconds) / self.bases * 1e6
+
+    @property
+    def bytes_per_mbp(self) -> float | None:
+        """Bytes of memory a million bases of the whole file; less than a record takes where records are many."""
+        return None if self.read_peak_bytes is None else self.read_peak_bytes / self.bases * 1e6
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What adds up over records."""
+
+    records: int = 0
+    bases: int = 0
+    proteins: int = 0
+    mismatched: int = 0
+    chunks: int = 0
+    frames: int = 0
+    annotated: int = 0
+    read_seconds: float = 0.0
+    index_seconds: float = 0.0
+    scanned_frames: int = 0
+    scanned_chunks: int = 0
+    scan_seconds: float = 0.0
+    scanned_index_seconds: float = 0.0
+
+
+def benchmark_index(source: GenomeFile, *, chunk: int = 300, scan_chunks: int = 2_000) -> IndexFigures:
+    """Time the index against a scan of every protein, on the frames of one file.
+
+    Both get the same open frames of the same chunks and the same proteins, as bytes; finding the frames is not timed.
+    The scan is what VirNucPro's ``identify_seq(..., istraindata=True)`` does: it asks of each protein of the record, in
+    order, whether the frame's protein is a part of it, until one is. It is timed on chunks spread over each record.
+
+    Args:
+        source: an annotated genome file.
+        chunk: bases a chunk.
+        scan_chunks: chunks of a record that the scan is timed on, at most.
+
+    Raises:
+        InputError: the file cannot be used.
+        RuntimeError: the two sides answer differently.
+    """
+    sums = _Sums()
+    peak = _peak_of_reading(source, chunk)
+    for record, seconds in _timed(source):
+        sums.records += 1
+        sums.read_seconds += seconds
+        sums.bases += len(record.sequence)
+        sums.proteins += len(record.proteins)
+        sums.mismatched += record.mismatched
+        if record.problem is None:
+            _add_record(sums, record, chunk, scan_chunks)
+    return IndexFigures(
+        path=str(source.path),
+        chunk=chunk,
+        read_peak_bytes=peak,
+        **{name: getattr(sums, name) for name in _Sums.__slots__},
+    )
+
+
+def _timed(source: GenomeFile) -> Iterator[tuple[Annotated, float]]:
+    """Read records, each with the time that it took."""
+    records = read_annotated(source)
+    while True:
+        start = time.process_time()
+        record = next(records, None)
+        if record is None:
+            return
+        yield record, time.process_time() - start
+
+
+def _add_record(sums: _Sums, record: Annotated, chunk: int, scan_chunks: int) -> None:
+    chunks = _known_chunks(record.sequence, chunk)
+    frames = open_frames([record.sequence], chunks)
+    start = time.process_time()
+    found = _indexed(record, frames)
+    sums.index_seconds += time.process_time() - start
+    sums.chunks += len(chunks)
+    sums.frames += len(frames)
+    sums.annotated += int(found.sum())
+
+    step = max(1, -(-len(chunks) // scan_chunks))
+    rows = np.flatnonzero(frames.chunk % step == 0)
+    start = time.process_time()
+    scanned = _scanned(record, frames, rows)
+    sums.scan_seconds += time.process_time() - start
+    if scanned.tolist() != found[rows].tolist():
+        raise RuntimeError(f"the index and the scan differ in record {record.name}")
+    sums.scanned_frames += len(rows)
+    sums.scanned_chunks += len(range(0, len(chunks), step))
+    few = open_frames([record.sequence], _every(chunks, step))
+    start = time.process_time()
+    again = _indexed(record, few)
+    sums.scanned_index_seconds += time.process_time() - start
+    if again.tolist() != scanned.tolist():
+        raise RuntimeError(f"the index differs from itself in record {record.name}")
+
+
+def _known_chunks(sequence: bytes, size: int) -> Chunks:
+    """The chunks of a record that hold no ambiguous base."""
+    chunks = cut(np.array([len(sequence)]), size)
+    strange = np.array([match.start() for match in re.finditer(rb"[^ACGT]", sequence)], dtype=np.int64)
+    known = np.searchsorted(strange, chunks.start) == np.searchsorted(strange, chunks.end)
+    return Chunks(chunks.sequence[known], chunks.number[known], chunks.start[known], chunks.end[known])
+
+
+def _every(chunks: Chunks, step: int) -> Chunks:
+    return Chunks(chunks.sequence[::step], chunks.number[::step], chunks.start[::step], chunks.end[::step])
+
+
+def _indexed(record: Annotated, frames: Frames) -> Bool[np.ndarray, "rows"]:
+    return ContainmentIndex(record.proteins).contains(frames.protein, frames.protein_offsets)
+
+
+def _scanned(record: Annotated, frames: Frames, rows: Int64[np.ndarray, "some"]) -> Bool[np.ndarray, "some"]:
+    text, offsets = frames.protein.tobytes(), frames.protein_offsets
+    queries = [text[offsets[row] : offsets[row + 1]] for row in rows.tolist()]
+    proteins = record.proteins
+    return np.array([any(query in protein for protein in proteins) for query in queries], dtype=np.bool_)
+
+
+def _peak_of_reading(source: GenomeFile, chunk: int) -> int | None:
+    """The most memory that reading and indexing a file takes beyond what is in use."""
+    with suppress(OSError):
+        _CLEAR.write_text("5")  # the system forgets the peak so far
+    before = _memory("VmRSS")
+    for record in read_annotated(source):
+        if record.problem is None:
+            _indexed(record, open_frames([record.sequence], _known_chunks(record.sequence, chunk)))
+    peak = _memory("VmHWM")
+    return None if before is None or peak is None else max(peak - before, 0)
+
+
+def _memory(name: str) -> int | None:
+    with suppress(OSError):
+        found = re.search(rf"^{name}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+        return int(found[1]) * 1024 if found else None
+    return None

@@ -1,0 +1,243 @@
+"""How fast reads become what the encoders take: records, chunks, open frames, tokens."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vnp.encoders.repeats import distinct
+from vnp.encoders.tokens.tokenizers import DnabertTokenizer, Esm2Tokenizer
+from vnp.errors import InputError, UsageError
+from vnp.runs.making.front import prepare
+from vnp.runs.request import PlannedInput
+from vnp.runs.shard import START, Position
+from vnp.runs.units import batch_units, iter_records
+from vnp.sequences.reading import read_records
+
+STAGES = ("reading and chunks", "frames and ids", "protein tokens", "DNA tokens", "same sequences")
+_WRITE_READS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one process did.
+
+    Attributes:
+        reads: records read.
+        rows: open frames.
+        dna_tokens: tokens of DNA, special ones included.
+        protein_tokens: the same of proteins.
+        seconds: of each stage.
+        cpu_seconds: processor time of all threads.
+        peak_bytes: the most memory that the process had.
+    """
+
+    reads: int
+    rows: int
+    dna_tokens: int
+    protein_tokens: int
+    seconds: dict[str, float]
+    cpu_seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FrontFigures:
+    """What ``measure_front`` found.
+
+    Attributes:
+        length: bases of a read.
+        chunk: bases of a chunk.
+        seconds: from the moment when all processes were ready until the last had done.
+        parts: of each process.
+    """
+
+    length: int
+    chunk: int
+    seconds: float
+    parts: list[Part]
+
+    @property
+    def reads(self) -> int:
+        """Reads of all processes."""
+        return sum(part.reads for part in self.parts)
+
+    @property
+    def rows(self) -> int:
+        """Open frames of all processes."""
+        return sum(part.rows for part in self.parts)
+
+    def stage(self, name: str) -> float:
+        """Seconds of a stage, summed over the processes."""
+        return sum(part.seconds[name] for part in self.parts)
+
+
+def measure_front(
+    reads: int,
+    *,
+    tokenizer: Path,
+    length: int = 150,
+    chunk: int = 300,
+    workers: int = 2,
+    genomes: Sequence[Path] = (),
+    seed: int = 1,
+    progress: Callable[[str], None] = lambda _: None,
+) -> FrontFigures:
+    """Make reads, and time what a task of ``extract`` does with them before the encoders run.
+
+    Every process works on a FASTQ file of its own, as tasks do on shards.
+
+    Args:
+        reads: how many.
+        tokenizer: the DNA encoder's ``tokenizer.json``.
+        length: bases of a read.
+        chunk: bases of a chunk.
+        workers: processes.
+        genomes: FASTA or FASTQ files to cut the reads from; random bases without any.
+        seed: of the reads.
+        progress: told what is being done.
+
+    Raises:
+        UsageError: there are fewer reads than processes.
+        InputError: a genome cannot be read, or none is as long as a read.
+        WeightsError: the tokenizer cannot be used.
+    """
+    if reads < workers:
+        raise UsageError(f"{reads} reads are too few for {workers} processes")
+    text = tokenizer.read_text("utf-8")
+    DnabertTokenizer(text)  # so that a file that cannot be used is told here
+    with TemporaryDirectory() as folder:
+        progress(f"making {reads:,} reads")
+        source = _bases(genomes, seed, reads * length)
+        share = [reads * (index + 1) // workers - reads * index // workers for index in range(workers)]
+        files = [Path(folder) / f"reads{index}.fastq" for index in range(workers)]
+        for index, (file, count) in enumerate(zip(files, share, strict=True)):
+            _write_reads(file, source, count, length, seed + index)
+        del source
+        progress(f"timing {workers} process(es)")
+        return FrontFigures(length, chunk, *_timed(files, text, chunk))
+
+
+def _timed(files: Sequence[Path], text: str, chunk: int) -> tuple[float, list[Part]]:
+    # Not forked: a process that is forked from one with threads may hang.
+    context = multiprocessing.get_context("spawn")
+    ends = [context.Pipe() for _ in files]
+    processes = [
+        context.Process(target=_work, args=(theirs, file, text, chunk), daemon=True)
+        for (_, theirs), file in zip(ends, files, strict=True)
+    ]
+    try:
+        for process, (_, theirs) in zip(processes, ends, strict=True):
+            process.start()
+            theirs.close()
+        for ours, _ in ends:
+            ours.recv()
+        began = time.perf_counter()
+        for ours, _ in ends:
+            ours.send("go")
+        parts = [Part(**ours.recv()) for ours, _ in ends]
+        return time.perf_counter() - began, parts
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _work(end: Connection, file: Path, text: str, chunk: int) -> None:
+    """One process: make everything ready, wait for the word, work, and tell."""
+    dna, protein = DnabertTokenizer(text), Esm2Tokenizer()
+    dna.encode_batch(["ACGT" * 30] * 200)
+    end.send("ready")
+    end.recv()
+    end.send(asdict(front_of(file, chunk, dna, protein)))
+
+
+def front_of(file: Path, chunk: int, dna: DnabertTokenizer, protein: Esm2Tokenizer) -> Part:
+    """Take one file through the front end, stage by stage, as a task does it."""
+    entry = PlannedInput(str(file), -1, None, 0, 0, "", 0, 0, 0, None)
+    seconds = dict.fromkeys(STAGES, 0.0)
+    reads = rows = dna_tokens = protein_tokens = 0
+    start = Position(0, *START)
+    batches = batch_units(iter_records(file, start), chunk, 0, start)
+    cpu, mark = time.process_time(), time.perf_counter()
+    for batch in batches:
+        mark = _spend(seconds, STAGES[0], mark)
+        prepared = prepare([batch], [entry])
+        mark = _spend(seconds, STAGES[1], mark)
+        of_protein = protein.encode_batch(prepared.protein)
+        mark = _spend(seconds, STAGES[2], mark)
+        of_dna = dna.encode_batch(prepared.dna)
+        mark = _spend(seconds, STAGES[3], mark)
+        for ids in (of_protein, of_dna):
+            distinct(ids)
+        mark = _spend(seconds, STAGES[4], mark)
+        reads += len(batch.records)
+        rows += len(of_dna)
+        dna_tokens += sum(map(len, of_dna))
+        protein_tokens += sum(map(len, of_protein))
+        mark = time.perf_counter()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Part(reads, rows, dna_tokens, protein_tokens, seconds, time.process_time() - cpu, peak)
+
+
+def _spend(seconds: dict[str, float], stage: str, since: float) -> float:
+    now = time.perf_counter()
+    seconds[stage] += now - since
+    return now
+
+
+def _bases(genomes: Sequence[Path], seed: int, enough: int) -> list[UInt8[np.ndarray, "bases"]]:
+    """Sequences to cut from: of every file about as much, or random bases."""
+    if not genomes:
+        letters = np.frombuffer(b"ACGT", np.uint8)
+        return [letters[np.random.default_rng(seed).integers(0, 4, min(enough, 10_000_000))]]
+    found = []
+    for path in genomes:
+        left = max(1_000_000, enough // len(genomes))
+        for record in read_records(path):
+            if record.problem is None:
+                found.append(np.frombuffer(record.sequence[:left], np.uint8))
+                left -= len(record.sequence)
+            if left <= 0:
+                break
+    return found
+
+
+def _write_reads(file: Path, source: Sequence[UInt8[np.ndarray, "bases"]], count: int, length: int, seed: int) -> None:
+    """Cut reads at random places of either strand, without errors, into a FASTQ file."""
+    lengths = np.array([len(one) for one in source], np.int64)
+    usable = np.flatnonzero(lengths >= length)
+    if not len(usable):
+        raise InputError(f"no sequence is as long as a read, {length} bases")
+    chance = np.random.default_rng(seed)
+    letters = np.concatenate([source[index] for index in usable.tolist()])
+    begins = np.cumsum(lengths[usable]) - lengths[usable]
+    with file.open("wb") as stream:
+        for number in _steps(count, _WRITE_READS):
+            which = chance.choice(len(usable), len(number), p=lengths[usable] / lengths[usable].sum())
+            places = begins[which] + chance.integers(0, lengths[usable][which] - length + 1)
+            reads = np.lib.stride_tricks.sliding_window_view(letters, length)[places]
+            reverse = chance.random(len(number)) < 0.5
+            reads[reverse] = _COMPLEMENT[reads[reverse, ::-1]]
+            quality = b"I" * length
+            stream.writelines(
+                b"@read%d\n%s\n+\n%s\n" % (name, read.tobytes(), quality)
+                for name, read in zip(number, reads, strict=True)
+            )
+
+
+_COMPLEMENT = np.frombuffer(bytes.maketrans(b"ACGTRYKMBDHV", b"TGCAYRMKVHDB"), np.uint8)
+
+
+def _steps(count: int, step: int) -> Iterator[range]:
+    for first in range(0, count, step):
+        yield range(first, min(first + step, count))

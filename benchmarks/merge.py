@@ -1,0 +1,339 @@
+"""Times merging against ``cp`` of the same bytes, on a run of made-up numbers."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from vnp.encoders import describe
+from vnp.errors import FeatureError, UsageError, storage_error
+from vnp.features.merge import merge
+from vnp.features.projection import NAME, WIDTH
+from vnp.features.table import Records, Rows, Skipped, write_table
+from vnp.files.durable import sync_file
+from vnp.runs.done.receipts import Receipt, file_sha256
+from vnp.runs.done.reduce import reduce_run
+from vnp.runs.making.attempts import now
+from vnp.runs.paths import RunPaths
+from vnp.runs.planning.plan import write_plan
+from vnp.runs.request import EncoderChoice, PlannedInput, Request, Run, Totals
+from vnp.runs.shard import Position, Shard
+from vnp.runs.versions import versions
+
+CHUNK = 300
+_RECORD_ROWS = 100
+_PIECE_ROWS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class MergeFigures:
+    """What ``benchmark_merge`` measured; times are medians of wall-clock seconds.
+
+    Attributes:
+        rows: rows merged.
+        shards: shards they came from.
+        width: numbers in a row of ``features``.
+        dtype: of the numbers.
+        feature_bytes: bytes of ``features``.
+        file_bytes: bytes of ``features.h5``.
+        reduce_seconds: checking and merging, until the file is safe on the disk.
+        cp_seconds: ``cp`` of ``features.h5``, until the copy is safe on the disk.
+        peak_bytes: most memory that the reducing process held at any time.
+    """
+
+    rows: int
+    shards: int
+    width: int
+    dtype: str
+    feature_bytes: int
+    file_bytes: int
+    reduce_seconds: float
+    cp_seconds: float
+    peak_bytes: int
+
+    @property
+    def rows_per_second(self) -> float:
+        """Rows merged a second."""
+        return self.rows / self.reduce_seconds
+
+    @property
+    def reduce_speed(self) -> float:
+        """Million bytes of ``features`` a second, merged."""
+        return self.feature_bytes / self.reduce_seconds / 1e6
+
+    @property
+    def cp_speed(self) -> float:
+        """Million bytes of ``features`` a second, copied by ``cp``."""
+        return self.feature_bytes / self.cp_seconds / 1e6
+
+    @property
+    def ratio(self) -> float:
+        """Speed of merging over the speed of ``cp``."""
+        return self.cp_seconds / self.reduce_seconds
+
+
+def benchmark_merge(
+    folder: Path,
+    *,
+    rows: int = 1_000_000,
+    shards: int = 8,
+    repeats: int = 3,
+    layout: str = "1664",
+    store: str = "float16",
+    progress: Callable[[str], None] = lambda _what: None,
+) -> MergeFigures:
+    """Make a run, then in turns reduce it and copy the result.
+
+    Both read from the page cache, and both end when their bytes are on the disk. Reducing runs in a process of its
+    own each time, so that its peak memory is its own.
+
+    Args:
+        folder: on the disk to measure; a temporary folder is made in it and removed again.
+        rows: of the run.
+        shards: of the run.
+        repeats: rounds; each reduces and copies once.
+        layout: ``1664`` or ``full``.
+        store: dtype of the numbers.
+        progress: told what is being done.
+
+    Raises:
+        UsageError: there is no ``cp``, or a number is out of range.
+        StorageError: the disk is full or cannot be written.
+    """
+    cp = shutil.which("cp")
+    if cp is None:
+        raise UsageError("there is no cp on PATH to compare with")
+    if shards < 1 or rows < shards or repeats < 1:
+        raise UsageError("at least one shard, one row a shard and one repeat are needed")
+    reduce_times, cp_times, peaks = [], [], []
+    with _temporary_folder(folder) as place:
+        progress(f"making {shards} shards of {rows:,} rows in all")
+        run = synthetic_run(place / "run", rows, shards, store)
+        copied = place / "copy.h5"
+        # The first round only warms the page cache: memory that a system has never touched is slow to write to.
+        for repeat in range(repeats + 1):
+            what = f"round {repeat} of {repeats}" if repeat else "warming up"
+            progress(f"{what}: reduce")
+            run.paths.features.unlink(missing_ok=True)
+            seconds, peak, width = _reduce_apart(run.paths.root, layout)
+            reduce_times.append(seconds)
+            peaks.append(peak)
+            progress(f"{what}: cp")
+            started = time.perf_counter()
+            subprocess.run([cp, str(run.paths.features), str(copied)], check=True)
+            sync_file(copied)
+            cp_times.append(time.perf_counter() - started)
+            file_bytes = copied.stat().st_size
+            copied.unlink()
+    return MergeFigures(
+        rows=rows,
+        shards=shards,
+        width=width,
+        dtype=store,
+        feature_bytes=rows * width * np.dtype(store).itemsize,
+        file_bytes=file_bytes,
+        reduce_seconds=statistics.median(reduce_times[1:]),
+        cp_seconds=statistics.median(cp_times[1:]),
+        peak_bytes=max(peaks),
+    )
+
+
+@contextmanager
+def _temporary_folder(folder: Path) -> Iterator[Path]:
+    try:
+        with tempfile.TemporaryDirectory(prefix="vnp-benchmark-", dir=folder) as place:
+            yield Path(place)
+    except OSError as error:
+        raise storage_error(error, f"writing below {folder}") from error
+
+
+def _reduce_apart(root: Path, layout: str) -> tuple[float, int, int]:
+    """Reduce in a new process; returns its seconds, its peak memory in bytes, and the width of a row."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_reduce_and_tell, args=(root, layout, sender.send))
+    process.start()
+    sender.close()
+    try:
+        seconds, peak, width = receiver.recv()
+    except EOFError:
+        raise FeatureError(f"the process that reduced {root} ended without a result") from None
+    finally:
+        process.join()
+    return float(seconds), int(peak), int(width)
+
+
+def _reduce_and_tell(root: Path, layout: str, tell: Callable[[tuple[float, int, int]], None]) -> None:
+    run = Run.open(root)
+    started = time.perf_counter()
+    reduced = reduce_run(run, layout, force=True)
+    seconds = time.perf_counter() - started
+    tell((seconds, peak_memory(), reduced.layout.width))
+
+
+def peak_memory() -> int:
+    """Most memory that this process has held so far, in bytes (Linux).
+
+    ``getrusage`` would not do: its figure is handed down from the process that started this one.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise FeatureError("this system does not tell a process's peak memory")
+
+
+def synthetic_run(root: Path, rows: int, shards: int, store: str = "float16", seed: int = 1) -> Run:
+    """Make a run whose shards are all done, of the weight-free encoders' widths and with made-up numbers.
+
+    Args:
+        root: the run directory to make.
+        rows: in all; each record has 100 chunks, each chunk one row.
+        shards: in all.
+        store: dtype of the numbers.
+        seed: of the numbers.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    paths = RunPaths(root.absolute())
+    paths.make()
+    borders = [rows * shard // shards for shard in range(shards + 1)]
+    table = [
+        Shard(
+            number,
+            Position(0, low // _RECORD_ROWS, low % _RECORD_ROWS, -1, -1),
+            units=high - low,
+            rows=high - low,
+            tokens=high - low,
+            bases=(high - low) * CHUNK,
+        )
+        for number, (low, high) in enumerate(pairwise(borders))
+    ]
+    records = -(-rows // _RECORD_ROWS)
+    bases = records * _RECORD_ROWS * CHUNK
+    dna, protein = (
+        EncoderChoice("kmer", "fp32", dict(describe("kmer", molecule, None, "fp32"))) for molecule in ("dna", "protein")
+    )
+    request = Request(
+        inputs=(PlannedInput(str(root / "made-up.fa"), 1, None, 0, 0, "", 0, records, bases, None),),
+        chunk=CHUNK,
+        dna=dna,
+        protein=protein,
+        store=store,
+        asked_shards=shards,
+        shards=shards,
+        block_units=_PIECE_ROWS,
+        plan_sha256=write_plan(paths.plan, table),
+        totals=Totals(records, bases, rows, rows, rows),
+        token_budget=None,
+        device="cpu",
+        weights=None,
+        versions=versions(),
+        created=now(),
+    )
+    request.write(paths.request)
+    run = Run(paths, request)
+    pool = np.random.default_rng(seed).standard_normal((_PIECE_ROWS, 64)).astype(store)
+    for number, (low, high) in enumerate(pairwise(borders)):
+        _make_shard(run, table[number], low, high, pool)
+    return run
+
+
+def _make_shard(run: Run, shard: Shard, low: int, high: int, pool: np.ndarray) -> None:
+    """Write pieces, merge them into the shard as a task does, and write its receipt."""
+    widths = {
+        "dna": int(run.request.dna.identity["width"]),
+        "dna_projected": WIDTH,
+        "protein": int(run.request.protein.identity["width"]),
+    }
+    pieces = []
+    for first in range(low, high, _PIECE_ROWS):
+        last = min(first + _PIECE_ROWS, high)
+        pieces.append(run.paths.parts / f"piece-{first}.h5")
+        arrays = {name: np.tile(pool[: last - first], (1, width // pool.shape[1])) for name, width in widths.items()}
+        rows, records = _columns(first, last)
+        none = np.zeros(0, np.int64)
+        skipped = Skipped(none, none.astype(np.int32), none.astype(np.int8), [])
+        write_table(pieces[-1], rows=rows, records=records, skipped=skipped, arrays=arrays, attributes={})
+    target = run.paths.shard(shard.number)
+    merged = merge(
+        pieces,
+        target,
+        arrays={name: (name,) for name in widths},
+        attributes={"kind": "shard", "run": run.request.digest},
+    )
+    sync_file(target)
+    for piece in pieces:
+        piece.unlink()
+    encoders = {"dna": run.request.dna.identity, "protein": run.request.protein.identity}
+    Receipt(
+        run=run.request.digest,
+        shard=shard.number,
+        file=target.name,
+        size=target.stat().st_size,
+        sha256=file_sha256(target),
+        rows=merged.rows,
+        records=merged.records,
+        units=shard.units,
+        skipped=merged.skipped,
+        ids_sha256=merged.ids_sha256,
+        start=asdict(shard.start),
+        widths=merged.widths,
+        dtype=run.request.store,
+        projections={"dna_projected": NAME},
+        encoders=encoders,
+        attempt=1,
+        host=socket.gethostname(),
+        job=None,
+        devices=["cpu"],
+        kernels={"dna": "none", "protein": "none"},
+        seconds={},
+        tokens={},
+        events=[],
+        started=now(),
+        finished=now(),
+        versions=versions(),
+    ).write(run.paths.receipt(shard.number))
+
+
+def _columns(first: int, last: int) -> tuple[Rows, Records]:
+    """Rows ``first`` to ``last``: each is frame F1 of its own chunk."""
+    count = last - first
+    record, chunk = np.divmod(np.arange(first, last), _RECORD_ROWS)
+    names = {ordinal: f"made_up_{ordinal}".encode() for ordinal in range(int(record[0]), int(record[-1]) + 1)}
+    owners = [names[ordinal] for ordinal in record.tolist()]
+    rows = Rows(
+        ids=[b"%b_chunk_%dF1" % (name, number + 1) for name, number in zip(owners, chunk.tolist(), strict=True)],
+        record=record.astype(np.int64),
+        chunk=(chunk + 1).astype(np.int32),
+        frame=np.zeros(count, np.int8),
+        start=chunk.astype(np.int64) * CHUNK,
+        end=(chunk.astype(np.int64) + 1) * CHUNK,
+        label=np.ones(count, np.int8),
+        split=np.full(count, -1, np.int8),
+        group=owners,
+    )
+    every = len(names)
+    records = Records(
+        ordinal=np.array(list(names), np.int64),
+        name=list(names.values()),
+        length=np.full(every, _RECORD_ROWS * CHUNK, np.int64),
+        chunks=np.full(every, _RECORD_ROWS, np.int32),
+        input=np.zeros(every, np.int32),
+        label=np.ones(every, np.int8),
+        split=np.full(every, -1, np.int8),
+        group=list(names.values()),
+    )
+    return rows, records

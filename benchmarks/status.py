@@ -1,0 +1,119 @@
+"""How long it takes to look at a large run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from vnp.runs.done.receipts import Receipt
+from vnp.runs.done.state import run_state
+from vnp.runs.planning.ask import Ask
+from vnp.runs.planning.plan import write_plan
+from vnp.runs.planning.start import start_run
+from vnp.runs.request import Request, Run, Totals
+from vnp.runs.shard import Position, Shard
+from vnp.runs.versions import versions
+from vnp.sequences.samplesheet import InputFile
+
+
+@dataclass(frozen=True, slots=True)
+class StatusTime:
+    """How long looking at a run took.
+
+    Args:
+        shards: of the run.
+        done: how many of them have a receipt.
+        seconds: of each look, in order.
+    """
+
+    shards: int
+    done: int
+    seconds: list[float]
+
+
+def measure_status(shards: int, done: int, repeats: int = 3) -> StatusTime:
+    """Make a run with so many shards, without embedding anything, and look at it.
+
+    Args:
+        shards: how many.
+        done: how many of them have a receipt and a file; of the others, every second has been begun.
+        repeats: how often to look.
+    """
+    with synthetic_run(shards, done) as run:
+        seconds = []
+        for _ in range(repeats):
+            started = time.perf_counter()
+            state = run_state(run)
+            seconds.append(time.perf_counter() - started)
+        if state.counts.get("done", 0) != done or len(state.shards) != shards:
+            raise AssertionError(f"{state.counts} of {shards} shards, {done} expected to be done")
+    return StatusTime(shards, done, seconds)
+
+
+@contextmanager
+def synthetic_run(shards: int, done: int) -> Iterator[Run]:
+    """A run directory with a plan and receipts as they would be, and with shard files of one byte."""
+    with TemporaryDirectory() as folder:
+        yield _make_run(Path(folder), shards, done)
+
+
+def _make_run(folder: Path, shards: int, done: int) -> Run:
+    fasta = folder / "one.fasta"
+    fasta.write_text(">one\n" + "ATGGCC" * 50 + "\n")
+    run, _ = start_run(Ask(files=(InputFile(fasta, -1, None),), dna="kmer", protein="kmer"), folder / "run")
+    table = [
+        Shard(number, Position(0, 0, number, -1, -1), units=100, rows=150, tokens=20_000, bases=30_000)
+        for number in range(shards)
+    ]
+    request = replace(
+        run.request,
+        asked_shards=shards,
+        shards=shards,
+        plan_sha256=write_plan(run.paths.plan, table),
+        totals=Totals(1, 30_000 * shards, 100 * shards, 150 * shards, 20_000 * shards),
+    )
+    request.write(run.paths.request)
+    digest = request.digest
+    for shard in table:
+        if shard.number < done:
+            run.paths.shard(shard.number).write_bytes(b"x")
+            _receipt(request, digest, shard).write(run.paths.receipt(shard.number))
+        elif shard.number % 2:
+            run.paths.blocks(shard.number).mkdir()
+            run.paths.block(shard.number, 0).write_bytes(b"x")
+    return Run(run.paths, request)
+
+
+def _receipt(request: Request, digest: str, shard: Shard) -> Receipt:
+    return Receipt(
+        run=digest,
+        shard=shard.number,
+        file=f"shard-{shard.number:05d}.h5",
+        size=1,
+        sha256="0" * 64,
+        rows=shard.rows,
+        records=1,
+        units=shard.units,
+        skipped={"no open frame": 3},
+        ids_sha256="0" * 64,
+        start=asdict(shard.start),
+        widths={"dna": request.dna.width, "protein": request.protein.width},
+        dtype=request.store,
+        projections={},
+        encoders={"dna": request.dna.identity, "protein": request.protein.identity},
+        attempt=1,
+        host="node",
+        job=f"41_{shard.number}",
+        devices=["cpu"],
+        kernels={"dna": "none", "protein": "none"},
+        seconds={"load": 1.0, "read": 0.5, "dna": 3.0, "protein": 9.0, "write": 0.2, "seal": 0.1},
+        tokens={"dna": 8_000, "protein": 12_000},
+        events=[],
+        started="2025-01-01T00:00:00+00:00",
+        finished="2025-01-01T00:00:14+00:00",
+        versions=versions(),
+    )

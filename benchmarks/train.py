@@ -1,0 +1,181 @@
+"""Times training against a loop over single rows, on made-up features, and checks that CUDA graphs change no result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from benchmarks.train_loop import Files, loop_seconds
+from vnp.classifier.fit import epoch_order, fit
+from vnp.classifier.model import MLPClassifier
+from vnp.classifier.recipe import ADAMW, VIRNUCPRO, Recipe
+from vnp.classifier.rows import RowStore
+from vnp.classifier.split import Split
+from vnp.classifier.steps import Stepper
+from vnp.errors import FeatureError
+
+_BLOCK = 10_000
+_ROWS_OF_A_FILE = 10_000
+_CHECKED_ROWS = 20_000
+_CHECKED_EPOCHS = 3
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One way to train, timed.
+
+    Args:
+        way: in words.
+        batch: rows of a step.
+        seconds: of an epoch over all rows.
+        rows_per_second: through the whole of training.
+        step_microseconds: of a batch.
+        batches_only: rows a second while batches are made and nothing is trained; None where that is not measured.
+        times_loop: how many times as fast as the loop over single rows.
+    """
+
+    way: str
+    batch: int
+    seconds: float
+    rows_per_second: float
+    step_microseconds: float
+    batches_only: float | None
+    times_loop: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFigures:
+    """What ``benchmark_training`` measured.
+
+    Args:
+        device: in words.
+        rows: of an epoch.
+        width: numbers in a row.
+        timings: of each way.
+        loss_difference: largest relative difference between the losses of graphs and of plain steps over some epochs;
+            None where there is no GPU.
+        weight_difference: largest difference between their weights; 0 means the same bytes.
+    """
+
+    device: str
+    rows: int
+    width: int
+    timings: tuple[Timing, ...]
+    loss_difference: float | None
+    weight_difference: float | None
+
+
+def benchmark_training(
+    device: torch.device,
+    *,
+    rows: int,
+    width: int = 1664,
+    batches: Sequence[int] = (4096, 32),
+    loop_rows: int = 3_000,
+    loop_workers: int = 12,
+    seed: int = 1,
+    progress: Callable[[str], None] = lambda _what: None,
+) -> TrainingFigures:
+    """Time one epoch of each way, after one step to warm up.
+
+    Args:
+        device: to train on.
+        rows: of an epoch; a block of made-up rows is repeated.
+        width: numbers in a row, stored as float16.
+        batches: sizes to time; VirNucPro's recipe with each.
+        loop_rows: rows of the loop over single rows that are timed; the time of an epoch is computed from them.
+        loop_workers: its processes.
+        seed: of the made-up rows.
+        progress: told what comes next.
+
+    Raises:
+        FeatureError: graphs and plain steps give other losses.
+    """
+    progress(f"making {rows:,} rows of {width}")
+    store = _store(rows, width, device, seed)
+    progress("the loop over single rows")
+    block = torch.from_numpy(_block(width, seed)[0]).float()
+    classes = torch.from_numpy(_block(width, seed)[1].astype(np.int64))
+    count = max(1, rows // _ROWS_OF_A_FILE)
+    loop, loop_batches = loop_seconds(Files([block] * count, [classes] * count), device, loop_workers, loop_rows)
+    timings = [_timing(f"loop over rows, {loop_workers} workers", VIRNUCPRO.batch, rows, loop, loop, 1 / loop_batches)]
+    for batch in batches:
+        for graph in (True, False) if device.type == "cuda" else (False,):
+            way = "CUDA graph" if graph else "plain steps"
+            progress(f"{way}, batches of {batch:,}")
+            seconds, only = _epoch_seconds(store, replace(VIRNUCPRO, batch=batch), graph, device)
+            timings.append(_timing(way, batch, rows, seconds / rows, loop, rows / only))
+    losses = weights = None
+    if device.type == "cuda":
+        progress("comparing graphs with plain steps")
+        losses, weights = graph_difference(width, device, seed)
+        if losses > _TOLERANCE:
+            raise FeatureError(f"graphs and plain steps give losses that differ by {losses:.2g} of their size")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return TrainingFigures(name, rows, width, tuple(timings), losses, weights)
+
+
+def graph_difference(width: int, device: torch.device, seed: int) -> tuple[float, float]:
+    """Train some epochs with and without graphs; the largest differences of losses (relative) and weights."""
+    store = _store(_CHECKED_ROWS, width, device, seed)
+    part = (np.arange(_CHECKED_ROWS) % 10 == 0).astype(np.int8)
+    split = Split("random", part, np.zeros(_CHECKED_ROWS, np.int64), ["all"], seed)
+    losses = weights = 0.0
+    for recipe in (VIRNUCPRO, replace(ADAMW, batch=1024), replace(VIRNUCPRO, balance="weights", step=1)):
+        short = replace(recipe, epochs=_CHECKED_EPOCHS)
+        graph, plain = (fit(store, split, short, seed, graph=recorded) for recorded in (True, False))
+        for one, other in zip(graph.history, plain.history, strict=True):
+            for name in ("train_loss", "validation_loss"):
+                losses = max(losses, abs(one[name] - other[name]) / abs(other[name]))
+        for name, tensor in graph.weights.items():
+            weights = max(weights, float((tensor.double() - plain.weights[name].double()).abs().max()))
+    return losses, weights
+
+
+def _epoch_seconds(store: RowStore, recipe: Recipe, graph: bool, device: torch.device) -> tuple[float, float]:
+    """Seconds of an epoch, order of the rows included, and of making its batches alone."""
+    network = MLPClassifier(store.width).to(device).train()
+    stepper = Stepper(network, recipe, None, graph=graph)
+    every = np.arange(len(store))
+    # Records the graph with as long an order as the epoch's.
+    stepper.warm(store.pools(every, recipe.batch))
+    _wait(device)
+    begun = time.perf_counter()
+    stepper.run(store.pools(epoch_order(every, store.label, recipe, 0, 0), recipe.batch))
+    _wait(device)
+    seconds = time.perf_counter() - begun
+    begun = time.perf_counter()
+    for pool in store.pools(epoch_order(every, store.label, recipe, 0, 1), recipe.batch):
+        for batch in torch.split(pool.order, recipe.batch):
+            pool.features.index_select(0, batch).float()
+            pool.labels.index_select(0, batch)
+    _wait(device)
+    return seconds, time.perf_counter() - begun
+
+
+def _timing(way: str, batch: int, rows: int, of_row: float, loop: float, only: float) -> Timing:
+    return Timing(way, batch, of_row * rows, 1 / of_row, of_row * batch * 1e6, only, loop / of_row)
+
+
+def _block(width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Some rows whose label can be learnt from them."""
+    chance = np.random.default_rng(seed)
+    values = chance.standard_normal((_BLOCK, width), np.float32)
+    label = (values[:, :8].sum(axis=1) > 0).astype(np.int8)
+    return values.astype(np.float16), label
+
+
+def _store(rows: int, width: int, device: torch.device, seed: int) -> RowStore:
+    values, label = _block(width, seed)
+    times = -(-rows // _BLOCK)
+    return RowStore(np.tile(values, (times, 1))[:rows], np.tile(label, times)[:rows], device, resident=True)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,128 @@
+"""What all commands share: options from ``vnp.toml``, errors as one message, and exit codes."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jobs._cli.config import CONFIG, config_path, read_config
+from vnp.errors import VnpError, storage_error
+
+# What a signed number of eight bytes holds.
+_LARGEST = 2**63 - 1
+_SETTINGS = {"show_default": True, "max_content_width": 100}
+
+
+class Command(click.Command):
+    """A command that takes its defaults from ``vnp.toml`` and never ends in a traceback that a user caused."""
+
+    table: tuple[str, ...] = ()
+    """Names of its table in ``vnp.toml``, from the outside in: ``[extract]`` or ``[benchmark.merge]``."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the configuration before the options are parsed, so that it can supply even required ones."""
+        if not _asks_for_help(args):
+            try:
+                extra["default_map"] = {**read_config(config_path(args), self), **(extra.get("default_map") or {})}
+            except VnpError as error:
+                _say(error)
+                sys.exit(error.exit_code)
+        return super().make_context(info_name, args, parent, **extra)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the options, and refuse whole numbers that no array or file can hold."""
+        rest = super().parse_args(ctx, args)
+        for parameter in self.params:
+            value = ctx.params.get(parameter.name or "")
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int) and abs(number) > _LARGEST:
+                    raise click.BadParameter(f"{number} is out of range.", ctx, parameter)
+        return rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command and turn what a user can mend into one message."""
+        try:
+            return super().invoke(ctx)
+        except VnpError as error:
+            _say(error)
+            ctx.exit(error.exit_code)
+        except ModuleNotFoundError as error:
+            library = (error.name or "").partition(".")[0]
+            if library in ("", "vnp", "jobs"):
+                raise
+            _say(
+                f"this needs {library}, which {sys.executable} does not have: install vnp with its dependencies, or "
+                f"run the command in the image: apptainer run IMAGE {self.name} …"
+            )
+            ctx.exit(1)
+        except BrokenPipeError:
+            # The reader of our output has gone, as `head` does; Python must not complain at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+        except OSError as error:
+            if error.errno is None:
+                raise
+            _say(storage_error(error, error.filename or self.name or "vnp"))
+            ctx.exit(1)
+
+
+def command(example: str, group: click.Group | None = None) -> Callable[[Callable[..., Any]], Command]:
+    """Make a command of a function; its docstring is the help, with one example below.
+
+    Args:
+        example: a command line that works.
+        group: the command that it is a part of, if any; it is called after the function then, else after its module.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Command:
+        module = _module_name(function)
+        config = click.option(
+            "--config",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help=f"File with defaults for the options.  [default: {CONFIG} in the working directory, if there is one]",
+            expose_value=False,
+        )
+        made = click.command(
+            function.__name__ if group else module, cls=Command, epilog=_epilog(example), context_settings=_SETTINGS
+        )(config(function))
+        made.table = (module, function.__name__) if group else (module,)
+        if group:
+            group.add_command(made)
+        functools.update_wrapper(made, function, assigned=("__module__", "__doc__"), updated=())
+        return made
+
+    return decorate
+
+
+def group(example: str) -> Callable[[Callable[..., Any]], click.Group]:
+    """Make a command that consists of commands; its docstring is the help, with one example below."""
+
+    def decorate(function: Callable[..., Any]) -> click.Group:
+        return click.group(_module_name(function), epilog=_epilog(example), context_settings=_SETTINGS)(function)
+
+    return decorate
+
+
+def _module_name(function: Callable[..., Any]) -> str:
+    name = function.__module__.rpartition(".")[2]
+    return Path(sys.argv[0]).stem if name == "__main__" else name
+
+
+def _epilog(example: str) -> str:
+    return f"\b\nExample:\n  {example}"
+
+
+def _asks_for_help(args: list[str]) -> bool:
+    return "--help" in args
+
+
+def _say(error: Exception | str) -> None:
+    click.echo(f"error: {error}", err=True)

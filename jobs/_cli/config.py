@@ -1,0 +1,197 @@
+"""Defaults for the options of commands, from ``vnp.toml``."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vnp.errors import UsageError
+
+if TYPE_CHECKING:
+    from jobs._cli.command import Command
+
+CONFIG = "vnp.toml"
+
+
+def config_path(args: list[str]) -> Path | None:
+    """The file that ``--config`` names among a command's words."""
+    for index, argument in enumerate(args):
+        if argument == "--config" and index + 1 < len(args):
+            return Path(args[index + 1])
+        if argument.startswith("--config="):
+            return Path(argument.removeprefix("--config="))
+    return None
+
+
+def read_config(path: Path | None, target: Command) -> dict[str, Any]:
+    """Defaults for a command's options.
+
+    The file's top level holds options of any command, a table such as ``[extract]`` those of one; names are the
+    options' without the dashes in front.
+
+    Args:
+        path: named by the user, or None for ``vnp.toml`` where there is one.
+        target: the command.
+
+    Returns:
+        Values by the names of the command's parameters, for click to convert.
+
+    Raises:
+        UsageError: the file is missing, is no TOML, names an option or a command that there is not, or gives an option
+            a value of another type than it takes.
+    """
+    if path is None:
+        path = Path(CONFIG)
+        if not path.exists():
+            return {}
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is no TOML: {error}") from error
+    _require_tables(path, content, target)
+    known = _settings(target)
+    found = {}
+    for key, value, own in _entries(content, target.table):
+        setting = known.get(_name(key, known, own))
+        if setting is not None:
+            place = f"{path}: {key} in [{'.'.join(target.table)}]" if own else f"{path}: {key}"
+            found[setting.parameter.name or key] = _checked(place, value, setting)
+        elif own:
+            raise UsageError(f"{path}: [{'.'.join(target.table)}] has no option {key!r}; there are {_listed(known)}")
+        else:
+            _require_known(path, key, value, known, target)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """What a name in the file stands for; ``on`` is false for a name that switches a flag off, such as no-train."""
+
+    parameter: click.Parameter
+    on: bool = True
+
+
+def _settings(target: click.Command) -> dict[str, _Setting]:
+    """A command's options by their long names without the dashes, and its arguments."""
+    found = {}
+    for parameter in target.params:
+        if isinstance(parameter, click.Option):
+            found.update({name[2:]: _Setting(parameter) for name in parameter.opts if name.startswith("--")})
+            found.update({name[2:]: _Setting(parameter, on=False) for name in parameter.secondary_opts})
+        elif parameter.name:
+            found[parameter.name.replace("_", "-")] = _Setting(parameter)
+    found.pop("config", None)
+    return found
+
+
+def _entries(content: dict[str, Any], table: tuple[str, ...]) -> Iterator[tuple[str, Any, bool]]:
+    """The file's options for a command, and whether each is in the command's own table."""
+    yield from ((key, value, False) for key, value in content.items() if not isinstance(value, dict))
+    own: Any = content
+    for name in table:
+        own = own.get(name) if isinstance(own, dict) else None
+    if isinstance(own, dict):
+        yield from ((key, value, True) for key, value in own.items())
+
+
+def _name(key: str, known: dict[str, _Setting], own: bool = False) -> str:
+    """The option that a key names: ``out`` is the run for all commands, and in a table the command's own --out."""
+    name = key.replace("_", "-")
+    # Commands that make a run call it --out, most others RUN.
+    run = next((other for other, setting in known.items() if setting.parameter.name == "run"), "run")
+    if name == "run":
+        return run
+    if name == "out" and "out" in known and (own or (run == "run" and known["out"].parameter.name != "folder")):
+        return name
+    return run if name == "out" else name
+
+
+def _checked(place: str, value: Any, setting: _Setting) -> Any:
+    """A value that click will take as it would the same on the command line."""
+    parameter = setting.parameter
+    wanted, takes = _wanted(parameter)
+    several = parameter.nargs == -1 or getattr(parameter, "multiple", False)
+    values = value if several and isinstance(value, list) else [value]
+    for one in values:
+        if not takes(one):
+            raise UsageError(f"{place} must be {wanted}{', or a list of such' if several else ''}, not {_shown(one)}")
+        if isinstance(one, str) and "\0" in one:
+            raise UsageError(f"{place} must not hold a NUL character, as {one!r} does")
+    if isinstance(value, bool) and not setting.on:
+        return not value
+    return values if several else value
+
+
+def _wanted(parameter: click.Parameter) -> tuple[str, Callable[[Any], bool]]:
+    """What a parameter takes, in words and as a test; a number may also stand in quotes, as the shell would have it."""
+    if isinstance(parameter, click.Option) and parameter.is_flag:
+        return "true or false", lambda value: isinstance(value, bool)
+    if isinstance(parameter.type, click.types.IntParamType):
+        return "a whole number", lambda value: isinstance(value, int | str) and not isinstance(value, bool)
+    if isinstance(parameter.type, click.types.FloatParamType):
+        return "a number", lambda value: isinstance(value, int | float | str) and not isinstance(value, bool)
+    words = "a path in quotes" if isinstance(parameter.type, click.Path) else "a text in quotes"
+    if isinstance(parameter.type, click.Choice):
+        words = "one of " + ", ".join(f'"{choice}"' for choice in parameter.type.choices)
+    return words, lambda value: isinstance(value, str)
+
+
+def _shown(value: Any) -> str:
+    """A value of the file for a message, as TOML would have it."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "a table"
+    return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, str) else str(value)
+
+
+def _require_known(path: Path, key: str, value: Any, known: dict[str, _Setting], target: Command) -> None:
+    """An option at the top level may be another command's, but not nobody's: that is a slip of the pen."""
+    every = list(_every_command())
+    if any(_name(key, names) in names for names in map(_settings, every)):
+        return
+    if any(key == command.table[0] for command in every):
+        raise UsageError(f"{path}: {key} is a table of options, as in [{key}], not {_shown(value)}")
+    name = " ".join(target.table)
+    raise UsageError(f"{path}: no command has an option {key!r}; those of {name} are {_listed(known)}")
+
+
+def _require_tables(path: Path, content: dict[str, Any], target: Command) -> None:
+    """A table may be another command's, but not nobody's."""
+    if all((name,) == target.table for name, value in content.items() if isinstance(value, dict)):
+        return
+    known = {command.table for command in _every_command()}
+    for table, value in _tables(content, {table[0] for table in known if len(table) > 1}):
+        if not isinstance(value, dict):
+            raise UsageError(
+                f"{path}: [{table[0]}] holds the tables of its commands and no options, so no {table[1]!r}"
+            )
+        if table not in known:
+            listed = _listed(".".join(one) for one in known)
+            raise UsageError(f"{path}: no command has a table [{'.'.join(table)}]; there are {listed}")
+
+
+def _tables(content: dict[str, Any], groups: set[str]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The file's tables; of commands that consist of commands, what stands in their place for each of these."""
+    for name, value in content.items():
+        if isinstance(value, dict) and name in groups:
+            yield from (((name, part), inner) for part, inner in value.items())
+        elif isinstance(value, dict):
+            yield (name,), value
+
+
+def _every_command() -> Iterator[Command]:
+    # Here, because they import this module, and one of them every command.
+    from jobs.__main__ import every_command
+    from jobs._cli.command import Command
+
+    yield from (command for command in every_command() if isinstance(command, Command))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

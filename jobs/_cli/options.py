@@ -1,0 +1,115 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from jobs._cluster.submit import CLUSTERS
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+run_argument = click.argument("run", type=click.Path(path_type=Path, file_okay=False))
+force = click.option("--force", is_flag=True, help="Write over what is there.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+cluster = click.option(
+    "--cluster",
+    type=click.Choice(CLUSTERS),
+    default="auto",
+    help="Where to run: auto is Slurm where sbatch is on PATH, else local processes, one for each GPU or group "
+    "of cores; inline is this process.",
+)
+
+
+groups = click.option(
+    "--groups",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Table of two columns, record and group, in place of the groups that the run was extracted with.",
+)
+layout = click.option(
+    "--layout",
+    type=click.Choice(["1664", "full"]),
+    default="1664",
+    help="1664 projects the DNA half from 768 to 384 numbers; full keeps all (2048 with the default encoders).",
+)
+
+
+def slurm(function: _Function) -> _Function:
+    """Options of a submission to Slurm."""
+    for option in (
+        click.option("--retries", type=int, help="How often a task that was stopped or killed is queued again."),
+        click.option("--parallelism", type=int, help="Tasks of an array that may run at once."),
+        click.option(
+            "--profile",
+            help="What the site wants: the name of a profile in slurm/, or a path.  [default: $VNP_PROFILE]",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+_MODELS = (
+    click.option(
+        "--chunk",
+        type=int,
+        help="Bases of a chunk: 300 or 500, as VirNucPro's models have it, or any from 30 on.  [default: 300; with a "
+        "dataset the length of its longest record]",
+    ),
+    click.option("--dna", default="dnabert_s", help="DNA encoder: dnabert_s or kmer."),
+    click.option(
+        "--protein", default="fastesm2_650", help="Protein encoder: fastesm2_650, esm2_650m, esm2_3b or kmer."
+    ),
+)
+_EMBEDDING = (
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "fp16", "bf16", "fp8"]),
+        default="auto",
+        help="Arithmetic of the encoders; auto is fp16 on CUDA and fp32 on a CPU. fp8 is for ESM2 on Hopper or newer, "
+        "once doctor --fp8 has found that the weights bear it.",
+    ),
+    click.option(
+        "--store",
+        type=click.Choice(["float16", "float32"]),
+        default="float16",
+        help="Type of the stored numbers.",
+    ),
+    click.option(
+        "--weights",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Folder of encoder weights.  [default: $VNP_WEIGHTS, else where jobs.fetch puts them]",
+        envvar="VNP_WEIGHTS",
+    ),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where encoders run."),
+    click.option(
+        "--token-budget",
+        type=int,
+        help="Tokens of one batch.  [default: what suits the device; halved when memory runs out]",
+    ),
+    click.option(
+        "--block-tokens",
+        type=int,
+        help="Expected tokens of a block, the piece of a shard that a killed task can lose.  "
+        "[default: 1,048,576; 32,768 for a transformer on a CPU]",
+    ),
+    click.option("--prefix-ids", is_flag=True, help="Put each input's name in front of its records' names."),
+)
+
+
+def encoding(function: _Function) -> _Function:
+    """Options that say how sequences are embedded."""
+    return _with(function, (*_MODELS, *_EMBEDDING))
+
+
+def embedding(function: _Function) -> _Function:
+    """The same without what a classifier decides: the encoders and the chunk."""
+    return _with(function, _EMBEDDING)
+
+
+def _with(function: _Function, options: Sequence[Callable[[_Function], _Function]]) -> _Function:
+    for option in reversed(options):
+        function = option(function)
+    return function

@@ -1,0 +1,253 @@
+"""Site profiles: what a cluster wants to be told, in TOML.
+
+Keys on the top level hold for every job; the tables ``[gpu]``, ``[cpu]`` and ``[reduce]`` change them for the jobs that
+embed on a GPU, those that need none, and the merging. Of ``environment`` both are set; any other key is replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from vnp.errors import UsageError
+
+JobKind = Literal["gpu", "cpu", "reduce"]
+_OPTION = re.compile(r"--([a-z][a-z-]*)(?:=.+)?$")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*$")
+_OURS = {"array", "dependency", "error", "open-mode", "output", "requeue", "no-requeue", "signal", "wrap"}
+KINDS: tuple[JobKind, ...] = ("gpu", "cpu", "reduce")
+VARIABLE = "VNP_PROFILE"
+_TIME = re.compile(r"^(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one job asks of Slurm. Each is an option of ``sbatch`` unless said otherwise.
+
+    Args:
+        partition: where to run.
+        account: who pays.
+        qos: quality of service.
+        constraint: features that a node must have.
+        gpus: GPUs of a task: a number, for ``--gpus-per-node``.
+        gres: instead of ``gpus``, such as ``gpu:a100:1``.
+        cpus: cores of a task.
+        mem: memory of a task, such as ``32G``.
+        time: limit of a task: minutes, or ``HH:MM:SS``, or ``D-HH:MM:SS``.
+        parallelism: tasks of an array that may run at once.
+        retries: how often a task that was preempted, ran out of time or was killed is queued again.
+        grace: seconds before the time limit at which a task is told to finish its block and end.
+        image: Apptainer image that tasks run in; none if empty.
+        binds: more folders to bind into the image, as ``HOST`` or ``HOST:INSIDE``.
+        environment: variables to set.
+        setup: shell lines that run before the task, such as ``module load``.
+        extra: more options of ``sbatch``, such as ``--mail-type=FAIL``.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gpus: int | None = None
+    gres: str | None = None
+    cpus: int = 4
+    mem: str = "16G"
+    time: str | int = 240
+    parallelism: int = 64
+    retries: int = 5
+    grace: int = 120
+    image: str = ""
+    binds: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    setup: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+
+    @property
+    def minutes(self) -> int:
+        """The time limit in whole minutes, rounded up."""
+        return parse_minutes(self.time)
+
+
+_DEFAULTS: dict[JobKind, dict[str, Any]] = {
+    "gpu": {"gpus": 1, "cpus": 8, "mem": "48G"},
+    "cpu": {"cpus": 2, "mem": "8G"},
+    "reduce": {"cpus": 2, "mem": "8G"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The resources of each kind of job.
+
+    Args:
+        name: where they come from, for messages.
+        gpu: tasks that embed on a GPU.
+        cpu: tasks that need no GPU.
+        reduce: merging.
+    """
+
+    name: str
+    gpu: Resources
+    cpu: Resources
+    reduce: Resources
+
+    def of(self, kind: JobKind) -> Resources:
+        """Resources of one kind of job."""
+        found: Resources = getattr(self, kind)
+        return found
+
+    def changed(self, **values: Any) -> Profile:
+        """The same with other values for all kinds; None leaves a value as it is."""
+        given = {name: value for name, value in values.items() if value is not None}
+        return Profile(self.name, *(replace(self.of(kind), **given) for kind in KINDS))
+
+
+def load_profile(name: str | None) -> Profile:
+    """Read a profile.
+
+    Args:
+        name: a name, looked for as ``slurm/NAME.toml`` here and beside the program, or a path; None takes
+            ``VNP_PROFILE``, and without that Slurm's own defaults.
+
+    Raises:
+        UsageError: there is no such profile, or it has an unknown key or a wrong value; the message lists the keys.
+    """
+    name = name or os.environ.get(VARIABLE) or None
+    if name is None:
+        return _make("Slurm's defaults", {})
+    path = find_profile(name)
+    try:
+        return _make(str(path), tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no TOML: {error}") from error
+
+
+def folders() -> list[Path]:
+    """Where named profiles are looked for."""
+    here = Path(__file__).resolve().parent.parent
+    return [Path("slurm"), here / "slurm", here.parent / "slurm"]
+
+
+def find_profile(name: str) -> Path:
+    """The file of a profile.
+
+    Raises:
+        UsageError: there is none; the message lists those that there are.
+    """
+    if name.endswith(".toml") or "/" in name:
+        if Path(name).is_file():
+            return Path(name)
+        raise UsageError(f"there is no profile {name}")
+    for folder in folders():
+        if (folder / f"{name}.toml").is_file():
+            return folder / f"{name}.toml"
+    known = sorted({path.stem for folder in folders() for path in folder.glob("*.toml")})
+    raise UsageError(f"there is no profile {name!r}; there are {', '.join(known) or 'none'}, or give a path")
+
+
+def _make(name: str, content: dict[str, Any]) -> Profile:
+    general = {key: value for key, value in content.items() if key not in KINDS}
+    return Profile(name, *(_resources(name, kind, _combined(name, kind, general, content)) for kind in KINDS))
+
+
+def _combined(name: str, kind: JobKind, general: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    """A kind's own values over the general ones over the defaults; variables of both are set."""
+    own = content.get(kind, {})
+    if not isinstance(own, dict):
+        raise UsageError(f"{name}: {kind} must be a table, [{kind}], not {own!r}")
+    values = {**_DEFAULTS[kind], **general, **own}
+    both = [part["environment"] for part in (general, own) if isinstance(part.get("environment"), dict)]
+    if len(both) == 2:
+        values["environment"] = {**both[0], **both[1]}
+    return values
+
+
+def _resources(name: str, kind: JobKind, values: dict[str, Any]) -> Resources:
+    known = {entry.name: entry for entry in fields(Resources)}
+    for key, value in values.items():
+        if key not in known:
+            keys = ", ".join(sorted(known))
+            raise UsageError(
+                f"{name}: unknown key {key!r}; the keys are {keys}, on the top level or in {', '.join(KINDS)}"
+            )
+        _require_type(name, key, value, str(known[key].type))
+    if kind != "gpu":
+        values = {**values, "gpus": None, "gres": None}
+    elif values.get("gres"):
+        values = {**values, "gpus": None}
+    made = Resources(**{key: _frozen(value) for key, value in values.items()})
+    _check(name, made)
+    return made
+
+
+def _check(name: str, made: Resources) -> None:
+    """Refuse here what would otherwise be noticed at submission, or not at all."""
+    try:
+        minutes = made.minutes
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+    for key, value, least in (
+        ("time", minutes, 1), ("cpus", made.cpus, 1), ("parallelism", made.parallelism, 1),
+        ("gpus", made.gpus or 0, 0), ("retries", made.retries, 0), ("grace", made.grace, 0),
+    ):  # fmt: skip
+        if value < least:
+            raise UsageError(f"{name}: {key} must be at least {least}, not {value}")
+    for variable in made.environment:
+        if not _VARIABLE.match(variable):
+            raise UsageError(f"{name}: environment: {variable!r} is no name of a variable")
+    for option in made.extra:
+        match = _OPTION.match(option)
+        if match is None:
+            raise UsageError(f"{name}: extra holds options of sbatch as --name=value or --name, not {option!r}")
+        if match[1] in _OURS:
+            raise UsageError(f"{name}: extra must not hold --{match[1]}, which vnp sets itself")
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _require_type(name: str, key: str, value: Any, declared: str) -> None:
+    fits = {
+        "int": type(value) is int,
+        "str": isinstance(value, str),
+        "str | int": isinstance(value, str) or type(value) is int,
+        "str | None": isinstance(value, str),
+        "int | None": value is None or type(value) is int,
+        "tuple[str, ...]": isinstance(value, list) and all(isinstance(item, str) for item in value),
+        "dict[str, str]": isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),
+    }[declared]
+    if not fits:
+        wanted = declared.replace("tuple[str, ...]", "a list of text").replace("dict[str, str]", "a table of text")
+        raise UsageError(f"{name}: {key} must be {wanted.removesuffix(' | None')}, not {value!r}")
+
+
+def parse_minutes(time: str | int) -> int:
+    """Read a time limit as Slurm writes it.
+
+    Args:
+        time: minutes, ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM`` or ``D-HH:MM:SS``.
+
+    Returns:
+        Whole minutes, rounded up.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    match = _TIME.match(str(time).strip())
+    if match is None:
+        raise UsageError(f"time must be minutes, HH:MM:SS or D-HH:MM:SS, not {time!r}")
+    first, second, third = (int(match[part] or 0) for part in ("first", "second", "third"))
+    if match["days"] is not None:
+        seconds = ((int(match["days"]) * 24 + first) * 60 + second) * 60 + third
+    elif match["third"] is not None:
+        seconds = (first * 60 + second) * 60 + third
+    else:
+        seconds = first * 60 + second
+    return -(-seconds // 60)

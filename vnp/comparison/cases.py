@@ -1,0 +1,189 @@
+"""What is measured: held-out frames, and the chunks and records that they make up, with what tells them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int8, Int32, Int64
+
+from vnp.errors import UsageError
+from vnp.metrics.metrics import LEVELS, Aggregated, Rule, aggregate, chunk_keys
+
+STRATA = ("organism", "length", "frames", "chunk")
+_USUAL, _NEARLY_ALL = 0.02, 0.95
+_CHUNK_LENGTHS = (100, 150, 200, 250, 300, 350, 400, 450, 500, 600, 800, 1_000, 1_500, 2_000)
+_LENGTHS = (300, 500, 1_000, 3_000, 10_000, 30_000, 100_000)
+_CHUNK_FRAMES = (1, 2, 3, 4, 5, 6)
+_RECORD_FRAMES = (1, 2, 6, 21, 101)
+
+
+_NONE = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frames:
+    """Labelled frames, n of them, of r records.
+
+    Args:
+        record: which record each is of, below r.
+        chunk: number of its chunk within the record.
+        frame: index into ``vnp.sequences.frames.FRAME_NAMES``.
+        span: bases of the frame.
+        names: of the records.
+        label: of each record: 1 viral, 0 host.
+        group: of each record: what is drawn as a whole for intervals.
+        organism: of each record: the group of organisms it belongs to.
+        length: of each record, in bases.
+        size: bases of a chunk; a record that is shorter is a chunk of its own length. None where that is not known.
+    """
+
+    record: Int64[np.ndarray, "n"]
+    chunk: Int32[np.ndarray, "n"]
+    frame: Int8[np.ndarray, "n"]
+    span: Int64[np.ndarray, "n"]
+    names: list[str]
+    label: Int8[np.ndarray, "r"]
+    group: list[str]
+    organism: list[str]
+    length: Int64[np.ndarray, "r"]
+    size: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.record)
+
+    def only(self, kept: Bool[np.ndarray, "n"] | Int64[np.ndarray, "m"]) -> Frames:
+        """Some of the frames, by a mask or by their numbers; the records stay."""
+        return Frames(
+            self.record[kept], self.chunk[kept], self.frame[kept], self.span[kept],
+            self.names, self.label, self.group, self.organism, self.length, self.size,
+        )  # fmt: skip
+
+    def keys(self) -> Int64[np.ndarray, "n"]:
+        """One number for each frame: record, chunk and frame."""
+        found: Int64[np.ndarray, "n"] = chunk_keys(self.record, self.chunk) << 3 | self.frame
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cases:
+    """Frames, chunks or records to measure, m of them.
+
+    Where chunks are not all of one length, as those of mixed training sets and reads are, ``strata`` has ``chunk``.
+
+    Args:
+        level: ``frame``, ``chunk`` or ``record``.
+        record: which record each is, or is of.
+        label: 1 viral, 0 host.
+        group: what is drawn as a whole, as a number below ``groups``.
+        groups: how many there are.
+        strata: for each way of telling them apart, the name of each case's stratum, as a number, and the names.
+    """
+
+    level: str
+    record: Int64[np.ndarray, "m"]
+    label: Int8[np.ndarray, "m"]
+    group: Int64[np.ndarray, "m"]
+    groups: int
+    strata: dict[str, tuple[Int64[np.ndarray, "m"], list[str]]]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def only(self, kept: Int64[np.ndarray, "k"]) -> Cases:
+        """Some of the cases, by their numbers."""
+        drawn, group = np.unique(self.group[kept], return_inverse=True)
+        strata = {by: (number[kept], names) for by, (number, names) in self.strata.items()}
+        return Cases(self.level, self.record[kept], self.label[kept], group, len(drawn), strata)
+
+    def parts(self) -> Iterator[tuple[str, str, Bool[np.ndarray, "m"]]]:
+        """Each way of telling the cases apart, the name of a stratum that has any, and which belong to it."""
+        for by in STRATA:
+            number, names = self.strata.get(by, (_NONE, []))
+            for index in np.unique(number):
+                yield by, names[index], number == index
+
+
+def make_cases(frames: Frames, level: str) -> Cases:
+    """The frames themselves, or the chunks or records that they make up, in the order that ``lift`` gives.
+
+    Raises:
+        UsageError: there is no such level.
+    """
+    chunk = chunk_keys(frames.record, frames.chunk)
+    if level == "frame":
+        within = aggregate(np.zeros(len(frames)), chunk)
+        record, count = frames.record, within.frames[np.searchsorted(within.key, chunk)]
+    else:
+        grouped = _grouped(frames, np.zeros(len(frames)), level, "best")
+        record, count = frames.record[grouped.first], grouped.frames
+    drawn, group = np.unique(_numbered(frames.group)[0][record], return_inverse=True)
+    organism, organisms = _numbered(frames.organism)
+    return Cases(
+        level=level,
+        record=record,
+        label=frames.label[record],
+        group=group,
+        groups=len(drawn),
+        strata={
+            "organism": (organism[record], organisms),
+            "length": _binned(frames.length[record], _LENGTHS, " bp"),
+            "frames": _binned(count, _RECORD_FRAMES if level == "record" else _CHUNK_FRAMES, ""),
+            **_by_chunk(frames, record),
+        },
+    )
+
+
+def lift(
+    frames: Frames, probability: Float64[np.ndarray, "n"], level: str, rule: Rule = "best"
+) -> Float64[np.ndarray, "m"]:
+    """Probabilities of frames, or by a rule (see ``aggregate``) of the chunks or records that they make up.
+
+    Raises:
+        UsageError: there is no such level or rule.
+    """
+    return probability if level == "frame" else _grouped(frames, probability, level, rule).probability
+
+
+def _grouped(frames: Frames, probability: Float64[np.ndarray, "n"], level: str, rule: Rule) -> Aggregated:
+    if level not in LEVELS:
+        raise UsageError(f"no level {level!r}: choose one of {', '.join(LEVELS)}")
+    key = frames.record if level == "record" else chunk_keys(frames.record, frames.chunk)
+    return aggregate(probability, key, rule=rule, length=frames.span)
+
+
+def _by_chunk(frames: Frames, record: Int64[np.ndarray, "m"]) -> dict[str, tuple[Int64[np.ndarray, "m"], list[str]]]:
+    """The length of each case's chunk; nothing where chunks are alike but for the short ends of records.
+
+    Lengths are told apart one by one where a few of them hold nearly all cases, as in a set of 150, 300 and 500
+    bases, and the ends of records go together; else, as of a range of lengths or of trimmed reads, they are binned.
+    """
+    if frames.size is None or not len(record):
+        return {}
+    bases = np.minimum(frames.length[record], frames.size)
+    found, counts = np.unique(bases, return_counts=True)
+    usual = found[counts >= _USUAL * len(bases)]
+    if len(usual) and counts[np.isin(found, usual)].sum() >= _NEARLY_ALL * len(bases):
+        if len(usual) < 2:
+            return {}
+        number = np.where(np.isin(bases, usual), np.searchsorted(usual, bases), len(usual))
+        return {"chunk": (number, [*(f"{length:,} bp" for length in usual.tolist()), "other lengths"])}
+    return {"chunk": _binned(bases, _CHUNK_LENGTHS, " bp")}
+
+
+def _numbered(names: list[str]) -> tuple[Int64[np.ndarray, "r"], list[str]]:
+    """Names as numbers, in alphabetical order."""
+    found = {name: number for number, name in enumerate(sorted(set(names)))}
+    return np.array([found[name] for name in names], np.int64), list(found)
+
+
+def _binned(
+    values: Int64[np.ndarray, "m"], edges: tuple[int, ...], unit: str
+) -> tuple[Int64[np.ndarray, "m"], list[str]]:
+    """Numbers of bins, and their names; a bin holds its lower edge."""
+    names = [f"below {edges[0]:,}{unit}"]
+    for low, high in pairwise(edges):
+        names.append(f"{low:,}{unit}" if high == low + 1 else f"{low:,} to {high - 1:,}{unit}")
+    return np.searchsorted(np.array(edges), values, side="right"), [*names, f"from {edges[-1]:,}{unit}"]

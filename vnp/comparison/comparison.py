@@ -1,0 +1,282 @@
+"""Classifiers side by side on the same cases: each one's metrics, and for each pair what the difference is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from vnp.comparison.cases import Cases
+from vnp.metrics.bootstrap import NAMES, replicate_metrics
+from vnp.metrics.metrics import (
+    REPLICATES,
+    THRESHOLD,
+    Interval,
+    Metrics,
+    binary_metrics,
+    bootstrap_intervals,
+    percentiles,
+    with_intervals,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Metrics of some cases.
+
+    Args:
+        by: how the cases were told apart: ``all``, ``organism``, ``length`` (of the record), ``frames`` or ``chunk``
+            (its length, where chunks differ in it).
+        stratum: which of them these are, or ``all``.
+        groups: how many groups they are of.
+        metrics: of the cases.
+        intervals: of each metric, 95 %.
+    """
+
+    by: str
+    stratum: str
+    groups: int
+    metrics: Metrics
+    intervals: dict[str, Interval]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        about = {"by": self.by, "stratum": self.stratum, "groups": self.groups}
+        return {**about, **with_intervals(self.metrics, self.intervals)}
+
+
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """The exact test of McNemar (Psychometrika 1947, 12:153): is one of two classifiers right more often?
+
+    It takes the cases to be independent. Frames and chunks of one genome are not, so there the interval of the
+    difference, which draws whole groups, is the one to read.
+
+    Args:
+        first_only: cases that only the first gets right.
+        second_only: cases that only the second gets right.
+        p_value: two-sided, of the binomial distribution; 1 where both err on the same cases.
+    """
+
+    first_only: int
+    second_only: int
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How often two classifiers call the same.
+
+    Args:
+        both_viral: cases that both call viral.
+        first_viral: cases that only the first calls viral.
+        second_viral: cases that only the second calls viral.
+        both_host: cases that both call host.
+        share: of the cases that both call alike.
+        kappa: Cohen's kappa, agreement beyond chance; None where both give the same call to all.
+    """
+
+    both_viral: int
+    first_viral: int
+    second_viral: int
+    both_host: int
+    share: float
+    kappa: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A metric of the second less that of the first, with the 95 % interval over draws of groups that both share."""
+
+    value: float
+    interval: Interval
+
+    def to_json(self) -> dict[str, Any]:
+        """Value and interval; None for what is not defined."""
+        return {"value": None if self.value != self.value else self.value, "interval": self.interval.to_json()}
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two classifiers on the same cases: all of them, or those of one length of chunk."""
+
+    first: str
+    second: str
+    differences: dict[str, Difference]
+    mcnemar: McNemar
+    agreement: Agreement
+    stratum: str = "all"
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        return {
+            "first": self.first,
+            "second": self.second,
+            "stratum": self.stratum,
+            "second_minus_first": {name: found.to_json() for name, found in self.differences.items()},
+            "mcnemar": asdict(self.mcnemar),
+            "agreement": asdict(self.agreement),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Classifiers on the cases of one level.
+
+    Args:
+        level: ``frame``, ``chunk`` or ``record``.
+        measured: for each classifier its metrics, of all cases first, then of each stratum.
+        pairs: of classifiers.
+        by_chunk: the same for each length of chunk, where chunks differ in it.
+    """
+
+    level: str
+    measured: dict[str, list[Measured]]
+    pairs: list[Pair]
+    by_chunk: list[Pair]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        measured = {name: [one.to_json() for one in found] for name, found in self.measured.items()}
+        pairs = {"pairs": self.pairs, "pairs_by_chunk": self.by_chunk}
+        return {
+            "level": self.level,
+            "measured": measured,
+            **{name: [pair.to_json() for pair in found] for name, found in pairs.items()},
+        }
+
+
+def compare(
+    cases: Cases,
+    probabilities: Mapping[str, Float64[np.ndarray, "m"]],
+    *,
+    thresholds: Mapping[str, float] | None = None,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    strata: bool = True,
+    progress: Callable[[int], None] = lambda _steps: None,
+) -> Compared:
+    """Measure classifiers on the same cases.
+
+    Args:
+        cases: what they were asked.
+        probabilities: of viral, by the name of the classifier.
+        thresholds: of a viral call, by the name of the classifier; 0.5 where there is none.
+        replicates: draws of groups for the intervals.
+        seed: of the draws.
+        strata: measure the strata too.
+        progress: told after each classifier.
+
+    Raises:
+        FeatureError: there is nothing to measure.
+    """
+    chosen = {name: (thresholds or {}).get(name, THRESHOLD) for name in probabilities}
+    points: dict[str, Metrics] = {}
+    drawn: dict[str, Float64[np.ndarray, "metrics draws"]] = {}
+    measured: dict[str, list[Measured]] = {}
+    for name, probability in probabilities.items():
+        points[name] = binary_metrics(cases.label, probability, chosen[name])
+        drawn[name] = replicate_metrics(
+            cases.label, probability, cases.group, cases.groups,
+            threshold=chosen[name], replicates=replicates, seed=seed,
+        )  # fmt: skip
+        whole = Measured("all", "all", cases.groups, points[name], _intervals(drawn[name], cases.groups))
+        parts = _strata(cases, probability, chosen[name], replicates, seed) if strata else []
+        measured[name] = [whole, *parts]
+        progress(1)
+    pairs = _pairs(cases, probabilities, chosen, points, drawn, "all")
+    by_chunk: list[Pair] = []
+    if strata and len(probabilities) > 1:
+        for _, stratum, kept in (found for found in cases.parts() if found[0] == "chunk"):
+            some = cases.only(np.flatnonzero(kept))
+            by_chunk += _pairs_of(some, kept, probabilities, chosen, replicates, seed, stratum)
+    return Compared(cases.level, measured, pairs, by_chunk)
+
+
+def _pairs_of(
+    cases: Cases,
+    kept: Bool[np.ndarray, "all"],
+    probabilities: Mapping[str, Float64[np.ndarray, "all"]],
+    thresholds: Mapping[str, float],
+    replicates: int,
+    seed: int,
+    stratum: str,
+) -> list[Pair]:
+    """The pairs on some of the cases."""
+    scores = {name: probability[kept] for name, probability in probabilities.items()}
+    points = {name: binary_metrics(cases.label, score, thresholds[name]) for name, score in scores.items()}
+    drawn = {
+        name: replicate_metrics(
+            cases.label, score, cases.group, cases.groups, threshold=thresholds[name], replicates=replicates, seed=seed
+        )
+        for name, score in scores.items()
+    }
+    return _pairs(cases, scores, thresholds, points, drawn, stratum)
+
+
+def _pairs(
+    cases: Cases,
+    probabilities: Mapping[str, Float64[np.ndarray, "m"]],
+    thresholds: Mapping[str, float],
+    points: Mapping[str, Metrics],
+    drawn: Mapping[str, Float64[np.ndarray, "metrics draws"]],
+    stratum: str,
+) -> list[Pair]:
+    pairs = []
+    for first, second in combinations(probabilities, 2):
+        apart = _intervals(drawn[second] - drawn[first], cases.groups)
+        differences = {
+            name: Difference(getattr(points[second], name) - getattr(points[first], name), apart[name])
+            for name in NAMES
+        }
+        calls = [probabilities[name] >= thresholds[name] for name in (first, second)]
+        truth = cases.label == 1
+        pairs.append(Pair(first, second, differences, mcnemar(truth, *calls), agreement(*calls), stratum))
+    return pairs
+
+
+def mcnemar(truth: Bool[np.ndarray, "m"], first: Bool[np.ndarray, "m"], second: Bool[np.ndarray, "m"]) -> McNemar:
+    """Test the calls of two classifiers against the truth."""
+    from scipy.stats import binom
+
+    first_right, second_right = first == truth, second == truth
+    fewer, more = sorted((int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())))
+    p_value = min(1.0, 2 * float(binom.cdf(fewer, fewer + more, 0.5))) if more else 1.0
+    return McNemar(int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum()), p_value)
+
+
+def agreement(first: Bool[np.ndarray, "m"], second: Bool[np.ndarray, "m"]) -> Agreement:
+    """Compare the calls of two classifiers with each other."""
+    from sklearn.metrics import cohen_kappa_score
+
+    same = bool(first.all() and second.all()) or not bool(first.any() or second.any())
+    return Agreement(
+        both_viral=int((first & second).sum()),
+        first_viral=int((first & ~second).sum()),
+        second_viral=int((~first & second).sum()),
+        both_host=int((~first & ~second).sum()),
+        share=float((first == second).mean()),
+        kappa=None if same else float(cohen_kappa_score(first, second)),
+    )
+
+
+def _intervals(drawn: Float64[np.ndarray, "metrics draws"], groups: int) -> dict[str, Interval]:
+    if groups < 2:
+        return {name: Interval(float("nan"), float("nan")) for name in NAMES}
+    return {name: percentiles(values) for name, values in zip(NAMES, drawn, strict=True)}
+
+
+def _strata(
+    cases: Cases, probability: Float64[np.ndarray, "m"], threshold: float, replicates: int, seed: int
+) -> Sequence[Measured]:
+    found = []
+    for by, stratum, kept in cases.parts():
+        label, score, group = cases.label[kept], probability[kept], cases.group[kept]
+        intervals = bootstrap_intervals(label, score, group, threshold=threshold, replicates=replicates, seed=seed)
+        groups = len(np.unique(group))
+        found.append(Measured(by, stratum, groups, binary_metrics(label, score, threshold), intervals))
+    return found

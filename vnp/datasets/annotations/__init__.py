@@ -1,0 +1,1 @@
+"""Reads annotated genomes: records, coding sequences and what is known of them."""

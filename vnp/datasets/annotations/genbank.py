@@ -1,0 +1,292 @@
+"""Reads GenBank flat files: the sequence of each record and the proteins that its coding sequences give it.
+
+The feature table is taken apart by gb-io (a Rust library, for speed). Only the features that say something here, CDS
+and source, are handed to it, so that a strange one elsewhere in a chromosome does no harm.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vnp.datasets.annotations.annotated import Annotated
+from vnp.datasets.annotations.beside import fasta_beside
+from vnp.datasets.annotations.codes import STANDARD, genetic_code, is_genetic_code
+from vnp.datasets.annotations.flatfile import FlatRecord, flat_records
+from vnp.datasets.annotations.translation import Coding, Part, agrees, read_exceptions
+from vnp.errors import InputError, UsageError
+from vnp.sequences._record import clean_name, sequence_problem
+
+_LOCUS = re.compile(r"LOCUS\s+(\S.*?)\s+(\d+)\s+(bp|aa|rc)\b(.*)")
+_FEATURE = re.compile(rb"\n(?=     [^ \n])")
+_CDS = b"     CDS "
+_SOURCE = b"     source "
+_QUALIFIERS = re.compile(rb"\n\s+/")
+# Ends that are not one base, and pieces of other records; gb-io reads some of them as if they were sure.
+_UNSURE = re.compile(rb"one-of|bond|gap|[\d)]\.[\d(]|\^|:")
+_HEAD = b"LOCUS       x\nFEATURES             Location/Qualifiers\n"
+_FULL = "download it with its sequence, as 'GenBank (full)' or with rettype=gbwithparts"
+
+
+class Entry(NamedTuple):
+    """One record of a GenBank file, but for its sequence.
+
+    Attributes:
+        name: accession with version where there is one, else what the LOCUS line calls it.
+        length: in bases, as its LOCUS line says.
+        circular: whether its sequence is a circle.
+        genome: the organism, with strain and isolate; the record's name where it does not say.
+        lineage: the organism's taxonomic groups, the widest first.
+        coding: the text of its CDS features.
+    """
+
+    name: str
+    length: int | None
+    circular: bool
+    genome: str
+    lineage: tuple[str, ...]
+    coding: bytes
+
+
+class _Head(NamedTuple):
+    """What the lines above the features say."""
+
+    name: str
+    length: int | None
+    circular: bool
+    organism: str
+    lineage: tuple[str, ...]
+
+
+def load_gb_io() -> Any:
+    """Import gb-io.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        import gb_io
+    except ImportError as error:
+        raise UsageError("reading GenBank needs gb-io; install it with: pip install 'vnp[dataset]'") from error
+    return gb_io
+
+
+def read_genbank(blocks: Iterable[bytes], path: Path) -> Iterator[tuple[int, Annotated]]:
+    """Read the records of a GenBank file, each with its line number.
+
+    Args:
+        blocks: its text with LF line ends.
+        path: named in errors.
+
+    Raises:
+        InputError: the file is damaged, holds proteins, or none of its records has a sequence.
+        UsageError: gb-io is not installed.
+    """
+    gb_io = load_gb_io()
+    elsewhere = _elsewhere(path)
+    records = with_sequence = 0
+    for flat in flat_records(blocks, path):
+        records += 1
+        with_sequence += bool(flat.sequence)
+        entry = read_entry(flat, gb_io, path)
+        yield flat.line, annotate(entry, flat.sequence, _problem(flat, entry, elsewhere), gb_io)
+    if not with_sequence:
+        what = "the record has no" if records == 1 else f"none of the {records:,} records has a"
+        raise InputError(f"{what} sequence; {elsewhere}", path=path)
+
+
+def read_entry(flat: FlatRecord, gb_io: Any, path: Path) -> Entry:
+    """Read a record but for its sequence.
+
+    Args:
+        flat: its text.
+        gb_io: the library.
+        path: named in errors.
+
+    Raises:
+        InputError: it has no name, or is a protein.
+    """
+    text, _, table = flat.head.partition(b"\nFEATURES")
+    head = _head(text, path, flat.line)
+    # What stands below the features begins in the first column.
+    features = _FEATURE.split(re.split(rb"\n(?=[^ \n])", table, maxsplit=1)[0])[1:]
+    source = next((_alone(_tidy(feature), gb_io) for feature in features if feature.startswith(_SOURCE)), None)
+    coding = b"".join(b"\n" + feature for feature in features if feature.startswith(_CDS))
+    return Entry(head.name, head.length, head.circular, _genome(head, _values(source)), head.lineage, coding)
+
+
+def annotate(entry: Entry, sequence: bytes, problem: str | None, gb_io: Any) -> Annotated:
+    """Check the proteins of a record against its sequence.
+
+    Args:
+        entry: the record.
+        sequence: its bases, upper case.
+        problem: why it cannot be used, if so.
+        gb_io: the library.
+    """
+    if problem is not None:
+        return Annotated(entry.name, sequence, entry.genome, problem=problem, lineage=entry.lineage)
+    proteins: dict[bytes, None] = {}
+    mismatched = untranslated = unchecked = 0
+    for text, feature in _features(entry.coding, gb_io):
+        values = _values(feature)
+        translation = "".join(values.get("translation", [""])[0].split()).upper().rstrip("*").encode("ascii", "replace")
+        coding = _coding(text, feature, values, len(sequence), entry.circular)
+        if not translation:
+            untranslated += 1
+        elif coding is None:
+            unchecked += 1
+        elif agrees(translation, sequence, coding):
+            proteins[translation] = None
+        else:
+            mismatched += 1
+    return Annotated(
+        entry.name,
+        sequence,
+        entry.genome,
+        tuple(proteins),
+        mismatched,
+        untranslated,
+        unchecked=unchecked,
+        lineage=entry.lineage,
+    )
+
+
+def _problem(flat: FlatRecord, entry: Entry, elsewhere: str) -> str | None:
+    if not flat.sequence:
+        has = "the parts it is made of (CONTIG)" if flat.elsewhere else "annotation"
+        return f"has no sequence, only {has}; {elsewhere}"
+    problem = sequence_problem(flat.sequence)
+    if problem is None and entry.length is not None and entry.length != len(flat.sequence):
+        problem = f"has {len(flat.sequence):,} bases where its LOCUS line says {entry.length:,}; get the record again"
+    return problem
+
+
+def _elsewhere(path: Path) -> str:
+    """Say where the sequences of a file may be that has none."""
+    fasta = fasta_beside(path)
+    if fasta is None:
+        return f"{_FULL}, or give its FASTA file as path and {path.name} in the sheet's column annotation"
+    return (
+        f"the bases are likely in {fasta.name} beside the file: in the sheet, give {fasta.name} as path and "
+        f"{path.name} in the column annotation"
+    )
+
+
+def _head(text: bytes, path: Path, line: int) -> _Head:
+    """Read LOCUS, ACCESSION, VERSION and ORGANISM."""
+    lines = text.decode("utf-8", "backslashreplace").split("\n")
+    fields: dict[str, list[str]] = {}
+    key = ""
+    for entry in lines[1:]:
+        if entry[:12].strip():
+            key = entry[:12].strip()
+        fields.setdefault(key, []).append(entry[12:].strip())
+    locus = _LOCUS.match(lines[0])
+    words = (lines[0][12:].split() or [""])[:1]
+    name = locus[1] if locus else words[0]
+    for field in ("ACCESSION", "VERSION"):
+        first = (fields.get(field, [""])[0].split() or [""])[0]
+        name = first if first.strip(".") else name
+    name, problem = clean_name(name, line)
+    if problem is not None:
+        raise InputError("the record has no name: no LOCUS name, ACCESSION or VERSION", path=path, line=line)
+    if locus and locus[3] == "aa":
+        raise InputError(
+            "is a GenBank file of proteins; vnp needs nucleotides with their annotation: give the genome's GenBank",
+            path=path,
+            line=line,
+            record=name,
+        )
+    organism, lineage = _organism(fields.get("ORGANISM", [""]))
+    circular = bool(locus) and "circular" in locus[4].split() if locus else "circular" in lines[0].split()
+    return _Head(name, int(locus[2]) if locus else None, circular, organism, lineage)
+
+
+def _organism(lines: list[str]) -> tuple[str, tuple[str, ...]]:
+    """Take the organism's name, which may be two lines long, from its lineage."""
+    first = next((i for i, line in enumerate(lines) if i and (";" in line or line.endswith("."))), len(lines))
+    groups = " ".join(lines[first:]).rstrip(".").split(";")
+    return " ".join(lines[:first]).strip(), tuple(name.strip() for name in groups if name.strip())
+
+
+def _features(coding: bytes, gb_io: Any) -> list[tuple[bytes, Any]]:
+    """Take features apart; each with its text, and None for one that cannot be read."""
+    texts = [_tidy(text) for text in _FEATURE.split(coding)[1:]]
+    try:
+        found = next(gb_io.iter(io.BytesIO(_HEAD + b"".join(texts) + b"//\n"))).features
+    except (RuntimeError, ValueError, StopIteration):
+        found = ()
+    if len(found) == len(texts):
+        return list(zip(texts, found, strict=True))
+    return [(text, _alone(text, gb_io)) for text in texts]
+
+
+def _alone(text: bytes, gb_io: Any) -> Any:
+    try:
+        found = next(gb_io.iter(io.BytesIO(_HEAD + text + b"//\n"))).features
+    except (RuntimeError, ValueError, StopIteration):
+        return None
+    return found[0] if len(found) == 1 else None
+
+
+def _tidy(text: bytes) -> bytes:
+    """Take out what gb-io stumbles over: white space at the end of lines, empty lines, bytes that are not UTF-8.
+
+    The marks of partial ends go too, since it takes them in their usual places only, and nothing here asks for them.
+    """
+    text = text.rstrip()
+    if not text.isascii():
+        text = text.decode("utf-8", "replace").encode("ascii", "replace")
+    if b" \n" in text or b"\n\n" in text or b"\t" in text:
+        text = b"\n".join(line.rstrip() for line in text.expandtabs().split(b"\n") if line.strip())
+    location = _QUALIFIERS.split(text, maxsplit=1)[0]
+    return location.translate(None, b"<>") + text[len(location) :] + b"\n"
+
+
+def _values(feature: Any) -> dict[str, list[str]]:
+    values: dict[str, list[str]] = {}
+    for qualifier in feature.qualifiers if feature is not None else ():
+        values.setdefault(qualifier.key, []).append(qualifier.value or "")
+    return values
+
+
+def _genome(head: _Head, source: dict[str, list[str]]) -> str:
+    """Name the organism, with strain and isolate."""
+    organism = source.get("organism", [head.organism])[0]
+    words = [organism, *(f"{key} {source[key][0]}" for key in ("strain", "isolate") if source.get(key, [""])[0])]
+    return " ".join(" ".join(words).split()) if organism else head.name
+
+
+def _coding(text: bytes, feature: Any, values: dict[str, list[str]], length: int, circular: bool) -> Coding | None:
+    """Say where a CDS lies and how it is read; None where its location cannot be followed in this record."""
+    location = _QUALIFIERS.split(text, maxsplit=1)[0][len(_CDS) :]
+    number = values.get("transl_table", [str(STANDARD)])[0].strip()
+    if feature is None or _UNSURE.search(location) or not number.isdecimal() or not is_genetic_code(int(number)):
+        return None
+    parts = _parts(feature.location, length, circular)
+    if parts is None:
+        return None
+    skip = {"2": 1, "3": 2}.get(values.get("codon_start", ["1"])[0].strip(), 0)
+    exceptions = read_exceptions(" ".join(values.get("transl_except", [])))
+    return Coding(parts, skip, genetic_code(int(number)), exceptions)
+
+
+def _parts(location: Any, length: int, circular: bool) -> list[Part] | None:
+    """List the stretches of a location in the order in which they are read."""
+    kind = type(location).__name__
+    if kind == "Range":
+        if location.start < location.end:
+            return [Part(location.start, location.end, False)]
+        # Some programs write a gene across the origin of a circle as if it ended before it began.
+        return [Part(location.start, length, False), Part(0, location.end, False)] if circular else None
+    if kind == "Complement":
+        inner = _parts(location.location, length, circular)
+        return None if inner is None else [Part(start, end, not reverse) for start, end, reverse in inner[::-1]]
+    if kind in ("Join", "Order"):
+        pieces = [_parts(piece, length, circular) for piece in location.locations]
+        return None if None in pieces else [part for piece in pieces if piece is not None for part in piece]
+    return None

@@ -1,0 +1,146 @@
+"""Reads annotated genomes record by record: GenBank, or FASTA with GFF3 or GenBank.
+
+Formats are told by content, and compression as in ``vnp.sequences``. Memory is bounded by the largest record, and with
+FASTA by the coding sequences of the whole annotation besides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Protocol
+
+from vnp.datasets.annotations.annotated import Annotated
+from vnp.datasets.annotations.genbank import read_genbank
+from vnp.datasets.annotations.genbank_annotation import GenBankAnnotation
+from vnp.datasets.annotations.gff3 import Annotation
+from vnp.errors import InputError
+from vnp.sequences._fasta import fasta_records
+from vnp.sequences._files import stream
+from vnp.sequences._record import Record, count_lines
+from vnp.sequences._text import one_line_end
+from vnp.sequences.reading import read_records
+
+__all__ = ["Annotated", "GenomeFile", "read_annotated"]
+
+# Some lines about the release may stand in front of the first record.
+_GENBANK = re.compile(rb"(?:[^>@;#\n][^\n]*\n|\n){0,100}?LOCUS[ \t]")
+_GFF3 = b"##gff-version"
+_BOM = b"\xef\xbb\xbf"
+_ENOUGH = 1 << 14
+
+
+class GenomeFile(Protocol):
+    """What reading needs to know of a file; a ``Source`` of a sheet is one."""
+
+    @property
+    def path(self) -> Path:
+        """A GenBank or FASTA file, or GFF3 with the sequences in it."""
+
+    @property
+    def annotation(self) -> Path | None:
+        """The GFF3 or GenBank file of a FASTA file."""
+
+
+def read_annotated(source: GenomeFile) -> Iterator[Annotated]:
+    """Read the records of one annotated genome file in order.
+
+    Args:
+        source: the file, and where it is FASTA, its GFF3 or GenBank file.
+
+    Returns:
+        Every record, also those with a problem, and those without a coding sequence.
+
+    Raises:
+        InputError: a file is missing, damaged or of another kind, a name occurs twice, none of the records has a
+            sequence, or FASTA and annotation do not belong together.
+        UsageError: gb-io is not installed.
+    """
+    lines: dict[str, int] = {}
+    for line, record in _records(source.path, source.annotation):
+        before = lines.setdefault(record.name, line)
+        if before != line:
+            raise InputError(
+                f"the record of line {before} has this name too; remove or rename one",
+                path=source.path,
+                line=line,
+                record=record.name,
+            )
+        yield record
+
+
+def _records(path: Path, annotation: Path | None) -> Iterator[tuple[int, Annotated]]:
+    start, blocks = _begin(path)
+    if _GENBANK.match(start):
+        if annotation is not None:
+            raise InputError(
+                "is GenBank, which has its annotation within: give no other with it, or, where its records have no "
+                "sequence, give their FASTA file as path and this one as its annotation",
+                path=path,
+            )
+        return read_genbank(blocks, path)
+    if start.startswith(_GFF3) and annotation in (None, path):
+        return _annotated(_fasta_within(path), Annotation(_text(path), path), path)
+    if annotation is None:
+        what = "is EMBL; turn it into GenBank first" if start.startswith(b"ID   ") else _not_genbank(start)
+        raise InputError(what, path=path)
+    start, blocks = _begin(annotation)
+    if _GENBANK.match(start):
+        return _annotated(read_records(path), GenBankAnnotation(blocks, annotation), path)
+    return _annotated(read_records(path), Annotation(blocks, annotation), path)
+
+
+def _begin(path: Path) -> tuple[bytes, Iterator[bytes]]:
+    """The first bytes of a file's text, and all of it."""
+    blocks = _text(path)
+    start = b""
+    for block in blocks:
+        start += block
+        if len(start) >= _ENOUGH:
+            break
+    if not start.strip():
+        raise InputError("the file is empty", path=path)
+    return start, chain((start,), blocks)
+
+
+def _not_genbank(start: bytes) -> str:
+    if start.startswith(b">"):
+        return "is FASTA, which needs its annotation beside it: give its GFF3 or GenBank file too"
+    return "is not GenBank (no line begins with LOCUS), nor FASTA with a GFF3 or GenBank file"
+
+
+def _annotated(
+    records: Iterable[Record], annotation: Annotation | GenBankAnnotation, path: Path
+) -> Iterator[tuple[int, Annotated]]:
+    for record in records:
+        yield record.line, annotation.annotate(record)
+    annotation.finish(path)
+
+
+def _fasta_within(path: Path) -> Iterator[Record]:
+    """Read the FASTA section of a GFF3 file."""
+    rest, line = b"\n", 1
+    blocks = _text(path)
+    for block in blocks:
+        text = rest + block
+        at = text.find(b"\n>")
+        if at >= 0:
+            begin = chain((text[at + 1 :],), blocks)
+            return fasta_records(begin, path, line + count_lines(text[:at]), 0, plain=False)
+        rest = text[-1:]
+        line += count_lines(text[:-1])
+    raise InputError(
+        "is GFF3 without sequences (it has no FASTA section): give the FASTA file as path, this one as its annotation",
+        path=path,
+    )
+
+
+def _text(path: Path) -> Iterator[bytes]:
+    """The text of a file with LF line ends, without a byte-order mark."""
+    _, blocks = stream(path, None, 0)
+    first = True
+    for block in one_line_end(blocks):
+        yield block.removeprefix(_BOM) if first else block
+        first = False

@@ -1,0 +1,189 @@
+"""Reads coding sequences off a record, translates them, and compares that with the protein that an annotation gives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from vnp.datasets.annotations.codes import GeneticCode
+
+_COMPLEMENT = bytes.maketrans(b"ACGTRYSWKMBDHVN", b"TGCAYRSWMKVHDBN")
+_MEANS = {
+    "A": "A", "C": "C", "G": "G", "T": "T", "R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC",
+    "B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT",
+}  # fmt: skip
+_AMBIGUOUS = 64
+_CODE = bytes.maketrans(b"TCAGRYSWKMBDHVN", bytes((0, 1, 2, 3, *(_AMBIGUOUS for _ in "RYSWKMBDHVN"))))
+# Residues that stand for one of several, as NCBI writes them where a codon is ambiguous.
+_EITHER = {"B": set("DN"), "Z": set("EQ"), "J": set("IL")}
+# Selenocysteine and pyrrolysine, and the stop codon that each is read from.
+_RECODED = {"U": "TGA", "O": "TAG"}
+_AMINO_ACIDS = {
+    "ala": "A", "arg": "R", "asn": "N", "asp": "D", "cys": "C", "gln": "Q", "glu": "E", "gly": "G", "his": "H",
+    "ile": "I", "leu": "L", "lys": "K", "met": "M", "phe": "F", "pro": "P", "ser": "S", "thr": "T", "trp": "W",
+    "tyr": "Y", "val": "V", "sec": "U", "pyl": "O", "asx": "B", "glx": "Z", "xle": "J",
+}  # fmt: skip
+_EXCEPTION = re.compile(r"pos:(.*?),\s*aa:\s*([A-Za-z]+)", re.DOTALL)
+
+
+class Part(NamedTuple):
+    """A stretch of a record that is coding: 0-based start, end, and whether it lies on the other strand."""
+
+    start: int
+    end: int
+    reverse: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Coding:
+    """One coding sequence.
+
+    Attributes:
+        parts: in the order in which they are read.
+        skip: bases before the first whole codon.
+        code: how its codons are read.
+        exceptions: residues that an annotation gives by position in the record, 0-based; an empty one is a stop.
+        begins: whether the first codon is the protein's first.
+    """
+
+    parts: Sequence[Part]
+    skip: int
+    code: GeneticCode
+    exceptions: Mapping[int, str] = field(default_factory=dict)
+    begins: bool = True
+
+
+def read_bases(sequence: bytes, parts: Sequence[Part]) -> bytes | None:
+    """Join the coding stretches of a record, or None where one lies outside of it."""
+    pieces = []
+    for start, end, reverse in parts:
+        if not 0 <= start < end <= len(sequence):
+            return None
+        piece = sequence[start:end]
+        pieces.append(piece.translate(_COMPLEMENT)[::-1] if reverse else piece)
+    return b"".join(pieces)
+
+
+def translate(bases: bytes, code: GeneticCode) -> bytes:
+    """Translate whole codons; one with an ambiguous base is what all its readings agree on, else X."""
+    codes = np.frombuffer(bases.translate(_CODE), dtype=np.uint8, count=len(bases) // 3 * 3)
+    first, second, third = codes[0::3], codes[1::3], codes[2::3]
+    residues = bytearray((first << 4 | second << 2 | third).tobytes().translate(code.table))
+    if bases.translate(None, b"ACGT"):
+        for place in np.flatnonzero((first | second | third) >= _AMBIGUOUS).tolist():
+            found = _readings(bases[3 * place : 3 * place + 3].decode(), code)
+            residues[place] = ord(found.pop()) if len(found) == 1 else ord("X")
+    return bytes(residues)
+
+
+def _readings(codon: str, code: GeneticCode) -> set[str]:
+    return {code.residues["".join(bases)] for bases in product(*(_MEANS[base] for base in codon))}
+
+
+def read_exceptions(text: str) -> dict[int, str]:
+    """Read the values of ``transl_except``, such as ``(pos:213..215,aa:Sec)``, however many stand in the text.
+
+    Returns:
+        The residue by the 0-based positions of its codon: X for one that has no letter, nothing for a stop.
+    """
+    residues: dict[int, str] = {}
+    for place, name in _EXCEPTION.findall(text):
+        residue = "" if name.lower() in {"term", "ter", "stop"} else _AMINO_ACIDS.get(name.lower(), "X")
+        residues |= dict.fromkeys((int(number) - 1 for number in re.findall(r"\d+", place)), residue)
+    return residues
+
+
+def protein_of(sequence: bytes, coding: Coding) -> bytes | None:
+    """Translate a coding sequence as GenBank would annotate it.
+
+    Returns:
+        The protein without its stop; None where the location lies outside of the record or a stop lies within.
+    """
+    bases = read_bases(sequence, coding.parts)
+    if bases is None:
+        return None
+    bases = bases[coding.skip :]
+    protein = bytearray(translate(bases, coding.code))
+    if not protein:
+        return None
+    if len(bases) % 3 == 0 and bases[-3:].decode() in coding.code.stops:
+        protein[-1:] = b"*"
+    for place, residue in _exceptions(coding).items():
+        if place < len(protein):
+            protein[place] = ord(residue or "*")
+    if protein.endswith(b"*"):
+        protein.pop()
+    if coding.begins and coding.skip == 0 and bases[:3].decode() in coding.code.starts:
+        protein[:1] = b"M"
+    return None if b"*" in protein or not protein else bytes(protein)
+
+
+def agrees(translation: bytes, sequence: bytes, coding: Coding) -> bool:
+    """Tell whether a protein is what the record's bases give.
+
+    The first codon may be another start codon that is read as M; a stop may follow the last residue; one or two bases
+    left at the end may be a residue that they determine. ``transl_except`` is believed. U and O fit the stop codons
+    that selenocysteine and pyrrolysine are read from, and X, which claims nothing, fits any codon.
+
+    Args:
+        translation: upper-case residues, without a stop at the end.
+        sequence: the record.
+        coding: where the protein lies.
+    """
+    bases = read_bases(sequence, coding.parts)
+    if bases is None:
+        return False
+    bases = bases[coding.skip :]
+    expected = translate(bases, coding.code)
+    if translation == expected or translation + b"*" == expected:
+        return True
+    exceptions = _exceptions(coding)
+    if len(bases) % 3:
+        expected += translate(bases[len(expected) * 3 :].ljust(3, b"N"), coding.code)
+    whole = len(bases) // 3
+    size = len(translation)
+    if size == whole - 1:
+        if not _is_stop(bases[size * 3 : size * 3 + 3].decode(), coding.code) and exceptions.get(size) != "":
+            return False
+    elif size != whole and (size != len(expected) or translation.endswith(b"X")):
+        return False
+    letters = np.frombuffer(translation, dtype=np.uint8)
+    unlike = np.flatnonzero(letters != np.frombuffer(expected, dtype=np.uint8, count=size))
+    return all(
+        chr(translation[place]) in ("X", exceptions.get(place))
+        or _fits(
+            chr(translation[place]), bases[3 * place : 3 * place + 3].decode().ljust(3, "N"), place == 0, coding.code
+        )
+        for place in unlike.tolist()
+    )
+
+
+def _is_stop(codon: str, code: GeneticCode) -> bool:
+    return all("".join(bases) in code.stops for bases in product(*(_MEANS[base] for base in codon)))
+
+
+def _fits(residue: str, codon: str, first: bool, code: GeneticCode) -> bool:
+    """Tell whether a residue may stand for a codon that translates to something else."""
+    if first and residue == "M":
+        return any("".join(bases) in code.starts for bases in product(*(_MEANS[base] for base in codon)))
+    if residue in _RECODED:
+        return codon == _RECODED[residue]
+    return residue in _EITHER and _readings(codon, code) <= _EITHER[residue]
+
+
+def _exceptions(coding: Coding) -> dict[int, str]:
+    """The residues that ``transl_except`` gives, by their place in the protein."""
+    places = {}
+    for position, residue in coding.exceptions.items():
+        before = 0
+        for start, end, reverse in coding.parts:
+            if start <= position < end:
+                at = before + (end - 1 - position if reverse else position - start)
+                places[(at - coding.skip) // 3] = residue
+            before += end - start
+    return places

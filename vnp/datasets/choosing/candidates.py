@@ -1,0 +1,185 @@
+"""Finds the chunks of one annotated genome file that can become part of a training set, and counts the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int64, UInt8
+
+from vnp.datasets.annotations.annotated import Annotated
+from vnp.datasets.annotations.contained import ContainmentIndex
+from vnp.datasets.annotations.lineage import group_of_record
+from vnp.datasets.annotations.reading import read_annotated
+from vnp.datasets.annotations.regions import Regions
+from vnp.datasets.choosing.counts import Counts
+from vnp.datasets.choosing.keys import chunk_keys, name_key
+from vnp.datasets.choosing.lengths import Lengths, Tiles, tile
+from vnp.datasets.choosing.matches import ViralIndex
+from vnp.datasets.choosing.part import PartWriter
+from vnp.datasets.sheet import Source
+from vnp.sequences.chunks import Chunks
+from vnp.sequences.frames import FRAME_NAMES, open_frames
+
+FrameChoice = Literal["annotated", "all"]
+FRAME_CHOICES: tuple[FrameChoice, ...] = ("annotated", "all")
+_KNOWN = np.isin(np.arange(256), np.frombuffer(b"ACGT", np.uint8))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Search:
+    """What to look for.
+
+    Attributes:
+        lengths: of chunks.
+        frames: ``annotated`` takes the open frames inside an annotated protein, ``all`` every open frame.
+        seed: of the whole.
+        limit: chunks to keep of each genome and length, those of the lowest keys; None keeps all.
+        sequences: whether the records' own sequences are wanted later.
+        regions: chunks of host records that overlap these are dropped.
+        viral: chunks of host records that match one of these genomes are dropped.
+    """
+
+    lengths: Lengths
+    frames: FrameChoice = "annotated"
+    seed: int = 0
+    limit: int | None = None
+    sequences: bool = True
+    regions: Regions | None = None
+    viral: ViralIndex | None = None
+
+
+def find_candidates(
+    source: Source, search: Search, writer: PartWriter, *, progress: Callable[[int], None] = lambda _bases: None
+) -> None:
+    """Write the candidates of one file, with their bases, and the counts of everything that was looked at.
+
+    Memory is bounded by the largest record, and by the candidates' places (not their bases).
+
+    Args:
+        source: the file.
+        search: what to look for.
+        writer: takes what is found.
+        progress: told how many bases were worked through since the last call.
+
+    Raises:
+        InputError: the file cannot be read, or a record's lineage contradicts its label.
+    """
+    for record in read_annotated(source):
+        group = group_of_record(record, source) if record.problem is None else ""
+        number = writer.add_record(record, group)
+        if record.problem is not None:
+            continue
+        if search.sequences:
+            writer.add_sequence(number, record.sequence)
+        counts = writer.counts(group)
+        index = ContainmentIndex(record.proteins)
+        record_key = name_key(search.seed, "chunk", record.name)
+        bases = len(record.sequence)
+        for tiles in tile(bases, search.lengths, name=record.name, seed=search.seed):
+            found = _candidates(record, tiles, index, source, search, counts)
+            keys = chunk_keys(record_key, found.start, found.end)
+            writer.add_chunks(number, tiles.length, keys, found)
+        progress(bases)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """Candidates of one record and length, in order of place.
+
+    Attributes:
+        start: first base, 0-based.
+        end: one past the last base.
+        frames: bit ``k`` is set where frame ``k`` of F1 F2 F3 R1 R2 R3 can become a row; never 0.
+        annotated: the same where the frame lies in an annotated protein.
+        sequence: of the record.
+    """
+
+    start: Int64[np.ndarray, "n"]
+    end: Int64[np.ndarray, "n"]
+    frames: UInt8[np.ndarray, "n"]
+    annotated: UInt8[np.ndarray, "n"]
+    sequence: bytes
+
+    def take(self, rows: Bool[np.ndarray, "n"] | Int64[np.ndarray, "m"]) -> Found:
+        """The candidates at some rows."""
+        return Found(self.start[rows], self.end[rows], self.frames[rows], self.annotated[rows], self.sequence)
+
+    def bases(self) -> Iterator[bytes]:
+        """The bases of each candidate."""
+        for start, end in zip(self.start.tolist(), self.end.tolist(), strict=True):
+            yield self.sequence[start:end]
+
+    def open_frames(self) -> int:
+        """Frames that can become a row."""
+        return int(np.bitwise_count(self.frames).sum())
+
+
+def _candidates(
+    record: Annotated, tiles: Tiles, index: ContainmentIndex, source: Source, search: Search, counts: Counts
+) -> Found:
+    """Take from chunks one kind after the other that cannot be used, and count each."""
+    count = counts.length(tiles.length)
+    known = ~_ambiguous(record.sequence, tiles)
+    count("chunks", len(known))
+    count("ambiguous", len(known) - int(known.sum()))
+    found = _with_frames(record.sequence, tiles.start[known], tiles.end[known], index)
+    is_open = found.frames > 0
+    count("no_open_frame", len(is_open) - int(is_open.sum()))
+    found = found.take(is_open)
+    count("frames", found.open_frames())
+    if search.frames == "annotated":
+        count("frames_unannotated", found.open_frames() - int(np.bitwise_count(found.annotated).sum()))
+        count("unannotated", int((found.annotated == 0).sum()))
+        found = Found(found.start, found.end, found.annotated, found.annotated, found.sequence)
+        found = found.take(found.annotated > 0)
+    if not source.label:
+        found = _without_prophages(record.name, found, search, counts, tiles.length)
+    count("kept", len(found.start))
+    count("frames_kept", found.open_frames())
+    count("frames_annotated", int(np.bitwise_count(found.annotated).sum()))
+    return found
+
+
+def _without_prophages(name: str, found: Found, search: Search, counts: Counts, length: int) -> Found:
+    count = counts.length(length)
+    if search.regions is not None:
+        listed = search.regions.overlaps(name, found.start, found.end)
+        count("listed", int(listed.sum()))
+        count("frames_listed", found.take(listed).open_frames())
+        found = found.take(~listed)
+    if search.viral is not None and len(found.start):
+        matched = search.viral.matches(list(found.bases()))
+        count("matched", int(matched.sum()))
+        count("frames_matched", found.take(matched).open_frames())
+        found = found.take(~matched)
+    return found
+
+
+def _ambiguous(sequence: bytes, tiles: Tiles) -> Bool[np.ndarray, "n"]:
+    """Which chunks hold a letter that is not A, C, G or T."""
+    if not len(tiles.start):
+        return np.zeros(0, np.bool_)
+    first = int(tiles.start[0])
+    letters = np.frombuffer(sequence, np.uint8)[first : int(tiles.end[-1])]
+    places = np.flatnonzero(~_KNOWN[letters]) + first
+    ambiguous: Bool[np.ndarray, "n"] = np.searchsorted(places, tiles.start) < np.searchsorted(places, tiles.end)
+    return ambiguous
+
+
+def _with_frames(
+    sequence: bytes, start: Int64[np.ndarray, "n"], end: Int64[np.ndarray, "n"], index: ContainmentIndex
+) -> Found:
+    """The open frames of chunks, and which of them lie in an annotated protein."""
+    zeros = np.zeros(len(start), np.int64)
+    chunks = Chunks(zeros, zeros.astype(np.int32), start, end)
+    opened = open_frames([sequence], chunks)
+    annotated = index.contains(opened.protein, opened.protein_offsets)
+    bits = np.left_shift(np.uint8(1), opened.frame.astype(np.uint8))
+    masks = np.zeros((2, len(start)), np.uint8)
+    np.bitwise_or.at(masks[0], opened.chunk, bits)
+    np.bitwise_or.at(masks[1], opened.chunk[annotated], bits[annotated])
+    assert len(FRAME_NAMES) < 8
+    return Found(start, end, masks[0], masks[1], sequence)

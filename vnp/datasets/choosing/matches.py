@@ -1,0 +1,264 @@
+"""Tells which chunks a viral genome matches: at 90 % identity or more over the whole chunk, on either strand.
+
+Identity of a chunk of L bases is 1 - edits / L, where edits are the substitutions, insertions and deletions that turn
+the chunk into the best stretch of one record (the chunk from end to end, the record anywhere); a base that is not A, C,
+G or T equals none. What is said to match does. What does match may be missed where it shares no seed with the record,
+as happens in short chunks at the edge of 90 %, where insertions shift it by more than 32 bases, or where it lies across
+the place at which a circular genome was cut open.
+
+Candidates come from seeds, k-mers that are picked by their hash alone and so are the same ones in genomes and chunks
+(as in FracMinHash: Irber et al., bioRxiv 2022.01.11.475838). Seeds that a chunk and a record share lie on diagonals;
+those with the most are compared base by base, and, where that does not settle it, aligned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int64, UInt8, UInt32
+from numpy.lib.stride_tricks import sliding_window_view
+
+from vnp.datasets.annotations.regions import Regions, read_regions
+from vnp.datasets.choosing.alignment import BAND, fewest_edits
+from vnp.datasets.choosing.seeds import LENGTH, OTHER, base_codes, find_seeds
+
+__all__ = ["IDENTITY", "Regions", "ViralIndex", "read_regions"]
+
+IDENTITY = 0.9
+# Of a k-mer that stands in many places only the first few are kept. Genomes that share it share its neighbours, so the
+# first ones among them speak for all.
+_COPIES = 16
+# Diagonals closer to each other than this may belong to one alignment.
+_NEAR = 16
+_CANDIDATES = 8
+# One seed on a diagonal is most often chance; it is aligned only if so many of the bases beside it fit as well.
+_PROMISING = 0.45
+_BATCH = 1 << 20
+_PAIRS = 1 << 11
+_BETWEEN = b"\0"
+_GAP = 7  # no base of a chunk or genome
+# Twice the place of a seed is more than 32 bits hold in sets larger than this.
+_WIDE = 1 << 31
+# More bases than any set has, so that places to the left of the first one can be packed too.
+_MIDDLE = 1 << 40
+
+
+class _Candidates(NamedTuple):
+    """Diagonals on which chunks may match, the best of each chunk first."""
+
+    chunk: Int64[np.ndarray, "n"]
+    reverse: Bool[np.ndarray, "n"]
+    start: Int64[np.ndarray, "n"]
+    likely: Bool[np.ndarray, "n"]
+    rank: Int64[np.ndarray, "n"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ViralIndex:
+    """The viral genomes of a set, to ask which chunks they match. It takes about 3.5 bytes a base.
+
+    Attributes:
+        codes: the bases of all records as numbers, each record followed by one that is no base.
+        ends: where each record begins, and behind the last one where the next would.
+        keys: the seeds' hashes, in order.
+        places: twice the first base of each seed, and 1 more if it is on the other strand.
+        listed: a bit for each stretch of hashes, set if there is one in it.
+    """
+
+    codes: UInt8[np.ndarray, "bases"]
+    ends: Int64[np.ndarray, "records+1"]
+    keys: UInt32[np.ndarray, "seeds"]
+    places: Int64[np.ndarray, "seeds"] | UInt32[np.ndarray, "seeds"]
+    listed: UInt8[np.ndarray, "bytes"]
+
+    @classmethod
+    def from_genomes(cls, genomes: Iterable[bytes]) -> ViralIndex:
+        """Make an index.
+
+        Args:
+            genomes: the sequence of each record, upper-case ASCII.
+        """
+        pieces = [base_codes(genome + _BETWEEN).tobytes() for genome in genomes]
+        ends = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
+        codes = np.frombuffer(b"".join(pieces), dtype=np.uint8)
+        del pieces
+        keys, places = _sorted_seeds(codes)
+        kept = np.ones(len(keys), dtype=np.bool_)
+        kept[_COPIES:] = keys[_COPIES:] != keys[:-_COPIES]
+        keys, places = keys[kept], places[kept]
+        return cls(codes, ends, keys, places, _bits(keys))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return sum(int(getattr(self, field.name).nbytes) for field in fields(self))
+
+    def matches(self, chunks: Sequence[bytes]) -> Bool[np.ndarray, "chunks"]:
+        """Tell which chunks a genome matches at ``IDENTITY`` or more over the whole chunk, on either strand.
+
+        Args:
+            chunks: upper-case ASCII.
+        """
+        found = np.zeros(len(chunks), dtype=np.bool_)
+        first = size = 0
+        for last, chunk in enumerate(chunks, start=1):
+            size += len(chunk) + 1
+            if size >= _BATCH or last == len(chunks):
+                found[first:last] = self._matches(chunks[first:last])
+                first, size = last, 0
+        return found
+
+    def _matches(self, chunks: Sequence[bytes]) -> Bool[np.ndarray, "chunks"]:
+        found = np.zeros(len(chunks), dtype=np.bool_)
+        if not len(self.keys):
+            return found
+        # One more letter behind each keeps k-mers from reaching into the next chunk.
+        codes = base_codes(_BETWEEN.join(chunks) + _BETWEEN)
+        lengths = np.array(list(map(len, chunks)), dtype=np.int64)
+        starts = np.cumsum(lengths + 1) - lengths - 1
+        candidates = self._candidates(codes, starts, lengths)
+        strands = _strands(codes)
+        begin = np.where(
+            candidates.reverse, 2 * len(codes) - (starts + lengths)[candidates.chunk], starts[candidates.chunk]
+        )
+        for rank in range(_CANDIDATES):
+            some = np.flatnonzero((candidates.rank == rank) & ~found[candidates.chunk])
+            sizes = lengths[candidates.chunk[some]]
+            for length in np.unique(sizes).tolist():
+                rows = some[sizes == length]
+                for part in (rows[at : at + _PAIRS] for at in range(0, len(rows), _PAIRS)):
+                    letters = sliding_window_view(strands, length)[begin[part]]
+                    found[candidates.chunk[part]] |= self._verified(
+                        letters, candidates.start[part], candidates.likely[part]
+                    )
+        return found
+
+    def _candidates(
+        self, codes: UInt8[np.ndarray, "n"], starts: Int64[np.ndarray, "chunks"], lengths: Int64[np.ndarray, "chunks"]
+    ) -> _Candidates:
+        """Find the diagonals that share most seeds with each chunk."""
+        place, key, reverse = find_seeds(codes)
+        shift = np.uint32(32 - (len(self.listed) * 8).bit_length() + 1)
+        bit = key >> shift
+        there = np.flatnonzero((self.listed[bit >> np.uint32(3)] >> (bit & np.uint32(7)).astype(np.uint8)) & 1)
+        # In order of their keys, so that looking them up walks through the index once.
+        there = there[np.argsort(key[there])]
+        place, key, reverse = place[there], key[there], reverse[there]
+        left = np.searchsorted(self.keys, key, side="left")
+        counts = np.searchsorted(self.keys, key, side="right") - left
+        before = np.cumsum(counts) - counts
+        hit = np.repeat(left - before, counts) + np.arange(counts.sum())
+        theirs = self.places[hit].astype(np.int64)
+        chunk = np.searchsorted(starts, place, side="right") - 1
+        inside = place - starts[chunk]
+        chunk, inside, reverse = (np.repeat(column, counts) for column in (chunk, inside, reverse))
+        other = reverse != (theirs & 1).astype(np.bool_)
+        start = (theirs >> 1) - np.where(other, lengths[chunk] - LENGTH - inside, inside)
+        return _best(chunk, other, start, inside)
+
+    def _verified(
+        self, chunks: UInt8[np.ndarray, "n length"], start: Int64[np.ndarray, "n"], likely: Bool[np.ndarray, "n"]
+    ) -> Bool[np.ndarray, "n"]:
+        """Compare chunks of one length with what lies in the genomes at ``start``."""
+        length = chunks.shape[1]
+        limit = int(length * (1 - IDENTITY) + 1e-9)
+        # Nine tenths of a chunk that matches lie in the record, and so its middle does.
+        record = np.clip(np.searchsorted(self.ends, start + length // 2, side="right") - 1, 0, len(self.ends) - 2)
+        equal = np.count_nonzero(self._texts(start, length, record) == chunks, axis=1)
+        found = equal >= length - limit
+        rows = np.flatnonzero(~found & (likely | (equal >= _PROMISING * length)))
+        texts = self._texts(start[rows] - BAND, length + 2 * BAND, record[rows])
+        found[rows] = fewest_edits(chunks[rows], texts, limit) <= limit
+        return np.asarray(found)
+
+    def _texts(
+        self, first: Int64[np.ndarray, "n"], size: int, record: Int64[np.ndarray, "n"]
+    ) -> UInt8[np.ndarray, "n size"]:
+        """The letters of records from ``first`` on, and no bases where a record has none."""
+        texts = np.empty((len(first), size), dtype=np.uint8)
+        begin, end = self.ends[record], self.ends[record + 1]
+        whole = (first >= begin) & (first + size <= end)
+        if whole.any():
+            texts[whole] = sliding_window_view(self.codes, size)[first[whole]]
+        rest = np.flatnonzero(~whole)
+        place = first[rest][:, None] + np.arange(size)
+        there = (place >= begin[rest][:, None]) & (place < end[rest][:, None])
+        texts[rest] = np.where(there, self.codes[np.clip(place, 0, len(self.codes) - 1)], OTHER)
+        return texts
+
+
+def _strands(codes: UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray, "2*n"]:
+    """Write a text and behind it its reverse complement, with letters for strange ones that equal none."""
+    known = codes != OTHER
+    forward = np.where(known, codes, _GAP)
+    return np.concatenate((forward, np.where(known, 3 - codes, _GAP)[::-1]))
+
+
+def _sorted_seeds(
+    codes: UInt8[np.ndarray, "bases"],
+) -> tuple[UInt32[np.ndarray, "seeds"], Int64[np.ndarray, "seeds"] | UInt32[np.ndarray, "seeds"]]:
+    """Find all seeds, in order of their hashes, then their places."""
+    keys, places = [], []
+    kind = np.uint32 if len(codes) < _WIDE else np.int64
+    for start in range(0, len(codes), _BATCH):
+        seeds = find_seeds(codes[start : start + _BATCH + LENGTH - 1])
+        keys.append(seeds.key)
+        places.append((2 * (seeds.place + start) + seeds.reverse).astype(kind))
+    if not keys:
+        return np.empty(0, dtype=np.uint32), np.empty(0, dtype=np.uint32)
+    key, place = np.concatenate(keys), np.concatenate(places)
+    if kind is np.int64:
+        order = np.argsort(key, kind="stable")
+        return key[order], place[order]
+    # Both in one number, since sorting numbers is four times as fast as finding an order.
+    both = key.astype(np.uint64) << np.uint64(32)
+    both |= place
+    both.sort()
+    return (both >> np.uint64(32)).astype(np.uint32), both.astype(np.uint32)
+
+
+def _bits(keys: UInt32[np.ndarray, "seeds"]) -> UInt8[np.ndarray, "bytes"]:
+    """Set a bit for the first bits of each key; eight times as many bits as keys, so that most chance keys miss."""
+    size = min(max(8 * len(keys), 8).bit_length(), 32)
+    bits = keys >> np.uint32(32 - size)
+    listed = np.zeros(1 << (size - 3), dtype=np.uint8)
+    byte = bits >> np.uint32(3)
+    first = np.flatnonzero(byte[1:] != byte[:-1]) + 1
+    first = np.concatenate(([0], first))[: len(keys)]
+    if len(keys):
+        listed[byte[first]] = np.bitwise_or.reduceat(np.uint8(1) << (bits & np.uint32(7)).astype(np.uint8), first)
+    return listed
+
+
+def _best(
+    chunk: Int64[np.ndarray, "hits"],
+    reverse: Bool[np.ndarray, "hits"],
+    start: Int64[np.ndarray, "hits"],
+    inside: Int64[np.ndarray, "hits"],
+) -> _Candidates:
+    """Join hits on neighbouring diagonals, and rank those of each chunk by their number."""
+    # Chunk, strand and diagonal in one number, so that sorting and comparing is done once.
+    packed = (chunk << 42) | (reverse.astype(np.int64) << 41) | (start + _MIDDLE)
+    order = np.argsort(packed)
+    packed, inside = packed[order], inside[order]
+    if not len(packed):
+        return _Candidates(chunk, reverse, start, reverse, chunk)
+    diagonal = np.flatnonzero(np.diff(packed, prepend=-1))
+    first = np.flatnonzero(np.diff(packed[diagonal], prepend=-_MIDDLE) > _NEAR)
+    # Of neighbouring diagonals the one with most hits; the last of these, since of repeats the first copies are kept.
+    hits = np.diff(np.append(diagonal, len(packed)))
+    best = np.maximum.reduceat((hits << 32) + np.arange(len(hits)), first) & 0xFFFFFFFF
+    votes = np.add.reduceat(hits, first)
+    # Seeds that overlap are one stretch that fits, which happens by chance; two such stretches hardly do.
+    ends = diagonal[first]
+    likely = np.maximum.reduceat(inside, ends) - np.minimum.reduceat(inside, ends) >= LENGTH
+    packed = packed[diagonal[best]]
+    chunk = packed >> 42
+    order = np.argsort((chunk << 21) - (likely.astype(np.int64) << 20) - np.minimum(votes, (1 << 20) - 1))
+    packed, chunk, likely = packed[order], chunk[order], likely[order]
+    begin = np.flatnonzero(np.diff(chunk, prepend=-1))
+    rank = np.arange(len(chunk)) - np.repeat(begin, np.diff(np.append(begin, len(chunk))))
+    return _Candidates(chunk, (packed >> 41 & 1).astype(np.bool_), (packed & (2 * _MIDDLE - 1)) - _MIDDLE, likely, rank)

@@ -1,0 +1,270 @@
+"""What was found in one file, on the disk: so that a run that was killed goes on where it was.
+
+A part is two files. ``KEY.bases`` has the bases of candidates, and records packed with zstd, as they came. ``KEY.npz``
+has everything else; it is written last, so a part is there if and only if that file is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import zstandard
+from jaxtyping import Int64, UInt8, UInt64
+
+from vnp.datasets.annotations.annotated import Annotated
+from vnp.datasets.choosing.counts import Counts
+from vnp.files.durable import replacing
+
+if TYPE_CHECKING:
+    from vnp.datasets.choosing.candidates import Found
+
+_LEVEL = 1
+_COLUMNS = ("record", "length", "start", "end", "frames", "annotated", "key", "place")
+_TYPES = (np.int64, np.uint8, np.int64, np.int64, np.uint8, np.uint8, np.uint64, np.int64)
+# So many beyond twice the limit, it is worth while to throw the highest keys away.
+_SPARE = 1 << 12
+# Blocks of candidates that are joined into one.
+_FEW = 512
+
+
+@dataclass(frozen=True, slots=True)
+class PartRecord:
+    """One record of a file.
+
+    Attributes:
+        name: of the record.
+        genome: what records of one organism share.
+        group: its organism group; empty where the record has a problem.
+        bases: how long it is.
+        proteins: annotated proteins that agree with the sequence.
+        mismatched: coding sequences whose protein does not agree with the sequence.
+        untranslated: coding sequences without a protein.
+        unchecked: coding sequences that cannot be followed in the record.
+        problem: why it cannot be used, or None.
+        place: where the packed sequence begins in the file of bases, or -1.
+        packed: bytes of it.
+    """
+
+    name: str
+    genome: str
+    group: str
+    bases: int
+    proteins: int
+    mismatched: int
+    untranslated: int
+    unchecked: int
+    problem: str | None
+    place: int = -1
+    packed: int = 0
+
+
+class _Reservoir:
+    """The candidates with the lowest keys of one genome and length, or all candidates where there is no limit."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._small: list[list[np.ndarray]] = []
+        self._blocks: list[list[np.ndarray]] = []
+        self._count = 0
+        self.below = np.uint64(np.iinfo(np.uint64).max)
+
+    def add(self, columns: list[np.ndarray]) -> None:
+        """Take candidates in, those of one record at a time."""
+        self._small.append(columns)
+        self._count += len(columns[0])
+        if self._limit is not None and self._count > 2 * self._limit + _SPARE:
+            self.columns()
+        elif len(self._small) == _FEW:
+            # A million short records would otherwise be as many small arrays, which take more room than what they hold.
+            self._blocks.append(_joined(self._small))
+            self._small = []
+
+    def columns(self) -> list[np.ndarray]:
+        """What is kept, each column in one array."""
+        columns = _joined([*self._blocks, *self._small])
+        if self._limit is not None and len(columns[0]) > self._limit:
+            key = columns[_COLUMNS.index("key")]
+            lowest = np.argsort(key, kind="stable")[: self._limit]
+            self.below = key[lowest[-1]]
+            columns = [column[lowest] for column in columns]
+        self._blocks, self._small = [columns], []
+        self._count = len(columns[0])
+        return columns
+
+
+def _joined(blocks: list[list[np.ndarray]]) -> list[np.ndarray]:
+    return [np.concatenate(column) for column in zip(*blocks, strict=True)]
+
+
+class PartWriter:
+    """Takes what is found in one file.
+
+    Args:
+        file: where bases go.
+        lengths: how many lengths chunks have.
+        limit: candidates to keep of each genome and length.
+    """
+
+    def __init__(self, file: BinaryIO, lengths: int, limit: int | None) -> None:
+        self._file = file
+        self._lengths = lengths
+        self._limit = limit
+        self._place = 0
+        self._records: list[dict[str, Any]] = []
+        self._counts: dict[str, Counts] = {}
+        self._reservoirs: dict[tuple[str, str, int], _Reservoir] = {}
+
+    def add_record(self, record: Annotated, group: str) -> int:
+        """Enter a record; returns its number."""
+        self._records.append(
+            {
+                "name": record.name, "genome": record.genome, "group": group, "bases": len(record.sequence),
+                "proteins": len(record.proteins), "mismatched": record.mismatched,
+                "untranslated": record.untranslated, "unchecked": record.unchecked, "problem": record.problem,
+            }
+        )  # fmt: skip
+        return len(self._records) - 1
+
+    def add_sequence(self, number: int, sequence: bytes) -> None:
+        """Keep a record's sequence."""
+        packed = zstandard.ZstdCompressor(level=_LEVEL).compress(sequence)
+        self._records[number] |= {"place": self._place, "packed": len(packed)}
+        self._write(packed)
+
+    def counts(self, group: str) -> Counts:
+        """The counts of an organism group, to add to."""
+        return self._counts.setdefault(group, Counts.none(self._lengths))
+
+    def add_chunks(self, number: int, length: int, keys: UInt64[np.ndarray, "n"], found: Found) -> None:
+        """Keep the candidates of one record and length, as far as their keys are among the lowest of the genome."""
+        record = self._records[number]
+        place = ("", "", 0) if self._limit is None else (record["group"], record["genome"], length)
+        reservoir = self._reservoirs.setdefault(place, _Reservoir(self._limit))
+        rows = np.flatnonzero(keys <= reservoir.below)
+        if self._limit is not None and len(rows) > self._limit:
+            rows = np.sort(rows[np.argsort(keys[rows], kind="stable")[: self._limit]])
+        found, keys = found.take(rows), keys[rows]
+        sizes = found.end - found.start
+        at = self._place + np.cumsum(sizes) - sizes
+        self._write(b"".join(found.bases()))
+        columns = (
+            np.full(len(rows), number), np.full(len(rows), length), found.start, found.end, found.frames,
+            found.annotated, keys, at,
+        )  # fmt: skip
+        typed = [column.astype(kind) for column, kind in zip(columns, _TYPES, strict=True)]
+        reservoir.add(typed)
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._place += len(data)
+
+    def content(self) -> dict[str, np.ndarray]:
+        """Everything but the bases, as arrays."""
+        none = [np.zeros(0, kind) for kind in _TYPES]
+        joined = _joined([none, *(reservoir.columns() for reservoir in self._reservoirs.values())])
+        columns = dict(zip(_COLUMNS, joined, strict=True))
+        order = np.lexsort((columns["end"], columns["start"], columns["record"]))
+        about = {
+            "bases": self._place,
+            "records": self._records,
+            "counts": {group: counts.table for group, counts in self._counts.items()},
+        }
+        text = np.frombuffer(json.dumps(about).encode(), np.uint8)
+        return {name: column[order] for name, column in columns.items()} | {"about": text}
+
+
+@contextmanager
+def writing_part(folder: Path, key: str, lengths: int, limit: int | None) -> Iterator[PartWriter]:
+    """Write a part; it is there if the block ends well.
+
+    Args:
+        folder: of the parts.
+        key: the part's name.
+        lengths: how many lengths chunks have.
+        limit: candidates to keep of each genome and length.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    with replacing(_bases_path(folder, key)) as temporary, temporary.open("xb", buffering=1 << 20) as file:
+        writer = PartWriter(file, lengths, limit)
+        yield writer
+    content = writer.content()
+    with replacing(_table_path(folder, key)) as temporary, temporary.open("xb") as file:
+        np.savez(file, **content)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """What was found in one file.
+
+    Attributes:
+        records: of the file, in order.
+        counts: by organism group.
+        record: of each candidate, the record's number; candidates are in order of record, start, end.
+        length: number of the length it was cut at.
+        start: first base, 0-based.
+        end: one past the last base.
+        frames: bits of the frames that can become rows.
+        annotated: bits of the frames inside an annotated protein.
+        key: the candidate's number in sampling.
+        place: where its bases begin.
+        text: the file of bases.
+    """
+
+    records: tuple[PartRecord, ...]
+    counts: dict[str, Counts]
+    record: Int64[np.ndarray, "n"]
+    length: UInt8[np.ndarray, "n"]
+    start: Int64[np.ndarray, "n"]
+    end: Int64[np.ndarray, "n"]
+    frames: UInt8[np.ndarray, "n"]
+    annotated: UInt8[np.ndarray, "n"]
+    key: UInt64[np.ndarray, "n"]
+    place: Int64[np.ndarray, "n"]
+    text: UInt8[np.ndarray, "bytes"]
+
+    def bases(self, rows: Int64[np.ndarray, "m"]) -> Iterator[bytes]:
+        """The bases of some candidates."""
+        for first, size in zip(self.place[rows].tolist(), (self.end - self.start)[rows].tolist(), strict=True):
+            yield self.text[first : first + size].tobytes()
+
+    def sequence(self, number: int) -> bytes:
+        """The sequence of a record."""
+        record = self.records[number]
+        packed = self.text[record.place : record.place + record.packed]
+        return zstandard.ZstdDecompressor().decompress(packed.tobytes(), max_output_size=record.bases)
+
+
+def has_part(folder: Path, key: str) -> bool:
+    """Whether a part is there."""
+    return _table_path(folder, key).exists() and _bases_path(folder, key).exists()
+
+
+def read_part(folder: Path, key: str) -> Part:
+    """Read a part; the bases stay on the disk."""
+    with np.load(_table_path(folder, key), allow_pickle=False) as file:
+        columns = {name: file[name] for name in _COLUMNS}
+        about = json.loads(file["about"].tobytes())
+    path = _bases_path(folder, key)
+    text = np.memmap(path, np.uint8, "r") if about["bases"] else np.zeros(0, np.uint8)
+    return Part(
+        records=tuple(PartRecord(**record) for record in about["records"]),
+        counts={group: Counts(table) for group, table in about["counts"].items()},
+        text=text,
+        **columns,
+    )
+
+
+def _bases_path(folder: Path, key: str) -> Path:
+    return folder / f"{key}.bases"
+
+
+def _table_path(folder: Path, key: str) -> Path:
+    return folder / f"{key}.npz"

@@ -1,0 +1,1 @@
+"""Writes a training set: chunks, table and data card."""

@@ -1,0 +1,1 @@
+"""GPU kernels: attention, products and the row-wise steps between them, and the choice among them."""

@@ -1,0 +1,1 @@
+"""From letters to token ids, exactly as the published tokenizers do it."""

@@ -1,0 +1,1 @@
+"""Metrics of two-class predictions, with intervals over groups."""

@@ -1,0 +1,313 @@
+"""Plots of how a classifier does: the same input gives the same bytes, on any day and any display.
+
+Every ``draw_*`` function fills axes that it is given; ``figure`` makes some, and ``save`` or ``as_svg`` write them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float64, Int8
+
+from vnp.errors import UsageError
+from vnp.files.durable import replacing
+from vnp.metrics.bootstrap import ECE_BINS
+from vnp.metrics.metrics import THRESHOLD, binary_metrics, expected_calibration_error
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which people with any colour vision tell apart, without yellow, which is pale on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLES = ("-", "--", ":", "-.")
+_MOST_POINTS = 500
+_PARTS = ("train", "validation", "test")
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "vnp",
+    "font.family": "sans-serif",
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "figure.dpi": 100.0,
+    "savefig.dpi": 150.0,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """Predictions to draw.
+
+    Args:
+        name: for the legend.
+        label: 1 viral, 0 host.
+        probability: of viral.
+    """
+
+    name: str
+    label: Int8[np.ndarray, "n"]
+    probability: Float64[np.ndarray, "n"]
+
+
+def figure(rows: int, columns: int, *, width: float = 4.4, height: float = 3.8) -> tuple[Figure, list[Axes]]:
+    """A figure of panels, in reading order.
+
+    Args:
+        rows: of panels.
+        columns: of panels.
+        width: of a panel, in inches.
+        height: of a panel, in inches.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        made = Figure(figsize=(width * columns, height * rows), layout="constrained")
+        FigureCanvasAgg(made)
+        axes = made.subplots(rows, columns, squeeze=False)
+    return made, list(axes.flat)
+
+
+def draw_history(axes: Axes, history: Sequence[Mapping[str, float]], metric: str) -> None:
+    """One metric over the epochs of training, a line for each part of the data.
+
+    Args:
+        axes: to draw in.
+        history: for each epoch ``epoch`` and values named ``PART_METRIC``, such as ``validation_loss``; anything
+            else is left alone.
+        metric: which to draw, such as ``loss``.
+    """
+    parts = [part for part in _PARTS if any(f"{part}_{metric}" in row for row in history)]
+    for part in parts:
+        known = [row for row in history if row.get(f"{part}_{metric}") is not None]
+        line = _line(_PARTS.index(part))
+        axes.plot([row["epoch"] for row in known], [row[f"{part}_{metric}"] for row in known], label=part, **line)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(metric.replace("_", " "))
+    if parts:
+        _legend(axes)
+
+
+def draw_roc(axes: Axes, series: Sequence[Series]) -> None:
+    """Receiver operating characteristics; series with one class only have none and are left out."""
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
+    for index, one in enumerate(series):
+        if _both(one):
+            false, true, _ = roc_curve(one.label, one.probability)
+            area = roc_auc_score(one.label, one.probability)
+            axes.plot(*_thin(false, true), label=f"{one.name}: {area:.3f}", **_line(index))
+    _unit_square(axes, "false positive rate", "true positive rate (recall)", "ROC, with area")
+
+
+def draw_precision_recall(axes: Axes, series: Sequence[Series]) -> None:
+    """Precision over recall, and the precision of calling everything viral."""
+    from sklearn.metrics import average_precision_score, precision_recall_curve
+
+    for index, one in enumerate(series):
+        if _both(one):
+            precision, recall, _ = precision_recall_curve(one.label, one.probability)
+            area = average_precision_score(one.label, one.probability)
+            axes.plot(*_thin(recall, precision), label=f"{one.name}: {area:.3f}", **_line(index))
+    if series and _both(series[0]):
+        axes.axhline(float(np.mean(series[0].label)), color="#999999", linewidth=0.8)
+    _unit_square(axes, "recall", "precision", "precision and recall, with area")
+
+
+def draw_reliability(axes: Axes, series: Sequence[Series]) -> None:
+    """Observed share of viral in bins of the predicted one; the diagonal is a calibrated classifier."""
+    axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
+    for index, one in enumerate(series):
+        if len(one.label):
+            place = np.minimum((one.probability * ECE_BINS).astype(np.int64), ECE_BINS - 1)
+            count = np.bincount(place, minlength=ECE_BINS)
+            filled = count > 0
+            predicted = np.bincount(place, weights=one.probability, minlength=ECE_BINS)[filled] / count[filled]
+            observed = np.bincount(place, weights=one.label, minlength=ECE_BINS)[filled] / count[filled]
+            error = expected_calibration_error(one.label, one.probability)
+            line = _line(index)
+            axes.plot(predicted, observed, marker="o", markersize=3, label=f"{one.name}: {error:.3f}", **line)
+    _unit_square(axes, "predicted probability of viral", "observed share of viral", "reliability, with ECE")
+
+
+def draw_confusion(axes: Axes, one: Series, threshold: float = THRESHOLD) -> None:
+    """Counts of labels against calls."""
+    found = binary_metrics(one.label, one.probability, threshold)
+    counts = np.array(
+        [[found.true_negatives, found.false_positives], [found.false_negatives, found.true_positives]], np.int64
+    )
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if shares[row, column] > 0.6 else "black"
+        text = f"{count:,}\n{shares[row, column]:.1%}"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+    axes.set_xticks([0, 1], ["host", "viral"])
+    axes.set_yticks([0, 1], ["host", "viral"])
+    axes.set_xlabel(f"call (viral from {threshold:g})")
+    axes.set_ylabel("label")
+    axes.grid(visible=False)
+    axes.set_title(one.name, fontsize=9)
+
+
+def draw_scores(axes: Axes, one: Series) -> None:
+    """How the probabilities of viral and of host are spread."""
+    bins = np.linspace(0, 1, 51)
+    for label, name in ((0, "host"), (1, "viral")):
+        values = one.probability[one.label == label]
+        if len(values):
+            shape: dict[str, Any] = {"histtype": "stepfilled", "color": COLOURS[label], "alpha": 0.6}
+            axes.hist(values, bins=list(bins), label=f"{name} ({len(values):,})", **shape)
+    axes.set_yscale("log")
+    axes.minorticks_off()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("probability of viral")
+    axes.set_ylabel("number")
+    axes.set_title(one.name, fontsize=9)
+    _legend(axes)
+
+
+def draw_bars(
+    axes: Axes, names: Sequence[str], values: Sequence[float], intervals: Sequence[tuple[float, float]], what: str
+) -> None:
+    """Values with their intervals, one below the other.
+
+    Args:
+        axes: to draw in.
+        names: of the values.
+        values: to draw.
+        intervals: the ends of each; NaN where there is none.
+        what: the name of the axis.
+    """
+    place = np.arange(len(names))[::-1]
+    spread = np.array(
+        [[max(0.0, v - low), max(0.0, high - v)] for v, (low, high) in zip(values, intervals, strict=True)]
+    )
+    axes.errorbar(values, place, xerr=np.nan_to_num(spread).T, fmt="o", color=COLOURS[0], markersize=4, capsize=3)
+    axes.set_yticks(list(place), list(names))
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.set_xlabel(what)
+
+
+def write_training_plots(
+    folder: Path, history: Sequence[Mapping[str, float]], series: Sequence[Series], threshold: float = THRESHOLD
+) -> list[Path]:
+    """All plots of one training, as SVG files in a folder.
+
+    Args:
+        folder: exists.
+        history: see ``draw_history``; every metric in it becomes a panel of ``curves.svg``.
+        series: the parts of the data to show, the most important first, such as test and validation.
+        threshold: of a viral call, in ``confusion.svg``.
+
+    Returns:
+        The files: ``curves``, ``roc``, ``precision_recall``, ``reliability``, ``scores`` and ``confusion``.
+    """
+    written = []
+    keys = {key.partition("_")[::2] for row in history for key in row}
+    names = sorted({metric for part, metric in keys if part in _PARTS}, key=_metric_order)
+    if names:
+        made, panels = figure(1, len(names))
+        for axes, name in zip(panels, names, strict=True):
+            draw_history(axes, history, name)
+        written.append(save(made, folder / "curves.svg"))
+    single: dict[str, Callable[[Axes, Sequence[Series]], None]] = {
+        "roc": draw_roc,
+        "precision_recall": draw_precision_recall,
+        "reliability": draw_reliability,
+    }
+    for name, draw in single.items():
+        made, panels = figure(1, 1)
+        draw(panels[0], series)
+        written.append(save(made, folder / f"{name}.svg"))
+    made, panels = figure(1, len(series))
+    for axes, one in zip(panels, series, strict=True):
+        draw_scores(axes, one)
+    written.append(save(made, folder / "scores.svg"))
+    made, panels = figure(1, len(series), width=3.4, height=3.2)
+    for axes, one in zip(panels, series, strict=True):
+        draw_confusion(axes, one, threshold)
+    return [*written, save(made, folder / "confusion.svg")]
+
+
+def save(made: Figure, path: Path) -> Path:
+    """Write a figure as the suffix says, ``.svg`` or ``.png``, in place of what is there.
+
+    Raises:
+        UsageError: the suffix is another.
+        StorageError: the disk is full or cannot be written.
+    """
+    image = _image(made, path.suffix.lower())
+    with replacing(path) as temporary:
+        temporary.write_bytes(image)
+    return path
+
+
+def as_svg(made: Figure) -> str:
+    """A figure as an ``<svg>`` element to put into a page."""
+    text = _image(made, ".svg").decode()
+    return text[text.index("<svg") :]
+
+
+def _image(made: Figure, suffix: str) -> bytes:
+    import matplotlib as mpl
+
+    if suffix not in (".svg", ".png"):
+        raise UsageError(f"a plot is written as .svg or .png, not {suffix!r}")
+    buffer = io.BytesIO()
+    about = {"Date": None} if suffix == ".svg" else {"Software": None}
+    with mpl.rc_context(_STYLE):
+        made.savefig(buffer, format=suffix[1:], metadata=about)
+    return buffer.getvalue()
+
+
+def _metric_order(name: str) -> tuple[int, str]:
+    usual = ("loss", "accuracy", "f1", "roc_auc", "auc")
+    return (usual.index(name) if name in usual else len(usual), name)
+
+
+def _line(index: int) -> dict[str, Any]:
+    style = _STYLES[index // len(COLOURS) % len(_STYLES)]
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": style, "linewidth": 1.4}
+
+
+def _both(one: Series) -> bool:
+    return len(one.label) > 0 and bool(one.label.min() != one.label.max())
+
+
+def _thin(
+    across: Float64[np.ndarray, "n"], up: Float64[np.ndarray, "n"]
+) -> tuple[Float64[np.ndarray, "m"], Float64[np.ndarray, "m"]]:
+    """Some hundred points of a curve, evenly along it: a million would make a file that no browser shows."""
+    if len(across) <= _MOST_POINTS:
+        return across, up
+    along = np.r_[0.0, np.cumsum(np.hypot(np.diff(across), np.diff(up)))]
+    kept = np.unique(np.searchsorted(along, np.linspace(0, along[-1], _MOST_POINTS)))
+    return across[kept], up[kept]
+
+
+def _unit_square(axes: Axes, across: str, up: str, title: str) -> None:
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.01)
+    axes.set_aspect("equal")
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.set_title(title, fontsize=9)
+    if axes.get_legend_handles_labels()[0]:
+        _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(frameon=False, fontsize=8, loc="best")

@@ -1,0 +1,1 @@
+"""Done: receipts, how far a run is, and the merging of its shards."""

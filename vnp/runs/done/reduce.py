@@ -1,0 +1,273 @@
+"""Reduce: every shard is checked, then all are merged in input order into ``features.h5``."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, RunExistsError
+from vnp.features.layout import FeatureLayout, make_layout
+from vnp.features.merge import Merged, add_reasons, merge
+from vnp.features.table import SCHEMA
+from vnp.files.durable import replacing
+from vnp.runs.done.hashes import FileHashes
+from vnp.runs.done.receipts import Receipt
+from vnp.runs.done.seals import require_sealed, tidy, withdraw
+from vnp.runs.done.skipped import write_skipped
+from vnp.runs.making.pair import stored_widths
+from vnp.runs.paths import shard_name
+from vnp.runs.planning.plan import read_plan
+from vnp.runs.planning.selection import part_counts
+from vnp.runs.request import Run
+from vnp.runs.shard import Shard
+from vnp.runs.versions import versions
+
+_NAMED = 12
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """What reduce made.
+
+    Args:
+        path: the merged features.
+        rows: rows in it.
+        layout: what its columns are.
+        skipped: entries of ``skipped.tsv`` by reason.
+        fresh: False if the same file was there already.
+        parts: rows in each part of the split that came with the data, ``none`` those without; empty without a split.
+    """
+
+    path: Path
+    rows: int
+    layout: FeatureLayout
+    skipped: dict[str, int]
+    fresh: bool
+    parts: dict[str, int]
+
+
+def reduce_run(
+    run: Run, kind: str, *, force: bool = False, progress: Callable[[int], None] = lambda _rows: None
+) -> Reduced:
+    """Check and merge a run.
+
+    Args:
+        run: a planned run.
+        kind: layout, ``1664`` or ``full``.
+        force: write anew although ``features.h5`` is there.
+        progress: told how many rows were merged since the last call.
+
+    Raises:
+        IncompleteRunError: shards are missing.
+        DamagedShardError: a shard or receipt is not what was written.
+        FeatureError: shards do not fit together.
+        RunExistsError: other features are there.
+        StorageError: the disk is full or cannot be written.
+    """
+    shards = read_plan(run.paths.plan, run.request.plan_sha256)
+    receipts = _receipts(run, shards)
+    _require_alike(run, receipts)
+    layout = _layout(run, receipts[0], kind)
+    provenance = _provenance(run, receipts)
+    if run.paths.features.exists() and not force:
+        there = _already(run, kind, layout, provenance)
+        tidy(run)
+        return there
+    with replacing(run.paths.features) as temporary, FileHashes(run, receipts) as hashes:
+        try:
+            merged = merge(
+                [run.paths.shard(receipt.shard) for receipt in receipts],
+                temporary,
+                arrays={"features": [part.source for part in layout.parts]},
+                attributes={
+                    "kind": "features",
+                    "run": run.request.digest,
+                    "layout": layout.to_json(),
+                    "chunk": run.request.chunk,
+                    "provenance": json.dumps(provenance, sort_keys=True),
+                },
+                before=lambda index: _require_intact(run, receipts[index], hashes.match(index)),
+                progress=progress,
+            )
+            _require_whole(run, receipts, merged)
+            parts = _reopen(temporary, merged, layout)
+            write_skipped(run)
+        except (FeatureError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            explained = _explained(run, receipts, hashes, error)
+            if explained is error:
+                raise
+            raise explained from error
+    tidy(run)
+    return Reduced(run.paths.features, merged.rows, layout, merged.skipped, fresh=True, parts=parts)
+
+
+def _receipts(run: Run, shards: Sequence[Shard]) -> list[Receipt]:
+    """The receipts of all shards; what is wrong is said of all of them at once."""
+    receipts: list[Receipt] = []
+    missing: list[str] = []
+    damaged: list[str] = []
+    for shard in shards:
+        try:
+            receipt = require_sealed(run, shard.number)
+        except DamagedShardError as error:
+            damaged.append(f"{shard_name(shard.number)}: {error}")
+            continue
+        if receipt is None:
+            missing.append(shard_name(shard.number))
+        else:
+            receipts.append(receipt)
+    if damaged:
+        raise DamagedShardError("\n".join([*damaged[:_NAMED], _rerun(run, len(damaged))]))
+    if missing:
+        names = ", ".join(missing[:_NAMED]) + (" …" if len(missing) > _NAMED else "")
+        raise IncompleteRunError(
+            f"{len(missing)} of {len(shards)} shards are missing: {names}\n{_rerun(run, len(missing))}"
+        )
+    return receipts
+
+
+def _rerun(run: Run, count: int) -> str:
+    return f"Make {'it' if count == 1 else 'them'} with: python -m jobs.rerun {shlex.quote(str(run.paths.root))}"
+
+
+def _require_alike(run: Run, receipts: Sequence[Receipt]) -> None:
+    """Widths and dtypes are the planned ones; encoders and precision are those of the first shard in all others."""
+    planned = {"widths": stored_widths(run.request), "dtype": run.request.store}
+    leader = receipts[0]
+    for receipt in receipts:
+        for what, expected in (*planned.items(), ("projections", leader.projections)):
+            if getattr(receipt, what) != expected:
+                raise FeatureError(
+                    f"{shard_name(receipt.shard)} has the {what} {getattr(receipt, what)}, expected {expected}.\n"
+                    f"{_remake(run, receipt)}"
+                )
+        for molecule, identity in receipt.encoders.items():
+            expected = leader.encoders[molecule]
+            differing = [key for key in expected if identity.get(key) != expected[key]]
+            if differing:
+                key = differing[0]
+                raise FeatureError(
+                    f"{shard_name(receipt.shard)} was embedded by {identity['name']} with {key} {identity.get(key)!r}, "
+                    f"{shard_name(leader.shard)} by {expected['name']} with {key} {expected[key]!r}: their numbers "
+                    f"cannot be mixed.\n{_remake(run, receipt)}"
+                )
+
+
+def _remake(run: Run, receipt: Receipt) -> str:
+    return (
+        f"Delete {run.paths.receipt(receipt.shard)} and make the shard again on the same kind of machine with: "
+        f"python -m jobs.rerun {shlex.quote(str(run.paths.root))}"
+    )
+
+
+def _layout(run: Run, receipt: Receipt, kind: str) -> FeatureLayout:
+    encoders = receipt.encoders
+    return make_layout(
+        kind,
+        dna=(run.request.dna.name, int(encoders["dna"]["width"])),
+        protein=(run.request.protein.name, int(encoders["protein"]["width"])),
+    )
+
+
+def _provenance(run: Run, receipts: Sequence[Receipt]) -> dict[str, Any]:
+    request = run.request
+    return {
+        "run": request.digest,
+        "inputs": [asdict(entry) for entry in request.inputs],
+        "encoders": receipts[0].encoders,
+        "store": request.store,
+        "devices": sorted({device for receipt in receipts for device in receipt.devices}),
+        "shards": {receipt.shard: receipt.sha256 for receipt in receipts},
+        "planned_with": request.versions,
+        "reduced_with": versions(),
+    }
+
+
+def _already(run: Run, kind: str, layout: FeatureLayout, provenance: dict[str, Any]) -> Reduced:
+    """The features that are there, if they are these."""
+    path = run.paths.features
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            stored = json.loads(file.attrs["provenance"])
+            same = (
+                file.attrs.get("schema") == SCHEMA
+                and file.attrs["layout"] == layout.to_json()
+                and stored["run"] == provenance["run"]
+                and stored["shards"] == json.loads(json.dumps(provenance["shards"]))
+            )
+            rows = len(file["ids"])
+            reasons: dict[str, int] = {}
+            add_reasons(file, reasons)
+            parts = part_counts(file["split"][:])
+    except (OSError, KeyError, ValueError, RuntimeError):
+        same = False
+    missing = "" if run.paths.skipped.exists() else f", but {run.paths.skipped.name} beside it is not"
+    if not same or missing:
+        anew = f"python -m jobs.reduce {shlex.quote(str(run.paths.root))} --layout {kind} --force"
+        what = missing if same else " and was made otherwise"
+        raise RunExistsError(f"{path} is there{what}. To merge the same shards anew: {anew}")
+    return Reduced(path, rows, layout, reasons, fresh=False, parts=parts)
+
+
+def _require_intact(run: Run, receipt: Receipt, intact: bool) -> None:
+    if not intact:
+        raise _damaged(run, [receipt])
+
+
+def _damaged(run: Run, receipts: Sequence[Receipt]) -> DamagedShardError:
+    """The error for shard files whose bytes have changed; they count as missing from now on."""
+    for receipt in receipts:
+        withdraw(run, receipt.shard)
+    lines = [
+        f"{run.paths.shard(receipt.shard)} is not the file that its receipt names: its bytes have changed"
+        for receipt in receipts[:_NAMED]
+    ]
+    return DamagedShardError("\n".join([*lines, _rerun(run, len(receipts))]))
+
+
+def _explained(run: Run, receipts: Sequence[Receipt], hashes: FileHashes, error: Exception) -> Exception:
+    """What lies behind an error while merging: most often a damaged file, which then must not be trusted."""
+    if isinstance(error, DamagedShardError) or (isinstance(error, OSError) and error.errno in _DISK):
+        return error
+    damaged = [receipt for index, receipt in enumerate(receipts) if not hashes.match(index)]
+    if damaged:
+        return _damaged(run, damaged)
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    if not isinstance(error, FeatureError):
+        return FeatureError(f"the shards of {run.paths.root} cannot be merged: {error}")
+    for receipt in receipts:
+        if error.path == str(run.paths.shard(receipt.shard)):
+            withdraw(run, receipt.shard)
+            return FeatureError(f"{error}\n{_rerun(run, 1)}")
+    return error
+
+
+def _require_whole(run: Run, receipts: Sequence[Receipt], merged: Merged) -> None:
+    """Every id that was written is there, and every input record and planned row."""
+    for receipt, found in zip(receipts, merged.source_ids_sha256, strict=True):
+        if found != receipt.ids_sha256:
+            raise FeatureError("its ids are not those that its receipt names", path=run.paths.shard(receipt.shard))
+    totals = run.request.totals
+    if (merged.rows, merged.records) != (totals.rows, totals.records):
+        raise FeatureError(
+            f"the shards hold {merged.rows:,} rows of {merged.records:,} records, the plan has {totals.rows:,} "
+            f"rows of {totals.records:,}; extract the run anew with --force"
+        )
+
+
+def _reopen(path: Path, merged: Merged, layout: FeatureLayout) -> dict[str, int]:
+    """Look at what was written; returns the rows in each part of the split."""
+    with h5py.File(path, "r", locking=False) as file:
+        shape = file["features"].shape
+        if shape != (merged.rows, layout.width):
+            raise FeatureError(f"{path} has features of {shape}, expected {(merged.rows, layout.width)}")
+        return part_counts(file["split"][:])

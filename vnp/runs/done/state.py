@@ -1,0 +1,210 @@
+"""How far a run is, from what is on the disk: receipts, block files and attempts. No scheduler is asked here."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vnp.errors import DamagedShardError, StorageError, storage_error
+from vnp.runs.done.receipts import Receipt
+from vnp.runs.done.seals import require_sealed
+from vnp.runs.making.attempts import read_attempts
+from vnp.runs.paths import shard_name
+from vnp.runs.request import Run
+from vnp.runs.shard import Shard
+
+STATES = ("done", "running", "queued", "stopped", "failed", "damaged", "unknown", "missing")
+_TAIL_BYTES = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class ShardState:
+    """How far one shard is.
+
+    Args:
+        shard: as planned.
+        state: ``done`` (by its receipt), ``running``, ``queued`` (a scheduler says so), ``stopped`` (asked to stop,
+            goes on with rerun), ``failed`` (its last task ended with an error or vanished), ``damaged`` (the receipt
+            or file is not what was written), ``unknown`` (its files cannot be looked at) or ``missing`` (never begun).
+        blocks: finished blocks, and blocks in all.
+        attempts: how many tasks have begun it.
+        receipt: of a shard that is done.
+        error: last line of what went wrong.
+        log: path of the last task's log, if known.
+        job: id of the last task's job, if known.
+        here: whether the last task was on this machine, where its process can be seen.
+    """
+
+    shard: Shard
+    state: str
+    blocks: tuple[int, int]
+    attempts: int = 0
+    receipt: Receipt | None = None
+    error: str | None = None
+    log: str | None = None
+    job: str | None = None
+    here: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """How far a run is.
+
+    Args:
+        shards: one state a shard, in order.
+        rows: rows sealed.
+        rows_planned: rows in all.
+        tokens_per_second: of both encoders together in one task, while it embeds; None before the first is done.
+        hours_left: for the shards that are not done at the pace of those that are and with as many tasks as
+            run now, at least one; None before the first shard is done.
+    """
+
+    shards: list[ShardState]
+    rows: int
+    rows_planned: int
+    tokens_per_second: float | None
+    hours_left: float | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard is done."""
+        return all(found.state == "done" for found in self.shards)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of shards in each state."""
+        counted = Counter(found.state for found in self.shards)
+        return {state: counted[state] for state in STATES if counted[state]}
+
+    @property
+    def unfinished(self) -> list[int]:
+        """Numbers of the shards without a valid receipt."""
+        return [found.shard.number for found in self.shards if found.state != "done"]
+
+
+def run_state(run: Run, shards: Sequence[Shard] | None = None) -> RunState:
+    """Look at a run's files; ten thousand shards take about a second.
+
+    Args:
+        run: a planned run.
+        shards: its shard table, where that is read already.
+
+    Raises:
+        RunError: the plan is damaged.
+        StorageError: the folders cannot be looked into.
+    """
+    if shards is None:
+        # Here, because it loads h5py, which a login node may not have.
+        from vnp.runs.planning.plan import read_plan
+
+        shards = read_plan(run.paths.plan, run.request.plan_sha256)
+    # One look into each folder instead of one question a shard: most shards of a young run have neither.
+    receipts, begun = _names(run.paths.receipts), _names(run.paths.parts)
+    states = [_look(run, shard, receipts, begun) for shard in shards]
+    done = [found for found in states if found.state == "done" and found.receipt is not None]
+    return RunState(
+        shards=states,
+        rows=sum(found.receipt.rows for found in done if found.receipt),
+        rows_planned=run.request.totals.rows,
+        tokens_per_second=_pace([found.receipt for found in done if found.receipt]),
+        hours_left=_hours_left(states, done),
+    )
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return {entry.name for entry in os.scandir(folder)}
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise storage_error(error, f"looking into {folder}") from error
+
+
+def _look(run: Run, shard: Shard, receipts: set[str], begun: set[str]) -> ShardState:
+    try:
+        return _shard_state(run, shard, receipts, begun)
+    except StorageError as error:
+        # The other shards can be told of all the same.
+        return ShardState(shard, "unknown", (0, shard.blocks(run.request.block_units)), error=str(error))
+
+
+def _shard_state(run: Run, shard: Shard, receipts: set[str], begun: set[str]) -> ShardState:
+    count = shard.blocks(run.request.block_units)
+    name = shard_name(shard.number)
+    if f"{name}.json" in receipts:
+        try:
+            receipt = require_sealed(run, shard.number)
+        except DamagedShardError as damage:
+            return ShardState(shard, "damaged", (0, count), error=str(damage))
+        if receipt is not None:
+            return ShardState(shard, "done", (count, count), receipt.attempt, receipt)
+    if name not in begun:
+        return ShardState(shard, "missing", (0, count))
+    folder = run.paths.blocks(shard.number)
+    blocks = sum(name.startswith("block-") for name in _names(folder))
+    attempts = read_attempts(folder)
+    if not attempts:
+        return ShardState(shard, "missing", (blocks, count))
+    last = attempts[-1][1]
+    state, error = last.outcome, last.error
+    if any(found.alive(place) for place, found in attempts):
+        state = "running"
+    elif state == "running":
+        state, error = "failed", last_words(last.log) or "the task vanished without a word"
+    return ShardState(
+        shard,
+        state,
+        (blocks, count),
+        len(attempts),
+        error=error,
+        log=last.log,
+        job=last.job,
+        here=last.host == socket.gethostname(),
+    )
+
+
+def last_words(log: str | None) -> str | None:
+    """The last line of a log that says why a task ended, or None if there is none."""
+    lines = log_tail(log, 20)
+    # What srun adds says only that it ended.
+    own = [line for line in lines if not line.startswith("srun: ")]
+    return next(iter(reversed(own or lines)), None)
+
+
+def log_tail(log: str | None, lines: int) -> list[str]:
+    """The last lines with text of a log, at most so many; none if it cannot be read."""
+    if log is None:
+        return []
+    try:
+        with Path(log).open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            found = [line.rstrip() for line in file.read().decode(errors="replace").splitlines()]
+    except OSError:
+        return []
+    return [line for line in found if line.strip()][-lines:]
+
+
+def _pace(receipts: list[Receipt]) -> float | None:
+    seconds = sum(receipt.seconds.get(name, 0.0) for receipt in receipts for name in ("dna", "protein"))
+    tokens = sum(sum(receipt.tokens.values()) for receipt in receipts)
+    return tokens / seconds if seconds > 0 else None
+
+
+def _hours_left(states: list[ShardState], done: list[ShardState]) -> float | None:
+    # Reading and writing go on beside the embedding, and the GPU's time is part of it.
+    phases = ("load", "dna", "protein", "seal")
+    spent = sum(found.receipt.seconds.get(name, 0.0) for found in done if found.receipt for name in phases)
+    finished = sum(found.shard.tokens for found in done)
+    if not finished or not spent:
+        return None
+    left = sum(
+        found.shard.tokens * (1 - found.blocks[0] / max(found.blocks[1], 1))
+        for found in states
+        if found.state != "done"
+    )
+    running = max(1, sum(found.state == "running" for found in states))
+    return left / finished * spent / running / 3600

@@ -1,0 +1,221 @@
+"""The two encoders of a run, loaded once in a process and used for shard after shard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from vnp.encoders import Encoder, identity, load
+from vnp.encoders.registry import Launched
+from vnp.errors import EncoderError
+from vnp.features.projection import NAME as PROJECTION
+from vnp.features.projection import NATIVE, WIDTH, project
+from vnp.features.table import all_finite
+from vnp.runs.making.blocks import Account
+from vnp.runs.request import EncoderChoice, Request
+
+Embedded = tuple[dict[str, Float32[np.ndarray, "n width"]], Account]
+"""Rows of each molecule, and how they came about."""
+PROJECTIONS = {"dna_projected": PROJECTION}
+MOLECULES = ("dna", "protein")
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderPair:
+    """The DNA and the protein encoder, ready.
+
+    Args:
+        dna: the DNA encoder.
+        protein: the protein encoder.
+        seconds: how long it took to load them.
+        weights_seconds: how much of that went into reading the weights of the one that took longer.
+    """
+
+    dna: Encoder
+    protein: Encoder
+    seconds: float
+    weights_seconds: float = 0.0
+
+    @classmethod
+    def load(cls, request: Request) -> EncoderPair:
+        """Load both encoders as the run asks, side by side: most of the time goes into compiling their kernels.
+
+        Raises:
+            WeightsError: weights are missing or damaged.
+            EncoderError: an encoder cannot run on this device, or is not the one that the run was planned with.
+        """
+        started = time.perf_counter()
+        if request.needs_weights:
+            _import_libraries()
+        with ThreadPoolExecutor(1) as thread:
+            beside = thread.submit(_load, request, "dna")
+            # Proteins' take longer: they are loaded here, where Ctrl-C can end it.
+            protein = _load(request, "protein")
+            dna = beside.result()
+        weights = max(getattr(each, "weights_seconds", 0.0) for each in (dna, protein))
+        return cls(dna, protein, time.perf_counter() - started, weights)
+
+    def identities(self) -> dict[str, dict[str, Any]]:
+        """What makes the numbers comparable."""
+        return {"dna": dict(identity(self.dna)), "protein": dict(identity(self.protein))}
+
+    def device(self) -> str:
+        """Name of the GPU that the encoders run on, or ``cpu``."""
+        for encoder in (self.protein, self.dna):
+            if str(getattr(encoder, "device", "cpu")).startswith("cuda"):
+                import torch
+
+                return str(torch.cuda.get_device_name(encoder.device))  # type: ignore[attr-defined]
+        return "cpu"
+
+    def prepare(self, dna: Sequence[str], protein: Sequence[str]) -> dict[str, Any]:
+        """Do of the embedding what needs no GPU, which another thread can do ahead; see ``Encoder.prepare``.
+
+        Args:
+            dna: n sequences.
+            protein: n sequences.
+        """
+        return {"dna": self.dna.prepare(dna), "protein": self.protein.prepare(protein)}
+
+    def embed(self, work: Mapping[str, Any]) -> Embedding:
+        """Begin to embed frames.
+
+        Args:
+            work: from ``prepare``.
+
+        Returns:
+            The embedding, whose ``result`` another thread can take. On a GPU the last batches may still be under way;
+            on a CPU all is done.
+
+        Raises:
+            EncoderError: a sequence does not fit in memory.
+        """
+        launched: dict[str, Launched] = {}
+        seconds, tokens, events = {}, {}, []
+        for name, encoder in ((name, getattr(self, name)) for name in MOLECULES):
+            started, before = time.perf_counter(), encoder.tokens_read
+            encoder.events.clear()
+            launched[name] = encoder.launch(work[name])
+            seconds[name] = time.perf_counter() - started
+            tokens[name] = encoder.tokens_read - before
+            events += [f"{name}: {event}" for event in encoder.events]
+        kernels = {name: getattr(self, name).kernel for name in MOLECULES}
+        account = Account(self.identities(), self.device(), kernels, tokens, seconds, events)
+        return Embedding(launched, account)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A block's embeddings on their way.
+
+    Args:
+        launched: of each molecule.
+        account: how they come about; of the seconds, those spent on queueing.
+    """
+
+    launched: Mapping[str, Launched]
+    account: Account
+
+    def result(self) -> Embedded:
+        """Wait for the embeddings.
+
+        Returns:
+            ``dna`` and ``protein``, and how they came about. An encoder's seconds are those that the GPU had its work;
+            without a GPU those that it took.
+
+        Raises:
+            EncoderError: a value is not finite.
+        """
+        found, seconds = {}, {"gpu": 0.0}
+        for name, each in self.launched.items():
+            started = time.perf_counter()
+            found[name] = each.result()
+            waited = time.perf_counter() - started
+            seconds[name] = round(each.gpu_seconds or self.account.seconds[name] + waited, 4)
+            seconds["gpu"] = round(seconds["gpu"] + each.gpu_seconds, 4)
+        return found, replace(self.account, seconds=seconds)
+
+
+def to_store(
+    found: Mapping[str, Float32[np.ndarray, "n width"]], store: str
+) -> dict[str, Float[np.ndarray, "n width"]]:
+    """Give embeddings the type that they are stored in, and project the DNA's.
+
+    The projection is made here, spread over all tasks, so that merging is left with copying.
+
+    Args:
+        found: from ``Embedding.result``.
+        store: dtype of the result.
+
+    Returns:
+        ``dna`` and ``protein``, and ``dna_projected`` where the DNA encoder is 768 wide.
+
+    Raises:
+        EncoderError: a value does not fit into ``store``.
+    """
+    whole = dict(found)
+    if found["dna"].shape[1] == NATIVE:
+        whole["dna_projected"] = project(found["dna"])
+    return {name: _store(values, name, store) for name, values in whole.items()}
+
+
+def stored_widths(request: Request) -> dict[str, int]:
+    """Columns of each number array of the run's shards."""
+    widths = {"dna": request.dna.width, "protein": request.protein.width}
+    return {**widths, "dna_projected": WIDTH} if request.dna.width == NATIVE else widths
+
+
+def _store(values: np.ndarray, name: str, store: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(values, dtype=store)
+    if not all_finite(stored) and all_finite(values):
+        raise EncoderError(f"a value of {name} is too large for {store}: use --store float32")
+    return stored
+
+
+def _import_libraries() -> None:
+    """Import what both encoders need, for a library that two threads begin to import may meet itself half made."""
+    import torch
+
+    import vnp.encoders.build
+
+    if torch.cuda.is_available():
+        with suppress(ImportError):
+            import vnp.encoders.kernels.fused  # noqa: F401
+
+
+def _load(request: Request, molecule: str) -> Encoder:
+    choice: EncoderChoice = getattr(request, molecule)
+    encoder = load(
+        choice.name,
+        molecule=molecule,
+        weights=None if request.weights is None else Path(request.weights),
+        device=request.device,
+        precision=choice.precision,
+        token_budget=request.token_budget,
+    )
+    require_planned(choice, dict(identity(encoder)))
+    return encoder
+
+
+def require_planned(choice: EncoderChoice, found: dict[str, Any]) -> None:
+    """Make sure that an encoder is the one that the run was planned with; ``auto`` precision fits any.
+
+    Raises:
+        EncoderError: it is not; the message names what differs.
+    """
+    for key, planned in choice.identity.items():
+        if found.get(key) == planned or (key == "precision" and planned == "auto"):
+            continue
+        raise EncoderError(
+            f"{choice.name}: this run was planned with {key} {planned!r}, here it is {found.get(key)!r}. "
+            "Bring the planned weights back, or extract the run anew with --force"
+        )

@@ -1,0 +1,1 @@
+"""Planning: what a user asks for becomes run.json and the shard table."""

@@ -1,0 +1,143 @@
+"""What a user wants of a run, before anything is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vnp.encoders.spec import spec as encoder_spec
+from vnp.errors import RunError, UsageError
+from vnp.files.durable import write_json
+from vnp.runs.request import STORES, EncoderChoice
+from vnp.sequences.samplesheet import InputFile
+
+_SMALLEST_CHUNK = 30
+# Six frames of such a chunk have 2,000,000,000 residues, which are counted in signed numbers of four bytes.
+LARGEST_CHUNK = 1_000_000_000
+MOST_SHARDS = 1_000_000
+MOST_TOKENS = 1_000_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What the user wants of a run.
+
+    Args:
+        files: the inputs.
+        shards: how many pieces.
+        chunk: bases; None is 300, or with datasets the bases of their longest record.
+        dna: name of the DNA encoder.
+        protein: name of the protein encoder.
+        precision: ``auto``, ``fp16``, ``bf16``, ``fp32`` or ``fp8``.
+        store: dtype of the stored numbers.
+        prefix_ids: put each input's name in front of its records' names.
+        token_budget: tokens of one batch, or None for the encoder's own.
+        block_tokens: expected tokens of a block, the piece of a shard that a killed task can lose, or None for what
+            suits the device. A run that is planned already keeps its own.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        weights: folder of weights, or None for the default.
+    """
+
+    files: tuple[InputFile, ...]
+    shards: int = 1
+    chunk: int | None = None
+    dna: str = "dnabert_s"
+    protein: str = "fastesm2_650"
+    precision: str = "auto"
+    store: str = "float16"
+    prefix_ids: bool = False
+    token_budget: int | None = None
+    block_tokens: int | None = None
+    device: str = "auto"
+    weights: Path | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            UsageError: a number is out of range, or there is no such store.
+        """
+        if not self.files:
+            raise UsageError("there is no input: name FASTA or FASTQ files, or a samplesheet")
+        if not 1 <= self.shards <= MOST_SHARDS:
+            raise UsageError(f"--shards must be 1 to {MOST_SHARDS:,}, not {self.shards}")
+        if self.chunk is not None and not _SMALLEST_CHUNK <= self.chunk <= LARGEST_CHUNK:
+            raise UsageError(
+                f"--chunk must be at least {_SMALLEST_CHUNK} bases, at most {LARGEST_CHUNK:,}, not {self.chunk}"
+            )
+        if self.store not in STORES:
+            raise UsageError(f"--store must be one of {', '.join(STORES)}, not {self.store!r}")
+        for name, tokens in (("--token-budget", self.token_budget), ("--block-tokens", self.block_tokens)):
+            if tokens is not None and not 1 <= tokens <= MOST_TOKENS:
+                raise UsageError(f"{name} must be at least 1, at most {MOST_TOKENS:,}, not {tokens}")
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether an encoder is a transformer that may use a GPU."""
+        return self.device != "cpu" and self.needs_weights
+
+    def encoder(self, molecule: str) -> EncoderChoice:
+        """One encoder with its identity, found without loading it.
+
+        Raises:
+            UsageError: there is no such encoder.
+            WeightsError: its weights are missing or not the pinned ones.
+        """
+        # Here, because it loads numpy, which a login node may not have.
+        from vnp.encoders import describe
+
+        name = self.dna if molecule == "dna" else self.protein
+        return EncoderChoice(name, self.precision, dict(describe(name, molecule, self.weights, self.precision)))
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether an encoder is a transformer."""
+        return any(
+            spec.needs_weights for spec in (encoder_spec(self.dna, "dna"), encoder_spec(self.protein, "protein"))
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for JSON, with absolute paths."""
+        stored = asdict(self)
+        stored["weights"] = None if self.weights is None else str(self.weights.absolute())
+        for entry in stored["files"]:
+            entry.update({name: str(entry[name]) for name in ("path", "dataset") if entry[name] is not None})
+        return stored
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Ask:
+        """Read what ``as_json`` made.
+
+        Raises:
+            TypeError: something is missing or too much.
+            KeyError: something is missing.
+        """
+        files = tuple(
+            InputFile(**{**entry, "path": Path(entry["path"]), "dataset": entry["dataset"] and Path(entry["dataset"])})
+            for entry in stored["files"]
+        )
+        weights = None if stored["weights"] is None else Path(stored["weights"])
+        return cls(**{**stored, "files": files, "weights": weights})
+
+    def write(self, path: Path) -> None:
+        """Write it durably, for a job that plans.
+
+        Raises:
+            StorageError: the disk is full or cannot be written.
+        """
+        write_json(path, self.as_json())
+
+    @classmethod
+    def read(cls, path: Path) -> Ask:
+        """Read what ``write`` wrote.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        try:
+            return cls.from_json(json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RunError(f"{path} cannot be read: {error}; extract again") from error

@@ -1,0 +1,284 @@
+"""One streaming pass over the inputs of a run: what they hold, and where they can be cut into shards.
+
+Expected work is counted, not guessed: the pass finds the open frames of every chunk, so a shard's number of rows is
+known before it is embedded and checked after.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vnp.errors import InputError, UsageError
+from vnp.runs.planning.marks import Marks
+from vnp.runs.planning.selection import Selection
+from vnp.runs.request import PlannedInput, Totals
+from vnp.runs.shard import START, Position
+from vnp.runs.units import UnitBatch, batch_units, iter_records
+from vnp.sequences.frames import count_open
+from vnp.sequences.names import NameCheck
+from vnp.sequences.reading import input_digest
+from vnp.sequences.samplesheet import InputFile
+
+if TYPE_CHECKING:
+    from vnp.runs.planning.dataset import Dataset
+
+DEFAULT_CHUNK = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What one pass over the inputs found.
+
+    Args:
+        inputs: the files.
+        totals: what they hold.
+        marks: where they can be cut.
+        chunk: bases of a chunk.
+        selections: what datasets say of their records, by the index of the input.
+    """
+
+    inputs: tuple[PlannedInput, ...]
+    totals: Totals
+    marks: Marks
+    chunk: int
+    selections: Mapping[int, Selection]
+
+
+def expected_tokens(rows: np.ndarray, residues: np.ndarray) -> np.ndarray:
+    """Tokens of both encoders for chunks with so many open frames and residues.
+
+    Protein: the residues and two special tokens a frame. DNA: byte-pair tokens hold 4.9 bases on average on
+    genomes, and two special tokens a frame.
+    """
+    tokens: np.ndarray = residues + (residues * 3) // 5 + rows * 4
+    return tokens
+
+
+def survey(
+    files: Sequence[InputFile],
+    chunk: int | None,
+    *,
+    prefix_ids: bool = False,
+    progress: Callable[[int], None] = lambda _bytes: None,
+) -> Survey:
+    """Read every input once, streaming; memory grows with the records of datasets alone, by some 15 bytes each.
+
+    Args:
+        files: the inputs.
+        chunk: bases of a chunk; None is 300, or with datasets the bases of their longest record.
+        prefix_ids: put each input's name in front of its records' names.
+        progress: told how many bytes of the files were read since the last call.
+
+    Raises:
+        InputError: a file cannot be read, holds no record, two records have the same name, or the files of a dataset
+            do not belong together.
+        UsageError: ``chunk`` is smaller than a record of a dataset, or pyarrow is needed for one and missing.
+    """
+    datasets = _read_datasets(files)
+    chunk = _decide_chunk(chunk, files, datasets)
+    marks = Marks()
+    planned: list[PlannedInput] = []
+    prefixes = _prefixes(files) if prefix_ids else [None] * len(files)
+    with NameCheck() as names:
+        for index, (file, prefix) in enumerate(zip(files, prefixes, strict=True)):
+            first = planned[-1].first_record + planned[-1].records if planned else 0
+            one = _OneFile(index, file, prefix, first, chunk, datasets.get(index))
+            planned.append(_survey_file(one, names, marks, progress))
+        _refuse_duplicates(planned, names)
+    records, bases = sum(entry.records for entry in planned), sum(entry.bases for entry in planned)
+    totals = Totals(records, bases, marks.units, marks.rows, marks.tokens)
+    selections = {index: dataset.selection for index, dataset in datasets.items()}
+    return Survey(tuple(planned), totals, marks, chunk, selections)
+
+
+def _read_datasets(files: Sequence[InputFile]) -> dict[int, Dataset]:
+    found = {}
+    for index, file in enumerate(files):
+        if file.dataset is not None:
+            # Here, because it may need a library that other inputs do not.
+            from vnp.runs.planning.dataset import read_dataset
+
+            found[index] = read_dataset(file.dataset, file.path)
+    return found
+
+
+def _decide_chunk(chunk: int | None, files: Sequence[InputFile], datasets: Mapping[int, Dataset]) -> int:
+    """Each record of a dataset is one chunk, so none may be longer."""
+    longest = max(datasets, key=lambda index: datasets[index].chunk, default=None)
+    if longest is None:
+        return DEFAULT_CHUNK if chunk is None else chunk
+    needed = datasets[longest].chunk
+    if chunk is not None and chunk < needed:
+        raise UsageError(
+            f"--chunk {chunk} would cut the records of {files[longest].path}, each of which is one chunk of up to "
+            f"{needed} bases: leave --chunk out (also in vnp.toml), or make it {needed} or more"
+        )
+    return needed if chunk is None else chunk
+
+
+@dataclass(frozen=True, slots=True)
+class _OneFile:
+    """A file to survey, and how."""
+
+    index: int
+    file: InputFile
+    prefix: str | None
+    first_record: int
+    chunk: int
+    dataset: Dataset | None
+
+
+def _survey_file(one: _OneFile, names: NameCheck, marks: Marks, progress: Callable[[int], None]) -> PlannedInput:
+    file, dataset = one.file, one.dataset
+    # Before the reading, so that a change while it is read shows as a change after it.
+    stat = file.path.stat()
+    hasher = _ReportingHash(progress)
+    found = PlannedInput(
+        path=str(file.path),
+        label=file.label,
+        group=file.group,
+        size=stat.st_size,
+        mtime_ns=stat.st_mtime_ns,
+        sha256="",
+        first_record=one.first_record,
+        records=0,
+        bases=0,
+        prefix=one.prefix,
+        dataset=None if file.dataset is None else str(file.dataset),
+        dataset_sha256=None if file.dataset is None else input_digest(file.dataset),
+    )
+    records = bases = 0
+    start = Position(one.index, *START)
+    for batch in batch_units(iter_records(file.path, start, hasher), one.chunk, one.index, start):
+        whole = batch.ordinals >= records
+        names.add([_checked_name(found, batch, one.first_record, i) for i in np.flatnonzero(whole).tolist()])
+        records += int(whole.sum())
+        only = None if dataset is None else _chosen_frames(batch, dataset, found)
+        bases += _count(batch, marks, only, found)
+    if not records:
+        raise InputError("holds no sequence", path=file.path)
+    sha256 = hasher.hexdigest()
+    if dataset is not None and (records, sha256) != (len(dataset.selection), dataset.fasta_sha256):
+        raise InputError(
+            f"has {records:,} records, {Path(str(found.dataset)).name} tells of {len(dataset.selection):,}, or it "
+            "changed while it was read; make the dataset again",
+            path=file.path,
+        )
+    return replace(found, sha256=sha256, records=records, bases=bases)
+
+
+def _chosen_frames(batch: UnitBatch, dataset: Dataset, entry: PlannedInput) -> UInt8[np.ndarray, "chunks"]:
+    """The frames that become rows, once it is sure that the table speaks of these records."""
+    known = batch.ordinals < len(dataset.selection)
+    at = batch.ordinals[known]
+    names = np.fromiter((hash(record.name) for record in batch.records), np.int64, len(batch.records))
+    wrong = np.ones(len(names), bool)
+    wrong[known] = (names[known] != dataset.names[at]) | (batch.counts[known] != 1)
+    if wrong.any():
+        record = batch.records[int(np.flatnonzero(wrong)[0])]
+        why = record.problem or "the table has another record here, or a shorter one"
+        raise InputError(
+            f"does not fit {entry.dataset}: {why}. Make the dataset again", path=entry.path, record=record.name
+        )
+    chosen: UInt8[np.ndarray, "chunks"] = dataset.selection.frames[at][batch.chunks.sequence]
+    return chosen
+
+
+def _checked_name(entry: PlannedInput, batch: UnitBatch, first_record: int, index: int) -> str:
+    """The name that no other record may have; one that cannot be used gets no row, so its name is free."""
+    record = batch.records[index]
+    if record.problem is None:
+        return entry.record_name(record.name)
+    return f"\0{first_record + int(batch.ordinals[index])}"
+
+
+def _count(batch: UnitBatch, marks: Marks, only: UInt8[np.ndarray, "chunks"] | None, entry: PlannedInput) -> int:
+    """Add a batch's units to the marks; returns its bases."""
+    rows_per_chunk, residues_per_chunk = count_open(batch.sequences, batch.chunks, only)
+    if only is not None and (closed := rows_per_chunk < np.bitwise_count(only)).any():
+        record = batch.records[int(batch.chunks.sequence[np.flatnonzero(closed)[0]])]
+        raise InputError(
+            f"{entry.dataset} lists a frame of it that has a stop; make the dataset again",
+            path=entry.path,
+            record=record.name,
+        )
+    spans = batch.chunks.end - batch.chunks.start
+    units = len(batch)
+    has_chunk = batch.unit_chunk >= 0
+    rows, tokens, bases = (np.zeros(units, np.int64) for _ in range(3))
+    rows[has_chunk] = rows_per_chunk
+    tokens[has_chunk] = expected_tokens(rows_per_chunk.astype(np.int64), residues_per_chunk.astype(np.int64))
+    bases[has_chunk] = spans
+    numbers = batch.numbers().astype(np.int64)
+    offsets = np.array([-1 if record.offset is None else record.offset for record in batch.records], np.int64)
+    lines = np.array([-1 if record.line is None else record.line for record in batch.records], np.int64)
+    marks.add(
+        file=batch.input,
+        record=batch.ordinals[batch.owner],
+        chunk=np.maximum(numbers - 1, 0),
+        offset=offsets[batch.owner],
+        line=lines[batch.owner],
+        rows=rows,
+        tokens=tokens,
+        bases=bases,
+    )
+    ends = np.flatnonzero(has_chunk & (numbers == batch.counts[batch.owner]))
+    return int(sum(len(batch.records[i].sequence) for i in batch.owner[ends]))
+
+
+class _ReportingHash:
+    """A SHA-256 that reports how many bytes it was fed."""
+
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self._hash = hashlib.sha256()
+        self._report = report
+
+    def update(self, data: bytes) -> None:
+        self._hash.update(data)
+        self._report(len(data))
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _prefixes(files: Sequence[InputFile]) -> list[str | None]:
+    """The files' names without folder and endings; the whole path where two would be the same."""
+    stems = [file.path.name.split(".")[0] if file.dataset is None else file.path.parent.name for file in files]
+    if len(set(stems)) == len(stems):
+        return list(stems)
+    return [str(file.path) for file in files]
+
+
+def _refuse_duplicates(inputs: Sequence[PlannedInput], names: NameCheck) -> None:
+    """Raise if two records share a name; the check knows suspects only, so they are read again."""
+    suspects = names.suspects()
+    if not suspects:
+        return
+    wanted = {ordinal for group in suspects for ordinal in group}
+    seen: dict[str, str] = {}
+    for entry, ordinal, name, line in _named_records(inputs, wanted):
+        where = f"{entry.path}, " + (f"line {line}" if line else f"record {ordinal - entry.first_record + 1}")
+        if name in seen:
+            raise InputError(
+                f"two records are called {name!r}: {seen[name]} and {where}. "
+                "Rename one, or put each file's name in front with --prefix-ids if they are in two files"
+            )
+        seen[name] = where
+
+
+def _named_records(
+    inputs: Sequence[PlannedInput], wanted: set[int]
+) -> Iterator[tuple[PlannedInput, int, str, int | None]]:
+    for index, entry in enumerate(inputs):
+        if not any(entry.first_record <= ordinal < entry.first_record + entry.records for ordinal in wanted):
+            continue
+        for place, record in enumerate(iter_records(Path(entry.path), Position(index, *START))):
+            if entry.first_record + place in wanted:
+                yield entry, entry.first_record + place, entry.record_name(record.name), record.line
