@@ -143,7 +143,7 @@ def test_library_never_imports_commands() -> None:
     assert not found, "vnp/ is the library and must work without jobs/:\n" + "\n".join(found)
 
 
-# The floors of the house, from the ground up: a room uses rooms below its own. docs/architecture.md says what each is for.
+# The floors of the house, from the ground up: a room uses rooms below its own. docs/architecture.md walks through them.
 FLOORS = [
     "errors", "files", "sequences", "encoders", "features", "runs", "export", "metrics", "report", "classifier",
     "finetune", "prediction", "comparison", "datasets", "refseq", "virnucpro", "doctor", "speed", "native",
