@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from benchmarks.frontend_command import frontend_options
-from jobs._cli import options as _options
+from jobs._cli import options
 from jobs._cli.command import command, group
 from vnp.runs.planning.ask import LARGEST_CHUNK, MOST_SHARDS
 
@@ -28,7 +28,7 @@ def main() -> None:
 @click.option("--chunk", type=click.IntRange(3, LARGEST_CHUNK), default=300, help="Bases of a chunk.")
 @click.option("--repeats", type=click.IntRange(min=1), default=5, help="Rounds; the median counts.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, help="Of the random bases.")
-@_options.as_json
+@options.as_json
 def frames(
     input: tuple[Path, ...],  # noqa: A002 - the argument's name in help and vnp.toml
     bases: int,
@@ -83,7 +83,7 @@ def frontend(**asked: Any) -> None:
     default=".",
     help="Folder on the disk to measure. About 10 kB a row are written there, and removed again.",
 )
-@_options.as_json
+@options.as_json
 def merge(rows: int, shards: int, repeats: int, layout: str, store: str, folder: Path, as_json: bool) -> None:
     """Time reduce against cp of the features that it makes.
 
@@ -121,7 +121,7 @@ def merge(rows: int, shards: int, repeats: int, layout: str, store: str, folder:
 @click.option("--shards", type=click.IntRange(1, MOST_SHARDS), default=10_000, help="Shards of the made-up run.")
 @click.option("--done", type=click.IntRange(min=0), help="How many of them are done.  [default: half]")
 @click.option("--repeats", type=click.IntRange(min=1), default=5, help="Rounds; the median counts.")
-@_options.as_json
+@options.as_json
 def status(shards: int, done: int | None, repeats: int, as_json: bool) -> None:
     """Time the look at a run of many shards that status takes; the goal is 2 s for 10,000."""
     from statistics import median
@@ -145,7 +145,7 @@ def status(shards: int, done: int | None, repeats: int, as_json: bool) -> None:
 @click.option("--loop-workers", type=click.IntRange(0, 10_000), default=12, help="Processes of the plain loop.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, help="Of the made-up rows.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File for the figures as JSON.")
-@_options.as_json
+@options.as_json
 def train(
     device: str,
     rows: int | None,
@@ -178,7 +178,7 @@ def train(
 @click.option(
     "--scan-chunks", type=click.IntRange(min=1), default=2_000, help="Chunks of a record to time the scan on, at most."
 )
-@_options.as_json
+@options.as_json
 def dataset(genomes: Path, annotation: Path | None, chunk: int, scan_chunks: int, as_json: bool) -> None:
     """Time finding the frames that lie in annotated proteins, by the index and by a scan of every protein.
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from jobs._cli import options as _options
+from jobs._cli import options
 from vnp.errors import UsageError
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -37,7 +37,7 @@ def frontend_options(function: _Function) -> _Function:
                 help="That tokenizer.json itself, in place of --weights.",
             ),
             click.option("--seed", type=click.IntRange(min=0), default=1, help="Of the reads."),
-            _options.as_json,
+            options.as_json,
         )
     ):
         function = option(function)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from jobs._cli import options as _options
+from jobs._cli import options
 from jobs._cli.command import command, group
 from jobs._cli.speed_options import speed_options
 
@@ -37,7 +37,7 @@ def main() -> None:
     help="Score the runs that name no checkpoint with this one, instead of training.",
 )
 @click.option("--all", "everything", is_flag=True, help="Compare checkpoints on every labelled row, seen or not.")
-@_options.groups
+@options.groups
 @click.option(
     "--organisms",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -64,8 +64,8 @@ def main() -> None:
     "--replicates", type=click.IntRange(20, 1_000_000), default=1000, help="Draws of groups for the intervals."
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train and score.")
-@_options.force
-@_options.as_json
+@options.force
+@options.as_json
 def accuracy(contestant: tuple[str, ...], out: Path, **asked: Any) -> None:
     """Compare feature sets and classifiers on the same held-out records.
 
@@ -85,14 +85,14 @@ def accuracy(contestant: tuple[str, ...], out: Path, **asked: Any) -> None:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the reads.")
 @click.option("--length", type=click.IntRange(min=3), default=150, help="Bases of a read.")
 @click.option("--most", type=click.IntRange(min=1), default=20, help="Reads of one record, at most.")
-@_options.groups
+@options.groups
 @click.option(
     "--split",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Cut only from the groups of the test part of this split, such as the one beside a checkpoint.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the places.")
-@_options.force
+@options.force
 def reads(
     input: tuple[Path, ...],  # noqa: A002 - the argument's name in help and vnp.toml
     out: Path,
@@ -114,7 +114,7 @@ def reads(
 
 @command("python -m jobs.benchmark speed --out SPEED", group=main)
 @speed_options
-@_options.as_json
+@options.as_json
 def speed(**asked: Any) -> None:
     """Time encoders beside their matrix products alone, and beside other programs with the same weights.
 

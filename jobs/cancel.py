@@ -7,13 +7,13 @@ from shlex import quote
 
 import click
 
-from jobs._cli import options as _options
+from jobs._cli import options
 from jobs._cli.command import command
 from vnp.errors import UsageError, VnpError
 
 
 @command("python -m jobs.cancel RUN")
-@_options.run_argument
+@options.run_argument
 def main(run: Path) -> None:
     """Cancel the Slurm jobs of RUN: all of them, and no others. What is finished stays, and rerun goes on from it."""
     from jobs._cluster.jobs_file import jobs_file

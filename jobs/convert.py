@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from jobs._cli import options as _options
+from jobs._cli import options
 from jobs._cli.command import command
 from vnp.errors import RunExistsError, storage_error
 
@@ -18,8 +18,8 @@ from vnp.errors import RunExistsError, storage_error
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The checkpoint to write.")
 @click.option("--chunk", type=int, required=True, help="Bases of its chunks, 300 or 500: the file does not say.")
 @click.option("--protein", help="Encoder of its protein columns.  [default: esm2_3b or fastesm2_650, by the width]")
-@_options.force
-@_options.as_json
+@options.force
+@options.as_json
 def main(old: Path, out: Path, chunk: int, protein: str | None, force: bool, as_json: bool) -> None:
     """Take the weights out of OLD, a classifier that VirNucPro saved, and write them as a checkpoint of vnp.
 

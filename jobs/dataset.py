@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs._cli import options as _options
+from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import Progress, duration
 from vnp.errors import UsageError
@@ -69,8 +69,8 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=int, default=0, help="Of sampling, of the split, and of lengths drawn from a range.")
 @click.option("--workers", type=int, help="Files to work on at a time.  [default: the cores]")
-@_options.force
-@_options.as_json
+@options.force
+@options.as_json
 def main(
     sheet: Path,
     folder: Path,

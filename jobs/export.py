@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from jobs._cli import options as _options
+from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import Progress, duration
 
@@ -39,7 +39,7 @@ _SHOWN = 6
     type=int,
     help="With pt: the most rows of one file; VirNucPro has 10000.  [default: all rows of a label]",
 )
-@_options.force
+@options.force
 def main(
     run: Path,
     format: str,  # noqa: A002 - the option's name in help and vnp.toml

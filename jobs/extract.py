@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs._cli import options as _options
+from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import duration
 from jobs._cluster.plan import make_ask, make_plan, parse_numbers, show_plan, unfinished
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 @click.argument("input", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--out", "run", type=click.Path(path_type=Path), required=True, help="The run directory.")
 @click.option("--shards", type=int, default=1, help="Number of shards, each one task.")
-@_options.encoding
-@_options.cluster
-@_options.slurm
+@options.encoding
+@options.cluster
+@options.slurm
 @click.option("--plan-job", is_flag=True, help="Slurm: read and cut the input in a job too, not on this node.")
 @click.option("--only", help="Make just these shards, such as 3,7 or 0-4, in this process: what an array task calls.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, and for Slurm the sbatch text; write nothing.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from jobs._cli import options as _options
+from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import Progress
 from jobs._cli.refseq import URL, fetch_refseq
@@ -53,8 +53,8 @@ _OF_GENOMES = ("folder", "refseq_url", "seed", "files", "fasta", "connections")
 )
 @click.option("--connections", type=click.IntRange(1, 16), default=3, help="Genome files to fetch at once.")
 @click.option("--dry-run", is_flag=True, help="List the genome files and their sizes, and download nothing.")
-@_options.force
-@_options.as_json
+@options.force
+@options.as_json
 def main(
     names: tuple[str, ...],
     weights: Path | None,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from jobs._cli import options as _options
+from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import Progress, duration
 from jobs._cluster.plan import warn_of_lost_tables
@@ -21,7 +21,7 @@ from jobs._cluster.plan import warn_of_lost_tables
 )
 @click.option("--chunk", type=int, help="Bases of a chunk, as for extract.  [default: 300]")
 @click.option("--prefix-ids", is_flag=True, help="Put each input's name in front of its records' names.")
-@_options.force
+@options.force
 def main(
     input: tuple[Path, ...],  # noqa: A002 - the argument's name in help and vnp.toml
     folder: Path,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs._cli import options as _options
+from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cluster.after import can_train, submit_after, train_and_measure
 from jobs._cluster.plan import make_ask, make_plan, unfinished
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 @click.argument("input", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--out", "run", type=click.Path(path_type=Path), required=True, help="The run directory.")
 @click.option("--shards", type=int, default=1, help="Number of shards, each one task.")
-@_options.encoding
-@_options.layout
-@_options.cluster
-@_options.slurm
+@options.encoding
+@options.layout
+@options.cluster
+@options.slurm
 @click.option("--plan-job", is_flag=True, help="Slurm: read and cut the input in a job too, not on this node.")
 @click.option(
     "--train/--no-train",

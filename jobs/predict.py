@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs._cli import options as _options
+from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import Progress, duration
 from jobs._cluster.plan import make_ask, make_plan, unfinished
@@ -68,11 +68,11 @@ _WISHES = ("rule", "threshold", "max_fdr", "min_length", "parquet", "virnucpro",
 )
 @click.option("--fasta/--no-fasta", default=None, help="Write the called sequences to viral.fna.  [default: fasta]")
 @click.option("--shards", type=int, default=1, help="Number of shards, each one task.")
-@_options.embedding
-@_options.cluster
-@_options.slurm
+@options.embedding
+@options.cluster
+@options.slurm
 @click.option("--force", is_flag=True, help="Write over what is there; with INPUT, embed anew too.")
-@_options.as_json
+@options.as_json
 def main(
     input: tuple[Path, ...],  # noqa: A002 - the argument's name in help and vnp.toml
     checkpoint: Path | None,
@@ -85,7 +85,7 @@ def main(
     retries: int | None,
     force: bool,
     as_json: bool,
-    **options: Any,
+    **embedding: Any,
 ) -> None:
     """Call the records of INPUT viral or host.
 
@@ -95,20 +95,20 @@ def main(
     """
     from vnp.prediction.settings import check_numbers
 
-    wishes = {name: options.pop(name) for name in _WISHES}
+    wishes = {name: embedding.pop(name) for name in _WISHES}
     check_numbers(wishes["threshold"], wishes["max_fdr"], wishes["min_length"])
     with _messages(as_json):
         if source is not None:
             if input:
                 raise UsageError("--from takes a run that is embedded already, and no INPUT")
-            _say(found := _from(source, checkpoint, out, wishes, force, options["device"]), source)
+            _say(found := _from(source, checkpoint, out, wishes, force, embedding["device"]), source)
         else:
             if checkpoint is None or out is None or not input:
                 raise UsageError("predict needs INPUT, --checkpoint and --out; or --from a run that is embedded")
             where = choose_cluster(cluster)
             site = load_profile(profile, parallelism, retries) if where == "slurm" else None
             loaded, settings = _settings(checkpoint, wishes)
-            ask = make_ask(input, shards, {**options, **_encoding(loaded)}, where, every_frame=True)
+            ask = make_ask(input, shards, {**embedding, **_encoding(loaded)}, where, every_frame=True)
             _require_fit(ask, loaded, settings)
             if site is not None:
                 _on_slurm(ask, out, settings, site, force)

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import click
 
-from jobs._cli import options as _options
+from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cluster.submit import merge_run, reduce_here
 
 
 @command("python -m jobs.reduce RUN")
-@_options.run_argument
-@_options.layout
-@_options.force
-@_options.as_json
+@options.run_argument
+@options.layout
+@options.force
+@options.as_json
 def main(run: Path, layout: str, force: bool, as_json: bool) -> None:
     """Check every shard of RUN and merge them, in input order, into RUN/features.h5.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs._cli import options as _options
+from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import duration
 from jobs._cluster.after import can_train, submit_after, train_and_measure
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 
 @command("python -m jobs.rerun RUN")
-@_options.run_argument
-@_options.cluster
-@_options.slurm
+@options.run_argument
+@options.cluster
+@options.slurm
 @click.option(
     "--then",
     type=click.Choice(["pipeline", "predict"]),
     help="Go on with what comes behind the shards: the merging, then training and benchmark where inputs are labelled, "
     "or with predict the calling.",
 )
-@_options.layout
+@options.layout
 @click.option("--force", is_flag=True, help="Slurm: submit shards again that are in the queue.")
 def main(
     run: Path,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs._cli import options as _options
+from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import duration
 from jobs._cluster.live import Planning
@@ -30,10 +30,10 @@ _WATCH_SECONDS = 5.0
 
 
 @command("python -m jobs.status RUN")
-@_options.run_argument
+@options.run_argument
 @click.option("--all", "show_all", is_flag=True, help="List finished shards too.")
 @click.option("--watch", is_flag=True, help="Look again every few seconds until all shards are done.")
-@_options.as_json
+@options.as_json
 @click.pass_context
 def main(context: click.Context, run: Path, show_all: bool, watch: bool, as_json: bool) -> None:
     """Show how far RUN is, from its files.

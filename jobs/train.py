@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs._cli import options as _options
+from jobs._cli import options
 from jobs._cli.command import command
 from vnp.errors import InputError
 
@@ -36,7 +36,7 @@ _RECIPE_OPTIONS = ("batch", "rate", "epochs", "patience", "dropout", "balance")
     "together; random deals out single rows, as VirNucPro does, and leaks; or a file with the columns group (or id) "
     "and part.",
 )
-@_options.groups
+@options.groups
 @click.option("--validation", type=float, default=0.1, help="Share of the groups to watch while training.")
 @click.option("--test", type=float, default=0.2, help="Share of the groups to keep apart for the metrics; 0 for none.")
 @click.option("--dedupe", is_flag=True, help="Keep groups of at least 95 % nucleotide identity on one side.")
@@ -79,8 +79,8 @@ _RECIPE_OPTIONS = ("batch", "rate", "epochs", "patience", "dropout", "balance")
 )
 @click.option("--resume/--no-resume", default=True, help="Go on from a killed training, if it was this very one.")
 @click.option("--tensorboard", is_flag=True, help="Write the curves for TensorBoard too.")
-@_options.force
-@_options.as_json
+@options.force
+@options.as_json
 def main(
     features: Path,
     out: Path,
