@@ -39,7 +39,7 @@ def time_training(
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     from benchmarks.train import benchmark_training
     from vnp.classifier.scoring import choose_device
-    from vnp.files.durable import write_json
+    from vnp.files.records import write_json
 
     where = choose_device(device)
     found = benchmark_training(

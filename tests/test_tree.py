@@ -175,7 +175,6 @@ EACH_OTHER: set[tuple[str, str]] = {
     ("vnp.virnucpro", "vnp.virnucpro.extract"),
 }
 PRIVATE_ACROSS_ROOMS: set[tuple[str, str]] = {
-    ("vnp.classifier.rows", "vnp.features._memory"),
     ("vnp.datasets.annotations.flatfile", "vnp.sequences._record"),
     ("vnp.datasets.annotations.genbank", "vnp.sequences._record"),
     ("vnp.datasets.annotations.genbank_annotation", "vnp.sequences._record"),
@@ -190,7 +189,6 @@ PRIVATE_ACROSS_ROOMS: set[tuple[str, str]] = {
     ("vnp.datasets.sheet", "vnp.sequences._readable"),
     ("vnp.datasets.sheet", "vnp.sequences._sheet"),
     ("vnp.export.halves", "vnp.features._strings"),
-    ("vnp.export.pt", "vnp.features._memory"),
     ("vnp.runs.planning.plan", "vnp.features._image"),
     ("vnp.runs.planning.selection", "vnp.features._strings"),
     ("vnp.speed.workloads", "vnp.sequences._files"),

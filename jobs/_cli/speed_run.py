@@ -66,7 +66,7 @@ def measure_runs(
     """
     from vnp.encoders.build import find_device
     from vnp.encoders.registry import choose_device
-    from vnp.files.durable import write_json
+    from vnp.files.records import write_json
     from vnp.speed.machine import describe_machine
 
     device = find_device(choose_device(wanted.device, "auto")[0])

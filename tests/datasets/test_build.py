@@ -23,7 +23,8 @@ from vnp.datasets.choosing.candidates import find_candidates
 from vnp.datasets.choosing.lengths import read_lengths
 from vnp.datasets.recipe import Recipe
 from vnp.errors import InputError, RunError, RunExistsError, UsageError, VnpError
-from vnp.files.durable import alone, temporary_name
+from vnp.files.claims import alone
+from vnp.files.durable import temporary_name
 
 FILES = {"dataset.fna.gz", "dataset.parquet", "dataset.md"}
 RECIPE = Recipe(read_lengths("150,300"), per_group=30, units="genome", seed=3)

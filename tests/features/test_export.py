@@ -16,7 +16,6 @@ import torch
 from vnp.errors import FeatureError, InputError, LayoutError, RunError, RunExistsError, UsageError
 from vnp.export import pt as _pt
 from vnp.export.export import export
-from vnp.features import _memory
 from vnp.features.layout import FeatureLayout, make_layout
 from vnp.features.read import Features, open_features
 from vnp.features.table import Records, Rows, Skipped, write_table
@@ -440,25 +439,3 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(tmp_path: Path) -> None:
     assert [line.split()[0] for line in lines] == ["npz", "parquet", "pt"], done.stderr
     assert all(f"writing {out}" in line and "too large" in line for line in lines)
     assert list(out.iterdir()) == []
-
-
-class TestMemory:
-    def test_a_control_group_leaves_what_is_not_used(self, tmp_path: Path) -> None:
-        (tmp_path / "memory.max").write_text("1000\n")
-        (tmp_path / "memory.current").write_text("900\n")
-        (tmp_path / "memory.stat").write_text("anon 100\ninactive_file 300\nactive_file 5\n")
-        assert _memory._group(tmp_path) == 400
-        (tmp_path / "memory.max").write_text("max\n")
-        assert _memory._group(tmp_path) is None
-        assert _memory._group(tmp_path / "none") is None
-
-    def test_the_least_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(_memory, "_machine", lambda: 500)
-        monkeypatch.setattr(_memory, "_address_space", lambda: None)
-        monkeypatch.setattr(_memory, "_group_folders", lambda: [Path("/none")])
-        assert _memory.available_memory() == 500
-        monkeypatch.setattr(_memory, "_group", lambda folder: -3)
-        assert _memory.available_memory() == 0
-        monkeypatch.setattr(_memory, "_machine", lambda: None)
-        monkeypatch.setattr(_memory, "_group", lambda folder: None)
-        assert _memory.available_memory() is None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vnp.files.durable import write_json
+from vnp.files.records import write_json
 from vnp.runs.making import attempts
 from vnp.runs.making.attempts import SILENT_SECONDS, Attempt, attempt, job_id, read_attempts, stopped
 

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int8, Int64
 
 from vnp.errors import FeatureError
-from vnp.features._memory import available_memory
 from vnp.features.read import Features
+from vnp.files.memory import available_memory
 
 Memory = Literal["auto", "resident", "stream"]
 _POOL_BYTES = 256 << 20

@@ -39,7 +39,8 @@ from vnp.classifier.split import (
 from vnp.classifier.state import is_state_of
 from vnp.errors import UsageError
 from vnp.features.read import Features
-from vnp.files.durable import replacing, write_json
+from vnp.files.durable import replacing
+from vnp.files.records import write_json
 from vnp.runs.versions import versions
 
 _DEDUPE = "--dedupe keeps groups together, so it goes with --split group only"

@@ -16,7 +16,9 @@ from vnp.classifier.outputs import Outputs, require_apart
 from vnp.comparison.contestants import Contestant, Rules, file_name, with_parts
 from vnp.comparison.results import FILES
 from vnp.errors import RunExistsError
-from vnp.files.durable import alone, remove_temporaries, write_json
+from vnp.files.claims import alone
+from vnp.files.durable import remove_temporaries
+from vnp.files.records import write_json
 
 SPLIT = "split.tsv"
 MODELS = "models"

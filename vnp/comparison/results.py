@@ -11,7 +11,8 @@ from typing import Any
 
 from vnp.comparison.comparison import Compared
 from vnp.comparison.formats import PAIRED, TITLES, both_ends, difference, exact, number, span, tests
-from vnp.files.durable import replacing, write_json
+from vnp.files.durable import replacing
+from vnp.files.records import write_json
 from vnp.metrics.bootstrap import NAMES
 from vnp.report.accuracy import page
 from vnp.report.plots import Series

@@ -16,7 +16,7 @@ from vnp.datasets.choosing.split import shares_of_parts
 from vnp.datasets.choosing.units import UNIT_KINDS, UnitKind
 from vnp.datasets.sheet import Source
 from vnp.errors import UsageError
-from vnp.files.durable import canonical_json
+from vnp.files.records import canonical_json
 from vnp.sequences.identity import require_pyskani
 from vnp.sequences.reading import input_digest
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vnp.files.durable import write_json
+from vnp.files.records import write_json
 
 log = logging.getLogger(__name__)
 

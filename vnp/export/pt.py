@@ -15,8 +15,8 @@ from jaxtyping import Float32, Int64
 
 from vnp.errors import UsageError
 from vnp.export.halves import Halves
-from vnp.features._memory import available_memory
 from vnp.features.read import Features, Window
+from vnp.files.memory import available_memory
 
 NAMES = {1: "viral", 0: "host", -1: "unlabelled"}
 OURS = re.compile(r"(viral|host|unlabelled)(_\d{5,})?_(merged|DNABERT_S|ESM)\.pt")

@@ -1,1 +1,1 @@
-"""How a file becomes durable, who may write where, and how records, digests and caches are kept."""
+"""Files: how they appear whole, who may write where, records as JSON, digests, the user's folders, memory."""

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import json
 import os
 import re
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from vnp.errors import UsageError, storage_error
+from vnp.errors import storage_error
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _SUFFIX = ".tmp"
@@ -137,31 +135,6 @@ def _other_file(error: OSError, path: Path, temporary: Path) -> str | None:
     return None if Path(found) in (path, temporary, path.parent) else found
 
 
-@contextlib.contextmanager
-def alone(folder: Path, what: str) -> Iterator[None]:
-    """Keep other processes that do the same out of a folder meanwhile, where its file system can.
-
-    Args:
-        folder: that is there.
-        what: is done, for the message: ``"fetch"``.
-
-    Raises:
-        UsageError: another one is at work.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"another {what} is at work in {folder}; wait for it") from error
-        except OSError:
-            # A file system without locks: two at once would spoil each other's files, and find that out.
-            pass
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def remove_temporaries(folder: Path, name: str = "*") -> int:
     """Delete what killed writers left behind for files whose name matches ``name``; returns how many."""
     found = [path for path in folder.glob(f".{name}.*{_SUFFIX}") if path.is_file() and _abandoned(path)]
@@ -179,20 +152,3 @@ def _abandoned(path: Path) -> bool:
         return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
     except OSError:
         return False
-
-
-def canonical_json(value: Mapping[str, object]) -> bytes:
-    """The one spelling of a JSON object: sorted keys, two-space indent, UTF-8, a newline at the end."""
-    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
-    return text.encode() + b"\n"
-
-
-def write_json(path: Path, value: Mapping[str, object], *, exclusive: bool = False) -> None:
-    """Write a JSON object durably.
-
-    Raises:
-        FileExistsError: ``exclusive`` and the file is there.
-        StorageError: the disk is full or cannot be written.
-    """
-    with (creating if exclusive else replacing)(path) as temporary:
-        temporary.write_bytes(canonical_json(value))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vnp.errors import FeatureError, RunError, RunExistsError, storage_error
-from vnp.files.durable import replacing, write_json
+from vnp.files.durable import replacing
+from vnp.files.records import write_json
 from vnp.prediction.scores import read_scores, write_scores
 from vnp.prediction.settings import OutputPaths, Settings
 from vnp.prediction.writing import SCHEMA, Progress, Writing

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from vnp.errors import RunError, UsageError
-from vnp.files.durable import write_json
+from vnp.files.records import write_json
 
 SCHEMA = "vnp-predict/1"
 RuleName = Literal["best-frame", "length-weighted"]

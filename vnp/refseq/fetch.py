@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vnp.errors import DownloadError, StorageError, UsageError, VnpError, storage_error
-from vnp.files.durable import alone
+from vnp.files.claims import alone
 from vnp.refseq.choice import Chosen, choose
 from vnp.refseq.contents import read_contents
 from vnp.refseq.download import download, part_path

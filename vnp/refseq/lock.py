@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from vnp.errors import DownloadError
-from vnp.files.durable import replacing, write_json
+from vnp.files.durable import replacing
+from vnp.files.records import write_json
 from vnp.refseq.choice import GROUPS, fasta_name
 
 LOCK_NAME = "refseq.lock.json"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vnp.errors import RunError, UsageError
-from vnp.files.durable import canonical_json, write_json
+from vnp.files.records import canonical_json, write_json
 from vnp.runs.paths import RunPaths
 
 SCHEMA = "vnp-run/2"

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vnp.files.durable import replacing, write_json
+from vnp.files.durable import replacing
+from vnp.files.records import write_json
 from vnp.speed.ceiling import Ceiling
 from vnp.speed.sweeps import Point
 from vnp.speed.workloads import Workload

@@ -11,7 +11,9 @@ from typing import Any
 
 from vnp.datasets.writing.write import FASTA, KEY, TABLE, read_metadata
 from vnp.errors import RunExistsError, storage_error
-from vnp.files.durable import alone, final_path, remove_temporaries, sync_folder, write_json
+from vnp.files.claims import alone
+from vnp.files.durable import final_path, remove_temporaries, sync_folder
+from vnp.files.records import write_json
 from vnp.sequences.reading import input_digest
 
 CARD = "dataset.md"

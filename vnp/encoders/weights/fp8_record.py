@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vnp.encoders.spec import EncoderSpec
 from vnp.errors import EncoderError, StorageError
-from vnp.files.durable import canonical_json, write_json
+from vnp.files.records import canonical_json, write_json
 
 SCHEMA = "vnp-fp8/1"
 FILE_NAME = "fp8.json"

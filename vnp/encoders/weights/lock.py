@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vnp.errors import StorageError, WeightsError
-from vnp.files.durable import write_json
+from vnp.files.records import write_json
 
 LOCK_NAME = "weights.lock.json"
 REMEMBERED_BYTES = 16 << 20  # smaller files are hashed sooner than looked up

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vnp.errors import DamagedShardError
-from vnp.files.durable import canonical_json, write_json
+from vnp.files.records import canonical_json, write_json
 
 SCHEMA = "vnp-receipt/1"
 _DIGEST_LINE = re.compile(rb'^  "digest": "([0-9a-f]{64})",\n', re.MULTILINE)

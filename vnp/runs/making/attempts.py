@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vnp.files.durable import write_json
+from vnp.files.records import write_json
 
 BEAT_SECONDS = 20
 SILENT_SECONDS = 180

@@ -10,7 +10,7 @@ from typing import Any
 
 from vnp.encoders.spec import spec as encoder_spec
 from vnp.errors import RunError, UsageError
-from vnp.files.durable import write_json
+from vnp.files.records import write_json
 from vnp.runs.request import STORES, EncoderChoice
 from vnp.sequences.samplesheet import InputFile
 

@@ -1,4 +1,4 @@
-"""How much memory this process may still take."""
+"""How much memory this process may still take, and the most that it has taken."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import resource
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_STATUS = Path("/proc/self/status")
 
 
 def available_memory() -> int | None:
@@ -20,13 +21,26 @@ def available_memory() -> int | None:
     return max(0, min(known)) if known else None
 
 
+def peak_memory() -> int | None:
+    """Most bytes that this process has held so far; None where the system does not say.
+
+    ``getrusage`` would not do: its figure is handed down from the process that started this one.
+    """
+    return _field(_STATUS, "VmHWM:", 1024)
+
+
+def resident_memory() -> int | None:
+    """Bytes that this process holds now; None where the system does not say."""
+    return _field(_STATUS, "VmRSS:", 1024)
+
+
 def _machine() -> int | None:
     return _field(Path("/proc/meminfo"), "MemAvailable:", 1024)
 
 
 def _address_space() -> int | None:
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    used = _field(Path("/proc/self/status"), "VmSize:", 1024)
+    used = _field(_STATUS, "VmSize:", 1024)
     return None if limit == resource.RLIM_INFINITY or used is None else limit - used
 
 

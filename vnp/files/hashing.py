@@ -1,0 +1,81 @@
+"""SHA-256 of files and of values; nothing else opens a file to hash it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from vnp.errors import StorageError
+from vnp.files.caches import cache_folder
+from vnp.files.records import canonical_json, write_json
+
+REMEMBERED_BYTES = 16 << 20
+"""Smaller files are hashed sooner than looked up."""
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remembered_sha256(path: Path, *, again: bool = False) -> str:
+    """SHA-256 of a file's bytes, or what is remembered of it.
+
+    The digest of a large file is remembered, with its size, modification time and inode, in the user's cache
+    folder: gigabytes are read once, not at the start of each task.
+
+    Args:
+        path: the file.
+        again: hash it even if it looks unchanged.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    now = _stamp(path)
+    if now[0] < REMEMBERED_BYTES:
+        return file_sha256(path)
+    key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+    try:
+        memory = cache_folder("checked") / f"{key}.json"
+    except StorageError:
+        return file_sha256(path)
+    if not again and (known := _recall(memory, now)) is not None:
+        return known
+    digest = file_sha256(path)
+    # Written to while it was read: the digest belongs to no state of the file, so it is not remembered.
+    if _stamp(path) == now:
+        # A cache that cannot be written costs time, nothing else.
+        with contextlib.suppress(OSError, StorageError):
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            write_json(memory, {"stamp": now, "sha256": digest})
+    return digest
+
+
+def json_sha256(value: Mapping[str, object]) -> str:
+    """SHA-256 of a value's canonical JSON, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def _recall(memory: Path, now: list[int]) -> str | None:
+    """The digest of an unchanged file; anything unreadable is as good as nothing."""
+    try:
+        content = json.loads(memory.read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict) or content.get("stamp") != now:
+        return None
+    return str(content.get("sha256"))

@@ -1,0 +1,271 @@
+"""Records: frozen dataclasses as JSON files with a schema, and sealed with a digest where every bit counts.
+
+The types of a dataclass's fields say how its JSON is read: other dataclasses, tuples, lists, tables, paths and None.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from vnp.errors import RunError, VnpError
+from vnp.files.durable import creating, replacing
+
+T = TypeVar("T")
+_LARGEST = 1 << 28
+_DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+
+
+def canonical_json(value: Mapping[str, object]) -> bytes:
+    """The one spelling of a JSON object: sorted keys, two-space indent, UTF-8, a newline at the end."""
+    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def write_json(path: Path, value: Mapping[str, object], *, exclusive: bool = False) -> None:
+    """Write a JSON object durably.
+
+    Raises:
+        FileExistsError: ``exclusive`` and the file is there.
+        StorageError: the disk is full or cannot be written.
+    """
+    with (creating if exclusive else replacing)(path) as temporary:
+        temporary.write_bytes(canonical_json(value))
+
+
+def to_json(record: Any) -> Any:
+    """A dataclass, or what one is made of, as JSON has it; paths become absolute."""
+    if isinstance(record, (str, int, float, NoneType)):
+        return record
+    if is_dataclass(record):
+        return {field.name: to_json(getattr(record, field.name)) for field in fields(record)}
+    if isinstance(record, Mapping):
+        return {key: to_json(value) for key, value in record.items()}
+    if isinstance(record, (list, tuple)):
+        return [to_json(value) for value in record]
+    if isinstance(record, Path):
+        return str(record.absolute())
+    raise TypeError(f"{type(record).__name__} has no form in JSON")
+
+
+def from_json(kind: type[T], stored: Any) -> T:
+    """Make a dataclass of what ``to_json`` gave.
+
+    Raises:
+        TypeError: something is missing, too much, or of another type than its field.
+        ValueError: a number or path cannot be.
+    """
+    made: T = _reader(cast(Any, kind))(stored)
+    return made
+
+
+def write_record(
+    path: Path, record: Any, *, schema: str | int | None = None, seal: str | None = None, exclusive: bool = False
+) -> None:
+    """Write a dataclass durably.
+
+    Args:
+        path: the file.
+        record: the dataclass, or the JSON object that stands for it.
+        schema: stored as ``schema``.
+        seal: key under which the SHA-256 of everything else is stored.
+        exclusive: the first writer wins.
+
+    Raises:
+        FileExistsError: ``exclusive`` and the file is there.
+        StorageError: the disk is full or cannot be written.
+    """
+    body = to_json(record)
+    if schema is not None:
+        body["schema"] = schema
+    if seal is not None:
+        body[seal] = hashlib.sha256(canonical_json(body)).hexdigest()
+    write_json(path, body, exclusive=exclusive)
+
+
+def read_record(
+    path: Path,
+    kind: type[T],
+    *,
+    schema: str | int | None = None,
+    seal: str | None = None,
+    error: type[VnpError] = RunError,
+    remedy: str = "make it again",
+) -> T | None:
+    """Read what ``write_record`` wrote.
+
+    Args:
+        path: the file.
+        kind: the dataclass; ``dict`` for the object as it is.
+        schema: that it must have.
+        seal: key of the digest of everything else.
+        error: what to raise.
+        remedy: what to do about a file that cannot be used, for the message.
+
+    Returns:
+        The record; None if there is no such file.
+
+    Raises:
+        VnpError: ``error``: the file cannot be read, was changed, or is of another version.
+    """
+    try:
+        content = _read(path)
+        if seal is not None and not _sealed(content, seal):
+            # What is no JSON at all is told as that.
+            _object(json.loads(content), schema)
+            raise ValueError("it was changed after it was written")
+        stored = _object(json.loads(content), schema)
+        if schema is not None:
+            del stored["schema"]
+        if seal is not None:
+            del stored[seal]
+        return from_json(kind, stored)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as problem:
+        raise error(f"{path} cannot be read: {problem.strerror or problem}") from problem
+    except _OtherVersionError:
+        raise error(f"{path} is of another version of vnp; this one reads {schema!r}: {remedy}") from None
+    except _DAMAGED as problem:
+        why = f"it has no {problem}" if isinstance(problem, KeyError) else str(problem) or type(problem).__name__
+        raise error(f"{path} is damaged ({why}): {remedy}") from problem
+
+
+def read_toml(path: Path, error: type[VnpError]) -> dict[str, Any]:
+    """Read a TOML file of the user's.
+
+    Raises:
+        VnpError: ``error``: the file cannot be read or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise error(f"{path} cannot be read: {problem.strerror}") from problem
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{path} is no TOML: {problem}") from problem
+
+
+class _OtherVersionError(Exception):
+    """The schema is another."""
+
+
+def _read(path: Path) -> bytes:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - status reads ten thousand
+        if os.fstat(file.fileno()).st_size > _LARGEST:
+            raise ValueError(f"it has more than {_LARGEST:,} bytes")
+        return file.read()
+
+
+def _object(stored: Any, schema: str | int | None) -> dict[str, Any]:
+    if not isinstance(stored, dict):
+        raise TypeError("it holds no object")
+    if schema is not None and stored.get("schema") != schema:
+        raise _OtherVersionError
+    return stored
+
+
+def _sealed(content: bytes, key: str) -> bool:
+    """Whether the digest, which has a line of its own, is that of the file without the line.
+
+    A tenth of the time of spelling the object again, and ``status`` reads ten thousand.
+    """
+    before = b'\n  "' + key.encode() + b'": "'
+    start = content.find(before)
+    digest, end = content[start + len(before) :][:64], start + len(before) + 65
+    # The last line of an object has no comma, and the one before it has one.
+    first, last = (start - 1, end) if content[end:] == b"\n}\n" else (start, end + 1)
+    rest = content[:first] + content[last:]
+    return start > 0 and hashlib.sha256(rest).hexdigest().encode() == digest
+
+
+Reader = Callable[[Any], Any]
+# What JSON gives for a type that is stored as it is.
+_PLAIN: dict[Any, frozenset[type]] = {
+    str: frozenset({str}),
+    int: frozenset({int}),
+    float: frozenset({int, float}),
+    bool: frozenset({bool}),
+    NoneType: frozenset({NoneType}),
+    list: frozenset({list}),
+    dict: frozenset({dict}),
+    Any: frozenset({str, int, float, bool, NoneType, list, dict}),
+}
+
+
+@cache
+def _reader(kind: Any) -> Reader:
+    """What makes a value of a type from its JSON, and raises TypeError where it is of another."""
+    origin, inner = get_origin(kind) or kind, get_args(kind)
+    if (allowed := _plain(kind)) is not None:
+        return lambda stored: stored if type(stored) in allowed else _refuse(stored, kind)
+    if is_dataclass(kind):
+        return _dataclass_reader(kind)
+    if origin in (Union, UnionType):
+        return _either(kind, [_reader(one) for one in inner])
+    if kind is Path:
+        return lambda stored: Path(stored) if type(stored) is str else _refuse(stored, kind)
+    if origin in (dict, Mapping):
+        return _table_reader(kind, inner[1])
+    if origin in (tuple, list, Sequence):
+        one, make = _reader(inner[0]), tuple if origin is tuple else list
+        return lambda stored: make(map(one, stored)) if type(stored) is list else _refuse(stored, kind)
+    raise TypeError(f"{kind} has no form in JSON")
+
+
+@cache
+def _plain(kind: Any) -> frozenset[type] | None:
+    if get_origin(kind) in (Union, UnionType):
+        found = [_plain(one) for one in get_args(kind)]
+        return None if None in found else frozenset[type]().union(*(one for one in found if one is not None))
+    return _PLAIN[str] if get_origin(kind) is Literal else _PLAIN.get(kind)
+
+
+def _table_reader(kind: Any, inner: Any) -> Reader:
+    allowed, one = _plain(inner), _reader(inner)
+
+    def read(stored: Any) -> Any:
+        if type(stored) is not dict:
+            _refuse(stored, kind)
+        if allowed is not None and allowed.issuperset(map(type, stored.values())):
+            return stored
+        return {key: one(value) for key, value in stored.items()}
+
+    return read
+
+
+def _dataclass_reader(kind: Any) -> Reader:
+    types = get_type_hints(kind)
+    readers = {field.name: _reader(types[field.name]) for field in fields(kind)}
+
+    def read(stored: Any) -> Any:
+        if type(stored) is not dict:
+            _refuse(stored, kind)
+        if odd := stored.keys() - readers.keys():
+            raise TypeError(f"it has a {min(odd)!r} that does not belong there")
+        return kind(**{name: readers[name](value) for name, value in stored.items()})
+
+    return read
+
+
+def _either(kind: Any, readers: list[Reader]) -> Reader:
+    def read(stored: Any) -> Any:
+        for reader in readers:
+            try:
+                return reader(stored)
+            except TypeError:
+                continue
+        return _refuse(stored, kind)
+
+    return read
+
+
+def _refuse(stored: Any, kind: Any) -> NoReturn:
+    raise TypeError(f"{stored!r:.60} is no {getattr(kind, '__name__', kind)}")
