@@ -107,7 +107,7 @@ def main(
     from vnp.datasets.choosing.candidates import FrameChoice
     from vnp.datasets.choosing.lengths import read_lengths
     from vnp.datasets.choosing.sample import Balance
-    from vnp.datasets.choosing.units import UnitKind
+    from vnp.datasets.choosing.split import UnitKind
     from vnp.datasets.recipe import Recipe
 
     begun = time.monotonic()

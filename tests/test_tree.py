@@ -168,7 +168,6 @@ EACH_OTHER: set[tuple[str, str]] = {
     ("jobs._cluster.inside", "jobs._cluster.plan"),
     ("vnp.classifier.checkpoint", "vnp.classifier.scoring"),
     ("vnp.comparison.results", "vnp.report.accuracy"),
-    ("vnp.datasets.choosing.candidates", "vnp.datasets.choosing.part"),
     ("vnp.doctor", "vnp.doctor.examine"),
     ("vnp.encoders.kernels.attention", "vnp.encoders.packing"),
     ("vnp.speed.plot", "vnp.speed.results"),
@@ -177,7 +176,6 @@ EACH_OTHER: set[tuple[str, str]] = {
 PRIVATE_ACROSS_ROOMS: set[tuple[str, str]] = {
     ("vnp.datasets.annotations.flatfile", "vnp.sequences._record"),
     ("vnp.datasets.annotations.genbank", "vnp.sequences._record"),
-    ("vnp.datasets.annotations.genbank_annotation", "vnp.sequences._record"),
     ("vnp.datasets.annotations.gff3", "vnp.sequences._record"),
     ("vnp.datasets.annotations.reading", "vnp.sequences._fasta"),
     ("vnp.datasets.annotations.reading", "vnp.sequences._files"),

@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 
 from tests.datasets.genbank import random_bases, reverse_complement
 from vnp.datasets.choosing import matches
-from vnp.datasets.choosing.alignment import BAND, fewest_edits
-from vnp.datasets.choosing.matches import ViralIndex
-from vnp.datasets.choosing.seeds import LENGTH, SHARE, base_codes, find_seeds
+from vnp.datasets.choosing.matches import BAND, LENGTH, SHARE, ViralIndex, base_codes, fewest_edits, find_seeds
 
 GENOMES = [random_bases(size, size) for size in (30_000, 12_000, 700, 300, 5_000)]
 

@@ -6,8 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vnp.datasets.choosing.split import Unit, split_units
-from vnp.datasets.choosing.units import UnitRecord, describe_units, find_units
+from vnp.datasets.choosing.split import Unit, UnitRecord, describe_units, find_units, split_units
 from vnp.errors import InputError, UsageError
 from vnp.sequences import identity
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vnp.datasets.choosing.chosen import Chosen, Records
 from vnp.datasets.sheet import Source
-from vnp.datasets.writing.write import FASTA, TABLE, describe, read_metadata, write_fasta, write_table
+from vnp.datasets.writing.write import FASTA, TABLE, Chosen, Records, describe, read_metadata, write_fasta, write_table
 from vnp.errors import StorageError
 
 SOURCES = (

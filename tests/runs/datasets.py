@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from vnp.datasets.choosing.chosen import Chosen, Records
 from vnp.datasets.sheet import Source
-from vnp.datasets.writing.write import FASTA, KEY, TABLE, describe, write_fasta, write_table
+from vnp.datasets.writing.write import FASTA, KEY, TABLE, Chosen, Records, describe, write_fasta, write_table
 from vnp.sequences.chunks import cut
 from vnp.sequences.frames import open_frames
 

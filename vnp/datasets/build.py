@@ -8,20 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from vnp.datasets._workers import Tell, work_through
 from vnp.datasets.choosing.candidates import Search, find_candidates
 from vnp.datasets.choosing.matches import ViralIndex, read_regions
 from vnp.datasets.choosing.part import Part, has_part, read_part, writing_part
 from vnp.datasets.choosing.sample import choose
-from vnp.datasets.choosing.split import split_units
-from vnp.datasets.choosing.units import describe_units, find_units, genomes_to_compare
+from vnp.datasets.choosing.split import describe_units, find_units, genomes_to_compare, split_units
 from vnp.datasets.recipe import Asked, Recipe, ask
 from vnp.datasets.sheet import read_sheet
+from vnp.datasets.workers import Tell, work_through
 from vnp.datasets.writing.card import render_card
-from vnp.datasets.writing.folder import REQUEST, SUMMARY, Folder
-from vnp.datasets.writing.gather import Gathered, gather, told
-from vnp.datasets.writing.summary import summarise
-from vnp.datasets.writing.write import KEY, describe, require_pyarrow, write_fasta, write_table
+from vnp.datasets.writing.gather import Gathered, gather, summarise, told
+from vnp.datasets.writing.write import (
+    KEY,
+    REQUEST,
+    SUMMARY,
+    Folder,
+    describe,
+    require_pyarrow,
+    write_fasta,
+    write_table,
+)
 from vnp.errors import ChangedInputError, InputError
 from vnp.files.durable import replacing
 
@@ -45,7 +51,7 @@ class Built:
 
     Attributes:
         folder: where it is.
-        summary: counts and settings, fit for JSON (``vnp.datasets.writing.summary``).
+        summary: counts and settings, fit for JSON (``vnp.datasets.writing.gather``).
         again: whether it was there already, made from the same files in the same way.
     """
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from vnp.datasets.choosing.candidates import FRAME_CHOICES, FrameChoice
 from vnp.datasets.choosing.lengths import Lengths
 from vnp.datasets.choosing.sample import BALANCES, Balance
-from vnp.datasets.choosing.split import shares_of_parts
-from vnp.datasets.choosing.units import UNIT_KINDS, UnitKind
+from vnp.datasets.choosing.split import UNIT_KINDS, UnitKind, shares_of_parts
 from vnp.datasets.sheet import Source
 from vnp.errors import UsageError
 from vnp.files.records import canonical_json
@@ -33,7 +32,7 @@ class Recipe:
         frames: ``annotated`` takes the open frames inside an annotated protein, ``all`` every open frame.
         per_group: the most chunks of an organism group; None for all.
         balance: ``none``, ``label`` or ``group``; see ``vnp.datasets.choosing.sample.choose``.
-        units: ``ani``, ``genome`` or ``record``; see ``vnp.datasets.choosing.units.find_units``.
+        units: ``ani``, ``genome`` or ``record``; see ``vnp.datasets.choosing.split.find_units``.
         validation: share of the units that training is watched on.
         test: share of the units that nothing is decided on.
         seed: of sampling, of the split, and of lengths drawn from a range.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vnp.datasets.annotations.beside import gff3_beside, stem
+from vnp.datasets.annotations.annotated import Annotated, gff3_beside, stem
 from vnp.errors import InputError, UsageError
 from vnp.sequences._files import stream
 from vnp.sequences._readable import check_readable
@@ -162,3 +162,46 @@ def _is_fasta(file: Path, sheet: Path, line: int) -> bool:
 
 def _word(label: int) -> str:
     return "viral" if label else "host"
+
+
+UNKNOWN = "unknown"
+"""The organism group of host records without a lineage."""
+# The first that occurs in a lineage decides.
+_GROUPS = (
+    ("Viruses", VIRAL),
+    ("Viroids", VIRAL),
+    ("Bacteria", "bacteria"),
+    ("Archaea", "archaea"),
+    ("Fungi", "fungi"),
+    ("Viridiplantae", "plant"),
+    ("Vertebrata", "vertebrate"),
+    ("Metazoa", "invertebrate"),
+    ("Eukaryota", "protozoa"),
+)
+
+
+def group_of_lineage(lineage: Sequence[str]) -> str | None:
+    """The organism group of a lineage, or None where it names none of the groups."""
+    return next((group for taxon, group in _GROUPS if taxon in lineage), None)
+
+
+def group_of_record(record: Annotated, source: Source) -> str:
+    """The organism group of a record: what the sheet says of its file, else what its lineage says.
+
+    Raises:
+        InputError: the lineage contradicts the label.
+    """
+    if source.organism_group is not None:
+        return source.organism_group
+    found = group_of_lineage(record.lineage)
+    if found is None:
+        return VIRAL if source.label else UNKNOWN
+    if (found == VIRAL) != bool(source.label):
+        raise InputError(
+            f"the sheet labels this file {'viral' if source.label else 'host'}, but the record's lineage is "
+            f"{'; '.join(record.lineage[:4])}. Move the record into a file of the other label, or name an organism "
+            "group in the sheet, which is then taken as given",
+            path=source.path,
+            record=record.name,
+        )
+    return found

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from vnp.datasets.annotations.annotated import Annotated
-from vnp.datasets.annotations.beside import require_same_names
+from vnp.datasets.annotations.annotated import Annotated, require_same_names
 from vnp.datasets.annotations.codes import STANDARD, genetic_code, is_genetic_code
 from vnp.datasets.annotations.translation import Coding, Part, protein_of, read_exceptions
 from vnp.errors import InputError

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vnp.datasets.annotations.annotated import Annotated
-from vnp.datasets.annotations.genbank import read_genbank
-from vnp.datasets.annotations.genbank_annotation import GenBankAnnotation
+from vnp.datasets.annotations.genbank import GenBankAnnotation, read_genbank
 from vnp.datasets.annotations.gff3 import Annotation
 from vnp.errors import InputError
 from vnp.sequences._fasta import fasta_records

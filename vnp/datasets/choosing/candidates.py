@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Int64
 
 from vnp.datasets.annotations.annotated import Annotated
 from vnp.datasets.annotations.contained import ContainmentIndex
-from vnp.datasets.annotations.lineage import group_of_record
 from vnp.datasets.annotations.reading import read_annotated
 from vnp.datasets.annotations.regions import Regions
-from vnp.datasets.choosing.counts import Counts
-from vnp.datasets.choosing.keys import chunk_keys, name_key
 from vnp.datasets.choosing.lengths import Lengths, Tiles, tile
 from vnp.datasets.choosing.matches import ViralIndex
-from vnp.datasets.choosing.part import PartWriter
-from vnp.datasets.sheet import Source
+from vnp.datasets.choosing.part import Counts, Found, PartWriter
+from vnp.datasets.choosing.sample import chunk_keys, name_key
+from vnp.datasets.sheet import Source, group_of_record
 from vnp.sequences.chunks import Chunks
 from vnp.sequences.frames import FRAME_NAMES, open_frames
 
@@ -83,38 +81,6 @@ def find_candidates(
             keys = chunk_keys(record_key, found.start, found.end)
             writer.add_chunks(number, tiles.length, keys, found)
         progress(bases)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """Candidates of one record and length, in order of place.
-
-    Attributes:
-        start: first base, 0-based.
-        end: one past the last base.
-        frames: bit ``k`` is set where frame ``k`` of F1 F2 F3 R1 R2 R3 can become a row; never 0.
-        annotated: the same where the frame lies in an annotated protein.
-        sequence: of the record.
-    """
-
-    start: Int64[np.ndarray, "n"]
-    end: Int64[np.ndarray, "n"]
-    frames: UInt8[np.ndarray, "n"]
-    annotated: UInt8[np.ndarray, "n"]
-    sequence: bytes
-
-    def take(self, rows: Bool[np.ndarray, "n"] | Int64[np.ndarray, "m"]) -> Found:
-        """The candidates at some rows."""
-        return Found(self.start[rows], self.end[rows], self.frames[rows], self.annotated[rows], self.sequence)
-
-    def bases(self) -> Iterator[bytes]:
-        """The bases of each candidate."""
-        for start, end in zip(self.start.tolist(), self.end.tolist(), strict=True):
-            yield self.sequence[start:end]
-
-    def open_frames(self) -> int:
-        """Frames that can become a row."""
-        return int(np.bitwise_count(self.frames).sum())
 
 
 def _candidates(

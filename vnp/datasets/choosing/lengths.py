@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from vnp.datasets.choosing.keys import chunk_keys, name_key
+from vnp.datasets.choosing.sample import chunk_keys, name_key
 from vnp.errors import UsageError
 from vnp.sequences.chunks import cut
 

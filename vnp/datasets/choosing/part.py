@@ -7,22 +7,18 @@ has everything else; it is written last, so a part is there if and only if that 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import zstandard
-from jaxtyping import Int64, UInt8, UInt64
+from jaxtyping import Bool, Int64, UInt8, UInt64
 
 from vnp.datasets.annotations.annotated import Annotated
-from vnp.datasets.choosing.counts import Counts
 from vnp.files.durable import replacing
-
-if TYPE_CHECKING:
-    from vnp.datasets.choosing.candidates import Found
 
 _LEVEL = 1
 _COLUMNS = ("record", "length", "start", "end", "frames", "annotated", "key", "place")
@@ -268,3 +264,88 @@ def _bases_path(folder: Path, key: str) -> Path:
 
 def _table_path(folder: Path, key: str) -> Path:
     return folder / f"{key}.npz"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """Candidates of one record and length, in order of place.
+
+    Attributes:
+        start: first base, 0-based.
+        end: one past the last base.
+        frames: bit ``k`` is set where frame ``k`` of F1 F2 F3 R1 R2 R3 can become a row; never 0.
+        annotated: the same where the frame lies in an annotated protein.
+        sequence: of the record.
+    """
+
+    start: Int64[np.ndarray, "n"]
+    end: Int64[np.ndarray, "n"]
+    frames: UInt8[np.ndarray, "n"]
+    annotated: UInt8[np.ndarray, "n"]
+    sequence: bytes
+
+    def take(self, rows: Bool[np.ndarray, "n"] | Int64[np.ndarray, "m"]) -> Found:
+        """The candidates at some rows."""
+        return Found(self.start[rows], self.end[rows], self.frames[rows], self.annotated[rows], self.sequence)
+
+    def bases(self) -> Iterator[bytes]:
+        """The bases of each candidate."""
+        for start, end in zip(self.start.tolist(), self.end.tolist(), strict=True):
+            yield self.sequence[start:end]
+
+    def open_frames(self) -> int:
+        """Frames that can become a row."""
+        return int(np.bitwise_count(self.frames).sum())
+
+
+COLUMNS = (
+    "chunks", "ambiguous", "no_open_frame", "unannotated", "listed", "matched", "kept",
+    "frames", "frames_unannotated", "frames_listed", "frames_matched", "frames_kept", "frames_annotated",
+)  # fmt: skip
+"""What is counted. Each chunk is one of ambiguous, without an open frame, without an annotated one, in a listed region,
+matched by a viral genome, or kept; each open frame of unambiguous chunks is one of the last four. ``frames_annotated``
+are those among the kept ones that lie in an annotated protein."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Counts of one organism group.
+
+    Attributes:
+        table: a row for each length, a number for each of ``COLUMNS``.
+    """
+
+    table: list[dict[str, int]] = field(default_factory=list)
+
+    @classmethod
+    def none(cls, lengths: int) -> Counts:
+        """Counts of so many lengths, all 0."""
+        return cls([dict.fromkeys(COLUMNS, 0) for _ in range(lengths)])
+
+    def length(self, number: int) -> Callable[[str, int], None]:
+        """A function that adds to a column of one length."""
+
+        def add(column: str, count: int) -> None:
+            self.table[number][column] += count
+
+        return add
+
+
+def add_up(counts: Iterable[Mapping[str, Counts]], lengths: int) -> dict[str, Counts]:
+    """Add counts of several files up, by organism group, in the order of their names."""
+    total: dict[str, Counts] = {}
+    for file in counts:
+        for group, own in file.items():
+            into = total.setdefault(group, Counts.none(lengths))
+            for number, row in enumerate(own.table):
+                for column, count in row.items():
+                    into.length(number)(column, count)
+    return dict(sorted(total.items()))
+
+
+def rows(counts: Mapping[str, Counts], names: Iterable[str]) -> Iterator[tuple[str, str, dict[str, int]]]:
+    """Organism group, name of the length, and the numbers, row by row."""
+    lengths = list(names)
+    for group, own in counts.items():
+        for name, numbers in zip(lengths, own.table, strict=True):
+            yield group, name, numbers

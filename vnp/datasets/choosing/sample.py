@@ -1,19 +1,18 @@
 """Chooses chunks: every organism group its number, every genome of a group its equal share, every length too.
 
-Within a genome and a length, the chunks with the lowest keys are taken. Keys depend on the seed and the chunk alone
-(``vnp.datasets.choosing.keys``), so the choice does not depend on the order of files or on how the work was shared out.
+Within a genome and a length, the chunks with the lowest keys are taken. Keys look random and depend on the seed and the
+chunk alone, so the choice does not depend on the order of files or on how the work was shared out.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64, UInt64
-
-from vnp.datasets.choosing.keys import name_key
 
 Balance = Literal["none", "label", "group"]
 BALANCES: tuple[Balance, ...] = ("none", "label", "group")
@@ -131,3 +130,28 @@ def _per_cell(
         keys = [name_key(seed, "length", name, str(length)) for length in cells[own, 2].tolist()]
         quota[own] = water_fill(have[own], share, np.array(keys, np.uint64))
     return quota
+
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_FIRST = np.uint64(0xBF58476D1CE4E5B9)
+_SECOND = np.uint64(0x94D049BB133111EB)
+
+
+def name_key(seed: int, *names: str) -> int:
+    """A 64-bit number for a name, or for several that belong together."""
+    text = "\0".join((str(seed), *names)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def chunk_keys(record_key: int, start: Int64[np.ndarray, "n"], end: Int64[np.ndarray, "n"]) -> UInt64[np.ndarray, "n"]:
+    """A 64-bit number for each chunk of a record."""
+    first = _mix(np.uint64(record_key) + start.astype(np.uint64) * _STEP)
+    return _mix(first ^ (end.astype(np.uint64) * _STEP))
+
+
+def _mix(value: UInt64[np.ndarray, "n"]) -> UInt64[np.ndarray, "n"]:
+    """Scramble bits: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
+    value = (value ^ (value >> np.uint64(30))) * _FIRST
+    value = (value ^ (value >> np.uint64(27))) * _SECOND
+    mixed: np.ndarray = value ^ (value >> np.uint64(31))
+    return mixed

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int8
 
 from vnp.errors import InputError, UsageError
+from vnp.sequences.identity import clusters_of_genomes
 
 PARTS = ("train", "validation", "test")
 """Names of the parts of a split, by number."""
@@ -119,3 +122,120 @@ def _piles(units: Mapping[str, Unit], least: int) -> list[Sequence[str]]:
     large = [pile for _, pile in sorted(by_group.items()) if len(pile) >= least]
     small = [name for _, pile in sorted(by_group.items()) if len(pile) < least for name in pile]
     return [*large, small]
+
+
+UnitKind = Literal["ani", "genome", "record"]
+UNIT_KINDS: tuple[UnitKind, ...] = ("ani", "genome", "record")
+_LABELS = ("host", "viral")
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRecord:
+    """What a record's unit depends on.
+
+    Attributes:
+        name: of the record.
+        genome: what records of one organism share.
+        label: 1 viral, 0 host.
+        organism_group: such as ``viral`` or ``bacteria``.
+        bases: how long it is.
+        group: the unit that the sheet gives, or None.
+        file: the path of its file, for messages.
+    """
+
+    name: str
+    genome: str
+    label: int
+    organism_group: str
+    bases: int
+    group: str | None = None
+    file: str = ""
+
+
+def find_units(
+    records: Sequence[UnitRecord],
+    kind: UnitKind,
+    sequence: Callable[[int], bytes],
+    *,
+    progress: Callable[[int], None] = lambda _genomes: None,
+) -> list[str]:
+    """Name the unit of each record.
+
+    Args:
+        records: of all files. Neither their order nor that of the files changes a unit.
+        kind: ``ani`` joins genomes of one label of at least 95 % average nucleotide identity, ``genome`` joins the
+            records of a genome only, ``record`` joins nothing. A genome too short to be compared stays its own unit.
+        sequence: gives the bases of the record of a number; asked for with ``ani`` only.
+        progress: told how many genomes were compared since the last call.
+
+    Returns:
+        The unit of each record: the sheet's group, the record's name, or the genome's, of several joined the first by
+        name.
+
+    Raises:
+        UsageError: pyskani is not installed.
+        InputError: a unit has both labels.
+    """
+    joined: dict[tuple[int, str], str] = {}
+    if kind == "ani":
+        for label in (1, 0):
+            names = _clusters(records, label, sequence, progress)
+            joined |= {(label, genome): name for genome, name in names.items()}
+    units = []
+    for record in records:
+        if record.group is not None:
+            units.append(record.group)
+        elif kind == "record":
+            units.append(record.name)
+        else:
+            units.append(joined.get((record.label, record.genome), record.genome))
+    _require_one_label(records, units)
+    return units
+
+
+def describe_units(records: Sequence[UnitRecord], units: Sequence[str]) -> dict[str, Unit]:
+    """Label, organism group and bases of each unit; the organism group is that of most of its bases."""
+    labels: dict[str, int] = {}
+    bases: dict[str, Counter[str]] = {}
+    for record, unit in zip(records, units, strict=True):
+        labels[unit] = record.label
+        bases.setdefault(unit, Counter())[record.organism_group] += record.bases
+    return {
+        unit: Unit(labels[unit], min(counts, key=lambda group: (-counts[group], group)), counts.total())
+        for unit, counts in bases.items()
+    }
+
+
+def genomes_to_compare(records: Sequence[UnitRecord], label: int) -> dict[str, list[int]]:
+    """The numbers of the records of each genome whose unit is to be found, by genome, in the order of their names."""
+    genomes: dict[str, list[int]] = {}
+    for number in sorted(range(len(records)), key=lambda number: records[number].name):
+        record = records[number]
+        if record.group is None and record.label == label:
+            genomes.setdefault(record.genome, []).append(number)
+    return dict(sorted(genomes.items()))
+
+
+def _clusters(
+    records: Sequence[UnitRecord], label: int, sequence: Callable[[int], bytes], progress: Callable[[int], None]
+) -> Mapping[str, str]:
+    """The name of each genome's cluster: its first genome's."""
+    genomes = genomes_to_compare(records, label)
+    sizes = {name: sum(records[number].bases for number in numbers) for name, numbers in genomes.items()}
+    clusters = clusters_of_genomes(
+        sizes, lambda name: [sequence(number) for number in genomes[name]], asked_by="--units ani", progress=progress
+    )
+    first: dict[int, str] = {}
+    return {name: first.setdefault(clusters[name], name) for name in genomes}
+
+
+def _require_one_label(records: Sequence[UnitRecord], units: Sequence[str]) -> None:
+    seen: dict[str, UnitRecord] = {}
+    for record, unit in zip(records, units, strict=True):
+        other = seen.setdefault(unit, record)
+        if other.label != record.label:
+            raise InputError(
+                f"the unit {unit!r} is {_LABELS[other.label]} in {other.file} (record {other.name}) and "
+                f"{_LABELS[record.label]} in {record.file} (record {record.name}). Correct the label of one of the "
+                "files, or name their units apart in the sheet's column group"
+            )

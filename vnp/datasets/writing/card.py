@@ -23,7 +23,7 @@ def render_card(summary: Mapping[str, Any]) -> str:
     """Write the card as Markdown.
 
     Args:
-        summary: as ``vnp.datasets.writing.summary.summarise`` makes it.
+        summary: as ``vnp.datasets.writing.gather.summarise`` makes it.
     """
     sections = (
         _head(summary), _chunks(summary), _frames(summary), _sample(summary), _units(summary), _files(summary),
@@ -36,7 +36,7 @@ def chunk_lines(summary: Mapping[str, Any]) -> list[str]:
     """The table of chunks in lines for a terminal.
 
     Args:
-        summary: as ``vnp.datasets.writing.summary.summarise`` makes it.
+        summary: as ``vnp.datasets.writing.gather.summarise`` makes it.
     """
     counts = [*summary["counts"], *_totals(summary["counts"])]
     cells = [["organism group", "length", *(title for _, title in _CHUNKS)]]
