@@ -11,7 +11,7 @@ import click
 from benchmarks.frontend_command import frontend_options
 from jobs._cli import options
 from jobs._cli.command import command, group
-from vnp.runs.planning.ask import LARGEST_CHUNK, MOST_SHARDS
+from vnp.runs.planning.options import LARGEST_CHUNK, MOST_SHARDS
 
 # Beyond what anyone waits for, and far below what numbers of eight bytes hold.
 _MOST = 1_000_000_000

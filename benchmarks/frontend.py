@@ -17,9 +17,8 @@ from jaxtyping import UInt8
 from vnp.encoders.repeats import distinct
 from vnp.encoders.tokens.tokenizers import DnabertTokenizer, Esm2Tokenizer
 from vnp.errors import InputError, UsageError
-from vnp.runs.making.front import prepare
-from vnp.runs.request import PlannedInput
-from vnp.runs.shard import START, Position
+from vnp.runs.making.rows import prepare
+from vnp.runs.request import START, PlannedInput, Position
 from vnp.runs.units import batch_units, iter_records
 from vnp.sequences.reading import read_records
 

@@ -26,11 +26,8 @@ from vnp.files.durable import sync_file
 from vnp.runs.done.receipts import Receipt, file_sha256
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.making.attempts import now
-from vnp.runs.paths import RunPaths
 from vnp.runs.planning.plan import write_plan
-from vnp.runs.request import EncoderChoice, PlannedInput, Request, Run, Totals
-from vnp.runs.shard import Position, Shard
-from vnp.runs.versions import versions
+from vnp.runs.request import EncoderChoice, PlannedInput, Position, Request, Run, RunPaths, Shard, Totals, versions
 
 CHUNK = 300
 _RECORD_ROWS = 100

@@ -10,13 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from vnp.runs.done.receipts import Receipt
-from vnp.runs.done.state import run_state
-from vnp.runs.planning.ask import Ask
+from vnp.runs.done.status import run_status
+from vnp.runs.planning.options import RunOptions
 from vnp.runs.planning.plan import write_plan
 from vnp.runs.planning.start import start_run
-from vnp.runs.request import Request, Run, Totals
-from vnp.runs.shard import Position, Shard
-from vnp.runs.versions import versions
+from vnp.runs.request import Position, Request, Run, Shard, Totals, versions
 from vnp.sequences.samplesheet import InputFile
 
 
@@ -47,7 +45,7 @@ def measure_status(shards: int, done: int, repeats: int = 3) -> StatusTime:
         seconds = []
         for _ in range(repeats):
             started = time.perf_counter()
-            state = run_state(run)
+            state = run_status(run)
             seconds.append(time.perf_counter() - started)
         if state.counts.get("done", 0) != done or len(state.shards) != shards:
             raise AssertionError(f"{state.counts} of {shards} shards, {done} expected to be done")
@@ -64,7 +62,7 @@ def synthetic_run(shards: int, done: int) -> Iterator[Run]:
 def _make_run(folder: Path, shards: int, done: int) -> Run:
     fasta = folder / "one.fasta"
     fasta.write_text(">one\n" + "ATGGCC" * 50 + "\n")
-    run, _ = start_run(Ask(files=(InputFile(fasta, -1, None),), dna="kmer", protein="kmer"), folder / "run")
+    run, _ = start_run(RunOptions(files=(InputFile(fasta, -1, None),), dna="kmer", protein="kmer"), folder / "run")
     table = [
         Shard(number, Position(0, 0, number, -1, -1), units=100, rows=150, tokens=20_000, bases=30_000)
         for number in range(shards)

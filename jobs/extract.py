@@ -18,7 +18,7 @@ from vnp.errors import UsageError
 
 if TYPE_CHECKING:
     from jobs._cluster.profile import Profile
-    from vnp.runs.planning.ask import Ask
+    from vnp.runs.planning.options import RunOptions
 
 
 @command("python -m jobs.extract viral.fna.gz host.fna.gz --out RUN --shards 32")
@@ -74,7 +74,7 @@ def main(
         _extract(ask, run, where, site, force)
 
 
-def _extract(ask: Ask, root: Path, where: str, site: Profile | None, force: bool) -> None:
+def _extract(ask: RunOptions, root: Path, where: str, site: Profile | None, force: bool) -> None:
     run, table = make_plan(ask, root, force, site)
     todo = unfinished(run, site)
     if not todo:
@@ -96,7 +96,7 @@ def _extract(ask: Ask, root: Path, where: str, site: Profile | None, force: bool
     click.echo(f"next: python -m jobs.reduce {quote(str(root))}")
 
 
-def _plan_on_slurm(ask: Ask, root: Path, site: Profile | None, force: bool) -> None:
+def _plan_on_slurm(ask: RunOptions, root: Path, site: Profile | None, force: bool) -> None:
     if site is None:
         raise UsageError("--plan-job needs Slurm: there is no sbatch here, or --cluster says otherwise")
     from jobs._cluster.chain import submit_planned
@@ -109,8 +109,7 @@ def _only(root: Path, text: str, has_input: bool) -> None:
     """Make chosen shards of a planned run in this process."""
     from jobs._cluster.jobs_file import note_by_hand
     from jobs._cluster.task import STOPPED, make_shards
-    from vnp.runs.paths import RunPaths
-    from vnp.runs.request import Run
+    from vnp.runs.request import Run, RunPaths
 
     if has_input and not RunPaths(root).request.exists():
         raise UsageError(f"{root} is not planned yet: run extract without --only first")

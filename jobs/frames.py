@@ -35,14 +35,14 @@ def main(
     under the id that its row will have, and skipped.tsv: every record, chunk or frame without a row, with its reason.
     """
     from vnp.runs.frames import require_free, write_frames
-    from vnp.runs.planning.ask import Ask
+    from vnp.runs.planning.options import RunOptions
     from vnp.runs.planning.survey import survey
     from vnp.sequences.samplesheet import read_inputs
 
     begun = time.monotonic()
     files = read_inputs(input)
     warn_of_lost_tables(files)
-    ask = Ask(files=tuple(files), chunk=chunk, prefix_ids=prefix_ids)
+    ask = RunOptions(files=tuple(files), chunk=chunk, prefix_ids=prefix_ids)
     ask.check()
     require_free(folder, force=force)
     size = sum(file.path.stat().st_size for file in ask.files)

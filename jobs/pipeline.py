@@ -17,7 +17,7 @@ from vnp.errors import UsageError
 
 if TYPE_CHECKING:
     from jobs._cluster.profile import Profile
-    from vnp.runs.planning.ask import Ask
+    from vnp.runs.planning.options import RunOptions
 
 
 @command("python -m jobs.pipeline genomes.csv --out RUN --shards 32")
@@ -77,7 +77,9 @@ def main(
         train_and_measure(planned.paths.root)
 
 
-def _on_slurm(ask: Ask, run: Path, site: Profile, layout: str, plan_job: bool, behind: bool, force: bool) -> None:
+def _on_slurm(
+    ask: RunOptions, run: Path, site: Profile, layout: str, plan_job: bool, behind: bool, force: bool
+) -> None:
     from jobs._cluster.chain import submit_extract, submit_planned, submit_reduce
     from jobs._cluster.live import require_idle
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vnp.classifier.checkpoint import Checkpoint
     from vnp.prediction.predict import Predicted
     from vnp.prediction.settings import Settings
-    from vnp.runs.planning.ask import Ask
+    from vnp.runs.planning.options import RunOptions
     from vnp.runs.request import Run
 
 _WISHES = ("rule", "threshold", "max_fdr", "min_length", "parquet", "virnucpro", "fasta")
@@ -153,7 +153,7 @@ def _encoding(checkpoint: Checkpoint) -> dict[str, Any]:
     return {"chunk": checkpoint.chunk, "dna": encoders.get("dna", "kmer"), "protein": encoders.get("protein", "kmer")}
 
 
-def _require_fit(ask: Ask, checkpoint: Checkpoint, settings: Settings) -> None:
+def _require_fit(ask: RunOptions, checkpoint: Checkpoint, settings: Settings) -> None:
     """Make sure that what will be embedded is what the classifier reads, before anything is."""
     from vnp.features.layout import make_layout
 
@@ -165,7 +165,7 @@ def _require_fit(ask: Ask, checkpoint: Checkpoint, settings: Settings) -> None:
     checkpoint.require(layout, encoders, ask.chunk or 0, "this installation")
 
 
-def _plan(ask: Ask, out: Path, settings: Settings, force: bool, site: Profile | None = None) -> Run:
+def _plan(ask: RunOptions, out: Path, settings: Settings, force: bool, site: Profile | None = None) -> Run:
     """Plan the run, and put the settings beside it for what comes after the shards."""
     from vnp.prediction.predict import finished, left_by_others, remove, require_free
     from vnp.prediction.settings import OutputPaths
@@ -183,7 +183,7 @@ def _plan(ask: Ask, out: Path, settings: Settings, force: bool, site: Profile | 
     return run
 
 
-def _here(ask: Ask, out: Path, settings: Settings, where: str, force: bool) -> Predicted:
+def _here(ask: RunOptions, out: Path, settings: Settings, where: str, force: bool) -> Predicted:
     run = _plan(ask, out, settings, force)
     todo = unfinished(run)
     if todo:
@@ -193,7 +193,7 @@ def _here(ask: Ask, out: Path, settings: Settings, where: str, force: bool) -> P
     return _finish(run, settings, out, False)
 
 
-def _on_slurm(ask: Ask, out: Path, settings: Settings, site: Profile, force: bool) -> None:
+def _on_slurm(ask: RunOptions, out: Path, settings: Settings, site: Profile, force: bool) -> None:
     from jobs._cluster.chain import submit_extract, submit_predict, submit_reduce
     from jobs._cluster.live import require_idle
 

@@ -20,7 +20,7 @@ from jobs._cluster.submit import after_shards
 
 if TYPE_CHECKING:
     from jobs._cluster.live import Explained
-    from vnp.runs.done.state import ShardState
+    from vnp.runs.done.status import ShardStatus
 
 _SHOWN = 40
 _TAILS = 3
@@ -83,7 +83,7 @@ def _planning_text(found: Planning, root: Path, as_json: bool) -> str:
 
 
 def _text(found: Explained, root: Path, show_all: bool) -> str:
-    from vnp.runs.done.state import log_tail
+    from vnp.runs.done.status import log_tail
 
     state = found.state
     shown = [shard for shard in state.shards if show_all or shard.state != "done"]
@@ -121,7 +121,7 @@ def _next(found: Explained, root: Path) -> list[str]:
     return lines
 
 
-def _line(found: ShardState) -> str:
+def _line(found: ShardStatus) -> str:
     blocks = f"{found.blocks[0]}/{found.blocks[1]}"
     rows = f"{found.receipt.rows:,}" if found.receipt else f"({found.shard.rows:,})"
     note = found.error or ""

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from vnp.runs.planning.ask import MOST_SHARDS, MOST_TOKENS
+from vnp.runs.planning.options import MOST_SHARDS, MOST_TOKENS
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

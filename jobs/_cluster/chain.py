@@ -16,10 +16,10 @@ from jobs._cluster.slurm import Job, script, submit
 from jobs._cluster.squeue import Element, cancel, live
 from jobs._cluster.task import plan_task, predict_task, reduce_task, run_task
 from vnp.encoders.weights.folders import weights_root
-from vnp.runs.paths import RunPaths
+from vnp.runs.request import RunPaths
 
 if TYPE_CHECKING:
-    from vnp.runs.planning.ask import Ask
+    from vnp.runs.planning.options import RunOptions
     from vnp.runs.request import Run
 
 _REDUCE = "reduce"
@@ -39,7 +39,7 @@ def extract_job(run: Run, shards: Sequence[int], profile: Profile) -> Job:
     )
 
 
-def planned_extract_job(root: Path, ask: Ask, profile: Profile, plan: str) -> Job:
+def planned_extract_job(root: Path, ask: RunOptions, profile: Profile, plan: str) -> Job:
     """The array of a run that job ``plan`` is going to plan; it never starts if that fails."""
     shards = range(ask.shards)
     return Job(
@@ -53,7 +53,7 @@ def planned_extract_job(root: Path, ask: Ask, profile: Profile, plan: str) -> Jo
     )
 
 
-def plan_job(root: Path, ask: Ask, profile: Profile) -> Job:
+def plan_job(root: Path, ask: RunOptions, profile: Profile) -> Job:
     """The job that reads the inputs and cuts them."""
     return Job(root, _name(root, "plan"), plan_task, profile.cpu, binds=_ask_binds(ask))
 
@@ -104,7 +104,7 @@ def submit_extract(run: Run, shards: Sequence[int], profile: Profile, *, force: 
     return sorted({*before, *ids}, key=int)
 
 
-def submit_planned(root: Path, ask: Ask, profile: Profile, *, force: bool = False) -> list[str]:
+def submit_planned(root: Path, ask: RunOptions, profile: Profile, *, force: bool = False) -> list[str]:
     """Submit the planning and the array that waits for it.
 
     Args:
@@ -120,14 +120,14 @@ def submit_planned(root: Path, ask: Ask, profile: Profile, *, force: bool = Fals
         RunExistsError: a run stands there, or its jobs are in the queue.
         VnpError: Slurm refused a job.
     """
-    from vnp.runs.planning.clearing import clear
+    from vnp.runs.planning.options import clear
 
     require_idle(root)
     check_profile(profile)
     paths = RunPaths(root)
     clear(paths, force=force)
     paths.logs.mkdir(parents=True, exist_ok=True)
-    ask.write(paths.ask)
+    ask.write(paths.options)
     planning = plan_job(root, ask, profile)
     (plan,) = submit(planning)
     _say_submitted(planning, [plan])
@@ -184,7 +184,7 @@ def _name(root: Path, what: str) -> str:
     return f"vnp-{re.sub(r'[^A-Za-z0-9_.+-]+', '_', root.name)[:60]}-{what}"
 
 
-def _ask_binds(ask: Ask) -> tuple[Path, ...]:
+def _ask_binds(ask: RunOptions) -> tuple[Path, ...]:
     files = (path for file in ask.files for path in (file.path, file.dataset) if path is not None)
     return (*files, *(_weights(ask.weights) if ask.needs_weights else []))
 

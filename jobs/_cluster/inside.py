@@ -17,12 +17,11 @@ from jobs._cluster.image import libraries_here, run_in_image
 from jobs._cluster.profile import KINDS, Profile, Resources, load_profile
 from vnp.encoders.weights.folders import weights_root
 from vnp.errors import UsageError, VnpError
-from vnp.runs.planning.ask import Ask
-from vnp.runs.request import Run
-from vnp.runs.shard import Position, Shard
+from vnp.runs.planning.options import RunOptions
+from vnp.runs.request import Position, Run, Shard
 
 
-def plan(ask: Ask, out: Path, site: Profile | None, *, force: bool) -> tuple[Run, bool, list[Shard]]:
+def plan(ask: RunOptions, out: Path, site: Profile | None, *, force: bool) -> tuple[Run, bool, list[Shard]]:
     """Plan a run, here or in the image.
 
     Args:
@@ -79,14 +78,14 @@ def main() -> None:
         if wish["ask"] is None:
             before, shards = True, shard_table(Run.open(root), None)
         else:
-            _, before, shards = plan(Ask.from_json(wish["ask"]), root, None, force=wish["force"])
+            _, before, shards = plan(RunOptions.from_json(wish["ask"]), root, None, force=wish["force"])
     except VnpError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(error.exit_code) from None
     json.dump({"before": before, "shards": [asdict(shard) for shard in shards]}, answer)
 
 
-def _files(ask: Ask) -> list[Path]:
+def _files(ask: RunOptions) -> list[Path]:
     """The files that planning reads."""
     return [path for file in ask.files for path in (file.path, file.dataset) if path is not None]
 

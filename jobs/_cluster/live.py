@@ -16,7 +16,7 @@ from jobs._cluster.squeue import Element, ended, live
 from vnp.errors import RunExistsError
 
 if TYPE_CHECKING:
-    from vnp.runs.done.state import RunState, ShardState
+    from vnp.runs.done.status import RunStatus, ShardStatus
     from vnp.runs.request import Run
 
 _EXPLAINED = 1000
@@ -31,7 +31,7 @@ class Explained:
         others: jobs of the run in the queue that make no shard, such as the merging.
     """
 
-    state: RunState
+    state: RunStatus
     others: list[Element]
 
 
@@ -59,7 +59,7 @@ def planning(root: Path) -> Planning | None:
     jobs = [entry for entry in submitted(root) if entry.name.endswith("-plan")]
     if not jobs:
         return None
-    from vnp.runs.done.state import last_words
+    from vnp.runs.done.status import last_words
 
     last = jobs[-1]
     path = root / "logs" / last.log(None)
@@ -107,7 +107,7 @@ def require_idle(root: Path) -> None:
         )
 
 
-def explain(run: Run, state: RunState) -> Explained:
+def explain(run: Run, state: RunStatus) -> Explained:
     """Tell waiting from running from vanished tasks, where Slurm answers; what is done stays done.
 
     Args:
@@ -143,7 +143,7 @@ def _files(folder: Path) -> dict[str, str]:
         return {}
 
 
-def _in_queue(found: ShardState, element: Element, logs: Path) -> ShardState:
+def _in_queue(found: ShardStatus, element: Element, logs: Path) -> ShardStatus:
     if element.waiting:
         before = f"; before: {found.error}" if found.error else ""
         return replace(found, state="queued", error=f"waits: {element.reason}{before}", job=element.id)
@@ -154,8 +154,8 @@ def _in_queue(found: ShardState, element: Element, logs: Path) -> ShardState:
 
 
 def _out_of_queue(
-    found: ShardState, entry: Submitted, known: set[str], answered: bool, logs: dict[str, str]
-) -> ShardState:
+    found: ShardStatus, entry: Submitted, known: set[str], answered: bool, logs: dict[str, str]
+) -> ShardStatus:
     """A shard that was submitted, whose job the queue does not have, or of which it could not be asked."""
     own = (found.job or "").partition("_")[0]
     if found.state == "running":
@@ -164,7 +164,7 @@ def _out_of_queue(
         return replace(found, error="not in the queue here") if elsewhere else found
     if found.attempts and (own == entry.job or own not in known):
         return found
-    from vnp.runs.done.state import last_words
+    from vnp.runs.done.status import last_words
 
     # The last job for it never began the shard: what there is to say of that is in the job's log.
     number = found.shard.number
@@ -177,7 +177,7 @@ def _out_of_queue(
     return replace(found, state="failed" if answered else found.state, error=words, log=log, job=job)
 
 
-def _with_reasons(shards: list[ShardState]) -> list[ShardState]:
+def _with_reasons(shards: list[ShardStatus]) -> list[ShardStatus]:
     """Add how Slurm says that failed tasks ended."""
     unexplained = [found.job for found in shards if found.state in ("failed", "missing", "stopped") and found.job]
     words = ended(unexplained[:_EXPLAINED])

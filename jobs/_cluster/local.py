@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs._cluster.task import make_folders, run_task
+from jobs._cluster.task import run_task
 from vnp.errors import storage_error
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def run_local(run: Run, shards: Sequence[int], poll: Callable[[], None]) -> None
     import submitit
 
     places = slots(run.request)[: len(shards)]
-    make_folders(run)
+    run.paths.make()
     with _writing_logs(run):
         claims = Path(tempfile.mkdtemp(prefix="claims-", dir=run.paths.logs))
         executor = submitit.LocalExecutor(folder=run.paths.logs)
@@ -154,7 +154,7 @@ def _stderr_in(path: Path) -> Iterator[None]:
 
 
 def _end(tasks: list[Any]) -> None:
-    """Ask tasks to end, and wait until they have."""
+    """RunOptions tasks to end, and wait until they have."""
     for task in tasks:
         if not task.done():
             # The process between passes it on, and the task ends after its block.

@@ -16,10 +16,9 @@ from vnp.sequences.samplesheet import DATASET_TABLE
 
 if TYPE_CHECKING:
     from jobs._cluster.profile import Profile
-    from vnp.runs.done.state import RunState
-    from vnp.runs.planning.ask import Ask
-    from vnp.runs.request import Request, Run
-    from vnp.runs.shard import Shard
+    from vnp.runs.done.status import RunStatus
+    from vnp.runs.planning.options import RunOptions
+    from vnp.runs.request import Request, Run, Shard
     from vnp.sequences.samplesheet import InputFile
 
 _SHOWN = 20
@@ -27,7 +26,7 @@ _SHOWN = 20
 
 def make_ask(
     paths: tuple[Path, ...], shards: int, encoding: dict[str, Any], where: str, *, every_frame: bool = False
-) -> Ask:
+) -> RunOptions:
     """What the command line asks for.
 
     Args:
@@ -42,7 +41,7 @@ def make_ask(
         UsageError: something impossible.
         InputError: an input does not exist.
     """
-    from vnp.runs.planning.ask import Ask
+    from vnp.runs.planning.options import RunOptions
     from vnp.sequences.samplesheet import read_inputs
 
     files = read_inputs(paths)
@@ -50,7 +49,7 @@ def make_ask(
         files = [replace(file, dataset=None) for file in files]
     else:
         warn_of_lost_tables(files)
-    ask = Ask(files=tuple(files), shards=shards, **encoding)
+    ask = RunOptions(files=tuple(files), shards=shards, **encoding)
     ask.check()
     if where != "slurm" and ask.device == "auto" and ask.needs_gpu and not _has_gpu():
         return replace(ask, device="cpu")
@@ -74,7 +73,7 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def make_plan(ask: Ask, out: Path, force: bool, site: Profile | None = None) -> tuple[Run, list[Shard]]:
+def make_plan(ask: RunOptions, out: Path, force: bool, site: Profile | None = None) -> tuple[Run, list[Shard]]:
     """Plan a run, or find the one that is there, and say so.
 
     Args:
@@ -106,7 +105,7 @@ def make_plan(ask: Ask, out: Path, force: bool, site: Profile | None = None) -> 
     return run, shards
 
 
-def plan_here(ask: Ask, out: Path, force: bool) -> tuple[Run, bool, list[Shard]]:
+def plan_here(ask: RunOptions, out: Path, force: bool) -> tuple[Run, bool, list[Shard]]:
     """Plan a run in this process; returns it, whether it was there before, and its shards."""
     from vnp.runs.planning.plan import read_plan
     from vnp.runs.planning.start import start_run
@@ -126,18 +125,17 @@ def unfinished(run: Run, site: Profile | None = None) -> list[int]:
     return look(run, site).unfinished
 
 
-def look(run: Run, site: Profile | None = None) -> RunState:
+def look(run: Run, site: Profile | None = None) -> RunStatus:
     """How far a run is; ``site`` as for ``unfinished``."""
     from jobs._cluster.inside import shard_table
-    from vnp.runs.done.state import run_state
+    from vnp.runs.done.status import run_status
 
-    return run_state(run, shard_table(run, site))
+    return run_status(run, shard_table(run, site))
 
 
-def show_plan(ask: Ask, out: Path, cluster: str, site: Profile | None) -> None:
+def show_plan(ask: RunOptions, out: Path, cluster: str, site: Profile | None) -> None:
     """Print what would be done, and for Slurm what would be submitted; write nothing."""
-    from vnp.runs.paths import RunPaths
-    from vnp.runs.request import Run
+    from vnp.runs.request import Run, RunPaths
 
     request, shards = _rehearse(ask, site)
     tokens = [shard.tokens for shard in shards]
@@ -159,7 +157,7 @@ def show_plan(ask: Ask, out: Path, cluster: str, site: Profile | None) -> None:
     click.echo(f"would run on: {cluster}; nothing was written to {out}")
 
 
-def _rehearse(ask: Ask, site: Profile | None) -> tuple[Request, list[Shard]]:
+def _rehearse(ask: RunOptions, site: Profile | None) -> tuple[Request, list[Shard]]:
     """What planning would write."""
     from jobs._cluster import inside as _inside
     from jobs._cluster.image import libraries_here
@@ -178,7 +176,7 @@ def _rehearse(ask: Ask, site: Profile | None) -> tuple[Request, list[Shard]]:
     return make_request(ask, found, len(shards), plan_sha256=""), shards
 
 
-def _reading(ask: Ask) -> Progress:
+def _reading(ask: RunOptions) -> Progress:
     size = sum(file.path.stat().st_size for file in ask.files)
     return Progress("planning", size, "MB", scale=1e6)
 

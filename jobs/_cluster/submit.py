@@ -18,7 +18,7 @@ from vnp.errors import IncompleteRunError, StorageError, UsageError
 if TYPE_CHECKING:
     from jobs._cluster.profile import Profile
     from vnp.runs.done.reduce import Reduced
-    from vnp.runs.done.state import RunState
+    from vnp.runs.done.status import RunStatus
     from vnp.runs.request import Run
 
 CLUSTERS = ("auto", "slurm", "local", "inline")
@@ -118,11 +118,11 @@ def require_complete(run: Run, shards: Sequence[int]) -> None:
     Raises:
         IncompleteRunError: some are not; the message has their errors and logs.
     """
-    from vnp.runs.done.state import run_state
-    from vnp.runs.paths import shard_name
+    from vnp.runs.done.status import run_status
+    from vnp.runs.request import shard_name
 
     wanted = set(shards)
-    bad = [found for found in run_state(run).shards if found.shard.number in wanted and found.state != "done"]
+    bad = [found for found in run_status(run).shards if found.shard.number in wanted and found.state != "done"]
     if not bad:
         return
     lines = []
@@ -157,24 +157,24 @@ def _inline(run: Run, shards: Sequence[int]) -> None:
 
 def _local(run: Run, shards: Sequence[int]) -> None:
     from jobs._cluster.local import run_local
-    from vnp.runs.done.state import run_state
+    from vnp.runs.done.status import run_status
 
-    state = run_state(run)
+    state = run_status(run)
     with Progress("embedding", state.rows_planned, "rows") as progress:
 
         def poll() -> None:
             # A look that fails must not end tasks that work; what is wrong shows in the end.
             with contextlib.suppress(StorageError):
-                found = run_state(run)
+                found = run_status(run)
                 progress.to(_rows_done(found), f", {_shards_done(found)} of {len(found.shards)} shards")
 
         run_local(run, shards, poll)
         poll()
 
 
-def _rows_done(state: RunState) -> float:
+def _rows_done(state: RunStatus) -> float:
     return sum(found.shard.rows * found.blocks[0] / max(found.blocks[1], 1) for found in state.shards)
 
 
-def _shards_done(state: RunState) -> int:
+def _shards_done(state: RunStatus) -> int:
     return sum(found.state == "done" for found in state.shards)

@@ -14,10 +14,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from jobs._cli.signals import end_when_told, first_interrupt_only, stop_signals
-from vnp.errors import UsageError, VnpError, storage_error
+from vnp.errors import UsageError, VnpError
 
 if TYPE_CHECKING:
-    from vnp.runs.making.pair import EncoderPair
+    from vnp.runs.making.encoders import RunEncoders
     from vnp.runs.making.steps import Steps
     from vnp.runs.making.work import Outcome, Watch
     from vnp.runs.request import Run
@@ -72,12 +72,12 @@ def run_task(
 def plan_task(request: str) -> str:
     """Plan a run from the wishes beside its ``run.json``-to-be."""
     with end_when_told(STOPPED), _exit_codes():
-        from vnp.runs.paths import RunPaths
-        from vnp.runs.planning.ask import Ask
+        from vnp.runs.planning.options import RunOptions
         from vnp.runs.planning.start import start_run
+        from vnp.runs.request import RunPaths
 
         root = Path(request).parent
-        run, _ = start_run(Ask.read(RunPaths(root).ask), root)
+        run, _ = start_run(RunOptions.read(RunPaths(root).options), root)
         return f"{run.request.shards} shards, {run.request.totals.rows:,} rows"
 
 
@@ -147,7 +147,7 @@ def make_shards(
     """
     from vnp.runs.making.work import Watch
 
-    make_folders(run)
+    run.paths.make()
     with stop_signals() if stop is None else nullcontext(stop) as asked, _Line(run, shards) as line:
         watch = Watch(asked, block_done or _print_blocks, _log_path(), all_read=line.begin_next)
         while (found := line.next(watch)) is not None:
@@ -155,18 +155,6 @@ def make_shards(
             if asked():
                 break
     return line.outcomes, sorted(line.failed, key=lambda one: one[0])
-
-
-def make_folders(run: Run) -> None:
-    """Make the folders of a run that somebody has deleted.
-
-    Raises:
-        StorageError: one cannot be made.
-    """
-    try:
-        run.paths.make()
-    except OSError as error:
-        raise storage_error(error, f"making {error.filename or run.paths.root}") from error
 
 
 class _Line:
@@ -246,19 +234,18 @@ class _Line:
             self.failed.append((number, error))
 
 
-def _once(run: Run) -> Callable[[], EncoderPair]:
-    loaded: list[EncoderPair] = []
+def _once(run: Run) -> Callable[[], RunEncoders]:
+    loaded: list[RunEncoders] = []
 
-    def load() -> EncoderPair:
-        from vnp.runs.making.kernels import share_kernels
-        from vnp.runs.making.pair import EncoderPair
+    def load() -> RunEncoders:
+        from vnp.runs.making.encoders import RunEncoders, share_kernels
 
         if not loaded:
             if run.request.needs_weights:
                 share_kernels(run.paths)
                 # A GPU's work is queued from here: threads that read and write have to give way soon.
                 sys.setswitchinterval(_SWITCH_SECONDS)
-            loaded.append(EncoderPair.load(run.request))
+            loaded.append(RunEncoders.load(run.request))
             return loaded[0]
         return replace(loaded[0], seconds=0.0, weights_seconds=0.0)
 

@@ -16,16 +16,15 @@ import h5py
 
 from vnp.errors import DamagedShardError
 from vnp.features.table import CONTENT, content_digest
+from vnp.runs.done.receipts import require_sealed
 from vnp.runs.done.reduce import reduce_run
-from vnp.runs.done.seals import require_sealed
 from vnp.runs.making.attempts import Attempt
-from vnp.runs.making.pair import EncoderPair
+from vnp.runs.making.encoders import RunEncoders
 from vnp.runs.making.work import Outcome, Watch, extract_shard
-from vnp.runs.paths import RunPaths
 from vnp.runs.planning import start
-from vnp.runs.planning.ask import Ask
+from vnp.runs.planning.options import RunOptions
 from vnp.runs.planning.plan import read_plan
-from vnp.runs.request import Request, Run
+from vnp.runs.request import Request, Run, RunPaths
 from vnp.sequences.samplesheet import read_inputs
 
 SHARDS = 2
@@ -59,15 +58,15 @@ class Tiny:
     expected: dict[str, str]
     names: frozenset[str]
 
-    def ask(self) -> Ask:
+    def ask(self) -> RunOptions:
         return ask_for(self.source)
 
 
-def ask_for(source: Path) -> Ask:
-    return Ask(tuple(read_inputs((source,))), shards=SHARDS, dna="kmer", protein="kmer", device="cpu")
+def ask_for(source: Path) -> RunOptions:
+    return RunOptions(tuple(read_inputs((source,))), shards=SHARDS, dna="kmer", protein="kmer", device="cpu")
 
 
-def plan(ask: Ask, root: Path) -> Run:
+def plan(ask: RunOptions, root: Path) -> Run:
     """Plan, or find planned, with blocks of a few chunks."""
     make_request = start.make_request
 
@@ -80,10 +79,10 @@ def plan(ask: Ask, root: Path) -> Run:
 
 def extract(run: Run, shards: Sequence[int] | None = None, watch: Watch | None = None) -> list[Outcome]:
     numbers = range(run.request.shards) if shards is None else shards
-    return [extract_shard(run, number, lambda: EncoderPair.load(run.request), watch) for number in numbers]
+    return [extract_shard(run, number, lambda: RunEncoders.load(run.request), watch) for number in numbers]
 
 
-def make_all(ask: Ask, root: Path) -> list[Outcome]:
+def make_all(ask: RunOptions, root: Path) -> list[Outcome]:
     """Plan, extract and reduce: also what a user does again after something died."""
     run = plan(ask, root)
     outcomes = extract(run)

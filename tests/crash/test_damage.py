@@ -13,7 +13,7 @@ from tests.crash._child import in_child
 from tests.crash._run import LAYOUT, Tiny, extract, files, plan, require_finished, sha256, valid
 from vnp.errors import DamagedShardError, RunExistsError, VnpError
 from vnp.runs.done.reduce import reduce_run
-from vnp.runs.done.state import run_state
+from vnp.runs.done.status import run_status
 from vnp.runs.making.work import Watch
 from vnp.runs.request import Run
 
@@ -71,7 +71,7 @@ def finished(tiny: Tiny, room: Path) -> Callable[[], Run]:
 
 def require_only_redone(run: Run, number: int, tiny: Tiny, how: str, *, make: bool = True) -> None:
     """Rerun makes this shard alone, and the run is whole again."""
-    assert run_state(run).unfinished == [number], how
+    assert run_status(run).unfinished == [number], how
     if not make:
         return
     states = {outcome.shard: outcome.state for outcome in extract(run)}
@@ -89,7 +89,7 @@ def test_receipts(tiny: Tiny, finished: Callable[[], Run], group: int) -> None:
         how = choose.choice([cut, flip])(choose)(run.paths.receipt(number))
         with pytest.raises(DamagedShardError):
             reduce_run(run, LAYOUT)
-        assert run_state(run).shards[number].state == "damaged", how
+        assert run_status(run).shards[number].state == "damaged", how
         require_only_redone(run, number, tiny, how, make=place % EACH == 0)
 
 
@@ -102,7 +102,7 @@ def test_shards_cut_short(tiny: Tiny, finished: Callable[[], Run], group: int) -
         how = cut(choose)(run.paths.shard(number))
         with pytest.raises(DamagedShardError):
             reduce_run(run, LAYOUT)
-        assert run_state(run).shards[number].state == "damaged", how
+        assert run_status(run).shards[number].state == "damaged", how
         require_only_redone(run, number, tiny, how, make=place % EACH == 0)
 
 
@@ -170,13 +170,13 @@ def test_attempts_are_only_words(tiny: Tiny, room: Path) -> None:
     run = plan(tiny.ask(), room / "run")
     extract(run, watch=Watch(stop=lambda: True))
     path = next(run.paths.parts.glob("*/attempt-*.json"))
-    before = run_state(run).unfinished
+    before = run_status(run).unfinished
     content = path.read_bytes()
     choose = random.Random("attempts")
     for _ in range(60):
         path.write_bytes(content)
         how = choose.choice([cut, flip])(choose)(path)
-        assert run_state(run).unfinished == before, how
+        assert run_status(run).unfinished == before, how
     extract(run)
     reduce_run(run, LAYOUT)
     require_finished(tiny, run.paths.root)
@@ -189,7 +189,7 @@ def test_the_plan(tiny: Tiny, finished: Callable[[], Run], make: Callable[[rando
         run = finished()
         how = make(choose)(run.paths.plan)
         for work in (
-            lambda run=run: run_state(run),
+            lambda run=run: run_status(run),
             lambda run=run: extract(run),
             lambda run=run: reduce_run(run, LAYOUT),
         ):

@@ -15,7 +15,7 @@ from tests.crash._child import Points, die, in_child
 from tests.crash._run import LAYOUT, SHARDS, Tiny, extract, files, plan, require_finished, sha256, valid
 from vnp.errors import VnpError
 from vnp.runs.done.reduce import reduce_run
-from vnp.runs.done.state import run_state
+from vnp.runs.done.status import run_status
 from vnp.runs.making.work import Watch
 from vnp.runs.request import Run
 
@@ -80,8 +80,8 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def rerun(self) -> None:
-        extract(self.run, run_state(self.run).unfinished)
-        assert run_state(self.run).complete
+        extract(self.run, run_status(self.run).unfinished)
+        assert run_status(self.run).complete
 
     @rule()
     def reduce(self) -> None:
@@ -102,7 +102,7 @@ class Life(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Whatever happened, rerun and reduce bring it to its end."""
         for _ in range(SHARDS + 1):
-            extract(self.run, run_state(self.run).unfinished)
+            extract(self.run, run_status(self.run).unfinished)
             try:
                 reduce_run(self.run, LAYOUT, force=True)
             except VnpError:
@@ -145,6 +145,6 @@ def test_whatever_happens_nothing_is_lost(tiny: Tiny, room: Path, scratch: Path)
 def test_the_run_stays_planned(tiny: Tiny, room: Path) -> None:
     """The machine works on a run of several shards with several blocks, else it would test little."""
     run: Run = plan(tiny.ask(), room / "run")
-    state = run_state(run)
+    state = run_status(run)
     assert len(state.shards) == SHARDS
     assert max(found.blocks[1] for found in state.shards) > 1

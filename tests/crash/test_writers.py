@@ -17,9 +17,9 @@ import pytest
 from tests.crash._child import WRITING, Points, die, in_child
 from tests.crash._run import LAYOUT, SHARDS, Tiny, extract, plan, require_finished
 from vnp.errors import RunError
+from vnp.runs.done.receipts import require_sealed
 from vnp.runs.done.reduce import reduce_run
-from vnp.runs.done.seals import require_sealed
-from vnp.runs.making.pair import Embedded, Embedding, EncoderPair
+from vnp.runs.making.encoders import Embedded, Embedding, RunEncoders
 from vnp.runs.making.work import extract_shard
 from vnp.runs.request import Run
 
@@ -69,7 +69,7 @@ def test_another_task_comes_between(tiny: Tiny, group: int, room: Path, scratch:
     assert states == {"done", "left"}
 
 
-class Halved(EncoderPair):
+class Halved(RunEncoders):
     """Encoders that say that they run in another precision, and give other numbers."""
 
     def identities(self) -> dict[str, dict[str, object]]:
@@ -87,8 +87,8 @@ class HalvedEmbedding(Embedding):
         return {name: values / 2 for name, values in found.items()}, account
 
 
-def halved(run: Run) -> EncoderPair:
-    pair = EncoderPair.load(run.request)
+def halved(run: Run) -> RunEncoders:
+    pair = RunEncoders.load(run.request)
     return Halved(pair.dna, pair.protein, pair.seconds)
 
 

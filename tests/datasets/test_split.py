@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vnp.datasets.choosing.split import PARTS, TEST, TRAIN, VALIDATION, Unit, split_units
+from vnp.datasets.choosing.split import Unit, split_units
 from vnp.errors import InputError, UsageError
+from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION
 
 GROUPS = ("bacteria", "fungi", "plant")
 

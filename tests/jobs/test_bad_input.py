@@ -299,7 +299,7 @@ class TestFullDisk:
         assert call("reduce", out).exit_code == 0
 
     def check(self, out: Path) -> None:
-        from vnp.runs.done.seals import sealed
+        from vnp.runs.done.receipts import sealed
         from vnp.runs.request import Run
 
         run = Run.open(out)

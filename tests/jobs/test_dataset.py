@@ -13,8 +13,8 @@ import pytest
 
 from tests.datasets.making import write_set, write_sheet
 from tests.jobs.commands import REPOSITORY, call, clean, extract, start
-from vnp.datasets.choosing.split import PARTS
 from vnp.features.read import open_features
+from vnp.features.split import PARTS
 
 pytest.importorskip("pyarrow")
 SMALL = ("--units", "genome", "--workers", "1")

@@ -16,7 +16,7 @@ from jobs._cluster.plan import parse_numbers
 from tests.jobs.commands import KMER, SAMPLE, call, clean, extract, start
 from tests.runs.making import coding, column_bytes, plan_run, write_fasta
 from vnp.errors import UsageError
-from vnp.runs.done.state import run_state
+from vnp.runs.done.status import run_status
 from vnp.runs.request import Run
 
 
@@ -49,7 +49,7 @@ class TestOnly:
         plan_run(out, [fasta], 4)
         result = call("extract", "--out", out, "--only", "1,3")
         assert result.exit_code == 0, clean(result)
-        assert run_state(Run.open(out)).unfinished == [0, 2]
+        assert run_status(Run.open(out)).unfinished == [0, 2]
         before = tree(out)
         assert "shard 1: already" in call("extract", "--out", out, "--only", "1").stdout
         assert tree(out) == before
@@ -165,13 +165,13 @@ class TestLocal:
         assert "shard-00001 failed" in err
         assert "1.fa: has changed" in err
         assert "log: " in err
-        assert run_state(run).unfinished == [1]
+        assert run_status(run).unfinished == [1]
         files[1].write_text(content)
         process = start("rerun", out, "--cluster", "local")
         said, err = process.communicate()
         assert process.returncode == 0, err
         assert "made 1 shards" in said
-        assert run_state(run).complete
+        assert run_status(run).complete
         # What tasks used on the way is gone; their logs are there.
         assert not list(run.paths.logs.glob("claims-*"))
         assert list(run.paths.logs.glob("*.err"))
@@ -211,7 +211,7 @@ class TestLocal:
         assert "Traceback" not in err
         assert f"python -m jobs.rerun {out}" in err
         run = Run.open(out)
-        state = run_state(run)
+        state = run_status(run)
         # Tasks in processes of their own may be faster than the signal on its way.
         assert cluster == "local" or not state.complete
         assert "running" not in state.counts
@@ -219,7 +219,7 @@ class TestLocal:
         assert "KeyboardInterrupt" not in shown
         assert "Traceback" not in shown
         assert call("rerun", out, "--cluster", "inline").exit_code == 0
-        assert run_state(run).complete
+        assert run_status(run).complete
         assert call("reduce", out).exit_code == 0
 
     def test_the_same_features_as_inline(self, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from jobs._cluster.task import STOPPED
 from tests.jobs.commands import REPOSITORY, call, clean, extract
 from tests.runs.making import coding, plan_run, write_fasta
 from vnp.errors import StorageError
-from vnp.runs.done.state import run_state
+from vnp.runs.done.status import run_status
 from vnp.runs.request import Run
 
 MEMBERS = ("receipts", "shards", "parts", "logs")
@@ -78,7 +78,7 @@ class TestPermissions:
         assert f"reading {run.paths.shard(0)}: permission denied" in done.stderr
         assert receipts(run) == before
         run.paths.shards.chmod(0o755)
-        assert run_state(run).complete
+        assert run_status(run).complete
 
     def test_status_tells_of_the_other_shards(self, run: Run) -> None:
         run.paths.receipt(1).chmod(0)
@@ -114,7 +114,7 @@ class TestPermissions:
         assert receipts(run) == before
         run.paths.receipts.chmod(0o755)
         assert f"python -m jobs.rerun {run.paths.root}" in powerless("reduce", run.paths.root).stderr
-        assert run_state(run).unfinished == [1]
+        assert run_status(run).unfinished == [1]
 
     def test_reduce_names_the_shard_that_it_may_not_read(self, run: Run) -> None:
         run.paths.shard(1).chmod(0)
@@ -139,14 +139,14 @@ class TestGone:
             shutil.rmtree(run.paths.root / name)
         result = call("rerun", run.paths.root, "--cluster", cluster)
         assert result.exit_code == 0, clean(result)
-        assert run_state(run).complete
+        assert run_status(run).complete
         assert call("reduce", run.paths.root).exit_code == 0
 
     def test_chosen_shards(self, run: Run) -> None:
         for name in ("shards", "receipts"):
             shutil.rmtree(run.paths.root / name)
         assert call("extract", "--out", run.paths.root, "--only", "1").exit_code == 0
-        assert run_state(run).unfinished == [0, 2]
+        assert run_status(run).unfinished == [0, 2]
 
     def test_a_file_in_place_of_a_folder(self, run: Run) -> None:
         shutil.rmtree(run.paths.shards)
@@ -171,7 +171,7 @@ class TestLocal:
         assert not list(run.paths.logs.glob("claims-*"))
 
     def test_a_look_that_fails_ends_no_task(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        from vnp.runs.done import state
+        from vnp.runs.done import status as state
 
         names, asked = state._names, []
 
@@ -194,7 +194,7 @@ class TestLocal:
         code = (
             "import os, signal, sys, time\n"
             "from jobs._cluster.task import run_task\n"
-            "from vnp.runs.making.pair import EncoderPair\n"
+            "from vnp.runs.making.encoders import RunEncoders\n"
             "from vnp.runs.making.work import _Task\n"
             "def embed(*_):\n"
             "    try:\n"
@@ -203,7 +203,7 @@ class TestLocal:
             "    finally:\n"
             "        os.kill(os.getpid(), signal.SIGINT)\n"
             "        time.sleep(0)\n"
-            "EncoderPair.embed = embed\n"
+            "RunEncoders.embed = embed\n"
             "run_task(sys.argv[1], [0])\n"
         )
         done = subprocess.run(
@@ -215,7 +215,7 @@ class TestLocal:
         )
         assert done.returncode == STOPPED, done.stderr
         assert done.stderr == "SIGINT: ending now\n"
-        (found,) = run_state(run).shards
+        (found,) = run_status(run).shards
         assert (found.state, found.error) == ("stopped", None)
         assert "stopped" in call("status", run.paths.root).stdout
         assert extract(tmp_path / "a.fa", "--out", run.paths.root, "--shards", 1).exit_code == 0

@@ -13,14 +13,14 @@ from tests.runs.making import coding, column_bytes, make_all, pair, plan_run, sm
 from vnp.errors import RunError
 from vnp.runs.making import work
 from vnp.runs.making.attempts import read_attempts
-from vnp.runs.making.pair import EncoderPair
+from vnp.runs.making.encoders import RunEncoders
 from vnp.runs.planning.plan import read_plan
 from vnp.runs.request import Run
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(EncoderPair, "load", lambda _: pair())
+    monkeypatch.setattr(RunEncoders, "load", lambda _: pair())
     records = [(f"record{number}", coding(3_000, number)) for number in range(4)]
     return plan_run(tmp_path / "run", [write_fasta(tmp_path / "in.fna", records)], shards=4)
 
@@ -80,7 +80,7 @@ def test_a_shard_that_cannot_be_sealed_does_not_keep_the_others(run: Run, monkey
     assert [outcome.shard for outcome in outcomes] == [0, 2, 3]
     assert [(number, str(error)) for number, error in failed] == [(1, "the disk of shard 1")]
     monkeypatch.undo()
-    monkeypatch.setattr(EncoderPair, "load", lambda _: pair())
+    monkeypatch.setattr(RunEncoders, "load", lambda _: pair())
     outcomes, failed = make_shards(run, iter(range(4)), stop=never)
     assert [outcome.state for outcome in outcomes] == ["already", "done", "already", "already"]
 
@@ -95,14 +95,14 @@ def test_a_fault_of_the_program_while_sealing_is_not_swallowed(run: Run, monkeyp
 
 
 def test_a_stop_seals_what_is_whole_and_puts_aside_what_was_begun(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    embed = EncoderPair.embed
+    embed = RunEncoders.embed
     asked: list[int] = []
 
-    def counted(self: EncoderPair, prepared: Any) -> Any:
+    def counted(self: RunEncoders, prepared: Any) -> Any:
         asked.append(1)
         return embed(self, prepared)
 
-    monkeypatch.setattr(EncoderPair, "embed", counted)
+    monkeypatch.setattr(RunEncoders, "embed", counted)
     outcomes, failed = make_shards(run, iter(range(4)), stop=lambda: len(asked) == 2)
     states = {outcome.shard: outcome.state for outcome in outcomes}
     assert failed == []
@@ -121,7 +121,7 @@ def test_a_shard_is_begun_while_the_last_block_of_another_is_embedded(
     run = small_blocks(run, 3)
     read = {number: threading.Event() for number in range(5)}
     read[4].set()
-    prepare, embed = work._Task._prepare_missing, EncoderPair.embed
+    prepare, embed = work._Task._prepare_missing, RunEncoders.embed
     embedded = []
 
     def watched(task: Any, *rest: Any) -> Any:
@@ -129,7 +129,7 @@ def test_a_shard_is_begun_while_the_last_block_of_another_is_embedded(
             read[task._plan.shard.number].set()
             yield ready
 
-    def last_waits(self: EncoderPair, prepared: Any) -> Any:
+    def last_waits(self: RunEncoders, prepared: Any) -> Any:
         embedded.append(1)
         shard, block = divmod(len(embedded) - 1, blocks)
         if block == blocks - 1:
@@ -141,18 +141,18 @@ def test_a_shard_is_begun_while_the_last_block_of_another_is_embedded(
     blocks = read_plan(run.paths.plan, run.request.plan_sha256)[0].blocks(3)
     assert blocks >= 3
     monkeypatch.setattr(work._Task, "_prepare_missing", watched)
-    monkeypatch.setattr(EncoderPair, "embed", last_waits)
+    monkeypatch.setattr(RunEncoders, "embed", last_waits)
     outcomes, failed = make_shards(run, iter(range(4)), stop=never)
     assert {outcome.state for outcome in outcomes} == {"done"}
     assert failed == []
 
 
 def test_an_interruption_puts_aside_what_was_begun(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    embed = EncoderPair.embed
+    embed = RunEncoders.embed
     begun = threading.Event()
     finish = work._Task.reading
 
-    def interrupted(self: EncoderPair, prepared: Any) -> Any:
+    def interrupted(self: RunEncoders, prepared: Any) -> Any:
         assert begun.wait(30)
         raise KeyboardInterrupt
 
@@ -161,13 +161,13 @@ def test_an_interruption_puts_aside_what_was_begun(run: Run, monkeypatch: pytest
             begun.set()
         return finish(task, encoders)
 
-    monkeypatch.setattr(EncoderPair, "embed", interrupted)
+    monkeypatch.setattr(RunEncoders, "embed", interrupted)
     monkeypatch.setattr(work._Task, "reading", note)
     with pytest.raises(KeyboardInterrupt):
         make_shards(run, iter(range(4)), stop=never)
     ended = [read_attempts(run.paths.blocks(number))[-1][1] for number in (0, 1)]
     assert [attempt.outcome for attempt in ended] == ["stopped", "stopped"]
-    monkeypatch.setattr(EncoderPair, "embed", embed)
+    monkeypatch.setattr(RunEncoders, "embed", embed)
     outcomes, _ = make_shards(run, iter(range(4)), stop=never)
     assert {outcome.state for outcome in outcomes} == {"done"}
 

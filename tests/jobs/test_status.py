@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from benchmarks.status import measure_status
 from jobs import extract, status
-from vnp.runs.planning.ask import Ask
+from vnp.runs.planning.options import RunOptions
 from vnp.runs.planning.start import start_run
 from vnp.sequences.samplesheet import InputFile
 
@@ -19,7 +19,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A planned run of two shards, on a machine without Slurm."""
     fasta = tmp_path / "in.fasta"
     fasta.write_text("".join(f">r{i}\n{'ATGGCC' * 50}\n" for i in range(4)))
-    found, _ = start_run(Ask((InputFile(fasta, -1, None),), shards=2, dna="kmer", protein="kmer"), tmp_path / "run")
+    found, _ = start_run(
+        RunOptions((InputFile(fasta, -1, None),), shards=2, dna="kmer", protein="kmer"), tmp_path / "run"
+    )
     monkeypatch.setenv("PATH", os.pathsep.join(["/nowhere"]))
     return found.paths.root
 

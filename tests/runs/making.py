@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 
 from vnp.encoders import load
-from vnp.runs.making.pair import EncoderPair
+from vnp.runs.making.encoders import RunEncoders
 from vnp.runs.making.work import Outcome, Watch, extract_shard
-from vnp.runs.planning.ask import Ask
+from vnp.runs.planning.options import RunOptions
 from vnp.runs.planning.start import start_run
 from vnp.runs.request import Run
 from vnp.sequences.samplesheet import InputFile
@@ -50,15 +50,15 @@ def write_fastq(path: Path, records: Sequence[tuple[str, str]]) -> Path:
 
 
 @cache
-def pair() -> EncoderPair:
+def pair() -> RunEncoders:
     """The weight-free encoders, loaded once for all tests."""
-    return EncoderPair(load("kmer", molecule="dna"), load("kmer", molecule="protein"), 0.0)
+    return RunEncoders(load("kmer", molecule="dna"), load("kmer", molecule="protein"), 0.0)
 
 
-def ask(files: Sequence[Path | InputFile], shards: int = 3, **options: Any) -> Ask:
+def ask(files: Sequence[Path | InputFile], shards: int = 3, **options: Any) -> RunOptions:
     """A wish for a run of the weight-free encoders."""
     inputs = tuple(file if isinstance(file, InputFile) else InputFile(file.absolute()) for file in files)
-    return Ask(files=inputs, shards=shards, **{"dna": "kmer", "protein": "kmer", **options})
+    return RunOptions(files=inputs, shards=shards, **{"dna": "kmer", "protein": "kmer", **options})
 
 
 def plan_run(root: Path, files: Sequence[Path | InputFile], shards: int = 3, **options: Any) -> Run:

@@ -16,11 +16,11 @@ import pytest
 
 from tests.runs.datasets import change_table, genomes, table_of, write_dataset
 from tests.runs.making import ask, coding, column_bytes, dna, make_all, plan_run, small_blocks, write_fasta
-from vnp.datasets.choosing.split import PARTS
 from vnp.errors import ChangedInputError, InputError, RunError, RunExistsError, UsageError
 from vnp.features.read import open_features
+from vnp.features.split import PARTS
 from vnp.runs.done.reduce import reduce_run
-from vnp.runs.planning.ask import Ask
+from vnp.runs.planning.options import RunOptions
 from vnp.runs.planning.plan import read_chosen, read_plan
 from vnp.runs.planning.start import cut_shards, start_run
 from vnp.runs.planning.survey import survey
@@ -303,7 +303,7 @@ class TestPlan:
     def test_an_ask_survives_the_way_through_a_job(self, own: Path, tmp_path: Path) -> None:
         wish = ask(read_inputs([own]))
         wish.write(tmp_path / "ask.json")
-        assert Ask.read(tmp_path / "ask.json") == wish
+        assert RunOptions.read(tmp_path / "ask.json") == wish
 
 
 def repeat_frame(columns: dict[str, list[Any]]) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vnp.runs.making.kernels import VARIABLE, share_kernels
-from vnp.runs.paths import RunPaths
+from vnp.runs.making.encoders import VARIABLE, share_kernels
+from vnp.runs.request import RunPaths
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,10 @@ from tests.runs import making
 from tests.runs.making import coding, plan_run, small_blocks, write_fasta
 from vnp.encoders import Encoder, load
 from vnp.errors import EncoderError, WeightsError
-from vnp.runs.making import front, pair, work
-from vnp.runs.making.pair import EncoderPair
+from vnp.runs.making import encoders as pair
+from vnp.runs.making import rows as front
+from vnp.runs.making import work
+from vnp.runs.making.encoders import RunEncoders
 from vnp.runs.making.work import extract_shard
 from vnp.runs.request import Request, Run
 
@@ -39,7 +41,7 @@ def test_encoders_are_loaded_side_by_side(request_of_a_run: Request, monkeypatch
         return encoder
 
     monkeypatch.setattr(pair, "load", slow)
-    found = EncoderPair.load(request_of_a_run)
+    found = RunEncoders.load(request_of_a_run)
     assert (found.dna.spec.molecule, found.protein.spec.molecule) == ("dna", "protein")
     assert found.weights_seconds == 4.0
 
@@ -55,7 +57,7 @@ def test_what_is_wrong_with_an_encoder_is_said(
 
     monkeypatch.setattr(pair, "load", failing)
     with pytest.raises(WeightsError, match=f"{broken} is damaged"):
-        EncoderPair.load(request_of_a_run)
+        RunEncoders.load(request_of_a_run)
 
 
 def test_the_first_block_is_read_while_encoders_are_loaded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +67,7 @@ def test_the_first_block_is_read_while_encoders_are_loaded(run: Run, monkeypatch
         read.set()
         return front.prepare(*args)
 
-    def loaded() -> EncoderPair:
+    def loaded() -> RunEncoders:
         assert read.wait(timeout=60)
         return making.pair()
 
@@ -74,7 +76,7 @@ def test_the_first_block_is_read_while_encoders_are_loaded(run: Run, monkeypatch
 
 
 def test_encoders_that_cannot_be_loaded_end_the_task(run: Run) -> None:
-    def broken() -> EncoderPair:
+    def broken() -> RunEncoders:
         raise EncoderError("out of order")
 
     before = set(threading.enumerate())

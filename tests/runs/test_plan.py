@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from tests.runs.making import ask, coding, dna, plan_run, write_fasta
 from vnp.errors import InputError, RunError
-from vnp.runs.planning.marks import Marks
 from vnp.runs.planning.plan import read_plan, write_plan
 from vnp.runs.planning.start import cut_shards
-from vnp.runs.planning.survey import survey
+from vnp.runs.planning.survey import Marks, survey
 from vnp.sequences.samplesheet import InputFile, read_inputs
 
 works = st.lists(st.integers(0, 500), min_size=1, max_size=200)

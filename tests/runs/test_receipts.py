@@ -10,9 +10,8 @@ import pytest
 
 from tests.runs.making import coding, make_all, plan_run, write_fasta
 from vnp.errors import DamagedShardError, StorageError
-from vnp.runs.done import seals
-from vnp.runs.done.receipts import Receipt
-from vnp.runs.done.seals import discard, require_sealed, sealed, withdraw
+from vnp.runs.done import receipts as seals
+from vnp.runs.done.receipts import Receipt, discard, require_sealed, sealed, withdraw
 from vnp.runs.request import Run
 
 

@@ -20,11 +20,10 @@ from benchmarks.merge import benchmark_merge, synthetic_run
 from tests.runs.making import coding, column_bytes, dna, make_all, pair, plan_run, write_fasta
 from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, RunExistsError, StorageError, VnpError
 from vnp.features import table
-from vnp.runs.done.receipts import Receipt, file_sha256
+from vnp.runs.done.receipts import Receipt, file_sha256, sealed
 from vnp.runs.done.reduce import reduce_run
-from vnp.runs.done.seals import sealed
 from vnp.runs.done.skipped import write_skipped
-from vnp.runs.done.state import run_state
+from vnp.runs.done.status import run_status
 from vnp.runs.making.work import extract_shard
 from vnp.runs.request import Run
 
@@ -48,7 +47,7 @@ def run(template: Path, tmp_path: Path) -> Run:
 
 
 def rerun(run: Run) -> None:
-    for number in run_state(run).unfinished:
+    for number in run_status(run).unfinished:
         assert extract_shard(run, number, pair).state == "done"
 
 
@@ -116,7 +115,7 @@ def test_a_changed_file_of_the_same_size(run: Run, expected: dict[str, Any], pla
     content[int(place if place >= 1 else place * len(content))] ^= 0xFF
     path.write_bytes(content)
     refused(run, DamagedShardError, "its bytes have changed")
-    assert run_state(run).unfinished == [2]
+    assert run_status(run).unfinished == [2]
     mended(run, expected)
 
 
@@ -277,7 +276,7 @@ def test_a_disk_that_fails_while_hashing_costs_no_receipt(run: Run, monkeypatch:
     def fails(path: Path) -> str:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
 
-    monkeypatch.setattr("vnp.runs.done.hashes.file_sha256", fails)
+    monkeypatch.setattr("vnp.runs.done.reduce.file_sha256", fails)
     with pytest.raises(StorageError, match=r"reading .*shard-00000\.h5: Stale file handle"):
         reduce_run(run, "1664")
     monkeypatch.undo()

@@ -12,8 +12,7 @@ from tests.runs.making import ask, coding, make_all, pair, plan_run, write_fasta
 from vnp.errors import ChangedInputError, InputError, RunError, RunExistsError, UsageError
 from vnp.runs.making.attempts import attempt, stopped
 from vnp.runs.making.work import extract_shard
-from vnp.runs.planning.inputs import check_inputs, inputs_of
-from vnp.runs.planning.plan import read_plan
+from vnp.runs.planning.plan import check_inputs, inputs_of, read_plan
 from vnp.runs.planning.start import start_run
 from vnp.runs.request import Run
 from vnp.sequences.samplesheet import InputFile

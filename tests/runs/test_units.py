@@ -16,8 +16,7 @@ from tests.runs.making import dna, write_fasta, write_fastq
 from vnp.runs import units
 from vnp.runs.making.blocks import BlockPlan
 from vnp.runs.planning.survey import survey
-from vnp.runs.request import PlannedInput
-from vnp.runs.shard import START, Position, Shard
+from vnp.runs.request import START, PlannedInput, Position, Shard
 from vnp.runs.units import UnitBatch, read_blocks, read_units
 from vnp.sequences.samplesheet import InputFile
 

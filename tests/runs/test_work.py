@@ -29,15 +29,13 @@ from tests.runs.making import (
 from vnp.encoders.models.kmer import Counted
 from vnp.errors import ChangedInputError, EncoderError, RunError, UsageError
 from vnp.features.merge import merge
-from vnp.runs.done.receipts import file_sha256
+from vnp.runs.done.receipts import file_sha256, require_sealed
 from vnp.runs.done.reduce import reduce_run
-from vnp.runs.done.seals import require_sealed
-from vnp.runs.done.state import run_state
+from vnp.runs.done.status import run_status
 from vnp.runs.making import sealing, work
-from vnp.runs.making.pair import Embedding, EncoderPair, to_store
+from vnp.runs.making.encoders import Embedding, RunEncoders, to_store
 from vnp.runs.making.work import Watch, extract_shard
-from vnp.runs.paths import RunPaths
-from vnp.runs.request import Run
+from vnp.runs.request import Run, RunPaths
 from vnp.sequences.samplesheet import InputFile
 
 SAMPLE = Path(__file__).resolve().parent.parent.parent / "vnp/sample"
@@ -199,35 +197,35 @@ class TestGoingOn:
             while (outcome := extract_shard(other, number, pair, self.stop_after(2))).state == "stopped":
                 stops += 1
                 assert outcome.rows == 0
-                state = run_state(other).shards[number]
+                state = run_status(other).shards[number]
                 assert state.state == "stopped"
                 assert 0 < state.blocks[0] < state.blocks[1]
         assert stops > 4
         for number in range(other.request.shards):
             assert other.paths.shard(number).read_bytes() == run.paths.shard(number).read_bytes()
-        assert run_state(other).complete
+        assert run_status(other).complete
         assert not list(other.paths.parts.iterdir())
 
     def test_finished_blocks_are_not_embedded_again(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         extract_shard(run, 0, pair, self.stop_after(2))
         kept = {path: path.stat().st_ino for path in run.paths.blocks(0).glob("block-*.h5")}
         embedded = []
-        embed = EncoderPair.embed
+        embed = RunEncoders.embed
 
-        def note(self: EncoderPair, *args: Any) -> Any:
+        def note(self: RunEncoders, *args: Any) -> Any:
             embedded.append(1)
             return embed(self, *args)
 
-        monkeypatch.setattr(EncoderPair, "embed", note)
+        monkeypatch.setattr(RunEncoders, "embed", note)
         outcome = extract_shard(run, 0, pair)
-        blocks = -(-run_state(run).shards[0].shard.units // 10)
+        blocks = -(-run_status(run).shards[0].shard.units // 10)
         assert outcome.state == "done"
         # The second was being written when the stop was asked for.
         assert len(kept) == 2
         assert len(embedded) == blocks - len(kept)
 
     def test_encoders_are_not_loaded_for_nothing(self, run: Run) -> None:
-        def never() -> EncoderPair:
+        def never() -> RunEncoders:
             raise AssertionError("the encoders were loaded")
 
         def keep(run: Run, kept: Path) -> None:
@@ -262,7 +260,7 @@ class TestGoingOn:
         assert run.paths.shard(0).read_bytes() == made
 
     def test_blocks_of_other_encoders_are_made_again(self, run: Run) -> None:
-        class Bf16(EncoderPair):
+        class Bf16(RunEncoders):
             def identities(self) -> dict[str, dict[str, Any]]:
                 return {name: {**found, "precision": "bf16"} for name, found in super().identities().items()}
 
@@ -274,7 +272,7 @@ class TestGoingOn:
         assert {found["precision"] for found in receipt.encoders.values()} == {"fp32"}
 
     def test_two_precisions_are_never_sealed_together(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        class Bf16(EncoderPair):
+        class Bf16(RunEncoders):
             def identities(self) -> dict[str, dict[str, Any]]:
                 return {name: {**found, "precision": "bf16"} for name, found in super().identities().items()}
 
@@ -398,19 +396,19 @@ class TestTwoWriters:
 
 class TestFaults:
     def test_an_error_is_noted_and_the_blocks_stay(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        embed = EncoderPair.embed
+        embed = RunEncoders.embed
         calls = []
 
-        def fails(self: EncoderPair, *args: Any) -> Embedding:
+        def fails(self: RunEncoders, *args: Any) -> Embedding:
             calls.append(1)
             if len(calls) == 3:
                 raise EncoderError("the GPU fell off the bus")
             return embed(self, *args)
 
-        monkeypatch.setattr(EncoderPair, "embed", fails)
+        monkeypatch.setattr(RunEncoders, "embed", fails)
         with pytest.raises(EncoderError):
             extract_shard(run, 0, pair)
-        state = run_state(run).shards[0]
+        state = run_status(run).shards[0]
         assert (state.state, state.blocks[0]) == ("failed", 2)
         assert state.error == "EncoderError: the GPU fell off the bus"
         assert extract_shard(run, 0, pair).state == "done"

@@ -9,7 +9,7 @@ import pytest
 
 from vnp.errors import RunError
 from vnp.runs.done.receipts import Receipt
-from vnp.runs.paths import RunPaths
+from vnp.runs.request import RunPaths
 from vnp.speed.runs import read_figures
 
 START = 1_800_000_000.0

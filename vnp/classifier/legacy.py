@@ -25,7 +25,7 @@ from vnp.classifier.checkpoint import Checkpoint
 from vnp.encoders.spec import spec
 from vnp.errors import FeatureError, LayoutError, UsageError, storage_error
 from vnp.features.layout import FULL, FeatureLayout, make_layout
-from vnp.runs.versions import versions
+from vnp.runs.request import versions
 
 _DNA = "dnabert_s"
 _PROTEINS = {2560: "esm2_3b", 1280: "fastesm2_650"}

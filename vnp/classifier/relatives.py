@@ -10,7 +10,7 @@ import numpy as np
 from vnp.errors import ChangedInputError
 from vnp.features.read import Features
 from vnp.features.table import Records
-from vnp.runs.planning.inputs import check_inputs
+from vnp.runs.planning.plan import check_inputs
 from vnp.runs.request import PlannedInput
 from vnp.sequences.identity import IDENTITY, SHORTEST, clusters_of_genomes
 from vnp.sequences.reading import read_records

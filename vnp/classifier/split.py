@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Int8, Int64
 
 from vnp.classifier.model import CLASSES
-from vnp.datasets.choosing.split import PARTS, TEST, TRAIN, VALIDATION, deal, shares_of_parts
 from vnp.errors import FeatureError, InputError
+from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION, deal, shares_of_parts
 from vnp.files.durable import replacing
 
 __all__ = [

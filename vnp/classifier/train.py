@@ -41,7 +41,7 @@ from vnp.errors import UsageError
 from vnp.features.read import Features
 from vnp.files.durable import replacing
 from vnp.files.records import write_json
-from vnp.runs.versions import versions
+from vnp.runs.request import versions
 
 _DEDUPE = "--dedupe keeps groups together, so it goes with --split group only"
 

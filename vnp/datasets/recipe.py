@@ -12,9 +12,10 @@ from pathlib import Path
 from vnp.datasets.choosing.candidates import FRAME_CHOICES, FrameChoice
 from vnp.datasets.choosing.lengths import Lengths
 from vnp.datasets.choosing.sample import BALANCES, Balance
-from vnp.datasets.choosing.split import UNIT_KINDS, UnitKind, shares_of_parts
+from vnp.datasets.choosing.split import UNIT_KINDS, UnitKind
 from vnp.datasets.sheet import Source
 from vnp.errors import UsageError
+from vnp.features.split import shares_of_parts
 from vnp.files.records import canonical_json
 from vnp.sequences.identity import require_pyskani
 from vnp.sequences.reading import input_digest

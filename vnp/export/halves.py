@@ -15,9 +15,8 @@ from vnp.errors import DamagedShardError, FeatureError, RunError
 from vnp.features._strings import as_bytes
 from vnp.features.read import Features, Window
 from vnp.features.table import require_finite
-from vnp.runs.done.seals import require_sealed
-from vnp.runs.paths import RunPaths
-from vnp.runs.request import Run
+from vnp.runs.done.receipts import require_sealed
+from vnp.runs.request import Run, RunPaths
 
 
 @dataclass(frozen=True, slots=True)

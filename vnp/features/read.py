@@ -36,7 +36,7 @@ from vnp.features.table import (
     require_finite,
     require_schema,
 )
-from vnp.runs.paths import RunPaths
+from vnp.runs.request import RunPaths
 
 _WINDOW_BYTES = 32 << 20
 _COLUMN_ROWS = 65_536

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from vnp.errors import ChangedInputError
-from vnp.runs.planning.inputs import check_inputs
+from vnp.runs.planning.plan import check_inputs
 from vnp.runs.request import PlannedInput
 from vnp.sequences.reading import read_records
 

@@ -35,7 +35,7 @@ from vnp.prediction.source import Reasons, count_records, planned_inputs, record
 from vnp.prediction.tables import CHUNKS, FRAMES, PREDICTIONS, Column, Table
 from vnp.prediction.virnucpro import VirNucProFiles
 from vnp.report.calls import Report, best_records, write_report
-from vnp.runs.versions import versions
+from vnp.runs.request import versions
 from vnp.sequences.chunks import count_chunks, cut
 from vnp.sequences.frames import FRAME_NAMES
 

@@ -96,7 +96,7 @@ class _Transfer:
         self.furthest = self._have()
 
     def once(self) -> Contents:
-        """Ask for what is missing and take what comes; the file's contents once all is here and right.
+        """RunOptions for what is missing and take what comes; the file's contents once all is here and right.
 
         Raises:
             Fault: it broke off or came out wrong.

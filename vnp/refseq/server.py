@@ -98,7 +98,7 @@ class Server:
             self._opener.add_handler(handler)
 
     def open(self, path: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> HTTPResponse:
-        """Ask once; the answer has the status 200, 206 or 416.
+        """RunOptions once; the answer has the status 200, 206 or 416.
 
         Raises:
             Fault: it may be otherwise next time.
@@ -149,7 +149,7 @@ class Server:
         return self.patiently(path, once)
 
     def size(self, path: str) -> int | None:
-        """Ask how large a file is; None where the server does not tell.
+        """RunOptions how large a file is; None where the server does not tell.
 
         Raises:
             MissingError: there is no such file.

@@ -1,20 +1,160 @@
-"""``run.json``: what a run was asked to do, and the digest that ties every file of the run to it."""
+"""A run on disk: its files, ``run.json`` that says what it was asked to do, and the digest that ties its files to it.
+
+Importing this loads no libraries: a login node may have none.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from vnp.errors import RunError, UsageError
+from vnp import __version__
+from vnp.errors import RunError, UsageError, storage_error
 from vnp.files.records import canonical_json, write_json
-from vnp.runs.paths import RunPaths
 
 SCHEMA = "vnp-run/2"
 STORES = ("float16", "float32")
+
+
+_PACKAGES = ("torch", "numpy", "scipy", "h5py", "scikit-learn", "tokenizers")
+
+
+def shard_name(number: int) -> str:
+    """``shard-00003``."""
+    return f"shard-{number:05d}"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one run, below ``root``."""
+
+    root: Path
+
+    @property
+    def request(self) -> Path:
+        """What was asked."""
+        return self.root / "run.json"
+
+    @property
+    def options(self) -> Path:
+        """What is to be planned, where planning is a job of its own."""
+        return self.root / "ask.json"
+
+    @property
+    def plan(self) -> Path:
+        """The shard table."""
+        return self.root / "plan.h5"
+
+    @cached_property
+    def shards(self) -> Path:
+        """Folder of sealed shards."""
+        return self.root / "shards"
+
+    @cached_property
+    def receipts(self) -> Path:
+        """Folder of receipts."""
+        return self.root / "receipts"
+
+    @cached_property
+    def parts(self) -> Path:
+        """Folder of unfinished shards, one folder each."""
+        return self.root / "parts"
+
+    @cached_property
+    def logs(self) -> Path:
+        """Folder of logs, one a task and attempt."""
+        return self.root / "logs"
+
+    @property
+    def features(self) -> Path:
+        """The merged features."""
+        return self.root / "features.h5"
+
+    @property
+    def skipped(self) -> Path:
+        """What has no row, with its reason."""
+        return self.root / "skipped.tsv"
+
+    def shard(self, number: int) -> Path:
+        """A sealed shard."""
+        return self.shards / f"{shard_name(number)}.h5"
+
+    def receipt(self, number: int) -> Path:
+        """A shard's receipt."""
+        return self.receipts / f"{shard_name(number)}.json"
+
+    def blocks(self, number: int) -> Path:
+        """Folder of an unfinished shard's blocks and attempts."""
+        return self.parts / shard_name(number)
+
+    def block(self, number: int, block: int) -> Path:
+        """One block of an unfinished shard."""
+        return self.blocks(number) / f"block-{block:05d}.h5"
+
+    def make(self) -> None:
+        """Make the folders, also those that somebody has deleted.
+
+        Raises:
+            StorageError: one cannot be made.
+        """
+        try:
+            for folder in (self.root, self.shards, self.receipts, self.parts, self.logs):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, f"making {error.filename or self.root}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a unit is.
+
+    Args:
+        input: index of the input file.
+        record: ordinal of the record within that file.
+        chunk: ordinal of the chunk within that record.
+        offset: byte at which the record starts in the file, or -1 where the file must be read from its start.
+        line: line at which it starts, 1-based, or -1 where that is not known.
+    """
+
+    input: int
+    record: int
+    chunk: int
+    offset: int
+    line: int
+
+
+START = (0, 0, 0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One row of the shard table.
+
+    Args:
+        number: 0-based.
+        start: its first unit.
+        units: how many units it holds.
+        rows: how many open frames these have.
+        tokens: expected tokens of both encoders.
+        bases: bases of its chunks, overlaps counted twice.
+    """
+
+    number: int
+    start: Position
+    units: int
+    rows: int
+    tokens: int
+    bases: int
+
+    def blocks(self, block_units: int) -> int:
+        """How many blocks of at most so many units it is cut into."""
+        return -(-self.units // block_units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +338,6 @@ class Request:
         return request
 
 
-def _sha256(body: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(body)).hexdigest()
-
-
 @dataclass(frozen=True, slots=True)
 class Run:
     """A planned run on disk."""
@@ -219,3 +355,23 @@ class Run:
         """
         paths = RunPaths(root.absolute())
         return cls(paths, Request.read(paths.request))
+
+
+def _sha256(body: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(body)).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of vnp, Python and the libraries that are installed; imports none of them."""
+    return dict(_found())
+
+
+@cache
+def _found() -> dict[str, str]:
+    found = {"vnp": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

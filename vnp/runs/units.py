@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from vnp.runs.request import PlannedInput
-from vnp.runs.shard import START, Position
+from vnp.runs.request import START, PlannedInput, Position
 from vnp.sequences.chunks import Chunks, count_chunks, cut
 from vnp.sequences.reading import Record, read_records
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vnp.errors import RunError
 from vnp.runs.done.receipts import Receipt
-from vnp.runs.paths import RunPaths
+from vnp.runs.request import RunPaths
 
 
 @dataclass(frozen=True)

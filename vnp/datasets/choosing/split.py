@@ -8,48 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int8
 
-from vnp.errors import InputError, UsageError
+from vnp.errors import InputError
+from vnp.features.split import PARTS, TRAIN, deal, shares_of_parts
 from vnp.sequences.identity import clusters_of_genomes
 
-PARTS = ("train", "validation", "test")
-"""Names of the parts of a split, by number."""
-TRAIN, VALIDATION, TEST = range(3)
 _CLASSES = ("host", "viral")
-
-
-def shares_of_parts(validation: float, test: float) -> dict[int, float]:
-    """The share of each part, without those that there are not.
-
-    Raises:
-        UsageError: the shares leave nothing to train on.
-    """
-    if not (0 < validation < 1 and 0 <= test < 1 and validation + test < 1):
-        raise UsageError(
-            f"validation takes {validation:g} and test {test:g} of the groups; validation must be above 0, and "
-            "something must be left to train on"
-        )
-    shares = {TRAIN: 1 - validation - test, VALIDATION: validation}
-    return shares | {TEST: test} if test else shares
-
-
-def deal(count: int, shares: Mapping[int, float]) -> Int8[np.ndarray, "count"]:
-    """Parts for so many shuffled units: each part its share, rounded, and at least one.
-
-    Args:
-        count: of the units, no fewer than there are parts.
-        shares: of the parts.
-    """
-    parts = np.zeros(count, np.int8)
-    done = 0
-    others = [part for part in shares if part != TRAIN]
-    for place, part in enumerate(others):
-        reserved = len(others) - place
-        take = min(max(1, round(shares[part] * count)), count - done - reserved)
-        parts[done : done + take] = part
-        done += take
-    return parts
 
 
 @dataclass(frozen=True, slots=True)

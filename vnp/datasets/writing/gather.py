@@ -12,11 +12,12 @@ from jaxtyping import Int64
 from vnp import __version__
 from vnp.datasets.choosing.part import Part, PartRecord, add_up, rows
 from vnp.datasets.choosing.sample import Pool
-from vnp.datasets.choosing.split import PARTS, Unit, UnitRecord
+from vnp.datasets.choosing.split import Unit, UnitRecord
 from vnp.datasets.recipe import Asked
 from vnp.datasets.sheet import Source
 from vnp.datasets.writing.write import SCHEMA, Chosen, Records
 from vnp.errors import InputError
+from vnp.features.split import PARTS
 
 _BLOCK = 1 << 12
 

@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Int8, Int64, UInt8
 
 from vnp import __version__
-from vnp.datasets.choosing.split import PARTS
 from vnp.datasets.sheet import Source
 from vnp.errors import RunExistsError, UsageError, storage_error
+from vnp.features.split import PARTS
 from vnp.files.claims import alone
 from vnp.files.durable import final_path, remove_temporaries, replacing, sync_folder
 from vnp.files.records import write_json

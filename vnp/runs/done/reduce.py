@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shlex
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import h5py
 
-from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, RunExistsError
+from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, RunExistsError, storage_error
 from vnp.features.layout import FeatureLayout, make_layout
 from vnp.features.merge import Merged, add_reasons, merge
+from vnp.features.split import part_counts
 from vnp.features.table import SCHEMA
 from vnp.files.durable import replacing
-from vnp.runs.done.hashes import FileHashes
-from vnp.runs.done.receipts import Receipt
-from vnp.runs.done.seals import require_sealed, tidy, withdraw
+from vnp.runs.done.receipts import Receipt, file_sha256, require_sealed, tidy, withdraw
 from vnp.runs.done.skipped import write_skipped
-from vnp.runs.making.pair import stored_widths
-from vnp.runs.paths import shard_name
+from vnp.runs.making.encoders import stored_widths
 from vnp.runs.planning.plan import read_plan
-from vnp.runs.planning.selection import part_counts
-from vnp.runs.request import Run
-from vnp.runs.shard import Shard
-from vnp.runs.versions import versions
+from vnp.runs.request import Run, Shard, shard_name, versions
 
 _NAMED = 12
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
@@ -81,7 +79,7 @@ def reduce_run(
         there = _already(run, kind, layout, provenance)
         tidy(run)
         return there
-    with replacing(run.paths.features) as temporary, FileHashes(run, receipts) as hashes:
+    with replacing(run.paths.features) as temporary, _FileHashes(run, receipts) as hashes:
         try:
             merged = merge(
                 [run.paths.shard(receipt.shard) for receipt in receipts],
@@ -233,7 +231,7 @@ def _damaged(run: Run, receipts: Sequence[Receipt]) -> DamagedShardError:
     return DamagedShardError("\n".join([*lines, _rerun(run, len(receipts))]))
 
 
-def _explained(run: Run, receipts: Sequence[Receipt], hashes: FileHashes, error: Exception) -> Exception:
+def _explained(run: Run, receipts: Sequence[Receipt], hashes: _FileHashes, error: Exception) -> Exception:
     """What lies behind an error while merging: most often a damaged file, which then must not be trusted."""
     if isinstance(error, DamagedShardError) or (isinstance(error, OSError) and error.errno in _DISK):
         return error
@@ -271,3 +269,51 @@ def _reopen(path: Path, merged: Merged, layout: FeatureLayout) -> dict[str, int]
         if shape != (merged.rows, layout.width):
             raise FeatureError(f"{path} has features of {shape}, expected {(merged.rows, layout.width)}")
         return part_counts(file["split"][:])
+
+
+# Hashing takes longer than copying, so a few files are hashed at a time.
+_MOST_THREADS = 4
+
+
+class _FileHashes:
+    """Hashes shard files, a few ahead of the one that is asked for.
+
+    Args:
+        run: the run.
+        receipts: of its shards, in the order in which they will be asked for.
+    """
+
+    def __init__(self, run: Run, receipts: Sequence[Receipt]) -> None:
+        self._run = run
+        self._receipts = receipts
+        self._ahead = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+        self._found: list[Future[str]] = []
+
+    def __enter__(self) -> Self:
+        self._threads = ThreadPoolExecutor(self._ahead)
+        self._start(self._ahead)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+    def match(self, index: int) -> bool:
+        """Whether the file of the receipt at ``index`` is there and is the one that the receipt names.
+
+        Raises:
+            StorageError: it cannot be read, which says nothing about what is in it.
+        """
+        self._start(index + 1 + self._ahead)
+        try:
+            return self._found[index].result() == self._receipts[index].sha256
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            path = self._run.paths.shard(self._receipts[index].shard)
+            raise storage_error(error, f"reading {path}") from error
+
+    def _start(self, until: int) -> None:
+        for receipt in self._receipts[len(self._found) : until]:
+            self._found.append(self._threads.submit(file_sha256, self._run.paths.shard(receipt.shard)))

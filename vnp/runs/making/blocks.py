@@ -14,9 +14,8 @@ import numpy as np
 from vnp.errors import FeatureError
 from vnp.features.table import CONTENT, content_digest, require_schema, write_table
 from vnp.files.durable import creating
-from vnp.runs.making.front import Prepared
-from vnp.runs.paths import RunPaths
-from vnp.runs.shard import Shard
+from vnp.runs.making.rows import Prepared
+from vnp.runs.request import RunPaths, Shard
 
 _ACCOUNT = "account"
 

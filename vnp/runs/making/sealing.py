@@ -15,14 +15,11 @@ import h5py
 from vnp.errors import ChangedInputError, RunError
 from vnp.features.merge import Merged, merge
 from vnp.files.durable import replacing
-from vnp.runs.done.receipts import Receipt, file_sha256
-from vnp.runs.done.seals import sealed
+from vnp.runs.done.receipts import Receipt, file_sha256, sealed
 from vnp.runs.making.attempts import Attempt, job_id, now
 from vnp.runs.making.blocks import Account, BlockPlan, read_block, same_encoders
-from vnp.runs.making.pair import PROJECTIONS
-from vnp.runs.paths import shard_name
-from vnp.runs.request import Run
-from vnp.runs.versions import versions
+from vnp.runs.making.encoders import PROJECTIONS
+from vnp.runs.request import Run, shard_name, versions
 
 
 class LeftToOtherError(Exception):

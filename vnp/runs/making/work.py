@@ -17,21 +17,18 @@ from shlex import quote
 from typing import Any
 
 from vnp.errors import RunError, UsageError, storage_error
-from vnp.runs.done.seals import discard, sealed
+from vnp.runs.done.receipts import discard, sealed
 from vnp.runs.making.attempts import Attempt, attempt, stopped
 from vnp.runs.making.blocks import Account, BlockPlan, read_block, same_encoders, write_block
-from vnp.runs.making.front import Prepared, prepare
-from vnp.runs.making.pair import Embedding, EncoderPair, to_store
+from vnp.runs.making.encoders import Embedding, RunEncoders, to_store
+from vnp.runs.making.rows import Prepared, prepare
 from vnp.runs.making.sealing import LeftToOtherError, leave_if_sealed, seal_shard
 from vnp.runs.making.steps import Ahead, PutAsideError, Steps
-from vnp.runs.paths import shard_name
-from vnp.runs.planning.inputs import check_inputs, inputs_of
-from vnp.runs.planning.plan import read_chosen, read_plan
-from vnp.runs.planning.selection import Selection
-from vnp.runs.request import Run
+from vnp.runs.planning.plan import Selection, check_inputs, inputs_of, read_chosen, read_plan
+from vnp.runs.request import Run, shard_name
 from vnp.runs.units import read_blocks
 
-_Ready = tuple[int, Prepared, Mapping[str, Any], EncoderPair]
+_Ready = tuple[int, Prepared, Mapping[str, Any], RunEncoders]
 """A block to embed: its number, its columns, its tokens, and what embeds them."""
 
 
@@ -68,7 +65,7 @@ class Watch:
     all_read: Callable[[], None] = lambda: None
 
 
-def extract_shard(run: Run, number: int, encoders: Callable[[], EncoderPair], watch: Watch | None = None) -> Outcome:
+def extract_shard(run: Run, number: int, encoders: Callable[[], RunEncoders], watch: Watch | None = None) -> Outcome:
     """Make one shard, or find that it is made.
 
     Args:
@@ -84,7 +81,7 @@ def extract_shard(run: Run, number: int, encoders: Callable[[], EncoderPair], wa
 
 
 def shard_steps(
-    run: Run, number: int, encoders: Callable[[], EncoderPair], watch: Watch | None = None
+    run: Run, number: int, encoders: Callable[[], RunEncoders], watch: Watch | None = None
 ) -> Steps[Outcome]:
     """Do what ``extract_shard`` does in three steps, which different threads may take.
 
@@ -96,7 +93,7 @@ def shard_steps(
     return Steps(_make(run, number, encoders, watch or Watch()))
 
 
-def _make(run: Run, number: int, encoders: Callable[[], EncoderPair], watch: Watch) -> Generator[None, None, Outcome]:
+def _make(run: Run, number: int, encoders: Callable[[], RunEncoders], watch: Watch) -> Generator[None, None, Outcome]:
     shards = read_plan(run.paths.plan, run.request.plan_sha256)
     if not 0 <= number < len(shards):
         raise UsageError(f"{run.paths.root} has the shards 0 to {len(shards) - 1}, not {number}")
@@ -148,7 +145,7 @@ class _Task:
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
-    def reading(self, encoders: Callable[[], EncoderPair]) -> Ahead[_Ready]:
+    def reading(self, encoders: Callable[[], RunEncoders]) -> Ahead[_Ready]:
         """Read, translate and tokenise the blocks that are missing, one ahead of those that are taken.
 
         Encoders are loaded meanwhile, unless blocks that are there have to be compared with them.
@@ -157,7 +154,7 @@ class _Task:
         self._have = sum(account is not None for account in accounts)
         if all(account is not None for account in accounts) and same_encoders(accounts):
             return Ahead(iter(()))
-        loaded: Future[EncoderPair] = Future()
+        loaded: Future[RunEncoders] = Future()
         if not self._have:
             blocks = self._prepare_missing(accounts, loaded)
             return Ahead(blocks, beside=lambda: self._load(encoders, loaded), give_up=loaded.cancel)
@@ -166,7 +163,7 @@ class _Task:
         self._have = sum(account is not None for account in accounts)
         return Ahead(self._prepare_missing(accounts, loaded))
 
-    def _load(self, encoders: Callable[[], EncoderPair], loaded: Future[EncoderPair]) -> None:
+    def _load(self, encoders: Callable[[], RunEncoders], loaded: Future[RunEncoders]) -> None:
         pair = encoders()
         self._seconds["load"], self._seconds["weights"] = pair.seconds, pair.weights_seconds
         loaded.set_result(pair)
@@ -186,7 +183,7 @@ class _Task:
     def _accounts(self) -> list[Account | None]:
         return [read_block(path, self._plan, block) for block, path in enumerate(self._paths)]
 
-    def _drop_others(self, accounts: list[Account | None], pair: EncoderPair) -> None:
+    def _drop_others(self, accounts: list[Account | None], pair: RunEncoders) -> None:
         """Delete blocks of an earlier attempt whose encoders ran otherwise, say in another precision."""
         for block, account in enumerate(accounts):
             if account is not None and account.encoders != pair.identities():
@@ -231,7 +228,7 @@ class _Task:
         write_block(self._paths[block], self._plan, block, prepared, arrays, account)
         self._seconds["write"] += time.perf_counter() - started
 
-    def _prepare_missing(self, accounts: list[Account | None], loaded: Future[EncoderPair]) -> Iterator[_Ready]:
+    def _prepare_missing(self, accounts: list[Account | None], loaded: Future[RunEncoders]) -> Iterator[_Ready]:
         """Read on to the last missing block; blocks that are there are passed over without translating."""
         request, shard = self._run.request, self._plan.shard
         missing = [block for block, account in enumerate(accounts) if account is None]

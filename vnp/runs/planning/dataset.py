@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from vnp.datasets.choosing.split import PARTS
 from vnp.errors import InputError, UsageError
-from vnp.runs.planning.selection import Selection
+from vnp.features.split import PARTS
+from vnp.runs.planning.plan import Selection
 from vnp.sequences.frames import FRAME_NAMES
 from vnp.sequences.reading import input_digest
 

@@ -1,28 +1,31 @@
 """``plan.h5``: the cut of a run into shards of equal expected work, and what datasets say of their records.
 
 A shard is a run of consecutive units (chunks), so that the merged file is in input order whatever the number of shards.
+What a dataset says of a record (label, unit, part of the split, which frames become rows) is taken from its table once,
+so that a task needs neither the table nor the library that reads it. Whether the inputs are still those that were
+planned is looked at here too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import h5py
 import numpy as np
+from jaxtyping import Int8, Int32, Int64, UInt8
 
-from vnp.errors import RunError, storage_error
+from vnp.errors import ChangedInputError, InputError, RunError, storage_error
 from vnp.features._image import whole_file
+from vnp.features._strings import as_array, as_bytes, column_type, widest
 from vnp.files.durable import replacing
 from vnp.runs.done.receipts import file_sha256
-from vnp.runs.planning.selection import Selection, read_selections, write_selections
-from vnp.runs.request import PlannedInput
-from vnp.runs.shard import Position, Shard
+from vnp.runs.request import PlannedInput, Position, Request, Shard
+from vnp.sequences.reading import input_digest
 
 SCHEMA = "vnp-plan/2"
-
 SHARD_TYPE = np.dtype(
     [
         ("input", "<i4"),
@@ -36,6 +39,47 @@ SHARD_TYPE = np.dtype(
         ("bases", "<i8"),
     ]
 )
+_GROUP = "datasets"
+_COLUMNS = ("label", "split", "frames", "unit")
+_CHUNK = 65_536
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """What a dataset says of consecutive records of its FASTA, r of them.
+
+    Args:
+        first: place of the first of them in the file, 0-based.
+        label: 1 viral, 0 host.
+        split: 0 train, 1 validation, 2 test.
+        frames: the frames that become rows, bit k for frame k of ``vnp.sequences.frames.FRAME_NAMES``.
+        unit: index into ``units``.
+        units: names of the units that a split must not cut, UTF-8.
+    """
+
+    first: int
+    label: Int8[np.ndarray, "r"]
+    split: Int8[np.ndarray, "r"]
+    frames: UInt8[np.ndarray, "r"]
+    unit: Int32[np.ndarray, "r"]
+    units: list[bytes]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def at(self, ordinals: Int64[np.ndarray, "m"]) -> Int64[np.ndarray, "m"]:
+        """Where records of the file, by their place in it, stand in the columns.
+
+        Raises:
+            RunError: one of them is not among these.
+        """
+        places: Int64[np.ndarray, "m"] = ordinals - self.first
+        if len(places) and (places[0] < 0 or places[-1] >= len(self)):
+            raise RunError(
+                f"the plan tells of {len(self):,} records of a dataset from record {self.first + 1:,} on, and record "
+                f"{int(ordinals[-1]) + 1:,} was asked for; extract with --force starts the run anew"
+            )
+        return places
 
 
 def write_plan(path: Path, shards: Sequence[Shard], selections: Mapping[int, Selection] | None = None) -> str:
@@ -107,3 +151,114 @@ def _planned(path: Path, sha256: str) -> Iterator[h5py.File]:
         raise RunError(f"{path} is not the plan that run.json names; extract with --force starts the run anew")
     with h5py.File(path, "r", locking=False) as file:
         yield file
+
+
+def write_selections(file: h5py.File, selections: Mapping[int, Selection]) -> None:
+    """Store what whole datasets say into an open file.
+
+    Args:
+        file: open for writing.
+        selections: by the index of the input.
+    """
+    for index, selection in selections.items():
+        group = file.create_group(f"{_GROUP}/{index}")
+        texts = as_array(selection.units, column_type(widest(selection.units)))
+        for name, values in (*((name, getattr(selection, name)) for name in _COLUMNS), ("units", texts)):
+            # Consecutive records are much alike: packed, ten million of them take a few megabytes.
+            packed = {"chunks": (min(_CHUNK, len(values)),), "compression": "gzip", "compression_opts": 1}
+            dtype = column_type(widest(selection.units)) if name == "units" else values.dtype
+            group.create_dataset(name, data=values, dtype=dtype, shuffle=True, track_times=False, **packed)
+
+
+def read_selections(
+    file: h5py.File, inputs: Sequence[PlannedInput], shards: Sequence[Shard], number: int
+) -> dict[int, Selection]:
+    """Read what datasets say of the records of one shard, and no more than that.
+
+    Args:
+        file: open for reading.
+        inputs: all files of the run.
+        shards: all shards of the run.
+        number: of the shard.
+
+    Returns:
+        By the index of the input; inputs that are no datasets are left out.
+    """
+    start = shards[number].start
+    after = shards[number + 1].start if number + 1 < len(shards) else None
+    last = len(inputs) - 1 if after is None else after.input
+    found = {}
+    for index in range(start.input, last + 1):
+        low = start.record if index == start.input else 0
+        high = inputs[index].records
+        if after is not None and index == after.input:
+            high = after.record + (after.chunk > 0)
+        if inputs[index].dataset is not None and low < high:
+            found[index] = _read(file[f"{_GROUP}/{index}"], low, high)
+    return found
+
+
+def _read(group: h5py.Group, low: int, high: int) -> Selection:
+    label, split, frames, unit = (group[name][low:high] for name in _COLUMNS)
+    lowest = int(unit.min())
+    units = as_bytes(group["units"][lowest : int(unit.max()) + 1])
+    return Selection(low, label, split, frames, unit - np.int32(lowest), units)
+
+
+def inputs_of(request: Request, shards: Sequence[Shard], number: int) -> Sequence[PlannedInput]:
+    """The files that a shard reads."""
+    first = shards[number].start.input
+    last = len(request.inputs) - 1
+    if number + 1 < len(shards):
+        following = shards[number + 1].start
+        at_start = following.record == 0 and following.chunk == 0
+        last = following.input - 1 if at_start else following.input
+    return request.inputs[first : last + 1]
+
+
+def check_inputs(inputs: Sequence[PlannedInput]) -> None:
+    """Compare files with what was planned: size and time of change; where only the time differs, the bytes.
+
+    Raises:
+        ChangedInputError: a file is gone or is another.
+    """
+    for entry in inputs:
+        try:
+            stat = Path(entry.path).stat()
+        except OSError as error:
+            raise ChangedInputError(
+                f"cannot be read any more ({error.strerror}); put it back, or extract the run anew with --force",
+                path=entry.path,
+            ) from error
+        if stat.st_size == entry.size and stat.st_mtime_ns == entry.mtime_ns:
+            continue
+        if stat.st_size != entry.size or input_digest(entry.path) != entry.sha256:
+            raise ChangedInputError(
+                f"has changed since the run was planned ({entry.size:,} bytes then, {stat.st_size:,} now); "
+                "put it back, or extract the run anew with --force",
+                path=entry.path,
+            )
+
+
+def check_tables(inputs: Sequence[PlannedInput]) -> None:
+    """Make sure that the tables of datasets are still those that were planned. Tasks need not ask: what the tables tell
+    is in the plan.
+
+    Raises:
+        ChangedInputError: a table is gone or is another.
+    """  # noqa: D205 - one sentence of two lines
+    for entry in inputs:
+        if entry.dataset is None:
+            continue
+        try:
+            found = input_digest(entry.dataset)
+        except (OSError, InputError) as error:
+            raise ChangedInputError(
+                f"cannot be read any more ({error}); put it back, or extract the run anew with --force",
+                path=entry.dataset,
+            ) from error
+        if found != entry.dataset_sha256:
+            raise ChangedInputError(
+                "is not the table that the run was planned with; put it back, or extract the run anew with --force",
+                path=entry.dataset,
+            )

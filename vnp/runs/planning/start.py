@@ -7,17 +7,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from vnp.errors import RunExistsError, storage_error
+from vnp.errors import RunExistsError
 from vnp.runs.making.attempts import now
-from vnp.runs.paths import RunPaths
-from vnp.runs.planning.ask import Ask
-from vnp.runs.planning.clearing import clear, require_free
-from vnp.runs.planning.inputs import check_inputs, check_tables
-from vnp.runs.planning.plan import write_plan
+from vnp.runs.planning.options import RunOptions, clear, require_free
+from vnp.runs.planning.plan import check_inputs, check_tables, write_plan
 from vnp.runs.planning.survey import DEFAULT_CHUNK, Survey, survey
-from vnp.runs.request import EncoderChoice, Request, Run
-from vnp.runs.shard import Position, Shard
-from vnp.runs.versions import versions
+from vnp.runs.request import EncoderChoice, Position, Request, Run, RunPaths, Shard, versions
 
 # A block is what a killed task can lose: seconds on a GPU, some minutes for a transformer on a CPU.
 _BLOCK_TOKENS = 1 << 20
@@ -26,12 +21,12 @@ _LEAST_BLOCK_UNITS = 64
 
 
 def start_run(
-    ask: Ask, root: Path, *, force: bool = False, progress: Callable[[int], None] = lambda _bytes: None
+    options: RunOptions, root: Path, *, force: bool = False, progress: Callable[[int], None] = lambda _bytes: None
 ) -> tuple[Run, bool]:
     """Plan a run, or find that it is planned.
 
     Args:
-        ask: what is wanted.
+        options: what is wanted.
         root: the run directory.
         force: begin anew where another run stands.
         progress: told how many bytes of the inputs were read since the last call.
@@ -44,46 +39,43 @@ def start_run(
         ChangedInputError: the same run stands there, but an input has changed since.
         VnpError: as of ``survey``.
     """
-    ask.check()
+    options.check()
     paths = RunPaths(root.absolute())
-    dna, protein = ask.encoder("dna"), ask.encoder("protein")
+    dna, protein = options.encoder("dna"), options.encoder("protein")
     if paths.request.exists() and not force:
-        return _find(root, ask, dna, protein), True
+        return _find(root, options, dna, protein), True
     # What stands there is deleted only when the new run is sure to be planned.
     require_free(paths, force=force)
-    found = survey(ask.files, ask.chunk, prefix_ids=ask.prefix_ids, progress=progress)
+    found = survey(options.files, options.chunk, prefix_ids=options.prefix_ids, progress=progress)
     if paths.request.exists() and not force:
         # Somebody else has planned it in the meantime.
-        return _find(root, ask, dna, protein), True
+        return _find(root, options, dna, protein), True
     clear(paths, force=force)
-    try:
-        paths.make()
-    except OSError as error:
-        raise storage_error(error, f"making {paths.root}") from error
-    shards = cut_shards(found, ask.shards)
-    request = make_request(ask, found, len(shards), write_plan(paths.plan, shards, found.selections))
+    paths.make()
+    shards = cut_shards(found, options.shards)
+    request = make_request(options, found, len(shards), write_plan(paths.plan, shards, found.selections))
     request.write(paths.request)
     return Run(paths, request), False
 
 
-def _find(root: Path, ask: Ask, dna: EncoderChoice, protein: EncoderChoice) -> Run:
+def _find(root: Path, options: RunOptions, dna: EncoderChoice, protein: EncoderChoice) -> Run:
     """Open the run that is there, if it is the one that is asked for.
 
     What decides no number follows the new command: where to compute, and where the weights are.
     """
     run = Run.open(root)
-    _require_same(run, ask, dna, protein)
+    _require_same(run, options, dna, protein)
     check_inputs(run.request.inputs)
     check_tables(run.request.inputs)
-    asked = replace(run.request, device=ask.device, weights=_folder(ask))
+    asked = replace(run.request, device=options.device, weights=_folder(options))
     if asked != run.request:
         asked.write(run.paths.request)
         run = Run(run.paths, asked)
     return run
 
 
-def _folder(ask: Ask) -> str | None:
-    return None if ask.weights is None else str(ask.weights.absolute())
+def _folder(options: RunOptions) -> str | None:
+    return None if options.weights is None else str(options.weights.absolute())
 
 
 def cut_shards(found: Survey, shards: int) -> list[Shard]:
@@ -95,44 +87,44 @@ def cut_shards(found: Survey, shards: int) -> list[Shard]:
     ]
 
 
-def make_request(ask: Ask, found: Survey, shards: int, plan_sha256: str) -> Request:
+def make_request(options: RunOptions, found: Survey, shards: int, plan_sha256: str) -> Request:
     """What goes into ``run.json``.
 
     Args:
-        ask: what is wanted.
+        options: what is wanted.
         found: by the survey.
         shards: how many there are.
         plan_sha256: of the plan's bytes.
     """
-    dna, protein = ask.encoder("dna"), ask.encoder("protein")
-    slow = ask.device == "cpu" and ask.needs_weights
-    block_tokens = ask.block_tokens or (_BLOCK_TOKENS_SLOW if slow else _BLOCK_TOKENS)
+    dna, protein = options.encoder("dna"), options.encoder("protein")
+    slow = options.device == "cpu" and options.needs_weights
+    block_tokens = options.block_tokens or (_BLOCK_TOKENS_SLOW if slow else _BLOCK_TOKENS)
     totals = found.totals
     return Request(
         inputs=found.inputs,
         chunk=found.chunk,
         dna=dna,
         protein=protein,
-        store=ask.store,
-        asked_shards=ask.shards,
+        store=options.store,
+        asked_shards=options.shards,
         shards=shards,
         block_units=max(_LEAST_BLOCK_UNITS, block_tokens * totals.units // max(totals.tokens, 1)),
         plan_sha256=plan_sha256,
         totals=totals,
-        token_budget=ask.token_budget,
-        device=ask.device,
-        weights=_folder(ask),
+        token_budget=options.token_budget,
+        device=options.device,
+        weights=_folder(options),
         versions=versions(),
         created=now(),
     )
 
 
-def _require_same(run: Run, ask: Ask, dna: EncoderChoice, protein: EncoderChoice) -> None:
+def _require_same(run: Run, options: RunOptions, dna: EncoderChoice, protein: EncoderChoice) -> None:
     """Refuse to go on with a run that was asked for otherwise."""
     request = run.request
-    chunk = ask.chunk
+    chunk = options.chunk
     if chunk is None:
-        chunk = DEFAULT_CHUNK if all(file.dataset is None for file in ask.files) else request.chunk
+        chunk = DEFAULT_CHUNK if all(file.dataset is None for file in options.files) else request.chunk
     there: dict[str, Any] = {
         "inputs": [(entry.path, entry.label, entry.group, entry.dataset) for entry in request.inputs],
         "chunk": request.chunk,
@@ -146,15 +138,15 @@ def _require_same(run: Run, ask: Ask, dna: EncoderChoice, protein: EncoderChoice
     here: dict[str, Any] = {
         "inputs": [
             (str(file.path), file.label, file.group, None if file.dataset is None else str(file.dataset))
-            for file in ask.files
+            for file in options.files
         ],
         "chunk": chunk,
         "DNA encoder": dna,
         "protein encoder": protein,
-        "store": ask.store,
-        "shards": ask.shards,
-        "token budget": ask.token_budget,
-        "prefixed ids": ask.prefix_ids,
+        "store": options.store,
+        "shards": options.shards,
+        "token budget": options.token_budget,
+        "prefixed ids": options.prefix_ids,
     }
     differing = [name for name in there if there[name] != here[name]]
     if differing:

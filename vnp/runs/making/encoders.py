@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from vnp.features.projection import NAME as PROJECTION
 from vnp.features.projection import NATIVE, WIDTH, project
 from vnp.features.table import all_finite
 from vnp.runs.making.blocks import Account
-from vnp.runs.request import EncoderChoice, Request
+from vnp.runs.request import EncoderChoice, Request, RunPaths
 
 Embedded = tuple[dict[str, Float32[np.ndarray, "n width"]], Account]
 """Rows of each molecule, and how they came about."""
@@ -29,7 +30,7 @@ MOLECULES = ("dna", "protein")
 
 
 @dataclass(frozen=True, slots=True)
-class EncoderPair:
+class RunEncoders:
     """The DNA and the protein encoder, ready.
 
     Args:
@@ -45,7 +46,7 @@ class EncoderPair:
     weights_seconds: float = 0.0
 
     @classmethod
-    def load(cls, request: Request) -> EncoderPair:
+    def load(cls, request: Request) -> RunEncoders:
         """Load both encoders as the run asks, side by side: most of the time goes into compiling their kernels.
 
         Raises:
@@ -219,3 +220,33 @@ def require_planned(choice: EncoderChoice, found: dict[str, Any]) -> None:
             f"{choice.name}: this run was planned with {key} {planned!r}, here it is {found.get(key)!r}. "
             "Bring the planned weights back, or extract the run anew with --force"
         )
+
+
+VARIABLE = "TRITON_CACHE_DIR"
+
+
+def share_kernels(run: RunPaths) -> Path | None:
+    """Choose where Triton keeps compiled kernels, unless the user has, before anything is compiled.
+
+    That is the user's cache, which on most clusters all nodes share and later runs find again; where it cannot be
+    written, as in a container without a home, the run's own folder.
+
+    Args:
+        run: the run that is worked on.
+
+    Returns:
+        The folder; None where neither can be written: kernels then go where Triton puts them, or each task does
+        without.
+    """
+    if os.environ.get(VARIABLE):
+        return Path(os.environ[VARIABLE])
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    for folder in (home / "vnp" / "kernels", run.root / "kernels"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK | os.X_OK):
+            os.environ[VARIABLE] = str(folder)
+            return folder
+    return None

@@ -10,19 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vnp.errors import DamagedShardError, StorageError, storage_error
-from vnp.runs.done.receipts import Receipt
-from vnp.runs.done.seals import require_sealed
+from vnp.runs.done.receipts import Receipt, require_sealed
 from vnp.runs.making.attempts import read_attempts
-from vnp.runs.paths import shard_name
-from vnp.runs.request import Run
-from vnp.runs.shard import Shard
+from vnp.runs.request import Run, Shard, shard_name
 
 STATES = ("done", "running", "queued", "stopped", "failed", "damaged", "unknown", "missing")
 _TAIL_BYTES = 8192
 
 
 @dataclass(frozen=True, slots=True)
-class ShardState:
+class ShardStatus:
     """How far one shard is.
 
     Args:
@@ -51,7 +48,7 @@ class ShardState:
 
 
 @dataclass(frozen=True, slots=True)
-class RunState:
+class RunStatus:
     """How far a run is.
 
     Args:
@@ -63,7 +60,7 @@ class RunState:
             run now, at least one; None before the first shard is done.
     """
 
-    shards: list[ShardState]
+    shards: list[ShardStatus]
     rows: int
     rows_planned: int
     tokens_per_second: float | None
@@ -86,7 +83,7 @@ class RunState:
         return [found.shard.number for found in self.shards if found.state != "done"]
 
 
-def run_state(run: Run, shards: Sequence[Shard] | None = None) -> RunState:
+def run_status(run: Run, shards: Sequence[Shard] | None = None) -> RunStatus:
     """Look at a run's files; ten thousand shards take about a second.
 
     Args:
@@ -106,7 +103,7 @@ def run_state(run: Run, shards: Sequence[Shard] | None = None) -> RunState:
     receipts, begun = _names(run.paths.receipts), _names(run.paths.parts)
     states = [_look(run, shard, receipts, begun) for shard in shards]
     done = [found for found in states if found.state == "done" and found.receipt is not None]
-    return RunState(
+    return RunStatus(
         shards=states,
         rows=sum(found.receipt.rows for found in done if found.receipt),
         rows_planned=run.request.totals.rows,
@@ -124,38 +121,38 @@ def _names(folder: Path) -> set[str]:
         raise storage_error(error, f"looking into {folder}") from error
 
 
-def _look(run: Run, shard: Shard, receipts: set[str], begun: set[str]) -> ShardState:
+def _look(run: Run, shard: Shard, receipts: set[str], begun: set[str]) -> ShardStatus:
     try:
         return _shard_state(run, shard, receipts, begun)
     except StorageError as error:
         # The other shards can be told of all the same.
-        return ShardState(shard, "unknown", (0, shard.blocks(run.request.block_units)), error=str(error))
+        return ShardStatus(shard, "unknown", (0, shard.blocks(run.request.block_units)), error=str(error))
 
 
-def _shard_state(run: Run, shard: Shard, receipts: set[str], begun: set[str]) -> ShardState:
+def _shard_state(run: Run, shard: Shard, receipts: set[str], begun: set[str]) -> ShardStatus:
     count = shard.blocks(run.request.block_units)
     name = shard_name(shard.number)
     if f"{name}.json" in receipts:
         try:
             receipt = require_sealed(run, shard.number)
         except DamagedShardError as damage:
-            return ShardState(shard, "damaged", (0, count), error=str(damage))
+            return ShardStatus(shard, "damaged", (0, count), error=str(damage))
         if receipt is not None:
-            return ShardState(shard, "done", (count, count), receipt.attempt, receipt)
+            return ShardStatus(shard, "done", (count, count), receipt.attempt, receipt)
     if name not in begun:
-        return ShardState(shard, "missing", (0, count))
+        return ShardStatus(shard, "missing", (0, count))
     folder = run.paths.blocks(shard.number)
     blocks = sum(name.startswith("block-") for name in _names(folder))
     attempts = read_attempts(folder)
     if not attempts:
-        return ShardState(shard, "missing", (blocks, count))
+        return ShardStatus(shard, "missing", (blocks, count))
     last = attempts[-1][1]
     state, error = last.outcome, last.error
     if any(found.alive(place) for place, found in attempts):
         state = "running"
     elif state == "running":
         state, error = "failed", last_words(last.log) or "the task vanished without a word"
-    return ShardState(
+    return ShardStatus(
         shard,
         state,
         (blocks, count),
@@ -194,7 +191,7 @@ def _pace(receipts: list[Receipt]) -> float | None:
     return tokens / seconds if seconds > 0 else None
 
 
-def _hours_left(states: list[ShardState], done: list[ShardState]) -> float | None:
+def _hours_left(states: list[ShardStatus], done: list[ShardStatus]) -> float | None:
     # Reading and writing go on beside the embedding, and the GPU's time is part of it.
     phases = ("load", "dna", "protein", "seal")
     spent = sum(found.receipt.seconds.get(name, 0.0) for found in done if found.receipt for name in phases)

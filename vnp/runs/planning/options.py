@@ -1,17 +1,20 @@
-"""What a user wants of a run, before anything is read."""
+"""Before anything is read: what is asked of a run, and that its folder is free for it. Loads no libraries."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vnp.encoders.spec import spec as encoder_spec
-from vnp.errors import RunError, UsageError
+from vnp.errors import RunError, RunExistsError, UsageError, storage_error
+from vnp.files.durable import final_path, remove_temporaries
 from vnp.files.records import write_json
-from vnp.runs.request import STORES, EncoderChoice
+from vnp.runs.making.attempts import read_attempts
+from vnp.runs.request import STORES, EncoderChoice, RunPaths
 from vnp.sequences.samplesheet import InputFile
 
 _SMALLEST_CHUNK = 30
@@ -22,7 +25,7 @@ MOST_TOKENS = 1_000_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class RunOptions:
     """What the user wants of a run.
 
     Args:
@@ -108,7 +111,7 @@ class Ask:
         return stored
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Ask:
+    def from_json(cls, stored: Mapping[str, Any]) -> RunOptions:
         """Read what ``as_json`` made.
 
         Raises:
@@ -131,7 +134,7 @@ class Ask:
         write_json(path, self.as_json())
 
     @classmethod
-    def read(cls, path: Path) -> Ask:
+    def read(cls, path: Path) -> RunOptions:
         """Read what ``write`` wrote.
 
         Raises:
@@ -141,3 +144,71 @@ class Ask:
             return cls.from_json(json.loads(path.read_bytes()))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise RunError(f"{path} cannot be read: {error}; extract again") from error
+
+
+def clear(paths: RunPaths, *, force: bool) -> None:
+    """Make way for a new run: only files of a run are ever deleted, and logs only by force.
+
+    Raises:
+        RunExistsError: a run, or something that is no run, stands there.
+        StorageError: it cannot be deleted.
+    """
+    require_free(paths, force=force)
+    # The plan goes last: while it is there, what is left of a run is known as one.
+    results = [paths.request, paths.features, paths.skipped, paths.shards, paths.receipts, paths.parts]
+    around = [paths.logs, paths.options] if force else []
+    try:
+        for path in [*results, *around, paths.plan]:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        if paths.root.is_dir():
+            remove_temporaries(paths.root)
+    except OSError as error:
+        raise storage_error(error, f"clearing {paths.root}") from error
+
+
+def require_free(paths: RunPaths, *, force: bool) -> None:
+    """Make sure that a new run may be made here; nothing is deleted yet.
+
+    Raises:
+        RunExistsError: a run, or something that is no run, stands there, or a task works there.
+        StorageError: the folder cannot be looked at.
+    """
+    try:
+        if not paths.root.exists():
+            return
+        if not paths.root.is_dir():
+            raise RunExistsError(f"{paths.root} is a file: choose another --out")
+        results = [paths.request, paths.features, paths.skipped, paths.shards, paths.receipts, paths.parts]
+        begun = any(_holds_something(path) for path in results)
+        # Planning that was killed can have left nothing but a temporary file.
+        standing = {final_path(path) for path in paths.root.iterdir()}
+        foreign = standing - {*results, paths.plan, paths.logs, paths.options}
+        is_run = any(path.exists() for path in (paths.request, paths.plan, paths.options))
+    except OSError as error:
+        raise storage_error(error, f"looking into {paths.root}") from error
+    if foreign and not is_run:
+        raise RunExistsError(f"{paths.root} is not empty and is no run: choose another --out")
+    if is_run:
+        _require_nobody_at_work(paths)
+    if begun and not force:
+        raise RunExistsError(
+            f"{paths.root} is not empty and holds no run that could go on. Choose another --out, or --force to "
+            "delete what an earlier run left there"
+        )
+
+
+def _require_nobody_at_work(paths: RunPaths) -> None:
+    for folder in sorted(paths.parts.iterdir()) if paths.parts.is_dir() else ():
+        for path, found in read_attempts(folder):
+            if found.alive(path):
+                raise RunExistsError(
+                    f"a task is at work on {folder.name} of {paths.root} (process {found.pid} on {found.host}): "
+                    "end it first, or wait for it"
+                )
+
+
+def _holds_something(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists()

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Int8, Int64, UInt8
 
+from vnp.features.split import NO_SPLIT
 from vnp.features.table import Records, Rows, Skipped
-from vnp.runs.planning.selection import NO_SPLIT, Selection
+from vnp.runs.planning.plan import Selection
 from vnp.runs.request import PlannedInput
 from vnp.runs.units import UnitBatch
 from vnp.sequences.frames import Frames, Reason, frame_ids, open_frames
