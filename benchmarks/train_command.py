@@ -38,7 +38,7 @@ def time_training(
         _make_way(out)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     from benchmarks.train import benchmark_training
-    from vnp.classifier.scoring import choose_device
+    from vnp.classifier.checkpoint import choose_device
     from vnp.files.records import write_json
 
     where = choose_device(device)

@@ -103,13 +103,13 @@ def main(
     # cuBLAS gives the same bytes every time only if it is told so before it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     from jobs._cli.training import summary, watching
-    from vnp.classifier.asked import Expected
-    from vnp.classifier.scoring import choose_device
+    from vnp.classifier.checkpoint import choose_device
+    from vnp.classifier.rows import RequiredFeatures
     from vnp.classifier.train import train
     from vnp.features.grouping import read_groups
     from vnp.features.read import open_features
 
-    training = _training(Expected(layout, dna, protein, chunk), asked)
+    training = _training(RequiredFeatures(layout, dna, protein, chunk), asked)
     opened = open_features(features)
     if groups is not None:
         opened = opened.regrouped(read_groups(groups))
@@ -127,7 +127,7 @@ def main(
     click.echo(summary(trained))
 
 
-def _training(expected: Any, asked: dict[str, Any]) -> Training:
+def _training(required: Any, asked: dict[str, Any]) -> Training:
     from vnp.classifier.train import Training
 
     split = asked["split"]
@@ -138,7 +138,7 @@ def _training(expected: Any, asked: dict[str, Any]) -> Training:
         split = path
     return Training(
         recipe=_recipe(asked),
-        expected=expected,
+        required=required,
         split=split,
         **{name: asked[name] for name in (
             "validation", "test", "dedupe", "calibration", "threshold", "seed", "memory",

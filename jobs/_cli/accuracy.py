@@ -89,7 +89,8 @@ def run_reads(
         raise RunExistsError(f"{folder} holds reads; --force writes over them")
     only = None
     if split is not None:
-        from vnp.classifier.split import TEST, read_split
+        from vnp.classifier.split import read_split
+        from vnp.features.split import TEST
 
         key, stored = read_split(split)
         if key != "group":
@@ -110,8 +111,8 @@ def run_reads(
 
 
 def _rules(organisms: Path | None, asked: dict[str, Any]) -> Rules:
+    from vnp.classifier.checkpoint import choose_device
     from vnp.classifier.recipe import RECIPES
-    from vnp.classifier.scoring import choose_device
     from vnp.comparison.contestants import Rules
     from vnp.features.grouping import read_groups
 

@@ -79,8 +79,8 @@ def _train(root: Path) -> None:
 
 
 def _trained_here(path: Path, root: Path) -> bool:
-    from vnp.classifier.asked import data_digest, labels_of
     from vnp.classifier.checkpoint import Checkpoint
+    from vnp.classifier.rows import data_digest, labels_of
     from vnp.features.read import open_features
 
     features = open_features(root)

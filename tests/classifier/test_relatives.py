@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.classifier.making import both_classes, write_features
-from vnp.classifier.relatives import clusters_of_groups
+from vnp.classifier.split import clusters_of_groups
 from vnp.errors import ChangedInputError
 from vnp.features.read import Features, open_features
 from vnp.runs.request import PlannedInput

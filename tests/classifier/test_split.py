@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vnp.classifier.split import TEST, TRAIN, VALIDATION, Split, read_split, split_from_file, split_groups, split_rows
+from vnp.classifier.split import Split, read_split, split_from_file, split_groups, split_rows
 from vnp.errors import FeatureError, InputError, UsageError
+from vnp.features.split import TEST, TRAIN, VALIDATION
 
 
 def rows_of(sizes: dict[str, tuple[int, int]]) -> tuple[np.ndarray, list[str]]:

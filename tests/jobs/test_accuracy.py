@@ -41,7 +41,7 @@ def quick_training() -> Iterator[None]:
     """Few epochs of small batches, and no plots of the trainings: those have their own tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(RECIPES, "adamw", replace(ADAMW, batch=32, epochs=6))
-        patch.setattr("vnp.classifier.measure.write_training_plots", lambda *_: [])
+        patch.setattr("vnp.classifier.train.write_training_plots", lambda *_: [])
         yield
 
 

@@ -18,7 +18,7 @@ from jobs.train import main
 from tests.classifier.making import both_classes, write_features
 from vnp.classifier import train
 from vnp.classifier.checkpoint import Checkpoint
-from vnp.classifier.measure import plot
+from vnp.classifier.train import plot
 from vnp.features.layout import make_layout
 from vnp.features.read import open_features
 

@@ -12,8 +12,9 @@ from tests.jobs.commands import KMER, call, clean, extract
 from tests.runs.datasets import change_table, genomes, table_of, write_dataset
 from tests.runs.making import coding, write_fasta
 from vnp.classifier.checkpoint import Checkpoint
-from vnp.classifier.split import PARTS, read_split
+from vnp.classifier.split import read_split
 from vnp.features.read import open_features
+from vnp.features.split import PARTS
 
 QUICK = ("--epochs", "3", "--recipe", "adamw", "--batch", "64")
 

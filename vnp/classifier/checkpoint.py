@@ -1,4 +1,4 @@
-"""The file of a trained classifier: weights, and all that is needed to know what they may be used on.
+"""A trained classifier: its file, with all that is needed to know what it may be used on, and what scores rows by it.
 
 A checkpoint is what ``torch.save`` makes of a dictionary of tensors and text: ``torch.load`` reads it with
 ``weights_only=True``, and nothing in it can run. The same training writes the same bytes: no time, no path is in it.
@@ -12,20 +12,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float, Float64
 
-from vnp.classifier._pickles import is_virnucpro
-from vnp.classifier.calibration import Calibration
-from vnp.classifier.model import CLASSES, MLPClassifier
-from vnp.errors import FeatureError, LayoutError, storage_error
+from vnp.classifier.calibration import Calibration, logistic
+from vnp.classifier.model import CLASSES, MLPClassifier, margin
+from vnp.errors import FeatureError, LayoutError, UsageError, storage_error
 from vnp.features.layout import FeatureLayout
+from vnp.features.table import all_finite
 from vnp.files.durable import replacing
 
-if TYPE_CHECKING:
-    from vnp.classifier.scoring import Scorer
-
+VIRNUCPRO_CLASS = "__main__.MLPClassifier"
+"""What the pickled classifiers of VirNucPro are."""
 _FORMAT = "vnp-classifier"
 _VERSION = 1
 _NOT_NUMERIC = {"precision"}
@@ -97,8 +98,6 @@ class Checkpoint:
         Args:
             device: ``auto`` (CUDA where there is a GPU), ``cpu`` or ``cuda``.
         """
-        from vnp.classifier.scoring import Scorer
-
         return Scorer(self, device)
 
     def require(self, layout: FeatureLayout, encoders: Mapping[str, Mapping[str, Any]], chunk: int, where: str) -> None:
@@ -204,7 +203,7 @@ def _read(path: Path) -> Any:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
         # Damaged bytes make torch raise all kinds of errors.
-        if is_virnucpro(path):
+        if VIRNUCPRO_CLASS in str(error):
             raise FeatureError(
                 "is a checkpoint of VirNucPro: a whole pickled program object, which vnp does not load because such a "
                 "file can run anything. Take the numbers out of it with: "
@@ -224,3 +223,85 @@ def _version(content: Any, path: Path) -> int:
     if name != _FORMAT or not number.isdecimal():
         raise FeatureError("holds tensors, but is no checkpoint that jobs.train or jobs.convert wrote", path=path)
     return int(number)
+
+
+_ROWS_AT_ONCE = 8_192
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """What a classifier says of n rows.
+
+    Args:
+        raw: probability of viral as the network gives it.
+        probability: the same, calibrated: what users are shown.
+    """
+
+    raw: Float64[np.ndarray, "n"]
+    probability: Float64[np.ndarray, "n"]
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+
+class Scorer:
+    """A classifier that is ready to score.
+
+    Args:
+        checkpoint: the classifier.
+        device: ``auto`` (CUDA where there is a GPU), ``cpu`` or ``cuda``.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str = "auto") -> None:
+        self.device = choose_device(device)
+        self._calibration = checkpoint.calibration
+        self._width = checkpoint.layout.width
+        self._network = checkpoint.model().to(self.device)
+
+    def scores(self, features: Float[np.ndarray, "n width"]) -> Scores:
+        """Score rows, some thousand at a time.
+
+        Args:
+            features: float16 or float32.
+
+        Raises:
+            FeatureError: the rows are of another width, or hold NaN or infinity.
+        """
+        margins = self.margins(features)
+        return Scores(logistic(margins), self._calibration.apply(margins))
+
+    def margins(self, features: Float[np.ndarray, "n width"]) -> Float64[np.ndarray, "n"]:
+        """Log-odds of viral against host, not calibrated.
+
+        Raises:
+            FeatureError: the rows are of another width, or hold NaN or infinity.
+        """
+        if features.ndim != 2 or features.shape[1] != self._width:
+            raise FeatureError(f"the classifier reads rows of {self._width} numbers, these have {features.shape[1:]}")
+        if not all_finite(features):
+            raise FeatureError("a row holds NaN or infinity and cannot be scored")
+        found = np.empty(len(features), np.float64)
+        with torch.inference_mode():
+            for low in range(0, len(features), _ROWS_AT_ONCE):
+                window = torch.from_numpy(np.ascontiguousarray(features[low : low + _ROWS_AT_ONCE]))
+                logits = self._network(window.to(self.device).float())
+                found[low : low + _ROWS_AT_ONCE] = margin(logits).double().cpu().numpy()
+        return found
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn ``auto``, ``cpu`` or ``cuda`` into a device.
+
+    Raises:
+        UsageError: there is none of that name here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise UsageError(f"no device is called {name!r}; use auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("there is no CUDA device here; leave --device out or use --device cpu")
+    return torch.device(name)

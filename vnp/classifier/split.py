@@ -2,7 +2,7 @@
 
 A group (a genome, a set of segments) is never cut: chunks of one genome on both sides of a split let a classifier
 recognise the genome instead of the virus. Groups of each class are dealt out separately, so that every part has its
-share of both.
+share of both. Groups that are nearly the same genome can be found first, so that they stay on one side.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,14 +20,16 @@ import numpy as np
 from jaxtyping import Int8, Int64
 
 from vnp.classifier.model import CLASSES
-from vnp.errors import FeatureError, InputError
+from vnp.errors import ChangedInputError, FeatureError, InputError
+from vnp.features.read import Features
 from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION, deal, shares_of_parts
+from vnp.features.table import Records
 from vnp.files.durable import replacing
+from vnp.runs.planning.plan import check_inputs
+from vnp.runs.request import PlannedInput
+from vnp.sequences.identity import IDENTITY, SHORTEST, clusters_of_genomes
+from vnp.sequences.reading import read_records
 
-__all__ = [
-    "FILE_DIGEST", "PARTS", "TEST", "TRAIN", "VALIDATION", "Split", "number_groups", "read_split", "split_from_file",
-    "split_groups", "split_of_data", "split_rows", "text_digest",
-]  # fmt: skip
 FILE_DIGEST = "file_sha256"
 """Key of a checkpoint's split: SHA-256 of the table that was written beside it."""
 _SAMPLES = 5
@@ -285,3 +288,54 @@ def read_split(path: Path) -> tuple[str, dict[str, int]]:
         if stored.setdefault(fields[0], PARTS.index(fields[column])) != PARTS.index(fields[column]):
             raise InputError(f"{fields[0]!r} was given another part above", path=path, line=line)
     return header[0], stored
+
+
+def clusters_of_groups(
+    features: Features, identity: float = IDENTITY, *, progress: Callable[[int], None] = lambda _groups: None
+) -> dict[str, int]:
+    """Number the clusters that groups form when those of high identity are joined.
+
+    Args:
+        features: merged features; the sequences are read from the inputs that their provenance names.
+        identity: ANI from which on two groups are joined; 15 % of one of them must align for skani to tell.
+        progress: told how many groups were compared since the last call.
+
+    Returns:
+        The cluster of each group.
+
+    Raises:
+        UsageError: pyskani is not installed.
+        ChangedInputError: an input is gone or is not the one that was embedded.
+        InputError: an input cannot be read.
+    """
+    genomes = _genomes(features)
+    sizes = {name: sum(map(len, contigs)) for name, contigs in genomes.items()}
+    return clusters_of_genomes(sizes, genomes.__getitem__, identity, asked_by="--dedupe", progress=progress)
+
+
+def _genomes(features: Features) -> dict[str, list[bytes]]:
+    """The sequences of each group; those too short for a sketch are left out, the group stays."""
+    records = features.records()
+    genomes: dict[str, list[bytes]] = defaultdict(list)
+    for group, sequence in _sequences(features, records):
+        contigs = genomes[group]
+        if len(sequence) >= SHORTEST:
+            contigs.append(sequence)
+    for group in features.groups():
+        genomes.setdefault(group, [])
+    return dict(genomes)
+
+
+def _sequences(features: Features, records: Records) -> Iterator[tuple[str, bytes]]:
+    """Group and bases of every record of the run, read anew from its inputs."""
+    inputs = [PlannedInput(**entry) for entry in features.provenance["inputs"]]
+    check_inputs(inputs)
+    for number, entry in enumerate(inputs):
+        own = np.flatnonzero(records.input == number)
+        for place, record in zip(own.tolist(), read_records(entry.path), strict=True):
+            stored = records.name[place].decode()
+            if entry.record_name(record.name) != stored:
+                raise ChangedInputError(
+                    f"has this record where {stored!r} was embedded", path=entry.path, record=record.name
+                )
+            yield records.group[place].decode(), record.sequence

@@ -1,46 +1,42 @@
-"""Features to a checkpoint, and the files beside it."""
+"""Features to a checkpoint, and the files beside it: log, split, metrics with intervals, and plots."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int8
+from jaxtyping import Float64, Int8, Int64
 
-from vnp.classifier.asked import Expected, data_digest, labels_of
 from vnp.classifier.calibration import fit_calibration
 from vnp.classifier.checkpoint import Checkpoint
-from vnp.classifier.fit import Fitted, fit, margins_of, shown_odds
-from vnp.classifier.measure import measure, plot
+from vnp.classifier.fit import Fitted, fit, is_state_of, margins_of, shown_odds
 from vnp.classifier.model import MLPClassifier
 from vnp.classifier.outputs import Outputs
 from vnp.classifier.recipe import VIRNUCPRO, Recipe, require_seed
-from vnp.classifier.relatives import clusters_of_groups
-from vnp.classifier.rows import Memory, RowStore, open_rows
+from vnp.classifier.rows import Memory, RequiredFeatures, RowStore, data_digest, labels_of, open_rows
 from vnp.classifier.split import (
     FILE_DIGEST,
-    PARTS,
-    TEST,
-    TRAIN,
-    VALIDATION,
     Split,
+    clusters_of_groups,
     split_from_file,
     split_groups,
     split_of_data,
     split_rows,
     text_digest,
 )
-from vnp.classifier.state import is_state_of
 from vnp.errors import UsageError
 from vnp.features.read import Features
+from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION
 from vnp.files.durable import replacing
 from vnp.files.records import write_json
+from vnp.metrics.metrics import aggregate, binary_metrics, bootstrap_intervals, chunk_keys, with_intervals
+from vnp.report.plots import Series, write_training_plots
 from vnp.runs.request import versions
 
 _DEDUPE = "--dedupe keeps groups together, so it goes with --split group only"
@@ -52,7 +48,7 @@ class Training:
 
     Args:
         recipe: optimiser and its numbers.
-        expected: what the features should be.
+        required: what the features should be.
         split: ``group``, ``random``, or a file; ``auto`` is the split that came with the data where there is one, else
             ``group``.
         validation: share of groups to watch.
@@ -65,7 +61,7 @@ class Training:
     """
 
     recipe: Recipe = VIRNUCPRO
-    expected: Expected = field(default_factory=Expected)
+    required: RequiredFeatures = field(default_factory=RequiredFeatures)
     split: Literal["auto", "group", "random"] | Path = "auto"
     validation: float = 0.1
     test: float = 0.2
@@ -156,7 +152,7 @@ def train(
     if not force:
         # Whose state it is takes longer to find out.
         outputs.require_free(ours=outputs.state.exists())
-    training.expected.require(features)
+    training.required.require(features)
     label = labels_of(features)
     split = deal(features, label, training, watcher.comparing)
     data = data_digest(features, label)
@@ -302,3 +298,70 @@ def _about(training: Training, fitted: Fitted, store: RowStore, data: str, split
         "stopped_early": fitted.stopped_early,
         "device": store.device.type,
     }
+
+
+_NOT_PLOTTED = ("rate", "seconds")
+
+
+def measure(
+    features: Features,
+    rows: Int64[np.ndarray, "m"],
+    label: Int8[np.ndarray, "n"],
+    group: Int64[np.ndarray, "n"],
+    probability: Float64[np.ndarray, "m"],
+    threshold: float,
+    seed: int,
+) -> dict[str, Any]:
+    """Metrics of frames, of chunks, and of records, where the surest frame decides, with intervals over groups.
+
+    Args:
+        features: what the rows are of.
+        rows: numbers of the rows to measure.
+        label: 1 viral, 0 host, of all rows.
+        group: number of the group of all rows.
+        probability: calibrated, of the rows to measure.
+        threshold: from this probability on a row is called viral.
+        seed: of the bootstrap.
+    """
+    record = _column(features, "record")[rows]
+    chunk = chunk_keys(record, _column(features, "chunk")[rows].astype(np.int32))
+    measured = {"frame": (label[rows], probability, group[rows])}
+    for level, key in (("chunk", chunk), ("record", record)):
+        found = aggregate(probability, key)
+        measured[level] = (label[rows][found.first], found.probability, group[rows][found.first])
+    return {
+        level: with_intervals(
+            binary_metrics(truth, estimate, threshold),
+            bootstrap_intervals(truth, estimate, groups, threshold=threshold, seed=seed),
+        )
+        for level, (truth, estimate, groups) in measured.items()
+    }
+
+
+def plot(
+    folder: Path,
+    history: Sequence[Mapping[str, Any]],
+    parts: Mapping[str, tuple[Int8[np.ndarray, "m"], Float64[np.ndarray, "m"]]],
+    threshold: float,
+) -> list[Path]:
+    """Plots of a training, as SVG files.
+
+    Args:
+        folder: made if it is not there.
+        history: see ``Fitted``.
+        parts: label and calibrated probability of the rows of each part, the most important first.
+        threshold: of a viral call.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    shown = [
+        {key: value for key, value in row.items() if key not in _NOT_PLOTTED and value is not None} for row in history
+    ]
+    series = [Series(name, label, probability) for name, (label, probability) in parts.items()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_training_plots(folder, shown, series, threshold)
+
+
+def _column(features: Features, name: str) -> Int64[np.ndarray, "n"]:
+    return np.concatenate([*features.number_windows(name)]).astype(np.int64)

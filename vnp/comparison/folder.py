@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vnp.classifier.asked import data_digest
 from vnp.classifier.outputs import Outputs, require_apart
+from vnp.classifier.rows import data_digest
 from vnp.comparison.contestants import Contestant, Rules, file_name, with_parts
 from vnp.comparison.results import FILES
 from vnp.errors import RunExistsError

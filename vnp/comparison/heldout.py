@@ -15,7 +15,6 @@ from vnp.classifier.checkpoint import Checkpoint
 from vnp.classifier.outputs import Outputs
 from vnp.classifier.split import (
     FILE_DIGEST,
-    TEST,
     Split,
     read_split,
     split_from_file,
@@ -27,6 +26,7 @@ from vnp.comparison.alignment import Table
 from vnp.comparison.contestants import Contestant, Rules
 from vnp.errors import FeatureError, UsageError, storage_error
 from vnp.features.grouping import some
+from vnp.features.split import TEST
 
 _LEAKS = "The split is by row: pieces of one genome were trained on and tested on, so the numbers are too good."
 

@@ -15,7 +15,7 @@ from vnp.features.table import Rows
 from vnp.prediction.source import row_windows
 
 if TYPE_CHECKING:
-    from vnp.classifier.scoring import Scorer
+    from vnp.classifier.checkpoint import Scorer
     from vnp.features.read import Features
 
 SCORE_TYPE = np.dtype([("score", "<f8"), ("probability", "<f8")])
