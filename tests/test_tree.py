@@ -160,7 +160,6 @@ UPWARD: set[tuple[str, str]] = {
     ("vnp.report.calls", "vnp.prediction.calls"),
 }
 EACH_OTHER: set[tuple[str, str]] = {
-    ("jobs._cli.command", "jobs._cli.config"),
     ("jobs._cli.speed", "jobs._cli.speed_run"),
     ("jobs._cluster.inside", "jobs._cluster.plan"),
     ("vnp.comparison.results", "vnp.report.accuracy"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from jobs._cli.config import CONFIG, config_path, read_config
+from jobs._cli.config import Configured, config_option
 from vnp.errors import VnpError, storage_error
 
 # What a signed number of eight bytes holds.
@@ -19,23 +19,28 @@ _LARGEST = 2**63 - 1
 _SETTINGS = {"show_default": True, "max_content_width": 100}
 
 
-class Command(click.Command):
+class Command(Configured):
     """A command that takes its defaults from ``vnp.toml`` and never ends in a traceback that a user caused."""
-
-    table: tuple[str, ...] = ()
-    """Names of its table in ``vnp.toml``, from the outside in: ``[extract]`` or ``[benchmark.merge]``."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """Read the configuration before the options are parsed, so that it can supply even required ones."""
-        if not _asks_for_help(args):
-            try:
-                extra["default_map"] = {**read_config(config_path(args), self), **(extra.get("default_map") or {})}
-            except VnpError as error:
-                _say(error)
-                sys.exit(error.exit_code)
-        return super().make_context(info_name, args, parent, **extra)
+        """Read the options and what ``vnp.toml`` has of them, where a mistake is one message too."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except VnpError as error:
+            _say(error)
+            sys.exit(error.exit_code)
+
+    def call(self, **values: Any) -> None:
+        """Do what the command does, from within another one, whose errors its errors are then.
+
+        Args:
+            values: by the names of its parameters; all others are as ``vnp.toml`` or the command itself has them.
+        """
+        assert self.callback is not None
+        with self.make_context(self.name, [], default_map=values) as context:
+            context.invoke(self.callback, **context.params)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the options, and refuse whole numbers that no array or file can hold."""
@@ -84,15 +89,9 @@ def command(example: str, group: click.Group | None = None) -> Callable[[Callabl
 
     def decorate(function: Callable[..., Any]) -> Command:
         module = _module_name(function)
-        config = click.option(
-            "--config",
-            type=click.Path(path_type=Path, dir_okay=False),
-            help=f"File with defaults for the options.  [default: {CONFIG} in the working directory, if there is one]",
-            expose_value=False,
-        )
         made = click.command(
             function.__name__ if group else module, cls=Command, epilog=_epilog(example), context_settings=_SETTINGS
-        )(config(function))
+        )(config_option(function))
         made.table = (module, function.__name__) if group else (module,)
         if group:
             group.add_command(made)
@@ -118,10 +117,6 @@ def _module_name(function: Callable[..., Any]) -> str:
 
 def _epilog(example: str) -> str:
     return f"\b\nExample:\n  {example}"
-
-
-def _asks_for_help(args: list[str]) -> bool:
-    return "--help" in args
 
 
 def _say(error: Exception | str) -> None:

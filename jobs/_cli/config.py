@@ -1,34 +1,44 @@
-"""Defaults for the options of commands, from ``vnp.toml``."""
+"""Defaults for the options of commands, from ``vnp.toml``; Click takes them as its ``default_map``."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import click
 
 from vnp.errors import UsageError
 
-if TYPE_CHECKING:
-    from jobs._cli.command import Command
-
 CONFIG = "vnp.toml"
 
 
-def config_path(args: list[str]) -> Path | None:
-    """The file that ``--config`` names among a command's words."""
-    for index, argument in enumerate(args):
-        if argument == "--config" and index + 1 < len(args):
-            return Path(args[index + 1])
-        if argument.startswith("--config="):
-            return Path(argument.removeprefix("--config="))
-    return None
+class Configured(click.Command):
+    """A command whose options may stand in ``vnp.toml``."""
+
+    table: tuple[str, ...] = ()
+    """Names of its table there, from the outside in: ``[extract]`` or ``[benchmark.accuracy]``."""
 
 
-def read_config(path: Path | None, target: Command) -> dict[str, Any]:
+def _read(context: click.Context, _option: click.Parameter, path: Path | None) -> None:
+    command = context.command
+    assert isinstance(command, Configured)
+    context.default_map = {**read_config(path, command), **(context.default_map or {})}
+
+
+# Eager: it is taken before the options that it supplies, even required ones.
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=f"File with defaults for the options.  [default: {CONFIG} in the working directory, if there is one]",
+    is_eager=True,
+    expose_value=False,
+    callback=_read,
+)
+
+
+def read_config(path: Path | None, target: Configured) -> dict[str, Any]:
     """Defaults for a command's options.
 
     The file's top level holds options of any command, a table such as ``[extract]`` those of one; names are the
@@ -57,25 +67,36 @@ def read_config(path: Path | None, target: Command) -> dict[str, Any]:
         raise UsageError(f"{path} is no TOML: {error}") from error
     _require_tables(path, content, target)
     known = _settings(target)
+    own: Any = content
+    for name in target.table:
+        own = own.get(name) if isinstance(own, dict) else None
     found = {}
-    for key, value, own in _entries(content, target.table):
-        setting = known.get(_name(key, known, own))
-        if setting is not None:
-            place = f"{path}: {key} in [{'.'.join(target.table)}]" if own else f"{path}: {key}"
-            found[setting.parameter.name or key] = _checked(place, value, setting)
-        elif own:
-            raise UsageError(f"{path}: [{'.'.join(target.table)}] has no option {key!r}; there are {_listed(known)}")
-        else:
+    for key, value in content.items():
+        if isinstance(value, dict):
+            continue
+        setting = known.get(_name(key, known))
+        if setting is None:
             _require_known(path, key, value, known, target)
+        else:
+            found[setting.name] = _checked(f"{path}: {key}", value, setting)
+    table = f"[{'.'.join(target.table)}]"
+    for key, value in own.items() if isinstance(own, dict) else ():
+        setting = known.get(_name(key, known, own=True))
+        if setting is None:
+            raise UsageError(f"{path}: {table} has no option {key!r}; there are {_listed(known)}")
+        found[setting.name] = _checked(f"{path}: {key} in {table}", value, setting)
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Setting:
+class _Setting(NamedTuple):
     """What a name in the file stands for; ``on`` is false for a name that switches a flag off, such as no-train."""
 
     parameter: click.Parameter
     on: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.parameter.name or ""
 
 
 def _settings(target: click.Command) -> dict[str, _Setting]:
@@ -91,37 +112,25 @@ def _settings(target: click.Command) -> dict[str, _Setting]:
     return found
 
 
-def _entries(content: dict[str, Any], table: tuple[str, ...]) -> Iterator[tuple[str, Any, bool]]:
-    """The file's options for a command, and whether each is in the command's own table."""
-    yield from ((key, value, False) for key, value in content.items() if not isinstance(value, dict))
-    own: Any = content
-    for name in table:
-        own = own.get(name) if isinstance(own, dict) else None
-    if isinstance(own, dict):
-        yield from ((key, value, True) for key, value in own.items())
-
-
 def _name(key: str, known: dict[str, _Setting], own: bool = False) -> str:
     """The option that a key names: ``out`` is the run for all commands, and in a table the command's own --out."""
     name = key.replace("_", "-")
     # Commands that make a run call it --out, most others RUN.
-    run = next((other for other, setting in known.items() if setting.parameter.name == "run"), "run")
-    if name == "run":
-        return run
-    if name == "out" and "out" in known and (own or (run == "run" and known["out"].parameter.name != "folder")):
+    run = next((other for other, setting in known.items() if setting.name == "run"), "run")
+    if name == "out" and "out" in known and (own or (run == "run" and known["out"].name != "folder")):
         return name
-    return run if name == "out" else name
+    return run if name in ("run", "out") else name
 
 
 def _checked(place: str, value: Any, setting: _Setting) -> Any:
     """A value that click will take as it would the same on the command line."""
     parameter = setting.parameter
-    wanted, takes = _wanted(parameter)
+    words, takes = _type(parameter)
     several = parameter.nargs == -1 or getattr(parameter, "multiple", False)
     values = value if several and isinstance(value, list) else [value]
     for one in values:
         if not takes(one):
-            raise UsageError(f"{place} must be {wanted}{', or a list of such' if several else ''}, not {_shown(one)}")
+            raise UsageError(f"{place} must be {words}{', or a list of such' if several else ''}, not {_shown(one)}")
         if isinstance(one, str) and "\0" in one:
             raise UsageError(f"{place} must not hold a NUL character, as {one!r} does")
     if isinstance(value, bool) and not setting.on:
@@ -129,7 +138,7 @@ def _checked(place: str, value: Any, setting: _Setting) -> Any:
     return values if several else value
 
 
-def _wanted(parameter: click.Parameter) -> tuple[str, Callable[[Any], bool]]:
+def _type(parameter: click.Parameter) -> tuple[str, Callable[[Any], bool]]:
     """What a parameter takes, in words and as a test; a number may also stand in quotes, as the shell would have it."""
     if isinstance(parameter, click.Option) and parameter.is_flag:
         return "true or false", lambda value: isinstance(value, bool)
@@ -150,7 +159,7 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, str) else str(value)
 
 
-def _require_known(path: Path, key: str, value: Any, known: dict[str, _Setting], target: Command) -> None:
+def _require_known(path: Path, key: str, value: Any, known: dict[str, _Setting], target: Configured) -> None:
     """An option at the top level may be another command's, but not nobody's: that is a slip of the pen."""
     every = list(_every_command())
     if any(_name(key, names) in names for names in map(_settings, every)):
@@ -161,36 +170,28 @@ def _require_known(path: Path, key: str, value: Any, known: dict[str, _Setting],
     raise UsageError(f"{path}: no command has an option {key!r}; those of {name} are {_listed(known)}")
 
 
-def _require_tables(path: Path, content: dict[str, Any], target: Command) -> None:
-    """A table may be another command's, but not nobody's."""
-    if all((name,) == target.table for name, value in content.items() if isinstance(value, dict)):
+def _require_tables(path: Path, content: dict[str, Any], target: Configured) -> None:
+    """A table may be another command's, but not nobody's; that of a group holds one for each of its commands."""
+    tables = {name: value for name, value in content.items() if isinstance(value, dict)}
+    if all((name,) == target.table for name in tables):
         return
     known = {command.table for command in _every_command()}
-    for table, value in _tables(content, {table[0] for table in known if len(table) > 1}):
-        if not isinstance(value, dict):
-            raise UsageError(
-                f"{path}: [{table[0]}] holds the tables of its commands and no options, so no {table[1]!r}"
-            )
-        if table not in known:
-            listed = _listed(".".join(one) for one in known)
-            raise UsageError(f"{path}: no command has a table [{'.'.join(table)}]; there are {listed}")
+    listed = _listed(".".join(one) for one in known)
+    for name, value in tables.items():
+        inner = value.items() if any(table[0] == name and len(table) > 1 for table in known) else [((), value)]
+        for part, options in inner:
+            if not isinstance(options, dict):
+                raise UsageError(f"{path}: [{name}] holds the tables of its commands and no options, so no {part!r}")
+            table = (name, part) if part else (name,)
+            if table not in known:
+                raise UsageError(f"{path}: no command has a table [{'.'.join(table)}]; there are {listed}")
 
 
-def _tables(content: dict[str, Any], groups: set[str]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The file's tables; of commands that consist of commands, what stands in their place for each of these."""
-    for name, value in content.items():
-        if isinstance(value, dict) and name in groups:
-            yield from (((name, part), inner) for part, inner in value.items())
-        elif isinstance(value, dict):
-            yield (name,), value
-
-
-def _every_command() -> Iterator[Command]:
-    # Here, because they import this module, and one of them every command.
+def _every_command() -> Iterator[Configured]:
+    # Here, because it imports every command, and each imports this module.
     from jobs.__main__ import every_command
-    from jobs._cli.command import Command
 
-    yield from (command for command in every_command() if isinstance(command, Command))
+    yield from (command for command in every_command() if isinstance(command, Configured))
 
 
 def _listed(names: Iterable[str]) -> str:

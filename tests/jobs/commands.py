@@ -10,6 +10,8 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
+from benchmarks.__main__ import main as measurements
+
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 SAMPLE = REPOSITORY / "vnp/sample/samplesheet.csv"
 KMER = ("--dna", "kmer", "--protein", "kmer")
@@ -19,6 +21,11 @@ def call(name: str, *arguments: object) -> Result:
     """Run a command as ``python -m jobs.NAME`` would, with its streams apart."""
     command = importlib.import_module(f"jobs.{name}").main
     return CliRunner().invoke(command, [str(argument) for argument in arguments], prog_name=f"python -m jobs.{name}")
+
+
+def measure(*arguments: object) -> Result:
+    """Run a measurement as ``python -m benchmarks`` would, with its streams apart."""
+    return CliRunner().invoke(measurements, [str(argument) for argument in arguments], prog_name="python -m benchmarks")
 
 
 def extract(*arguments: object) -> Result:

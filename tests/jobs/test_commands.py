@@ -83,8 +83,8 @@ def test_commands_are_listed_by_module_and_by_script() -> None:
         assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE), name
     script = Path(sys.executable).with_name("vnp")
     if script.exists():
-        shown = subprocess.run([script, "benchmark", "merge", "--help"], capture_output=True, text=True, check=True)
-        assert "--rows" in shown.stdout
+        shown = subprocess.run([script, "benchmark", "reads", "--help"], capture_output=True, text=True, check=True)
+        assert "--most" in shown.stdout
         wrong = subprocess.run([script, "extrct"], capture_output=True, text=True)
         assert wrong.returncode == 2
         assert "extrct" in wrong.stderr
@@ -138,11 +138,11 @@ class TestConfiguration:
         assert stored["token_budget"] == 77
         assert stored["inputs"][0]["prefix"] == "a"
 
-    def test_the_table_of_a_part_of_a_command(self) -> None:
-        Path("vnp.toml").write_text("[benchmark.frames]\nbases = 30000\nrepeats = 1\n")
-        result = call("benchmark", "frames", "--json")
+    def test_the_table_of_a_part_of_a_command(self, fasta: Path) -> None:
+        Path("vnp.toml").write_text("[benchmark.reads]\nlength = 100\nmost = 1\n")
+        result = call("benchmark", "reads", fasta, "--out", "reads")
         assert result.exit_code == 0, clean(result)
-        assert json.loads(result.stdout)["bases"] == 30_000
+        assert "cut 4 reads from 4 records" in result.stdout
 
     @pytest.mark.parametrize(
         ("text", "parts"),
@@ -150,9 +150,9 @@ class TestConfiguration:
             ("[extract]\nshard = 3\n", ["[extract] has no option 'shard'", "shards", "precision", "prefix-ids"]),
             ("shrads = 3\n", ["no command has an option 'shrads'", "shards", "precision"]),
             ("extract = 3\n", ["extract is a table of options, as in [extract], not 3"]),
-            ("[extrct]\nshards = 3\n", ["no command has a table [extrct]", "benchmark.merge", "extract", "train"]),
-            ("[benchmark.mrge]\nrows = 3\n", ["no command has a table [benchmark.mrge]", "benchmark.merge"]),
-            ("[benchmark]\nrows = 3\n", ["[benchmark] holds the tables of its commands and no options", "'rows'"]),
+            ("[extrct]\nshards = 3\n", ["no command has a table [extrct]", "benchmark.reads", "extract", "train"]),
+            ("[benchmark.raeds]\nmost = 3\n", ["no command has a table [benchmark.raeds]", "benchmark.reads"]),
+            ("[benchmark]\nmost = 3\n", ["[benchmark] holds the tables of its commands and no options", "'most'"]),
             ("shards = \n", ["vnp.toml is no TOML"]),
             ('[extract]\nshards = "many"\n', ["'many'", "--shards"]),
             ('cluster = "cloud"\n', ["'cloud'", "inline"]),
@@ -169,7 +169,7 @@ class TestConfiguration:
 
     def test_options_of_other_commands_are_no_slips(self, fasta: Path) -> None:
         Path("vnp.toml").write_text(
-            'layout = "full"\nrows = 7\n[reduce]\nlayout = "1664"\n[benchmark.merge]\nrows = 7\n'
+            'layout = "full"\nmost = 7\n[reduce]\nlayout = "1664"\n[benchmark.reads]\nmost = 7\n'
         )
         assert extract(fasta, "--out", "run").exit_code == 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
+from benchmarks.__main__ import train as measure_training
 from jobs.__main__ import every_command
 from jobs._cli.command import Command
 from jobs._cli.config import read_config
@@ -132,11 +133,15 @@ def test_values_of_another_type_are_named(text: str) -> None:
 
 def test_values_that_fit() -> None:
     assert read("test = 0\nvalidation = 0.2\n", "train") == {"test": 0, "validation": 0.2}
-    assert read('[benchmark.train]\nbatch = [32, "64"]\n', "benchmark train") == {"batch": [32, "64"]}
-    assert read("[benchmark.train]\nbatch = 32\n", "benchmark train") == {"batch": [32]}
-    for wrong in ("true", '"x", 1.5', "[32, 1.5]"):
+    assert read('precision = ["fp16", "fp8"]\n', "benchmark speed") == {"precision": ["fp16", "fp8"]}
+    several = Path("several.toml")
+    for value, found in (('[32, "64"]', [32, "64"]), ("32", [32])):
+        several.write_text(f"batch = {value}\n")
+        assert read_config(several, measure_training) == {"batch": found}
+    for wrong in ("true", '["x", 1.5]', "[32, 1.5]"):
+        several.write_text(f"batch = {wrong}\n")
         with pytest.raises(UsageError):
-            read(f"[benchmark.train]\nbatch = {wrong}\n", "benchmark train")
+            read_config(several, measure_training)
     Path("vnp.toml").write_text('shards = "2"\n')
     assert extract("a.fa", "--out", "run").exit_code == 0
     assert json.loads(Path("run/run.json").read_text())["asked_shards"] == 2

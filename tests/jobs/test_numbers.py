@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from jobs._cli.command import Command
-from tests.jobs.commands import call, clean, extract
+from tests.jobs.commands import call, clean, extract, measure
 from tests.runs.making import coding, write_fasta
 
 HUGE = 10**20
@@ -38,8 +38,8 @@ def test_chunks_beyond_any_sequence(fasta: Path, tmp_path: Path, value: int) -> 
     for result in (
         extract(fasta, *run, "--chunk", value),
         call("frames", fasta, *run, "--chunk", value),
-        call("benchmark", "frames", fasta, "--chunk", value),
-        call("benchmark", "dataset", fasta, "--chunk", value),
+        measure("frames", fasta, "--chunk", value),
+        measure("dataset", fasta, "--chunk", value),
     ):
         assert result.exit_code == 2
         assert "--chunk" in clean(result)
@@ -48,7 +48,7 @@ def test_chunks_beyond_any_sequence(fasta: Path, tmp_path: Path, value: int) -> 
 
 
 def test_the_front_end_with_a_chunk_beyond_any_sequence(fasta: Path) -> None:
-    result = call("benchmark", "frontend", fasta, "--chunk", HUGE)
+    result = measure("frontend", fasta, "--chunk", HUGE)
     assert result.exit_code == 2
     assert f"'--chunk': {HUGE} " in clean(result)
 
@@ -64,14 +64,14 @@ def test_extract_has_bounds(fasta: Path, tmp_path: Path, option: str) -> None:
 
 @pytest.mark.parametrize("name", ["frames", "train"])
 def test_seeds_are_not_negative(name: str) -> None:
-    result = call("benchmark", name, "--seed", -1)
+    result = measure(name, "--seed", -1)
     assert result.exit_code == 2
     assert "'--seed': -1 is not in the range" in clean(result)
 
 
 @pytest.mark.parametrize("options", [("train", "--rows"), ("train", "--width"), ("merge", "--rows")])
 def test_benchmarks_have_bounds(options: tuple[str, str]) -> None:
-    result = call("benchmark", *options, 2**63 - 1)
+    result = measure(*options, 2**63 - 1)
     assert result.exit_code == 2
     assert "is not in the range" in clean(result)
 
@@ -79,7 +79,7 @@ def test_benchmarks_have_bounds(options: tuple[str, str]) -> None:
 def test_timing_frames_of_a_file_without_bases(tmp_path: Path) -> None:
     path = tmp_path / "in.fna"
     path.write_bytes(b">a\nACGT\0ACGT\n")
-    result = call("benchmark", "frames", path, "--bases", 100, "--repeats", 1)
+    result = measure("frames", path, "--bases", 100, "--repeats", 1)
     assert result.exit_code == 1
     message = clean(result)
     assert "no usable bases were read" in message

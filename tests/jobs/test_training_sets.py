@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.datasets.genbank import genbank, genome_with_genes, random_protein
-from tests.jobs.commands import KMER, call, clean, extract
+from tests.jobs.commands import KMER, call, clean, extract, measure
 from tests.runs.datasets import change_table, genomes, table_of, write_dataset
 from tests.runs.making import coding, write_fasta
 from vnp.classifier.checkpoint import Checkpoint
@@ -295,10 +295,10 @@ def test_the_index_is_timed_against_the_scan(tmp_path: Path) -> None:
     bases, features, _ = genome_with_genes([random_protein(200, seed) for seed in range(5)])
     path = tmp_path / "genome.gb"
     path.write_text(genbank("V1", bases, features))
-    result = call("benchmark", "dataset", path, "--chunk", "90", "--json")
+    result = measure("dataset", path, "--chunk", "90", "--json")
     clean(result)
     found = json.loads(result.output)
     assert (found["records"], found["proteins"], found["bases"]) == (1, 5, len(bases))
     assert 0 < found["in an annotated protein"] < found["open frames"]
     assert found["index over scan"] > 0
-    assert "index over scan" in call("benchmark", "dataset", path, "--chunk", "90").output
+    assert "index over scan" in measure("dataset", path, "--chunk", "90").output
