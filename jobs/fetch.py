@@ -14,14 +14,16 @@ from click.core import ParameterSource
 from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import Progress
-from jobs._cli.refseq import URL, fetch_refseq
 from vnp.encoders.spec import EncoderSpec, spec
 from vnp.encoders.weights.folders import weights_root
 from vnp.errors import UsageError, storage_error
+from vnp.files.records import to_json
 
 if TYPE_CHECKING:
     from vnp.encoders.weights.lock import LockedEncoder
+    from vnp.refseq.fetch import Lock
 
+REFSEQ_URL = "https://ftp.ncbi.nlm.nih.gov/refseq/release/"
 DEFAULT_NAMES = ("fastesm2_650", "dnabert_s")
 _OF_GENOMES = ("folder", "refseq_url", "seed", "files", "fasta", "connections")
 
@@ -38,7 +40,7 @@ _OF_GENOMES = ("folder", "refseq_url", "seed", "files", "fasta", "connections")
 @click.option("--check", is_flag=True, help="Download nothing: hash all files that are here and compare.")
 @click.option("--refseq", metavar="GROUPS", help="Fetch genomes instead: viral,bacteria,… (see below), or all.")
 @click.option("--out", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder for the genomes.")
-@click.option("--refseq-url", default=URL, help="Address of the release, or of a mirror of it.")
+@click.option("--refseq-url", default=REFSEQ_URL, help="Address of the release, or of a mirror of it.")
 @click.option("--seed", type=int, default=42, help="Of the choice of genome files; 42 is VirNucPro's.")
 @click.option(
     "--files",
@@ -84,7 +86,7 @@ def main(
         if names or revision or check:
             raise UsageError("--refseq fetches genomes: leave out NAMES, --revision and --check")
         _refuse(("weights",), "is the folder of encoder weights; genomes go into --out")
-        fetch_refseq(refseq, folder, url=refseq_url, dry_run=dry_run, force=force, as_json=as_json, **choice)
+        _fetch_refseq(refseq, folder, url=refseq_url, dry_run=dry_run, force=force, as_json=as_json, **choice)
         return
     if dry_run or force:
         raise UsageError("--dry-run and --force are for --refseq")
@@ -98,6 +100,78 @@ def main(
         click.echo(json.dumps({name: _as_json(entry) for name, entry in entries.items()}, indent=2))
     elif not check:
         click.echo(f"next: python -m jobs.extract INPUT --out RUN --weights {shlex.quote(str(root))}")
+
+
+def _fetch_refseq(
+    groups: str,
+    folder: Path | None,
+    *,
+    url: str,
+    seed: int,
+    files: int | None,
+    fasta: bool,
+    connections: int,
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Bring RefSeq files into a folder, or only list them."""
+    # Here, because these are not needed to say --help.
+    from vnp.refseq.choice import parse_groups
+    from vnp.refseq.fetch import Request, fetch, preview
+    from vnp.refseq.server import Server
+
+    if folder is None:
+        raise UsageError("--refseq needs --out DIR, the folder for the files")
+    server = Server(url)
+    request = Request(server.base, parse_groups(groups), seed, files, fasta)
+    if dry_run:
+        _show(preview(server, request, folder, connections=connections, force=force), as_json)
+        return
+    with Progress("RefSeq", None, "MB", 1e6) as bar:
+        fetched = fetch(
+            server,
+            request,
+            folder,
+            connections=connections,
+            force=force,
+            progress=lambda done, total: bar.to(done, f" of {total / 1e6:,.0f} MB" if total else ""),
+            say=lambda text: click.echo(text, err=True),
+        )
+    size = sum(one.size or 0 for one in fetched.lock.files) / 1e6
+    release = fetched.lock.release or "without a number"
+    what = f"{len(fetched.lock.files)} files, {size:,.0f} MB, {len(fetched.new)} of them fetched now"
+    click.echo(f"RefSeq release {release}: {what} -> {folder}", err=True)
+    if not fasta:
+        click.echo("without FASTA files, GenBank records that have no bases of their own cannot be used", err=True)
+    if as_json:
+        click.echo(_lock_json(fetched.lock))
+    else:
+        click.echo(f"next: python -m jobs.dataset {shlex.quote(str(fetched.sheet))} --out DATASET")
+
+
+def _show(lock: Lock, as_json: bool) -> None:
+    if as_json:
+        click.echo(_lock_json(lock))
+        return
+    width = max(len(one.name) for one in lock.files)
+    for one in lock.files:
+        size = "unknown" if one.size is None else f"{one.size / 1e6:,.1f} MB"
+        state = "here" if one.sha256 else one.kind
+        click.echo(f"{one.name:<{width}}  {one.group:<20}  {size:>12}  {state}")
+    known = sum(one.size or 0 for one in lock.files)
+    unknown = sum(one.size is None for one in lock.files)
+    more = f", and {unknown} of unknown size" if unknown else ""
+    release = lock.release or "without a number"
+    click.echo(
+        f"RefSeq release {release}: {len(lock.files)} files, {known / 1e6:,.1f} MB{more}; nothing was downloaded"
+    )
+
+
+def _lock_json(lock: Lock) -> str:
+    from vnp.refseq.fetch import LOCK_SCHEMA
+
+    return json.dumps({"schema": LOCK_SCHEMA, **to_json(lock)}, indent=2)
 
 
 def _refuse(parameters: Collection[str], why: str) -> None:

@@ -52,6 +52,7 @@ class Release:
     wrong_md5: set[str] = field(default_factory=set)
     requests: list[tuple[str, str, str | None, str | None]] = field(default_factory=list)
     agents: set[str | None] = field(default_factory=set)
+    authorizations: set[str | None] = field(default_factory=set)
     running: int = 0
     most: int = 0
 
@@ -109,6 +110,7 @@ def _handler(release: Release) -> type[BaseHTTPRequestHandler]:
                 sent = self.headers.get("Range"), self.headers.get("If-Range")
                 release.requests.append((self.command, path, *sent))
                 release.agents.add(self.headers.get("User-Agent"))
+                release.authorizations.add(self.headers.get("Authorization"))
                 content = release.content(path)
                 refused = release.status[path].pop(0) if body and release.status.get(path) else None
                 page = body and release.page.get(path, 0) > 0

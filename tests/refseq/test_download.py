@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import base64
 import datetime
 import email.utils
 import gzip
 import hashlib
 import resource
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +15,8 @@ import pytest
 
 from tests.refseq.release_server import Release, packed, serve
 from vnp.errors import DownloadError, StorageError, UsageError
-from vnp.refseq.contents import read_contents
-from vnp.refseq.download import Arrived, download, part_path
-from vnp.refseq.listing import checksums, folder_files, release_number
-from vnp.refseq.server import TIMEOUT_SECONDS, MissingError, Server
+from vnp.refseq.download import Contents, download, part_path, read_contents
+from vnp.refseq.server import TIMEOUT_SECONDS, MissingError, Server, checksums, folder_files, release_number
 
 REMOTE = "viral/viral.1.genomic.gbff.gz"
 CONTENT = packed(1)
@@ -39,7 +39,7 @@ class Site:
     def server(self, tries: int = 4) -> Server:
         return Server(self.address, tries=tries, sleep=self.slept.append, chance=lambda: 1.0)
 
-    def download(self, md5: str | None = MD5) -> Arrived:
+    def download(self, md5: str | None = MD5) -> Contents:
         return download(self.server(), REMOTE, self.path, md5=md5)
 
 
@@ -246,6 +246,36 @@ def test_a_server_that_was_there_and_is_gone_is_waited_for(site: Site) -> None:
     with pytest.raises(DownloadError, match="the connection broke"):
         download(server, REMOTE, site.path, md5=MD5)
     assert site.slept == [0.5, 1.0]
+
+
+def test_a_server_that_sends_nothing_is_not_waited_for_for_ever(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr("vnp.refseq.server.TIMEOUT_SECONDS", 0.2)
+        server = Server(f"http://127.0.0.1:{silent.getsockname()[1]}/", sleep=site.slept.append)
+        with pytest.raises(DownloadError, match=r"no connection to .* \(nothing came for 0 s\)"):
+            download(server, REMOTE, site.path, md5=MD5)
+
+
+def test_a_file_that_has_moved_is_followed(site: Site) -> None:
+    site.release.files = {"elsewhere.gz": CONTENT}
+    site.release.status[REMOTE] = [(302, {"Location": "/refseq/release/elsewhere.gz"})] * 2
+    site.release.drop["elsewhere.gz"] = [9_000]
+    site.download()
+    assert site.path.read_bytes() == CONTENT
+    assert [part for part, _ in site.release.gets("elsewhere.gz")] == [None, "bytes=9000-"]
+
+
+def test_a_password_is_told_to_the_server_alone(site: Site) -> None:
+    server = Server(site.address.replace("//", "//ada:secret@"), tries=1)
+    assert release_number(server) == "229"
+    assert site.release.authorizations == {"Basic " + base64.b64encode(b"ada:secret").decode()}
+    assert server.base == site.address
+    site.release.status[REMOTE] = [(403, {}), (502, {})]
+    for _ in range(2):
+        with pytest.raises(DownloadError, match=f"^{site.address}{REMOTE}: the server answered"):
+            download(server, REMOTE, site.path, md5=MD5)
+    with pytest.raises(UsageError, match=r"^'ftp://server/' is not"):
+        Server("ftp://ada:secret@server/")
 
 
 def test_a_disk_that_takes_no_more(site: Site) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -15,8 +14,17 @@ from tests.refseq.release_server import Release, packed, serve
 from vnp.errors import DownloadError, StorageError, UsageError
 from vnp.refseq.choice import choose
 from vnp.refseq.download import part_path
-from vnp.refseq.fetch import Fetched, fetch, plan, preview
-from vnp.refseq.lock import LOCK_NAME, SHEET_NAME, Asked, as_json, read_lock
+from vnp.refseq.fetch import (
+    LOCK_NAME,
+    SHEET_NAME,
+    Fetched,
+    Request,
+    fetch,
+    plan,
+    preview,
+    read_lock,
+    write_lock,
+)  # fmt: skip
 from vnp.refseq.server import Server
 
 NUMBERS = {"viral": 2, "bacteria": 12, "archaea": 3, "fungi": 2, "protozoa": 2, "plant": 12}
@@ -45,14 +53,14 @@ class Site:
     shown: list[tuple[int, int]] = field(default_factory=list)
     slept: list[float] = field(default_factory=list)
 
-    def asked(self, *groups: str, **more: int | bool) -> Asked:
-        found = Asked(self.address, groups or GROUPS, 42, None, True)
+    def asked(self, *groups: str, **more: int | bool) -> Request:
+        found = Request(self.address, groups or GROUPS, 42, None, True)
         return replace(found, **more)  # type: ignore[arg-type]
 
     def server(self) -> Server:
         return Server(self.address, tries=3, sleep=self.slept.append, chance=lambda: 1.0)
 
-    def fetch(self, asked: Asked | None = None, *, force: bool = False, connections: int = 3) -> Fetched:
+    def fetch(self, asked: Request | None = None, *, force: bool = False, connections: int = 3) -> Fetched:
         return fetch(
             self.server(),
             asked or self.asked(),
@@ -97,30 +105,31 @@ def test_a_release_comes_with_lock_and_sheet(site: Site, md5: bool) -> None:
     lock = read_lock(site.folder)
     assert lock == fetched.lock
     assert lock is not None
-    assert [f"{one.group}/{name}" for name, one in lock.files.items()] == expected
+    assert [f"{one.group}/{one.name}" for one in lock.files] == expected
     assert lock.release == "229"
-    for name, one in lock.files.items():
+    for one in lock.files:
+        name = one.name
         content = site.release.files[f"{one.group}/{name}"]
         assert (site.folder / name).read_bytes() == content
         assert (one.size, one.sha256) == (len(content), hashlib.sha256(content).hexdigest())
         assert one.checked == ("md5" if md5 else "gzip")
         assert one.fetched is not None
         assert one.url == f"{site.address}{one.group}/{name}"
-    sizes = sum(one.size or 0 for one in lock.files.values())
+    sizes = sum(one.size or 0 for one in lock.files)
     assert site.shown[-1] == (sizes, sizes)
     rows = sheet_of(site)
     assert rows[0] == ["path", "label", "group", "organism_group", "annotation"]
     assert rows[1] == ["viral.1.1.genomic.fna.gz", "viral", "", "viral", "viral.1.genomic.gbff.gz"]
     assert rows[2][1:4] == ["host", "", "archaea"]
-    assert [name for row in rows[1:] for name in (row[4], row[0])] == list(lock.files)
+    assert [name for row in rows[1:] for name in (row[4], row[0])] == [one.name for one in lock.files]
     left = {path.name for path in site.folder.iterdir()}
-    assert left == {*lock.files, LOCK_NAME, SHEET_NAME}
+    assert left == {*(one.name for one in lock.files), LOCK_NAME, SHEET_NAME}
 
 
 def test_without_fasta_the_sheet_names_genbank(site: Site) -> None:
     lock = site.fetch(site.asked(fasta=False)).lock
     assert len(lock.files) == 12
-    assert [(row[0], row[4]) for row in sheet_of(site)[1:]] == [(name, "") for name in lock.files]
+    assert [(row[0], row[4]) for row in sheet_of(site)[1:]] == [(one.name, "") for one in lock.files]
 
 
 def test_a_fasta_file_that_the_server_lacks(site: Site) -> None:
@@ -166,7 +175,7 @@ def test_one_file_that_does_not_come_does_not_keep_the_others(site: Site) -> Non
         site.fetch()
     lock = read_lock(site.folder)
     assert lock is not None
-    assert [name for name, one in lock.files.items() if one.sha256 is None] == [broken.rpartition("/")[2]]
+    assert [one.name for one in lock.files if one.sha256 is None] == [broken.rpartition("/")[2]]
     assert not (site.folder / SHEET_NAME).exists()
     site.release.requests.clear()
     assert site.fetch().new == (broken.rpartition("/")[2],)
@@ -223,7 +232,7 @@ def test_a_file_that_has_left_the_server(site: Site) -> None:
     asked = site.asked()
     site.folder.mkdir()
     lock = plan(site.server(), asked)
-    (site.folder / LOCK_NAME).write_text(json.dumps(as_json(lock)))
+    write_lock(site.folder, lock)
     del site.release.files[path]
     with pytest.raises(DownloadError, match=r"not there \(404.*--force chooses anew"):
         site.fetch()
@@ -257,7 +266,7 @@ def test_files_that_somebody_brought(site: Site) -> None:
 
 def test_a_disk_that_is_too_small(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = site.asked("viral")
-    need = sum(one.size or 0 for one in plan(site.server(), asked).files.values())
+    need = sum(one.size or 0 for one in plan(site.server(), asked).files)
     usage = shutil.disk_usage(site.folder.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=need - 1))
     with pytest.raises(StorageError, match="GB are still to come"):
@@ -300,7 +309,7 @@ def test_an_interruption_ends_all_threads_and_keeps_what_came(site: Site) -> Non
         fetch(site.server(), site.asked(), site.folder, connections=1, progress=interrupt)
     lock = read_lock(site.folder)
     assert lock is not None
-    had = [name for name, one in lock.files.items() if one.sha256]
+    had = [one.name for one in lock.files if one.sha256]
     assert 0 < len(had) < 24
     site.release.requests.clear()
     assert not set(had) & set(site.fetch().new)
@@ -308,8 +317,8 @@ def test_an_interruption_ends_all_threads_and_keeps_what_came(site: Site) -> Non
 
 def test_a_preview_writes_nothing(site: Site) -> None:
     lock = preview(site.server(), site.asked(), site.folder)
-    assert list(lock.files) == [path.rpartition("/")[2] for path in site.expected()]
-    assert all(one.size and one.md5 and one.sha256 is None for one in lock.files.values())
+    assert [one.name for one in lock.files] == [path.rpartition("/")[2] for path in site.expected()]
+    assert all(one.size and one.md5 and one.sha256 is None for one in lock.files)
     assert not site.folder.exists()
     assert site.downloads() == []
 
@@ -319,7 +328,7 @@ def test_a_preview_writes_nothing(site: Site) -> None:
     [
         ("{", "is damaged .*--force"),
         ("[]", "is damaged"),
-        ('{"schema": "vnp-refseq/9"}', "has the schema 'vnp-refseq/9'"),
+        ('{"schema": "vnp-refseq/9"}', "another version of vnp; this one reads 'vnp-refseq/1'"),
         ('{"schema": "vnp-refseq/1"}', "is damaged"),
     ],
 )

@@ -9,42 +9,72 @@ unpacks to the end.
 from __future__ import annotations
 
 import contextlib
-import http.client
+import gzip
+import hashlib
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import httpx2
+from isal import igzip, isal_zlib
 
 from vnp.errors import DownloadError, storage_error
 from vnp.files.durable import sync_file, sync_folder
-from vnp.refseq.contents import Contents, read_contents
-from vnp.refseq.server import Fault, Server, words
+from vnp.files.hashing import file_sha256
+from vnp.refseq.server import Fault, Server
 
-if TYPE_CHECKING:
-    from http.client import HTTPResponse
-
-_BLOCK = 1 << 18
+_BLOCK = 1 << 20
 _GZIP = b"\x1f\x8b"
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
-    """A file that is here.
+class Contents:
+    """What a file holds.
 
     Attributes:
         size: in bytes.
         sha256: 64 hexadecimal digits.
         md5: 32 hexadecimal digits.
-        last_modified: as the server said it.
+        damage: why it is no whole gzip file, where that was asked and is so.
+        last_modified: as the server said it, where it has just come.
     """
 
     size: int
     sha256: str
     md5: str
-    last_modified: str | None
+    damage: str | None
+    last_modified: str | None = None
+
+
+def read_contents(path: Path, *, unpack: bool) -> Contents:
+    """Hash a file.
+
+    Args:
+        path: the file.
+        unpack: also unpack it, to see whether it is a whole gzip file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        md5 = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return Contents(path.stat().st_size, file_sha256(path), md5, _damage(path) if unpack else None)
+
+
+def _damage(path: Path) -> str | None:
+    try:
+        with igzip.IGzipFile(path) as stream:  # type: ignore[no-untyped-call]
+            while stream.read(_BLOCK):
+                pass
+    except EOFError:
+        return "the gzip file ends too early"
+    except (gzip.BadGzipFile, isal_zlib.error) as error:  # type: ignore[misc]  # its stubs call it a function
+        return f"not a gzip file, or damaged ({error})"
+    return None if path.stat().st_size else "the gzip file ends too early"
 
 
 def part_path(path: Path) -> Path:
@@ -54,7 +84,7 @@ def part_path(path: Path) -> Path:
 
 def download(
     server: Server, remote: str, path: Path, *, md5: str | None, moved: Callable[[int], None] = lambda _: None
-) -> Arrived:
+) -> Contents:
     """Bring a gzip file here, or the rest of it.
 
     Args:
@@ -78,7 +108,7 @@ def download(
         transfer.notes.unlink(missing_ok=True)
     except OSError as error:
         raise storage_error(error, f"writing {path}") from error
-    return Arrived(found.size, found.sha256, found.md5, transfer.last_modified)
+    return replace(found, last_modified=transfer.last_modified)
 
 
 class _Transfer:
@@ -87,6 +117,7 @@ class _Transfer:
     def __init__(self, server: Server, remote: str, path: Path, md5: str | None, moved: Callable[[int], None]) -> None:
         self._server = server
         self._remote = remote
+        self._url = server.base + remote
         self._md5 = md5
         self._moved = moved
         self.part = part_path(path)
@@ -96,7 +127,7 @@ class _Transfer:
         self.furthest = self._have()
 
     def once(self) -> Contents:
-        """RunOptions for what is missing and take what comes; the file's contents once all is here and right.
+        """Ask for what is missing and take what comes; the file's contents once all is here and right.
 
         Raises:
             Fault: it broke off or came out wrong.
@@ -109,59 +140,65 @@ class _Transfer:
             if self._validator:
                 headers["If-Range"] = self._validator
         with self._server.open(self._remote, headers) as answer:
-            whole = self._begin(answer, have)
-        if whole is not None and self._have() < whole:
-            raise Fault(f"the connection broke after {self._have():,} of {whole:,} bytes")
+            if answer.status_code == 416:
+                self._require_whole(answer, have)
+            elif answer.status_code == 206:
+                self._go_on(answer, have)
+            else:
+                self._begin(answer)
         return self._checked()
 
-    def _begin(self, answer: HTTPResponse, have: int) -> int | None:
-        """Take the answer's bytes; returns how long the whole file should be."""
-        if answer.status == 416:
-            return self._nothing_left(answer, have)
-        if answer.status == 206:
-            found = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-            if found is None or int(found[1]) != have:
-                self._drop()
-                raise Fault("the server sent another part of the file than was asked for")
-            self._take(answer, have)
-            return int(found[3]) if found[3] != "*" else None
-        first = self._read(answer)
-        if first and not first.startswith(_GZIP):
-            kind = answer.headers.get_content_type()
-            raise Fault(f"the server answered with something that is no gzip file ({kind}), perhaps a page of a proxy")
-        self._write_notes(answer)
-        self._take(answer, 0, first)
-        promised = answer.headers.get("Content-Length", "")
-        return int(promised) if promised.isdecimal() else None
-
-    def _nothing_left(self, answer: HTTPResponse, have: int) -> int:
+    def _require_whole(self, answer: httpx2.Response, have: int) -> None:
         """The server has no byte behind those that are here: this is the whole, or not this file at all."""
-        total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-        if not have or total != str(have):
+        if not have or answer.headers.get("Content-Range", "").rpartition("/")[2] != str(have):
             self._drop()
             raise Fault("the server's file is shorter than what came of it before")
-        return have
 
-    def _take(self, answer: HTTPResponse, have: int, block: bytes = b"") -> None:
+    def _go_on(self, answer: httpx2.Response, have: int) -> None:
+        found = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+        if found is None or int(found[1]) != have:
+            self._drop()
+            raise Fault("the server sent another part of the file than was asked for")
+        self._take(answer.iter_raw(), have, found[3])
+
+    def _begin(self, answer: httpx2.Response) -> None:
+        """Take a whole file, and note which version of it begins here: after the last byte of another is gone."""
+        blocks = answer.iter_raw()
+        first = next(blocks, b"")
+        if len(first) == 1:
+            first += next(blocks, b"")
+        if first and not first.startswith(_GZIP):
+            kind = answer.headers.get("Content-Type", "of no type").partition(";")[0]
+            raise Fault(f"the server answered with something that is no gzip file ({kind}), perhaps a page of a proxy")
+        self.part.unlink(missing_ok=True)
+        tag = answer.headers.get("ETag")
+        self.last_modified = answer.headers.get("Last-Modified")
+        # A weak tag says that two files mean the same, not that they have the same bytes.
+        self._validator = tag if tag and not tag.startswith("W/") else self.last_modified
+        about = {"url": self._url, "validator": self._validator, "last_modified": self.last_modified}
+        self.notes.write_text(json.dumps(about), "utf-8")
+        self._take(chain((first,), blocks), 0, answer.headers.get("Content-Length", ""))
+
+    def _take(self, blocks: Iterable[bytes], have: int, promised: str) -> None:
+        """Write bytes behind those that are here; ``promised`` is the length of the whole file, if that is known."""
+        broken = None
         with self.part.open("r+b" if have else "wb") as stream:
             stream.seek(have)
             stream.truncate()
-            while block or (block := self._read(answer)):
-                stream.write(block)
-                have += len(block)
-                self.furthest = max(self.furthest, have)
-                self._moved(have)
-                if self._server.stopped.is_set():
-                    raise DownloadError("stopped")
-                block = b""
-
-    def _read(self, answer: HTTPResponse) -> bytes:
-        try:
-            return answer.read(_BLOCK)
-        except http.client.IncompleteRead as error:
-            return error.partial
-        except (OSError, http.client.HTTPException) as error:
-            raise Fault(f"the connection broke ({words(error)})") from error
+            try:
+                for block in blocks:
+                    stream.write(block)
+                    have += len(block)
+                    self.furthest = max(self.furthest, have)
+                    self._moved(have)
+                    if self._server.stopped.is_set():
+                        raise DownloadError("stopped")
+            except httpx2.RemoteProtocolError as error:
+                broken = error
+        whole = int(promised) if promised.isdecimal() else None
+        if broken is not None or (whole is not None and have < whole):
+            of = "" if whole is None else f" of {whole:,}"
+            raise Fault(f"the connection broke after {have:,}{of} bytes") from broken
 
     def _checked(self) -> Contents:
         if not self.part.exists():
@@ -187,20 +224,6 @@ class _Transfer:
     def _read_notes(self) -> tuple[str | None, str | None]:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             content = json.loads(self.notes.read_text("utf-8"))
-            if content["url"] == self._server.base + self._remote:
+            if content["url"] == self._url:
                 return content["validator"], content["last_modified"]
         return None, None
-
-    def _write_notes(self, answer: HTTPResponse) -> None:
-        """Note which version of the file begins here, before its first byte and after the last of another."""
-        self.part.unlink(missing_ok=True)
-        tag = answer.headers.get("ETag")
-        self.last_modified = answer.headers.get("Last-Modified")
-        # A weak tag says that two files mean the same, not that they have the same bytes.
-        self._validator = tag if tag and not tag.startswith("W/") else self.last_modified
-        content = {
-            "url": self._server.base + self._remote,
-            "validator": self._validator,
-            "last_modified": self.last_modified,
-        }
-        self.notes.write_text(json.dumps(content), "utf-8")

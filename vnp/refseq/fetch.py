@@ -1,28 +1,109 @@
-"""From a question to a folder of genomes: choose, compare with what is here, fetch, check, and write it down."""
+"""From a question to a folder of genomes: choose, compare with what is here, fetch, check, and write it down.
+
+``refseq.lock.json`` says which files of which release were chosen and fetched, and ``refseq.csv`` lists them for
+``jobs.dataset``. The lock is written when the choice is made and after each file, so that a fetch that was stopped goes
+on with the same choice, and a later one can tell whether the files are still what was fetched.
+"""
 
 from __future__ import annotations
 
+import csv
 import datetime
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vnp.errors import DownloadError, StorageError, UsageError, VnpError, storage_error
+from vnp.errors import DownloadError, StorageError, UsageError, storage_error
 from vnp.files.claims import alone
-from vnp.refseq.choice import Chosen, choose
-from vnp.refseq.contents import read_contents
-from vnp.refseq.download import download, part_path
-from vnp.refseq.listing import checksums, folder_files, release_number
-from vnp.refseq.lock import Asked, Lock, LockedFile, read_lock, write_lock, write_sheet
-from vnp.refseq.server import MissingError, Server
+from vnp.files.durable import replacing
+from vnp.files.records import read_record, write_record
+from vnp.refseq.choice import GROUPS, choose, fasta_name
+from vnp.refseq.download import Contents, download, part_path, read_contents
+from vnp.refseq.server import MissingError, Server, checksums, folder_files, release_number
+
+LOCK_NAME = "refseq.lock.json"
+SHEET_NAME = "refseq.csv"
+LOCK_SCHEMA = "vnp-refseq/1"
 
 Progress = Callable[[int, int], None]
 """Told the bytes that are here and those of all files."""
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to fetch; the same request and release give the same files.
+
+    Attributes:
+        url: address of the release, with a slash at the end.
+        groups: names of folders.
+        seed: of the draws.
+        files: GenBank files of every group, or None for VirNucPro's numbers.
+        fasta: whether FASTA files come along.
+    """
+
+    url: str
+    groups: tuple[str, ...]
+    seed: int
+    files: int | None
+    fasta: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LockedFile:
+    """One file of the choice.
+
+    Attributes:
+        name: of the file.
+        group: folder that it is in.
+        kind: ``genbank`` or ``fasta``.
+        url: where it comes from.
+        size: in bytes; as the server says until it is here; None where it does not.
+        md5: from the release's catalogue; None where that has none.
+        sha256: of what came; None until it is here.
+        checked: ``md5`` (against the catalogue) or ``gzip`` (unpacked to its end); None until it is here.
+        last_modified: as the server said it.
+        fetched: when, in UTC, ISO 8601.
+
+    Raises:
+        ValueError: RefSeq has no such file.
+    """
+
+    name: str
+    group: str
+    kind: str
+    url: str
+    size: int | None
+    md5: str | None
+    sha256: str | None = None
+    checked: str | None = None
+    last_modified: str | None = None
+    fetched: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.group not in GROUPS or Path(self.name).name != self.name:
+            raise ValueError(f"{self.name!r} of {self.group!r} is no file of RefSeq")
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """A choice of files, and what is here of it.
+
+    Attributes:
+        asked: what was asked for.
+        release: number of the release; None where the server does not tell.
+        chosen: when, in UTC, ISO 8601.
+        files: in the order of the choice.
+    """
+
+    asked: Request
+    release: str | None
+    chosen: str
+    files: tuple[LockedFile, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +121,22 @@ class Fetched:
     sheet: Path
 
 
-def plan(server: Server, asked: Asked, connections: int = 3) -> Lock:
+def read_lock(folder: Path) -> Lock | None:
+    """Read the lock of a folder; None if there is none.
+
+    Raises:
+        DownloadError: the lock cannot be read.
+    """
+    remedy = "delete it and run the same command again with --force, which keeps the files that are right"
+    return read_record(folder / LOCK_NAME, Lock, schema=LOCK_SCHEMA, error=DownloadError, remedy=remedy)
+
+
+def plan(server: Server, request: Request, connections: int = 3) -> Lock:
     """Choose files and ask for their sizes and checksums; nothing is written.
 
     Args:
         server: the release.
-        asked: groups, seed and numbers.
+        request: groups, seed and numbers.
         connections: how many files to ask for at once.
 
     Raises:
@@ -54,40 +145,35 @@ def plan(server: Server, asked: Asked, connections: int = 3) -> Lock:
     release = release_number(server)
     chosen = choose(
         lambda folder: folder_files(server, folder),
-        asked.groups,
-        seed=asked.seed,
-        files=asked.files,
-        fasta=asked.fasta,
+        request.groups,
+        seed=request.seed,
+        files=request.files,
+        fasta=request.fasta,
     )
     digests = checksums(server, release)
+    paths = [f"{one.group.name}/{one.name}" for one in chosen]
     with ThreadPoolExecutor(connections) as threads:
-        sizes = list(threads.map(lambda one: server.size(_remote(one)), chosen))
-    files = {
-        one.name: LockedFile(
-            group=one.group.name,
-            kind=one.kind,
-            url=server.base + _remote(one),
-            size=size,
-            md5=digests.get(one.name),
-        )
-        for one, size in zip(chosen, sizes, strict=True)
-    }
-    return Lock(asked, release, _now(), files)
+        sizes = list(threads.map(server.size, paths))
+    files = [
+        LockedFile(one.name, one.group.name, one.kind, server.base + path, size, digests.get(one.name))
+        for one, path, size in zip(chosen, paths, sizes, strict=True)
+    ]
+    return Lock(request, release, _now(), tuple(files))
 
 
-def preview(server: Server, asked: Asked, folder: Path, *, connections: int = 3, force: bool = False) -> Lock:
+def preview(server: Server, request: Request, folder: Path, *, connections: int = 3, force: bool = False) -> Lock:
     """What ``fetch`` would bring, as far as it can be known before; nothing is written or checked.
 
     Raises:
         UsageError: the folder holds another choice.
         DownloadError: the server cannot be reached, or is no RefSeq release.
     """
-    return _kept(read_lock(folder), asked, folder, force=force) or plan(server, asked, connections)
+    return _kept(read_lock(folder), request, folder, force=force) or plan(server, request, connections)
 
 
 def fetch(
     server: Server,
-    asked: Asked,
+    request: Request,
     folder: Path,
     *,
     connections: int = 3,
@@ -101,7 +187,7 @@ def fetch(
 
     Args:
         server: the release.
-        asked: groups, seed and numbers.
+        request: groups, seed and numbers.
         folder: where to.
         connections: how many files at once.
         force: choose anew where the folder holds another choice, and write over files that are not of it.
@@ -116,54 +202,42 @@ def fetch(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with alone(folder, "fetch"):
-            return _Fetch(server, folder, connections, force, progress, say).run(asked)
+            before = read_lock(folder)
+            kept = _kept(before, request, folder, force=force)
+            lock = kept or plan(server, request, connections)
+            sound = _sound(folder, before, lock, connections, force, say)
+            files = {one.name: sound.get(one.name, one) for one in lock.files}
+            missing = [name for name in files if name not in sound]
+            if missing:
+                if kept is not None:
+                    _require_release(server, lock, folder)
+                _check_space(folder, [files[name] for name in missing])
+                write_lock(folder, replace(lock, files=tuple(files.values())))
+                _download(server, folder, lock, files, missing, connections, progress)
+            lock = replace(lock, files=tuple(files.values()))
+            write_lock(folder, lock)
+            return Fetched(lock, tuple(missing), _write_sheet(folder, lock))
     except OSError as error:
         raise storage_error(error, f"writing {folder}") from error
 
 
-class _Fetch:
-    """One run of ``fetch``."""
+def write_lock(folder: Path, lock: Lock) -> None:
+    """Write the lock durably.
 
-    def __init__(
-        self, server: Server, folder: Path, connections: int, force: bool, progress: Progress, say: Say
-    ) -> None:
-        self._server = server
-        self._folder = folder
-        self._connections = connections
-        self._force = force
-        self._progress = progress
-        self._say = say
-        self._guard = threading.Lock()
-        self._here: dict[str, int] = {}
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    write_record(folder / LOCK_NAME, lock, schema=LOCK_SCHEMA)
 
-    def run(self, asked: Asked) -> Fetched:
-        before = read_lock(self._folder)
-        kept = _kept(before, asked, self._folder, force=self._force)
-        lock = kept or plan(self._server, asked, self._connections)
-        sound = self._sound({} if before is None else before.files, lock)
-        lock = replace(lock, files={**lock.files, **sound})
-        missing = [name for name in lock.files if name not in sound]
-        if missing:
-            if kept is not None:
-                self._require_release(lock)
-            self._check_space(lock, missing)
-            write_lock(self._folder, lock)
-            lock = self._download(lock, missing)
-        write_lock(self._folder, lock)
-        return Fetched(lock, tuple(missing), write_sheet(self._folder, lock))
 
-    def _sound(self, known: Mapping[str, LockedFile], lock: Lock) -> dict[str, LockedFile]:
-        """Files that are here already, and are what is wanted."""
-        there = [name for name in lock.files if (self._folder / name).exists()]
-        if there:
-            self._say(f"checking {len(there)} file(s) that are here")
-        with ThreadPoolExecutor(self._connections) as threads:
-            entries = threads.map(lambda name: self._found(name, known.get(name), lock.files[name]), there)
-            return {name: entry for name, entry in zip(there, entries, strict=True) if entry is not None}
+def _sound(
+    folder: Path, before: Lock | None, lock: Lock, connections: int, force: bool, say: Say
+) -> dict[str, LockedFile]:
+    """What to write down of the files that are here already and are what is wanted."""
+    known = {one.name: one for one in before.files} if before is not None else {}
 
-    def _found(self, name: str, entry: LockedFile | None, wanted: LockedFile) -> LockedFile | None:
-        """What to write down of a file that is here; None if it is to be fetched again."""
-        path = self._folder / name
+    def found(wanted: LockedFile) -> LockedFile | None:
+        path, entry = folder / wanted.name, known.get(wanted.name)
         here = read_contents(path, unpack=wanted.md5 is None)
         as_wanted = here.md5 == wanted.md5
         if wanted.md5 is None:
@@ -171,123 +245,147 @@ class _Fetch:
         if entry is not None and entry.sha256 is not None:
             if as_wanted and entry.sha256 == here.sha256 and entry.url == wanted.url:
                 return entry
-            self._say(f"{path} is not the file that is wanted: it is fetched again")
+            say(f"{path} is not the file that is wanted: it is fetched again")
             return None
         if as_wanted:
             # Its fetch was killed between the file's name and the lock, or somebody brought it along.
-            return _arrived(wanted, here.size, here.sha256, None)
-        if self._force:
+            return _arrived(wanted, here)
+        if force:
             return None
         raise UsageError(
             f"{path} is there, but is not the file of the release and was not fetched by vnp; move it away, choose "
             "another folder, or --force to write over it"
         )
 
-    def _require_release(self, lock: Lock) -> None:
-        now = release_number(self._server)
-        if now != lock.release:
-            raise DownloadError(
-                f"{self._folder} was begun with RefSeq release {lock.release}, the server now has {now}, and files are "
-                f"missing; --force chooses anew from {now} and keeps the files that are the same"
-            )
-
-    def _check_space(self, lock: Lock, missing: list[str]) -> None:
-        parts = {name: part_path(self._folder / name) for name in missing}
-        here = sum(part.stat().st_size for part in parts.values() if part.exists())
-        need = sum(lock.files[name].size or 0 for name in missing) - here
-        free = shutil.disk_usage(self._folder).free
-        if need > free:
-            raise StorageError(
-                f"{self._folder}: {need / 1e9:.1f} GB are still to come, {free / 1e9:.1f} GB are free; choose another "
-                "folder, fewer groups or fewer --files"
-            )
-
-    def _download(self, lock: Lock, missing: list[str]) -> Lock:
-        files = dict(lock.files)
-        total = sum(one.size or 0 for one in files.values())
-        self._here = {name: one.size or 0 for name, one in files.items() if one.sha256 is not None}
-
-        def one(name: str) -> None:
-            wanted = files[name]
-            remote = wanted.url.removeprefix(self._server.base)
-            found = download(
-                self._server,
-                remote,
-                self._folder / name,
-                md5=wanted.md5,
-                moved=lambda done: self._moved(name, done, total),
-            )
-            with self._guard:
-                files[name] = _arrived(wanted, found.size, found.sha256, found.last_modified)
-                write_lock(self._folder, replace(lock, files=files))
-
-        with ThreadPoolExecutor(self._connections) as threads:
-            started = {name: threads.submit(one, name) for name in missing}
-            try:
-                self._wait(started)
-            except BaseException:
-                self._server.stopped.set()
-                threads.shutdown(cancel_futures=True)
-                raise
-        _require_all(started, lock)
-        return replace(lock, files=files)
-
-    def _wait(self, started: Mapping[str, Future[None]]) -> None:
-        """Wait for all; a disk that cannot be written ends all of them, a file that does not come only itself."""
-        waiting = set(started.values())
-        while waiting:
-            done, waiting = wait(waiting, return_when=FIRST_EXCEPTION)
-            for future in done:
-                error = future.exception()
-                if error is not None and not isinstance(error, DownloadError):
-                    raise error
-
-    def _moved(self, name: str, done: int, total: int) -> None:
-        with self._guard:
-            self._here[name] = done
-            self._progress(sum(self._here.values()), total)
+    there = [one for one in lock.files if (folder / one.name).exists()]
+    if there:
+        say(f"checking {len(there)} file(s) that are here")
+    with ThreadPoolExecutor(connections) as threads:
+        return {entry.name: entry for entry in threads.map(found, there) if entry is not None}
 
 
-def _kept(before: Lock | None, asked: Asked, folder: Path, *, force: bool) -> Lock | None:
-    """The choice that was made here for the same question, if it is to be kept."""
-    if before is None or force:
-        return None
-    if before.asked != asked:
-        raise UsageError(
-            f"{folder} holds another choice of files ({_described(before.asked)}); choose another folder, or --force "
-            "to choose anew here, which keeps the files that both have"
+def _require_release(server: Server, lock: Lock, folder: Path) -> None:
+    now = release_number(server)
+    if now != lock.release:
+        raise DownloadError(
+            f"{folder} was begun with RefSeq release {lock.release}, the server now has {now}, and files are "
+            f"missing; --force chooses anew from {now} and keeps the files that are the same"
         )
-    return before
 
 
-def _require_all(started: Mapping[str, Future[None]], lock: Lock) -> None:
-    failed = {name: error for name, future in started.items() if (error := future.exception()) is not None}
-    if not failed:
-        return
-    first = next(iter(failed.values()))
+def _check_space(folder: Path, missing: list[LockedFile]) -> None:
+    parts = [part_path(folder / one.name) for one in missing]
+    here = sum(part.stat().st_size for part in parts if part.exists())
+    need = sum(one.size or 0 for one in missing) - here
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise StorageError(
+            f"{folder}: {need / 1e9:.1f} GB are still to come, {free / 1e9:.1f} GB are free; choose another "
+            "folder, fewer groups or fewer --files"
+        )
+
+
+def _download(
+    server: Server,
+    folder: Path,
+    lock: Lock,
+    files: dict[str, LockedFile],
+    missing: list[str],
+    connections: int,
+    progress: Progress,
+) -> None:
+    """Bring the missing files, and write each into ``files`` and the lock when it is here."""
+    total = sum(one.size or 0 for one in files.values())
+    here = {name: one.size or 0 for name, one in files.items() if one.sha256 is not None}
+    guard = threading.Lock()
+
+    def bring(name: str) -> None:
+        def moved(done: int) -> None:
+            with guard:
+                here[name] = done
+                progress(sum(here.values()), total)
+
+        wanted = files[name]
+        remote = wanted.url.removeprefix(server.base)
+        found = download(server, remote, folder / name, md5=wanted.md5, moved=moved)
+        with guard:
+            files[name] = _arrived(wanted, found)
+            write_lock(folder, replace(lock, files=tuple(files.values())))
+
+    with ThreadPoolExecutor(connections) as threads:
+        started = [threads.submit(bring, name) for name in missing]
+        try:
+            waiting: set[Future[None]] = set(started)
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    # A disk that cannot be written ends all of them, a file that does not come only itself.
+                    if (error := future.exception()) is not None and not isinstance(error, DownloadError):
+                        raise error
+        except BaseException:
+            server.stopped.set()
+            threads.shutdown(cancel_futures=True)
+            raise
+    failed = [error for future in started if (error := future.exception()) is not None]
+    if failed:
+        _refuse(failed, len(started), lock)
+
+
+def _refuse(failed: list[BaseException], count: int, lock: Lock) -> None:
+    first = failed[0]
     if isinstance(first, MissingError):
         raise DownloadError(
             f"{first}: RefSeq release {lock.release or 'of then'} has been replaced, it seems; --force chooses anew, "
             "and keeps the files that are the same"
         ) from first
-    if len(failed) == 1 and isinstance(first, VnpError):
+    if len(failed) == 1:
         raise first
-    raise DownloadError(f"{len(failed)} of {len(started)} files did not come. The first: {first}") from first
+    raise DownloadError(f"{len(failed)} of {count} files did not come. The first: {first}") from first
 
 
-def _arrived(wanted: LockedFile, size: int, sha256: str, last_modified: str | None) -> LockedFile:
-    checked = "gzip" if wanted.md5 is None else "md5"
-    return replace(wanted, size=size, sha256=sha256, checked=checked, last_modified=last_modified, fetched=_now())
+def _write_sheet(folder: Path, lock: Lock) -> Path:
+    """Write the samplesheet that ``jobs.dataset`` takes, with label and organism group.
+
+    The bases are taken from the FASTA files where they came along, for many GenBank records have none of their own.
+    """
+    path = folder / SHEET_NAME
+    names = {one.name for one in lock.files}
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("path", "label", "group", "organism_group", "annotation"))
+        for one in lock.files:
+            if one.kind == "genbank":
+                group, fasta = GROUPS[one.group], fasta_name(one.name)
+                files = (fasta, one.name) if fasta in names else (one.name, "")
+                writer.writerow((files[0], group.label, "", group.organisms, files[1]))
+    return path
 
 
-def _described(asked: Asked) -> str:
-    number = "VirNucPro's numbers" if asked.files is None else f"{asked.files} files a group"
-    fasta = "with FASTA" if asked.fasta else "without FASTA"
-    return f"{','.join(asked.groups)} from {asked.url}, seed {asked.seed}, {number}, {fasta}"
+def _kept(before: Lock | None, request: Request, folder: Path, *, force: bool) -> Lock | None:
+    """The choice that was made here for the same request, if it is to be kept."""
+    if before is None or force:
+        return None
+    asked = before.asked
+    if asked != request:
+        number = "VirNucPro's numbers" if asked.files is None else f"{asked.files} files a group"
+        fasta = "with FASTA" if asked.fasta else "without FASTA"
+        raise UsageError(
+            f"{folder} holds another choice of files ({','.join(asked.groups)} from {asked.url}, seed {asked.seed}, "
+            f"{number}, {fasta}); choose another folder, or --force to choose anew here, which keeps the files that "
+            "both have"
+        )
+    return before
 
 
-def _remote(one: Chosen) -> str:
-    return f"{one.group.name}/{one.name}"
+def _arrived(wanted: LockedFile, found: Contents) -> LockedFile:
+    return replace(
+        wanted,
+        size=found.size,
+        sha256=found.sha256,
+        checked="gzip" if wanted.md5 is None else "md5",
+        last_modified=found.last_modified,
+        fetched=_now(),
+    )
 
 
 def _now() -> str:

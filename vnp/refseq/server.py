@@ -1,38 +1,44 @@
-"""A server, asked politely: few tries, pauses that grow, and whatever pause it asks for itself."""
+"""A RefSeq release on its server: asked politely, and what it says of itself.
+
+Politely is with few tries, pauses that grow, and whatever pause the server asks for. The release is laid out as NCBI
+describes it in ``release-catalog/README``: ``RELEASE_NUMBER`` beside the folders of the groups, and
+``release-catalog/release#.files.installed`` with a checksum for each file: MD5 since December 2022, a CRC before, which
+is not used.
+"""
 
 from __future__ import annotations
 
 import datetime
 import email.utils
-import http.client
 import random
+import re
 import ssl
 import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from html.parser import HTMLParser
+from typing import TypeVar
+from urllib.parse import unquote, urljoin, urlsplit
+
+import httpx2
 
 from vnp import __version__
 from vnp.errors import DownloadError, UsageError
 
-if TYPE_CHECKING:
-    from http.client import HTTPResponse
-
-_Result = TypeVar("_Result")
-
-USER_AGENT = f"vnp/{__version__} (python -m jobs.fetch)"
 TIMEOUT_SECONDS = 60.0
 
+_Result = TypeVar("_Result")
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
 # A server that asks for more patience than this is better asked another day.
 _LONGEST_ASKED = 900.0
 _TRIES = 6
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
-_MOST_TEXT = 256 << 20
 _UNSATISFIABLE = 416
+_MOST_TEXT = 256 << 20
+_USER = re.compile(r"(?<=//)[^/@]*@")
+_NAME = re.compile(r"\w[\w.+-]*")
+_MD5 = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", re.IGNORECASE)
 
 
 class Fault(Exception):  # noqa: N818 - it passes, or becomes a DownloadError
@@ -58,10 +64,14 @@ class Server:
     """An HTTP server below one address.
 
     Args:
-        base: address of a folder, ``https://`` or ``http://``.
+        base: address of a folder, ``https://`` or ``http://``, with a name and password if it needs them.
         tries: how often in a row something may fail without getting on.
         sleep: waits for so many seconds.
         chance: a number from 0 to 1, to spread the pauses of many clients.
+
+    Attributes:
+        base: the address, without name and password.
+        stopped: set to have downloads end at once.
 
     Raises:
         UsageError: that is no such address.
@@ -75,33 +85,37 @@ class Server:
         sleep: Callable[[float], object] | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        parts = urlsplit(base)
-        if parts.scheme not in ("https", "http") or not parts.netloc or parts.query or parts.fragment:
-            raise UsageError(f"{base!r} is not the address of a folder, such as https://server/refseq/release/")
-        self.base = base.rstrip("/") + "/"
-        self.tries = tries
+        self.base = _USER.sub("", base).rstrip("/") + "/"
+        try:
+            url = httpx2.URL(base)
+        except httpx2.InvalidURL:
+            url = httpx2.URL()
+        if url.scheme not in ("https", "http") or not url.host or url.query or url.fragment:
+            raise UsageError(f"{self.base!r} is not the address of a folder, such as https://server/refseq/release/")
         self.stopped = threading.Event()
+        self._tries = tries
         self._sleep = sleep or self.stopped.wait
         self._chance = chance
         self._gate = threading.Lock()
         self._reached = False
-        self._opener = urllib.request.OpenerDirector()
-        for handler in (
-            urllib.request.ProxyHandler(),
-            urllib.request.HTTPHandler(),
-            urllib.request.HTTPSHandler(context=ssl.create_default_context()),
-            urllib.request.HTTPDefaultErrorHandler(),
-            urllib.request.HTTPRedirectHandler(),
-            urllib.request.HTTPErrorProcessor(),
-            urllib.request.UnknownHandler(),
-        ):
-            self._opener.add_handler(handler)
+        self._client = httpx2.Client(
+            auth=(url.username, url.password) if url.userinfo else None,
+            follow_redirects=True,
+            # Packed files are wanted as they are, not packed once more for the way.
+            headers={"User-Agent": f"vnp/{__version__} (python -m jobs.fetch)", "Accept-Encoding": "identity"},
+            # A connection that is kept while a file is checked is often closed by the time it is wanted again.
+            limits=httpx2.Limits(max_keepalive_connections=0),
+            timeout=TIMEOUT_SECONDS,
+        )
 
-    def open(self, path: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> HTTPResponse:
-        """RunOptions once; the answer has the status 200, 206 or 416.
+    @contextmanager
+    def open(
+        self, path: str, headers: Mapping[str, str] | None = None, method: str = "GET"
+    ) -> Iterator[httpx2.Response]:
+        """Ask once; the answer has a status of success, or 416.
 
         Raises:
-            Fault: it may be otherwise next time.
+            Fault: it may be otherwise next time; also where the connection breaks while the answer is read.
             MissingError: there is no such file.
             DownloadError: the server refuses, or cannot be reached at all.
         """
@@ -109,23 +123,14 @@ class Server:
         with self._gate:
             pass
         url = self.base + path
-        # Packed files are wanted as they are, not packed once more for the way.
-        sent = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **(headers or {})}
         try:
-            answer: HTTPResponse = self._opener.open(
-                urllib.request.Request(url, headers=sent, method=method),  # noqa: S310 - the scheme was checked
-                timeout=TIMEOUT_SECONDS,
-            )
-        except urllib.error.HTTPError as error:
-            self._reached = True
-            if error.code == _UNSATISFIABLE:
-                return error  # type: ignore[return-value]  # it has the same methods
-            with error:
-                raise _refusal(error, url) from error
-        except (OSError, http.client.HTTPException) as error:
-            raise self._unreached(error, url) from error
-        self._reached = True
-        return answer
+            with self._client.stream(method, url, headers=headers) as answer:
+                self._reached = True
+                if not answer.is_success and answer.status_code != _UNSATISFIABLE:
+                    raise _refusal(answer, url)
+                yield answer
+        except httpx2.HTTPError as error:
+            raise self._broken(error, url) from error
 
     def text(self, path: str) -> str:
         """Read a small file or a folder's page.
@@ -136,20 +141,18 @@ class Server:
         """
 
         def once() -> str:
-            try:
-                with self.open(path) as answer:
-                    found = answer.read(_MOST_TEXT)
-            except (OSError, http.client.HTTPException) as error:
-                raise Fault(f"the connection broke ({words(error)})") from error
-            promised = answer.headers.get("Content-Length", "")
-            if promised.isdecimal() and len(found) < int(promised):
-                raise Fault(f"the connection broke after {len(found):,} of {int(promised):,} bytes")
+            found = bytearray()
+            with self.open(path) as answer:
+                for block in answer.iter_bytes():
+                    found += block
+                    if len(found) > _MOST_TEXT:
+                        raise DownloadError(f"{self.base}{path} does not end: is this a RefSeq release?")
             return found.decode("utf-8", "replace")
 
         return self.patiently(path, once)
 
     def size(self, path: str) -> int | None:
-        """RunOptions how large a file is; None where the server does not tell.
+        """Ask how large a file is; None where the server does not tell.
 
         Raises:
             MissingError: there is no such file.
@@ -163,7 +166,7 @@ class Server:
 
         return self.patiently(path, once)
 
-    def patiently(self, path: str, once: Callable[[], _Result], progress: Callable[[], int] | None = None) -> _Result:
+    def patiently(self, path: str, once: Callable[[], _Result], progress: Callable[[], int] = lambda: 0) -> _Result:
         """Try until it works, or has failed too often in a row.
 
         Args:
@@ -180,10 +183,10 @@ class Server:
                 return once()
             except Fault as fault:
                 costly += fault.costly
-                now = progress() if progress is not None else 0
+                now = progress()
                 failed = 1 if now > reached and not fault.costly else failed + 1
                 reached = max(reached, now)
-                if failed >= self.tries or costly >= 2 or (fault.pause or 0) > _LONGEST_ASKED:
+                if failed >= self._tries or costly >= 2 or (fault.pause or 0) > _LONGEST_ASKED:
                     raise DownloadError(_given_up(self.base + path, fault, failed)) from fault
                 self._wait(fault, failed)
 
@@ -197,35 +200,31 @@ class Server:
         with self._gate:
             self._sleep(max(fault.pause, pause))
 
-    def _unreached(self, error: Exception, url: str) -> Exception:
-        reason = getattr(error, "reason", error)
-        if isinstance(reason, ssl.SSLCertVerificationError):
+    def _broken(self, error: httpx2.HTTPError, url: str) -> Exception:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, ssl.SSLCertVerificationError):
             return DownloadError(
-                f"{url}: its certificate is not trusted ({reason.verify_message}); where your site has a proxy with "
+                f"{url}: its certificate is not trusted ({cause.verify_message}); where your site has a proxy with "
                 "its own certificate, name that in SSL_CERT_FILE"
             )
-        if self._reached or isinstance(reason, http.client.HTTPException):
-            return Fault(f"the connection broke ({words(error)})")
+        said = getattr(cause, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, httpx2.TimeoutException):
+            said = f"nothing came for {TIMEOUT_SECONDS:.0f} s"
+        if self._reached or isinstance(error, httpx2.ProtocolError):
+            return Fault(f"the connection broke ({said})")
         return DownloadError(
-            f"no connection to {self.base} ({words(error)}). If this node has no internet, run the command on a login "
+            f"no connection to {self.base} ({said}). If this node has no internet, run the command on a login "
             "node, or elsewhere and copy the folder; --refseq-url names a mirror"
         )
 
 
-def words(error: Exception) -> str:
-    """Say in a few words what went wrong with a connection."""
-    reason = getattr(error, "reason", error)
-    if isinstance(reason, TimeoutError):
-        return f"nothing came for {TIMEOUT_SECONDS:.0f} s"
-    said = getattr(reason, "strerror", None) or str(reason)
-    return said or type(reason).__name__
-
-
-def _refusal(error: urllib.error.HTTPError, url: str) -> Exception:
-    said = f"{error.code} {error.reason or ''}".strip()
-    if error.code in _PASSING:
-        return Fault(f"the server answered {said}", pause=_asked_pause(error.headers.get("Retry-After")))
-    if error.code in (404, 410):
+def _refusal(answer: httpx2.Response, url: str) -> Exception:
+    said = f"{answer.status_code} {answer.reason_phrase}".strip()
+    if answer.status_code in _PASSING:
+        return Fault(f"the server answered {said}", pause=_asked_pause(answer.headers.get("Retry-After")))
+    if answer.status_code in (404, 410):
         return MissingError(f"{url} is not there ({said})")
     return DownloadError(f"{url}: the server answered {said}")
 
@@ -250,3 +249,78 @@ def _given_up(url: str, fault: Fault, failed: int) -> str:
         return f"{url}: {fault}, and asks for a pause of {fault.pause / 60:.0f} minutes: run the same command then"
     tries = "" if failed == 1 else f" ({failed} tries)"
     return f"{url}: {fault}{tries}; run the same command again, it goes on where it stopped"
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "a":
+            self.found += [value for name, value in attrs if name == "href" and value]
+
+
+def release_number(server: Server) -> str | None:
+    """Read the number of the release; None where the server has no file for it.
+
+    Raises:
+        DownloadError: the server cannot be reached.
+    """
+    try:
+        found = server.text("RELEASE_NUMBER").strip()
+    except MissingError:
+        return None
+    if not re.fullmatch(r"\d{1,9}", found):
+        raise DownloadError(
+            f"{server.base}RELEASE_NUMBER holds no number but {found[:60]!r}: is this a RefSeq release, and does "
+            "nothing stand between, such as a proxy's login page?"
+        )
+    return found
+
+
+def folder_files(server: Server, folder: str) -> tuple[str, ...]:
+    """List the files of a folder, in the order of the server's page.
+
+    Raises:
+        DownloadError: the server cannot be reached, or has no such folder.
+    """
+    page = _Links()
+    page.feed(server.text(f"{folder}/"))
+    address = f"{server.base}{folder}/"
+    return tuple(name for link in page.found if (name := _name(address, link)))
+
+
+def _name(address: str, link: str) -> str | None:
+    """Name of a file that a link leads to, if the file is in this folder."""
+    try:
+        parts = urlsplit(urljoin(address, link))
+    except ValueError:
+        return None
+    folder, name = parts.path.rpartition("/")[::2]
+    here = urlsplit(address)
+    if (parts.netloc, f"{folder}/", parts.query) != (here.netloc, here.path, ""):
+        return None
+    name = unquote(name)
+    return name if _NAME.fullmatch(name) else None
+
+
+def checksums(server: Server, release: str | None) -> dict[str, str]:
+    """Read the MD5 of every file of the release; empty where the catalogue has none.
+
+    Raises:
+        DownloadError: the server cannot be reached.
+    """
+    if release is None:
+        return {}
+    try:
+        text = server.text(f"release-catalog/release{release}.files.installed")
+    except MissingError:
+        return {}
+    found = {}
+    for line in text.splitlines():
+        digest = _MD5.search(line)
+        names = [word.rpartition("/")[2] for word in line.split() if word != (digest and digest[0])]
+        if digest is not None and names:
+            found[names[-1]] = digest[0].lower()
+    return found
