@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int64
 from vnp.datasets.annotations.annotated import Annotated
 from vnp.datasets.annotations.contained import ContainmentIndex
 from vnp.datasets.annotations.reading import GenomeFile, read_annotated
-from vnp.sequences.chunks import Chunks, cut
+from vnp.sequences.chunks import Chunking, Chunks
 from vnp.sequences.frames import Frames, open_frames
 
 _STATUS = Path("/proc/self/status")
@@ -182,7 +182,7 @@ def _add_record(sums: _Sums, record: Annotated, chunk: int, scan_chunks: int) ->
 
 def _known_chunks(sequence: bytes, size: int) -> Chunks:
     """The chunks of a record that hold no ambiguous base."""
-    chunks = cut(np.array([len(sequence)]), size)
+    chunks = Chunking(size).cut(np.array([len(sequence)]))
     strange = np.array([match.start() for match in re.finditer(rb"[^ACGT]", sequence)], dtype=np.int64)
     known = np.searchsorted(strange, chunks.start) == np.searchsorted(strange, chunks.end)
     return Chunks(chunks.sequence[known], chunks.number[known], chunks.start[known], chunks.end[known])

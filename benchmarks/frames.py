@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.frames_loop import all_open_rows
 from vnp.errors import InputError
-from vnp.sequences.chunks import cut
+from vnp.sequences.chunks import Chunking
 from vnp.sequences.frames import count_open, frame_ids, open_frames
 from vnp.sequences.reading import read_records
 
@@ -93,7 +93,7 @@ def benchmark_frames(
         RuntimeError: the two sides differ.
     """
     names, sequences = _real(paths, bases) if paths else _random(bases, seed)
-    chunks = cut(np.array(list(map(len, sequences)), dtype=np.int64), chunk)
+    chunks = Chunking(chunk).cut(np.array(list(map(len, sequences)), dtype=np.int64))
     # The loop takes a hundred times longer, so it gets a part: whole sequences, at least a twentieth of the bases.
     enough = int(np.searchsorted(np.cumsum(list(map(len, sequences))), sum(map(len, sequences)) / 20)) + 1
     texts = [sequence.decode("ascii") for sequence in sequences[:enough]]

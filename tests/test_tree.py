@@ -169,25 +169,9 @@ EACH_OTHER: set[tuple[str, str]] = {
     ("vnp.virnucpro", "vnp.virnucpro.extract"),
 }
 PRIVATE_ACROSS_ROOMS: set[tuple[str, str]] = {
-    ("vnp.datasets.annotations.flatfile", "vnp.sequences._record"),
-    ("vnp.datasets.annotations.genbank", "vnp.sequences._record"),
-    ("vnp.datasets.annotations.gff3", "vnp.sequences._record"),
-    ("vnp.datasets.annotations.reading", "vnp.sequences._fasta"),
-    ("vnp.datasets.annotations.reading", "vnp.sequences._files"),
-    ("vnp.datasets.annotations.reading", "vnp.sequences._record"),
-    ("vnp.datasets.annotations.reading", "vnp.sequences._text"),
-    ("vnp.datasets.annotations.regions", "vnp.sequences._files"),
-    ("vnp.datasets.annotations.regions", "vnp.sequences._text"),
-    ("vnp.datasets.sheet", "vnp.sequences._files"),
-    ("vnp.datasets.sheet", "vnp.sequences._readable"),
-    ("vnp.datasets.sheet", "vnp.sequences._sheet"),
     ("vnp.export.halves", "vnp.features._strings"),
     ("vnp.runs.planning.plan", "vnp.features._image"),
     ("vnp.runs.planning.plan", "vnp.features._strings"),
-    ("vnp.speed.workloads", "vnp.sequences._files"),
-    ("vnp.virnucpro.sequences", "vnp.sequences._files"),
-    ("vnp.virnucpro.sequences", "vnp.sequences._record"),
-    ("vnp.virnucpro.sequences", "vnp.sequences._text"),
 }
 
 

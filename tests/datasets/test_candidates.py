@@ -22,7 +22,7 @@ from vnp.datasets.choosing.matches import ViralIndex
 from vnp.datasets.choosing.part import Part, has_part, read_part, writing_part
 from vnp.datasets.sheet import Source, group_of_lineage
 from vnp.errors import InputError
-from vnp.sequences.chunks import Chunks, cut
+from vnp.sequences.chunks import Chunking, Chunks
 from vnp.sequences.frames import FRAME_NAMES, open_frames
 
 BACTERIUM = "Bacteria; Madeupota; Madeupia"
@@ -55,7 +55,7 @@ def rows_of(part: Part) -> list[tuple[str, int, int, str, bool]]:
 
 def naive_rows(bases: str, proteins: list[str], size: int) -> list[tuple[int, int, str, bool]]:
     """Every open frame of every chunk of known bases, and whether a plain scan finds its protein in another."""
-    chunks = cut(np.array([len(bases)]), size)
+    chunks = Chunking(size).cut(np.array([len(bases)]))
     found = []
     for start, end in zip(chunks.start.tolist(), chunks.end.tolist(), strict=True):
         if set(bases[start:end]) - set("ACGT"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vnp.datasets.annotations import contained
 from vnp.datasets.annotations.contained import ContainmentIndex
-from vnp.sequences.chunks import cut
+from vnp.sequences.chunks import Chunking
 from vnp.sequences.frames import open_frames
 
 LETTERS = st.text("ACD", max_size=12).map(str.encode)
@@ -137,7 +137,7 @@ def test_zero_bytes_are_refused() -> None:
 def test_frames_of_chunks() -> None:
     rng = np.random.default_rng(3)
     sequence = rng.choice(np.frombuffer(b"ACGT", dtype=np.uint8), 60_000).tobytes()
-    chunks = cut(np.array([len(sequence)]), 90)
+    chunks = Chunking(90).cut(np.array([len(sequence)]))
     frames = open_frames([sequence], chunks)
     everything = [query.encode() for query in frames.proteins()]
     proteins = [b"".join(everything[at : at + 3]) for at in range(0, len(everything), 9)]

@@ -221,7 +221,7 @@ def test_sequences_within_the_annotation_are_left_alone(read: Read) -> None:
 
 @pytest.mark.parametrize("block", [1, 7, 64, 1 << 18])
 def test_sequences_within_the_annotation_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr("vnp.sequences._files.BLOCK", block)
+    monkeypatch.setattr("vnp.sequences.opening.BLOCK", block)
     path = tmp_path / "prokka.gff"
     text = HEAD + line(0, SIZE) + "##FASTA\n" + fasta({"c1": FORWARD, "c2": AFTER})
     path.write_text(text)

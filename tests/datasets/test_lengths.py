@@ -8,7 +8,7 @@ import pytest
 from vnp.datasets.choosing import lengths as lengths_module
 from vnp.datasets.choosing.lengths import Lengths, read_lengths, tile
 from vnp.errors import UsageError
-from vnp.sequences.chunks import cut
+from vnp.sequences.chunks import Chunking
 
 
 def tiled(bases: int, text: str, name: str = "r", seed: int = 0) -> dict[int, list[tuple[int, int]]]:
@@ -37,7 +37,7 @@ def test_fixed_lengths_are_cut_as_virnucpro_cuts() -> None:
     for bases in (500, 1234, 10_001):
         found = tiled(bases, "150,300,500")
         for number, size in enumerate((150, 300, 500)):
-            chunks = cut(np.array([bases]), size)
+            chunks = Chunking(size).cut(np.array([bases]))
             assert found[number] == list(zip(chunks.start.tolist(), chunks.end.tolist(), strict=True))
 
 

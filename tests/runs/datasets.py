@@ -11,7 +11,7 @@ import numpy as np
 
 from vnp.datasets.sheet import Source
 from vnp.datasets.writing.write import FASTA, KEY, TABLE, Chosen, Records, describe, write_fasta, write_table
-from vnp.sequences.chunks import cut
+from vnp.sequences.chunks import Chunking
 from vnp.sequences.frames import open_frames
 
 _PARTS = (0, 0, 0, 1, 2)
@@ -66,7 +66,7 @@ def write_dataset(
         of_record = []
         for length in lengths:
             whole = np.array([len(genome.sequence)], np.int64)
-            chunks = cut(whole, length)
+            chunks = Chunking(length).cut(whole)
             frames = open_frames([genome.sequence], chunks)
             bits = np.zeros(len(chunks), np.uint8)
             np.bitwise_or.at(bits, frames.chunk, np.uint8(1) << frames.frame.astype(np.uint8))

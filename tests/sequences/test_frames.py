@@ -7,10 +7,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import vnp.sequences._codons as codons
 from benchmarks.frames import benchmark_frames
 from benchmarks.frames_loop import all_open_rows
-from vnp.sequences.chunks import Chunks, cut
+from vnp.sequences import chunks as chunks_module
+from vnp.sequences.chunks import Chunking, Chunks
 from vnp.sequences.frames import FRAME_NAMES, Frames, Reason, count_open, frame_ids, open_frames
 from vnp.sequences.reading import read_records
 
@@ -24,7 +24,7 @@ SEQUENCES = st.lists(st.one_of(OPEN, ANY, UNKNOWN), max_size=6)
 
 def find(sequences: list[str], size: int) -> tuple[list[bytes], Chunks, Frames]:
     coded = [sequence.encode() for sequence in sequences]
-    chunks = cut(np.array(list(map(len, coded)), dtype=np.int64), size)
+    chunks = Chunking(size).cut(np.array(list(map(len, coded)), dtype=np.int64))
     return coded, chunks, open_frames(coded, chunks)
 
 
@@ -90,7 +90,7 @@ def test_a_part_of_the_chunks_gives_a_part_of_the_rows(sequences: list[str], siz
 def test_the_size_of_a_block_does_not_matter(sequences: list[str], size: int) -> None:
     _, _, whole = find(sequences, size)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codons, "BLOCK_BASES", 50)
+        patch.setattr(chunks_module, "BLOCK_BASES", 50)
         _, _, small = find(sequences, size)
     for name in Frames.__slots__:
         a, b = getattr(whole, name), getattr(small, name)

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vnp.errors import InputError, UsageError
-from vnp.sequences import _files
+from vnp.sequences import opening as _files
 from vnp.sequences.reading import Record, input_digest, read_records
 
 FASTA = b">one first record\nACGTN\nacgu\n>two\nRYSWKMBDHV\n"

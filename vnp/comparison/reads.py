@@ -12,9 +12,9 @@ import numpy as np
 from vnp.errors import InputError, UsageError
 from vnp.files.durable import replacing
 from vnp.sequences.reading import Record, read_records
+from vnp.sequences.record import reverse_complement
 from vnp.sequences.samplesheet import InputFile
 
-_COMPLEMENT = bytes.maketrans(b"ACGTRYKMBDHV", b"TGCAYRMKVHDB")
 _LABELS = {1: "viral", 0: "host", -1: ""}
 
 
@@ -104,7 +104,7 @@ def _cut(record: Record, length: int, most: int, chance: np.random.Generator) ->
     for start in chance.integers(len(sequence) - length + 1, size=count).tolist():
         bases, strand = sequence[start : start + length], ""
         if chance.integers(2):
-            bases, strand = bases.translate(_COMPLEMENT)[::-1], ":r"
+            bases, strand = reverse_complement(bases), ":r"
         found[f"{record.name}:{start + 1}-{start + length}{strand}"] = bases
     return found
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from vnp.datasets.annotations.annotated import Annotated, gff3_beside, stem
 from vnp.errors import InputError, UsageError
-from vnp.sequences._files import stream
-from vnp.sequences._readable import check_readable
-from vnp.sequences._sheet import DELIMITERS, Columns, file_in_sheet, read_rows, require_utf8
+from vnp.sequences.opening import stream
+from vnp.sequences.samplesheet import DELIMITERS, Columns, check_readable, file_in_sheet, read_rows, require_utf8
 
 VIRAL = "viral"
 HOST_GROUPS = ("vertebrate", "protozoa", "plant", "invertebrate", "fungi", "bacteria", "archaea")
@@ -143,7 +142,7 @@ def _is_fasta(file: Path, sheet: Path, line: int) -> bool:
     """Tell FASTA from GenBank by the first letter."""
     start = b""
     try:
-        for block in stream(file, None, 0)[1]:
+        for block in stream(file)[1]:
             start = block.removeprefix(b"\xef\xbb\xbf").lstrip()
             if start:
                 break

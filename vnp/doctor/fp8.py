@@ -100,7 +100,7 @@ def measure(name: str, folder: Path, device: str) -> Fp8Record:
 
 def proteins() -> list[str]:
     """Make proteins of 10 to 2,000 residues from the open frames of the bundled genomes, joined end to end."""
-    from vnp.sequences.chunks import cut
+    from vnp.sequences.chunks import Chunking
     from vnp.sequences.frames import open_frames
     from vnp.sequences.reading import read_records
 
@@ -108,7 +108,7 @@ def proteins() -> list[str]:
     for kind in _GENOMES:
         for path in sorted(Path(str(files("vnp") / "sample" / kind)).iterdir()):
             bases = [record.sequence for record in read_records(path) if record.problem is None]
-            frames = open_frames(bases, cut(np.array([len(each) for each in bases], np.int64), 500))
+            frames = open_frames(bases, Chunking(500).cut(np.array([len(each) for each in bases], np.int64)))
             text += [protein.replace("X", "") for protein in frames.proteins()]
     whole = "".join(text)
     steps = np.random.default_rng(0).integers(0, len(whole) - max(_LENGTHS), (len(_LENGTHS), _OF_EACH))

@@ -36,7 +36,7 @@ from vnp.prediction.tables import CHUNKS, FRAMES, PREDICTIONS, Column, Table
 from vnp.prediction.virnucpro import VirNucProFiles
 from vnp.report.calls import Report, best_records, write_report
 from vnp.runs.request import versions
-from vnp.sequences.chunks import count_chunks, cut
+from vnp.sequences.chunks import Chunking
 from vnp.sequences.frames import FRAME_NAMES
 
 if TYPE_CHECKING:
@@ -164,10 +164,10 @@ class Writing:
     def _spans(self, found: Chunks) -> tuple[np.ndarray, np.ndarray]:
         """Where chunks start and end on their records."""
         low, high = int(found.record[0]), int(found.record[-1]) + 1
-        lengths, size = self._lengths[low:high], self._features.chunk
-        before = np.cumsum(counts := count_chunks(lengths, size)) - counts
+        lengths, chunking = self._lengths[low:high], Chunking(self._features.chunk)
+        before = np.cumsum(counts := chunking.count(lengths)) - counts
         place = before[found.record - low] + found.chunk - 1
-        table = cut(lengths, size, first=int(place[0]), last=int(place[-1]) + 1)
+        table = chunking.cut(lengths, first=int(place[0]), last=int(place[-1]) + 1)
         at = place - place[0]
         return table.start[at], table.end[at]
 

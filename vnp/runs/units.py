@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from vnp.runs.request import START, PlannedInput, Position
-from vnp.sequences.chunks import Chunks, count_chunks, cut
+from vnp.sequences.chunks import Chunking, Chunks
 from vnp.sequences.reading import Record, read_records
 
 BATCH_UNITS = 8_192
@@ -108,12 +108,13 @@ def batch_units(records: Iterator[Record], chunk: int, index: int, start: Positi
         start: its ``record`` numbers the first record, its ``chunk`` is the first chunk taken of that record.
     """
     waiting: list[Record] = []
+    number = Chunking(chunk).number
     bases = units = 0
     ordinal, skip = start.record, start.chunk
     for record in records:
         waiting.append(record)
         bases += len(record.sequence)
-        units += max(1, -(-len(record.sequence) // chunk))
+        units += max(1, number(len(record.sequence)))
         if bases >= _BATCH_BASES or units - skip >= BATCH_UNITS:
             yield from _cut_batches(waiting, chunk, index, ordinal, skip)
             ordinal += len(waiting)
@@ -124,7 +125,8 @@ def batch_units(records: Iterator[Record], chunk: int, index: int, start: Positi
 
 def _cut_batches(records: list[Record], chunk: int, index: int, ordinal: int, skip: int) -> Iterator[UnitBatch]:
     lengths = np.array([0 if record.problem else len(record.sequence) for record in records], np.int64)
-    counts = count_chunks(lengths, chunk)
+    chunking = Chunking(chunk)
+    counts = chunking.count(lengths)
     per_record = np.maximum(counts, 1)
     total = int(per_record.sum())
     ends = np.cumsum(per_record)
@@ -138,7 +140,8 @@ def _cut_batches(records: list[Record], chunk: int, index: int, ordinal: int, sk
         within = units - (ends - per_record)[owner]
         has_chunk = counts[owner] > 0
         row = (chunks_before[owner] + within)[has_chunk]
-        table = cut(lengths, chunk, first=int(row[0]), last=int(row[-1]) + 1) if len(row) else cut(lengths[:0], chunk)
+        rows = (int(row[0]), int(row[-1]) + 1) if len(row) else (0, 0)
+        table = chunking.cut(lengths, first=rows[0], last=rows[1])
         unit_chunk = np.full(last - first, -1, np.int64)
         unit_chunk[has_chunk] = np.arange(len(table))
         yield _narrow(records, lengths, counts, table, owner, unit_chunk, low, high, index, ordinal)

@@ -15,20 +15,19 @@ from itertools import pairwise, product
 import numpy as np
 from jaxtyping import Bool, Int8, Int32, Int64, UInt8
 
-from vnp.sequences._codons import (
-    AMBIGUOUS,
-    CODED,
-    Layout,
-    Open,
-    ambiguous_bases,
-    base_codes,
-    codon_codes,
-    find_open,
-    lay_out,
-)
-from vnp.sequences.chunks import Chunks
+from vnp.sequences.chunks import BLOCK_BASES, Chunks, Layout, lay_out
+from vnp.sequences.record import CODONS, COMPLEMENT, STANDARD_CODE, reverse_complement
 
 FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
+# Rows so uneven that copying all at the length of the longest would cost more than one by one.
+_UNEVEN = 16
+_Bytes = UInt8[np.ndarray, "n"]
+
+# A base's code is bits 1 and 2 of its ASCII letter: A 0, C 1, T 2, G 3; its complement's is that xor 2. A codon's code
+# is 16 x first + 4 x second + third, read on the forward strand.
+_AMBIGUOUS = 64
+_CODED = "ACTG"
+_NONE = np.zeros(0, dtype=np.int64)
 
 
 class Reason(IntEnum):
@@ -102,20 +101,6 @@ def _strings(letters: UInt8[np.ndarray, "n"], offsets: Int64[np.ndarray, "rows+1
     return [text[first:last] for first, last in pairwise(edges)]
 
 
-def _residue_table() -> bytes:
-    """Residues by codon code."""
-    code = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG"  # NCBI table 1, order TCAG
-    residues = dict(zip(product("TCAG", repeat=3), code, strict=True))
-    known = "".join(residues[codon] for codon in product(CODED, repeat=3))
-    return known.ljust(256, "X").encode()
-
-
-_RESIDUES = _residue_table()
-# Rows so uneven that copying all at the length of the longest would cost more than one by one.
-_UNEVEN = 16
-_COMPLEMENT = np.frombuffer(bytes.maketrans(b"ACGTRYSWKMBDHVN", b"TGCAYRSWMKVHDBN"), dtype=np.uint8)
-
-
 def open_frames(sequences: Sequence[bytes], chunks: Chunks, only: UInt8[np.ndarray, "chunks"] | None = None) -> Frames:
     """Find and translate the open frames of a table of chunks.
 
@@ -128,7 +113,7 @@ def open_frames(sequences: Sequence[bytes], chunks: Chunks, only: UInt8[np.ndarr
         The open frames, in order.
     """
     layout = lay_out(chunks)
-    opened = find_open(sequences, layout, keep=True)
+    opened = _find_open(sequences, layout, keep=True)
     if only is not None:
         opened = replace(opened, rows=opened.rows & only, unknown=opened.unknown & only)
     chunk, frame = _pairs(opened.rows)
@@ -168,7 +153,7 @@ def count_open(
         Rows a chunk, and residues a chunk over all its rows.
     """
     layout = lay_out(chunks)
-    opened = find_open(sequences, layout, keep=False).rows
+    opened = _find_open(sequences, layout, keep=False).rows
     if only is not None:
         opened = opened & only
     residues = np.zeros(len(chunks), dtype=np.int32)
@@ -201,7 +186,7 @@ def _pairs(bits: UInt8[np.ndarray, "chunks"]) -> tuple[Int64[np.ndarray, "rows"]
     return chunk, frame
 
 
-def _reasons(layout: Layout, opened: Open) -> Int8[np.ndarray, "chunks"]:
+def _reasons(layout: Layout, opened: _Open) -> Int8[np.ndarray, "chunks"]:
     reason = np.full(len(opened.rows), Reason.NO_OPEN_FRAME, dtype=np.int8)
     reason[opened.unknown > 0] = Reason.ONLY_AMBIGUOUS
     reason[layout.end - layout.start < 3] = Reason.TOO_SHORT
@@ -211,7 +196,7 @@ def _reasons(layout: Layout, opened: Open) -> Int8[np.ndarray, "chunks"]:
 
 def _letters(
     layout: Layout,
-    opened: Open,
+    opened: _Open,
     chunk: Int64[np.ndarray, "rows"],
     start: Int64[np.ndarray, "rows"],
     bases: Int64[np.ndarray, "rows"],
@@ -280,11 +265,11 @@ def _copy(
 
 def _translate(coding: UInt8[np.ndarray, "bases"], *, known: bool) -> UInt8[np.ndarray, "residues"]:
     """Translate whole codons; ``known`` says that no base is ambiguous."""
-    code = base_codes(coding)
+    code = _base_codes(coding)
     # All codons in all frames, then every third: numpy is that much slower on every third byte.
-    codons = codon_codes(code)[::3].copy()
+    codons = _codon_codes(code)[::3].copy()
     if not known:
-        codons[ambiguous_bases(coding, code) // 3] = AMBIGUOUS
+        codons[_ambiguous_bases(coding, code) // 3] = _AMBIGUOUS
     return np.frombuffer(codons.tobytes().translate(_RESIDUES), dtype=np.uint8)
 
 
@@ -292,3 +277,137 @@ def _offsets(lengths: Int64[np.ndarray, "rows"]) -> Int64[np.ndarray, "rows+1"]:
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
+
+
+# One byte a position says, in bits, whether a stop starts there: bit ``p % 3`` for the forward strand and bit
+# ``3 + p % 3`` for the reverse strand, where ``p`` is the position of the codon's leftmost base. Or-ing these bytes
+# over a chunk tells at once which of its six frames hold a stop.
+def _codon_tables() -> tuple[bytes, bytes]:
+    """Residues by codon code, and stops: bit 0 for one on the forward strand, bit 3 for one on the reverse strand."""
+    code = dict(zip(CODONS, STANDARD_CODE, strict=True))
+    residues, stops = bytearray(b"X" * 256), bytearray(256)
+    for place, codon in enumerate(map("".join, product(_CODED, repeat=3))):
+        other = reverse_complement(codon.encode()).decode()
+        residues[place] = ord(code[codon])
+        stops[place] = (code[codon] == "*") | (code[other] == "*") << 3
+    return bytes(residues), bytes(stops)
+
+
+def _frame_table() -> UInt8[np.ndarray, "64 9"]:
+    """Turn bits by position into bits by frame, for each start % 3 and end % 3 of a chunk."""
+    table = np.zeros((64, 9), dtype=np.uint8)
+    for bits, start, end in product(range(64), range(3), range(3)):
+        for k in range(3):
+            forward = bits >> (start + k) % 3 & 1
+            reverse = bits >> (3 + (end - k) % 3) & 1
+            table[bits, 3 * start + end] |= forward << k | reverse << (3 + k)
+    return table
+
+
+_RESIDUES, _STOPS = _codon_tables()
+_BY_FRAME = _frame_table()
+_COMPLEMENT = np.frombuffer(COMPLEMENT, dtype=np.uint8)
+# Frames with at least one codon in a chunk of 0, 1, 2, 3, 4, 5 or more bases.
+_WITH_CODONS = np.array([0, 0, 0, 0b001001, 0b011011, 0b111111], dtype=np.uint8)
+_PATTERN = np.tile(np.array([1, 2, 4], dtype=np.uint8), BLOCK_BASES)
+
+
+def _pattern(length: int) -> _Bytes:
+    return _PATTERN[:length] if length <= len(_PATTERN) else np.tile(_PATTERN[:3], length // 3 + 1)[:length]
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """Which frames of each chunk are open; bits 0 to 5 are F1 F2 F3 R1 R2 R3.
+
+    Attributes:
+        rows: frames without a stop and with at least one known residue.
+        unknown: frames without a stop whose every codon holds an ambiguous base.
+        blocks: the bases of each block, where they were to be kept.
+        ambiguous: where in each block the ambiguous bases are.
+    """
+
+    rows: UInt8[np.ndarray, "chunks"]
+    unknown: UInt8[np.ndarray, "chunks"]
+    blocks: list[bytes]
+    ambiguous: list[Int64[np.ndarray, "bases"]]
+
+
+def _find_open(sequences: Sequence[bytes], layout: Layout, *, keep: bool) -> _Open:
+    """Find the open frames of every chunk.
+
+    Args:
+        sequences: upper-case IUPAC nucleotides, ASCII.
+        layout: where their chunks lie.
+        keep: whether to keep the blocks.
+    """
+    count = len(layout.start)
+    stops = np.zeros(count, dtype=np.uint8)
+    readable = np.full(count, 0b111111, dtype=np.uint8)
+    kept = _Open(stops, readable, [], [])
+    # From a chunk's first base to past its last codon; one without a codon reads a stray byte, but has no frame.
+    edges = np.empty(2 * count, dtype=np.int64)
+    edges[0::2] = layout.start
+    np.maximum(layout.end - 2, layout.start, out=edges[1::2])
+    for bases, (first, last) in zip(layout.blocks(sequences), pairwise(layout.first), strict=True):
+        bits, ambiguous = _stop_bits(bases)
+        here = edges[2 * first : 2 * last]
+        stops[first:last] = np.bitwise_or.reduceat(bits, here)[0::2]
+        if len(ambiguous):
+            bits = _readable_bits(len(bases), ambiguous)
+            readable[first:last] = np.bitwise_or.reduceat(bits, here)[0::2]
+        if keep:
+            kept.blocks.append(bases)
+            kept.ambiguous.append(ambiguous)
+    place = 3 * (layout.start % 3) + layout.end % 3
+    opened = ~_BY_FRAME[stops, place] & _WITH_CODONS[np.minimum(layout.end - layout.start, 5)]
+    readable = _BY_FRAME[readable, place]
+    return _Open(opened & readable, opened & ~readable, kept.blocks, kept.ambiguous)
+
+
+def _stop_bits(bases: bytes) -> tuple[_Bytes, Int64[np.ndarray, "ambiguous"]]:
+    """Mark the stops that start at each base; also say where the ambiguous bases are."""
+    letters = np.frombuffer(bases, dtype=np.uint8)
+    bits = np.zeros(len(bases), dtype=np.uint8)
+    code = _base_codes(letters)
+    ambiguous = _ambiguous_bases(letters, code)
+    if len(bases) >= 3:
+        codons = _codon_codes(code)
+        for back in range(3) if len(ambiguous) else ():
+            codons[np.clip(ambiguous - back, 0, len(codons) - 1)] = _AMBIGUOUS
+        stops = np.frombuffer(codons.tobytes().translate(_STOPS), dtype=np.uint8)
+        np.multiply(stops, _pattern(len(stops)), out=bits[:-2])
+    return bits, ambiguous
+
+
+def _readable_bits(length: int, ambiguous: Int64[np.ndarray, "ambiguous"]) -> _Bytes:
+    """Mark the codons, on both strands, that hold no ambiguous base."""
+    bits = _pattern(length) * np.uint8(0b001001)
+    bits[-2:] = 0
+    for back in range(3):
+        bits[np.maximum(ambiguous - back, 0)] = 0
+    return bits
+
+
+def _base_codes(letters: _Bytes) -> _Bytes:
+    """Code each base by two bits; a letter other than A, C, G and T gets some code too."""
+    code: _Bytes = letters >> 1
+    code &= 3
+    return code
+
+
+def _codon_codes(code: _Bytes) -> _Bytes:
+    """Code the codon that starts at each base but the last two."""
+    codons: _Bytes = code[:-2] * np.uint8(4)
+    codons += code[1:-1]
+    codons *= 4
+    codons += code[2:]
+    return codons
+
+
+def _ambiguous_bases(letters: _Bytes, code: _Bytes) -> Int64[np.ndarray, "ambiguous"]:
+    """Find the letters other than A, C, G and T."""
+    # A, C and G are 0x41 plus twice their code, T is 0x54; no other nucleotide letter is either.
+    known: Bool[np.ndarray, "n"] = code * np.uint8(2) + np.uint8(0x41) == letters
+    known |= letters == ord("T")
+    return np.flatnonzero(~known) if not known.all() else _NONE

@@ -2,17 +2,17 @@
 
 Each name becomes a 64-bit hash. Hashes are collected in memory; every few million are sorted and written to a
 temporary file. At the end, equal hashes are found one range of hashes at a time. Two names that differ may share a
-hash (a billion different names hold such a pair in one check of forty), so what comes out are suspects: ``confirm``
-reads the names of the suspects once more and tells.
+hash (a billion different names hold such a pair in one check of forty), so what comes out are suspects: whoever asks
+reads their names once more.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, NamedTuple, Self
+from typing import IO, Self
 
 import numpy as np
 from jaxtyping import Int64, UInt64
@@ -25,20 +25,6 @@ _IN_MEMORY = 8_000_000
 _RANGES = 256
 
 Pairs = np.dtype([("hash", np.uint64), ("ordinal", np.int64)])
-
-
-class Duplicate(NamedTuple):
-    """A name that occurs twice.
-
-    Attributes:
-        name: the name.
-        first: position of its first occurrence among all names, from 0.
-        second: position of a later one.
-    """
-
-    name: str
-    first: int
-    second: int
 
 
 class NameCheck:
@@ -168,27 +154,3 @@ def _groups(pairs: np.ndarray, limit: int) -> list[tuple[int, ...]]:
         groups.append(tuple(pairs["ordinal"][first:last][:limit].tolist()))
         repeats = repeats[np.searchsorted(repeats, last - 1) :]
     return groups
-
-
-def confirm(suspects: Sequence[Sequence[int]], names: Iterable[str]) -> list[Duplicate]:
-    """Tell names that occur twice from names that only share a hash.
-
-    Args:
-        suspects: what ``NameCheck.suspects`` found.
-        names: all names once more, in the same order.
-
-    Returns:
-        The duplicates, by their second position.
-    """
-    wanted = {ordinal for group in suspects for ordinal in group}
-    last = max(wanted, default=-1)
-    seen: dict[str, int] = {}
-    found = []
-    for ordinal, name in enumerate(names):
-        if ordinal > last:
-            break
-        if ordinal in wanted:
-            first = seen.setdefault(name, ordinal)
-            if first != ordinal:
-                found.append(Duplicate(name, first, ordinal))
-    return found

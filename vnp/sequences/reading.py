@@ -7,22 +7,40 @@ N. Qualities are counted against the bases and otherwise ignored.
 
 A record that cannot be used does not end the reading: it comes in its place with its ``problem``. What makes the
 rest of a file unsure (a FASTQ out of step, a truncated file, protein instead of DNA) is an ``InputError``.
+
+FASTQ is taken apart here: four lines a record at once, everything else line by line. dnaio's parser in place of
+``_four_lines`` took 1.1 times as long on 400,000 reads of 150 bases (plain, one core), for with it, too, bases are
+checked, names cleaned and places counted; and it reads neither records over several lines nor from a byte on.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain, repeat
 from pathlib import Path
+from typing import NoReturn
 
-from vnp.sequences._fasta import fasta_records
-from vnp.sequences._fastq import fastq_records
-from vnp.sequences._files import Hasher, stream
-from vnp.sequences._readable import check_readable
-from vnp.sequences._record import Record
-from vnp.sequences._text import find_start, one_line_end
+import numpy as np
+
+from vnp.errors import InputError
+from vnp.files.hashing import file_sha256
+from vnp.sequences.fasta import fasta_records
+from vnp.sequences.opening import Hasher, find_start, one_line_end, stream
+from vnp.sequences.record import (
+    UPPER,
+    WHITE,
+    Record,
+    clean_bases,
+    clean_name,
+    count_lines,
+    make_record,
+    plain_names,
+    sequence_problem,
+)
+from vnp.sequences.samplesheet import check_readable
 
 __all__ = ["Record", "input_digest", "read_records"]
+_AT, _PLUS = b"@+"
 
 
 def read_records(path: str | Path, *, hasher: Hasher | None = None, offset: int = 0, line: int = 1) -> Iterator[Record]:
@@ -48,7 +66,7 @@ def read_records(path: str | Path, *, hasher: Hasher | None = None, offset: int 
     place = (start.blocks, path, line + start.lines, offset + start.size)
     if start.kind == b">":
         return fasta_records(*place, plain=plain, whole=not offset)
-    return fastq_records(*place, plain=plain)
+    return _fastq_records(*place, plain=plain)
 
 
 def input_digest(path: str | Path) -> str:
@@ -59,5 +77,169 @@ def input_digest(path: str | Path) -> str:
     """
     path = Path(path)
     check_readable(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
+
+
+def _fastq_records(blocks: Iterator[bytes], path: Path, line: int, offset: int, *, plain: bool) -> Iterator[Record]:
+    """Read the records of a FASTQ file.
+
+    Args:
+        blocks: its text with LF line ends, from the first ``@`` on.
+        path: named in errors.
+        line: line number of that ``@``.
+        offset: its byte in the file.
+        plain: whether the file is not compressed, so that offsets mean something.
+
+    Raises:
+        InputError: the lines are out of step, or the file ends inside a record.
+    """
+    waiting: list[bytes] = []
+    seen = 0
+    for block in blocks:
+        waiting.append(block)
+        # Until a record has ended, only count: joining at every block would be slow for very long reads.
+        seen += count_lines(block)
+        if seen < 4:
+            continue
+        text = b"".join(waiting)
+        quick = _four_lines(text, line, offset, plain)
+        if quick is None:
+            yield from _LineByLine(chain((text,), blocks), path, line, offset, plain).records()
+            return
+        records, size = quick
+        yield from records
+        line += seen // 4 * 4
+        seen %= 4
+        offset += size
+        waiting = [text[size:]]
+    yield from _LineByLine(iter(waiting), path, line, offset, plain).records()
+
+
+def _four_lines(text: bytes, line: int, offset: int, plain: bool) -> tuple[Iterator[Record], int] | None:
+    """Read records of four lines each, and say how many bytes they took; None where one is not of that kind."""
+    letters = np.frombuffer(text, dtype=np.uint8)
+    every_end = np.flatnonzero(letters == 10)
+    count = len(every_end) // 4
+    ends = every_end[: 4 * count].reshape(count, 4)
+    starts = np.empty_like(ends)
+    starts.flat[0] = 0
+    starts.flat[1:] = ends.flat[:-1] + 1
+    lengths = ends - starts
+    if (
+        (letters[starts[:, 0]] != _AT).any()
+        or (letters[starts[:, 2]] != _PLUS).any()
+        or (lengths[:, 1] != lengths[:, 3]).any()
+    ):
+        return None
+    size = int(ends[-1, 3]) + 1
+    lines = text[: size - 1].split(b"\n")
+    headers = lines[0::4]
+    if (lengths[:, 2] > 1).any() and not all(map(_repeats, lines[2::4], headers)):
+        return None
+    offsets: Iterable[int | None] = (starts[:, 0] + offset).tolist() if plain else repeat(None)
+    numbers = range(line, line + 4 * count, 4)
+    bases, good = clean_bases(b"\n".join(lines[1::4]), between=b"\n")
+    sequences = bases.split(b"\n")
+    joined = b"\n".join(headers)
+    names = plain_names(joined, "@")
+    if good and names is not None and b"" not in sequences:
+        return map(make_record, zip(names, sequences, numbers, offsets, repeat(None), strict=False)), size
+    return map(_record, joined.decode("utf-8", "backslashreplace").split("\n"), sequences, numbers, offsets), size
+
+
+def _repeats(plus: bytes, header: bytes) -> bool:
+    """Tell whether a plus line is one: alone, or with the header once more."""
+    return plus.startswith(b"+") and (len(plus) == 1 or plus[1:].isspace() or plus[1:] == header[1:])
+
+
+def _record(header: str, sequence: bytes, line: int, offset: int | None) -> Record:
+    name, problem = clean_name(header[1:], line)
+    return Record(name, sequence, line, offset, problem or sequence_problem(sequence))
+
+
+class _LineByLine:
+    """Reads records whose bases may go over several lines, and says what is wrong with a file.
+
+    Qualities may contain ``@`` and ``+``, so their end is known only by counting them against the bases.
+    """
+
+    def __init__(self, blocks: Iterator[bytes], path: Path, line: int, offset: int, plain: bool) -> None:
+        self._lines = _split(blocks)
+        self._path = path
+        self._next_line = line
+        self._next_offset = offset
+        self._plain = plain
+        self._header = b""
+        self._header_line = line
+
+    def records(self) -> Iterator[Record]:
+        while True:
+            line, offset = self._next_line, self._next_offset
+            header = next(self._lines, None)
+            if header is None:
+                return
+            self._passed(header)
+            if not header.strip():
+                continue
+            self._header, self._header_line = header, line
+            if not header.startswith(b"@"):
+                self._fail(f"a record should start here with '@', but the line is {_shown(header)}", line)
+            bases = self._bases()
+            self._qualities(bases)
+            text = header.decode("utf-8", "backslashreplace")
+            sequence = b"".join(bases).translate(UPPER, WHITE)
+            yield _record(text, sequence, line, offset if self._plain else None)
+
+    def _bases(self) -> list[bytes]:
+        bases: list[bytes] = []
+        while True:
+            text = self._line()
+            if text.startswith(b"+"):
+                if not _repeats(text, self._header.rstrip()):
+                    self._fail(f"the '+' line repeats another name: {_shown(text)}", self._next_line - 1)
+                return bases
+            if text.startswith((b"@", b">")):
+                self._fail(f"a '+' line should follow the bases, but the line is {_shown(text)}", self._next_line - 1)
+            bases.append(text)
+
+    def _qualities(self, bases: list[bytes]) -> None:
+        wanted = sum(map(len, bases))
+        first_line = self._next_line
+        found = [0]
+        while sum(found) < wanted:
+            found.append(len(self._line()))
+        if sum(found) != wanted:
+            # Too many: where the bases are on one line, a short line of qualities has swallowed the next record.
+            count = found[1] if len(bases) == 1 else sum(found)
+            self._fail(f"{wanted} bases but {count} qualities; the file is damaged here", first_line)
+
+    def _line(self) -> bytes:
+        text = next(self._lines, None)
+        if text is None:
+            self._fail("the file ends inside this record; it was probably cut off: copy it again", self._header_line)
+        self._passed(text)
+        return text.rstrip()
+
+    def _passed(self, text: bytes) -> None:
+        self._next_line += 1
+        self._next_offset += len(text) + 1
+
+    def _fail(self, message: str, line: int) -> NoReturn:
+        name, _ = clean_name(self._header[1:].decode("utf-8", "backslashreplace"), self._header_line)
+        record = name if self._header.startswith(b"@") else None
+        raise InputError(message, path=self._path, line=line, record=record)
+
+
+def _split(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Split text into lines without their ends; nothing follows the last LF."""
+    rest = b""
+    for block in blocks:
+        lines = (rest + block).split(b"\n")
+        rest = lines.pop()
+        yield from lines
+    if rest:
+        yield rest
+
+
+def _shown(text: bytes) -> str:
+    return repr(text[:40].decode("utf-8", "backslashreplace"))

@@ -9,11 +9,12 @@ from jaxtyping import UInt8
 
 from vnp.errors import UsageError
 from vnp.files.durable import replacing
+from vnp.sequences.record import COMPLEMENT
 from vnp.speed.workloads import sample_genomes
 
 _BLOCK = 50_000
 _BASES = np.frombuffer(b"ACGT", np.uint8)
-_COMPLEMENT = np.frombuffer(bytes.maketrans(b"ACGT", b"TGCA"), np.uint8)
+_COMPLEMENT = np.frombuffer(COMPLEMENT, np.uint8)
 
 
 def write_reads(path: Path, count: int, *, length: int = 150, substitutions: float = 0.01, seed: int = 0) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from vnp.errors import InputError
-from vnp.sequences._files import stream
-from vnp.sequences.chunks import cut
+from vnp.sequences.chunks import Chunking
 from vnp.sequences.frames import open_frames
+from vnp.sequences.opening import stream
 from vnp.sequences.reading import read_records
 
 SAMPLE = Path(__file__).resolve().parent.parent / "sample"
@@ -146,7 +146,7 @@ def _reads(genomes: list[bytes], seed: int) -> list[bytes]:
 
 
 def _frames(sequences: list[bytes], size: int, dna: bool) -> Int64[np.ndarray, "n"]:
-    chunks = cut(np.array([len(each) for each in sequences], np.int64), size)
+    chunks = Chunking(size).cut(np.array([len(each) for each in sequences], np.int64))
     frames = open_frames(sequences, chunks)
     return dna_tokens(frames.nucleotide_lengths) if dna else frames.protein_lengths + _SPECIAL
 
@@ -165,7 +165,7 @@ def _draw(lengths: Int64[np.ndarray, "n"], tokens: int, seed: int) -> Int64[np.n
 
 def _fasta_lengths(path: Path) -> Iterator[int]:
     length, begun, in_header, fresh = 0, False, False, True
-    _, blocks = stream(path, None, 0)
+    _, blocks = stream(path)
     for block in blocks:
         for number, part in enumerate(block.split(b"\n")):
             fresh |= number > 0

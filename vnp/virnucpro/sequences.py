@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 from vnp.errors import InputError
-from vnp.sequences._files import stream
-from vnp.sequences._record import clean_name
-from vnp.sequences._text import find_start, one_line_end
+from vnp.sequences.opening import find_start, one_line_end, stream
 from vnp.sequences.reading import read_records
+from vnp.sequences.record import clean_name
 
 _NOT_RESIDUE = re.compile(r"[^A-Z*.\-]")
 _SURELY_DNA = 200
@@ -44,7 +43,7 @@ def read_protein(path: Path) -> tuple[list[str], list[str]]:
     Raises:
         InputError: the file or one of its records cannot be used, two have the same id, or it holds DNA.
     """
-    _, blocks = stream(path, None, 0)
+    _, blocks = stream(path)
     start = find_start(one_line_end(blocks), path)
     if start.kind != b">":
         raise InputError("is FASTQ; protein comes as FASTA", path=path)

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
+
+from vnp.sequences.record import CODONS, STANDARD_CODE
 
 STANDARD = 1
-_BASES = "TCAG"
-_STANDARD = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG"
-_CODONS = tuple("".join(codon) for codon in product(_BASES, repeat=3))
 # What each code reads unlike the standard code, codon and residue; then its start codons besides ATG. A codon with a
 # small residue is that residue inside a protein, and a stop at its end.
 _CODES = {
@@ -74,7 +72,7 @@ def genetic_code(number: int) -> GeneticCode:
         KeyError: there is no code of this number.
     """
     changes, starts = _CODES[number]
-    residues = dict(zip(_CODONS, _STANDARD, strict=True))
+    residues = dict(zip(CODONS, STANDARD_CODE, strict=True))
     read = {change[:3]: change[3] for change in changes.split()}
     residues |= {codon: residue.upper() for codon, residue in read.items()}
     stops = {codon for codon, residue in residues.items() if residue == "*" or read.get(codon, "A").islower()}

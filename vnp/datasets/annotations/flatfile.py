@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vnp.errors import InputError
-from vnp.sequences._record import UPPER, WHITE, count_lines
+from vnp.sequences.record import UPPER, WHITE, count_lines
 
 _MARK = re.compile(rb"\n(LOCUS|ORIGIN|CONTIG|//)(?![^ \n])")
 _NAME = re.compile(rb"LOCUS +(\S+)")

@@ -19,7 +19,7 @@ from vnp.datasets.annotations.codes import STANDARD, genetic_code, is_genetic_co
 from vnp.datasets.annotations.flatfile import FlatRecord, flat_records
 from vnp.datasets.annotations.translation import Coding, Part, agrees, read_exceptions
 from vnp.errors import InputError, UsageError
-from vnp.sequences._record import Record, clean_name, sequence_problem
+from vnp.sequences.record import Record, clean_name, sequence_problem
 
 _LOCUS = re.compile(r"LOCUS\s+(\S.*?)\s+(\d+)\s+(bp|aa|rc)\b(.*)")
 _FEATURE = re.compile(rb"\n(?=     [^ \n])")

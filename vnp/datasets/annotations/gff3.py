@@ -20,7 +20,7 @@ from vnp.datasets.annotations.annotated import Annotated, require_same_names
 from vnp.datasets.annotations.codes import STANDARD, genetic_code, is_genetic_code
 from vnp.datasets.annotations.translation import Coding, Part, protein_of, read_exceptions
 from vnp.errors import InputError
-from vnp.sequences._record import Record
+from vnp.sequences.record import Record
 
 _CDS = ("CDS", "SO:0000316")
 _TRANSCRIPTS = ("mRNA", "transcript")

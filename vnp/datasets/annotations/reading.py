@@ -16,11 +16,10 @@ from vnp.datasets.annotations.annotated import Annotated
 from vnp.datasets.annotations.genbank import GenBankAnnotation, read_genbank
 from vnp.datasets.annotations.gff3 import Annotation
 from vnp.errors import InputError
-from vnp.sequences._fasta import fasta_records
-from vnp.sequences._files import stream
-from vnp.sequences._record import Record, count_lines
-from vnp.sequences._text import one_line_end
+from vnp.sequences.fasta import fasta_records
+from vnp.sequences.opening import one_line_end, stream
 from vnp.sequences.reading import read_records
+from vnp.sequences.record import Record, count_lines
 
 __all__ = ["Annotated", "GenomeFile", "read_annotated"]
 
@@ -138,7 +137,7 @@ def _fasta_within(path: Path) -> Iterator[Record]:
 
 def _text(path: Path) -> Iterator[bytes]:
     """The text of a file with LF line ends, without a byte-order mark."""
-    _, blocks = stream(path, None, 0)
+    _, blocks = stream(path)
     first = True
     for block in one_line_end(blocks):
         yield block.removeprefix(_BOM) if first else block

@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from vnp.errors import InputError
-from vnp.sequences._files import stream
-from vnp.sequences._text import one_line_end
+from vnp.sequences.opening import one_line_end, stream
 
 _HEADERS = ("track", "browser")
 
@@ -59,7 +58,7 @@ def read_regions(bed: str | Path) -> Regions:
     bed = Path(bed)
     given: dict[str, list[tuple[int, int]]] = {}
     count = 0
-    _, blocks = stream(bed, None, 0)
+    _, blocks = stream(bed)
     text = b"".join(one_line_end(blocks)).decode("utf-8", "backslashreplace").removeprefix("\ufeff")
     for number, line in enumerate(text.split("\n"), start=1):
         first = (line.split() or ["#"])[0]

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from vnp.datasets.annotations.codes import GeneticCode
+from vnp.sequences.record import reverse_complement
 
-_COMPLEMENT = bytes.maketrans(b"ACGTRYSWKMBDHVN", b"TGCAYRSWMKVHDBN")
 _MEANS = {
     "A": "A", "C": "C", "G": "G", "T": "T", "R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC",
     "B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT",
@@ -65,7 +65,7 @@ def read_bases(sequence: bytes, parts: Sequence[Part]) -> bytes | None:
         if not 0 <= start < end <= len(sequence):
             return None
         piece = sequence[start:end]
-        pieces.append(piece.translate(_COMPLEMENT)[::-1] if reverse else piece)
+        pieces.append(reverse_complement(piece) if reverse else piece)
     return b"".join(pieces)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Int64
 
 from vnp.datasets.choosing.sample import chunk_keys, name_key
 from vnp.errors import UsageError
-from vnp.sequences.chunks import cut
+from vnp.sequences.chunks import Chunking
 
 SHORTEST = 30
 LONGEST = 1_000_000
@@ -96,10 +96,11 @@ def tile(bases: int, lengths: Lengths, *, name: str, seed: int) -> Iterator[Tile
         return
     last_lengths: set[int] = set()
     for number, size in enumerate(lengths.sizes):
-        count = -(-bases // size)
+        chunking = Chunking(size)
+        count = chunking.number(bases)
         step = max(1, _PIECE_BASES // size)
         for first in range(0, count, step):
-            chunks = cut(np.array([bases]), size, first=first, last=first + step)
+            chunks = chunking.cut(np.array([bases]), first=first, last=first + step)
             start, end = chunks.start, chunks.end
             if first + step >= count:
                 # All lengths end with the record, so a last chunk that is too short can be another length's chunk.

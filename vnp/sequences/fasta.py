@@ -7,7 +7,7 @@ from itertools import accumulate, repeat
 from pathlib import Path
 
 from vnp.errors import InputError
-from vnp.sequences._record import (
+from vnp.sequences.record import (
     UPPER,
     WHITE,
     Record,

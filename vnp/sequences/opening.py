@@ -1,4 +1,7 @@
-"""Opens sequence files: finds the compression by content, streams bytes, hashes what is read from disk."""
+"""Opens sequence files: finds the compression by content, hashes what is read, and makes it lines of one kind.
+
+The bytes of a file come in blocks; ``find_start`` tells where its records begin, and of which kind they are.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,17 @@ import gzip
 import importlib
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import zstandard
 
 from vnp.errors import InputError, UsageError
-from vnp.sequences._readable import check_readable
+from vnp.sequences.samplesheet import check_readable
 
 BLOCK = 1 << 18
 _ZSTD_PIECE = 256
@@ -24,7 +29,7 @@ _ZSTD_PIECE = 256
 _ZSTD = (b"\x28\xb5\x2f\xfd", *(bytes((0x50 + low, 0x2A, 0x4D, 0x18)) for low in range(16)))
 _READ = "vnp reads plain, gzip, bzip2, xz and zstd files"
 # What people hand over by mistake, told from the first bytes.
-_STRANGERS = (
+_NOT_READ = (
     (b"\x04\x22\x4d\x18", f"is compressed with lz4; {_READ}: unpack it with 'lz4 -d' first"),
     (b"PK\x03\x04", f"is a zip archive; {_READ}: unpack it first"),
     (b"\x1f\x9d", f"is compressed with 'compress' (.Z); {_READ}: unpack it first"),
@@ -73,7 +78,7 @@ class _Watched(io.RawIOBase):
         return len(data)
 
 
-def stream(path: Path, hasher: Hasher | None, offset: int) -> tuple[bool, Iterator[bytes]]:
+def stream(path: Path, hasher: Hasher | None = None, offset: int = 0) -> tuple[bool, Iterator[bytes]]:
     """Open a file for one pass.
 
     Args:
@@ -91,7 +96,7 @@ def stream(path: Path, hasher: Hasher | None, offset: int) -> tuple[bool, Iterat
     check_readable(path)
     with path.open("rb") as file:
         magic = file.read(8)
-    for start, message in _STRANGERS:
+    for start, message in _NOT_READ:
         if magic.startswith(start):
             raise InputError(message, path=path)
     kind = _compression(magic)
@@ -173,3 +178,108 @@ def _zstd(raw: _Watched) -> Iterator[bytes]:
         yield b"".join(found)
     if frame is not None:
         raise EOFError
+
+
+_BOM = b"\xef\xbb\xbf"
+_CTRL_Z = b"\x1a"
+_AT_END = b" \t\r\n\x1a"
+# Longer than any sensible first line; what has not become clear by then is binary.
+_FIRST_LINE = 1 << 20
+_BEFORE_RECORDS = re.compile(rb"(?:[ \t]*\n|[#;][^\n]*\n)*")
+_NOT_NUCLEOTIDES = (
+    (
+        re.compile(rb"@(HD|SQ|RG|PG|CO)\t"),
+        "is a SAM file; turn it into FASTQ first, for instance with 'samtools fastq'",
+    ),
+    (re.compile(rb"BAM\x01"), "is a BAM file; turn it into FASTQ first, for instance with 'samtools fastq'"),
+    (re.compile(rb"LOCUS |ID   "), "is a GenBank or EMBL file; turn it into FASTA first"),
+    (re.compile(rb"\s*<(!DOCTYPE|html|\?xml)", re.IGNORECASE), "is a web page or XML, perhaps a failed download"),
+    (re.compile(rb"[^>@\n][^\n]*\bpath[,\t]|path[,\t]"), "looks like a samplesheet; its name must end in .csv or .tsv"),
+)
+
+
+class Start(NamedTuple):
+    """Where the records of a file begin.
+
+    Attributes:
+        kind: ``b">"`` for FASTA, ``b"@"`` for FASTQ.
+        lines: lines before the first record.
+        size: bytes before it.
+        blocks: the text from there on, in blocks that are not empty.
+    """
+
+    kind: bytes
+    lines: int
+    size: int
+    blocks: Iterator[bytes]
+
+
+def one_line_end(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Make every line end an LF without moving a byte, and drop a Ctrl-Z at the end of the file.
+
+    CRLF becomes space and LF; a CR alone (old Macintosh files) becomes LF.
+    """
+    waiting = b""
+    for block in blocks:
+        text = waiting + block
+        waiting = b""
+        if text.endswith(b"\r") or _CTRL_Z in text[-4:]:
+            # What a CR or Ctrl-Z at the end means depends on whether more follows.
+            keep = len(text.rstrip(_AT_END))
+            text, waiting = text[:keep], text[keep:]
+        if text:
+            yield _unified(text)
+    if _CTRL_Z in waiting:
+        waiting = waiting[: waiting.index(_CTRL_Z)]
+    if waiting:
+        yield _unified(waiting)
+
+
+def _unified(text: bytes) -> bytes:
+    return text.replace(b"\r\n", b" \n").replace(b"\r", b"\n") if b"\r" in text else text
+
+
+def find_start(blocks: Iterator[bytes], path: Path, *, whole: bool = True) -> Start:
+    """Skip comments and blank lines, and tell FASTA from FASTQ.
+
+    Args:
+        blocks: the text.
+        path: named in errors.
+        whole: whether it is the text from the file's start; later, a record may look like another format's start.
+
+    Raises:
+        InputError: the file is empty or is neither.
+    """
+    text, lines, size = b"", 0, 0
+    for block in blocks:
+        text += block
+        if not size and text.startswith(_BOM):
+            text, size = text[len(_BOM) :], len(_BOM)
+        skipped = _BEFORE_RECORDS.match(text)
+        end = skipped.end() if skipped else 0
+        lines += text.count(b"\n", 0, end)
+        size += end
+        text = text[end:]
+        if text[:1] in (b">", b"@") or b"\n" in text or len(text) > _FIRST_LINE:
+            break
+    if not text and not size:
+        raise InputError("the file is empty", path=path)
+    if not text.strip() or (text[:1] in b"#;" and len(text) <= _FIRST_LINE):
+        raise InputError("holds no record, only comments or blank lines", path=path)
+    for start, message in _NOT_NUCLEOTIDES if whole else ():
+        if start.match(text):
+            raise InputError(message, path=path)
+    if text[:1] not in (b">", b"@"):
+        raise InputError(_neither(text), path=path, line=lines + 1)
+    return Start(text[:1], lines, size, chain((text,), blocks))
+
+
+def _neither(text: bytes) -> str:
+    first = text.split(b"\n", 1)[0][:60]
+    try:
+        shown = first.decode("utf-8")
+    except UnicodeDecodeError:
+        shown = "\0"
+    if not shown.replace("\t", " ").isprintable():
+        return f"is not FASTA or FASTQ but binary (it starts with the bytes {text[:8].hex(' ')})"
+    return f"is not FASTA or FASTQ: its first record should start with '>' or '@', but the line is {shown!r}"

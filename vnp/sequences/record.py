@@ -1,10 +1,11 @@
-"""What one record is, and how names and bases are cleaned."""
+"""What one record is, what its letters mean, and how names and bases are cleaned."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -41,9 +42,20 @@ UPPER = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyzUX", b"ABCDEFGHIJKLMNOPQRSTT
 NUCLEOTIDES = b"ACGTRYSWKMBDHVN"
 _NOT_NUCLEOTIDE = re.compile(rb"[^ACGTRYSWKMBDHVN]")
 
+# Every nucleotide letter to that of the other strand.
+COMPLEMENT = bytes.maketrans(b"ACGTRYSWKMBDHVN", b"TGCAYRSWMKVHDBN")
+# The 64 codons in NCBI's order, and what each is in its table 1, the standard code.
+CODONS = tuple("".join(codon) for codon in product("TCAG", repeat=3))
+STANDARD_CODE = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG"
+
 _PROTEIN_ONLY = b"EFILPQZJO*"
 # A protein has a third of its residues among those letters, DNA none of them.
 _PROTEIN_SHARE = 0.1
+
+
+def reverse_complement(bases: bytes) -> bytes:
+    """Read upper-case bases on the other strand."""
+    return bases.translate(COMPLEMENT)[::-1]
 
 
 def clean_name(header: str, line: int) -> tuple[str, str | None]:
