@@ -10,7 +10,7 @@ IMAGE ?= vnp.sif
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format venv image clean
+.PHONY: help demo test lint format docs venv image clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ format: $(STAMP) ## let ruff rewrite the code in the project's style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/.docs ## build the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "Open site/index.html"
+
 venv: $(STAMP) ## create .venv with the tested versions (done by the others when needed)
 
 image: ## build the Apptainer image vnp.sif, with CUDA (IMAGE_FLAGS=--fakeroot where you are not root)
@@ -47,7 +51,7 @@ image: ## build the Apptainer image vnp.sif, with CUDA (IMAGE_FLAGS=--fakeroot w
 		$(IMAGE) containers/Apptainer.def
 
 clean: ## remove .venv, the demo run and caches
-	rm -rf $(VENV) $(RUN) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(RUN) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find jobs vnp tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp comes last: an interrupted installation starts again. A change of the requirements installs again.
@@ -58,4 +62,8 @@ $(STAMP): pyproject.toml constraints.txt
 		|| { echo "this Python has no venv module; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@

@@ -16,6 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import vnp
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
@@ -116,7 +118,7 @@ def test_wheel_holds_the_packages_the_sample_and_the_types(wheel: Path) -> None:
     assert {path.relative_to(REPOSITORY).as_posix() for path in sample} <= names
     assert {"vnp/py.typed", "jobs/py.typed"} <= names
     folders = {name.split("/")[0] for name in names}
-    assert folders == {"vnp", "jobs", f"vnp-{PROJECT['version']}.dist-info"}
+    assert folders == {"vnp", "jobs", f"vnp-{vnp.__version__}.dist-info"}
 
 
 def test_installed_wheel_runs_by_module_and_by_script(site: Path, tmp_path: Path) -> None:
@@ -139,5 +141,8 @@ def test_console_script_is_the_command_list() -> None:
 
 
 def test_version_is_said_once() -> None:
-    text = (REPOSITORY / "vnp/__init__.py").read_text()
-    assert f'__version__ = "{PROJECT["version"]}"' in text
+    assert re.fullmatch(r"\d+\.\d+\.\d+", vnp.__version__)
+    assert "version" in PROJECT["dynamic"]
+    assert f'\n__version__ = "{vnp.__version__}"\n' in (REPOSITORY / "vnp/__init__.py").read_text()
+    assert f"\nversion: {vnp.__version__}\n" in (REPOSITORY / "CITATION.cff").read_text()
+    assert f"\n## {vnp.__version__}\n" in (REPOSITORY / "CHANGELOG.md").read_text()

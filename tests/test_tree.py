@@ -279,11 +279,16 @@ def test_sample_is_small_and_its_sheet_names_every_file() -> None:
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    pages = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]
+    pages = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
     broken = [
         f"{shown(page)}: {target}"
         for page in pages
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text())
         if "://" not in target and not (page.parent / target).exists()
     ]
+    assert {REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "docs/guide.md"} <= set(pages)
     assert not broken
+
+
+def test_readme_stays_short() -> None:
+    assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 120

@@ -85,7 +85,8 @@ def test_packed_is_padded(config: Mapping[str, Any], precision: str, one_thread:
 def test_gelu_of_a_number_does_not_depend_on_its_place(threads: int) -> None:
     x = 2 * torch.randn(200_003, generator=torch.Generator().manual_seed(0))
     whole = gelu(x)
-    torch.testing.assert_close(whole, torch.nn.functional.gelu(x), atol=1e-6, rtol=0)
+    # In float64, because torch's own kernels of float32 differ by more than this between kinds of CPU.
+    torch.testing.assert_close(whole.double(), torch.nn.functional.gelu(x.double()), atol=1e-6, rtol=0)
     for first, last in ((0, 1), (1, 4), (5, 36), (7, 50_000), (3, 200_003)):
         torch.testing.assert_close(gelu(x[first:last]), whole[first:last], atol=0, rtol=0)
     strided = x[:200_000].view(400, 500)[:, :53]

@@ -417,7 +417,8 @@ def test_a_checkpoint_of_protein_alone(done: Path, features: Features, tmp_path:
     assert call("--from", done, "--checkpoint", tmp_path / "protein.pth", "--out", tmp_path / "from").exit_code == 0
     scores = {row["frame_id"]: row["score"] for row in table(tmp_path / "from" / "frames.tsv")}
     for row in table(tmp_path / "fresh" / "frames.tsv"):
-        assert row["score"] == scores[row["frame_id"]]
+        # Rows of another width are multiplied in another order, so last digits depend on the CPU.
+        assert float(row["score"]) == pytest.approx(float(scores[row["frame_id"]]), abs=1e-5)
 
 
 def test_a_run_by_extract_and_reduce_can_be_called(checkpoint: Path, features: Features, tmp_path: Path) -> None:
