@@ -19,8 +19,8 @@ import numpy as np
 
 from vnp.encoders import describe
 from vnp.errors import FeatureError, UsageError, storage_error
+from vnp.features.layout import PROJECTED_DNA, PROJECTION
 from vnp.features.merge import merge
-from vnp.features.projection import NAME, WIDTH
 from vnp.features.table import Records, Rows, Skipped, write_table
 from vnp.files.durable import sync_file
 from vnp.runs.done.receipts import Receipt, file_sha256
@@ -252,7 +252,7 @@ def _make_shard(run: Run, shard: Shard, low: int, high: int, pool: np.ndarray) -
     """Write pieces, merge them into the shard as a task does, and write its receipt."""
     widths = {
         "dna": int(run.request.dna.identity["width"]),
-        "dna_projected": WIDTH,
+        "dna_projected": PROJECTED_DNA,
         "protein": int(run.request.protein.identity["width"]),
     }
     pieces = []
@@ -289,7 +289,7 @@ def _make_shard(run: Run, shard: Shard, low: int, high: int, pool: np.ndarray) -
         start=asdict(shard.start),
         widths=merged.widths,
         dtype=run.request.store,
-        projections={"dna_projected": NAME},
+        projections={"dna_projected": PROJECTION},
         encoders=encoders,
         attempt=1,
         host=socket.gethostname(),

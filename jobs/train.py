@@ -106,8 +106,8 @@ def main(
     from vnp.classifier.checkpoint import choose_device
     from vnp.classifier.rows import RequiredFeatures
     from vnp.classifier.train import train
-    from vnp.features.grouping import read_groups
     from vnp.features.read import open_features
+    from vnp.features.split import read_groups
 
     training = _training(RequiredFeatures(layout, dna, protein, chunk), asked)
     opened = open_features(features)

@@ -151,9 +151,6 @@ FLOORS = [
 MOST_MODULES_A_FOLDER = 20
 # What is still to be opened. These lists only shrink.
 UPWARD: set[tuple[str, str]] = {
-    ("vnp.export.pt", "vnp.virnucpro"),
-    ("vnp.export.pt", "vnp.virnucpro.formats"),
-    ("vnp.features.read", "vnp.runs.request"),
     ("vnp.report.accuracy", "vnp.comparison.comparison"),
     ("vnp.report.accuracy", "vnp.comparison.formats"),
     ("vnp.report.accuracy", "vnp.comparison.results"),
@@ -166,13 +163,8 @@ EACH_OTHER: set[tuple[str, str]] = {
     ("vnp.doctor", "vnp.doctor.examine"),
     ("vnp.encoders.kernels.attention", "vnp.encoders.packing"),
     ("vnp.speed.plot", "vnp.speed.results"),
-    ("vnp.virnucpro", "vnp.virnucpro.extract"),
 }
-PRIVATE_ACROSS_ROOMS: set[tuple[str, str]] = {
-    ("vnp.export.halves", "vnp.features._strings"),
-    ("vnp.runs.planning.plan", "vnp.features._image"),
-    ("vnp.runs.planning.plan", "vnp.features._strings"),
-}
+PRIVATE_ACROSS_ROOMS: set[tuple[str, str]] = set()
 
 
 def module_name(path: Path) -> str:

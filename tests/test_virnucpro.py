@@ -445,7 +445,7 @@ import sys
 from pathlib import Path
 import torch
 from vnp.errors import StorageError
-from vnp.virnucpro.formats import save
+from vnp.export.formats import save
 try:
     save({"ids": ["a"], "data": torch.zeros(1000, 1000)}, Path(sys.argv[1]))
 except StorageError as error:

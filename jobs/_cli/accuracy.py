@@ -82,7 +82,7 @@ def run_reads(
         VnpError: see ``cut_reads``.
     """
     from vnp.comparison.reads import cut_reads
-    from vnp.features.grouping import read_groups
+    from vnp.features.split import read_groups
     from vnp.sequences.samplesheet import read_inputs
 
     if (folder / "samplesheet.csv").exists() and not force:
@@ -114,7 +114,7 @@ def _rules(organisms: Path | None, asked: dict[str, Any]) -> Rules:
     from vnp.classifier.checkpoint import choose_device
     from vnp.classifier.recipe import RECIPES
     from vnp.comparison.contestants import Rules
-    from vnp.features.grouping import read_groups
+    from vnp.features.split import read_groups
 
     split = asked["split"]
     if split not in ("auto", "group", "random"):
@@ -138,8 +138,8 @@ def _rules(organisms: Path | None, asked: dict[str, Any]) -> Rules:
 
 def _contestants(words: Sequence[str], checkpoint: Path | None, groups: Path | None) -> list[Contestant]:
     from vnp.comparison.contestants import Contestant
-    from vnp.features.grouping import read_groups
     from vnp.features.read import open_features
+    from vnp.features.split import read_groups
 
     group_of = None if groups is None else read_groups(groups)
     found = []

@@ -9,7 +9,7 @@ import pytest
 from tests.evaluation.making import frames, write_features
 from vnp.comparison.alignment import align, read_table
 from vnp.errors import FeatureError, InputError, LayoutError
-from vnp.features.grouping import read_groups
+from vnp.features.split import read_groups
 
 
 def test_rows_are_matched_by_record_chunk_and_frame(tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ class TestNpz:
     def test_a_name_that_would_blow_up_the_file_is_refused(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("vnp.export.npz._MOST_PADDING", 1000)
+        monkeypatch.setattr("vnp.export.export._MOST_PADDING", 1000)
         made = open_features(write_features(tmp_path / "f.h5", labels=(1, 0, 1), names=["a", "b", "x" * 100]))
         with pytest.raises(FeatureError, match=r"has 110 letters.*parquet"):
             export(made, "npz", tmp_path)

@@ -15,7 +15,8 @@ from tests.features.tables import make_rows, write
 from vnp.errors import FeatureError
 from vnp.features import _bulk, table
 from vnp.features import merge as module
-from vnp.features._bulk import WriteBehind, allocate, copy, extent
+from vnp.features._bulk import WriteBehind, copy
+from vnp.features.hdf5 import allocate, extent
 from vnp.features.merge import merge
 from vnp.features.table import read_records, read_rows, read_skipped
 

@@ -6,28 +6,28 @@ import math
 import numpy as np
 import pytest
 
-from vnp.features import projection
-from vnp.features.projection import NAME, NATIVE, SHA256, WIDTH, project
+from vnp.features import layout as projection
+from vnp.features.layout import NATIVE_DNA, PROJECTED_DNA, PROJECTION, PROJECTION_SHA256, project
 
 
 def dense() -> np.ndarray:
     """The projection as a (384, 768) matrix in float64, from the definition of the DCT-II, without any FFT."""
-    stream = hashlib.shake_256(b"srdct384-v1/signs").digest(NATIVE // 8)
-    signs = np.array([1.0 if stream[i // 8] >> (7 - i % 8) & 1 else -1.0 for i in range(NATIVE)])
-    stream = hashlib.shake_256(b"srdct384-v1/choice").digest(NATIVE * 8)
-    keys = [int.from_bytes(stream[8 * i : 8 * i + 8], "little") for i in range(NATIVE)]
-    chosen = sorted(range(NATIVE), key=lambda i: keys[i])[:WIDTH]
-    place = np.arange(NATIVE)
+    stream = hashlib.shake_256(b"srdct384-v1/signs").digest(NATIVE_DNA // 8)
+    signs = np.array([1.0 if stream[i // 8] >> (7 - i % 8) & 1 else -1.0 for i in range(NATIVE_DNA)])
+    stream = hashlib.shake_256(b"srdct384-v1/choice").digest(NATIVE_DNA * 8)
+    keys = [int.from_bytes(stream[8 * i : 8 * i + 8], "little") for i in range(NATIVE_DNA)]
+    chosen = sorted(range(NATIVE_DNA), key=lambda i: keys[i])[:PROJECTED_DNA]
+    place = np.arange(NATIVE_DNA)
     rows = []
     for k in chosen:
-        scale = math.sqrt((1.0 if k == 0 else 2.0) / NATIVE)
-        rows.append(scale * np.cos(math.pi * (2 * place + 1) * k / (2 * NATIVE)) * signs)
+        scale = math.sqrt((1.0 if k == 0 else 2.0) / NATIVE_DNA)
+        rows.append(scale * np.cos(math.pi * (2 * place + 1) * k / (2 * NATIVE_DNA)) * signs)
     return np.array(rows) * math.sqrt(2)
 
 
 @pytest.fixture(scope="module")
 def rows() -> np.ndarray:
-    return np.random.default_rng(7).standard_normal((257, NATIVE)).astype(np.float32)
+    return np.random.default_rng(7).standard_normal((257, NATIVE_DNA)).astype(np.float32)
 
 
 def test_matches_a_dense_matrix(rows: np.ndarray) -> None:
@@ -36,8 +36,8 @@ def test_matches_a_dense_matrix(rows: np.ndarray) -> None:
 
 
 def test_rows_are_orthonormal_up_to_the_scale() -> None:
-    matrix = project(np.eye(NATIVE, dtype=np.float32)).T.astype(np.float64)
-    assert np.abs(matrix @ matrix.T - 2 * np.eye(WIDTH)).max() < 1e-5
+    matrix = project(np.eye(NATIVE_DNA, dtype=np.float32)).T.astype(np.float64)
+    assert np.abs(matrix @ matrix.T - 2 * np.eye(PROJECTED_DNA)).max() < 1e-5
 
 
 def test_a_row_depends_on_itself_alone(rows: np.ndarray) -> None:
@@ -64,13 +64,13 @@ def test_input_is_left_alone_and_any_float_is_taken(rows: np.ndarray) -> None:
     half = rows.astype(np.float16)
     assert project(half).tobytes() == project(half.astype(np.float32)).tobytes()
     assert project(rows.astype(np.float64)).tobytes() == single.tobytes()
-    assert project(rows[:0]).shape == (0, WIDTH)
+    assert project(rows[:0]).shape == (0, PROJECTED_DNA)
 
 
 def test_digest_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (NAME, NATIVE, WIDTH) == ("srdct384-v1", 768, 384)
+    assert (PROJECTION, NATIVE_DNA, PROJECTED_DNA) == ("srdct384-v1", 768, 384)
     signs, choice = projection._draw()
-    assert projection._digest(signs, choice) == SHA256
-    assert len(set(choice.tolist())) == WIDTH
+    assert projection._digest(signs, choice) == PROJECTION_SHA256
+    assert len(set(choice.tolist())) == PROJECTED_DNA
     signs[5] *= -1
-    assert projection._digest(signs, choice) != SHA256
+    assert projection._digest(signs, choice) != PROJECTION_SHA256

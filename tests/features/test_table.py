@@ -9,7 +9,7 @@ import pytest
 from tests.features.tables import make_records, make_rows, make_skipped, write
 from vnp.errors import FeatureError
 from vnp.features import table
-from vnp.features._strings import WIDEST_FIXED
+from vnp.features.hdf5 import WIDEST_FIXED
 from vnp.features.table import (
     CONTENT,
     all_finite,

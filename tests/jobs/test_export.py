@@ -14,7 +14,7 @@ from jobs.extract import main as extract
 from jobs.frames import main as frames
 from jobs.reduce import main as reduce
 from vnp.encoders import load
-from vnp.features.projection import project
+from vnp.features.layout import project
 from vnp.runs.request import Run
 from vnp.virnucpro import extract_dnabert_s, extract_fast_esm, merge_data
 

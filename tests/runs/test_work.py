@@ -121,7 +121,7 @@ def test_the_bundled_sample(tmp_path: Path) -> None:
 
 
 def test_numbers_are_the_encoders_own(tmp_path: Path, run: Run) -> None:
-    from vnp.features.projection import project
+    from vnp.features.layout import project
 
     make_all(run)
     reduced = reduce_run(run, "full").path

@@ -11,8 +11,8 @@ from jaxtyping import Int8, Int64
 
 from vnp.comparison.cases import Frames
 from vnp.errors import FeatureError
-from vnp.features.grouping import look_up, some
 from vnp.features.read import Features
+from vnp.features.split import look_up, some
 
 _SUFFIXES = {".gz", ".bz2", ".xz", ".zst", ".fna", ".fa", ".fasta", ".fq", ".fastq", ".ffn", ".fas", ".txt"}
 

@@ -25,8 +25,7 @@ from vnp.classifier.split import (
 from vnp.comparison.alignment import Table
 from vnp.comparison.contestants import Contestant, Rules
 from vnp.errors import FeatureError, UsageError, storage_error
-from vnp.features.grouping import some
-from vnp.features.split import TEST
+from vnp.features.split import TEST, some
 
 _LEAKS = "The split is by row: pieces of one genome were trained on and tested on, so the numbers are too good."
 

@@ -1,22 +1,32 @@
-"""Features in the formats of other tools. Every format holds float32, whatever the run stored."""
+"""Features in the formats of other tools. Every format holds float32, whatever the run stored.
+
+``.npz`` and Parquet are written in windows: numpy can only save an array that it holds in memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from vnp.errors import RunExistsError, UsageError, storage_error
-from vnp.export.halves import Halves
-from vnp.export.npz import write_npz
-from vnp.export.parquet import require_pyarrow, write_parquet
-from vnp.export.pt import OURS, plan_pieces, require_memory, write_piece
-from vnp.features.read import Features
-from vnp.files.durable import sync_folder
+import numpy as np
+
+from vnp.errors import FeatureError, UsageError
+from vnp.export.pt import OURS, Halves, plan_pieces, require_memory, write_piece
+from vnp.features.read import Features, Window
+from vnp.files.claims import make_folder, require_free
+from vnp.files.durable import replacing, sync_folder
+from vnp.sequences.frames import FRAME_NAMES
 
 FORMATS = ("pt", "npz", "parquet")
-_WRITERS = {"npz": write_npz, "parquet": write_parquet}
-_NAMED = 3
+_MOST_PADDING = 1 << 30
+# Columns of numbers as an .npz names them, and their types in Parquet.
+_NPZ_NUMBERS = {"labels": "label", **{name: name for name in ("split", "record", "chunk", "start", "end")}}
+_NPZ_TEXTS = {"ids": "ids", "groups": "group"}
+_NUMBERS = {"record": "int64", "chunk": "int32", "start": "int64", "end": "int64", "label": "int8", "split": "int8"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +83,9 @@ def export(
     if kind == "parquet":
         require_pyarrow()
     target = folder / f"features.{kind}"
-    _require_free([target] if target.exists() else [], force)
-    _make(folder)
-    _WRITERS[kind](features, target, progress)
+    require_free([target], force=force)
+    make_folder(folder)
+    (write_npz if kind == "npz" else write_parquet)(features, target, progress)
     return Exported((target,), features.rows, features.width)
 
 
@@ -98,10 +108,10 @@ def _export_pt(
 ) -> Exported:
     pieces = plan_pieces(features, rows_per_file)
     before = sorted(path for path in folder.glob("*.pt") if OURS.fullmatch(path.name)) if folder.is_dir() else []
-    _require_free(before, force)
+    require_free(before, force=force)
     require_memory(features, pieces, parts=parts)
     halves = Halves(features) if parts else None
-    _make(folder)
+    make_folder(folder)
     paths: list[Path] = []
     for piece in pieces:
         paths += write_piece(features, piece, folder, halves, progress)
@@ -112,14 +122,144 @@ def _export_pt(
     return Exported(tuple(paths), features.rows, features.width)
 
 
-def _require_free(there: list[Path], force: bool) -> None:
-    if there and not force:
-        names = ", ".join(map(str, there[:_NAMED])) + (" …" if len(there) > _NAMED else "")
-        raise RunExistsError(f"{names}: already there. Choose another --out, or --force to write anew")
+def write_npz(features: Features, path: Path, progress: Callable[[int], None]) -> None:
+    """Write ``ids``, ``features``, ``labels``, ``split``, ``groups``, ``record``, ``chunk``, ``frame``, ``start``,
+    ``end`` and ``layout``, each to be read with ``numpy.load`` and without pickles.
+
+    Args:
+        features: what to write.
+        path: of the new file.
+        progress: told how many rows were written since the last call.
+
+    Raises:
+        FeatureError: the source is damaged, or its ids are too long for numpy's strings of one width.
+        StorageError: the disk is full or cannot be written.
+    """  # noqa: D205 - a list of names that does not fit one line
+    widths = {name: _longest(features, column) for name, column in _NPZ_TEXTS.items()}
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "x", allowZip64=True) as archive:
+        for name, column in _NPZ_TEXTS.items():
+            dtype = np.dtype(f"<U{widths[name]}")
+            texts = (np.array(window, dtype) for window in features.text_windows(column))
+            _add(archive, name, dtype, (features.rows,), texts)
+        _add(archive, "features", np.dtype("<f4"), (features.rows, features.width), _values(features, progress))
+        for name, column in _NPZ_NUMBERS.items():
+            dtype = next(features.number_windows(column), np.zeros(0, np.int64)).dtype.newbyteorder("<")
+            _add(archive, name, dtype, (features.rows,), features.number_windows(column))
+        names = np.array(FRAME_NAMES, "<U2")
+        _add(archive, "frame", names.dtype, (features.rows,), (names[w] for w in features.number_windows("frame")))
+        layout = np.array(features.layout.to_json())
+        _add(archive, "layout", layout.dtype, (), [layout])
 
 
-def _make(folder: Path) -> None:
+def _values(features: Features, progress: Callable[[int], None]) -> Iterator[np.ndarray]:
+    for window in features.windows():
+        yield window.values
+        progress(len(window))
+
+
+def _longest(features: Features, column: str) -> int:
+    """Letters of the longest text."""
+    longest = max((len(text) for texts in features.text_windows(column) for text in texts), default=1) or 1
+    padded = 4 * longest * features.rows
+    if padded > max(_MOST_PADDING, 4 * features.width * features.rows):
+        raise FeatureError(
+            f"{features.path}: one of its {column} has {longest:,} letters, and numpy would pad all to as many "
+            f"({padded / 1e9:,.0f} GB): export to parquet, or shorten the names of the records"
+        )
+    return longest
+
+
+def _add(
+    archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], windows: Iterable[np.ndarray]
+) -> None:
+    # A ZipInfo made here has a fixed date, so that the same features give the same bytes.
+    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(member, header)
+        for window in windows:
+            member.write(np.ascontiguousarray(window, dtype).tobytes())
+
+
+def require_pyarrow() -> None:
+    """Make sure that Parquet can be written here.
+
+    Raises:
+        UsageError: pyarrow is not installed.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(error, f"making {folder}") from error
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UsageError(
+            "Parquet needs pyarrow, which is not installed: pip install 'vnp[parquet]', or choose --format npz"
+        ) from error
+    del pyarrow
+
+
+def write_parquet(features: Features, path: Path, progress: Callable[[int], None]) -> None:
+    """Write the columns of the rows, with ``id`` for ``ids``, and ``features``.
+
+    Layout and provenance are in the file's key-value metadata.
+
+    Args:
+        features: what to write; one window becomes one row group.
+        path: of the new file.
+        progress: told how many rows were written since the last call.
+
+    Raises:
+        UsageError: pyarrow is not installed.
+        FeatureError: the source is damaged.
+        StorageError: the disk is full or cannot be written.
+    """
+    require_pyarrow()
+    import pyarrow.parquet as parquet
+
+    schema = _schema(features)
+    with (
+        replacing(path) as temporary,
+        # Widened float16 has 13 zero bits in each number; splitting bytes into streams lets zstd find them.
+        parquet.ParquetWriter(
+            temporary,
+            schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=["frame", "group"],
+            column_encoding={"features.list.element": "BYTE_STREAM_SPLIT"},
+            write_statistics=[name for name in schema.names if name != "features"],
+        ) as writer,
+    ):
+        for window in features.windows():
+            writer.write_batch(_batch(window, schema), row_group_size=len(window))
+            progress(len(window))
+
+
+def _schema(features: Features) -> Any:
+    import pyarrow as arrow
+
+    fields = {name: getattr(arrow, kind)() for name, kind in _NUMBERS.items()}
+    texts = {name: arrow.string() for name in ("id", "frame", "group")}
+    values = {"features": arrow.list_(arrow.float32(), features.width)}
+    order = ("id", "record", "chunk", "frame", "start", "end", "label", "split", "group", "features")
+    types = {**fields, **texts, **values}
+    return arrow.schema(
+        [arrow.field(name, types[name], nullable=False) for name in order],
+        metadata={
+            "vnp.layout": features.layout.to_json(),
+            "vnp.chunk": str(features.chunk),
+            "vnp.provenance": json.dumps(features.provenance, sort_keys=True),
+        },
+    )
+
+
+def _batch(window: Window, schema: Any) -> Any:
+    import pyarrow as arrow
+
+    columns = window.columns
+    values = arrow.array(np.ascontiguousarray(window.values).reshape(-1))
+    data = {
+        "id": arrow.array([text.decode() for text in columns.ids]),
+        "frame": arrow.array([FRAME_NAMES[frame] for frame in columns.frame.tolist()]),
+        "group": arrow.array([text.decode() for text in columns.group]),
+        "features": arrow.FixedSizeListArray.from_arrays(values, type=schema.field("features").type),
+        **{name: arrow.array(getattr(columns, name)) for name in _NUMBERS},
+    }
+    return arrow.RecordBatch.from_arrays([data[name] for name in schema.names], schema=schema)

@@ -1,4 +1,4 @@
-"""Features as VirNucPro's ``.pt`` files.
+"""Features as VirNucPro's ``.pt`` files, with the DNA half whole where merged features hold it projected.
 
 VirNucPro gives a whole file one label, so there is one file a label. It keeps 10,000 rows in a file; so can this.
 """
@@ -9,14 +9,19 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
+import h5py
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from vnp.errors import UsageError
-from vnp.export.halves import Halves
+from vnp.errors import DamagedShardError, FeatureError, RunError, UsageError
+from vnp.features.hdf5 import as_bytes
 from vnp.features.read import Features, Window
+from vnp.features.table import require_finite
 from vnp.files.memory import available_memory
+from vnp.runs.done.receipts import require_sealed
+from vnp.runs.request import Run, RunPaths
 
 NAMES = {1: "viral", 0: "host", -1: "unlabelled"}
 OURS = re.compile(r"(viral|host|unlabelled)(_\d{5,})?_(merged|DNABERT_S|ESM)\.pt")
@@ -57,13 +62,9 @@ def plan_pieces(features: Features, rows_per_file: int | None) -> list[Piece]:
     pieces = []
     for label, name in NAMES.items():
         rows = np.flatnonzero(labels == label)
-        stored = None if label < 0 else label
-        if rows_per_file is None:
-            if len(rows):
-                pieces.append(Piece(stored, name, rows))
-            continue
-        for number, first in enumerate(range(0, len(rows), rows_per_file), start=1):
-            pieces.append(Piece(stored, f"{name}_{number:05d}", rows[first : first + rows_per_file]))
+        for number, first in enumerate(range(0, len(rows), rows_per_file or max(1, len(labels))), start=1):
+            numbered = name if rows_per_file is None else f"{name}_{number:05d}"
+            pieces.append(Piece(None if label < 0 else label, numbered, rows[first:][:rows_per_file]))
     return pieces or [Piece(None, NAMES[-1], np.zeros(0, np.int64))]
 
 
@@ -109,7 +110,7 @@ def write_piece(
         StorageError: the disk is full or cannot be written.
     """
     # Here, because this loads torch.
-    from vnp.virnucpro import formats
+    from vnp.export import formats
 
     count = len(piece.rows)
     paths = piece.paths(folder, parts=halves is not None)
@@ -138,3 +139,90 @@ def _windows(features: Features, rows: Int64[np.ndarray, "n"]) -> Iterator[Windo
     breaks = np.flatnonzero(np.diff(rows) != 1) + 1
     for run in np.split(rows, breaks):
         yield from features.windows(int(run[0]), int(run[-1]) + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    path: Path
+    first: int
+    last: int
+
+
+class Halves:
+    """Both halves of merged features, as the encoders gave them.
+
+    Args:
+        features: merged features; where their DNA half is projected, the shards beside them are read.
+
+    Raises:
+        RunError: the shards are needed and are not there, damaged, or not those that were merged.
+    """
+
+    def __init__(self, features: Features) -> None:
+        self._features = features
+        self._projected = any(part.projection for part in features.layout.parts if part.name == "dna")
+        self._shards = _find_shards(features) if self._projected else []
+
+    @property
+    def dna_width(self) -> int:
+        """Numbers of the DNA encoder."""
+        return next(part.native for part in self._features.layout.parts if part.name == "dna")
+
+    def protein(self, window: Window) -> Float32[np.ndarray, "n width"]:
+        """The protein half of some rows."""
+        return window.values[:, self._features.layout.columns("protein")]
+
+    def dna(self, window: Window) -> Float32[np.ndarray, "n width"]:
+        """The DNA half of some rows.
+
+        Raises:
+            FeatureError: the shards do not hold the same rows.
+        """
+        if not self._projected:
+            return window.values[:, self._features.layout.columns("dna")]
+        values = np.empty((len(window), self.dna_width), np.float32)
+        ids: list[bytes] = []
+        for path, low, high in self._pieces(window.first, window.first + len(window)):
+            at = len(ids)
+            with h5py.File(path, "r", locking=False) as file:
+                ids += as_bytes(file["ids"][low:high])
+                values[at : at + high - low] = file["dna"][low:high]
+        if ids != window.columns.ids:
+            raise FeatureError(
+                f"the shards beside {self._features.path} hold other rows than it. Merge them anew with: "
+                f"python -m jobs.reduce {quote(str(self._features.path.parent))} --force"
+            )
+        require_finite(values, "dna", ids)
+        return values
+
+    def _pieces(self, first: int, last: int) -> Iterator[tuple[Path, int, int]]:
+        for shard in self._shards:
+            low, high = max(first, shard.first), min(last, shard.last)
+            if low < high:
+                yield shard.path, low - shard.first, high - shard.first
+
+
+def _find_shards(features: Features) -> list[_Shard]:
+    root = features.path.parent
+    if not RunPaths(root).request.exists():
+        raise RunError(
+            f"{features.path} holds the DNA half projected, and the whole one is in the shards of its run, which are "
+            "not beside it: give the run, or leave out --parts"
+        )
+    run = Run.open(root)
+    merged = features.provenance.get("shards", {})
+    shards: list[_Shard] = []
+    at = 0
+    for number in range(run.request.shards):
+        try:
+            receipt = require_sealed(run, number, full=True)
+        except DamagedShardError as error:
+            raise DamagedShardError(f"{error}. Make it again with: python -m jobs.rerun {quote(str(root))}") from error
+        if receipt is None or receipt.sha256 != merged.get(str(number)) or features.run != run.request.digest:
+            raise RunError(
+                f"{features.path} was merged from other shards than those beside it now. Merge them anew with: "
+                f"python -m jobs.reduce {quote(str(root))} --force"
+            )
+        shards.append(_Shard(run.paths.shard(number), at, at + receipt.rows))
+        at += receipt.rows
+    return shards

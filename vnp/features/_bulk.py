@@ -10,66 +10,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import h5py
 import numpy as np
 
 from vnp.errors import FeatureError
+from vnp.features.hdf5 import Extent
 
 # Small enough to stay in a core's cache between reading, checking and writing.
 WINDOW_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """Where an array lies in its file.
-
-    Args:
-        path: the file.
-        offset: byte of the first value.
-        rows: number of rows.
-        width: columns.
-        dtype: of the values.
-    """
-
-    path: Path
-    offset: int
-    rows: int
-    width: int
-    dtype: np.dtype[Any]
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return self.width * self.dtype.itemsize
-
-
-def extent(path: Path, dataset: h5py.Dataset) -> Extent:
-    """Find an array of an open file.
-
-    Raises:
-        FeatureError: it is not a contiguous two-dimensional array.
-    """
-    offset = dataset.id.get_offset()
-    if dataset.ndim != 2 or (offset is None and dataset.shape[0]):
-        raise FeatureError(f"{dataset.name} is not a contiguous table of numbers", path=path)
-    return Extent(path, offset or 0, dataset.shape[0], dataset.shape[1], dataset.dtype)
-
-
-def allocate(file: h5py.File, name: str, rows: int, width: int, dtype: np.dtype[Any]) -> h5py.Dataset:
-    """Create a contiguous array whose bytes are in the file at once, to be written where they lie."""
-    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    properties.set_layout(h5py.h5d.CONTIGUOUS)
-    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    properties.set_obj_track_times(False)
-    space = h5py.h5s.create_simple((rows, width))
-    h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(dtype), space, dcpl=properties)
-    return file[name]
 
 
 def copy(

@@ -1,18 +1,32 @@
-"""What the columns of a row are: a value stored in every file and compared before any number is used."""
+"""What the columns of a row are: a value stored in every file and compared before any number is used.
+
+``srdct384-v1`` takes 768 numbers of DNA to 384 by a fixed orthonormal projection, a subsampled randomised cosine
+transform: flip signs, take the orthonormal DCT-II, keep 384 coefficients chosen at random, scale by √(768/384) = √2
+so that lengths and angles are kept on average (Ailon and Chazelle 2009, "The fast Johnson-Lindenstrauss transform";
+Tropp 2011, "Improved analysis of the subsampled randomized Hadamard transform"). Nothing is fitted: a row's result
+depends on that row alone. Signs and choice come from SHAKE-256 of the name, so they are the same on every machine and
+with every library.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int64
+from scipy.fft import dct
 
 from vnp.errors import LayoutError
 
 PROJECTED = "1664"
 FULL = "full"
 CHOICES = (PROJECTED, FULL)
-_PROJECTED_DNA = 384
-_PROJECTABLE = 768
-_PROJECTION = "srdct384-v1"
+PROJECTION = "srdct384-v1"
+PROJECTION_SHA256 = "b61156e1157e7d85d43613a5a422954d42459214e6ad0539c9b38f19eca07c98"
+NATIVE_DNA = 768
+PROJECTED_DNA = 384
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +148,38 @@ def make_layout(kind: str, *, dna: tuple[str, int], protein: tuple[str, int]) ->
     name, width = dna
     dna_part = Part("dna", name, width, width, None)
     if kind == PROJECTED:
-        if width != _PROJECTABLE:
-            raise LayoutError(f"{name} is {width} wide and {_PROJECTION} takes {_PROJECTABLE}: use the layout {FULL!r}")
-        dna_part = Part("dna", name, width, _PROJECTED_DNA, _PROJECTION)
+        if width != NATIVE_DNA:
+            raise LayoutError(f"{name} is {width} wide and {PROJECTION} takes {NATIVE_DNA}: use the layout {FULL!r}")
+        dna_part = Part("dna", name, width, PROJECTED_DNA, PROJECTION)
     return FeatureLayout((dna_part, Part("protein", protein[0], protein[1], protein[1], None)))
+
+
+def _draw() -> tuple[Float32[np.ndarray, "native"], Int64[np.ndarray, "width"]]:
+    bits = hashlib.shake_256(f"{PROJECTION}/signs".encode()).digest(NATIVE_DNA // 8)
+    signs = np.unpackbits(np.frombuffer(bits, np.uint8)).astype(np.float32) * 2 - 1
+    keys = np.frombuffer(hashlib.shake_256(f"{PROJECTION}/choice".encode()).digest(NATIVE_DNA * 8), "<u8")
+    choice = np.argsort(keys, kind="stable")[:PROJECTED_DNA].astype(np.int64)
+    return signs, choice
+
+
+def _digest(signs: Float32[np.ndarray, "native"], choice: Int64[np.ndarray, "width"]) -> str:
+    return hashlib.sha256(signs.astype("<f4").tobytes() + choice.astype("<i8").tobytes()).hexdigest()
+
+
+_SIGNS, _CHOICE = _draw()
+if _digest(_SIGNS, _CHOICE) != PROJECTION_SHA256:
+    raise ImportError(f"the projection {PROJECTION} is not the published one: this installation of vnp is damaged")
+
+
+def project(rows: np.ndarray) -> Float32[np.ndarray, "n 384"]:
+    """Project DNA embeddings.
+
+    Args:
+        rows: (n, 768), any float type.
+
+    Returns:
+        (n, 384) float32; the same bytes for a row whatever stands around it.
+    """
+    spectrum = dct(rows.astype(np.float32) * _SIGNS, type=2, norm="ortho", axis=1, overwrite_x=True)
+    projected: Float32[np.ndarray, "n 384"] = spectrum[:, _CHOICE] * np.float32(np.sqrt(NATIVE_DNA / PROJECTED_DNA))
+    return projected

@@ -19,9 +19,8 @@ import h5py
 import numpy as np
 
 from vnp.errors import FeatureError
-from vnp.features._bulk import Extent, WriteBehind, allocate, copy, extent
-from vnp.features._image import guarded_file
-from vnp.features._strings import as_array, as_bytes, column_type, widest
+from vnp.features._bulk import WriteBehind, copy
+from vnp.features.hdf5 import Extent, allocate, as_array, as_bytes, column_type, extent, guarded_file, widest
 from vnp.features.table import (
     PARTS,
     SCHEMA,

@@ -19,10 +19,10 @@ import numpy as np
 from jaxtyping import Float32, Int8, Int64
 
 from vnp.errors import FeatureError, InputError, RunError, UsageError
-from vnp.features._bulk import extent
-from vnp.features._strings import as_bytes
-from vnp.features.grouping import look_up
+from vnp.features import FEATURES_NAME, RUN_NAME
+from vnp.features.hdf5 import as_bytes, extent
 from vnp.features.layout import FeatureLayout
+from vnp.features.split import look_up
 from vnp.features.table import (
     PARTS,
     Records,
@@ -36,11 +36,9 @@ from vnp.features.table import (
     require_finite,
     require_schema,
 )
-from vnp.runs.request import RunPaths
 
 _WINDOW_BYTES = 32 << 20
 _COLUMN_ROWS = 65_536
-_FEATURES = "features.h5"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -255,19 +253,21 @@ def damage(path: Path) -> Iterator[None]:
         yield
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
         if _is_something_else(path):
-            raise FeatureError(f"{path} is no {_FEATURES}: give a run that was reduced, or its {_FEATURES}") from error
+            raise FeatureError(
+                f"{path} is no {FEATURES_NAME}: give a run that was reduced, or its {FEATURES_NAME}"
+            ) from error
         raise FeatureError(f"{path} cannot be read and is probably damaged ({error}). {_remedy(path)}") from error
 
 
 def _is_something_else(path: Path) -> bool:
     """Whether a file is no HDF5 at all, nor what is left of features."""
-    return path.name != _FEATURES and os.access(path, os.R_OK) and not h5py.is_hdf5(path)
+    return path.name != FEATURES_NAME and os.access(path, os.R_OK) and not h5py.is_hdf5(path)
 
 
 def _remedy(path: Path) -> str:
     """How to come by whole features; only a run can make its own again."""
     again = f"Make it again with: python -m jobs.reduce {quote(str(path.parent))} --force"
-    return again if RunPaths(path.parent).request.exists() else "Bring it back, or make it again in its run"
+    return again if (path.parent / RUN_NAME).exists() else "Bring it back, or make it again in its run"
 
 
 def _find(path: Path) -> Path:
@@ -275,12 +275,11 @@ def _find(path: Path) -> Path:
         raise InputError("there is no such run or file; check the path", path=path)
     if not path.is_dir():
         return path
-    paths = RunPaths(path)
-    if paths.features.exists():
-        return paths.features
-    if paths.request.exists():
-        raise RunError(f"{path} has no {_FEATURES} yet. Merge its shards: python -m jobs.reduce {quote(str(path))}")
-    raise UsageError(f"{path} is not a run: it has no {paths.request.name} and no {paths.features.name}")
+    if (path / FEATURES_NAME).exists():
+        return path / FEATURES_NAME
+    if (path / RUN_NAME).exists():
+        raise RunError(f"{path} has no {FEATURES_NAME} yet. Merge its shards: python -m jobs.reduce {quote(str(path))}")
+    raise UsageError(f"{path} is not a run: it has no {RUN_NAME} and no {FEATURES_NAME}")
 
 
 def _require_whole(file: h5py.File, features: Features) -> None:

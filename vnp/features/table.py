@@ -19,8 +19,7 @@ import numpy as np
 from jaxtyping import Int8, Int32, Int64
 
 from vnp.errors import FeatureError
-from vnp.features._image import whole_file
-from vnp.features._strings import as_array, as_bytes, column_type, widest
+from vnp.features.hdf5 import as_array, as_bytes, column_type, whole_file, widest
 
 SCHEMA = "vnp-features/2"
 CONTENT = "content"

@@ -196,7 +196,7 @@ def predict(
         return Predicted(paths, there, fresh=False)
     require_free(paths, settings, force=force)
     if settings.parquet:
-        from vnp.export.parquet import require_pyarrow
+        from vnp.export.export import require_pyarrow
 
         require_pyarrow()
     try:

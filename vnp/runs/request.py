@@ -16,6 +16,7 @@ from typing import Any
 
 from vnp import __version__
 from vnp.errors import RunError, UsageError, storage_error
+from vnp.features import FEATURES_NAME, RUN_NAME
 from vnp.files.records import canonical_json, write_json
 
 SCHEMA = "vnp-run/2"
@@ -39,7 +40,7 @@ class RunPaths:
     @property
     def request(self) -> Path:
         """What was asked."""
-        return self.root / "run.json"
+        return self.root / RUN_NAME
 
     @property
     def options(self) -> Path:
@@ -74,7 +75,7 @@ class RunPaths:
     @property
     def features(self) -> Path:
         """The merged features."""
-        return self.root / "features.h5"
+        return self.root / FEATURES_NAME
 
     @property
     def skipped(self) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vnp.errors import FeatureError, RunExistsError, UsageError
-from vnp.virnucpro.formats import LABELS, load, merged_content, read_dna, read_protein, save, target
+from vnp.export.formats import LABELS, load, merged_content, read_dna, read_protein, save, target
 
 
 def merge_data(

@@ -17,8 +17,7 @@ from jaxtyping import Float, Float32
 from vnp.encoders import Encoder, identity, load
 from vnp.encoders.registry import Launched
 from vnp.errors import EncoderError
-from vnp.features.projection import NAME as PROJECTION
-from vnp.features.projection import NATIVE, WIDTH, project
+from vnp.features.layout import NATIVE_DNA, PROJECTED_DNA, PROJECTION, project
 from vnp.features.table import all_finite
 from vnp.runs.making.blocks import Account
 from vnp.runs.request import EncoderChoice, Request, RunPaths
@@ -163,7 +162,7 @@ def to_store(
         EncoderError: a value does not fit into ``store``.
     """
     whole = dict(found)
-    if found["dna"].shape[1] == NATIVE:
+    if found["dna"].shape[1] == NATIVE_DNA:
         whole["dna_projected"] = project(found["dna"])
     return {name: _store(values, name, store) for name, values in whole.items()}
 
@@ -171,7 +170,7 @@ def to_store(
 def stored_widths(request: Request) -> dict[str, int]:
     """Columns of each number array of the run's shards."""
     widths = {"dna": request.dna.width, "protein": request.protein.width}
-    return {**widths, "dna_projected": WIDTH} if request.dna.width == NATIVE else widths
+    return {**widths, "dna_projected": PROJECTED_DNA} if request.dna.width == NATIVE_DNA else widths
 
 
 def _store(values: np.ndarray, name: str, store: str) -> np.ndarray:

@@ -1,17 +1,23 @@
-"""HDF5 files made so that a full or failing disk raises ``OSError``.
+"""HDF5 as vnp uses it: files that survive a full disk, text columns, arrays whose place in the file is known.
 
 Left to write by itself, HDF5 prints tracebacks of its own on a full disk and can crash the process while it closes
-the file. So small files are built in memory and written in one piece, and large ones through a guard.
+the file. So small files are built in memory and written in one piece, and large ones through a guard; either raises
+``OSError``. Text has a fixed width where that is small, and variable length where one long name would blow it up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
+from typing import Any
 
 import h5py
+import numpy as np
+
+from vnp.errors import FeatureError
 
 
 @contextmanager
@@ -110,3 +116,77 @@ class _Guard:
 
     def flush(self) -> None:
         """Nothing waits here: writes go to the system at once."""
+
+
+WIDEST_FIXED = 256
+
+
+def widest(texts: Sequence[bytes]) -> int:
+    """Bytes of the longest text, at least 1."""
+    return max(map(len, texts), default=1) or 1
+
+
+def column_type(width: int) -> np.dtype[Any]:
+    """The HDF5 type of a column whose longest text has ``width`` bytes."""
+    return h5py.string_dtype("utf-8", width if width <= WIDEST_FIXED else None)  # type: ignore[no-any-return]
+
+
+def as_array(texts: Sequence[bytes], dtype: np.dtype[Any]) -> np.ndarray:
+    """Texts as an array that a column of ``dtype`` takes."""
+    if dtype.kind == "S":
+        return np.array(texts, dtype=dtype)
+    return np.array([text.decode() for text in texts], dtype=object)
+
+
+def as_bytes(column: np.ndarray) -> list[bytes]:
+    """What was read from a text column, as UTF-8 bytes."""
+    values: list[bytes] = column.tolist()
+    return values
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Where an array lies in its file.
+
+    Args:
+        path: the file.
+        offset: byte of the first value.
+        rows: number of rows.
+        width: columns.
+        dtype: of the values.
+    """
+
+    path: Path
+    offset: int
+    rows: int
+    width: int
+    dtype: np.dtype[Any]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.width * self.dtype.itemsize
+
+
+def extent(path: Path, dataset: h5py.Dataset) -> Extent:
+    """Find an array of an open file.
+
+    Raises:
+        FeatureError: it is not a contiguous two-dimensional array.
+    """
+    offset = dataset.id.get_offset()
+    if dataset.ndim != 2 or (offset is None and dataset.shape[0]):
+        raise FeatureError(f"{dataset.name} is not a contiguous table of numbers", path=path)
+    return Extent(path, offset or 0, dataset.shape[0], dataset.shape[1], dataset.dtype)
+
+
+def allocate(file: h5py.File, name: str, rows: int, width: int, dtype: np.dtype[Any]) -> h5py.Dataset:
+    """Create a contiguous array whose bytes are in the file at once, to be written where they lie."""
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_layout(h5py.h5d.CONTIGUOUS)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    properties.set_obj_track_times(False)
+    space = h5py.h5s.create_simple((rows, width))
+    h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(dtype), space, dcpl=properties)
+    return file[name]
