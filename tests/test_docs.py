@@ -1,17 +1,22 @@
-"""What the pages say of files is true of the code."""
+"""What the pages say of files, columns and commands is true of the code."""
 
 from __future__ import annotations
 
+import importlib
 import re
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
+import click
 import pytest
 
 from vnp.features.table import PARTS
 from vnp.prediction.tables import CHUNKS, FRAMES, PREDICTIONS
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs/files.md").read_text()
+REPOSITORY = Path(__file__).resolve().parent.parent
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGE = (REPOSITORY / "docs/files.md").read_text()
 
 
 def named(heading: str) -> list[str]:
@@ -32,3 +37,40 @@ def test_every_column_of_the_calls_is_explained_in_order(heading: str, columns: 
 def test_every_dataset_of_features_is_explained() -> None:
     columns = {f"{group}/{field.name}".lstrip("/") for group, part in PARTS for field in fields(part)}
     assert set(named("### features.h5")) == columns | {"features"}
+
+
+def commands_shown(text: str) -> Iterator[list[str]]:
+    """The words of every command in the code of a page, without its comment, led by the package that has it."""
+    spans = re.findall(r"`([^`]+)`", re.sub(r"(?m)^    .*$", "", text))
+    for code in [line for line in text.splitlines() if line.startswith("    ")] + spans:
+        for part in code.partition("#")[0].split(" && "):
+            if found := re.match(r"(vnp |python -m jobs\.|python -m benchmarks )([a-z].*)", " ".join(part.split())):
+                yield ["benchmarks" if "benchmarks" in found[1] else "jobs", *found[2].split()]
+
+
+def command_of(package: str, name: str, *rest: str) -> tuple[click.Command | None, tuple[str, ...]]:
+    """The command that the words begin with, and the words behind it."""
+    if package == "benchmarks":
+        return importlib.import_module("benchmarks.__main__").main.commands.get(name), rest
+    if not (REPOSITORY / "jobs" / f"{name}.py").exists():
+        return None, rest
+    command = importlib.import_module(f"jobs.{name}").main
+    if isinstance(command, click.Group):
+        return command.commands.get(rest[0]), rest[1:]
+    return command, rest
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_pages_exist_with_their_options(page: Path) -> None:
+    for words in commands_shown(page.read_text()):
+        command, rest = command_of(*words)
+        assert command is not None, f"{page.name}: {' '.join(words)}"
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        used = {word.partition("=")[0] for word in rest if word.startswith("--")}
+        assert used <= known | {"--help"}, f"{page.name}: {' '.join(words)}"
+
+
+def test_commands_are_found_in_pages() -> None:
+    found = [".".join(words[:2]) for page in PAGES for words in commands_shown(page.read_text())]
+    assert {"jobs.extract", "jobs.predict", "jobs.benchmark", "benchmarks.frames"} <= set(found)
+    assert len(found) > 60
