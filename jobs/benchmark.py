@@ -11,6 +11,7 @@ import click
 from jobs._cli import options
 from jobs._cli.command import command, group
 from jobs._cli.speed_options import speed_options
+from vnp.metrics.rules import BEST_FRAME
 
 # Beyond what anyone waits for, and far below what numbers of eight bytes hold.
 _MOST = 1_000_000_000
@@ -53,12 +54,7 @@ def main() -> None:
 @click.option("--validation", type=float, default=0.1, help="Share of the groups to watch while training.")
 @click.option("--test", type=float, default=0.2, help="Share of the groups to compare on.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the split, the trainings and the intervals.")
-@click.option(
-    "--rule",
-    type=click.Choice(["best", "mean"]),
-    default="best",
-    help="What decides a chunk or record: its surest frame, as in VirNucPro, or the mean weighed by length.",
-)
+@options.rule("a chunk or record", default=BEST_FRAME)
 @click.option("--recipe", type=click.Choice(["virnucpro", "adamw"]), default="virnucpro", help="How to train.")
 @click.option(
     "--replicates", type=click.IntRange(20, 1_000_000), default=1000, help="Draws of groups for the intervals."

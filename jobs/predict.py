@@ -24,8 +24,8 @@ from vnp.errors import UsageError
 if TYPE_CHECKING:
     from jobs._cluster.profile import Profile
     from vnp.classifier.checkpoint import Checkpoint
+    from vnp.prediction.options import PredictOptions
     from vnp.prediction.predict import Predicted
-    from vnp.prediction.settings import Settings
     from vnp.runs.planning.options import RunOptions
     from vnp.runs.request import Run
 
@@ -47,12 +47,7 @@ _WISHES = ("rule", "threshold", "max_fdr", "min_length", "parquet", "virnucpro",
     help="Call the records of this run, whose shards are made, without embedding again. What is not said is as it "
     "was; without --out, results go into the run.",
 )
-@click.option(
-    "--rule",
-    type=click.Choice(["best-frame", "length-weighted"]),
-    help="How the frames of a record decide: the surest one alone, as in VirNucPro, or their mean weighted with their "
-    "lengths.  [default: best-frame]",
-)
+@options.rule("a record")
 @click.option(
     "--threshold", type=float, help="Probability from which on a record is viral.  [default: the checkpoint's]"
 )
@@ -93,7 +88,7 @@ def main(
     work on it. Writes predictions.tsv (every record), chunks.tsv, frames.tsv, viral.fna, report.html and
     predictions.json. On Slurm, the shards, the merging and the calling are jobs that wait for each other.
     """
-    from vnp.prediction.settings import check_numbers
+    from vnp.prediction.options import check_numbers
 
     wishes = {name: embedding.pop(name) for name in _WISHES}
     check_numbers(wishes["threshold"], wishes["max_fdr"], wishes["min_length"])
@@ -125,14 +120,16 @@ def _messages(as_json: bool) -> Iterator[None]:
         yield
 
 
-def _settings(path: Path, wishes: dict[str, Any], before: Settings | None = None) -> tuple[Checkpoint, Settings]:
+def _settings(
+    path: Path, wishes: dict[str, Any], before: PredictOptions | None = None
+) -> tuple[Checkpoint, PredictOptions]:
     """The classifier, and the settings that the command line asks for; what it leaves open is as before."""
     from vnp.classifier.checkpoint import Checkpoint
+    from vnp.prediction.options import PredictOptions
     from vnp.prediction.predict import checkpoint_sha256
-    from vnp.prediction.settings import Settings
 
     checkpoint = Checkpoint.load(path)
-    settings = Settings(
+    settings = PredictOptions(
         checkpoint=str(path.absolute()),
         checkpoint_sha256=checkpoint_sha256(path),
         layout="1664" if any(part.projection for part in checkpoint.layout.parts) else "full",
@@ -153,7 +150,7 @@ def _encoding(checkpoint: Checkpoint) -> dict[str, Any]:
     return {"chunk": checkpoint.chunk, "dna": encoders.get("dna", "kmer"), "protein": encoders.get("protein", "kmer")}
 
 
-def _require_fit(ask: RunOptions, checkpoint: Checkpoint, settings: Settings) -> None:
+def _require_fit(ask: RunOptions, checkpoint: Checkpoint, settings: PredictOptions) -> None:
     """Make sure that what will be embedded is what the classifier reads, before anything is."""
     from vnp.features.layout import make_layout
 
@@ -165,10 +162,10 @@ def _require_fit(ask: RunOptions, checkpoint: Checkpoint, settings: Settings) ->
     checkpoint.require(layout, encoders, ask.chunk or 0, "this installation")
 
 
-def _plan(ask: RunOptions, out: Path, settings: Settings, force: bool, site: Profile | None = None) -> Run:
+def _plan(ask: RunOptions, out: Path, settings: PredictOptions, force: bool, site: Profile | None = None) -> Run:
     """Plan the run, and put the settings beside it for what comes after the shards."""
+    from vnp.prediction.options import OutputPaths
     from vnp.prediction.predict import finished, left_by_others, remove, require_free
-    from vnp.prediction.settings import OutputPaths
 
     paths = OutputPaths(out.absolute())
     # Before the run is planned, whatever its digest will be, what is nobody's prediction is refused.
@@ -183,7 +180,7 @@ def _plan(ask: RunOptions, out: Path, settings: Settings, force: bool, site: Pro
     return run
 
 
-def _here(ask: RunOptions, out: Path, settings: Settings, where: str, force: bool) -> Predicted:
+def _here(ask: RunOptions, out: Path, settings: PredictOptions, where: str, force: bool) -> Predicted:
     run = _plan(ask, out, settings, force)
     todo = unfinished(run)
     if todo:
@@ -193,7 +190,7 @@ def _here(ask: RunOptions, out: Path, settings: Settings, where: str, force: boo
     return _finish(run, settings, out, False)
 
 
-def _on_slurm(ask: RunOptions, out: Path, settings: Settings, site: Profile, force: bool) -> None:
+def _on_slurm(ask: RunOptions, out: Path, settings: PredictOptions, site: Profile, force: bool) -> None:
     from jobs._cluster.chain import submit_extract, submit_predict, submit_reduce
     from jobs._cluster.live import require_idle
 
@@ -208,7 +205,7 @@ def _on_slurm(ask: RunOptions, out: Path, settings: Settings, site: Profile, for
     click.echo(f"if shards fail: python -m jobs.rerun {folder} --then predict")
 
 
-def predict_binds(run: Run, settings: Settings) -> list[Path]:
+def predict_binds(run: Run, settings: PredictOptions) -> list[Path]:
     """What the calling reads besides the run."""
     return [Path(settings.checkpoint), *(Path(entry.path) for entry in run.request.inputs)]
 
@@ -216,11 +213,11 @@ def predict_binds(run: Run, settings: Settings) -> list[Path]:
 def _from(
     source: Path, checkpoint: Path | None, out: Path | None, wishes: dict[str, Any], force: bool, device: str
 ) -> Predicted:
-    from vnp.prediction.settings import OutputPaths, Settings
+    from vnp.prediction.options import OutputPaths, PredictOptions
     from vnp.runs.request import Run
 
     run = Run.open(source)
-    before = Settings.read(OutputPaths(run.paths.root).settings)
+    before = PredictOptions.read(OutputPaths(run.paths.root).settings)
     path = checkpoint or (Path(before.checkpoint) if before else None)
     if path is None:
         raise UsageError(f"{source} was not made by predict: name a classifier with --checkpoint")
@@ -237,7 +234,7 @@ def finish_here(root: Path) -> None:
     _say(_from(root, None, None, dict.fromkeys(_WISHES), False, "auto"), root)
 
 
-def _finish(run: Run, settings: Settings, out: Path, force: bool, device: str = "auto") -> Predicted:
+def _finish(run: Run, settings: PredictOptions, out: Path, force: bool, device: str = "auto") -> Predicted:
     """Merge the shards if they are not, then call."""
     from vnp.features.read import open_features
     from vnp.prediction.predict import predict
@@ -260,10 +257,10 @@ def _finish(run: Run, settings: Settings, out: Path, force: bool, device: str = 
 
 def _again(source: Path, settings: dict[str, Any]) -> str:
     """The command that calls the same records anew, for which a run that extract made needs the classifier."""
-    from vnp.prediction.settings import OutputPaths, Settings
+    from vnp.prediction.options import OutputPaths, PredictOptions
 
     root = source.absolute()
-    before = Settings.read(OutputPaths(root).settings)
+    before = PredictOptions.read(OutputPaths(root).settings)
     words = ["python", "-m", "jobs.predict", "--from", str(root)]
     if before is None or before.checkpoint_sha256 != settings["checkpoint_sha256"]:
         words += ["--checkpoint", settings["checkpoint"]]

@@ -19,7 +19,7 @@ from vnp.errors import UsageError
 
 if TYPE_CHECKING:
     from jobs._cluster.profile import Profile
-    from vnp.prediction.settings import Settings
+    from vnp.prediction.options import PredictOptions
     from vnp.runs.request import Run
 
 
@@ -74,18 +74,24 @@ def main(
         click.echo(f"next: {after_shards(run)}")
 
 
-def _settings(run: Run) -> Settings:
+def _settings(run: Run) -> PredictOptions:
     """What was asked of the prediction in this run."""
-    from vnp.prediction.settings import OutputPaths, Settings
+    from vnp.prediction.options import OutputPaths, PredictOptions
 
-    settings = Settings.read(OutputPaths(run.paths.root).settings)
+    settings = PredictOptions.read(OutputPaths(run.paths.root).settings)
     if settings is None:
         raise UsageError(f"{run.paths.root} was not made by predict: leave out --then predict")
     return settings
 
 
 def _on_slurm(
-    run: Run, todo: list[int], site: Profile, settings: Settings | None, then: str | None, layout: str, force: bool
+    run: Run,
+    todo: list[int],
+    site: Profile,
+    settings: PredictOptions | None,
+    then: str | None,
+    layout: str,
+    force: bool,
 ) -> None:
     from jobs._cluster.chain import submit_extract, submit_predict, submit_reduce
 

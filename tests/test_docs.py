@@ -12,7 +12,7 @@ import click
 import pytest
 
 from vnp.features.table import PARTS
-from vnp.prediction.tables import CHUNKS, FRAMES, PREDICTIONS
+from vnp.prediction.writing import CHUNKS, FRAMES, PREDICTIONS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]

@@ -150,16 +150,10 @@ FLOORS = [
 ]  # fmt: skip
 MOST_MODULES_A_FOLDER = 20
 # What is still to be opened. These lists only shrink.
-UPWARD: set[tuple[str, str]] = {
-    ("vnp.report.accuracy", "vnp.comparison.comparison"),
-    ("vnp.report.accuracy", "vnp.comparison.formats"),
-    ("vnp.report.accuracy", "vnp.comparison.results"),
-    ("vnp.report.calls", "vnp.prediction.calls"),
-}
+UPWARD: set[tuple[str, str]] = set()
 EACH_OTHER: set[tuple[str, str]] = {
     ("jobs._cli.speed", "jobs._cli.speed_run"),
     ("jobs._cluster.inside", "jobs._cluster.plan"),
-    ("vnp.comparison.results", "vnp.report.accuracy"),
     ("vnp.doctor", "vnp.doctor.examine"),
     ("vnp.encoders.kernels.attention", "vnp.encoders.packing"),
     ("vnp.speed.plot", "vnp.speed.results"),

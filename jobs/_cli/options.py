@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from jobs._cluster.submit import CLUSTERS
+from vnp.metrics.rules import BEST_FRAME, RULES
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -29,6 +30,33 @@ groups = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Table of two columns, record and group, in place of the groups that the run was extracted with.",
 )
+
+
+class _RuleName(click.Choice[str]):
+    """The name of a rule; its short name is taken for it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        names = {rule.short_name: rule.name for rule in RULES.values()}
+        return super().convert(names.get(value, value), param, ctx)
+
+
+def rule(of: str, default: str | None = None) -> Callable[[_Function], _Function]:
+    """How frames decide for what they are of.
+
+    Args:
+        of: what that is.
+        default: shown by Click; without one the rule that holds otherwise is named.
+    """
+    meanings = ", or ".join(each.meaning for each in RULES.values())
+    said = "" if default else f"  [default: {BEST_FRAME}]"
+    return click.option(
+        "--rule",
+        type=_RuleName(list(RULES)),
+        default=default,
+        help=f"How the frames of {of} decide: {meanings}.{said}",
+    )
+
+
 layout = click.option(
     "--layout",
     type=click.Choice(["1664", "full"]),

@@ -95,12 +95,12 @@ def predict_task(request: str) -> str:
     """Call the records of a merged run as the settings beside its ``run.json`` say."""
     with _exit_codes():
         from vnp.features.read import open_features
+        from vnp.prediction.options import OutputPaths, PredictOptions
         from vnp.prediction.predict import predict
-        from vnp.prediction.settings import OutputPaths, Settings
         from vnp.runs.request import Run
 
         root = Path(request).parent
-        settings = Settings.read(OutputPaths(root).settings)
+        settings = PredictOptions.read(OutputPaths(root).settings)
         if settings is None:
             raise UsageError(f"{root} has no predict.json: nobody asked for a prediction here")
         device = Run.open(root).request.device

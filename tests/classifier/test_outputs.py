@@ -29,7 +29,7 @@ TRAINING = Training(recipe=replace(VIRNUCPRO, epochs=2, rate=0.01))
 
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "plot", lambda *_: None)
+    monkeypatch.setattr(module, "write_training_plots", lambda *_: None)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -108,7 +108,7 @@ def test_without_resume_it_begins_anew(features: Features, tmp_path: Path) -> No
     assert train(features, tmp_path / "model.pth", TRAINING, CPU, resume=False).fitted.resumed_after == 0
 
 
-@pytest.mark.parametrize("failing", ["write_json", "plot"])
+@pytest.mark.parametrize("failing", ["write_json", "write_training_plots"])
 def test_the_checkpoint_comes_last(
     features: Features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:

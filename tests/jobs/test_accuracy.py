@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from jobs.benchmark import main as benchmark
 from jobs.train import main as train
-from tests.evaluation.making import frames, write_features
+from tests.comparison.making import frames, write_features
 from vnp.classifier.checkpoint import Checkpoint
 from vnp.classifier.recipe import ADAMW, RECIPES
 from vnp.comparison.cases import Frames
@@ -70,7 +70,7 @@ def compared(folder: Path) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the plots of the page."""
-    monkeypatch.setattr("vnp.report.accuracy._plots", lambda *_: "")
+    monkeypatch.setattr("vnp.comparison.results.comparison_plots", lambda *_: [])
 
 
 def accuracy(*words: object) -> Result:

@@ -18,9 +18,9 @@ from jobs.train import main
 from tests.classifier.making import both_classes, write_features
 from vnp.classifier import train
 from vnp.classifier.checkpoint import Checkpoint
-from vnp.classifier.train import plot
 from vnp.features.layout import make_layout
 from vnp.features.read import open_features
+from vnp.report.plots import write_training_plots
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUICK = ("--epochs", "2", "--rate", "0.01")
@@ -30,7 +30,7 @@ QUICK = ("--epochs", "2", "--rate", "0.01")
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No vnp.toml of the developer, no threads that wait for each other, no plots but where they are looked at."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "plot", lambda *_: None)
+    monkeypatch.setattr(train, "write_training_plots", lambda *_: None)
     torch.set_num_threads(1)
 
 
@@ -46,7 +46,7 @@ def features(tmp_path: Path) -> Path:
 def test_it_writes_the_checkpoint_and_what_belongs_to_it(
     features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "plot", plot)
+    monkeypatch.setattr(train, "write_training_plots", write_training_plots)
     done = run(features, "--out", tmp_path / "new/model.pth", *QUICK)
     assert done.exit_code == 0, done.output
     assert {path.name for path in (tmp_path / "new").iterdir()} == {

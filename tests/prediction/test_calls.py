@@ -3,25 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vnp.metrics.metrics import aggregate
-from vnp.prediction.calls import (
-    HIGH,
-    HOST,
-    LOW,
-    MEDIUM,
-    NO_CALL,
-    SHORT,
-    UNSCORED,
-    UNSURE,
-    VIRAL,
-    Tally,
-    decide,
-    false_discovery_rate,
-    judge,
-    score_chunks,
-)
+from vnp.metrics.aggregation import aggregate
+from vnp.prediction.calls import SHORT, UNSCORED, UNSURE, Tally, decide, false_discovery_rate, judge, score_chunks
+from vnp.prediction.options import PredictOptions
 from vnp.prediction.scores import Batch
-from vnp.prediction.settings import Settings
+from vnp.report.calls import HIGH, HOST, LOW, MEDIUM, NO_CALL, VIRAL
 
 
 def make_batch(keys: list[tuple[int, int, int]], probability: list[float], length: list[int] | None = None) -> Batch:
@@ -61,8 +47,8 @@ def tally(batch: Batch, records: int, rule: str, borders: tuple[int, ...] = ()) 
     return found
 
 
-def settings(**changes: object) -> Settings:
-    return Settings("model.pth", "0" * 64, "1664", **{"threshold": 0.5, **changes})  # type: ignore[arg-type]
+def settings(**changes: object) -> PredictOptions:
+    return PredictOptions("model.pth", "0" * 64, "1664", **{"threshold": 0.5, **changes})  # type: ignore[arg-type]
 
 
 def test_fdr_is_the_running_mean_from_the_most_probable_down() -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -17,14 +18,16 @@ from vnp.errors import ChangedInputError, FeatureError, StorageError
 from vnp.features import table
 from vnp.features.read import Features
 from vnp.prediction.calls import score_chunks
-from vnp.prediction.fasta import write_called
-from vnp.prediction.scores import Batch, batches, read_scores, write_scores
-from vnp.prediction.source import planned_inputs
-from vnp.prediction.tables import Column, Table
-from vnp.prediction.virnucpro import VirNucProFiles
+from vnp.prediction.scores import Batch, batches, planned_inputs, read_scores, write_scores
+from vnp.prediction.tables import Column, open_table, open_virnucpro_files
+from vnp.prediction.writing import write_called
 from vnp.sequences.reading import read_records
 
-COLUMNS = (Column("name", "text"), Column("count", "int"), Column("share", "ratio"))
+COLUMNS: tuple[Column[dict[str, Any]], ...] = (
+    Column("name", "text", lambda rows: rows["name"]),
+    Column("count", "int", lambda rows: rows["count"]),
+    Column("share", "ratio", lambda rows: rows["share"]),
+)
 
 
 def write_scored(features: Features, checkpoint: Path, path: Path) -> np.ndarray:
@@ -33,10 +36,10 @@ def write_scored(features: Features, checkpoint: Path, path: Path) -> np.ndarray
 
 
 def test_a_table_is_the_same_as_text_and_as_parquet(tmp_path: Path) -> None:
-    with Table(COLUMNS, tmp_path / "t.tsv", tmp_path / "t.parquet") as written:
-        written.add({"name": ["a", "b"], "count": np.array([1, 2]), "share": np.array([0.25, np.nan])})
-        written.add({"name": [], "count": np.empty(0, int), "share": np.empty(0)})
-        written.add({"name": ["c"], "count": np.array([3]), "share": np.array([1 / 3])})
+    with open_table(COLUMNS, tmp_path / "t.tsv", tmp_path / "t.parquet") as add:
+        add({"name": ["a", "b"], "count": np.array([1, 2]), "share": np.array([0.25, np.nan])})
+        add({"name": [], "count": np.empty(0, int), "share": np.empty(0)})
+        add({"name": ["c"], "count": np.array([3]), "share": np.array([1 / 3])})
     assert (tmp_path / "t.tsv").read_text() == "name\tcount\tshare\na\t1\t0.25\nb\t2\t\nc\t3\t0.333333\n"
     assert parquet.read_table(tmp_path / "t.parquet").to_pydict() == {
         "name": ["a", "b", "c"],
@@ -47,8 +50,8 @@ def test_a_table_is_the_same_as_text_and_as_parquet(tmp_path: Path) -> None:
 
 def test_a_table_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
     def fill() -> None:
-        with Table(COLUMNS, tmp_path / "t.tsv", tmp_path / "t.parquet") as written:
-            written.add({"name": ["a"], "count": np.array([1]), "share": np.array([0.5])})
+        with open_table(COLUMNS, tmp_path / "t.tsv", tmp_path / "t.parquet") as add:
+            add({"name": ["a"], "count": np.array([1]), "share": np.array([0.5])})
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(StorageError, match="no space left"):
@@ -97,9 +100,9 @@ def test_no_chunk_is_cut_between_batches(
 
 def write_virnucpro(batch: Batch, folder: Path, rows: int) -> tuple[list[str], list[str]]:
     frames, chunks = folder / "frames.txt", folder / "chunks.csv"
-    with VirNucProFiles(frames, chunks) as written:
+    with open_virnucpro_files(frames, chunks) as add:
         for part in (batch.part(0, rows), batch.part(rows, len(batch))):
-            written.add(part, score_chunks(part, "best-frame").first)
+            add(part, score_chunks(part, "best-frame").first)
     return frames.read_text().splitlines(), chunks.read_text().splitlines()
 
 

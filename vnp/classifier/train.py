@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +35,9 @@ from vnp.features.read import Features
 from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION
 from vnp.files.durable import replacing
 from vnp.files.records import write_json
-from vnp.metrics.metrics import aggregate, binary_metrics, bootstrap_intervals, chunk_keys, with_intervals
+from vnp.metrics.aggregation import aggregate, chunk_keys
+from vnp.metrics.bootstrap import bootstrap_intervals, with_intervals
+from vnp.metrics.metrics import binary_metrics
 from vnp.report.plots import Series, write_training_plots
 from vnp.runs.request import versions
 
@@ -229,15 +231,11 @@ def _finish(
         code=versions(),
     )
     write_json(outputs.metrics, {**metrics, "calibration": asdict(calibration), "split": checkpoint.split})
-    plot(
-        outputs.plots,
-        fitted.history,
-        {
-            PARTS[part]: (label[split.rows(part)], calibration.apply(parts[part]))
-            for part in sorted(parts, reverse=True)
-        },
-        training.threshold,
-    )
+    series = [
+        Series(PARTS[part], label[split.rows(part)], calibration.apply(parts[part]))
+        for part in sorted(parts, reverse=True)
+    ]
+    write_training_plots(outputs.plots, fitted.history, series, training.threshold)
     checkpoint.write(outputs.checkpoint)
     return checkpoint
 
@@ -300,9 +298,6 @@ def _about(training: Training, fitted: Fitted, store: RowStore, data: str, split
     }
 
 
-_NOT_PLOTTED = ("rate", "seconds")
-
-
 def measure(
     features: Features,
     rows: Int64[np.ndarray, "m"],
@@ -336,31 +331,6 @@ def measure(
         )
         for level, (truth, estimate, groups) in measured.items()
     }
-
-
-def plot(
-    folder: Path,
-    history: Sequence[Mapping[str, Any]],
-    parts: Mapping[str, tuple[Int8[np.ndarray, "m"], Float64[np.ndarray, "m"]]],
-    threshold: float,
-) -> list[Path]:
-    """Plots of a training, as SVG files.
-
-    Args:
-        folder: made if it is not there.
-        history: see ``Fitted``.
-        parts: label and calibrated probability of the rows of each part, the most important first.
-        threshold: of a viral call.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
-    """
-    shown = [
-        {key: value for key, value in row.items() if key not in _NOT_PLOTTED and value is not None} for row in history
-    ]
-    series = [Series(name, label, probability) for name, (label, probability) in parts.items()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return write_training_plots(folder, shown, series, threshold)
 
 
 def _column(features: Features, name: str) -> Int64[np.ndarray, "n"]:

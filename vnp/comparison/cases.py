@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int32, Int64
 
 from vnp.errors import UsageError
-from vnp.metrics.metrics import LEVELS, Aggregated, Rule, aggregate, chunk_keys
+from vnp.metrics.aggregation import LEVELS, Aggregated, aggregate, chunk_keys
+from vnp.metrics.rules import BEST_FRAME
 
 STRATA = ("organism", "length", "frames", "chunk")
 _USUAL, _NEARLY_ALL = 0.02, 0.95
@@ -117,7 +118,7 @@ def make_cases(frames: Frames, level: str) -> Cases:
         within = aggregate(np.zeros(len(frames)), chunk)
         record, count = frames.record, within.frames[np.searchsorted(within.key, chunk)]
     else:
-        grouped = _grouped(frames, np.zeros(len(frames)), level, "best")
+        grouped = _grouped(frames, np.zeros(len(frames)), level, BEST_FRAME)
         record, count = frames.record[grouped.first], grouped.frames
     drawn, group = np.unique(_numbered(frames.group)[0][record], return_inverse=True)
     organism, organisms = _numbered(frames.organism)
@@ -137,7 +138,7 @@ def make_cases(frames: Frames, level: str) -> Cases:
 
 
 def lift(
-    frames: Frames, probability: Float64[np.ndarray, "n"], level: str, rule: Rule = "best"
+    frames: Frames, probability: Float64[np.ndarray, "n"], level: str, rule: str = BEST_FRAME
 ) -> Float64[np.ndarray, "m"]:
     """Probabilities of frames, or by a rule (see ``aggregate``) of the chunks or records that they make up.
 
@@ -147,7 +148,7 @@ def lift(
     return probability if level == "frame" else _grouped(frames, probability, level, rule).probability
 
 
-def _grouped(frames: Frames, probability: Float64[np.ndarray, "n"], level: str, rule: Rule) -> Aggregated:
+def _grouped(frames: Frames, probability: Float64[np.ndarray, "n"], level: str, rule: str) -> Aggregated:
     if level not in LEVELS:
         raise UsageError(f"no level {level!r}: choose one of {', '.join(LEVELS)}")
     key = frames.record if level == "record" else chunk_keys(frames.record, frames.chunk)

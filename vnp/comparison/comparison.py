@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64
+from scipy.stats import binom
+from sklearn.metrics import cohen_kappa_score
 
 from vnp.comparison.cases import Cases
-from vnp.metrics.bootstrap import NAMES, replicate_metrics
-from vnp.metrics.metrics import (
+from vnp.metrics.bootstrap import (
     REPLICATES,
-    THRESHOLD,
     Interval,
-    Metrics,
-    binary_metrics,
     bootstrap_intervals,
-    percentiles,
+    intervals_of,
+    replicate_metrics,
     with_intervals,
 )
+from vnp.metrics.metrics import NAMES, THRESHOLD, Metrics, binary_metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +157,8 @@ def compare(
     thresholds: Mapping[str, float] | None = None,
     replicates: int = REPLICATES,
     seed: int = 0,
-    strata: bool = True,
-    progress: Callable[[int], None] = lambda _steps: None,
 ) -> Compared:
-    """Measure classifiers on the same cases.
+    """Measure classifiers on the same cases, and on each stratum of them.
 
     Args:
         cases: what they were asked.
@@ -168,81 +166,75 @@ def compare(
         thresholds: of a viral call, by the name of the classifier; 0.5 where there is none.
         replicates: draws of groups for the intervals.
         seed: of the draws.
-        strata: measure the strata too.
-        progress: told after each classifier.
 
     Raises:
         FeatureError: there is nothing to measure.
     """
     chosen = {name: (thresholds or {}).get(name, THRESHOLD) for name in probabilities}
-    points: dict[str, Metrics] = {}
-    drawn: dict[str, Float64[np.ndarray, "metrics draws"]] = {}
+    drawn = _draw(cases, probabilities, chosen, replicates, seed)
     measured: dict[str, list[Measured]] = {}
-    for name, probability in probabilities.items():
-        points[name] = binary_metrics(cases.label, probability, chosen[name])
-        drawn[name] = replicate_metrics(
-            cases.label, probability, cases.group, cases.groups,
-            threshold=chosen[name], replicates=replicates, seed=seed,
-        )  # fmt: skip
-        whole = Measured("all", "all", cases.groups, points[name], _intervals(drawn[name], cases.groups))
-        parts = _strata(cases, probability, chosen[name], replicates, seed) if strata else []
-        measured[name] = [whole, *parts]
-        progress(1)
-    pairs = _pairs(cases, probabilities, chosen, points, drawn, "all")
+    for name, (metrics, draws) in drawn.items():
+        measured[name] = [Measured("all", "all", cases.groups, metrics, intervals_of(draws, cases.groups))]
+        for by, stratum, kept in cases.parts():
+            label, score, group = cases.label[kept], probabilities[name][kept], cases.group[kept]
+            intervals = bootstrap_intervals(
+                label, score, group, threshold=chosen[name], replicates=replicates, seed=seed
+            )
+            metrics = binary_metrics(label, score, chosen[name])
+            measured[name].append(Measured(by, stratum, len(np.unique(group)), metrics, intervals))
     by_chunk: list[Pair] = []
-    if strata and len(probabilities) > 1:
-        for _, stratum, kept in (found for found in cases.parts() if found[0] == "chunk"):
+    if len(probabilities) > 1:
+        for _, stratum, kept in (part for part in cases.parts() if part[0] == "chunk"):
             some = cases.only(np.flatnonzero(kept))
-            by_chunk += _pairs_of(some, kept, probabilities, chosen, replicates, seed, stratum)
-    return Compared(cases.level, measured, pairs, by_chunk)
+            scores = {name: probability[kept] for name, probability in probabilities.items()}
+            by_chunk += _pairs(some, scores, chosen, _draw(some, scores, chosen, replicates, seed), stratum)
+    return Compared(cases.level, measured, _pairs(cases, probabilities, chosen, drawn, "all"), by_chunk)
 
 
-def _pairs_of(
+_Drawn = Mapping[str, tuple[Metrics, Float64[np.ndarray, "metrics draws"]]]
+
+
+def _draw(
     cases: Cases,
-    kept: Bool[np.ndarray, "all"],
-    probabilities: Mapping[str, Float64[np.ndarray, "all"]],
+    probabilities: Mapping[str, Float64[np.ndarray, "m"]],
     thresholds: Mapping[str, float],
     replicates: int,
     seed: int,
-    stratum: str,
-) -> list[Pair]:
-    """The pairs on some of the cases."""
-    scores = {name: probability[kept] for name, probability in probabilities.items()}
-    points = {name: binary_metrics(cases.label, score, thresholds[name]) for name, score in scores.items()}
-    drawn = {
-        name: replicate_metrics(
-            cases.label, score, cases.group, cases.groups, threshold=thresholds[name], replicates=replicates, seed=seed
+) -> _Drawn:
+    """The metrics of each classifier, and those of draws of groups, the same draws for all."""
+    return {
+        name: (
+            binary_metrics(cases.label, probability, thresholds[name]),
+            replicate_metrics(
+                cases.label, probability, cases.group, cases.groups,
+                threshold=thresholds[name], replicates=replicates, seed=seed,
+            ),
         )
-        for name, score in scores.items()
-    }
-    return _pairs(cases, scores, thresholds, points, drawn, stratum)
+        for name, probability in probabilities.items()
+    }  # fmt: skip
 
 
 def _pairs(
     cases: Cases,
     probabilities: Mapping[str, Float64[np.ndarray, "m"]],
     thresholds: Mapping[str, float],
-    points: Mapping[str, Metrics],
-    drawn: Mapping[str, Float64[np.ndarray, "metrics draws"]],
+    drawn: _Drawn,
     stratum: str,
 ) -> list[Pair]:
+    truth = cases.label == 1
+    calls = {name: probability >= thresholds[name] for name, probability in probabilities.items()}
     pairs = []
     for first, second in combinations(probabilities, 2):
-        apart = _intervals(drawn[second] - drawn[first], cases.groups)
-        differences = {
-            name: Difference(getattr(points[second], name) - getattr(points[first], name), apart[name])
-            for name in NAMES
-        }
-        calls = [probabilities[name] >= thresholds[name] for name in (first, second)]
-        truth = cases.label == 1
-        pairs.append(Pair(first, second, differences, mcnemar(truth, *calls), agreement(*calls), stratum))
+        (of_first, first_draws), (of_second, second_draws) = drawn[first], drawn[second]
+        apart = intervals_of(second_draws - first_draws, cases.groups)
+        differences = {name: Difference(of_second[name] - of_first[name], apart[name]) for name in NAMES}
+        both = calls[first], calls[second]
+        pairs.append(Pair(first, second, differences, mcnemar(truth, *both), agreement(*both), stratum))
     return pairs
 
 
 def mcnemar(truth: Bool[np.ndarray, "m"], first: Bool[np.ndarray, "m"], second: Bool[np.ndarray, "m"]) -> McNemar:
     """Test the calls of two classifiers against the truth."""
-    from scipy.stats import binom
-
     first_right, second_right = first == truth, second == truth
     fewer, more = sorted((int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())))
     p_value = min(1.0, 2 * float(binom.cdf(fewer, fewer + more, 0.5))) if more else 1.0
@@ -251,8 +243,6 @@ def mcnemar(truth: Bool[np.ndarray, "m"], first: Bool[np.ndarray, "m"], second: 
 
 def agreement(first: Bool[np.ndarray, "m"], second: Bool[np.ndarray, "m"]) -> Agreement:
     """Compare the calls of two classifiers with each other."""
-    from sklearn.metrics import cohen_kappa_score
-
     same = bool(first.all() and second.all()) or not bool(first.any() or second.any())
     return Agreement(
         both_viral=int((first & second).sum()),
@@ -262,21 +252,3 @@ def agreement(first: Bool[np.ndarray, "m"], second: Bool[np.ndarray, "m"]) -> Ag
         share=float((first == second).mean()),
         kappa=None if same else float(cohen_kappa_score(first, second)),
     )
-
-
-def _intervals(drawn: Float64[np.ndarray, "metrics draws"], groups: int) -> dict[str, Interval]:
-    if groups < 2:
-        return {name: Interval(float("nan"), float("nan")) for name in NAMES}
-    return {name: percentiles(values) for name, values in zip(NAMES, drawn, strict=True)}
-
-
-def _strata(
-    cases: Cases, probability: Float64[np.ndarray, "m"], threshold: float, replicates: int, seed: int
-) -> Sequence[Measured]:
-    found = []
-    for by, stratum, kept in cases.parts():
-        label, score, group = cases.label[kept], probability[kept], cases.group[kept]
-        intervals = bootstrap_intervals(label, score, group, threshold=threshold, replicates=replicates, seed=seed)
-        groups = len(np.unique(group))
-        found.append(Measured(by, stratum, groups, binary_metrics(label, score, threshold), intervals))
-    return found

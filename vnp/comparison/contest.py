@@ -23,7 +23,7 @@ from vnp.comparison.folder import SPLIT, model_path
 from vnp.comparison.heldout import hold_out
 from vnp.comparison.results import Disagreement, Results
 from vnp.features.read import Features
-from vnp.metrics.metrics import LEVELS, Rule
+from vnp.metrics.aggregation import LEVELS
 from vnp.report.plots import Series
 
 _FEW_GROUPS = 10
@@ -152,7 +152,7 @@ def _score(
 
 
 def _level(
-    frames: Sequence[Frames], scores: Mapping[str, tuple[int, Float64[np.ndarray, "n"]]], level: str, rule: Rule
+    frames: Sequence[Frames], scores: Mapping[str, tuple[int, Float64[np.ndarray, "n"]]], level: str, rule: str
 ) -> tuple[Cases, dict[str, Float64[np.ndarray, "m"]]]:
     """The cases of a level that all contestants have scores of, and those scores."""
     cases = [make_cases(one, level) for one in frames]

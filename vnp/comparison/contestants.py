@@ -13,7 +13,8 @@ import torch
 from vnp.classifier.recipe import VIRNUCPRO, Recipe, require_seed
 from vnp.errors import UsageError
 from vnp.features.read import Features
-from vnp.metrics.metrics import REPLICATES, Rule
+from vnp.metrics.bootstrap import REPLICATES
+from vnp.metrics.rules import BEST_FRAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Rules:
     test: float = 0.2
     seed: int = 0
     everything: bool = False
-    rule: Rule = "best"
+    rule: str = BEST_FRAME
     replicates: int = REPLICATES
     recipe: Recipe = VIRNUCPRO
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

@@ -1,4 +1,7 @@
-"""What a comparison writes: one table, one JSON, one page of plots, and the records on which calls differ."""
+"""What a comparison writes: one table, one JSON, one page of plots, and the records on which calls differ.
+
+Numbers are written once, for the page and for the terminal alike.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,22 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from vnp.comparison.comparison import Compared
-from vnp.comparison.formats import PAIRED, TITLES, both_ends, difference, exact, number, span, tests
+from vnp.comparison.comparison import Compared, Measured, Pair
 from vnp.files.durable import replacing
 from vnp.files.records import write_json
-from vnp.metrics.bootstrap import NAMES
-from vnp.report.accuracy import page
-from vnp.report.plots import Series
+from vnp.metrics.bootstrap import Interval
+from vnp.metrics.metrics import METRICS, NAMES
+from vnp.report.pages import render
+from vnp.report.plots import Series, comparison_plots
 
 FILES = ("accuracy.tsv", "accuracy.json", "accuracy.html", "disagreements.tsv")
+_TITLES = [metric.title for metric in METRICS]
+_PAIRED = [metric for metric in METRICS if metric.paired]
+_PAIR_TITLES = [*(metric.title for metric in _PAIRED), "McNemar p", "same call"]
 _BY_CHUNK = ("accuracy", "roc_auc", "f1", "mcc")
-_COUNTS = ("count", "viral", "true_positives", "false_positives", "true_negatives", "false_negatives")
+_MOST_DISAGREEMENTS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +88,10 @@ def write_results(results: Results, folder: Path) -> list[Path]:
         StorageError: the disk is full or cannot be written.
     """
     paths = [folder / name for name in FILES]
-    _write_text(paths[0], _table(_metric_rows(results.compared)))
+    _write_text(paths[0], _tab_separated(_metric_rows(results.compared)))
     write_json(paths[1], results.to_json())
     _write_text(paths[2], page(results))
-    _write_text(paths[3], _table(_disagreement_rows(results.disagreements)))
+    _write_text(paths[3], _tab_separated(_disagreement_rows(results.disagreements)))
     return paths
 
 
@@ -93,19 +99,14 @@ def summary(results: Results) -> str:
     """Tables for a terminal: the metrics of each level, and the differences of pairs."""
     lines: list[str] = []
     for compared in results.compared:
-        rows = [["", "number", *TITLES.values()]]
-        for name, measured in compared.measured.items():
-            whole = measured[0]
-            values = [number(getattr(whole.metrics, metric)) for metric in NAMES]
-            rows.append([name, f"{whole.metrics.count:,}", *values])
-            rows.append(["", f"{whole.groups:,} groups", *(span(whole.intervals[metric]) for metric in NAMES)])
+        rows = [["", "number", *_TITLES]]
+        for name, (whole, *_) in compared.measured.items():
+            rows.append([name, f"{whole.metrics.count:,}", *(_number(whole.metrics[metric]) for metric in NAMES)])
+            rows.append(["", f"{whole.groups:,} groups", *(_span(whole.intervals[metric]) for metric in NAMES)])
         lines += ["", f"{compared.level} level", *_columns(rows)]
         if compared.pairs:
-            rows = [["second - first", *(TITLES[name] for name in PAIRED), "McNemar p", "same call"]]
-            for pair in compared.pairs:
-                values = [difference(pair, name) for name in PAIRED]
-                rows.append([f"{pair.second} - {pair.first}", *values, *tests(pair)])
-            lines += ["", *_columns(rows)]
+            rows = [[_names(pair), *_pair_cells(pair)] for pair in compared.pairs]
+            lines += ["", *_columns([["second - first", *_PAIR_TITLES], *rows])]
         if compared.level == "chunk":
             lines += _by_chunk(compared)
     return "\n".join(lines[1:])
@@ -113,36 +114,161 @@ def summary(results: Results) -> str:
 
 def _by_chunk(compared: Compared) -> Iterator[str]:
     """The metrics for each length of chunk, and what separates each two classifiers there."""
-    rows = [["by length of chunk", "length", "number", "groups", *(TITLES[name] for name in _BY_CHUNK)]]
-    for name, measured in compared.measured.items():
-        for one in (one for one in measured if one.by == "chunk"):
-            values = [both_ends(one, metric) for metric in _BY_CHUNK]
-            rows.append([name, one.stratum, f"{one.metrics.count:,}", f"{one.groups:,}", *values])
+    titles = {metric.name: metric.title for metric in METRICS}
+    rows = [["by length of chunk", "length", "number", "groups", *(titles[name] for name in _BY_CHUNK)]]
+    for name, one in _of_chunks(compared):
+        values = [f"{value} {span}".rstrip() for value, span in (_value(one, metric) for metric in _BY_CHUNK)]
+        rows.append([name, one.stratum, f"{one.metrics.count:,}", f"{one.groups:,}", *values])
     if len(rows) == 1:
         return
     yield from ("", *_columns(rows))
     if compared.by_chunk:
-        header = ["second - first", "length", *(TITLES[name] for name in PAIRED), "McNemar p", "same call"]
-        rows = [header] + [
-            [f"{pair.second} - {pair.first}", pair.stratum, *(difference(pair, name) for name in PAIRED), *tests(pair)]
-            for pair in compared.by_chunk
+        rows = [[_names(pair), pair.stratum, *_pair_cells(pair)] for pair in compared.by_chunk]
+        yield from ("", *_columns([["second - first", "length", *_PAIR_TITLES], *rows]))
+
+
+Cell = str | tuple[str, str]
+"""A text, or a number and, smaller behind it, how sure it is."""
+
+
+class Table(NamedTuple):
+    """A table of a page."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    heading: str = ""
+
+
+def page(results: Results) -> str:
+    """One HTML page that needs nothing else: tables, and the plots as SVG."""
+    levels = []
+    for compared in results.compared:
+        spans: dict[str, list[tuple[float, float, float]]] = {}
+        for metric in _PAIRED:
+            found = [pair.differences[metric.name] for pair in compared.pairs]
+            spans[metric.title] = [(one.value, one.interval.low, one.interval.high) for one in found]
+        levels.append(
+            {
+                "name": compared.level,
+                "tables": list(_tables(compared)),
+                "plots": comparison_plots(
+                    results.series[compared.level], [_names(pair) for pair in compared.pairs], spans
+                ),
+                "parts": [
+                    _measured_table([(f"{one.by}: {one.stratum}", one) for one in parts], f"{name}, part by part")
+                    for name, (_, *parts) in compared.measured.items()
+                    if parts
+                ],
+            }
+        )
+    names = list(results.compared[0].measured)
+    return render("accuracy.html", notes=results.notes, levels=levels, differing=_differing(results, names))
+
+
+def _tables(compared: Compared) -> Iterator[Table]:
+    yield _measured_table([(name, measured[0]) for name, measured in compared.measured.items()])
+    header = ["second - first", *_PAIR_TITLES, "kappa"]
+    if compared.pairs:
+        yield Table(header, [[_names(pair), *_pair_cells(pair), _kappa(pair)] for pair in compared.pairs])
+        counts = ["both_viral", "first_viral", "second_viral", "both_host"]
+        rows = [
+            [f"{pair.first}, {pair.second}", *(f"{getattr(pair.agreement, name):,}" for name in counts)]
+            for pair in compared.pairs
         ]
-        yield from ("", *_columns(rows))
+        yield Table(["first, second", "both viral", "only first", "only second", "both host"], rows)
+    by_chunk = [(f"{name}, {one.stratum}", one) for name, one in _of_chunks(compared)]
+    if by_chunk:
+        yield _measured_table(by_chunk, "By length of chunk")
+    if compared.by_chunk:
+        rows = [[f"{pair.stratum}: {_names(pair)}", *_pair_cells(pair), _kappa(pair)] for pair in compared.by_chunk]
+        yield Table(header, rows)
+
+
+def _measured_table(found: Sequence[tuple[str, Measured]], heading: str = "") -> Table:
+    rows: list[list[Cell]] = [
+        [name, f"{one.metrics.count:,}", f"{one.groups:,}", *(_value(one, metric) for metric in NAMES)]
+        for name, one in found
+    ]
+    return Table(["", "number", "groups", *_TITLES], rows, heading)
+
+
+def _differing(results: Results, names: Sequence[str]) -> dict[str, Any] | None:
+    if len(names) < 2:
+        return None
+    found = results.disagreements
+    rows = [
+        [one.name, f"{one.length:,}", "viral" if one.label else "host", one.organism]
+        + [f"{one.probabilities[name]:.3f} {'viral' if one.calls[name] else 'host'}" for name in names]
+        for one in found[:_MOST_DISAGREEMENTS]
+    ]
+    all_in = f"The first {_MOST_DISAGREEMENTS}; all are in disagreements.tsv."
+    return {
+        "heading": f"Records on which calls differ: {len(found):,} of {results.records:,}",
+        "hint": all_in if len(found) > _MOST_DISAGREEMENTS else "",
+        "table": Table(["record", "bases", "label", "organisms", *names], rows),
+    }
+
+
+def _of_chunks(compared: Compared) -> Iterator[tuple[str, Measured]]:
+    """What was measured on each length of chunk, where chunks differ in it."""
+    for name, measured in compared.measured.items():
+        yield from ((name, one) for one in measured if one.by == "chunk")
+
+
+def _names(pair: Pair) -> str:
+    return f"{pair.second} - {pair.first}"
+
+
+def _pair_cells(pair: Pair) -> list[str]:
+    """The differences; McNemar's p-value with the counts it rests on; the share of cases called alike."""
+    cells = []
+    for metric in _PAIRED:
+        found = pair.differences[metric.name]
+        known = found.value == found.value
+        cells.append(f"{found.value:+.3f} {_span(found.interval, sign='+')}" if known else "-")
+    test = pair.mcnemar
+    return [
+        *cells, f"{test.p_value:.2g} ({test.first_only:,} : {test.second_only:,})", f"{pair.agreement.share:.1%}",
+    ]  # fmt: skip
+
+
+def _kappa(pair: Pair) -> str:
+    return "-" if pair.agreement.kappa is None else f"{pair.agreement.kappa:.3f}"
+
+
+def _value(one: Measured, metric: str) -> tuple[str, str]:
+    return _number(one.metrics[metric]), _span(one.intervals[metric])
+
+
+def _number(value: float) -> str:
+    """Three decimals, or a dash where there is no value."""
+    return "-" if value != value else f"{value:.3f}"
+
+
+def _span(interval: Interval, sign: str = "") -> str:
+    """Both ends of an interval, or nothing where there is none."""
+    return "" if interval.low != interval.low else f"[{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
+
+
+def _exact(value: float) -> str:
+    """Six decimals for a file, empty where there is no value."""
+    return "" if value != value else f"{value:.6f}"
 
 
 def _metric_rows(levels: Sequence[Compared]) -> Iterator[list[str]]:
     ends = [f"{name}{end}" for name in NAMES for end in ("", "_low", "_high")]
-    yield ["contestant", "level", "by", "stratum", "groups", *_COUNTS, *ends]
+    counts = list(next(iter(levels[0].measured.values()))[0].metrics.counts)
+    yield ["contestant", "level", "by", "stratum", "groups", *counts, *ends]
     for compared in levels:
         for contestant, found in compared.measured.items():
             for one in found:
-                counts = [str(getattr(one.metrics, name)) for name in _COUNTS]
                 values = [
-                    exact(value)
+                    _exact(value)
                     for name in NAMES
-                    for value in (getattr(one.metrics, name), one.intervals[name].low, one.intervals[name].high)
+                    for value in (one.metrics[name], one.intervals[name].low, one.intervals[name].high)
                 ]
-                yield [contestant, compared.level, one.by, one.stratum, str(one.groups), *counts, *values]
+                whole = map(str, (one.groups, *one.metrics.counts.values()))
+                yield [contestant, compared.level, one.by, one.stratum, *whole, *values]
 
 
 def _disagreement_rows(found: Sequence[Disagreement]) -> Iterator[list[str]]:
@@ -151,12 +277,12 @@ def _disagreement_rows(found: Sequence[Disagreement]) -> Iterator[list[str]]:
     yield ["record", "length", "label", "group", "organism", *columns]
     for one in found:
         cells = [
-            cell for name in names for cell in (exact(one.probabilities[name]), "viral" if one.calls[name] else "host")
+            cell for name in names for cell in (_exact(one.probabilities[name]), "viral" if one.calls[name] else "host")
         ]
         yield [one.name, str(one.length), "viral" if one.label else "host", one.group, one.organism, *cells]
 
 
-def _table(rows: Iterable[Sequence[str]]) -> str:
+def _tab_separated(rows: Iterable[Sequence[str]]) -> str:
     text = io.StringIO(newline="")
     csv.writer(text, delimiter="\t", lineterminator="\n").writerows(rows)
     return text.getvalue()

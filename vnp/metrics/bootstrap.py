@@ -1,37 +1,94 @@
-"""Metrics over draws of groups, all draws of a batch at once.
+"""Intervals of metrics, from draws of whole groups, all draws of a batch at once.
 
-A draw gives each group a weight: how often it was drawn. Everything a metric needs is a sum over groups, so a batch
-of draws is a product of the weights with tables of sums made once: a dense one for what depends on calls and bins, a
-sparse one of how many viral and host rows a group has at each rank of the score.
+The rows of one genome resemble each other, so an interval over rows would be far too narrow. Here whole groups are
+drawn with replacement (the cluster bootstrap; Field and Welsh, J. R. Statist. Soc. B 2007, 69:369), and an interval is
+the span between percentiles of the metric over the draws. A draw gives each group a weight: how often it was drawn. So
+a batch of draws is a product of the weights with tables of sums made once: a dense one for what depends on calls and
+bins, a sparse one of how many viral and host rows a group has at each rank of the score.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int8, Int64
+from scipy.sparse import csr_array
 
-NAMES = ("accuracy", "precision", "recall", "f1", "mcc", "roc_auc", "pr_auc", "brier", "ece")
-ECE_BINS = 15
+from vnp.metrics.metrics import ECE_BINS, METRICS, NAMES, THRESHOLD, Metrics, Sums, checked, ece_bin
+
+REPLICATES = 1000
 # Above this many different scores, neighbours share a rank in the draws. That moves an AUC by about 1e-5.
 _MOST_RANKS = 4096
 _BATCH_BYTES = 64 << 20
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Tables:
-    """Sums by group.
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Where a metric lies with 95 % confidence, unless another level was asked for; NaN where it is not defined."""
+
+    low: float
+    high: float
+
+    def to_json(self) -> list[float] | None:
+        """Both ends, or None where there is no interval."""
+        return None if self.low != self.low else [self.low, self.high]
+
+
+def bootstrap_intervals(
+    label: Int8[np.ndarray, "n"],
+    probability: Float64[np.ndarray, "n"],
+    group: np.ndarray | Sequence[str],
+    *,
+    threshold: float = THRESHOLD,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, Interval]:
+    """Percentile intervals of every metric, drawing whole groups with replacement.
 
     Args:
-        dense: (groups, 5 + bins): true positives, false positives, false negatives, true negatives, squared
-            error, and in each bin the sum of probability minus label.
-        ranked: sparse (2 * ranks, groups): viral rows at each rank of the score, ascending, then host rows.
-    """
+        label: 1 viral, 0 host.
+        probability: of viral.
+        group: what is drawn as a whole, for every row: numbers or names.
+        threshold: from this probability on a prediction is a viral call.
+        replicates: draws.
+        seed: of the draws; the same seed and groups give the same draws.
+        confidence: of the interval.
 
-    dense: Float64[np.ndarray, "groups sums"]
-    ranked: Any
+    Returns:
+        An interval for each name in ``NAMES``; NaN with fewer than two groups or where no draw defines the metric.
+
+    Raises:
+        FeatureError: as ``binary_metrics``.
+    """
+    label, probability = checked(label, probability)
+    groups, index = np.unique(np.asarray(group), return_inverse=True)
+    drawn = replicate_metrics(
+        label, probability, index, len(groups),
+        threshold=threshold, replicates=replicates if len(groups) >= 2 else 0, seed=seed,
+    )  # fmt: skip
+    return intervals_of(drawn, len(groups), confidence)
+
+
+def intervals_of(
+    drawn: Float64[np.ndarray, "metrics draws"], groups: int, confidence: float = 0.95
+) -> dict[str, Interval]:
+    """The span between the outer percentiles of each metric over draws, those that are NaN left out."""
+    found = {}
+    for name, values in zip(NAMES, drawn, strict=True):
+        defined = values[np.isfinite(values)]
+        low = high = float("nan")
+        if groups >= 2 and len(defined):
+            low, high = map(float, np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2]))
+        found[name] = Interval(low, high)
+    return found
+
+
+def with_intervals(metrics: Metrics, intervals: Mapping[str, Interval]) -> dict[str, object]:
+    """Metrics and their intervals as one JSON object: ``{"accuracy": …, "intervals": {"accuracy": [low, high]}}``."""
+    return {**metrics.to_json(), "intervals": {name: interval.to_json() for name, interval in intervals.items()}}
 
 
 def replicate_metrics(
@@ -56,9 +113,19 @@ def replicate_metrics(
         seed: of the draws. Two calls with the same seed, ``groups`` and ``replicates`` draw the same groups, which
             is what makes the difference of two results a paired one.
     """
-    tables = _tabulate(label, probability, group, groups, threshold)
+    viral, call = label == 1, probability >= threshold
+    columns = [viral & call, ~viral & call, viral & ~call, ~viral & ~call, (probability - label) ** 2]
+    sums = [np.bincount(group, weights=column, minlength=groups) for column in columns]
+    places = group * ECE_BINS + ece_bin(probability)
+    excess = np.bincount(places, weights=probability - label, minlength=groups * ECE_BINS)
+    dense = np.column_stack([*sums, excess.reshape(groups, ECE_BINS)])
+    rank, ranks = _ranks(probability)
+    # Viral rows at each rank, then host rows.
+    ranked = csr_array((np.ones(len(label)), (rank + ranks * ~viral, group)), shape=(2 * ranks, groups))
+    ranked.sum_duplicates()
+
     random = np.random.default_rng(seed)
-    width = groups + tables.ranked.shape[0]
+    width = groups + 2 * ranks
     batch = max(1, min(replicates, _BATCH_BYTES // (8 * width)))
     found = np.empty((len(NAMES), replicates))
     for low in range(0, replicates, batch):
@@ -66,28 +133,12 @@ def replicate_metrics(
         weights = np.empty((count, groups))
         for row in weights:
             row[:] = np.bincount(random.integers(groups, size=groups), minlength=groups)
-        found[:, low : low + count] = _metrics(weights @ tables.dense, (tables.ranked @ weights.T).T)
+        drawn, drawn_ranks = weights @ dense, (ranked @ weights.T).T
+        tp, fp, fn, tn, squares = drawn[:, :5].T
+        of_batch = Sums(tp, fp, fn, tn, squares, drawn[:, 5:], drawn_ranks[:, :ranks], drawn_ranks[:, ranks:])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found[:, low : low + count] = [metric.drawn(of_batch) for metric in METRICS]
     return found
-
-
-def _tabulate(
-    label: Int8[np.ndarray, "n"],
-    probability: Float64[np.ndarray, "n"],
-    group: Int64[np.ndarray, "n"],
-    groups: int,
-    threshold: float,
-) -> _Tables:
-    from scipy.sparse import csr_array
-
-    viral, call = label == 1, probability >= threshold
-    columns = [viral & call, ~viral & call, viral & ~call, ~viral & ~call, (probability - label) ** 2]
-    sums = [np.bincount(group, weights=column, minlength=groups) for column in columns]
-    place = np.minimum((probability * ECE_BINS).astype(np.int64), ECE_BINS - 1)
-    excess = np.bincount(group * ECE_BINS + place, weights=probability - label, minlength=groups * ECE_BINS)
-    rank, ranks = _ranks(probability)
-    ranked = csr_array((np.ones(len(label)), (rank + ranks * ~viral, group)), shape=(2 * ranks, groups))
-    ranked.sum_duplicates()
-    return _Tables(np.column_stack([*sums, excess.reshape(groups, ECE_BINS)]), ranked)
 
 
 def _ranks(probability: Float64[np.ndarray, "n"]) -> tuple[Int64[np.ndarray, "n"], int]:
@@ -96,45 +147,3 @@ def _ranks(probability: Float64[np.ndarray, "n"]) -> tuple[Int64[np.ndarray, "n"
     if len(ordered) > _MOST_RANKS:
         ordered = np.unique(np.quantile(probability, np.linspace(0, 1, _MOST_RANKS), method="lower"))
     return np.searchsorted(ordered, probability, side="right") - 1, len(ordered)
-
-
-def _metrics(
-    sums: Float64[np.ndarray, "draws sums"], ranked: Float64[np.ndarray, "draws ranks2"]
-) -> Float64[np.ndarray, "metrics draws"]:
-    tp, fp, fn, tn, squares = sums[:, :5].T
-    total = tp + fp + fn + tn
-    with np.errstate(divide="ignore", invalid="ignore"):
-        product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-        # With calls of one kind only the coefficient is 0 by convention, with labels of one kind it means nothing.
-        mcc = np.where(product > 0, (tp * tn - fp * fn) / np.sqrt(product), 0.0)
-        mcc[(tp + fn == 0) | (tn + fp == 0)] = np.nan
-        roc_auc, pr_auc = _areas(ranked)
-        return np.array(
-            [
-                (tp + tn) / total,
-                tp / (tp + fp),
-                tp / (tp + fn),
-                2 * tp / (2 * tp + fp + fn),
-                mcc,
-                roc_auc,
-                pr_auc,
-                squares / total,
-                np.abs(sums[:, 5:]).sum(axis=1) / total,
-            ]
-        )
-
-
-def _areas(
-    ranked: Float64[np.ndarray, "draws ranks2"],
-) -> tuple[Float64[np.ndarray, "draws"], Float64[np.ndarray, "draws"]]:
-    """Area under the ROC curve, ties counting half, and average precision, of weighted counts by rank."""
-    viral, host = np.split(ranked, 2, axis=1)
-    viral_total, host_total = viral.sum(axis=1), host.sum(axis=1)
-    below = host.cumsum(axis=1) - host / 2
-    roc_auc = (viral * below).sum(axis=1) / (viral_total * host_total)
-    hits, misses = viral[:, ::-1].cumsum(axis=1), host[:, ::-1].cumsum(axis=1)
-    called = hits + misses
-    precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
-    pr_auc = (viral[:, ::-1] * precision).sum(axis=1) / viral_total
-    pr_auc[host_total == 0] = np.nan
-    return roc_auc, pr_auc

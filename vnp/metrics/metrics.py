@@ -1,31 +1,178 @@
-"""Metrics of two-class predictions, their bootstrap intervals over groups, and the way from frames to records.
+"""The metrics of two-class predictions, each written once: what it is called, its value, and its value over draws.
 
-The rows of one genome resemble each other, so an interval over rows would be far too narrow. Here whole groups are
-drawn with replacement (the cluster bootstrap; Field and Welsh, J. R. Statist. Soc. B 2007, 69:369), and an interval is
-the span between percentiles of the metric over the draws.
+Every table, file and page reads ``METRICS``, so another metric is another entry there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int8, Int32, Int64
+from jaxtyping import Bool, Float64, Int8, Int64
+from sklearn import metrics as _sklearn
 
-from vnp.errors import FeatureError, UsageError
-from vnp.metrics.bootstrap import ECE_BINS, NAMES, replicate_metrics
+from vnp.errors import FeatureError
 
-Rule = Literal["best", "mean"]
-LEVELS = ("frame", "chunk", "record")
 THRESHOLD = 0.5
-REPLICATES = 1000
+ECE_BINS = 15
+_NAN = float("nan")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sums:
+    """What a number of draws of the same rows came to; everything that a metric needs is a sum over rows.
+
+    Args:
+        true_positives: viral rows that are called so, in each draw; and so the others.
+        squares: sum of the squared differences of probability and label.
+        excess: in each of ``ECE_BINS`` bins of the probability the sum of probability minus label.
+        viral: viral rows at each rank of the probability, ascending.
+        host: the same of host rows.
+    """
+
+    true_positives: Float64[np.ndarray, "draws"]
+    false_positives: Float64[np.ndarray, "draws"]
+    false_negatives: Float64[np.ndarray, "draws"]
+    true_negatives: Float64[np.ndarray, "draws"]
+    squares: Float64[np.ndarray, "draws"]
+    excess: Float64[np.ndarray, "draws bins"]
+    viral: Float64[np.ndarray, "draws ranks"]
+    host: Float64[np.ndarray, "draws ranks"]
+
+    @property
+    def total(self) -> Float64[np.ndarray, "draws"]:
+        """Rows in each draw."""
+        total: Float64[np.ndarray, "draws"] = (
+            self.true_positives + self.false_positives + self.false_negatives + self.true_negatives
+        )
+        return total
+
+
+Value = Callable[[Int8[np.ndarray, "n"], Float64[np.ndarray, "n"], Bool[np.ndarray, "n"]], float]
+"""Of labels (1 viral, 0 host), probabilities of viral, and viral calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A number that says how well probabilities fit labels; NaN where the data does not define it.
+
+    Args:
+        name: in files.
+        title: in tables for people.
+        value: of predictions.
+        drawn: the same for many draws at once.
+        paired: whether tables of two classifiers show the difference.
+    """
+
+    name: str
+    title: str
+    value: Value
+    drawn: Callable[[Sums], Float64[np.ndarray, "draws"]]
+    paired: bool = False
+
+
+def _of_both_classes(value: Callable[[Any, Any], float], *, of_calls: bool = False) -> Value:
+    """A metric that labels of one kind do not define."""
+
+    def found(label: np.ndarray, probability: np.ndarray, call: np.ndarray) -> float:
+        return value(label, call if of_calls else probability) if label.min() != label.max() else _NAN
+
+    return found
+
+
+def expected_calibration_error(label: Int8[np.ndarray, "n"], probability: Float64[np.ndarray, "n"]) -> float:
+    """Mean distance between predicted and observed shares of viral, over bins of equal width, weighted by size.
+
+    Source: Naeini et al., AAAI 2015.
+    """
+    excess = np.bincount(ece_bin(probability), weights=probability - label, minlength=ECE_BINS)
+    return float(np.abs(excess).sum() / len(label))
+
+
+def ece_bin(probability: Float64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+    """Which of ``ECE_BINS`` bins of equal width each probability is in."""
+    return np.minimum((probability * ECE_BINS).astype(np.int64), ECE_BINS - 1)
+
+
+def _drawn_mcc(sums: Sums) -> Float64[np.ndarray, "draws"]:
+    tp, fp, fn, tn = sums.true_positives, sums.false_positives, sums.false_negatives, sums.true_negatives
+    product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    # With calls of one kind only the coefficient is 0 by convention, with labels of one kind it means nothing.
+    found: Float64[np.ndarray, "draws"] = np.where(product > 0, (tp * tn - fp * fn) / np.sqrt(product), 0.0)
+    found[(tp + fn == 0) | (tn + fp == 0)] = np.nan
+    return found
+
+
+def _drawn_roc_auc(sums: Sums) -> Float64[np.ndarray, "draws"]:
+    """Area under the ROC curve of weighted counts by rank; ties count half."""
+    below = sums.host.cumsum(axis=1) - sums.host / 2
+    area: Float64[np.ndarray, "draws"] = (sums.viral * below).sum(axis=1) / (
+        sums.viral.sum(axis=1) * sums.host.sum(axis=1)
+    )
+    return area
+
+
+def _drawn_average_precision(sums: Sums) -> Float64[np.ndarray, "draws"]:
+    falling = sums.viral[:, ::-1]
+    hits, misses = falling.cumsum(axis=1), sums.host[:, ::-1].cumsum(axis=1)
+    called = hits + misses
+    precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
+    found: Float64[np.ndarray, "draws"] = (falling * precision).sum(axis=1) / sums.viral.sum(axis=1)
+    found[sums.host.sum(axis=1) == 0] = np.nan
+    return found
+
+
+METRICS = (
+    Metric(
+        "accuracy", "accuracy",
+        lambda label, _probability, call: float(_sklearn.accuracy_score(label, call)),
+        lambda sums: (sums.true_positives + sums.true_negatives) / sums.total,
+        paired=True,
+    ),
+    Metric(
+        "precision", "precision",
+        lambda label, _probability, call: float(_sklearn.precision_score(label, call, zero_division=_NAN)),
+        lambda sums: sums.true_positives / (sums.true_positives + sums.false_positives),
+    ),
+    Metric(
+        "recall", "recall",
+        lambda label, _probability, call: float(_sklearn.recall_score(label, call, zero_division=_NAN)),
+        lambda sums: sums.true_positives / (sums.true_positives + sums.false_negatives),
+    ),
+    Metric(
+        "f1", "F1",
+        lambda label, _probability, call: float(_sklearn.f1_score(label, call, zero_division=_NAN)),
+        lambda sums: (
+            2 * sums.true_positives / (2 * sums.true_positives + sums.false_positives + sums.false_negatives)
+        ),
+        paired=True,
+    ),
+    Metric(
+        "mcc", "MCC", _of_both_classes(_sklearn.matthews_corrcoef, of_calls=True), _drawn_mcc, paired=True
+    ),
+    Metric("roc_auc", "ROC-AUC", _of_both_classes(_sklearn.roc_auc_score), _drawn_roc_auc, paired=True),
+    # The area under the precision-recall curve without interpolation.
+    Metric("pr_auc", "PR-AUC", _of_both_classes(_sklearn.average_precision_score), _drawn_average_precision),
+    Metric(
+        "brier", "Brier",
+        lambda label, probability, _call: float(np.mean((probability - label) ** 2)),
+        lambda sums: sums.squares / sums.total,
+        paired=True,
+    ),
+    Metric(
+        "ece", "ECE",
+        lambda label, probability, _call: expected_calibration_error(label, probability),
+        lambda sums: np.abs(sums.excess).sum(axis=1) / sums.total,
+    ),
+)  # fmt: skip
+NAMES = tuple(metric.name for metric in METRICS)
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """How well probabilities fit labels. A metric that the data does not define, such as AUC of one class, is NaN.
+    """How well some predictions fit their labels.
 
     Args:
         count: predictions.
@@ -34,15 +181,7 @@ class Metrics:
         false_positives: host, and called viral.
         true_negatives: host, and called so.
         false_negatives: viral, and called host.
-        accuracy: share of right calls.
-        precision: share of the viral calls that are right.
-        recall: share of the viral that are called so.
-        f1: harmonic mean of precision and recall.
-        mcc: Matthews' correlation coefficient.
-        roc_auc: area under the receiver operating characteristic.
-        pr_auc: average precision, the area under the precision-recall curve without interpolation.
-        brier: mean squared difference of probability and label.
-        ece: expected calibration error over 15 bins of equal width (Naeini et al., AAAI 2015).
+        values: of each of ``METRICS`` by its name.
     """
 
     count: int
@@ -51,37 +190,19 @@ class Metrics:
     false_positives: int
     true_negatives: int
     false_negatives: int
-    accuracy: float
-    precision: float
-    recall: float
-    f1: float
-    mcc: float
-    roc_auc: float
-    pr_auc: float
-    brier: float
-    ece: float
+    values: Mapping[str, float]
+
+    def __getitem__(self, name: str) -> float:
+        return self.values[name]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Names and values of all but the metrics."""
+        return {name: getattr(self, name) for name in self.__slots__ if name != "values"}
 
     def to_json(self) -> dict[str, float | int | None]:
         """Names and values; None for what is not defined."""
-        return {name: None if value != value else value for name, value in asdict(self).items()}
-
-    @property
-    def specificity(self) -> float:
-        """Share of the host that are called so."""
-        host = self.true_negatives + self.false_positives
-        return self.true_negatives / host if host else float("nan")
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """Where a metric lies with 95 % confidence, unless another level was asked for; NaN where it is not defined."""
-
-    low: float
-    high: float
-
-    def to_json(self) -> list[float] | None:
-        """Both ends, or None where there is no interval."""
-        return None if self.low != self.low else [self.low, self.high]
+        return {**self.counts, **{name: None if value != value else value for name, value in self.values.items()}}
 
 
 def binary_metrics(
@@ -97,160 +218,21 @@ def binary_metrics(
     Raises:
         FeatureError: there is nothing to measure, a label is missing, or a probability is none.
     """
-    from sklearn import metrics
-
-    label, probability = _checked(label, probability)
+    label, probability = checked(label, probability)
     call = probability >= threshold
-    (tn, fp), (fn, tp) = metrics.confusion_matrix(label, call, labels=[0, 1]).tolist()
-    both = bool(label.min() != label.max())
-    nan = float("nan")
-    return Metrics(
-        count=len(label),
-        viral=tp + fn,
-        true_positives=tp,
-        false_positives=fp,
-        true_negatives=tn,
-        false_negatives=fn,
-        accuracy=float(metrics.accuracy_score(label, call)),
-        precision=float(metrics.precision_score(label, call, zero_division=nan)),
-        recall=float(metrics.recall_score(label, call, zero_division=nan)),
-        f1=float(metrics.f1_score(label, call, zero_division=nan)),
-        mcc=float(metrics.matthews_corrcoef(label, call)) if both else nan,
-        roc_auc=float(metrics.roc_auc_score(label, probability)) if both else nan,
-        pr_auc=float(metrics.average_precision_score(label, probability)) if both else nan,
-        brier=float(np.mean((probability - label) ** 2)),
-        ece=expected_calibration_error(label, probability),
-    )
+    (tn, fp), (fn, tp) = _sklearn.confusion_matrix(label, call, labels=[0, 1]).tolist()
+    values = {metric.name: float(metric.value(label, probability, call)) for metric in METRICS}
+    return Metrics(len(label), tp + fn, tp, fp, tn, fn, values)
 
 
-def expected_calibration_error(
-    label: Int8[np.ndarray, "n"], probability: Float64[np.ndarray, "n"], bins: int = ECE_BINS
-) -> float:
-    """Mean distance between predicted and observed shares of viral, over bins of equal width, weighted by size."""
-    place = np.minimum((probability * bins).astype(np.int64), bins - 1)
-    excess = np.bincount(place, weights=probability - label, minlength=bins)
-    return float(np.abs(excess).sum() / len(label))
-
-
-def bootstrap_intervals(
-    label: Int8[np.ndarray, "n"],
-    probability: Float64[np.ndarray, "n"],
-    group: np.ndarray | Sequence[str],
-    *,
-    threshold: float = THRESHOLD,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> dict[str, Interval]:
-    """Percentile intervals of every metric, drawing whole groups with replacement.
-
-    Args:
-        label: 1 viral, 0 host.
-        probability: of viral.
-        group: what is drawn as a whole, for every row: numbers or names.
-        threshold: from this probability on a prediction is a viral call.
-        replicates: draws.
-        seed: of the draws; the same seed and groups give the same draws.
-        confidence: of the interval.
-
-    Returns:
-        An interval for each name in ``NAMES``; NaN with fewer than two groups or where no draw defines the metric.
-
-    Raises:
-        FeatureError: as ``binary_metrics``.
-    """
-    label, probability = _checked(label, probability)
-    groups, index = np.unique(np.asarray(group), return_inverse=True)
-    if len(groups) < 2:
-        return {name: Interval(float("nan"), float("nan")) for name in NAMES}
-    drawn = replicate_metrics(
-        label, probability, index, len(groups), threshold=threshold, replicates=replicates, seed=seed
-    )
-    return {name: percentiles(values, confidence) for name, values in zip(NAMES, drawn, strict=True)}
-
-
-def percentiles(values: Float64[np.ndarray, "draws"], confidence: float = 0.95) -> Interval:
-    """The interval between the outer percentiles of some draws, those that are NaN left out."""
-    defined = values[np.isfinite(values)]
-    if not len(defined):
-        return Interval(float("nan"), float("nan"))
-    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(low), float(high))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Aggregated:
-    """Predictions of chunks or records, made of those of their frames; m of them, in ascending order of their keys.
-
-    Args:
-        key: what the frames had in common.
-        probability: of viral.
-        frames: how many frames went into it.
-        best: row of the frame that is surest.
-        first: row of the first frame, to look up what all share, such as the label.
-    """
-
-    key: Int64[np.ndarray, "m"]
-    probability: Float64[np.ndarray, "m"]
-    frames: Int64[np.ndarray, "m"]
-    best: Int64[np.ndarray, "m"]
-    first: Int64[np.ndarray, "m"]
-
-    def __len__(self) -> int:
-        return len(self.key)
-
-
-def chunk_keys(record: Int64[np.ndarray, "n"], chunk: Int32[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
-    """One number for each chunk of each record, ascending as they are."""
-    return np.asarray(record, np.int64) << 32 | np.asarray(chunk, np.int64)
-
-
-def aggregate(
-    probability: Float64[np.ndarray, "n"],
-    key: Int64[np.ndarray, "n"],
-    *,
-    rule: Rule = "best",
-    length: Int64[np.ndarray, "n"] | None = None,
-) -> Aggregated:
-    """Frames to chunks (``key`` from ``chunk_keys``) or to records (``key`` the record).
-
-    Args:
-        probability: of viral, for every frame.
-        key: what each frame belongs to.
-        rule: ``best`` is VirNucPro's: the highest P(viral) of all frames against their highest P(host), so the
-            surest frame decides, viral where two are as sure; ``mean`` weighs each frame with its length.
-        length: bases of each frame, for ``mean``; all count the same without it.
-
-    Raises:
-        UsageError: the rule is unknown.
-    """
-    if rule not in ("best", "mean"):
-        raise UsageError(f"no rule {rule!r} to combine frames: choose best or mean")
-    probability = np.asarray(probability, np.float64)
-    if not len(probability):
-        none = np.empty(0, np.int64)
-        return Aggregated(none, np.empty(0), none, none, none)
-    # Within a key the surest frame comes last, viral behind host where both are as sure.
-    order = np.lexsort((probability, np.maximum(probability, 1 - probability), key))
-    ordered = np.asarray(key)[order]
-    start = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    frames = np.diff(np.r_[start, len(order)])
-    best = order[start + frames - 1]
-    combined = probability[best]
-    if rule == "mean":
-        weight = np.ones(len(order)) if length is None else np.asarray(length, np.float64)[order]
-        combined = np.add.reduceat(probability[order] * weight, start) / np.add.reduceat(weight, start)
-    return Aggregated(ordered[start], combined, frames, best, np.minimum.reduceat(order, start))
-
-
-def with_intervals(metrics: Metrics, intervals: Mapping[str, Interval]) -> dict[str, object]:
-    """Metrics and their intervals as one JSON object: ``{"accuracy": …, "intervals": {"accuracy": [low, high]}}``."""
-    return {**metrics.to_json(), "intervals": {name: interval.to_json() for name, interval in intervals.items()}}
-
-
-def _checked(
+def checked(
     label: Int8[np.ndarray, "n"], probability: Float64[np.ndarray, "n"]
 ) -> tuple[Int8[np.ndarray, "n"], Float64[np.ndarray, "n"]]:
+    """Labels and probabilities that can be measured.
+
+    Raises:
+        FeatureError: there is nothing to measure, a label is missing, or a probability is none.
+    """
     label, probability = np.asarray(label), np.asarray(probability, np.float64)
     if not len(label):
         raise FeatureError("there are no predictions to measure")

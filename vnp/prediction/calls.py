@@ -13,41 +13,39 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float64, Int8, Int32, Int64
 
-from vnp.metrics.metrics import Aggregated, Rule, aggregate, chunk_keys
+from vnp.metrics.aggregation import Aggregated, aggregate, chunk_keys
+from vnp.metrics.rules import find_rule
+from vnp.report.calls import HIGH, HOST, LOW, MEDIUM, NO_CALL, VIRAL, CalledRecords
 
 if TYPE_CHECKING:
+    from vnp.prediction.options import PredictOptions
     from vnp.prediction.scores import Batch
-    from vnp.prediction.settings import Settings
 
-VIRAL, HOST, NO_CALL = 1, 0, -1
 CALL_NAMES = {VIRAL: "viral", HOST: "host", NO_CALL: ""}
-LOW, MEDIUM, HIGH = 0, 1, 2
-RELIABILITY_NAMES = {LOW: "low", MEDIUM: "medium", HIGH: "high", -1: ""}
 UNSCORED, SHORT, UNSURE, CALLED = 1, 2, 3, 0
 """Why a record has no call: no score, too short, false discovery rate too high; or that it has one."""
 
 HIGH_AGREEMENT = 0.8
 LOW_AGREEMENT = 0.6
 HIGH_CHUNKS = 3
-_RULES: dict[str, Rule] = {"best-frame": "best", "length-weighted": "mean"}
 
 
 def combine(
     batch: Batch, key: Int64[np.ndarray, "n"], rule: str
 ) -> tuple[Aggregated, Float64[np.ndarray, "m"], Float64[np.ndarray, "m"]]:
-    """Frames to what ``key`` says, by a rule of ``Settings``.
+    """Frames to what ``key`` says, by a rule of ``PredictOptions``.
 
     Returns:
         The aggregation with calibrated probabilities, the raw scores that belong to them, and the bases that went
         into each.
     """
-    found = aggregate(batch.probability, key, rule=_RULES[rule], length=batch.length)
+    found = aggregate(batch.probability, key, rule=rule, length=batch.length)
+    if not len(found):
+        return found, np.empty(0), np.empty(0)
     # Rows are in rising order of record and chunk, so those of one key stand together from `first` on.
-    bases = np.add.reduceat(batch.length, found.first) if len(found) else np.empty(0)
-    if rule == "best-frame":
-        return found, batch.score[found.best], bases.astype(np.float64)
-    score = np.add.reduceat(batch.score * batch.length, found.first) / bases if len(found) else np.empty(0)
-    return found, score, bases.astype(np.float64)
+    weight = batch.length.astype(np.float64)
+    score = find_rule(rule).combine(batch.score, weight, np.arange(len(batch)), found.first, found.best)
+    return found, score, np.add.reduceat(weight, found.first)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,12 +81,12 @@ class Tally:
 
     Args:
         records: how many there are.
-        rule: of ``Settings``.
+        rule: of ``PredictOptions``.
         threshold: from this probability on a frame would be called viral.
     """
 
     def __init__(self, records: int, rule: str, threshold: float) -> None:
-        self._rule = rule
+        self._rule = find_rule(rule)
         self._threshold = threshold
         self._bases = np.zeros(records)
         self.score: Float64[np.ndarray, "r"] = np.full(records, np.nan)
@@ -100,17 +98,12 @@ class Tally:
 
     def add(self, batch: Batch, chunks: Chunks) -> None:
         """Take in a batch of rows and what its chunks came to."""
-        found, score, bases = combine(batch, batch.record, self._rule)
+        found, score, bases = combine(batch, batch.record, self._rule.name)
         at = found.key
-        if self._rule == "best-frame":
-            old, new = self.probability[at], found.probability
-            taken = ~((_sureness(old) > _sureness(new)) | ((_sureness(old) == _sureness(new)) & (old >= new)))
-            self.probability[at[taken]], self.score[at[taken]] = new[taken], score[taken]
-        else:
-            share = bases / (self._bases[at] + bases)
-            for mean, part in ((self.probability, found.probability), (self.score, score)):
-                before = np.where(self._bases[at] > 0, mean[at], 0.0)
-                mean[at] = before + (part - before) * share
+        share = self._rule.share(self.probability[at], found.probability, self._bases[at], bases)
+        for known, new in ((self.probability, found.probability), (self.score, score)):
+            before = np.where(share < 1, known[at], 0.0)
+            known[at] = before + (new - before) * share
         self._bases[at] += bases
         low = int(at[0]) if len(at) else 0
         self.scored[at] += np.bincount(chunks.record - low)[at - low].astype(np.int32)
@@ -119,32 +112,18 @@ class Tally:
         self.viral_frames[at] += viral[at - low].astype(np.int32)
 
 
-def _sureness(probability: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
-    sureness: Float64[np.ndarray, "n"] = np.maximum(probability, 1 - probability)
-    return sureness
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class Calls:
-    """What is said of each record; NaN or -1 where there is nothing to say.
+class Calls(CalledRecords):
+    """What is said of each record, and why there is no call.
 
     Args:
-        call: 1 viral, 0 host, -1 none.
         why: ``CALLED``, or why there is no call.
-        fdr: false discovery rate if this record and all at least as probable were called viral.
-        agreement: share of the record's frames that alone would have got its call, or without one, what its
-            probability says.
-        reliability: ``HIGH``, ``MEDIUM`` or ``LOW``.
     """
 
-    call: Int8[np.ndarray, "r"]
     why: Int8[np.ndarray, "r"]
-    fdr: Float64[np.ndarray, "r"]
-    agreement: Float64[np.ndarray, "r"]
-    reliability: Int8[np.ndarray, "r"]
 
 
-def decide(tally: Tally, length: Int64[np.ndarray, "r"], chunk: int, settings: Settings) -> Calls:
+def decide(tally: Tally, length: Int64[np.ndarray, "r"], chunk: int, settings: PredictOptions) -> Calls:
     """Call records.
 
     Args:
@@ -167,7 +146,8 @@ def decide(tally: Tally, length: Int64[np.ndarray, "r"], chunk: int, settings: S
     call = np.where(why == CALLED, viral, NO_CALL).astype(np.int8)
     with np.errstate(invalid="ignore", divide="ignore"):
         agreement = np.where(viral, tally.viral_frames, tally.frames - tally.viral_frames) / tally.frames
-    return Calls(call, why, fdr, agreement, judge(length, tally.scored, agreement, chunk))
+    reliability = judge(length, tally.scored, agreement, chunk)
+    return Calls(length, tally.scored, tally.score, tally.probability, call, fdr, agreement, reliability, why)
 
 
 def false_discovery_rate(probability: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
@@ -183,6 +163,15 @@ def false_discovery_rate(probability: Float64[np.ndarray, "n"]) -> Float64[np.nd
     rate = np.empty(len(ordered))
     rate[order] = mean[last_of_ties]
     return rate
+
+
+def reliability_levels(chunk: int) -> str:
+    """The rule of ``judge`` in words, for pages."""
+    return (
+        f"low if the record is shorter than {chunk / 2:g} bases (half a training chunk) or fewer than "
+        f"{LOW_AGREEMENT:.0%} of its frames agree; high if at least {HIGH_CHUNKS} chunks have a score and at least "
+        f"{HIGH_AGREEMENT:.0%} of its frames agree; else medium."
+    )
 
 
 def judge(

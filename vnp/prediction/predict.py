@@ -14,8 +14,8 @@ import numpy as np
 from vnp.errors import FeatureError, RunError, RunExistsError, storage_error
 from vnp.files.durable import replacing
 from vnp.files.records import write_json
+from vnp.prediction.options import OutputPaths, PredictOptions
 from vnp.prediction.scores import read_scores, write_scores
-from vnp.prediction.settings import OutputPaths, Settings
 from vnp.prediction.writing import SCHEMA, Progress, Writing
 from vnp.runs.done.receipts import file_sha256
 
@@ -55,7 +55,7 @@ def checkpoint_sha256(path: Path) -> str:
         raise storage_error(error, f"reading {path}") from error
 
 
-def load_checkpoint(settings: Settings) -> Checkpoint:
+def load_checkpoint(settings: PredictOptions) -> Checkpoint:
     """Read the classifier that the settings name.
 
     Raises:
@@ -76,7 +76,7 @@ def load_checkpoint(settings: Settings) -> Checkpoint:
 
 def require_free(
     paths: OutputPaths,
-    settings: Settings,
+    settings: PredictOptions,
     *,
     force: bool,
     other: str = "another --out",
@@ -115,7 +115,7 @@ def require_free(
         )
 
 
-def finished(paths: OutputPaths, settings: Settings, run: str) -> dict[str, Any] | None:
+def finished(paths: OutputPaths, settings: PredictOptions, run: str) -> dict[str, Any] | None:
     """The summary of predictions that are there and are just these, else None.
 
     Args:
@@ -160,7 +160,7 @@ def remove(paths: Iterable[Path]) -> None:
 
 def predict(
     features: Features,
-    settings: Settings,
+    settings: PredictOptions,
     out: Path,
     *,
     force: bool = False,
@@ -215,7 +215,7 @@ def predict(
 
 def _scores(
     features: Features,
-    settings: Settings,
+    settings: PredictOptions,
     checkpoint: Checkpoint,
     paths: OutputPaths,
     device: str,
@@ -237,7 +237,7 @@ def _scores(
     return read_scores(paths.scores, features.rows)
 
 
-def _stored_scores(paths: OutputPaths, features: Features, settings: Settings) -> np.ndarray | None:
+def _stored_scores(paths: OutputPaths, features: Features, settings: PredictOptions) -> np.ndarray | None:
     """Scores of an earlier prediction, if it was of these rows by this classifier."""
     summary = _read_summary(paths) or {}
     of = (summary.get("run"), summary.get("settings", {}).get("checkpoint_sha256"))
@@ -247,7 +247,7 @@ def _stored_scores(paths: OutputPaths, features: Features, settings: Settings) -
     return None
 
 
-def _same(stored: Any, settings: Settings) -> bool:
+def _same(stored: Any, settings: PredictOptions) -> bool:
     """Whether settings are those of a summary; a checkpoint is its content, wherever it lies."""
     return isinstance(stored, dict) and {**stored, "checkpoint": ""} == {**asdict(settings), "checkpoint": ""}
 
@@ -260,9 +260,9 @@ def _read_summary(paths: OutputPaths) -> dict[str, Any] | None:
     return summary if isinstance(summary, dict) and summary.get("schema") == SCHEMA else None
 
 
-def _read_settings(paths: OutputPaths) -> Settings | None:
+def _read_settings(paths: OutputPaths) -> PredictOptions | None:
     try:
-        return Settings.read(paths.settings)
+        return PredictOptions.read(paths.settings)
     except RunError:
         return None
 

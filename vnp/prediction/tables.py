@@ -1,119 +1,105 @@
-"""Tables of any length: tab-separated text, and the same as Parquet where that is asked for."""
+"""The files of a prediction that grow row by row: tables as text and as Parquet, and VirNucPro's two.
+
+Of VirNucPro's, so that what reads them goes on working, ``prediction_results.txt`` has a line for each frame: id,
+``virus`` or ``others``, the scores of others and of virus. ``prediction_results_highestscore.csv``, separated by tabs
+in spite of its name, has one for each chunk: its id, whether the highest score of virus over its frames is at least the
+highest of others, and both. VirNucPro knows no calibration: its scores are the raw ones here. Both files are in input
+order; VirNucPro sorts the second as text. Source of the formats: the public repository Li-Jing-1997/VirNucPro (Li et
+al., Briefings in Bioinformatics 2025, bbaf224) and programs that read its files.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Generic, Literal, TextIO, TypeVar
 
 import numpy as np
+from jaxtyping import Int64
 
 from vnp.files.durable import replacing
+from vnp.prediction.scores import Batch
+
+Rows = TypeVar("Rows")
+Values = Sequence[str] | np.ndarray
+_ARROW = {"text": "string", "int": "int64", "ratio": "float64"}
+_FRAMES_HEADER = "Sequence_ID\tPrediction\tscore1\tscore2\n"
+_CHUNKS_HEADER = "Modified_ID\tIs_Virus\tmax_score_0\tmax_score_1\n"
+_FRAME_NAME = 2
+"""Characters that name the frame at the end of an id."""
 
 
-class Column(NamedTuple):
-    """A column: its name, and what it holds. ``ratio`` is a number whose NaN means that there is none."""
+@dataclass(frozen=True, slots=True)
+class Column(Generic[Rows]):
+    """A column of a table.
+
+    Args:
+        name: in the first line.
+        kind: what it holds; ``ratio`` is a number whose NaN means that there is none.
+        values: of some rows, one for each.
+    """
 
     name: str
     kind: Literal["text", "int", "ratio"]
+    values: Callable[[Rows], Values]
 
 
-FRAMES = (
-    Column("frame_id", "text"),
-    Column("record", "text"),
-    Column("chunk", "int"),
-    Column("frame", "text"),
-    Column("start", "int"),
-    Column("end", "int"),
-    Column("score", "ratio"),
-    Column("probability", "ratio"),
-)
-CHUNKS = (
-    Column("record", "text"),
-    Column("chunk", "int"),
-    Column("start", "int"),
-    Column("end", "int"),
-    Column("n_frames", "int"),
-    Column("score", "ratio"),
-    Column("probability", "ratio"),
-    Column("call", "text"),
-)
-PREDICTIONS = (
-    Column("name", "text"),
-    Column("length", "int"),
-    Column("n_chunks", "int"),
-    Column("n_scored", "int"),
-    Column("score", "ratio"),
-    Column("probability", "ratio"),
-    Column("call", "text"),
-    Column("fdr", "ratio"),
-    Column("agreement", "ratio"),
-    Column("reliability", "text"),
-    Column("reason", "text"),
-)
-
-Values = Sequence[str] | np.ndarray
-_ARROW = {"text": "string", "int": "int64", "ratio": "float64"}
-
-
-class Table:
-    """Writes one table, some rows at a time; its files appear when it is closed without an error.
+@contextmanager
+def open_table(
+    columns: Sequence[Column[Rows]], text: Path, parquet: Path | None = None
+) -> Iterator[Callable[[Rows], None]]:
+    """Write a table, some rows at a time; its files appear when the block ends without an error.
 
     Args:
         columns: of the table.
         text: path of the tab-separated file.
         parquet: path of the Parquet file, or None.
 
+    Yields:
+        What takes rows.
+
     Raises:
         StorageError: the disk is full or cannot be written.
     """
+    with ExitStack() as stack:
+        file = _opened(text, stack)
+        file.write("\t".join(column.name for column in columns) + "\n")
+        write_batch = _parquet_writer(columns, parquet, stack) if parquet is not None else None
 
-    def __init__(self, columns: Sequence[Column], text: Path, parquet: Path | None = None) -> None:
-        self._columns = columns
-        self._text_path = text
-        self._parquet_path = parquet
-        self._stack = ExitStack()
-        self._parquet: Any = None
+        def add(rows: Rows) -> None:
+            values = [column.values(rows) for column in columns]
+            texts = [_texts(found, column.kind) for found, column in zip(values, columns, strict=True)]
+            lines = list(map("\t".join, zip(*texts, strict=True)))
+            if lines:
+                file.write("\n".join(lines) + "\n")
+                if write_batch is not None:
+                    write_batch(values)
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            temporary = stack.enter_context(replacing(self._text_path))
-            self._file = stack.enter_context(temporary.open("x", encoding="utf-8", newline=""))
-            self._file.write("\t".join(column.name for column in self._columns) + "\n")
-            if self._parquet_path is not None:
-                import pyarrow as arrow
-                import pyarrow.parquet as parquet
+        yield add
 
-                self._schema = arrow.schema([(column.name, _ARROW[column.kind]) for column in self._columns])
-                temporary = stack.enter_context(replacing(self._parquet_path))
-                self._parquet = stack.enter_context(parquet.ParquetWriter(temporary, self._schema, compression="zstd"))
-            self._stack = stack.pop_all()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+def _opened(path: Path, stack: ExitStack) -> TextIO:
+    temporary = stack.enter_context(replacing(path))
+    return stack.enter_context(temporary.open("x", encoding="utf-8", newline=""))
 
-    def add(self, values: Mapping[str, Values]) -> None:
-        """Write rows.
 
-        Args:
-            values: for each column as many texts or numbers.
-        """
-        columns = [_texts(values[column.name], column.kind) for column in self._columns]
-        lines = list(map("\t".join, zip(*columns, strict=True)))
-        if lines:
-            self._file.write("\n".join(lines) + "\n")
-        if lines and self._parquet is not None:
-            import pyarrow as arrow
+def _parquet_writer(columns: Sequence[Column[Any]], path: Path, stack: ExitStack) -> Callable[[Sequence[Values]], None]:
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
 
-            arrays = [
-                arrow.array(values[column.name], type=_ARROW[column.kind], from_pandas=True) for column in self._columns
-            ]
-            self._parquet.write_batch(arrow.RecordBatch.from_arrays(arrays, schema=self._schema))
+    schema = arrow.schema([(column.name, _ARROW[column.kind]) for column in columns])
+    temporary = stack.enter_context(replacing(path))
+    writer = stack.enter_context(parquet.ParquetWriter(temporary, schema, compression="zstd"))
+
+    def write(values: Sequence[Values]) -> None:
+        arrays = [
+            arrow.array(found, type=field.type, from_pandas=True) for found, field in zip(values, schema, strict=True)
+        ]
+        writer.write_batch(arrow.RecordBatch.from_arrays(arrays, schema=schema))
+
+    return write
 
 
 def _texts(values: Values, kind: str) -> Sequence[str]:
@@ -126,3 +112,46 @@ def _texts(values: Values, kind: str) -> Sequence[str]:
     for place in np.flatnonzero(np.isnan(numbers)).tolist():
         texts[place] = ""
     return texts
+
+
+@contextmanager
+def open_virnucpro_files(frames: Path, chunks: Path) -> Iterator[Callable[[Batch, Int64[np.ndarray, "m"]], None]]:
+    """Write VirNucPro's files, batch by batch; they appear when the block ends without an error.
+
+    Args:
+        frames: path of ``prediction_results.txt``.
+        chunks: path of ``prediction_results_highestscore.csv``.
+
+    Yields:
+        What takes rows, of which no chunk is cut, and the row of each chunk's first frame, rising.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    with ExitStack() as stack:
+        frame_file, chunk_file = _opened(frames, stack), _opened(chunks, stack)
+        frame_file.write(_FRAMES_HEADER)
+        chunk_file.write(_CHUNKS_HEADER)
+
+        def add(batch: Batch, first: Int64[np.ndarray, "m"]) -> None:
+            if not len(batch):
+                return
+            virus = batch.score
+            others = 1 - virus
+            ids = [name.decode() for name in batch.ids]
+            frame_file.writelines(
+                # Of two equal scores VirNucPro takes the first for a frame, which is others, and virus for a chunk.
+                f"{name}\t{'virus' if high > low else 'others'}\t{low:.8g}\t{high:.8g}\n"
+                for name, low, high in zip(ids, others.tolist(), virus.tolist(), strict=True)
+            )
+            highest = zip(
+                first.tolist(),
+                np.maximum.reduceat(others, first).tolist(),
+                np.maximum.reduceat(virus, first).tolist(),
+                strict=True,
+            )
+            chunk_file.writelines(
+                f"{ids[row][:-_FRAME_NAME]}\t{high >= low}\t{low:.8g}\t{high:.8g}\n" for row, low, high in highest
+            )
+
+        yield add

@@ -3,41 +3,48 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
+from jaxtyping import Bool
 
+from vnp.errors import ChangedInputError
 from vnp.features.table import Records
 from vnp.files.durable import replacing
+from vnp.metrics.rules import find_rule
 from vnp.prediction.calls import (
     CALL_NAMES,
     CALLED,
-    HOST,
-    NO_CALL,
-    RELIABILITY_NAMES,
     SHORT,
     UNSCORED,
-    VIRAL,
     Calls,
     Chunks,
     Tally,
     decide,
+    reliability_levels,
     score_chunks,
 )
-from vnp.prediction.fasta import write_called
-from vnp.prediction.scores import batches
-from vnp.prediction.settings import TABLES, OutputPaths, Settings
-from vnp.prediction.source import Reasons, count_records, planned_inputs, record_lengths, record_windows
-from vnp.prediction.tables import CHUNKS, FRAMES, PREDICTIONS, Column, Table
-from vnp.prediction.virnucpro import VirNucProFiles
-from vnp.report.calls import Report, best_records, write_report
-from vnp.runs.request import versions
+from vnp.prediction.options import TABLES, OutputPaths, PredictOptions
+from vnp.prediction.scores import (
+    Batch,
+    Reasons,
+    batches,
+    count_records,
+    planned_inputs,
+    record_lengths,
+    record_windows,
+)
+from vnp.prediction.tables import Column, open_table, open_virnucpro_files
+from vnp.report.calls import HOST, NO_CALL, RELIABILITY_NAMES, VIRAL, Report, render
+from vnp.runs.planning.plan import check_inputs
+from vnp.runs.request import PlannedInput, versions
 from vnp.sequences.chunks import Chunking
 from vnp.sequences.frames import FRAME_NAMES
+from vnp.sequences.reading import read_records
 
 if TYPE_CHECKING:
     from vnp.classifier.checkpoint import Checkpoint
@@ -46,38 +53,93 @@ if TYPE_CHECKING:
 SCHEMA = "vnp-predictions/1"
 Progress = Callable[[str, int], None]
 """Told what is being done (``scoring`` or ``writing``) and how many rows were done since the last call."""
+_FASTA_LINE = 80
 
 
-@dataclass(slots=True)
-class _Found:
-    """What one pass over the records gathers for the summary and the report."""
+class _FrameRows(NamedTuple):
+    """Rows of the table of frames."""
 
-    names: dict[int, str] = field(default_factory=dict)
-    reasons: Counter[str] = field(default_factory=Counter)
+    batch: Batch
+    ids: list[str]
+    records: list[str]
 
 
+class _ChunkRows(NamedTuple):
+    """Rows of the table of chunks."""
+
+    chunks: Chunks
+    records: list[str]
+    start: np.ndarray
+    end: np.ndarray
+    viral: np.ndarray
+
+
+class _RecordRows(NamedTuple):
+    """Rows of the table of records: the window of all records that they are, and what is known of them."""
+
+    window: slice
+    records: Records
+    names: list[str]
+    calls: Calls
+    reasons: list[str]
+
+
+FRAMES: tuple[Column[_FrameRows], ...] = (
+    Column("frame_id", "text", lambda rows: rows.ids),
+    Column("record", "text", lambda rows: rows.records),
+    Column("chunk", "int", lambda rows: rows.batch.chunk),
+    Column("frame", "text", lambda rows: [FRAME_NAMES[frame] for frame in rows.batch.frame.tolist()]),
+    Column("start", "int", lambda rows: rows.batch.start),
+    Column("end", "int", lambda rows: rows.batch.end),
+    Column("score", "ratio", lambda rows: rows.batch.score),
+    Column("probability", "ratio", lambda rows: rows.batch.probability),
+)
+CHUNKS: tuple[Column[_ChunkRows], ...] = (
+    Column("record", "text", lambda rows: rows.records),
+    Column("chunk", "int", lambda rows: rows.chunks.chunk),
+    Column("start", "int", lambda rows: rows.start),
+    Column("end", "int", lambda rows: rows.end),
+    Column("n_frames", "int", lambda rows: rows.chunks.frames),
+    Column("score", "ratio", lambda rows: rows.chunks.score),
+    Column("probability", "ratio", lambda rows: rows.chunks.probability),
+    Column("call", "text", lambda rows: [CALL_NAMES[VIRAL if viral else HOST] for viral in rows.viral.tolist()]),
+)
+PREDICTIONS: tuple[Column[_RecordRows], ...] = (
+    Column("name", "text", lambda rows: rows.names),
+    Column("length", "int", lambda rows: rows.records.length),
+    Column("n_chunks", "int", lambda rows: rows.records.chunks),
+    Column("n_scored", "int", lambda rows: rows.calls.scored[rows.window]),
+    Column("score", "ratio", lambda rows: rows.calls.score[rows.window]),
+    Column("probability", "ratio", lambda rows: rows.calls.probability[rows.window]),
+    Column("call", "text", lambda rows: [CALL_NAMES[call] for call in rows.calls.call[rows.window].tolist()]),
+    Column("fdr", "ratio", lambda rows: rows.calls.fdr[rows.window]),
+    Column("agreement", "ratio", lambda rows: rows.calls.agreement[rows.window]),
+    Column(
+        "reliability", "text",
+        lambda rows: [RELIABILITY_NAMES[level] for level in rows.calls.reliability[rows.window].tolist()],
+    ),
+    Column("reason", "text", lambda rows: rows.reasons),
+)  # fmt: skip
+_Rows = TypeVar("_Rows")
+
+
+@dataclass(frozen=True, slots=True)
 class Writing:
     """One prediction on its way to the disk.
 
     Args:
         features: of the run.
-        settings: what to do.
+        options: what to do.
         checkpoint: the classifier.
         paths: where to.
         progress: told how many rows were written since the last call.
     """
 
-    def __init__(
-        self, features: Features, settings: Settings, checkpoint: Checkpoint, paths: OutputPaths, progress: Progress
-    ) -> None:
-        self._features = features
-        self._settings = settings
-        self._checkpoint = checkpoint
-        self._paths = paths
-        self._progress = progress
-        self._lengths = record_lengths(features)
-        self._tally = Tally(count_records(features), settings.rule, settings.threshold)
-        self._inputs = planned_inputs(features)
+    features: Features
+    options: PredictOptions
+    checkpoint: Checkpoint
+    paths: OutputPaths
+    progress: Progress
 
     def run(self, scores: np.ndarray) -> dict[str, Any]:
         """Write tables, sequences and the report; returns the summary, with the size of every file.
@@ -89,157 +151,104 @@ class Writing:
             InputError: an input has changed, so that called sequences cannot be written.
             StorageError: the disk is full or cannot be written.
         """
-        paths, settings = self._paths, self._settings
+        paths, options = self.paths, self.options
+        lengths, inputs = record_lengths(self.features), planned_inputs(self.features)
+        written = [paths.scores, paths.report, *map(paths.table, TABLES)]
         with ExitStack() as stack:
-            self._write_rows(scores, stack)
-            calls = decide(self._tally, self._lengths, self._features.chunk, settings)
-            best = best_records(self._tally, calls, self._lengths)
-            found = self._write_records(calls, set(best), stack)
-            if settings.fasta:
-                write_called(self._inputs, calls.call == VIRAL, stack.enter_context(replacing(paths.fasta)))
-            about = self._about(calls, found)
-            report = Report(about, self._tally, calls, self._lengths, [(at, found.names[at]) for at in best])
-            write_report(report, stack.enter_context(replacing(paths.report)))
-        written = [path for path in paths.results() if path != paths.summary and path in self._expected()]
-        return {**about, "files": {path.name: path.stat().st_size for path in written if path.exists()}}
+            tally = self._write_rows(scores, lengths, stack)
+            calls = decide(tally, lengths, self.features.chunk, options)
+            names, reasons = self._write_records(calls, stack)
+            if options.fasta:
+                write_called(inputs, calls.call == VIRAL, stack.enter_context(replacing(paths.fasta)))
+                written.append(paths.fasta)
+            about = self._about(calls, inputs, reasons)
+            levels = reliability_levels(self.checkpoint.chunk)
+            report = Report(about, calls, names, find_rule(options.rule).sentence, levels)
+            stack.enter_context(replacing(paths.report)).write_text(render(report), encoding="utf-8")
+        if options.parquet:
+            written += map(paths.parquet, TABLES)
+        if options.virnucpro:
+            written += [paths.virnucpro_frames, paths.virnucpro_chunks]
+        sizes = {path.name: path.stat().st_size for path in paths.results() if path in written and path.exists()}
+        return {**about, "files": sizes}
 
-    def _expected(self) -> set[Path]:
-        paths, settings = self._paths, self._settings
-        expected = {paths.scores, paths.report, *map(paths.table, TABLES)}
-        if settings.parquet:
-            expected |= set(map(paths.parquet, TABLES))
-        if settings.virnucpro:
-            expected |= {paths.virnucpro_frames, paths.virnucpro_chunks}
-        if settings.fasta:
-            expected.add(paths.fasta)
-        return expected
+    def _table(self, name: str, columns: Sequence[Column[_Rows]], stack: ExitStack) -> Callable[[_Rows], None]:
+        parquet = self.paths.parquet(name) if self.options.parquet else None
+        return stack.enter_context(open_table(columns, self.paths.table(name), parquet))
 
-    def _table(self, name: str, columns: tuple[Column, ...]) -> Table:
-        parquet = self._paths.parquet(name) if self._settings.parquet else None
-        return Table(columns, self._paths.table(name), parquet)
-
-    def _write_rows(self, scores: np.ndarray, stack: ExitStack) -> None:
-        frames = stack.enter_context(self._table("frames", FRAMES))
-        chunks = stack.enter_context(self._table("chunks", CHUNKS))
-        virnucpro = None
-        if self._settings.virnucpro:
-            files = VirNucProFiles(self._paths.virnucpro_frames, self._paths.virnucpro_chunks)
-            virnucpro = stack.enter_context(files)
-        for batch in batches(self._features, scores):
-            found = score_chunks(batch, self._settings.rule)
-            self._tally.add(batch, found)
+    def _write_rows(self, scores: np.ndarray, lengths: np.ndarray, stack: ExitStack) -> Tally:
+        tally = Tally(count_records(self.features), self.options.rule, self.options.threshold)
+        add_frames = self._table("frames", FRAMES, stack)
+        add_chunks = self._table("chunks", CHUNKS, stack)
+        add_virnucpro = None
+        if self.options.virnucpro:
+            files = open_virnucpro_files(self.paths.virnucpro_frames, self.paths.virnucpro_chunks)
+            add_virnucpro = stack.enter_context(files)
+        for batch in batches(self.features, scores):
+            found = score_chunks(batch, self.options.rule)
+            tally.add(batch, found)
             ids = [name.decode() for name in batch.ids]
             records = [name.rpartition("_chunk_")[0] for name in ids]
-            frames.add(
-                {
-                    "frame_id": ids,
-                    "record": records,
-                    "chunk": batch.chunk,
-                    "frame": [FRAME_NAMES[frame] for frame in batch.frame.tolist()],
-                    "start": batch.start,
-                    "end": batch.end,
-                    "score": batch.score,
-                    "probability": batch.probability,
-                }
-            )
-            chunks.add(self._chunk_values(found, [records[row] for row in found.first.tolist()]))
-            if virnucpro is not None:
-                virnucpro.add(batch, found.first)
-            self._progress("writing", len(batch))
+            add_frames(_FrameRows(batch, ids, records))
+            start, end = _spans(found, lengths, Chunking(self.features.chunk))
+            viral = found.probability >= self.options.threshold
+            add_chunks(_ChunkRows(found, [records[row] for row in found.first.tolist()], start, end, viral))
+            if add_virnucpro is not None:
+                add_virnucpro(batch, found.first)
+            self.progress("writing", len(batch))
+        return tally
 
-    def _chunk_values(self, found: Chunks, records: list[str]) -> dict[str, Any]:
-        start, end = self._spans(found)
-        viral = found.probability >= self._settings.threshold
-        return {
-            "record": records,
-            "chunk": found.chunk,
-            "start": start,
-            "end": end,
-            "n_frames": found.frames,
-            "score": found.score,
-            "probability": found.probability,
-            "call": [CALL_NAMES[VIRAL if call else HOST] for call in viral.tolist()],
-        }
-
-    def _spans(self, found: Chunks) -> tuple[np.ndarray, np.ndarray]:
-        """Where chunks start and end on their records."""
-        low, high = int(found.record[0]), int(found.record[-1]) + 1
-        lengths, chunking = self._lengths[low:high], Chunking(self._features.chunk)
-        before = np.cumsum(counts := chunking.count(lengths)) - counts
-        place = before[found.record - low] + found.chunk - 1
-        table = chunking.cut(lengths, first=int(place[0]), last=int(place[-1]) + 1)
-        at = place - place[0]
-        return table.start[at], table.end[at]
-
-    def _write_records(self, calls: Calls, best: set[int], stack: ExitStack) -> _Found:
-        table = stack.enter_context(self._table("predictions", PREDICTIONS))
-        reasons, found = Reasons(self._features), _Found()
-        for records in record_windows(self._features):
+    def _write_records(self, calls: Calls, stack: ExitStack) -> tuple[list[tuple[int, str]], Counter[str]]:
+        """Write the table of records; returns place and name of the best, and how often there is which reason."""
+        add = self._table("predictions", PREDICTIONS, stack)
+        no_rows, counts, best = Reasons(self.features), Counter[str](), calls.best()
+        names: dict[int, str] = {}
+        for records in record_windows(self.features):
             window = slice(int(records.ordinal[0]), int(records.ordinal[-1]) + 1)
-            names = [name.decode() for name in records.name]
-            why = self._reasons(calls, window, reasons, found)
-            table.add(self._record_values(calls, window, records, names, why))
-            found.names.update({at: names[at - window.start] for at in best if window.start <= at < window.stop})
-        return found
-
-    def _reasons(self, calls: Calls, window: slice, reasons: Reasons, found: _Found) -> list[str]:
-        texts = []
-        for record, why in enumerate(calls.why[window].tolist(), window.start):
-            if why == CALLED:
-                texts.append("")
-                continue
-            if why == UNSCORED:
-                text = reasons.of(record)
-            elif why == SHORT:
-                text = f"shorter than {self._settings.min_length:,} bases"
-            else:
-                text = f"false discovery rate above {self._settings.max_fdr:g}"
-            texts.append(text)
+            found = [name.decode() for name in records.name]
+            reasons = [
+                self._reason(record, why, no_rows)
+                for record, why in enumerate(calls.why[window].tolist(), window.start)
+            ]
             # A message about a letter at a base is one of its kind; counted is what it is about.
-            found.reasons[text.partition(" at ")[0]] += 1
-        return texts
+            counts.update(reason.partition(" at ")[0] for reason in reasons if reason)
+            add(_RecordRows(window, records, found, calls, reasons))
+            names |= {at: found[at - window.start] for at in best if window.start <= at < window.stop}
+        return [(at, names[at]) for at in best], counts
 
-    def _record_values(
-        self, calls: Calls, window: slice, records: Records, names: list[str], why: list[str]
-    ) -> dict[str, Any]:
-        tally = self._tally
-        return {
-            "name": names,
-            "length": records.length,
-            "n_chunks": records.chunks,
-            "n_scored": tally.scored[window],
-            "score": tally.score[window],
-            "probability": tally.probability[window],
-            "call": [CALL_NAMES[call] for call in calls.call[window].tolist()],
-            "fdr": calls.fdr[window],
-            "agreement": calls.agreement[window],
-            "reliability": [RELIABILITY_NAMES[level] for level in calls.reliability[window].tolist()],
-            "reason": why,
-        }
+    def _reason(self, record: int, why: int, no_rows: Reasons) -> str:
+        """Why a record has no call; empty where it has one."""
+        if why == CALLED:
+            return ""
+        if why == UNSCORED:
+            return no_rows.of(record)
+        if why == SHORT:
+            return f"shorter than {self.options.min_length:,} bases"
+        return f"false discovery rate above {self.options.max_fdr:g}"
 
-    def _about(self, calls: Calls, found: _Found) -> dict[str, Any]:
-        checkpoint, features = self._checkpoint, self._features
+    def _about(self, calls: Calls, inputs: Sequence[PlannedInput], reasons: Counter[str]) -> dict[str, Any]:
+        checkpoint, features = self.checkpoint, self.features
         viral = calls.call == VIRAL
         return {
             "schema": SCHEMA,
             "run": features.run,
-            "settings": asdict(self._settings),
+            "settings": asdict(self.options),
             "counts": {
                 "records": len(calls.call),
-                "bases": int(self._lengths.sum()),
+                "bases": int(calls.length.sum()),
                 "viral": int(viral.sum()),
-                "viral_bases": int(self._lengths[viral].sum()),
+                "viral_bases": int(calls.length[viral].sum()),
                 "host": int((calls.call == HOST).sum()),
                 "no_call": int((calls.call == NO_CALL).sum()),
-                "scored": int((self._tally.scored > 0).sum()),
-                "chunks": int(self._tally.scored.sum()),
+                "scored": int((calls.scored > 0).sum()),
+                "chunks": int(calls.scored.sum()),
                 "frames": features.rows,
             },
-            "expected_false_calls": round(float((1 - self._tally.probability[viral]).sum()), 3),
-            "no_call_reasons": dict(found.reasons.most_common(20)),
+            "expected_false_calls": round(float((1 - calls.probability[viral]).sum()), 3),
+            "no_call_reasons": dict(reasons.most_common(20)),
             "inputs": [
                 {"path": entry.path, "records": entry.records, "bases": entry.bases, "sha256": entry.sha256}
-                for entry in self._inputs
+                for entry in inputs
             ],
             "classifier": {
                 "digest": checkpoint.digest,
@@ -251,3 +260,58 @@ class Writing:
             },
             "versions": versions(),
         }
+
+
+def _spans(found: Chunks, lengths: np.ndarray, chunking: Chunking) -> tuple[np.ndarray, np.ndarray]:
+    """Where chunks start and end on their records."""
+    low, high = int(found.record[0]), int(found.record[-1]) + 1
+    lengths = lengths[low:high]
+    before = np.cumsum(counts := chunking.count(lengths)) - counts
+    place = before[found.record - low] + found.chunk - 1
+    table = chunking.cut(lengths, first=int(place[0]), last=int(place[-1]) + 1)
+    at = place - place[0]
+    return table.start[at], table.end[at]
+
+
+def write_called(inputs: Sequence[PlannedInput], called: Bool[np.ndarray, "r"], path: Path) -> int:
+    """Write the records that were called; the caller gives a temporary name.
+
+    Names are those of the run, bases are upper case as vnp reads them, 80 a line.
+
+    Args:
+        inputs: the run's files.
+        called: for each record over all files, whether to write it.
+        path: of the new file.
+
+    Returns:
+        Bases written.
+
+    Raises:
+        InputError: a file has changed since it was embedded, or cannot be read.
+        OSError: the disk is full or cannot be written.
+    """
+    wanted = [entry for entry in inputs if called[_records(entry)].any()]
+    check_inputs(wanted)
+    with path.open("xb") as file:
+        return sum(_write_input(entry, called[_records(entry)], file) for entry in wanted)
+
+
+def _records(entry: PlannedInput) -> slice:
+    return slice(entry.first_record, entry.first_record + entry.records)
+
+
+def _write_input(entry: PlannedInput, called: Bool[np.ndarray, "r"], file: BinaryIO) -> int:
+    bases = 0
+    left = int(called.sum())
+    for record, chosen in zip(read_records(entry.path), called.tolist(), strict=False):
+        if not chosen:
+            continue
+        file.write(f">{entry.record_name(record.name)}\n".encode())
+        sequence = record.sequence
+        lines = [sequence[first : first + _FASTA_LINE] for first in range(0, len(sequence), _FASTA_LINE)]
+        file.write(b"\n".join(lines) + b"\n")
+        bases += len(sequence)
+        left -= 1
+        if not left:
+            return bases
+    raise ChangedInputError("has fewer records than when it was embedded: extract it anew", path=entry.path)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from vnp.report.pages import short
+
 WIDTH, HEIGHT = 480, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 72, 14, 16, 46
 _PLOT_WIDTH = WIDTH - _LEFT - _RIGHT
@@ -140,14 +142,6 @@ def shares(bars: Sequence[Bar], title: str) -> str:
     return _figure(parts, title, height)
 
 
-def short(number: float) -> str:
-    """``1.2M`` for 1,200,000."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
-    return f"{number:g}"
-
-
 def _ceiling(value: float) -> float:
     """The next round share above a rate, for the top of an axis."""
     for top in (0.01, 0.02, 0.04, 0.1, 0.2, 0.4):
@@ -193,7 +187,7 @@ def _svg(parts: list[str], title: str, x_name: str, y_name: str) -> str:
 
 def _figure(parts: list[str], title: str, height: int) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title, quote=True)}">'
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title, quote=True)}">'
         + "".join(parts)
         + "</svg>"
     )

@@ -9,19 +9,19 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float64, Int8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from vnp.errors import UsageError
 from vnp.files.durable import replacing
-from vnp.metrics.bootstrap import ECE_BINS
-from vnp.metrics.metrics import THRESHOLD, binary_metrics, expected_calibration_error
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from vnp.metrics.metrics import ECE_BINS, THRESHOLD, binary_metrics, ece_bin, expected_calibration_error
 
 # Okabe and Ito's colours, which people with any colour vision tell apart, without yellow, which is pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -68,10 +68,6 @@ def figure(rows: int, columns: int, *, width: float = 4.4, height: float = 3.8) 
         width: of a panel, in inches.
         height: of a panel, in inches.
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     with mpl.rc_context(_STYLE):
         made = Figure(figsize=(width * columns, height * rows), layout="constrained")
         FigureCanvasAgg(made)
@@ -79,7 +75,7 @@ def figure(rows: int, columns: int, *, width: float = 4.4, height: float = 3.8) 
     return made, list(axes.flat)
 
 
-def draw_history(axes: Axes, history: Sequence[Mapping[str, float]], metric: str) -> None:
+def draw_history(axes: Axes, history: Sequence[Mapping[str, float | None]], metric: str) -> None:
     """One metric over the epochs of training, a line for each part of the data.
 
     Args:
@@ -88,11 +84,11 @@ def draw_history(axes: Axes, history: Sequence[Mapping[str, float]], metric: str
             else is left alone.
         metric: which to draw, such as ``loss``.
     """
-    parts = [part for part in _PARTS if any(f"{part}_{metric}" in row for row in history)]
+    parts = [part for part in _PARTS if any(row.get(f"{part}_{metric}") is not None for row in history)]
     for part in parts:
-        known = [row for row in history if row.get(f"{part}_{metric}") is not None]
-        line = _line(_PARTS.index(part))
-        axes.plot([row["epoch"] for row in known], [row[f"{part}_{metric}"] for row in known], label=part, **line)
+        known = [(row["epoch"], value) for row in history if (value := row.get(f"{part}_{metric}")) is not None]
+        epochs, values = zip(*known, strict=True)
+        axes.plot(epochs, values, label=part, **_line(_PARTS.index(part)))
     axes.set_xlabel("epoch")
     axes.set_ylabel(metric.replace("_", " "))
     if parts:
@@ -101,8 +97,6 @@ def draw_history(axes: Axes, history: Sequence[Mapping[str, float]], metric: str
 
 def draw_roc(axes: Axes, series: Sequence[Series]) -> None:
     """Receiver operating characteristics; series with one class only have none and are left out."""
-    from sklearn.metrics import roc_auc_score, roc_curve
-
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
     for index, one in enumerate(series):
         if _both(one):
@@ -114,8 +108,6 @@ def draw_roc(axes: Axes, series: Sequence[Series]) -> None:
 
 def draw_precision_recall(axes: Axes, series: Sequence[Series]) -> None:
     """Precision over recall, and the precision of calling everything viral."""
-    from sklearn.metrics import average_precision_score, precision_recall_curve
-
     for index, one in enumerate(series):
         if _both(one):
             precision, recall, _ = precision_recall_curve(one.label, one.probability)
@@ -131,7 +123,7 @@ def draw_reliability(axes: Axes, series: Sequence[Series]) -> None:
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
     for index, one in enumerate(series):
         if len(one.label):
-            place = np.minimum((one.probability * ECE_BINS).astype(np.int64), ECE_BINS - 1)
+            place = ece_bin(one.probability)
             count = np.bincount(place, minlength=ECE_BINS)
             filled = count > 0
             predicted = np.bincount(place, weights=one.probability, minlength=ECE_BINS)[filled] / count[filled]
@@ -202,12 +194,12 @@ def draw_bars(
 
 
 def write_training_plots(
-    folder: Path, history: Sequence[Mapping[str, float]], series: Sequence[Series], threshold: float = THRESHOLD
+    folder: Path, history: Sequence[Mapping[str, float | None]], series: Sequence[Series], threshold: float = THRESHOLD
 ) -> list[Path]:
     """All plots of one training, as SVG files in a folder.
 
     Args:
-        folder: exists.
+        folder: is made.
         history: see ``draw_history``; every metric in it becomes a panel of ``curves.svg``.
         series: the parts of the data to show, the most important first, such as test and validation.
         threshold: of a viral call, in ``confusion.svg``.
@@ -215,8 +207,9 @@ def write_training_plots(
     Returns:
         The files: ``curves``, ``roc``, ``precision_recall``, ``reliability``, ``scores`` and ``confusion``.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     written = []
-    keys = {key.partition("_")[::2] for row in history for key in row}
+    keys = {key.partition("_")[::2] for row in history for key, value in row.items() if value is not None}
     names = sorted({metric for part, metric in keys if part in _PARTS}, key=_metric_order)
     if names:
         made, panels = figure(1, len(names))
@@ -242,6 +235,35 @@ def write_training_plots(
     return [*written, save(made, folder / "confusion.svg")]
 
 
+def comparison_plots(
+    series: Sequence[Series], names: Sequence[str], differences: Mapping[str, Sequence[tuple[float, float, float]]]
+) -> list[str]:
+    """All plots of a comparison on one level, as ``<svg>`` elements to put into a page.
+
+    Args:
+        series: of each classifier.
+        names: of the pairs of classifiers.
+        differences: for each metric, by its title, the difference of each pair and the ends of its interval.
+    """
+    made, panels = figure(1, 3)
+    for draw, axes in zip((draw_roc, draw_precision_recall, draw_reliability), panels, strict=True):
+        draw(axes, series)
+    drawn = [as_svg(made)]
+    made, panels = figure(1, len(series), width=3.6, height=2.8)
+    for axes, one in zip(panels, series, strict=True):
+        draw_scores(axes, one)
+    drawn.append(as_svg(made))
+    if names:
+        made, panels = figure(1, len(differences), width=3.4, height=1.2 + 0.35 * len(names))
+        for place, (axes, (title, found)) in enumerate(zip(panels, differences.items(), strict=True)):
+            axes.axvline(0, color="#999999", linewidth=0.8)
+            spans = [(low, high) for _, low, high in found]
+            shown = ["" if place else name for name in names]
+            draw_bars(axes, shown, [value for value, _, _ in found], spans, f"difference of {title}")
+        drawn.append(as_svg(made))
+    return drawn
+
+
 def save(made: Figure, path: Path) -> Path:
     """Write a figure as the suffix says, ``.svg`` or ``.png``, in place of what is there.
 
@@ -262,8 +284,6 @@ def as_svg(made: Figure) -> str:
 
 
 def _image(made: Figure, suffix: str) -> bytes:
-    import matplotlib as mpl
-
     if suffix not in (".svg", ".png"):
         raise UsageError(f"a plot is written as .svg or .png, not {suffix!r}")
     buffer = io.BytesIO()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.evaluation.making import predictions
+from tests.comparison.making import predictions
 from vnp.errors import StorageError, UsageError
 from vnp.report.plots import Series, as_svg, draw_confusion, draw_roc, figure, save, write_training_plots
 

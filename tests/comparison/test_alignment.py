@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.evaluation.making import frames, write_features
+from tests.comparison.making import frames, write_features
 from vnp.comparison.alignment import align, read_table
 from vnp.errors import FeatureError, InputError, LayoutError
 from vnp.features.split import read_groups

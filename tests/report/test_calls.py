@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from vnp.prediction.calls import HOST, NO_CALL, VIRAL, Tally, decide
-from vnp.prediction.settings import Settings
-from vnp.report.calls import Report, best_records, render
+from vnp.prediction.calls import Tally, decide
+from vnp.prediction.options import PredictOptions
+from vnp.report.calls import HOST, NO_CALL, VIRAL, Report, render
 
 VOID = {"meta", "link", "input"}
 
@@ -38,7 +38,7 @@ class Balance(HTMLParser):
 
 def make_report(records: int, *, scored: float = 0.9, name: str = "contig_{}", **changes: Any) -> Report:
     random = np.random.default_rng(3)
-    settings = Settings("model.pth", "0" * 64, "1664", **{"threshold": 0.5, **changes})
+    settings = PredictOptions("model.pth", "0" * 64, "1664", **{"threshold": 0.5, **changes})
     tally = Tally(records, settings.rule, settings.threshold)
     has = random.random(records) < scored
     tally.probability[has] = random.beta(0.3, 0.6, int(has.sum()))
@@ -51,7 +51,7 @@ def make_report(records: int, *, scored: float = 0.9, name: str = "contig_{}", *
     viral = calls.call == VIRAL
     about = {
         "run": "a" * 64,
-        "settings": {name: getattr(settings, name) for name in Settings.__slots__},
+        "settings": {name: getattr(settings, name) for name in PredictOptions.__slots__},
         "counts": {
             "records": records,
             "bases": int(length.sum()),
@@ -75,7 +75,7 @@ def make_report(records: int, *, scored: float = 0.9, name: str = "contig_{}", *
         },
         "versions": {"vnp": "0"},
     }
-    return Report(about, tally, calls, length, [(at, name.format(at)) for at in best_records(tally, calls, length)])
+    return Report(about, calls, [(at, name.format(at)) for at in calls.best()], "The surest decides.", "low if short")
 
 
 @pytest.mark.parametrize(("records", "scored"), [(0, 1.0), (1, 1.0), (3, 0.0), (40, 0.9), (5_000, 0.9)])
@@ -121,13 +121,13 @@ def test_names_are_text() -> None:
 def test_best_records_are_viral_calls_first_then_the_most_probable() -> None:
     report = make_report(4_000, threshold=0.99)
     best = [at for at, _ in report.best]
-    calls, probability = report.calls.call[best], report.tally.probability[best]
-    viral = int((report.calls.call == VIRAL).sum())
+    calls, probability = report.records.call[best], report.records.probability[best]
+    viral = int((report.records.call == VIRAL).sum())
     assert 25 < len(best) == viral
     assert (np.diff(probability) <= 0).all()
     few = make_report(4_000, threshold=1.0)
     assert len(few.best) == 25
-    order = np.sort(few.tally.probability[~np.isnan(few.tally.probability)])[::-1]
-    assert few.tally.probability[[at for at, _ in few.best]] == pytest.approx(order[:25])
+    order = np.sort(few.records.probability[~np.isnan(few.records.probability)])[::-1]
+    assert few.records.probability[[at for at, _ in few.best]] == pytest.approx(order[:25])
     assert (calls == VIRAL).all()
-    assert not any(np.isnan(few.tally.probability[at]) for at, _ in few.best)
+    assert not any(np.isnan(few.records.probability[at]) for at, _ in few.best)

@@ -16,7 +16,7 @@ RULES: tuple[str, ...] = get_args(RuleName)
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class PredictOptions:
     """What decides the calls, and what is written beside them.
 
     Args:
@@ -63,7 +63,7 @@ class Settings:
         write_json(path, {"schema": SCHEMA, **asdict(self)})
 
     @classmethod
-    def read(cls, path: Path) -> Settings | None:
+    def read(cls, path: Path) -> PredictOptions | None:
         """Read what ``write`` wrote; None if there is no such file.
 
         Raises:

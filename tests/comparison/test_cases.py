@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.evaluation.making import frames
+from tests.comparison.making import frames
 from vnp.comparison.cases import lift, make_cases
 from vnp.errors import UsageError
 

@@ -1,0 +1,103 @@
+"""How the frames of a chunk or record become one probability: every rule there is, by its name.
+
+Options, tables and pages read ``RULES``, so another rule is another entry there. Its names are read where a command
+line is, on hosts that may have no NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vnp.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float64
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How frames decide for what they are of.
+
+    Args:
+        name: in options and files.
+        short_name: another that options take.
+        meaning: for the help of options.
+        sentence: for pages.
+        combine: numbers of n frames to those of m chunks or records. It is given the numbers; the weights of the
+            frames; the frames in an order that keeps those of one key together; where in this order each key begins;
+            and the surest frame of each key.
+        share: how much of a new part, from 0 (nothing) to 1 (only it), goes into what is known of a record. It is given
+            the probability known so far, that of the new part, and the bases behind each.
+    """
+
+    name: str
+    short_name: str
+    meaning: str
+    sentence: str
+    combine: Callable[[Any, Any, Any, Any, Any], Float64[np.ndarray, "m"]]
+    share: Callable[[Any, Any, Any, Any], Float64[np.ndarray, "m"]]
+
+
+def _sureness(probability: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
+    import numpy as np
+
+    sureness: Float64[np.ndarray, "n"] = np.maximum(probability, 1 - probability)
+    return sureness
+
+
+def _share_of_surer(
+    known: Float64[np.ndarray, "m"], new: Float64[np.ndarray, "m"], _bases: Any, _new_bases: Any
+) -> Float64[np.ndarray, "m"]:
+    old_sureness, sureness = _sureness(known), _sureness(new)
+    share: Float64[np.ndarray, "m"] = 1.0 - ((old_sureness > sureness) | ((old_sureness == sureness) & (known >= new)))
+    return share
+
+
+def _weighted_mean(values: Any, weight: Any, order: Any, start: Any, _best: Any) -> Float64[np.ndarray, "m"]:
+    import numpy as np
+
+    mean: Float64[np.ndarray, "m"] = np.add.reduceat((values * weight)[order], start) / np.add.reduceat(
+        weight[order], start
+    )
+    return mean
+
+
+RULES = {
+    rule.name: rule
+    for rule in (
+        Rule(
+            "best-frame",
+            "best",
+            "the surest one alone, as in VirNucPro",
+            # The highest P(viral) of all frames against their highest P(host); viral where two are as sure.
+            "The surest open frame of a record decides (VirNucPro's rule).",
+            combine=lambda values, _weight, _order, _start, best: values[best],
+            share=_share_of_surer,
+        ),
+        Rule(
+            "length-weighted",
+            "mean",
+            "their mean weighted with their lengths",
+            "A record has the mean of its open frames, weighted with their lengths.",
+            combine=_weighted_mean,
+            share=lambda _known, _new, bases, new_bases: new_bases / (bases + new_bases),
+        ),
+    )
+}
+BEST_FRAME = "best-frame"
+"""The rule of VirNucPro, and the default."""
+
+
+def find_rule(name: str) -> Rule:
+    """The rule of a name, or of a short one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for rule in RULES.values():
+        if name in (rule.name, rule.short_name):
+            return rule
+    raise UsageError(f"no rule {name!r} to combine frames: choose {' or '.join(RULES)}")
