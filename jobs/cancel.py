@@ -9,6 +9,7 @@ import click
 
 from jobs._cli import options
 from jobs._cli.command import command
+from jobs._cluster.executor import in_order, jobs_file, scheduler
 from vnp.errors import UsageError, VnpError
 
 
@@ -16,17 +17,16 @@ from vnp.errors import UsageError, VnpError
 @options.run_argument
 def main(run: Path) -> None:
     """Cancel the Slurm jobs of RUN: all of them, and no others. What is finished stays, and rerun goes on from it."""
-    from jobs._cluster.jobs_file import jobs_file
-    from jobs._cluster.squeue import cancel, live
-
     # Not every run with jobs is planned: its planning may be what is to be cancelled.
     root = run.absolute()
     if not (root / "run.json").exists() and not jobs_file(root).exists():
         raise UsageError(f"{run} is not a run: it has neither run.json nor {jobs_file(root).relative_to(root)}")
-    queue = live(root)
+    executor = scheduler()
+    queue = executor.state(root)
     if queue is None:
+        ask, end = executor.tools
         raise VnpError(
-            f"Slurm does not answer (squeue failed): try again, or use scancel with the ids in {jobs_file(run)}"
+            f"{executor.title} does not answer ({ask} failed): try again, or use {end} with the ids in {jobs_file(run)}"
         )
     found = [element for element in queue if not element.ending]
     if not found:
@@ -34,8 +34,8 @@ def main(run: Path) -> None:
         return
     # Whole arrays: one word to Slurm ends thousands of waiting elements. The youngest first: those that wait for others
     # must be gone before they could start.
-    jobs = sorted({element.job for element in found}, key=int, reverse=True)
-    cancel(jobs)
+    jobs = in_order(root, [element.job for element in found])[::-1]
+    executor.cancel(jobs)
     running = sum(not element.waiting for element in found)
     click.echo(
         f"cancelled {len(found)} task{'s' * (len(found) != 1)} of {len(jobs)} job{'s' * (len(jobs) != 1)} "

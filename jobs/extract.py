@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import click
 
 from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import duration
-from jobs._cluster.plan import make_ask, make_plan, parse_numbers, show_plan, unfinished
-from jobs._cluster.submit import choose_cluster, load_profile, make_here, require_complete
+from jobs._cluster import chain
+from jobs._cluster.chain import Chain
+from jobs._cluster.executor import Executor, choose_executor, scheduler
+from jobs._cluster.planning import make_plan, plan_run, run_options
+from jobs._cluster.state import look, require_complete, require_idle
 from vnp.errors import UsageError
+from vnp.runs.planning.options import RunOptions
+from vnp.runs.request import Run, RunPaths
 
-if TYPE_CHECKING:
-    from jobs._cluster.profile import Profile
-    from vnp.runs.planning.options import RunOptions
+_SHOWN = 20
 
 
 @command("python -m jobs.extract viral.fna.gz host.fna.gz --out RUN --shards 32")
@@ -57,65 +60,66 @@ def main(
             raise UsageError("--only makes shards of a planned run: without --plan-job, --dry-run and --force")
         _only(run, only, bool(input))
         return
-    where = choose_cluster(cluster)
-    site = load_profile(profile, parallelism, retries) if where == "slurm" else None
-    ask = make_ask(input, shards, encoding, where)
+    executor = choose_executor(cluster, profile, parallelism, retries)
+    asked = run_options(input, shards, encoding, executor)
     if dry_run:
-        show_plan(ask, run, where, site)
+        _show_plan(asked, run, executor)
         return
-    if site is not None and force:
-        from jobs._cluster.live import require_idle
-
-        require_idle(run.absolute())
+    root = run.absolute()
+    if force:
+        require_idle(executor, root)
     # What is planned already is not read again.
     if plan_job and (force or not (run / "run.json").exists()):
-        _plan_on_slurm(ask, run, site, force)
-    else:
-        _extract(ask, run, where, site, force)
-
-
-def _extract(ask: RunOptions, root: Path, where: str, site: Profile | None, force: bool) -> None:
-    run, table = make_plan(ask, root, force, site)
-    todo = unfinished(run, site)
+        Chain(chain.plan_and_shards(asked, root, executor, force=force)).start(executor)
+        click.echo(f"next: python -m jobs.status {quote(str(run))}, once the planning is done")
+        return
+    planned, table = plan_run(asked, run, executor, force=force)
+    todo = look(planned, executor.profile).unfinished
     if not todo:
-        click.echo(f"nothing to do: all {len(table)} shards of {run.paths.root} are done")
-        click.echo(f"next: python -m jobs.reduce {quote(str(root))}")
+        click.echo(f"nothing to do: all {len(table)} shards of {planned.paths.root} are done")
+        click.echo(f"next: python -m jobs.reduce {quote(str(run))}")
         return
     if len(todo) < len(table):
         click.echo(f"{len(table) - len(todo)} of {len(table)} shards are done")
-    if site is not None:
-        from jobs._cluster.chain import submit_extract
-
-        submit_extract(run, todo, site)
-        click.echo(f"next: python -m jobs.status {quote(str(root))}")
-        return
-    begun = time.monotonic()
-    make_here(run, todo, where)
     rows = sum(table[number].rows for number in todo)
-    click.echo(f"made {len(todo)} shards, {rows:,} rows, in {duration(time.monotonic() - begun)}: {run.paths.shards}")
-    click.echo(f"next: python -m jobs.reduce {quote(str(root))}")
+    made = f"made {len(todo)} shards, {rows:,} rows"
+    report = lambda seconds: f"{made}, in {duration(seconds)}: {planned.paths.shards}"  # noqa: E731
+    Chain((chain.shards(planned, todo, report),)).start(executor)
+    click.echo(f"next: python -m jobs.{'reduce' if executor.waits else 'status'} {quote(str(run))}")
 
 
-def _plan_on_slurm(ask: RunOptions, root: Path, site: Profile | None, force: bool) -> None:
-    if site is None:
-        raise UsageError("--plan-job needs Slurm: there is no sbatch here, or --cluster says otherwise")
-    from jobs._cluster.chain import submit_planned
-
-    submit_planned(root.absolute(), ask, site, force=force)
-    click.echo(f"next: python -m jobs.status {quote(str(root))}, once the planning is done")
+def _show_plan(asked: RunOptions, out: Path, executor: Executor) -> None:
+    """Print what would be done, and what the scheduler would get; write nothing but a plan that is thrown away."""
+    with TemporaryDirectory(prefix="vnp-") as folder:
+        planned, _, table = make_plan(asked, Path(folder) / "run", executor.profile)
+    tokens = [shard.tokens for shard in table]
+    totals = planned.request.totals
+    click.echo(f"{totals.records:,} records, {totals.bases:,} bases, {totals.rows:,} rows")
+    click.echo(
+        f"{len(table)} shards of {min(tokens):,} to {max(tokens):,} expected tokens "
+        f"(ratio {max(tokens) / max(min(tokens), 1):.3f})"
+    )
+    for shard in table[:_SHOWN]:
+        click.echo(
+            f"  shard {shard.number:5d}  {shard.units:10,} chunks  {shard.rows:10,} rows  {shard.tokens:12,} tokens"
+        )
+    if len(table) > _SHOWN:
+        click.echo(f"  … and {len(table) - _SHOWN} more")
+    if not executor.waits:
+        job = chain.shards(Run(RunPaths(out.absolute()), planned.request), range(len(table)))
+        click.echo(f"\n----- {job.name}\n{executor.script(job)}")
+    click.echo(f"would run on: {executor.name}; nothing was written to {out}")
 
 
 def _only(root: Path, text: str, has_input: bool) -> None:
     """Make chosen shards of a planned run in this process."""
-    from jobs._cluster.jobs_file import note_by_hand
     from jobs._cluster.task import STOPPED, make_shards
-    from vnp.runs.request import Run, RunPaths
 
     if has_input and not RunPaths(root).request.exists():
         raise UsageError(f"{root} is not planned yet: run extract without --only first")
     run = Run.open(root)
-    numbers = parse_numbers(text, run.request.shards)
-    note_by_hand(run.paths.root)
+    numbers = shard_numbers(text, run.request.shards)
+    scheduler().note_own_job(run.paths.root)
     outcomes, failed = make_shards(run, iter(numbers))
     for outcome in outcomes:
         click.echo(f"shard {outcome.shard}: {outcome.state}, {outcome.rows:,} rows")
@@ -124,6 +128,28 @@ def _only(root: Path, text: str, has_input: bool) -> None:
     if not failed and any(outcome.state == "stopped" for outcome in outcomes):
         raise SystemExit(STOPPED)
     require_complete(run, numbers)
+
+
+def shard_numbers(text: str, count: int) -> list[int]:
+    """Read shard numbers.
+
+    Args:
+        text: such as ``3,7`` or ``0-4,9``.
+        count: how many shards there are.
+
+    Raises:
+        UsageError: the text is no such list, or names a shard that is not there.
+    """
+    numbers: set[int] = set()
+    for piece in text.split(","):
+        first, dash, last = piece.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UsageError(f"--only takes numbers such as 3,7 or 0-4, not {text!r}")
+        numbers.update(range(int(first), min(int(last or first), count) + 1))
+    beyond = [number for number in sorted(numbers) if number >= count]
+    if beyond or not numbers:
+        raise UsageError(f"--only: there are the shards 0 to {count - 1}, not {text!r}")
+    return sorted(numbers)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import click
 from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import Progress, duration
-from jobs._cluster.plan import warn_of_lost_tables
+from jobs._cluster.planning import warn_of_lost_tables
 
 
 @command("python -m jobs.frames genomes.fna.gz --chunk 300 --out frames")

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from jobs._cli import options
 from jobs._cli.command import command
-from jobs._cluster.after import can_train, submit_after, train_and_measure
-from jobs._cluster.plan import make_ask, make_plan, unfinished
-from jobs._cluster.submit import choose_cluster, load_profile, make_here, reduce_here
-from vnp.errors import UsageError
-
-if TYPE_CHECKING:
-    from jobs._cluster.profile import Profile
-    from vnp.runs.planning.options import RunOptions
+from jobs._cluster import chain
+from jobs._cluster.chain import Chain
+from jobs._cluster.executor import Job, choose_executor
+from jobs._cluster.planning import plan_run, run_options
+from jobs._cluster.state import look, require_idle
 
 
 @command("python -m jobs.pipeline genomes.csv --out RUN --shards 32")
@@ -59,43 +56,24 @@ def main(
     ended, however they ended, and behind it training and benchmark. If shards are missing then, the merging says
     which and ends with 3; nothing is left waiting in the queue, and rerun RUN --then pipeline goes on from there.
     """
-    where = choose_cluster(cluster)
-    site = load_profile(profile, parallelism, retries) if where == "slurm" else None
-    ask = make_ask(input, shards, encoding, where)
-    behind = train and can_train(ask.files)
-    if site is not None:
-        _on_slurm(ask, run, site, layout, plan_job, behind, force)
-        return
+    executor = choose_executor(cluster, profile, parallelism, retries)
+    asked = run_options(input, shards, encoding, executor)
     if plan_job:
-        raise UsageError("--plan-job needs Slurm: there is no sbatch here, or --cluster says otherwise")
-    planned, _ = make_plan(ask, run, force)
-    todo = unfinished(planned)
-    if todo:
-        make_here(planned, todo, where)
-    reduce_here(planned, layout)
-    if behind:
-        train_and_measure(planned.paths.root)
-
-
-def _on_slurm(
-    ask: RunOptions, run: Path, site: Profile, layout: str, plan_job: bool, behind: bool, force: bool
-) -> None:
-    from jobs._cluster.chain import submit_extract, submit_planned, submit_reduce
-    from jobs._cluster.live import require_idle
-
+        chain.require_scheduler(executor)
     root = run.absolute()
     if force:
-        require_idle(root)
+        require_idle(executor, root)
+    first: tuple[Job, ...]
     if plan_job and (force or not (root / "run.json").exists()):
-        ids = submit_planned(root, ask, site, force=force)
+        first = chain.plan_and_shards(asked, root, executor, force=force)
     else:
-        planned, _ = make_plan(ask, run, force, site)
-        ids = submit_extract(planned, unfinished(planned, site), site)
-    merging = submit_reduce(root, site, layout, ids)
-    if behind:
-        submit_after(root, site, merging)
-    click.echo(f"next: python -m jobs.status {quote(str(run))}")
-    click.echo(f"if shards fail: python -m jobs.rerun {quote(str(run))} --then pipeline")
+        planned, _ = plan_run(asked, run, executor, force=force)
+        first = (chain.shards(planned, look(planned, executor.profile).unfinished),)
+    behind = chain.train_and_measure(root) if train and chain.can_train(asked.files) else ()
+    Chain((*first, chain.reduce(root, layout), *behind)).start(executor)
+    if not executor.waits:
+        click.echo(f"next: python -m jobs.status {quote(str(run))}")
+        click.echo(f"if shards fail: python -m jobs.rerun {quote(str(run))} --then pipeline")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import contextlib
 import json
 import shlex
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,12 +16,17 @@ import click
 from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import Progress, duration
-from jobs._cluster.plan import make_ask, make_plan, unfinished
-from jobs._cluster.submit import choose_cluster, load_profile, make_here, merge_run, require_complete
+from jobs._cluster import chain
+from jobs._cluster.chain import Chain
+from jobs._cluster.executor import Executor, choose_executor
+from jobs._cluster.planning import plan_run, run_options
+from jobs._cluster.state import look, require_complete, require_idle
 from vnp.errors import UsageError
+from vnp.prediction.options import OutputPaths, PredictOptions, check_numbers
+from vnp.runs.planning.options import RunOptions
+from vnp.runs.request import Run
 
 if TYPE_CHECKING:
-    from jobs._cluster.profile import Profile
     from vnp.classifier.checkpoint import Checkpoint
     from vnp.prediction.options import PredictOptions
     from vnp.prediction.predict import Predicted
@@ -88,8 +92,6 @@ def main(
     work on it. Writes predictions.tsv (every record), chunks.tsv, frames.tsv, viral.fna, report.html and
     predictions.json. On Slurm, the shards, the merging and the calling are jobs that wait for each other.
     """
-    from vnp.prediction.options import check_numbers
-
     wishes = {name: embedding.pop(name) for name in _WISHES}
     check_numbers(wishes["threshold"], wishes["max_fdr"], wishes["min_length"])
     with _messages(as_json):
@@ -100,15 +102,28 @@ def main(
         else:
             if checkpoint is None or out is None or not input:
                 raise UsageError("predict needs INPUT, --checkpoint and --out; or --from a run that is embedded")
-            where = choose_cluster(cluster)
-            site = load_profile(profile, parallelism, retries) if where == "slurm" else None
+            executor = choose_executor(cluster, profile, parallelism, retries)
             loaded, settings = _settings(checkpoint, wishes)
-            ask = make_ask(input, shards, {**embedding, **_encoding(loaded)}, where, every_frame=True)
-            _require_fit(ask, loaded, settings)
-            if site is not None:
-                _on_slurm(ask, out, settings, site, force)
+            encoding = {**embedding, **_encoding(loaded)}
+            asked = run_options(input, shards, encoding, executor, every_frame=True)
+            _require_fit(asked, loaded, settings)
+            if force:
+                require_idle(executor, out.absolute())
+            run = _plan(asked, out, settings, executor, force)
+            todo = look(run, executor.profile).unfinished
+            binds = predict_binds(run, settings)
+            called: list[Predicted] = []
+            shards_job = chain.shards(run, todo, lambda seconds: f"made {len(todo)} shards in {duration(seconds)}")
+            behind = chain.reduce_and_predict(
+                run.paths.root, settings.layout, binds, lambda: called.append(_finish(run, settings, out, False))
+            )
+            Chain((shards_job, *behind)).start(executor)
+            if not executor.waits:
+                folder = shlex.quote(str(out))
+                click.echo(f"next: python -m jobs.status {folder}")
+                click.echo(f"if shards fail: python -m jobs.rerun {folder} --then predict")
                 return
-            _say(found := _here(ask, out, settings, where, force), out)
+            _say(found := called[0], out)
     if as_json:
         click.echo(json.dumps(found.summary, indent=2))
 
@@ -150,19 +165,19 @@ def _encoding(checkpoint: Checkpoint) -> dict[str, Any]:
     return {"chunk": checkpoint.chunk, "dna": encoders.get("dna", "kmer"), "protein": encoders.get("protein", "kmer")}
 
 
-def _require_fit(ask: RunOptions, checkpoint: Checkpoint, settings: PredictOptions) -> None:
+def _require_fit(asked: RunOptions, checkpoint: Checkpoint, settings: PredictOptions) -> None:
     """Make sure that what will be embedded is what the classifier reads, before anything is."""
     from vnp.features.layout import make_layout
 
-    dna, protein = ask.encoder("dna"), ask.encoder("protein")
+    dna, protein = asked.encoder("dna"), asked.encoder("protein")
     layout = make_layout(settings.layout, dna=(dna.name, dna.width), protein=(protein.name, protein.width))
     if len(checkpoint.layout.parts) == 1:
         layout = layout.only(checkpoint.layout.parts[0].name)
     encoders = {"dna": dna.identity, "protein": protein.identity}
-    checkpoint.require(layout, encoders, ask.chunk or 0, "this installation")
+    checkpoint.require(layout, encoders, asked.chunk or 0, "this installation")
 
 
-def _plan(ask: RunOptions, out: Path, settings: PredictOptions, force: bool, site: Profile | None = None) -> Run:
+def _plan(asked: RunOptions, out: Path, settings: PredictOptions, executor: Executor, force: bool) -> Run:
     """Plan the run, and put the settings beside it for what comes after the shards."""
     from vnp.prediction.options import OutputPaths
     from vnp.prediction.predict import finished, left_by_others, remove, require_free
@@ -170,7 +185,7 @@ def _plan(ask: RunOptions, out: Path, settings: PredictOptions, force: bool, sit
     paths = OutputPaths(out.absolute())
     # Before the run is planned, whatever its digest will be, what is nobody's prediction is refused.
     require_free(paths, settings, force=force, spared=left_by_others(paths, ""))
-    run, _ = make_plan(ask, out, force, site)
+    run, _ = plan_run(asked, out, executor, force=force)
     if force or finished(paths, settings, run.request.digest) is None:
         left = paths.results() if force else left_by_others(paths, run.request.digest)
         other = f"--from {shlex.quote(str(out))} with another --out"
@@ -178,31 +193,6 @@ def _plan(ask: RunOptions, out: Path, settings: PredictOptions, force: bool, sit
         remove(left)
         settings.write(paths.settings)
     return run
-
-
-def _here(ask: RunOptions, out: Path, settings: PredictOptions, where: str, force: bool) -> Predicted:
-    run = _plan(ask, out, settings, force)
-    todo = unfinished(run)
-    if todo:
-        begun = time.monotonic()
-        make_here(run, todo, where)
-        click.echo(f"made {len(todo)} shards in {duration(time.monotonic() - begun)}")
-    return _finish(run, settings, out, False)
-
-
-def _on_slurm(ask: RunOptions, out: Path, settings: PredictOptions, site: Profile, force: bool) -> None:
-    from jobs._cluster.chain import submit_extract, submit_predict, submit_reduce
-    from jobs._cluster.live import require_idle
-
-    if force:
-        require_idle(out.absolute())
-    run = _plan(ask, out, settings, force, site)
-    ids = submit_extract(run, unfinished(run), site)
-    merging = submit_reduce(run.paths.root, site, settings.layout, ids)
-    submit_predict(run.paths.root, site, predict_binds(run, settings), merging)
-    folder = shlex.quote(str(out))
-    click.echo(f"next: python -m jobs.status {folder}")
-    click.echo(f"if shards fail: python -m jobs.rerun {folder} --then predict")
 
 
 def predict_binds(run: Run, settings: PredictOptions) -> list[Path]:
@@ -213,9 +203,6 @@ def predict_binds(run: Run, settings: PredictOptions) -> list[Path]:
 def _from(
     source: Path, checkpoint: Path | None, out: Path | None, wishes: dict[str, Any], force: bool, device: str
 ) -> Predicted:
-    from vnp.prediction.options import OutputPaths, PredictOptions
-    from vnp.runs.request import Run
-
     run = Run.open(source)
     before = PredictOptions.read(OutputPaths(run.paths.root).settings)
     path = checkpoint or (Path(before.checkpoint) if before else None)
@@ -240,8 +227,8 @@ def _finish(run: Run, settings: PredictOptions, out: Path, force: bool, device: 
     from vnp.prediction.predict import predict
 
     if not run.paths.features.exists():
-        require_complete(run, unfinished(run))
-        merge_run(run, settings.layout)
+        require_complete(run, look(run).unfinished)
+        chain.merge_run(run, settings.layout)
     features = open_features(run.paths.root)
     chosen = run.request.device if device == "auto" else device
     bars: dict[str, Progress] = {}
@@ -257,8 +244,6 @@ def _finish(run: Run, settings: PredictOptions, out: Path, force: bool, device: 
 
 def _again(source: Path, settings: dict[str, Any]) -> str:
     """The command that calls the same records anew, for which a run that extract made needs the classifier."""
-    from vnp.prediction.options import OutputPaths, PredictOptions
-
     root = source.absolute()
     before = PredictOptions.read(OutputPaths(root).settings)
     words = ["python", "-m", "jobs.predict", "--from", str(root)]

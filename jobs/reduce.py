@@ -9,7 +9,8 @@ import click
 
 from jobs._cli import options
 from jobs._cli.command import command
-from jobs._cluster.submit import merge_run, reduce_here
+from jobs._cluster.chain import merge_run, reduce_here
+from vnp.runs.request import Run
 
 
 @command("python -m jobs.reduce RUN")
@@ -22,8 +23,6 @@ def main(run: Path, layout: str, force: bool, as_json: bool) -> None:
 
     Also writes RUN/skipped.tsv: every record, chunk or frame that has no row, with its reason.
     """
-    from vnp.runs.request import Run
-
     opened = Run.open(run)
     if not as_json:
         reduce_here(opened, layout, force=force)

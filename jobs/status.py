@@ -7,20 +7,15 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import duration
-from jobs._cluster.live import Planning
-from jobs._cluster.plan import look
-from jobs._cluster.submit import after_shards
-
-if TYPE_CHECKING:
-    from jobs._cluster.live import Explained
-    from vnp.runs.done.status import ShardStatus
+from jobs._cluster.state import Explained, Planning, after_shards, explain, look, planning
+from vnp.runs.done.status import ShardStatus, log_tail
+from vnp.runs.request import Run
 
 _SHOWN = 40
 _TAILS = 3
@@ -58,9 +53,6 @@ def main(context: click.Context, run: Path, show_all: bool, watch: bool, as_json
 
 
 def _look(run: Path) -> Explained | Planning:
-    from jobs._cluster.live import explain, planning
-    from vnp.runs.request import Run
-
     unplanned = planning(run.absolute())
     if unplanned is not None:
         return unplanned
@@ -83,8 +75,6 @@ def _planning_text(found: Planning, root: Path, as_json: bool) -> str:
 
 
 def _text(found: Explained, root: Path, show_all: bool) -> str:
-    from vnp.runs.done.status import log_tail
-
     state = found.state
     shown = [shard for shard in state.shards if show_all or shard.state != "done"]
     lines = ["shard  state    blocks     rows         attempts  note"] if shown else []

@@ -153,7 +153,6 @@ MOST_MODULES_A_FOLDER = 20
 UPWARD: set[tuple[str, str]] = set()
 EACH_OTHER: set[tuple[str, str]] = {
     ("jobs._cli.speed", "jobs._cli.speed_run"),
-    ("jobs._cluster.inside", "jobs._cluster.plan"),
     ("vnp.doctor", "vnp.doctor.examine"),
     ("vnp.encoders.kernels.attention", "vnp.encoders.packing"),
     ("vnp.speed.plot", "vnp.speed.results"),

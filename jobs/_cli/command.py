@@ -33,14 +33,17 @@ class Command(Configured):
             sys.exit(error.exit_code)
 
     def call(self, **values: Any) -> None:
-        """Do what the command does, from within another one, whose errors its errors are then.
+        """Do what the command does, from within another one; where it fails, the process ends as it would by itself.
 
         Args:
             values: by the names of its parameters; all others are as ``vnp.toml`` or the command itself has them.
         """
-        assert self.callback is not None
-        with self.make_context(self.name, [], default_map=values) as context:
-            context.invoke(self.callback, **context.params)
+        try:
+            with self.make_context(self.name, [], default_map=values) as context:
+                self.invoke(context)
+        except click.exceptions.Exit as end:
+            if end.exit_code:
+                sys.exit(end.exit_code)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the options, and refuse whole numbers that no array or file can hold."""

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from jobs._cluster.submit import CLUSTERS
+from jobs._cluster.executor import CLUSTERS
 from vnp.metrics.rules import BEST_FRAME, RULES
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])

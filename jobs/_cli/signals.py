@@ -6,25 +6,35 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Note USR2 and TERM instead of dying of them.
+def noted(*numbers: signal.Signals, text: str = "") -> Iterator[Callable[[], bool]]:
+    """Note signals instead of acting wherever they come: Python drops what is raised in a clean-up.
+
+    Args:
+        numbers: of the signals.
+        text: what to say when one comes.
 
     Yields:
         A function that says whether one has come.
     """
-    asked: list[int] = []
+    seen: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
-        asked.append(number)
-        _write(f"{signal.Signals(number).name}: ending after this block")
+        seen.append(number)
+        if text:
+            _write(number, text)
 
-    with _handlers(note):
-        yield lambda: bool(asked)
+    with _handlers(numbers, note):
+        yield lambda: bool(seen)
+
+
+def stop_signals() -> AbstractContextManager[Callable[[], bool]]:
+    """Note USR2 and TERM instead of dying of them; gives a function that says whether one has come."""
+    return noted(signal.SIGUSR2, signal.SIGTERM, text="ending after this block")
 
 
 @contextmanager
@@ -36,10 +46,10 @@ def end_when_told(code: int) -> Iterator[None]:
     """
 
     def end(number: int, _frame: FrameType | None) -> None:
-        _write(f"{signal.Signals(number).name}: ended before it was done; if that was the time limit, raise it")
+        _write(number, "ended before it was done; if that was the time limit, raise it")
         sys.exit(code)
 
-    with _handlers(end):
+    with _handlers((signal.SIGUSR2, signal.SIGTERM), end):
         yield
 
 
@@ -53,7 +63,7 @@ def first_interrupt_only() -> Iterator[None]:
 
     def end(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)
-        _write(f"{signal.Signals(number).name}: ending now")
+        _write(number, "ending now")
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, end)
@@ -73,16 +83,13 @@ def interrupt_when_told() -> Iterator[None]:
     def end(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, end)
-    try:
+    with _handlers((signal.SIGTERM,), end):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
-def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in (signal.SIGUSR2, signal.SIGTERM)}
+def _handlers(numbers: tuple[signal.Signals, ...], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
@@ -90,6 +97,6 @@ def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
             signal.signal(number, earlier)
 
 
-def _write(text: str) -> None:
+def _write(number: int, text: str) -> None:
     # Not print: a signal may come in the middle of another one.
-    os.write(2, f"{text}\n".encode())
+    os.write(2, f"{signal.Signals(number).name}: {text}\n".encode())

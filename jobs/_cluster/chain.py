@@ -1,195 +1,291 @@
-"""The jobs that a run becomes on Slurm, and how they wait for each other."""
+"""The steps of a run, each behind the one before it: plan, shards, reduce, then train and measure, or predict."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
 
-from jobs._cluster.image import check_profile
-from jobs._cluster.live import require_idle, without_live
-from jobs._cluster.profile import Profile, Resources
-from jobs._cluster.slurm import Job, script, submit
-from jobs._cluster.squeue import Element, cancel, live
+from jobs._cli.progress import Progress, duration
+from jobs._cluster.executor import Executor, Job, in_order
+from jobs._cluster.planning import input_paths
+from jobs._cluster.state import require_idle
 from jobs._cluster.task import plan_task, predict_task, reduce_task, run_task
+from jobs.benchmark import accuracy
+from jobs.train import main as train
 from vnp.encoders.weights.folders import weights_root
-from vnp.runs.request import RunPaths
+from vnp.errors import UsageError
+from vnp.runs.planning.options import RunOptions, clear
+from vnp.runs.request import PlannedInput, Run, RunPaths
+from vnp.sequences.samplesheet import InputFile
 
 if TYPE_CHECKING:
-    from vnp.runs.planning.options import RunOptions
-    from vnp.runs.request import Run
+    from vnp.runs.done.reduce import Reduced
 
-_REDUCE = "reduce"
-
-
-def extract_job(run: Run, shards: Sequence[int], profile: Profile) -> Job:
-    """The array that makes shards; it asks for GPUs only if an encoder is a transformer."""
-    request = run.request
-    weights = _weights(None if request.weights is None else Path(request.weights)) if request.needs_weights else []
-    return Job(
-        root=run.paths.root,
-        name=_name(run.paths.root, f"{min(shards)}-{max(shards)}"),
-        function=run_task,
-        resources=profile.gpu if request.needs_weights and request.device != "cpu" else profile.cpu,
-        elements=tuple(shards),
-        binds=(*(Path(entry.path) for entry in request.inputs), *weights),
-    )
+_BOTH = {0, 1}
 
 
-def planned_extract_job(root: Path, ask: RunOptions, profile: Profile, plan: str) -> Job:
-    """The array of a run that job ``plan`` is going to plan; it never starts if that fails."""
-    shards = range(ask.shards)
-    return Job(
-        root=root,
-        name=_name(root, f"{min(shards)}-{max(shards)}"),
-        function=run_task,
-        resources=profile.gpu if ask.needs_gpu else profile.cpu,
-        elements=tuple(shards),
-        dependency=f"afterok:{plan}",
-        binds=_ask_binds(ask),
-    )
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Steps of one run, in order; each waits for the one before it."""
+
+    jobs: tuple[Job, ...]
+
+    def start(self, executor: Executor, *, force: bool = False) -> list[str]:
+        """Do the steps in turn, or submit them all.
+
+        Args:
+            executor: where.
+            force: make shards that jobs in the queue are going to make, too.
+
+        Returns:
+            Ids of the jobs that the last step became, or waits for; none where all is done.
+
+        Raises:
+            VnpError: a step failed, or the scheduler refused one.
+        """
+        ids: list[str] = []
+        for job in self.jobs:
+            waiting = replace(job, after=tuple(ids))
+            ids = executor.submit(waiting) if executor.waits else _submit(executor, waiting, force)
+        return ids
 
 
-def plan_job(root: Path, ask: RunOptions, profile: Profile) -> Job:
-    """The job that reads the inputs and cuts them."""
-    return Job(root, _name(root, "plan"), plan_task, profile.cpu, binds=_ask_binds(ask))
-
-
-def reduce_job(root: Path, profile: Profile, layout: str, after: Sequence[str]) -> Job:
-    """The merging: it starts when the arrays have ended, however they ended, and says what is missing."""
-    return Job(
-        root,
-        _name(root, _REDUCE),
-        reduce_task,
-        profile.reduce,
-        arguments=(layout,),
-        dependency="afterany:" + ":".join(after) if after else None,
-    )
-
-
-def predict_job(root: Path, profile: Profile, binds: Sequence[Path], after: str) -> Job:
-    """The calling of records: it starts when the merging has ended well, and never if it has not."""
-    return Job(
-        root,
-        _name(root, "predict"),
-        predict_task,
-        profile.reduce,
-        dependency=f"afterok:{after}",
-        binds=tuple(binds),
-    )
-
-
-def submit_extract(run: Run, shards: Sequence[int], profile: Profile, *, force: bool = False) -> list[str]:
-    """Submit those of a planned run's shards that no job in the queue is going to make, and say so.
-
-    Args:
-        run: a planned run.
-        shards: numbers of shards that are not done.
-        profile: what the site wants.
-        force: submit those in the queue too.
-
-    Returns:
-        Ids of all jobs that make shards, those that were in the queue before included.
-    """
-    todo = list(shards) if force else without_live(run, shards)
-    before = [element.job for element in live(run.paths.root) or [] if element.shard is not None]
-    ids = []
-    if todo:
-        job = extract_job(run, todo, profile)
-        ids = submit(job)
-        _say_submitted(job, ids)
-    return sorted({*before, *ids}, key=int)
-
-
-def submit_planned(root: Path, ask: RunOptions, profile: Profile, *, force: bool = False) -> list[str]:
-    """Submit the planning and the array that waits for it.
-
-    Args:
-        root: the run directory.
-        ask: what is wanted.
-        profile: what the site wants.
-        force: begin anew where another run stands.
-
-    Returns:
-        Ids of the array.
-
-    Raises:
-        RunExistsError: a run stands there, or its jobs are in the queue.
-        VnpError: Slurm refused a job.
-    """
-    from vnp.runs.planning.options import clear
-
-    require_idle(root)
-    check_profile(profile)
-    paths = RunPaths(root)
-    clear(paths, force=force)
-    paths.logs.mkdir(parents=True, exist_ok=True)
-    ask.write(paths.options)
-    planning = plan_job(root, ask, profile)
-    (plan,) = submit(planning)
-    _say_submitted(planning, [plan])
-    job = planned_extract_job(root, ask, profile, plan)
-    ids = submit(job)
-    _say_submitted(job, ids)
+def _submit(executor: Executor, job: Job, force: bool) -> list[str]:
+    """Hand a job to a scheduler: without the shards that it has, and in place of a merging that waits already."""
+    if job.shards is not None and not job.after:
+        return _submit_shards(executor, job, force)
+    queue = executor.state(job.root) or [] if job.anyhow else []
+    stale = [one.id for one in queue if one.waiting and one.shard is None and one.name == job.name]
+    ids = _take(executor, job)
+    if stale:
+        # It would start too early, and say that shards are missing which are being made.
+        executor.cancel(stale)
     return ids
 
 
-def submit_reduce(root: Path, profile: Profile, layout: str, after: Sequence[str]) -> str:
-    """Submit the merging behind jobs that make shards, in place of one that waits already; returns its id."""
-    stale = [element for element in live(root) or [] if element.waiting and _is_reduce(element)]
-    job = reduce_job(root, profile, layout, after)
-    ids = submit(job)
-    _say_submitted(job, ids)
-    if stale:
-        # It would start too early, and say that shards are missing which are being made.
-        cancel([element.id for element in stale])
-    return ids[0]
+def _submit_shards(executor: Executor, job: Job, force: bool) -> list[str]:
+    """Returns the ids of all jobs that make shards, those that were in the queue before included."""
+    queue = executor.state(job.root)
+    todo = job.shards or ()
+    if queue is None and not force:
+        click.echo(f"{executor.title}'s queue could not be read; submitting without a look at it", err=True)
+    elif queue is not None and not force:
+        # A job that is ending may have been cancelled: two tasks for one shard do no harm, none would.
+        busy = {one.shard for one in queue if one.shard is not None and not one.ending} & set(todo)
+        if busy:
+            click.echo(
+                f"{len(busy)} shards are in the queue already: left to their jobs (rerun --force submits them again)"
+            )
+        todo = tuple(number for number in todo if number not in busy)
+    ids = [one.job for one in queue or [] if one.shard is not None]
+    if todo:
+        ids += _take(executor, replace(job, name=_shards_name(job.root, todo), shards=todo))
+    return in_order(job.root, ids)
 
 
-def submit_predict(root: Path, profile: Profile, binds: Sequence[Path], after: str) -> None:
-    """Submit the calling of records behind the merging."""
-    job = predict_job(root, profile, binds, after)
-    _say_submitted(job, submit(job))
-
-
-def submit_behind(root: Path, what: str, function: Callable[..., str], resources: Resources, after: str) -> str:
-    """Submit a job that starts when another has ended well, and never if it has not; returns its id."""
-    job = Job(root, _name(root, what), function, resources, dependency=f"afterok:{after}")
-    ids = submit(job)
-    _say_submitted(job, ids)
-    return ids[0]
-
-
-def _is_reduce(element: Element) -> bool:
-    return element.shard is None and element.name.endswith(f"-{_REDUCE}")
-
-
-def show_scripts(jobs: Sequence[Job]) -> None:
-    """Print what ``sbatch`` would get."""
-    for job in jobs:
-        click.echo(f"\n----- {job.name}")
-        click.echo(script(job))
-
-
-def _say_submitted(job: Job, ids: Sequence[str]) -> None:
-    tasks = "1 task" if job.elements is None else f"{len(job.elements)} tasks"
+def _take(executor: Executor, job: Job) -> list[str]:
+    ids = executor.submit(job)
+    tasks = "1 task" if job.shards is None else f"{len(job.shards)} tasks"
     click.echo(f"submitted {job.name}: job {', '.join(ids)}, {tasks}")
+    return ids
+
+
+# The steps.
+
+
+def plan_and_shards(options: RunOptions, root: Path, executor: Executor, *, force: bool = False) -> tuple[Job, Job]:
+    """The reading and cutting of the inputs as a job, and the shards behind it.
+
+    Raises:
+        UsageError: there is no scheduler, or tasks would not find what they need.
+        RunExistsError: a run stands there, or its jobs are in the queue.
+    """
+    require_scheduler(executor)
+    require_idle(executor, root)
+    executor.check()
+    paths = RunPaths(root)
+    clear(paths, force=force)
+    paths.logs.mkdir(parents=True, exist_ok=True)
+    options.write(paths.options)
+    binds = (*input_paths(options), *(_weights(options.weights) if options.needs_weights else ()))
+    numbers = tuple(range(options.shards))
+    return (
+        Job(root, _name(root, "plan"), plan_task, binds=binds),
+        Job(
+            root,
+            _shards_name(root, numbers),
+            run_task,
+            "gpu" if options.needs_gpu else "cpu",
+            shards=numbers,
+            binds=binds,
+        ),
+    )
+
+
+def require_scheduler(executor: Executor) -> None:
+    """Refuse to plan in a job where there is nobody to hand it to.
+
+    Raises:
+        UsageError: there is no scheduler.
+    """
+    if executor.waits:
+        raise UsageError("--plan-job needs Slurm: there is no sbatch here, or --cluster says otherwise")
+
+
+def shards(run: Run, numbers: Sequence[int], report: Callable[[float], str] | None = None) -> Job:
+    """The making of a planned run's shards; it asks for GPUs only if an encoder is a transformer."""
+    request, root = run.request, run.paths.root
+    weights = _weights(Path(request.weights) if request.weights else None) if request.needs_weights else ()
+    return Job(
+        root,
+        _shards_name(root, numbers),
+        run_task,
+        "gpu" if request.needs_weights and request.device != "cpu" else "cpu",
+        shards=tuple(numbers),
+        binds=(*(Path(entry.path) for entry in request.inputs), *weights),
+        report=report,
+    )
+
+
+def reduce(root: Path, layout: str) -> Job:
+    """The merging. As a job it starts when the shards' have ended, however they ended, and says what is missing."""
+
+    def here() -> None:
+        reduce_here(Run.open(root), layout)
+
+    return Job(root, _name(root, "reduce"), reduce_task, "reduce", arguments=(layout,), here=here, anyhow=True)
+
+
+def reduce_and_predict(root: Path, layout: str, binds: Iterable[Path], here: Callable[[], object]) -> tuple[Job, Job]:
+    """The merging and the calling of records; in this process ``here`` does both, and says what it found."""
+    calling = Job(root, _name(root, "predict"), predict_task, "reduce", binds=tuple(binds), here=here)
+    return replace(reduce(root, layout), here=None), calling
+
+
+def train_and_measure(root: Path) -> tuple[Job, Job]:
+    """A classifier of the merged features, and its accuracy on what was held out.
+
+    What was made from these features already is kept; what was made from others is written anew.
+    """
+    return (
+        Job(root, _name(root, "train"), train_task, "gpu", here=lambda: _train(root)),
+        Job(root, _name(root, "benchmark"), measure_task, here=lambda: _measure(root)),
+    )
 
 
 def _name(root: Path, what: str) -> str:
-    """What ``squeue`` shows: the run and the shards, without what its columns or a shell could stumble over."""
+    """What the scheduler shows: the run and the shards, without what its columns or a shell could stumble over."""
     return f"vnp-{re.sub(r'[^A-Za-z0-9_.+-]+', '_', root.name)[:60]}-{what}"
 
 
-def _ask_binds(ask: RunOptions) -> tuple[Path, ...]:
-    files = (path for file in ask.files for path in (file.path, file.dataset) if path is not None)
-    return (*files, *(_weights(ask.weights) if ask.needs_weights else []))
+def _shards_name(root: Path, numbers: Sequence[int]) -> str:
+    return _name(root, f"{min(numbers)}-{max(numbers)}" if numbers else "none")
 
 
 def _weights(given: Path | None) -> list[Path]:
     """The folder of weights, and the files in it that are links to somewhere else, as in a cache of the hub."""
     root = weights_root(given).absolute()
     return [root, *(path for path in sorted(root.rglob("*")) if path.is_symlink())]
+
+
+# What they do.
+
+
+def merge_run(run: Run, layout: str, *, force: bool = False) -> Reduced:
+    """Merge a run in this process, with progress."""
+    from vnp.runs.done.reduce import reduce_run
+
+    with Progress("merging", run.request.totals.rows, "rows") as progress:
+        return reduce_run(run, layout, force=force, progress=progress.advance)
+
+
+def reduce_here(run: Run, layout: str, *, force: bool = False) -> None:
+    """Merge a run in this process and say what was made."""
+    begun, root = time.monotonic(), quote(str(run.paths.root))
+    reduced = merge_run(run, layout, force=force)
+    spent = f"merged in {duration(time.monotonic() - begun)}" if reduced.fresh else "was there already"
+    click.echo(f"{reduced.path}: {reduced.rows:,} rows of {reduced.layout.width} ({spent})")
+    click.echo(f"  {reduced.layout}")
+    if reduced.skipped:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reduced.skipped.items()))
+        click.echo(f"without a row: {reasons} ({run.paths.skipped})")
+    if reduced.parts:
+        parts = ", ".join(f"{count:,} {name}" for name, count in reduced.parts.items())
+        click.echo(f"rows by the split that came with the data: {parts}")
+        click.echo(f"next: python -m jobs.train {root} --out model.pth")
+        return
+    click.echo(f"next: python -m jobs.export {root} --format npz, or read it with h5py")
+
+
+def can_train(inputs: Iterable[InputFile | PlannedInput]) -> bool:
+    """Whether there are viral and host inputs, so that a classifier can be trained; a dataset has both."""
+    return {label for entry in inputs for label in ((entry.label,) if entry.dataset is None else _BOTH)} >= _BOTH
+
+
+def train_task(request: str) -> str:
+    """Train on a merged run; the task of a job."""
+    return str(_train(Path(request).parent))
+
+
+def measure_task(request: str) -> str:
+    """Measure the classifier of a run on what was held out; the task of a job."""
+    return str(_measure(Path(request).parent))
+
+
+def _model(root: Path) -> Path:
+    return root / "model" / "model.pth"
+
+
+def _train(root: Path) -> Path:
+    path = _model(root)
+    if path.exists():
+        if _trained_here(path, root):
+            click.echo(f"{path} is there already")
+            return path
+        click.echo(f"{path} was trained on other features than are in {root} now: training anew")
+    # A training of these features that was killed goes on all the same; one of other features makes way.
+    train.call(features=root, out=path, force=True)
+    return path
+
+
+def _measure(root: Path) -> Path:
+    folder, path = root / "accuracy", _model(root)
+    there = folder.exists()
+    if there and _measured(folder / "accuracy.json", path):
+        click.echo(f"{folder} is there already")
+        return folder
+    over = {"force": True} if there else {}
+    accuracy.call(contestant=(f"{root}@{path}",), out=folder, **over)
+    return folder
+
+
+def _trained_here(path: Path, root: Path) -> bool:
+    from vnp.classifier.checkpoint import Checkpoint
+    from vnp.classifier.rows import data_digest, labels_of
+    from vnp.features.read import open_features
+
+    features = open_features(root)
+    return bool(Checkpoint.load(path).training.get("data") == data_digest(features, labels_of(features)))
+
+
+def _measured(table: Path, path: Path) -> bool:
+    """Whether a table of results is that of this classifier, and whole."""
+    from vnp.classifier.checkpoint import Checkpoint
+    from vnp.comparison.folder import UNFINISHED
+
+    if (table.parent / UNFINISHED).exists():
+        return False
+    try:
+        found = json.loads(table.read_text())
+        measured = [one["training"] for one in found["contestants"]]
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
+    return bool(measured == [json.loads(json.dumps(Checkpoint.load(path).training))])

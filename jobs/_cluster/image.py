@@ -1,23 +1,32 @@
-"""Tasks inside an Apptainer image: the command that starts them, and what is looked at before they are submitted."""
+"""Tasks inside an Apptainer image: the command that starts them, and what is looked at before they are submitted.
+
+``python -m jobs._cluster.image`` prints the labels that go into an image when it is built: what tells one state of this
+code from another, and is compared on submission.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
 import click
 
+import jobs
 import vnp
-from jobs._cluster.labels import CODE, REVISION, VERSION, code_digest
-from jobs._cluster.profile import KINDS, Profile, Resources
+from jobs._cluster.profile import Resources
 from vnp.errors import UsageError, VnpError
 
+VERSION = "org.opencontainers.image.version"
+REVISION = "org.opencontainers.image.revision"
+CODE = "vnp.code"
 CACHE = "VNP_CACHE"
 """Variable that names a writable folder for what tasks compile; the image knows it as ``/cache``."""
 
@@ -87,16 +96,6 @@ def check_place(wanted: Resources, paths: Sequence[Path] = ()) -> None:
         cache.mkdir(parents=True, exist_ok=True)
     if paths and _has_apptainer():
         _require_visible(wanted, paths)
-
-
-def check_profile(profile: Profile) -> None:
-    """Make sure that each kind of task would find what it needs, before time is spent on planning.
-
-    Raises:
-        UsageError: an image is missing or holds other code, or there is none and this Python lacks the libraries.
-    """
-    for kind in KINDS:
-        check_place(profile.of(kind))
 
 
 @cache
@@ -202,6 +201,17 @@ def libraries_here() -> bool:
     return all(find_spec(name) is not None for name in ("numpy", "h5py", "zstandard", "jaxtyping"))
 
 
+def code_digest() -> str:
+    """SHA-256 over the names and bytes of all Python files of ``vnp`` and ``jobs``, wherever they are installed."""
+    digest = hashlib.sha256()
+    for package in (Path(vnp.__file__).parent, Path(jobs.__file__).parent):
+        for path in sorted(package.rglob("*.py")):
+            content = path.read_bytes()
+            name = path.relative_to(package.parent).as_posix()
+            digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
 def _steps(path: Path) -> Iterator[Path]:
     """A path and, where it is a link, everything on the way to what it means."""
     step = path.absolute()
@@ -266,3 +276,12 @@ def _require_visible(wanted: Resources, paths: Sequence[Path]) -> None:
 @cache
 def _has_apptainer() -> bool:
     return shutil.which("apptainer") is not None
+
+
+def main() -> None:
+    """Print a line for each label: its name, a space, and its value."""
+    sys.stdout.write(f"{VERSION} {vnp.__version__}\n{CODE} {code_digest()}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Runs shards as processes on this machine, through submitit's local executor."""
+"""Shards as processes on this machine, through submitit's local executor."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import submitit
+
+from jobs._cli.progress import Progress
+from jobs._cli.signals import noted
+from jobs._cluster.inline import Inline
 from jobs._cluster.task import run_task
-from vnp.errors import storage_error
-
-if TYPE_CHECKING:
-    from vnp.runs.request import Request, Run
+from vnp.errors import StorageError, storage_error
+from vnp.runs.done.status import run_status
+from vnp.runs.request import Request, Run
 
 _YEAR_MINUTES = 525_600
 _CORES_A_TASK = 8
@@ -60,7 +64,29 @@ def visible_gpus() -> list[str]:
     return named[:count] if named else [str(index) for index in range(count)]
 
 
-def run_local(run: Run, shards: Sequence[int], poll: Callable[[], None]) -> None:
+class Local(Inline):
+    """Shards are made by processes of this machine, which ``submit`` waits for; the rest this process does itself."""
+
+    name = "local"
+
+    def make(self, run: Run, shards: Sequence[int]) -> None:
+        """Make shards, with progress from their files."""
+        state = run_status(run)
+        with Progress("embedding", state.rows_planned, "rows") as progress:
+
+            def poll() -> None:
+                # A look that fails must not end tasks that work; what is wrong shows in the end.
+                with suppress(StorageError):
+                    found = run_status(run).shards
+                    rows = sum(one.shard.rows * one.blocks[0] / max(one.blocks[1], 1) for one in found)
+                    done = sum(one.state == "done" for one in found)
+                    progress.to(rows, f", {done} of {len(found)} shards")
+
+            _run_tasks(run, shards, poll)
+            poll()
+
+
+def _run_tasks(run: Run, shards: Sequence[int], poll: Callable[[], None]) -> None:
     """Make shards, at most one a slot at a time; returns when no task is left.
 
     A task takes shard after shard until none is left, so that encoders are loaded once. One that dies is replaced,
@@ -75,8 +101,6 @@ def run_local(run: Run, shards: Sequence[int], poll: Callable[[], None]) -> None
         KeyboardInterrupt: after the tasks have been ended.
         StorageError: tasks cannot be started, say because the disk is full; those that were have been ended.
     """
-    import submitit
-
     places = slots(run.request)[: len(shards)]
     run.paths.make()
     with _writing_logs(run):
@@ -89,7 +113,7 @@ def run_local(run: Run, shards: Sequence[int], poll: Callable[[], None]) -> None
             return executor.submit(run_task, str(run.paths.request), list(shards), str(claims), slot.gpu, slot.threads)
 
     tasks: dict[int, tuple[Any, int]] = {}
-    with _noted_interrupts() as interrupted:
+    with noted(signal.SIGINT, signal.SIGTERM) as interrupted:
         try:
             for index, slot in enumerate(places):
                 tasks[index] = (start(slot), 0)
@@ -116,25 +140,6 @@ def _writing_logs(run: Run) -> Iterator[None]:
         yield
     except OSError as error:
         raise storage_error(error, f"writing below {run.paths.logs}") from error
-
-
-@contextmanager
-def _noted_interrupts() -> Iterator[Callable[[], bool]]:
-    """Note Ctrl-C and TERM instead of acting wherever they come: Python drops what is raised in a clean-up.
-
-    Yields:
-        A function that says whether one has come.
-    """
-    seen: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _frame: seen.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

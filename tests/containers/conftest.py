@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import pytest
 
-from jobs._cluster.labels import CODE, code_digest
+from jobs._cluster.image import CODE, code_digest
 from tests.containers.box import Box
 
 

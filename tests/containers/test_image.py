@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 import vnp
-from jobs._cluster.image import same_paths
-from jobs._cluster.labels import REVISION, VERSION
+from jobs._cluster.image import REVISION, VERSION, same_paths
 from tests.conftest import REPOSITORY
 from tests.containers.box import Box
 from tests.test_tree import COMMANDS

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from jobs import cancel, extract, pipeline, rerun, status
 from jobs._cli.command import Command
-from jobs._cluster import jobs_file as _jobs_file
+from jobs._cluster import executor
 from tests.jobs.fake_slurm import FakeSlurm, slurm
 
 __all__ = ["slurm"]
@@ -30,7 +30,7 @@ def option(script: str, name: str) -> str | None:
 
 
 def names(run: Path) -> list[str]:
-    return [entry.name for entry in _jobs_file.submitted(run)]
+    return [entry.name for entry in executor.submitted(run)]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs._cluster.local import slots
-from jobs._cluster.plan import parse_numbers
+from jobs.extract import shard_numbers
 from tests.jobs.commands import KMER, SAMPLE, call, clean, extract, start
 from tests.runs.making import coding, column_bytes, plan_run, write_fasta
 from vnp.errors import UsageError
@@ -35,14 +35,14 @@ class TestOnly:
         [("3", [3]), ("3,7", [3, 7]), ("0-4", [0, 1, 2, 3, 4]), ("7, 1-2,1", [1, 2, 7]), ("9-9", [9])],
     )
     def test_numbers(self, text: str, expected: list[int]) -> None:
-        assert parse_numbers(text, 10) == expected
+        assert shard_numbers(text, 10) == expected
 
     @pytest.mark.parametrize(
         "text", ["", "x", "1,", "-1", "1-", "1--2", "10", "0-10", "0-99999999999999", "4-2", "1.5"]
     )
     def test_what_is_no_list_of_shards(self, text: str) -> None:
         with pytest.raises(UsageError, match="--only"):
-            parse_numbers(text, 10)
+            shard_numbers(text, 10)
 
     def test_makes_just_these_and_makes_them_once(self, tmp_path: Path, fasta: Path) -> None:
         out = tmp_path / "run"

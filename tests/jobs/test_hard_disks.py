@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from jobs._cluster.submit import after_shards
+from jobs._cluster.state import after_shards
 from jobs._cluster.task import STOPPED
 from tests.jobs.commands import REPOSITORY, call, clean, extract
 from tests.runs.making import coding, plan_run, write_fasta

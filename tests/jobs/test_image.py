@@ -13,9 +13,9 @@ import pytest
 
 import vnp
 from jobs._cluster import image as _image
-from jobs._cluster.image import check_image, check_place, check_profile, python_command, same_paths
-from jobs._cluster.labels import CODE, VERSION, code_digest
+from jobs._cluster.image import CODE, VERSION, check_image, check_place, code_digest, python_command, same_paths
 from jobs._cluster.profile import Profile, Resources
+from jobs._cluster.slurm import Slurm
 from tests.conftest import REPOSITORY
 from tests.light_host import make_light_host
 from vnp.errors import UsageError
@@ -140,7 +140,7 @@ def test_right_image_passes(tools: Callable[..., Path], tmp_path: Path) -> None:
     image = tools()
     check_place(Resources(image=str(image)), [tmp_path])
     wanted = Resources(image=str(image))
-    check_profile(Profile("test", wanted, wanted, wanted))
+    Slurm(Profile("test", wanted, wanted, wanted)).check()
 
 
 def test_missing_image_is_refused(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_code_digest_follows_the_code(tmp_path: Path) -> None:
             place.write_bytes(path.read_bytes())
 
     def lines() -> list[str]:
-        words = [sys.executable, "-m", "jobs._cluster.labels"]
+        words = [sys.executable, "-m", "jobs._cluster.image"]
         return subprocess.run(words, cwd=copy, capture_output=True, text=True, check=True).stdout.splitlines()
 
     assert lines() == [f"{VERSION} {vnp.__version__}", f"{CODE} {code_digest()}"]

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-import jobs._cluster.chain
-from jobs._cluster.slurm import Job
+from jobs._cluster.executor import Job
+from jobs._cluster.slurm import Slurm
 from jobs.predict import main as predict
 from jobs.rerun import main as rerun
 from jobs.status import main as status
@@ -450,7 +450,7 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(done: Path, tmp_path: Pat
 def test_on_slurm_three_jobs_wait_for_each_other(checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
     submitted: list[Job] = []
 
-    def submit(job: Job) -> list[str]:
+    def submit(_slurm: Slurm, job: Job) -> list[str]:
         submitted.append(job)
         return [str(100 + len(submitted))]
 
@@ -458,19 +458,19 @@ def test_on_slurm_three_jobs_wait_for_each_other(checkpoint: Path, tmp_path: Pat
     (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "bin" / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(jobs._cluster.chain, "submit", submit)
+    monkeypatch.setattr(Slurm, "submit", submit)
     out = tmp_path / "calls"
     words = ["--checkpoint", checkpoint, "--out", out, "--shards", 2, "--cluster", "slurm", "--rule", "length-weighted"]
     result = call(INPUTS[0], INPUTS[1], *words)
     assert result.exit_code == 0, result.output
     array, merging, calling = submitted
-    assert array.elements == (0, 1)
-    assert merging.dependency == "afterany:101"
+    assert array.shards == (0, 1)
+    assert (merging.after, merging.anyhow) == (("101",), True)
     assert merging.arguments == ("1664",)
-    assert calling.dependency == "afterok:102"
+    assert (calling.after, calling.anyhow) == (("102",), False)
     assert checkpoint in calling.binds
     run = str(out / "run.json")
-    for element in array.elements:
+    for element in array.shards:
         array.function(run, [element])
     merging.function(run, *merging.arguments)
     assert "called viral" in calling.function(run, *calling.arguments)

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from jobs._cluster import jobs_file as _jobs_file
-from jobs._cluster.profile import Resources
-from jobs._cluster.slurm import Job, max_array_size, script, submit
+from jobs._cluster import executor
+from jobs._cluster.executor import Job
+from jobs._cluster.profile import Profile, Resources
+from jobs._cluster.sbatch import max_array_size
+from jobs._cluster.slurm import Slurm
 from jobs._cluster.task import run_task
 from tests.jobs.fake_slurm import FakeSlurm, slurm
 from vnp.errors import UsageError, VnpError
@@ -24,8 +26,13 @@ __all__ = ["slurm"]
 CONFIG = "Configuration data\nMaxArraySize            = {size}\nSchedulerParameters     = bf_interval=1{more}\n"
 
 
-def job(tmp_path: Path, elements: tuple[int, ...] | None = (0, 1, 2), **resources: Any) -> Job:
-    return Job(tmp_path / "run", "vnp-run-0-2", run_task, Resources(**resources), elements=elements)
+def job(tmp_path: Path, shards: tuple[int, ...] | None = (0, 1, 2)) -> Job:
+    return Job(tmp_path / "run", "vnp-run-0-2", run_task, shards=shards)
+
+
+def site(**resources: Any) -> Slurm:
+    wanted = Resources(**resources)
+    return Slurm(Profile("test", wanted, wanted, wanted))
 
 
 def options(text: str) -> dict[str, str]:
@@ -34,13 +41,11 @@ def options(text: str) -> dict[str, str]:
 
 
 def test_script_holds_what_the_profile_says(slurm: FakeSlurm, tmp_path: Path) -> None:
-    text = script(
-        job(
-            tmp_path, partition="p", account="a", qos="q", constraint="a100|h100", gpus=1, cpus=3, mem="5G",
-            time="1:30:00", parallelism=2, grace=45, setup=("module load cuda",), environment={"A": "it's $HOME"},
-            extra=("--mail-type=FAIL", "--exclusive"),
-        )
-    )  # fmt: skip
+    text = site(
+        partition="p", account="a", qos="q", constraint="a100|h100", gpus=1, cpus=3, mem="5G", time="1:30:00",
+        parallelism=2, grace=45, setup=("module load cuda",), environment={"A": "it's $HOME"},
+        extra=("--mail-type=FAIL", "--exclusive"),
+    ).script(job(tmp_path))  # fmt: skip
     found = options(text)
     assert found["array"] == "0-2%2"
     assert found["partition"] == "p"
@@ -67,19 +72,19 @@ def test_script_holds_what_the_profile_says(slurm: FakeSlurm, tmp_path: Path) ->
 
 
 def test_gres_in_place_of_gpus(slurm: FakeSlurm, tmp_path: Path) -> None:
-    found = options(script(job(tmp_path, gres="gpu:a100:2")))
+    found = options(site(gres="gpu:a100:2").script(job(tmp_path)))
     assert found["gres"] == "gpu:a100:2"
     assert "gpus-per-node" not in found
 
 
 def test_nothing_is_asked_for_that_is_not_named(slurm: FakeSlurm, tmp_path: Path) -> None:
-    found = options(script(job(tmp_path)))
+    found = options(site().script(job(tmp_path)))
     assert not {"partition", "account", "qos", "constraint", "gres", "gpus-per-node", "dependency"} & set(found)
 
 
 def test_command_in_an_image(slurm: FakeSlurm, tmp_path: Path) -> None:
-    wanted = Resources(image="/my images/vnp's.sif", binds=("/data:/d",), gpus=1)
-    text = script(replace(job(tmp_path), resources=wanted, binds=(tmp_path / "input dir",)))
+    wanted = site(image="/my images/vnp's.sif", binds=("/data:/d",), gpus=1)
+    text = wanted.script(replace(job(tmp_path), binds=(tmp_path / "input dir",)))
     command = next(line for line in text.splitlines() if line.startswith("srun"))
     words = subprocess.run(
         ["bash", "-c", "srun() { printf '%s\\n' \"$@\"; }; " + command], capture_output=True, text=True, check=True
@@ -92,24 +97,24 @@ def test_command_in_an_image(slurm: FakeSlurm, tmp_path: Path) -> None:
 
 
 def test_elements_are_shards(slurm: FakeSlurm, tmp_path: Path) -> None:
-    assert submit(job(tmp_path, (0, 1, 2, 3, 7, 12))) == ["41"]
+    assert site().submit(job(tmp_path, (0, 1, 2, 3, 7, 12))) == ["41"]
     (text,) = slurm.scripts()
     assert options(text)["array"] == "0-3,7,12%6"
     logs = tmp_path / "run" / "logs"
     assert {path.name for path in logs.glob("*_submitted.pkl")} == {
         f"41_{index}_submitted.pkl" for index in (0, 1, 2, 3, 7, 12)
     }
-    (entry,) = _jobs_file.submitted(tmp_path / "run")
+    (entry,) = executor.submitted(tmp_path / "run")
     assert (entry.job, entry.base, entry.shards) == ("41", 0, [0, 1, 2, 3, 7, 12])
 
 
 def test_one_element_is_an_array_too(slurm: FakeSlurm, tmp_path: Path) -> None:
-    submit(job(tmp_path, (5,)))
+    site().submit(job(tmp_path, (5,)))
     assert options(slurm.scripts()[0])["array"] == "5%1"
 
 
 def test_pickle_is_small_and_names_a_function(slurm: FakeSlurm, tmp_path: Path) -> None:
-    submit(job(tmp_path, (5,)))
+    site().submit(job(tmp_path, (5,)))
     content = (tmp_path / "run" / "logs" / "41_5_submitted.pkl").read_bytes()
     assert len(content) < 600
     assert b"jobs._cluster.task" in content
@@ -129,9 +134,9 @@ def test_arrays_end_at_max_array_size(
     size: int, more: str, arrays: list[tuple[int, str]], slurm: FakeSlurm, tmp_path: Path
 ) -> None:
     slurm.answer("scontrol", CONFIG.format(size=size, more=more))
-    ids = submit(job(tmp_path, (0, 1, 2, 1000, 1001, 1002)))
+    ids = site().submit(job(tmp_path, (0, 1, 2, 1000, 1001, 1002)))
     assert ids == ["41", "42"][: len(arrays)]
-    noted = _jobs_file.submitted(tmp_path / "run")
+    noted = executor.submitted(tmp_path / "run")
     assert [(entry.base, options(text)["array"]) for entry, text in zip(noted, slurm.scripts(), strict=True)] == arrays
     assert [shard for entry in noted for shard in entry.shards] == [0, 1, 2, 1000, 1001, 1002]
 
@@ -153,12 +158,12 @@ def test_refusal_is_told_in_the_words_of_slurm(
         code=1,
     )
     with pytest.raises(VnpError) as caught:
-        submit(job(tmp_path))
+        site().submit(job(tmp_path))
     assert str(caught.value) == (
         "Slurm refused the job vnp-run-0-2: invalid partition specified: x; Batch job submission failed: Nope"
     )
     assert capfd.readouterr().err == ""
-    assert _jobs_file.submitted(tmp_path / "run") == []
+    assert executor.submitted(tmp_path / "run") == []
 
 
 def test_refusal_of_a_later_array_names_the_earlier_ones(
@@ -168,13 +173,13 @@ def test_refusal_of_a_later_array_names_the_earlier_ones(
     sbatch = slurm.folder / "sbatch"
     sbatch.write_text(sbatch.read_text().replace("#!/bin/sh", f"#!/bin/sh\n[ -f '{slurm.folder}/script0' ] && exit 1"))
     with pytest.raises(VnpError, match=r"(?s)jobs 41 before it were submitted.*jobs\.rerun"):
-        submit(job(tmp_path))
-    assert [entry.shards for entry in _jobs_file.submitted(tmp_path / "run")] == [[0, 1]]
+        site().submit(job(tmp_path))
+    assert [entry.shards for entry in executor.submitted(tmp_path / "run")] == [[0, 1]]
 
 
 def test_percent_in_the_run_directory_is_refused(slurm: FakeSlurm, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="%"):
-        submit(replace(job(tmp_path), root=tmp_path / "50%a"))
+        site().submit(replace(job(tmp_path), root=tmp_path / "50%a"))
 
 
 def test_variables_of_a_job_are_not_handed_on(
@@ -185,7 +190,7 @@ def test_variables_of_a_job_are_not_handed_on(
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
-    submit(job(tmp_path))
+    site().submit(job(tmp_path))
     seen = (tmp_path / "seen").read_text()
     assert "SLURM_MEM_PER_NODE" not in seen
     assert "SLURM_CONF=/etc/slurm.conf" in seen
@@ -203,7 +208,7 @@ def test_variables_of_a_job_are_not_handed_on(
 def test_batch_script_queues_again(
     code: int, restarts: int, state: str, requeued: bool, slurm: FakeSlurm, tmp_path: Path
 ) -> None:
-    text = script(job(tmp_path, retries=2))
+    text = site(retries=2).script(job(tmp_path))
     srun = slurm.folder / "srun"
     srun.write_text(f"#!/bin/sh\nexit {code}\n")
     slurm.answer("scontrol", f"JobId=41 JobState={state} Reason=None")
@@ -222,25 +227,25 @@ def test_batch_script_queues_again(
 
 
 def test_note_after_a_torn_line(tmp_path: Path) -> None:
-    _jobs_file.note(tmp_path, "1", "first", 0, [0, 1])
-    path = _jobs_file.jobs_file(tmp_path)
+    executor.note(tmp_path, "1", "first", 0, [0, 1])
+    path = executor.jobs_file(tmp_path)
     path.write_text(path.read_text() + '{"job": "2", "na')
-    assert [entry.job for entry in _jobs_file.submitted(tmp_path)] == ["1"]
-    _jobs_file.note(tmp_path, "3", "third", 0, [])
-    assert [entry.job for entry in _jobs_file.submitted(tmp_path)] == ["1", "3"]
+    assert [entry.job for entry in executor.submitted(tmp_path)] == ["1"]
+    executor.note(tmp_path, "3", "third", 0, [])
+    assert [entry.job for entry in executor.submitted(tmp_path)] == ["1", "3"]
     path.write_bytes(path.read_bytes() + b"\xff\xfe\n[]\n" + json.dumps({"job": "4"}).encode())
-    assert [entry.job for entry in _jobs_file.submitted(tmp_path)] == ["1", "3"]
-    assert _jobs_file.submitted(tmp_path / "nowhere") == []
+    assert [entry.job for entry in executor.submitted(tmp_path)] == ["1", "3"]
+    assert executor.submitted(tmp_path / "nowhere") == []
 
 
 def test_hand_made_job_is_noted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
-    _jobs_file.note_by_hand(tmp_path)
-    assert _jobs_file.submitted(tmp_path) == []
+    Slurm().note_own_job(tmp_path)
+    assert executor.submitted(tmp_path) == []
     monkeypatch.setenv("SLURM_JOB_ID", "10")
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "9")
     monkeypatch.setenv("SLURM_JOB_NAME", "mine")
-    _jobs_file.note_by_hand(tmp_path)
-    _jobs_file.note_by_hand(tmp_path)
-    assert [(entry.job, entry.name) for entry in _jobs_file.submitted(tmp_path)] == [("9", "mine")]
+    Slurm().note_own_job(tmp_path)
+    Slurm().note_own_job(tmp_path)
+    assert [(entry.job, entry.name) for entry in executor.submitted(tmp_path)] == [("9", "mine")]

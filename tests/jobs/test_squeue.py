@@ -11,8 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs import extract, status
-from jobs._cluster import jobs_file as _jobs_file
-from jobs._cluster.squeue import Element, cancel, ended, live
+from jobs._cluster import executor
+from jobs._cluster.executor import Element
+from jobs._cluster.slurm import Slurm
 from tests.jobs.fake_slurm import FakeSlurm, slurm
 from vnp.errors import VnpError
 
@@ -20,7 +21,7 @@ __all__ = ["slurm"]
 
 
 def note(root: Path, job: str, name: str, base: int, shards: list[int]) -> None:
-    _jobs_file.note(root, job, name, base, shards)
+    executor.note(root, job, name, base, shards)
 
 
 def test_queue_is_told_by_shard(slurm: FakeSlurm, tmp_path: Path) -> None:
@@ -35,15 +36,13 @@ def test_queue_is_told_by_shard(slurm: FakeSlurm, tmp_path: Path) -> None:
         "99|0|RUNNING|None|vnp-run-0-9\n"
         "41|1|COMPLETING|None|vnp-run-0-9\n",
     )
-    found = live(tmp_path)
+    found = Slurm().state(tmp_path)
     assert found == [
-        Element("41_2", "vnp-run-0-9", "RUNNING", "None", 2, "41_2_0_log.err"),
-        Element("42_4", "vnp-run-0-9", "PENDING", "JobArrayTaskLimit", 1005, "42_4_0_log.err"),
-        Element("43", "vnp-run-reduce", "PENDING", "Dependency", None, "43_0_log.err"),
-        Element("41_1", "vnp-run-0-9", "COMPLETING", "None", 1, "41_1_0_log.err"),
+        Element("41_2", "vnp-run-0-9", "RUNNING", "None", 2, "41_2_0_log.err", "41"),
+        Element("42_4", "vnp-run-0-9", "PENDING", "JobArrayTaskLimit", 1005, "42_4_0_log.err", "42", waiting=True),
+        Element("43", "vnp-run-reduce", "PENDING", "Dependency", None, "43_0_log.err", "43", waiting=True),
+        Element("41_1", "vnp-run-0-9", "COMPLETING", "None", 1, "41_1_0_log.err", "41", ending=True),
     ]
-    assert [element.waiting for element in found] == [False, True, True, False]
-    assert [element.ending for element in found] == [False, False, False, True]
     (call,) = slurm.calls("squeue")
     # Never by id: Slurm answers a question for an id that it has forgotten with an error.
     assert "--jobs" not in call
@@ -53,30 +52,30 @@ def test_queue_is_told_by_shard(slurm: FakeSlurm, tmp_path: Path) -> None:
 def test_id_that_belongs_to_somebody_else_by_now(slurm: FakeSlurm, tmp_path: Path) -> None:
     note(tmp_path, "41", "vnp-run-0-9", 0, [0])
     slurm.answer("squeue", "41|0|RUNNING|None|their|job\n41|0|RUNNING|None|vnp-run-0-9 2\n\ngarbage\n41\n")
-    assert live(tmp_path) == []
+    assert Slurm().state(tmp_path) == []
 
 
 def test_name_with_a_separator(slurm: FakeSlurm, tmp_path: Path) -> None:
     note(tmp_path, "41", "by|hand ", 0, [])
     slurm.answer("squeue", "41|7|RUNNING|None|by|hand\n")
-    (found,) = live(tmp_path) or []
+    (found,) = Slurm().state(tmp_path) or []
     assert (found.id, found.shard) == ("41_7", 7)
 
 
 def test_more_elements_than_an_array_may_have(slurm: FakeSlurm, tmp_path: Path) -> None:
     note(tmp_path, "41", "n", 0, list(range(5000)))
     slurm.answer("squeue", "".join(f"41|{index}|PENDING|Priority|n\n" for index in range(5000)))
-    assert [element.shard for element in live(tmp_path) or []] == list(range(5000))
+    assert [element.shard for element in Slurm().state(tmp_path) or []] == list(range(5000))
 
 
 def test_no_answer_is_not_an_empty_queue(slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert live(tmp_path) == []
+    assert Slurm().state(tmp_path) == []
     assert slurm.calls("squeue") == []
     note(tmp_path, "41", "n", 0, [0])
     slurm.answer("squeue", error="slurm_load_jobs error: Unable to contact slurm controller", code=1)
-    assert live(tmp_path) is None
+    assert Slurm().state(tmp_path) is None
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert live(tmp_path) is None
+    assert Slurm().state(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -84,32 +83,32 @@ def test_no_answer_is_not_an_empty_queue(slurm: FakeSlurm, tmp_path: Path, monke
 )
 def test_sacct_without_a_useful_answer(answer: str, slurm: FakeSlurm) -> None:
     slurm.answer("sacct", answer)
-    assert ended(["41_7", "41_8", "41_9"]) == {}
+    assert Slurm().ended(["41_7", "41_8", "41_9"]) == {}
 
 
 def test_sacct_says_how_jobs_ended(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     slurm.answer("sacct", "41_7|TIMEOUT|0:0\n41_8|OUT_OF_MEMORY|0:125\n41_9|CANCELLED by 0|0:0\n7|FAILED|1:0\n")
-    assert ended(["41_7", "41_8", "41_9"]) == {
+    assert Slurm().ended(["41_7", "41_8", "41_9"]) == {
         "41_7": "TIMEOUT", "41_8": "OUT_OF_MEMORY, exit code 0:125", "41_9": "CANCELLED by 0",
     }  # fmt: skip
-    assert ended([]) == {}
+    assert Slurm().ended([]) == {}
     slurm.answer("sacct", error="Slurm accounting storage is disabled", code=1)
-    assert ended(["41_7"]) == {}
+    assert Slurm().ended(["41_7"]) == {}
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert ended(["41_7"]) == {}
+    assert Slurm().ended(["41_7"]) == {}
 
 
 def test_many_jobs_are_asked_for_in_pieces(slurm: FakeSlurm) -> None:
-    ended([f"41_{index}" for index in range(1200)])
+    Slurm().ended([f"41_{index}" for index in range(1200)])
     assert len(slurm.calls("sacct")) == 3
 
 
 def test_job_that_ended_before_it_could_be_cancelled(slurm: FakeSlurm) -> None:
     slurm.answer("scancel", error="scancel: error: Kill job error on job id 41: Invalid job id specified", code=1)
-    cancel(["41"])
+    Slurm().cancel(["41"])
     slurm.answer("scancel", error="scancel: error: Kill job error on job id 41: Access/permission denied", code=1)
     with pytest.raises(VnpError, match="permission denied"):
-        cancel(["41"])
+        Slurm().cancel(["41"])
 
 
 # What status makes of it.
@@ -119,8 +118,8 @@ Look = Callable[..., dict[str, Any]]
 
 def test_a_job_that_two_tasks_noted_at_once_is_one_job(tmp_path: Path) -> None:
     for job, shards in (("41", [0, 1]), ("42", []), ("42", []), ("43", []), ("41", [2])):
-        _jobs_file.note(tmp_path, job, "name", 0, shards)
-    assert [(entry.job, entry.shards) for entry in _jobs_file.submitted(tmp_path)] == [
+        executor.note(tmp_path, job, "name", 0, shards)
+    assert [(entry.job, entry.shards) for entry in executor.submitted(tmp_path)] == [
         ("41", [0, 1]),
         ("42", []),
         ("43", []),
@@ -137,7 +136,7 @@ def run(slurm: FakeSlurm, tmp_path: Path) -> Path:
     words = [str(fasta), "--out", str(root), "--shards", "4", "--dna", "kmer", "--protein", "kmer"]
     result = CliRunner().invoke(extract.main, [*words, "--cluster", "slurm"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert _jobs_file.submitted(root)[0].shards == [0, 1, 2, 3]
+    assert executor.submitted(root)[0].shards == [0, 1, 2, 3]
     return root
 
 

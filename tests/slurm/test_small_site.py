@@ -49,7 +49,7 @@ def test_shards_by_hand(small_site: Site, make_case: MakeCase, fasta: Path, refe
     from click.testing import CliRunner
 
     from jobs import extract
-    from jobs._cluster.jobs_file import submitted
+    from jobs._cluster.executor import submitted
 
     case = make_case(small_site, "by-hand")
     words = [str(fasta), "--out", str(case.run), "--shards", "3", *ENCODING, "--cluster", "inline"]

@@ -1,4 +1,4 @@
-"""A run's state with what Slurm knows about its jobs laid over it."""
+"""How far a run is: what its files say, and over that what the scheduler knows about its jobs."""
 
 from __future__ import annotations
 
@@ -7,24 +7,62 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
 
-import click
-
-from jobs._cluster.jobs_file import Submitted, submitted
-from jobs._cluster.squeue import Element, ended, live
-from vnp.errors import RunExistsError
-
-if TYPE_CHECKING:
-    from vnp.runs.done.status import RunStatus, ShardStatus
-    from vnp.runs.request import Run
+from jobs._cluster.executor import Element, Executor, Submitted, in_order, scheduler, submitted
+from jobs._cluster.planning import shard_table
+from jobs._cluster.profile import Profile
+from vnp.errors import IncompleteRunError, RunExistsError
+from vnp.runs.done.status import RunStatus, ShardStatus, last_words, run_status
+from vnp.runs.request import Run, shard_name
 
 _EXPLAINED = 1000
 
 
+def look(run: Run, profile: Profile | None = None) -> RunStatus:
+    """How far a run is, from its files.
+
+    Args:
+        run: a planned run.
+        profile: its image reads the plan where this Python lacks the libraries; None for the environment's.
+    """
+    return run_status(run, shard_table(run, profile))
+
+
+def require_complete(run: Run, shards: Sequence[int]) -> None:
+    """Make sure that shards are done.
+
+    Raises:
+        IncompleteRunError: some are not; the message has their errors and logs.
+    """
+    wanted = set(shards)
+    bad = [found for found in run_status(run).shards if found.shard.number in wanted and found.state != "done"]
+    if not bad:
+        return
+    lines = []
+    for found in bad[:10]:
+        log = f" (log: {found.log})" if found.log else ""
+        lines.append(f"  {shard_name(found.shard.number)} {found.state}: {found.error or 'no error was noted'}{log}")
+    if len(bad) > 10:
+        lines.append(f"  and {len(bad) - 10} more")
+    raise IncompleteRunError(
+        f"{len(bad)} of {len(wanted)} shards are not done:\n" + "\n".join(lines) + f"\nGo on with: {rerun_command(run)}"
+    )
+
+
+def rerun_command(run: Run) -> str:
+    """The command that makes what is missing."""
+    return f"python -m jobs.rerun {quote(str(run.paths.root))}"
+
+
+def after_shards(root: Path) -> str:
+    """The command that comes behind the shards: the calling where a prediction was asked for, else the merging."""
+    command = "predict --from" if (root / "predict.json").exists() else "reduce"
+    return f"python -m jobs.{command} {quote(str(root))}"
+
+
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """How far a run is, and what Slurm adds.
+    """How far a run is, and what the scheduler adds.
 
     Args:
         state: of the shards.
@@ -41,7 +79,7 @@ class Planning:
 
     Args:
         job: its id.
-        state: ``waits``, ``runs``, ``ended``, or ``was submitted`` if Slurm does not answer.
+        state: ``waits``, ``runs``, ``ended``, or ``was submitted`` if the scheduler does not answer.
         error: why it waits, or the last line of its log.
         log: path of its log, if there is one.
     """
@@ -59,48 +97,28 @@ def planning(root: Path) -> Planning | None:
     jobs = [entry for entry in submitted(root) if entry.name.endswith("-plan")]
     if not jobs:
         return None
-    from vnp.runs.done.status import last_words
-
-    last = jobs[-1]
-    path = root / "logs" / last.log(None)
+    executor, last = scheduler(), jobs[-1].job
+    path = root / "logs" / executor.log(last, None)
     log = str(path) if path.exists() else None
-    queue = live(root)
-    element = next((found for found in queue or [] if found.id == last.job), None)
+    queue = executor.state(root)
+    element = next((found for found in queue or [] if found.id == last), None)
     if element is not None:
-        return Planning(
-            last.job, "waits" if element.waiting else "runs", element.reason if element.waiting else None, log
-        )
-    words = last_words(log)
-    how = ended([last.job]).get(last.job)
+        return Planning(last, "waits" if element.waiting else "runs", element.reason if element.waiting else None, log)
+    words, how = last_words(log), executor.ended([last]).get(last)
     if how:
-        words = f"{words or 'no word'} (Slurm: {how})"
-    return Planning(last.job, "was submitted" if queue is None else "ended", words, log)
+        words = f"{words or 'no word'} ({executor.title}: {how})"
+    return Planning(last, "was submitted" if queue is None else "ended", words, log)
 
 
-def without_live(run: Run, shards: Sequence[int]) -> list[int]:
-    """Leave out shards that a job in the queue is going to make, and say so."""
-    queue = live(run.paths.root)
-    if queue is None:
-        click.echo("Slurm's queue could not be read; submitting without a look at it", err=True)
-        return list(shards)
-    # A job that is ending may have been cancelled: two tasks for one shard do no harm, none would.
-    busy = {element.shard for element in queue if element.shard is not None and not element.ending} & set(shards)
-    if busy:
-        click.echo(
-            f"{len(busy)} shards are in the queue already: left to their jobs (rerun --force submits them again)"
-        )
-    return [number for number in shards if number not in busy]
-
-
-def require_idle(root: Path) -> None:
+def require_idle(executor: Executor, root: Path) -> None:
     """Make sure that no job of a run is in the queue.
 
     Raises:
         RunExistsError: there is one.
     """
-    queue = [element for element in live(root) or [] if not element.ending]
+    queue = [element.job for element in executor.state(root) or [] if not element.ending]
     if queue:
-        jobs = ", ".join(sorted({element.job for element in queue}, key=int))
+        jobs = ", ".join(in_order(root, queue))
         raise RunExistsError(
             f"{root} has jobs in the queue ({jobs}): end them first with python -m jobs.cancel {quote(str(root))}, "
             "or wait for them"
@@ -108,14 +126,14 @@ def require_idle(root: Path) -> None:
 
 
 def explain(run: Run, state: RunStatus) -> Explained:
-    """Tell waiting from running from vanished tasks, where Slurm answers; what is done stays done.
+    """Tell waiting from running from vanished tasks, where the scheduler answers; what is done stays done.
 
     Args:
         run: the run.
         state: from its files.
     """
-    jobs = submitted(run.paths.root)
-    queue = live(run.paths.root) if jobs and not state.complete else []
+    jobs, executor = submitted(run.paths.root), scheduler()
+    queue = executor.state(run.paths.root) if jobs and not state.complete else []
     by_shard = {element.shard: element for element in queue or [] if element.shard is not None}
     known = {entry.job for entry in jobs}
     last = {shard: entry for entry in jobs for shard in entry.shards}
@@ -129,11 +147,11 @@ def explain(run: Run, state: RunStatus) -> Explained:
         elif element is not None:
             shards.append(_in_queue(found, element, run.paths.logs))
         elif entry is not None:
-            shards.append(_out_of_queue(found, entry, known, queue is not None, logs))
+            shards.append(_out_of_queue(found, entry, executor, known, queue is not None, logs))
         else:
             shards.append(found)
     others = [element for element in queue or [] if element.shard is None]
-    return Explained(replace(state, shards=_with_reasons(shards)), others)
+    return Explained(replace(state, shards=_with_reasons(shards, executor)), others)
 
 
 def _files(folder: Path) -> dict[str, str]:
@@ -154,7 +172,7 @@ def _in_queue(found: ShardStatus, element: Element, logs: Path) -> ShardStatus:
 
 
 def _out_of_queue(
-    found: ShardStatus, entry: Submitted, known: set[str], answered: bool, logs: dict[str, str]
+    found: ShardStatus, entry: Submitted, executor: Executor, known: set[str], answered: bool, logs: dict[str, str]
 ) -> ShardStatus:
     """A shard that was submitted, whose job the queue does not have, or of which it could not be asked."""
     own = (found.job or "").partition("_")[0]
@@ -164,12 +182,9 @@ def _out_of_queue(
         return replace(found, error="not in the queue here") if elsewhere else found
     if found.attempts and (own == entry.job or own not in known):
         return found
-    from vnp.runs.done.status import last_words
-
     # The last job for it never began the shard: what there is to say of that is in the job's log.
-    number = found.shard.number
-    log = logs.get(entry.log(number))
-    job = f"{entry.job}_{number - entry.base}"
+    index = found.shard.number - entry.base
+    log, job = logs.get(executor.log(entry.job, index)), executor.task_id(entry.job, index)
     if log is None:
         words = "its job ended or was cancelled before it started" if answered else "submitted, no sign of it yet"
         return replace(found, error=words, job=job)
@@ -177,12 +192,12 @@ def _out_of_queue(
     return replace(found, state="failed" if answered else found.state, error=words, log=log, job=job)
 
 
-def _with_reasons(shards: list[ShardStatus]) -> list[ShardStatus]:
-    """Add how Slurm says that failed tasks ended."""
+def _with_reasons(shards: list[ShardStatus], executor: Executor) -> list[ShardStatus]:
+    """Add how the scheduler says that failed tasks ended."""
     unexplained = [found.job for found in shards if found.state in ("failed", "missing", "stopped") and found.job]
-    words = ended(unexplained[:_EXPLAINED])
+    words = executor.ended(unexplained[:_EXPLAINED])
     return [
-        replace(found, error=f"{found.error or 'the task vanished'} (Slurm: {words[found.job]})")
+        replace(found, error=f"{found.error or 'the task vanished'} ({executor.title}: {words[found.job]})")
         if found.state in ("failed", "missing", "stopped") and found.job in words
         else found
         for found in shards

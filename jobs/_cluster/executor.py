@@ -1,0 +1,265 @@
+"""Where the jobs of a run are done: what every such place can do, which there are, and what a run notes of its jobs.
+
+Another scheduler is one new module with an ``Executor``, and a line for it in ``EXECUTORS``.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jobs._cluster.profile import JobKind, Profile, load_profile
+from vnp.errors import UsageError
+
+EXECUTORS = {
+    "slurm": "jobs._cluster.slurm.Slurm",
+    "local": "jobs._cluster.local.Local",
+    "inline": "jobs._cluster.inline.Inline",
+}
+"""Each by the name that --cluster has for it; auto takes the first one that is here."""
+CLUSTERS = ("auto", *EXECUTORS)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A step of a run: a job where there is a scheduler, else done by this process or processes of this machine.
+
+    Args:
+        root: the run directory.
+        name: what the scheduler's list of jobs shows.
+        function: what a task of it runs: importable, takes the path of ``run.json`` first.
+        kind: which of a profile's resources it asks for.
+        arguments: more arguments, the same for all tasks.
+        shards: one task makes each of these, which it gets as a list of one after the path; None for a plain job.
+        binds: paths that must be seen inside an image.
+        here: does the same in this process, if it makes no shards; None where nothing is to be done.
+        report: what to say once shards are made on this machine, from the seconds that it took.
+        after: ids of the jobs that it waits for.
+        anyhow: start when those have ended, however they ended, not only if all went well.
+    """
+
+    root: Path
+    name: str
+    function: Callable[..., str]
+    kind: JobKind = "cpu"
+    arguments: tuple[Any, ...] = ()
+    shards: tuple[int, ...] | None = None
+    binds: tuple[Path, ...] = ()
+    here: Callable[[], object] | None = None
+    report: Callable[[float], str] | None = None
+    after: tuple[str, ...] = ()
+    anyhow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """A job, or an element of an array, that the scheduler has not finished with.
+
+    Args:
+        id: as the scheduler's commands take it, such as ``41_7``.
+        name: of the job.
+        state: the scheduler's word for it, such as ``PENDING``.
+        reason: why it waits.
+        shard: the shard it makes, or None for another job.
+        log: name of its log of errors in the run's ``logs``.
+        job: the id of the job or array.
+        waiting: whether it has yet to start.
+        ending: whether its task has ended, or is being ended by the scheduler.
+    """
+
+    id: str
+    name: str
+    state: str
+    reason: str
+    shard: int | None
+    log: str
+    job: str
+    waiting: bool = False
+    ending: bool = False
+
+
+class Executor(ABC):
+    """A place where jobs are done."""
+
+    name: ClassVar[str]
+    """As in ``EXECUTORS``."""
+    title: ClassVar[str] = "this machine"
+    """As messages have it."""
+    tools: ClassVar[tuple[str, str]] = ("", "")
+    """A scheduler's programs that list and cancel jobs."""
+    waits: ClassVar[bool] = True
+    """Whether ``submit`` returns when the job is done; a scheduler takes it and returns at once."""
+
+    def __init__(self, profile: Profile | None = None) -> None:
+        self.profile = profile
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """What keeps it from being used here, and what to do about it; None if nothing does."""
+        return None
+
+    @abstractmethod
+    def submit(self, job: Job) -> list[str]:
+        """Do a job, or hand it to the scheduler and note it in the run.
+
+        Returns:
+            Ids of the jobs that it became: none where it is done already.
+
+        Raises:
+            VnpError: it cannot be done, or the scheduler refused it.
+        """
+
+    @abstractmethod
+    def state(self, root: Path) -> list[Element] | None:
+        """What of a run is in the queue; None if the scheduler does not answer, which is not the same as nothing."""
+
+    @abstractmethod
+    def cancel(self, jobs: Sequence[str]) -> None:
+        """Cancel jobs or elements by their ids; those that have ended meanwhile are none to worry about.
+
+        Raises:
+            VnpError: the scheduler refused.
+        """
+
+    def ended(self, jobs: Sequence[str]) -> dict[str, str]:  # noqa: ARG002 - of a scheduler that tells no more
+        """How jobs or elements ended, in the scheduler's words, by id; ids of which it tells nothing are left out."""
+        return {}
+
+    def task_id(self, job: str, index: int | None) -> str:
+        """The id of an array's element, or of a plain job (None)."""
+        return job if index is None else f"{job}_{index}"
+
+    def log(self, job: str, index: int | None) -> str:
+        """Name of the file in the run's ``logs`` that such a task writes errors to; submitit's by default."""
+        return f"{self.task_id(job, index)}_0_log.err"
+
+    def check(self) -> None:
+        """Make sure that tasks would find what they need, before time is spent on planning.
+
+        Raises:
+            UsageError: they would not.
+        """
+        return
+
+    def script(self, job: Job) -> str:  # noqa: ARG002 - of a scheduler
+        """The text that the scheduler would get; empty without one."""
+        return ""
+
+    def note_own_job(self, root: Path) -> None:  # noqa: ARG002 - of a scheduler
+        """Note the job that this process runs in, if it is one that no command of vnp submitted."""
+        return
+
+
+def choose_executor(
+    cluster: str, profile: str | None = None, parallelism: int | None = None, retries: int | None = None
+) -> Executor:
+    """The place that the command line asks for.
+
+    Args:
+        cluster: its name, or ``auto``.
+        profile: name or path of what the site wants of a scheduler; None for ``VNP_PROFILE``.
+        parallelism: in place of the profile's.
+        retries: in place of the profile's.
+
+    Raises:
+        UsageError: it is not here, there is no such profile, or something in that is wrong.
+    """
+    kinds = map(_load, EXECUTORS if cluster == "auto" else [cluster])
+    kind = next(one for one in kinds if cluster != "auto" or one.missing() is None)
+    missing = kind.missing()
+    if missing is not None:
+        raise UsageError(f"--cluster {cluster}: {missing}")
+    if kind.waits:
+        return kind()
+    for option, value, least in (("--parallelism", parallelism, 1), ("--retries", retries, 0)):
+        if value is not None and value < least:
+            raise UsageError(f"{option} must be at least {least}, not {value}")
+    return kind(load_profile(profile).changed(parallelism=parallelism, retries=retries))
+
+
+def scheduler() -> Executor:
+    """The one that the jobs noted in runs are of."""
+    return _load("slurm")()
+
+
+def _load(name: str) -> type[Executor]:
+    module, _, kind = EXECUTORS[name].rpartition(".")
+    found: type[Executor] = getattr(import_module(module), kind)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """One submission: a line of JSON in the run's ``logs/jobs.jsonl``.
+
+    Args:
+        job: the scheduler's id, of the array where it is one.
+        name: what the scheduler's list shows.
+        user: who submitted it.
+        base: number to add to an array index to get the shard.
+        shards: the shards of an array; empty for other jobs, and for arrays that were submitted by hand.
+        at: UTC, ISO 8601.
+    """
+
+    job: str
+    name: str
+    user: str
+    base: int
+    shards: list[int]
+    at: str
+
+
+def jobs_file(root: Path) -> Path:
+    """The file of a run's submissions."""
+    return root / "logs" / "jobs.jsonl"
+
+
+def note(root: Path, job: str, name: str, base: int, shards: Sequence[int]) -> None:
+    """Append a submission."""
+    entry = Submitted(job, name, getpass.getuser(), base, list(shards), datetime.now(UTC).isoformat(timespec="seconds"))
+    path = jobs_file(root)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In one write, so that two writers do not mix their lines, and on a line of its own even after a torn one.
+    line = json.dumps(asdict(entry)) + "\n"
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = "\n" + line
+        os.write(descriptor, line.encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def submitted(root: Path) -> list[Submitted]:
+    """All submissions, oldest first; a line that was cut off by a full disk is passed over.
+
+    A job that was submitted by hand is given once, though several of its tasks may have noted it at the same time.
+    """
+    found: list[Submitted] = []
+    try:
+        lines = jobs_file(root).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            entry = Submitted(**json.loads(line))
+        except (ValueError, TypeError):
+            continue
+        if entry.shards or all(entry.job != other.job for other in found):
+            found.append(entry)
+    return found
+
+
+def in_order(root: Path, jobs: Sequence[str]) -> list[str]:
+    """Ids of a run's jobs, each once, in the order of their submission."""
+    return list(dict.fromkeys(entry.job for entry in submitted(root) if entry.job in set(jobs)))

@@ -1,0 +1,73 @@
+"""This process does all itself, one thing behind the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from jobs._cli.progress import Progress
+from jobs._cluster.executor import Element, Executor, Job
+from jobs._cluster.state import require_complete, rerun_command
+from vnp.errors import IncompleteRunError
+from vnp.runs.request import Run
+
+
+class Inline(Executor):
+    """Jobs are done when ``submit`` returns."""
+
+    name = "inline"
+
+    def submit(self, job: Job) -> list[str]:
+        """Do a job.
+
+        Raises:
+            IncompleteRunError: shards could not be made, or the user interrupted; the message says how to go on.
+        """
+        if job.shards:
+            begun = time.monotonic()
+            run = Run.open(job.root)
+            try:
+                self.make(run, job.shards)
+            except KeyboardInterrupt:
+                raise IncompleteRunError(
+                    f"interrupted; what is finished is safe. Go on with: {rerun_command(run)}"
+                ) from None
+            require_complete(run, job.shards)
+            if job.report is not None:
+                click.echo(job.report(time.monotonic() - begun))
+        elif job.here is not None:
+            job.here()
+        return []
+
+    def make(self, run: Run, shards: Sequence[int]) -> None:
+        """Make shards; what went wrong with one is said, and the others are made.
+
+        Raises:
+            KeyboardInterrupt: the user interrupted.
+        """
+        from jobs._cluster.task import make_shards
+        from vnp.runs.planning.plan import read_plan
+
+        plan = read_plan(run.paths.plan, run.request.plan_sha256)
+        weights = {number: plan[number].rows for number in shards}
+        finished = 0.0
+        with Progress("embedding", sum(weights.values()), "rows") as progress:
+
+            def block_done(number: int, done: int, blocks: int) -> None:
+                nonlocal finished
+                progress.to(finished + weights[number] * done / blocks)
+                finished += weights[number] if done == blocks else 0
+
+            _, failed = make_shards(run, iter(shards), block_done)
+        for number, error in failed:
+            click.echo(f"shard {number}: {error}", err=True)
+
+    def state(self, root: Path) -> list[Element] | None:  # noqa: ARG002 - nothing is ever queued
+        """No queue."""
+        return []
+
+    def cancel(self, jobs: Sequence[str]) -> None:
+        """Nothing to cancel."""

@@ -1,0 +1,183 @@
+"""Planning for the commands that start a run: here, or in the profile's image where this Python lacks the libraries.
+
+A host that has Click and submitit and nothing else writes one JSON object to ``python -m jobs._cluster.planning`` in
+the image, and reads one from it; progress and errors pass through to the user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jobs._cli.progress import Progress
+from jobs._cluster.executor import Executor
+from jobs._cluster.image import libraries_here, run_in_image
+from jobs._cluster.profile import KINDS, Profile, load_profile
+from vnp.encoders.weights.folders import weights_root
+from vnp.errors import UsageError, VnpError
+from vnp.runs.planning.options import RunOptions
+from vnp.runs.request import Position, Run, Shard
+from vnp.sequences.samplesheet import DATASET_TABLE, InputFile, read_inputs
+
+
+def run_options(
+    paths: tuple[Path, ...], shards: int, encoding: dict[str, Any], executor: Executor, *, every_frame: bool = False
+) -> RunOptions:
+    """What the command line asks of a run.
+
+    Args:
+        paths: inputs, datasets and samplesheets.
+        shards: how many pieces.
+        encoding: the options of ``options.encoding``.
+        executor: what runs on this machine is asked for on the device that is here, since small blocks suit a CPU;
+            what runs elsewhere finds out there.
+        every_frame: take datasets as the FASTA that they are, without what their tables say.
+
+    Raises:
+        UsageError: something impossible.
+        InputError: an input does not exist.
+    """
+    files = read_inputs(paths)
+    if every_frame:
+        files = [replace(file, dataset=None) for file in files]
+    else:
+        warn_of_lost_tables(files)
+    options = RunOptions(files=tuple(files), shards=shards, **encoding)
+    options.check()
+    if executor.waits and options.device == "auto" and options.needs_gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            return replace(options, device="cpu")
+    return options
+
+
+def warn_of_lost_tables(files: Iterable[InputFile]) -> None:
+    """Say which inputs look like a dataset without its table, and what that means."""
+    for file in files:
+        if file.lacks_table:
+            click.echo(
+                f"warning: {file.path} has no {DATASET_TABLE} beside it, so it is taken as plain FASTA: every open "
+                "frame becomes a row, and none has a label, unit or part of a split",
+                err=True,
+            )
+
+
+def input_paths(options: RunOptions) -> list[Path]:
+    """The files that planning reads."""
+    return [path for file in options.files for path in (file.path, file.dataset) if path is not None]
+
+
+def plan_run(options: RunOptions, out: Path, executor: Executor, *, force: bool = False) -> tuple[Run, list[Shard]]:
+    """Plan a run, or find the one that is there, and say so.
+
+    Args:
+        options: what is wanted.
+        out: the run directory.
+        executor: where its shards will be made.
+        force: begin anew where another run stands.
+
+    Raises:
+        VnpError: planning failed.
+    """
+    executor.check()
+    run, before, shards = make_plan(options, out, executor.profile, force=force)
+    totals = run.request.totals
+    click.echo(
+        f"{'found' if before else 'planned'} {run.paths.root}: {totals.records:,} records, {totals.bases:,} bases, "
+        f"{totals.rows:,} rows in {len(shards)} shards"
+    )
+    for entry in run.request.inputs:
+        if entry.dataset is not None:
+            click.echo(
+                f"{entry.path}: a dataset of {entry.records:,} chunks, with its own labels, groups and split "
+                f"(chunk {run.request.chunk})"
+            )
+    if len(shards) < options.shards:
+        click.echo(f"{options.shards} shards were asked for; there are only {totals.units} chunks to share out")
+    return run, shards
+
+
+def make_plan(
+    options: RunOptions, out: Path, profile: Profile | None, *, force: bool = False
+) -> tuple[Run, bool, list[Shard]]:
+    """Plan a run, here or in the image of a profile.
+
+    Returns:
+        The run, whether it was there before, and its shards.
+    """
+    if libraries_here() or profile is None:
+        from vnp.runs.planning.plan import read_plan
+        from vnp.runs.planning.start import start_run
+
+        size = sum(file.path.stat().st_size for file in options.files)
+        with Progress("planning", size, "MB", scale=1e6) as progress:
+            run, before = start_run(options, out, force=force, progress=progress.advance)
+        return run, before, read_plan(run.paths.plan, run.request.plan_sha256)
+    root = out.absolute()
+    made = not root.exists()
+    # It must be there to be bound.
+    root.mkdir(parents=True, exist_ok=True)
+    paths = [root, *input_paths(options), *([weights_root(options.weights)] if options.needs_weights else [])]
+    try:
+        before, shards = _ask_image(profile, paths, {"ask": options.as_json(), "root": str(root), "force": force})
+    except BaseException:
+        if made:
+            with contextlib.suppress(OSError):
+                root.rmdir()
+        raise
+    return Run.open(root), before, shards
+
+
+def shard_table(run: Run, profile: Profile | None) -> list[Shard]:
+    """Read the shard table of a planned run, here or in the image of a profile (None: the environment's).
+
+    Raises:
+        VnpError: it cannot be read.
+    """
+    if libraries_here():
+        from vnp.runs.planning.plan import read_plan
+
+        return read_plan(run.paths.plan, run.request.plan_sha256)
+    wish = {"ask": None, "root": str(run.paths.root), "force": False}
+    return _ask_image(profile or load_profile(None), [run.paths.root], wish)[1]
+
+
+def _ask_image(profile: Profile, paths: list[Path], wish: dict[str, Any]) -> tuple[bool, list[Shard]]:
+    """Let ``main`` below answer, in the image."""
+    resources = next((found for kind in reversed(KINDS) if (found := profile.of(kind)).image), None)
+    if resources is None:
+        raise UsageError(
+            "this Python has no numpy and h5py, which reading a run needs: name a profile with an image (--profile or "
+            "VNP_PROFILE), plan in a job (--plan-job), or install vnp with its dependencies"
+        )
+    answer = json.loads(run_in_image(resources, paths, ["python", "-m", "jobs._cluster.planning"], json.dumps(wish)))
+    return answer["before"], [Shard(**{**one, "start": Position(**one["start"])}) for one in answer["shards"]]
+
+
+def main() -> None:
+    """Answer the host: plan what is asked, if anything, and tell the shard table."""
+    # Nothing else may get between the lines of the answer.
+    answer, sys.stdout = sys.stdout, sys.stderr
+    wish = json.load(sys.stdin)
+    root = Path(wish["root"])
+    try:
+        if wish["ask"] is None:
+            before, shards = True, shard_table(Run.open(root), None)
+        else:
+            _, before, shards = make_plan(RunOptions.from_json(wish["ask"]), root, None, force=wish["force"])
+    except VnpError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(error.exit_code) from None
+    json.dump({"before": before, "shards": [asdict(shard) for shard in shards]}, answer)
+
+
+if __name__ == "__main__":
+    main()
