@@ -262,4 +262,5 @@ def submitted(root: Path) -> list[Submitted]:
 
 def in_order(root: Path, jobs: Sequence[str]) -> list[str]:
     """Ids of a run's jobs, each once, in the order of their submission."""
-    return list(dict.fromkeys(entry.job for entry in submitted(root) if entry.job in set(jobs)))
+    order = {entry.job: place for place, entry in enumerate(submitted(root))}
+    return sorted(dict.fromkeys(jobs), key=lambda job: order.get(job, len(order)))
