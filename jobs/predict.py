@@ -28,10 +28,7 @@ from vnp.runs.request import Run
 
 if TYPE_CHECKING:
     from vnp.classifier.checkpoint import Checkpoint
-    from vnp.prediction.options import PredictOptions
     from vnp.prediction.predict import Predicted
-    from vnp.runs.planning.options import RunOptions
-    from vnp.runs.request import Run
 
 _WISHES = ("rule", "threshold", "max_fdr", "min_length", "parquet", "virnucpro", "fasta")
 
@@ -140,7 +137,6 @@ def _settings(
 ) -> tuple[Checkpoint, PredictOptions]:
     """The classifier, and the settings that the command line asks for; what it leaves open is as before."""
     from vnp.classifier.checkpoint import Checkpoint
-    from vnp.prediction.options import PredictOptions
     from vnp.prediction.predict import checkpoint_sha256
 
     checkpoint = Checkpoint.load(path)
@@ -179,7 +175,6 @@ def _require_fit(asked: RunOptions, checkpoint: Checkpoint, settings: PredictOpt
 
 def _plan(asked: RunOptions, out: Path, settings: PredictOptions, executor: Executor, force: bool) -> Run:
     """Plan the run, and put the settings beside it for what comes after the shards."""
-    from vnp.prediction.options import OutputPaths
     from vnp.prediction.predict import finished, left_by_others, remove, require_free
 
     paths = OutputPaths(out.absolute())
