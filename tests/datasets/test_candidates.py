@@ -93,7 +93,7 @@ def test_frames_inside_annotated_proteins_are_kept(
 def test_every_chunk_is_counted_once(tmp_path: Path, genome: tuple[str, list[Feature], list[str]]) -> None:
     bases, features, proteins = genome
     source = host_file(tmp_path, genbank("R1", bases, features, lineage=BACTERIUM))
-    (counts,) = searched(tmp_path, source, Search(read_lengths("300"))).counts["bacteria"].table
+    (counts,) = searched(tmp_path, source, Search(read_lengths("300"))).counts["bacteria"]
     every = naive_rows(bases, proteins, 300)
     annotated = {row[:2] for row in every if row[3]}
     assert counts["chunks"] == -(-len(bases) // 300)
@@ -171,7 +171,7 @@ def test_regions_and_viral_matches_are_dropped_from_hosts_only(tmp_path: Path) -
     )
     plain = searched(tmp_path, source, Search(read_lengths("300")))
     part = searched(tmp_path, source, search)
-    (counts,) = part.counts["bacteria"].table
+    (counts,) = part.counts["bacteria"]
     left = set(part.start.tolist())
     assert counts["listed"] == sum(
         start < places[0][0] + 1100 and start + 300 > places[0][0] + 10 for start in plain.start.tolist()
@@ -184,7 +184,7 @@ def test_regions_and_viral_matches_are_dropped_from_hosts_only(tmp_path: Path) -
     assert counts["frames_listed"] >= counts["listed"]
     assert counts["frames"] == sum(counts[f"frames_{name}"] for name in ("unannotated", "listed", "matched", "kept"))
     viral = Source(source.path, 1, None, "viral", None, "h.gb")
-    (counts,) = searched(tmp_path, viral, search).counts["viral"].table
+    (counts,) = searched(tmp_path, viral, search).counts["viral"]
     assert counts["listed"] == counts["matched"] == 0
     assert counts["kept"] == len(plain.start)
 
@@ -204,7 +204,7 @@ def test_records_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
 def test_a_record_of_ambiguous_bases_only(tmp_path: Path) -> None:
     texts = [genbank("R1", "N" * 2000, lineage=BACTERIUM), genbank("R2", random_bases(900, 3), lineage=BACTERIUM)]
     part = searched(tmp_path, host_file(tmp_path, *texts), Search(read_lengths("300"), "all"))
-    (counts,) = part.counts["bacteria"].table
+    (counts,) = part.counts["bacteria"]
     assert counts["ambiguous"] == 7
     assert counts["chunks"] == 10
 

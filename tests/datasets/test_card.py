@@ -9,7 +9,7 @@ import pytest
 from tests.datasets.making import write_set
 from vnp.datasets.build import build_dataset
 from vnp.datasets.choosing.lengths import read_lengths
-from vnp.datasets.choosing.part import COLUMNS
+from vnp.datasets.choosing.part import COUNTED
 from vnp.datasets.recipe import Recipe
 from vnp.datasets.writing.card import chunk_lines, render_card
 
@@ -48,7 +48,7 @@ def test_the_card_has_the_numbers_of_the_summary(made: tuple[Path, dict[str, Any
     chunks = {(row[0], row[1]): row[2:] for row in tables["Chunks"][2:]}
     for row in summary["counts"]:
         shown = chunks[row["organism_group"], row["length"]]
-        assert shown == [f"{row[name]:,}" for name in COLUMNS[:7]]
+        assert shown == [f"{row[name]:,}" for name in COUNTED[:7]]
     for length in ("150", "300"):
         total = sum(row["kept"] for row in summary["counts"] if row["length"] == length)
         assert chunks["all", length][-1] == f"{total:,}"

@@ -13,7 +13,7 @@ from vnp.datasets.choosing.matches import ViralIndex, read_regions
 from vnp.datasets.choosing.part import Part, has_part, read_part, writing_part
 from vnp.datasets.choosing.sample import choose
 from vnp.datasets.choosing.split import describe_units, find_units, genomes_to_compare, split_units
-from vnp.datasets.recipe import Asked, Recipe, ask
+from vnp.datasets.recipe import Recipe, Request, make_request
 from vnp.datasets.sheet import read_sheet
 from vnp.datasets.workers import Tell, work_through
 from vnp.datasets.writing.card import render_card
@@ -89,55 +89,55 @@ def build_dataset(
     for label, name in ((1, "viral"), (0, "host")):
         if not any(source.label == label for source in sources):
             raise InputError(f"none of the files is labelled {name}; a training set needs both", path=sheet)
-    asked = ask(sheet, sources, recipe, workers=workers)
+    request = make_request(sheet, sources, recipe, workers=workers)
     place = Folder(folder)
     with place.alone():
-        if (summary := place.begin(asked.digest(), force=force)) is not None:
+        if (summary := place.begin(request.digest(), force=force)) is not None:
             return Built(folder, summary, again=True)
-        _survey(asked, place, workers, step)
-        parts = [read_part(place.parts, asked.part_key(number)) for number in range(len(asked.sources))]
-        summary = _write(asked, parts, place, step)
+        _survey(request, place, workers, step)
+        parts = [read_part(place.parts, request.part_key(number)) for number in range(len(request.sources))]
+        summary = _write(request, parts, place, step)
         place.finish()
         return Built(folder, summary, again=False)
 
 
-def _survey(asked: Asked, place: Folder, workers: int, step: Step) -> None:
+def _survey(request: Request, place: Folder, workers: int, step: Step) -> None:
     """Work through the files that have no part yet: viral ones first, for hosts are compared with them."""
-    recipe = asked.recipe
+    recipe = request.recipe
     regions = None if recipe.prophages is None else read_regions(recipe.prophages)
-    viral = [number for number, source in enumerate(asked.sources) if source.label]
-    hosts = [number for number, source in enumerate(asked.sources) if not source.label]
+    viral = [number for number, source in enumerate(request.sources) if source.label]
+    hosts = [number for number, source in enumerate(request.sources) if not source.label]
     for numbers, what in ((viral, "viral files"), (hosts, "host files")):
-        missing = [number for number in numbers if not has_part(place.parts, asked.part_key(number))]
+        missing = [number for number in numbers if not has_part(place.parts, request.part_key(number))]
         if not missing:
             continue
         # The largest first, so that no large one is left for the end.
-        missing.sort(key=lambda number: (-asked.sources[number].path.stat().st_size, number))
+        missing.sort(key=lambda number: (-request.sources[number].path.stat().st_size, number))
         index = None
         if numbers is hosts and not recipe.keep_prophages and viral:
             with step("viral genomes", None, "records", 1) as advance:
-                index = ViralIndex.from_genomes(_viral_genomes(asked, place, viral, advance))
+                index = ViralIndex.from_genomes(_viral_genomes(request, place, viral, advance))
 
         def work(
             place_in_row: int, tell: Tell, *, missing: list[int] = missing, index: ViralIndex | None = index
         ) -> None:
             number = missing[place_in_row]
             search = Search(
-                recipe.lengths, recipe.frames, recipe.seed, recipe.per_group, asked.needs_sequences(number), regions,
+                recipe.lengths, recipe.frames, recipe.seed, recipe.per_group, request.needs_sequences(number), regions,
                 index,
             )  # fmt: skip
-            _survey_file(asked, number, search, place.parts, tell)
+            _survey_file(request, number, search, place.parts, tell)
 
         with step(what, None, "Mbp", 1e6) as advance:
-            names = [asked.sources[number].name for number in missing]
+            names = [request.sources[number].name for number in missing]
             work_through(len(missing), work, names=names, workers=workers, progress=advance)
 
 
-def _survey_file(asked: Asked, number: int, search: Search, folder: Path, tell: Tell) -> None:
-    source = asked.sources[number]
+def _survey_file(request: Request, number: int, search: Search, folder: Path, tell: Tell) -> None:
+    source = request.sources[number]
     paths = [path for path in (source.path, source.annotation) if path is not None]
     before = [_state(path) for path in paths]
-    with writing_part(folder, asked.part_key(number), len(search.lengths.names), search.limit) as writer:
+    with writing_part(folder, request.part_key(number), len(search.lengths.names), search.limit) as writer:
         find_candidates(source, search, writer, progress=tell)
         if [_state(path) for path in paths] != before:
             raise ChangedInputError("changed while it was read; run the same command again", path=source.path)
@@ -148,20 +148,20 @@ def _state(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _viral_genomes(asked: Asked, place: Folder, numbers: Sequence[int], advance: Advance) -> Iterator[bytes]:
+def _viral_genomes(request: Request, place: Folder, numbers: Sequence[int], advance: Advance) -> Iterator[bytes]:
     for number in numbers:
-        part = read_part(place.parts, asked.part_key(number))
+        part = read_part(place.parts, request.part_key(number))
         for record, about in enumerate(part.records):
             if about.problem is None:
                 yield part.sequence(record)
                 advance(1)
 
 
-def _write(asked: Asked, parts: Sequence[Part], place: Folder, step: Step) -> dict[str, Any]:
+def _write(request: Request, parts: Sequence[Part], place: Folder, step: Step) -> dict[str, Any]:
     """Choose, and write the two files and the card."""
-    recipe, sources = asked.recipe, asked.sources
+    recipe, sources = request.recipe, request.sources
     found = gather(sources, parts)
-    _require_regions(asked, found)
+    _require_regions(request, found)
     compared = sum(len(genomes_to_compare(found.records, label)) for label in (1, 0))
     with step("units", compared if recipe.units == "ani" else None, "genomes", 1) as advance:
         units = find_units(found.records, recipe.units, found.sequence, progress=advance)
@@ -172,17 +172,17 @@ def _write(asked: Asked, parts: Sequence[Part], place: Folder, step: Step) -> di
         raise InputError(
             "there is no chunk to choose: its files have no coding sequence with a translation that fits. See that "
             "they are the right ones, or take --frames all",
-            path=asked.sheet,
+            path=request.sheet,
         )
     records = found.table(units, split)
     chosen = found.chosen(rows)
     with step("chunks", len(chosen), "chunks", 1) as advance:
         digest = write_fasta(place.fasta, records, chosen, told(found.bases(rows), advance))
-    summary = summarise(asked, found, records, described, rows, digest)
+    summary = summarise(request, found, records, described, rows, digest)
     about = describe(
-        sources, asked.digests, chosen, digest, frames=recipe.frames, lengths=str(recipe.lengths), seed=recipe.seed
+        sources, request.digests, chosen, digest, frames=recipe.frames, lengths=str(recipe.lengths), seed=recipe.seed
     )
-    metadata: dict[str, Mapping[str, object]] = {KEY: about, REQUEST: {"sha256": asked.digest()}, SUMMARY: summary}
+    metadata: dict[str, Mapping[str, object]] = {KEY: about, REQUEST: {"sha256": request.digest()}, SUMMARY: summary}
     with step("table", chosen.rows, "rows", 1) as advance:
         write_table(place.table, sources, records, chosen, metadata, progress=advance)
     with replacing(place.card) as temporary:
@@ -190,15 +190,15 @@ def _write(asked: Asked, parts: Sequence[Part], place: Folder, step: Step) -> di
     return summary
 
 
-def _require_regions(asked: Asked, found: Gathered) -> None:
+def _require_regions(request: Request, found: Gathered) -> None:
     """Refuse a BED file that speaks of other records: it would drop nothing, silently."""
-    if asked.recipe.prophages is None:
+    if request.recipe.prophages is None:
         return
-    regions = read_regions(asked.recipe.prophages)
+    regions = read_regions(request.recipe.prophages)
     hosts = {record.name for record in found.records if not record.label}
     if regions.spans and not hosts & regions.spans.keys():
         raise InputError(
             f"none of its {len(regions.spans):,} records, such as {next(iter(regions.spans))}, is a host record of the "
             f"set, such as {min(hosts, default='none')}: the names must be the same",
-            path=asked.recipe.prophages,
+            path=request.recipe.prophages,
         )

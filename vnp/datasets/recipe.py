@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vnp.datasets.choosing.candidates import FRAME_CHOICES, FrameChoice
@@ -16,7 +15,7 @@ from vnp.datasets.choosing.split import UNIT_KINDS, UnitKind
 from vnp.datasets.sheet import Source
 from vnp.errors import UsageError
 from vnp.features.split import shares_of_parts
-from vnp.files.records import canonical_json
+from vnp.files.hashing import json_sha256
 from vnp.sequences.identity import require_pyskani
 from vnp.sequences.reading import input_digest
 
@@ -75,18 +74,8 @@ class Recipe:
 
     def settings(self) -> dict[str, object]:
         """The values that decide what is in the set, but for the files, as they stand on a command line."""
-        return {
-            "lengths": str(self.lengths),
-            "frames": self.frames,
-            "per_group": self.per_group,
-            "balance": self.balance,
-            "units": self.units,
-            "validation": self.validation,
-            "test": self.test,
-            "seed": self.seed,
-            "prophages": None if self.prophages is None else self.prophages.name,
-            "keep_prophages": self.keep_prophages,
-        }
+        prophages = None if self.prophages is None else self.prophages.name
+        return asdict(self) | {"lengths": str(self.lengths), "prophages": prophages}
 
     def command(self, sheet: Path) -> str:
         """The command that makes this set; without what does not change it, such as the folder."""
@@ -101,7 +90,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Request:
     """A recipe, and the files that it is to be done with.
 
     Attributes:
@@ -136,7 +125,7 @@ class Asked:
         if not source.label:
             about["prophages"] = self.prophages
             about["viral"] = None if recipe.keep_prophages else self._viral()
-        return _digest(about)[:40]
+        return json_sha256(about)[:40]
 
     def needs_sequences(self, number: int) -> bool:
         """Whether the records of a source are looked at again: to compare genomes, or to find prophages."""
@@ -150,7 +139,7 @@ class Asked:
             {"path": source.name, "label": source.label, "group": source.group, "part": self.part_key(number)}
             for number, source in enumerate(self.sources)
         ]
-        return _digest({"rows": rows, "settings": self.recipe.settings()})
+        return json_sha256({"rows": rows, "settings": self.recipe.settings()})
 
     def _viral(self) -> list[str]:
         return sorted(
@@ -158,7 +147,7 @@ class Asked:
         )
 
 
-def ask(sheet: Path, sources: Sequence[Source], recipe: Recipe, *, workers: int) -> Asked:
+def make_request(sheet: Path, sources: Sequence[Source], recipe: Recipe, *, workers: int) -> Request:
     """Hash the files of a sheet.
 
     Raises:
@@ -174,8 +163,4 @@ def ask(sheet: Path, sources: Sequence[Source], recipe: Recipe, *, workers: int)
             digest["annotation_sha256"] = found[source.annotation]
         digests.append(digest)
     bed = None if recipe.prophages is None else input_digest(recipe.prophages)
-    return Asked(sheet, tuple(sources), tuple(digests), recipe, bed)
-
-
-def _digest(value: Mapping[str, object]) -> str:
-    return hashlib.sha256(canonical_json(value)).hexdigest()
+    return Request(sheet, tuple(sources), tuple(digests), recipe, bed)

@@ -1,4 +1,8 @@
-"""The sheet that says which files a training set is made of."""
+"""The sheet that says which files a training set is made of, and which organism group each record belongs to.
+
+The groups are those of RefSeq's releases: ``plant`` is the green plants, ``invertebrate`` all animals but vertebrates,
+and ``protozoa`` whatever else has a nucleus.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,15 @@ from vnp.sequences.samplesheet import DELIMITERS, Columns, check_readable, file_
 VIRAL = "viral"
 HOST_GROUPS = ("vertebrate", "protozoa", "plant", "invertebrate", "fungi", "bacteria", "archaea")
 """The host groups of VirNucPro's training set. A sheet may name others."""
-LABELS = {"viral": 1, "host": 0}
+UNKNOWN = "unknown"
+"""The organism group of host records without a lineage."""
+LABEL_NAMES = ("host", "viral")
+"""Names of the labels, by number."""
+# The first that occurs in a lineage decides.
+_GROUP_OF_TAXON = {
+    "Viruses": VIRAL, "Viroids": VIRAL, "Bacteria": "bacteria", "Archaea": "archaea", "Fungi": "fungi",
+    "Viridiplantae": "plant", "Vertebrata": "vertebrate", "Metazoa": "invertebrate", "Eukaryota": "protozoa",
+}  # fmt: skip
 _COLUMNS = Columns(
     "sheet of a training set",
     ("path", "label", "group", "organism_group"),
@@ -42,6 +54,17 @@ class Source:
     organism_group: str | None = None
     annotation: Path | None = None
     name: str = ""
+
+    @property
+    def label_name(self) -> str:
+        """``viral`` or ``host``."""
+        return LABEL_NAMES[self.label]
+
+    def about(self) -> dict[str, str | None]:
+        """What tables and cards say of the file."""
+        return {
+            "path": self.name, "label": self.label_name, "group": self.group, "organism_group": self.organism_group,
+        }  # fmt: skip
 
 
 def read_sheet(path: str | Path) -> tuple[Source, ...]:
@@ -74,8 +97,8 @@ def read_sheet(path: str | Path) -> tuple[Source, ...]:
             label, first = labels.setdefault((what, name), (source.label, line))
             if label != source.label:
                 raise InputError(
-                    f"the {what} {name!r} is {_word(source.label)} here and {_word(label)} in line {first}; give the "
-                    "rows one label, or their groups different names",
+                    f"the {what} {name!r} is {source.label_name} here and {LABEL_NAMES[label]} in line {first}; give "
+                    "the rows one label, or their groups different names",
                     path=path,
                     line=line,
                 )
@@ -87,24 +110,23 @@ def _sources(path: Path) -> Iterator[tuple[int, Source]]:
     for line, row in read_rows(path, _COLUMNS):
         if not row["path"]:
             raise InputError("the path is empty", path=path, line=line)
-        label = LABELS.get(row["label"].lower())
-        if label is None:
+        if (name := row["label"].lower()) not in LABEL_NAMES:
             found = f"unknown label {row['label']!r}" if row["label"] else "the label is empty"
             raise InputError(f"{found}: a training set needs viral or host", path=path, line=line)
-        organism_group = _organism_group(row["organism_group"], label, path, line)
+        organism_group = _organism_group(row["organism_group"], name, path, line)
         file = file_in_sheet(row["path"], path, line)
         require_utf8(file)
         annotation = _annotation(file, row["annotation"], path, line)
-        yield line, Source(file, label, row["group"] or None, organism_group, annotation, row["path"])
+        yield line, Source(file, LABEL_NAMES.index(name), row["group"] or None, organism_group, annotation, row["path"])
 
 
-def _organism_group(text: str, label: int, path: Path, line: int) -> str | None:
+def _organism_group(text: str, label: str, path: Path, line: int) -> str | None:
     if not text:
         return None
     name = text.lower() if text.lower() in (VIRAL, *HOST_GROUPS) else text
-    if (label == LABELS["viral"] and name in HOST_GROUPS) or (label == LABELS["host"] and name == VIRAL):
+    if (label == "viral" and name in HOST_GROUPS) or (label == "host" and name == VIRAL):
         raise InputError(
-            f"the label is {_word(label)} and the organism group {name}: one of the two is wrong. Leave the organism "
+            f"the label is {label} and the organism group {name}: one of the two is wrong. Leave the organism "
             "group empty to have it read from the lineage of GenBank records",
             path=path,
             line=line,
@@ -159,29 +181,9 @@ def _is_fasta(file: Path, sheet: Path, line: int) -> bool:
     return start[:1] in b">;#"
 
 
-def _word(label: int) -> str:
-    return "viral" if label else "host"
-
-
-UNKNOWN = "unknown"
-"""The organism group of host records without a lineage."""
-# The first that occurs in a lineage decides.
-_GROUPS = (
-    ("Viruses", VIRAL),
-    ("Viroids", VIRAL),
-    ("Bacteria", "bacteria"),
-    ("Archaea", "archaea"),
-    ("Fungi", "fungi"),
-    ("Viridiplantae", "plant"),
-    ("Vertebrata", "vertebrate"),
-    ("Metazoa", "invertebrate"),
-    ("Eukaryota", "protozoa"),
-)
-
-
 def group_of_lineage(lineage: Sequence[str]) -> str | None:
     """The organism group of a lineage, or None where it names none of the groups."""
-    return next((group for taxon, group in _GROUPS if taxon in lineage), None)
+    return next((group for taxon, group in _GROUP_OF_TAXON.items() if taxon in lineage), None)
 
 
 def group_of_record(record: Annotated, source: Source) -> str:
@@ -197,7 +199,7 @@ def group_of_record(record: Annotated, source: Source) -> str:
         return VIRAL if source.label else UNKNOWN
     if (found == VIRAL) != bool(source.label):
         raise InputError(
-            f"the sheet labels this file {'viral' if source.label else 'host'}, but the record's lineage is "
+            f"the sheet labels this file {source.label_name}, but the record's lineage is "
             f"{'; '.join(record.lineage[:4])}. Move the record into a file of the other label, or name an organism "
             "group in the sheet, which is then taken as given",
             path=source.path,

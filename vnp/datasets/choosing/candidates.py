@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from vnp.datasets.annotations.reading import read_annotated
 from vnp.datasets.annotations.regions import Regions
 from vnp.datasets.choosing.lengths import Lengths, Tiles, tile
 from vnp.datasets.choosing.matches import ViralIndex
-from vnp.datasets.choosing.part import Counts, Found, PartWriter
+from vnp.datasets.choosing.part import Found, PartWriter
 from vnp.datasets.choosing.sample import chunk_keys, name_key
 from vnp.datasets.sheet import Source, group_of_record
 from vnp.sequences.chunks import Chunks
@@ -66,62 +66,57 @@ def find_candidates(
         InputError: the file cannot be read, or a record's lineage contradicts its label.
     """
     for record in read_annotated(source):
-        group = group_of_record(record, source) if record.problem is None else ""
-        number = writer.add_record(record, group)
-        if record.problem is not None:
+        usable = record.problem is None
+        group = group_of_record(record, source) if usable else ""
+        number = writer.add_record(record, group, keep=usable and search.sequences)
+        if not usable:
             continue
-        if search.sequences:
-            writer.add_sequence(number, record.sequence)
         counts = writer.counts(group)
         index = ContainmentIndex(record.proteins)
         record_key = name_key(search.seed, "chunk", record.name)
         bases = len(record.sequence)
         for tiles in tile(bases, search.lengths, name=record.name, seed=search.seed):
-            found = _candidates(record, tiles, index, source, search, counts)
+            found = _candidates(record, tiles, index, source, search, counts[tiles.length])
             keys = chunk_keys(record_key, found.start, found.end)
             writer.add_chunks(number, tiles.length, keys, found)
         progress(bases)
 
 
 def _candidates(
-    record: Annotated, tiles: Tiles, index: ContainmentIndex, source: Source, search: Search, counts: Counts
+    record: Annotated,
+    tiles: Tiles,
+    index: ContainmentIndex,
+    source: Source,
+    search: Search,
+    counts: dict[str, int],
 ) -> Found:
     """Take from chunks one kind after the other that cannot be used, and count each."""
-    count = counts.length(tiles.length)
     known = ~_ambiguous(record.sequence, tiles)
-    count("chunks", len(known))
-    count("ambiguous", len(known) - int(known.sum()))
+    counts["chunks"] += len(known)
+    counts["ambiguous"] += len(known) - int(known.sum())
     found = _with_frames(record.sequence, tiles.start[known], tiles.end[known], index)
     is_open = found.frames > 0
-    count("no_open_frame", len(is_open) - int(is_open.sum()))
+    counts["no_open_frame"] += len(is_open) - int(is_open.sum())
     found = found.take(is_open)
-    count("frames", found.open_frames())
+    counts["frames"] += found.open_frames()
     if search.frames == "annotated":
-        count("frames_unannotated", found.open_frames() - int(np.bitwise_count(found.annotated).sum()))
-        count("unannotated", int((found.annotated == 0).sum()))
-        found = Found(found.start, found.end, found.annotated, found.annotated, found.sequence)
-        found = found.take(found.annotated > 0)
-    if not source.label:
-        found = _without_prophages(record.name, found, search, counts, tiles.length)
-    count("kept", len(found.start))
-    count("frames_kept", found.open_frames())
-    count("frames_annotated", int(np.bitwise_count(found.annotated).sum()))
+        counts["frames_unannotated"] += found.open_frames() - int(np.bitwise_count(found.annotated).sum())
+        counts["unannotated"] += int((found.annotated == 0).sum())
+        found = replace(found, frames=found.annotated).take(found.annotated > 0)
+    if not source.label and search.regions is not None:
+        found = _without(search.regions.overlaps(record.name, found.start, found.end), "listed", found, counts)
+    if not source.label and search.viral is not None and len(found.start):
+        found = _without(search.viral.matches(list(found.bases())), "matched", found, counts)
+    counts["kept"] += len(found.start)
+    counts["frames_kept"] += found.open_frames()
+    counts["frames_annotated"] += int(np.bitwise_count(found.annotated).sum())
     return found
 
 
-def _without_prophages(name: str, found: Found, search: Search, counts: Counts, length: int) -> Found:
-    count = counts.length(length)
-    if search.regions is not None:
-        listed = search.regions.overlaps(name, found.start, found.end)
-        count("listed", int(listed.sum()))
-        count("frames_listed", found.take(listed).open_frames())
-        found = found.take(~listed)
-    if search.viral is not None and len(found.start):
-        matched = search.viral.matches(list(found.bases()))
-        count("matched", int(matched.sum()))
-        count("frames_matched", found.take(matched).open_frames())
-        found = found.take(~matched)
-    return found
+def _without(prophage: Bool[np.ndarray, "n"], what: str, found: Found, counts: dict[str, int]) -> Found:
+    counts[what] += int(prophage.sum())
+    counts[f"frames_{what}"] += found.take(prophage).open_frames()
+    return found.take(~prophage)
 
 
 def _ambiguous(sequence: bytes, tiles: Tiles) -> Bool[np.ndarray, "n"]:

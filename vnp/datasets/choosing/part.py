@@ -7,11 +7,11 @@ has everything else; it is written last, so a part is there if and only if that 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import zstandard
@@ -20,13 +20,63 @@ from jaxtyping import Bool, Int64, UInt8, UInt64
 from vnp.datasets.annotations.annotated import Annotated
 from vnp.files.durable import replacing
 
+COUNTED = (
+    "chunks", "ambiguous", "no_open_frame", "unannotated", "listed", "matched", "kept",
+    "frames", "frames_unannotated", "frames_listed", "frames_matched", "frames_kept", "frames_annotated",
+)  # fmt: skip
+"""What is counted. Each chunk is one of ambiguous, without an open frame, without an annotated one, in a listed region,
+matched by a viral genome, or kept; each open frame of unambiguous chunks is one of the last four. ``frames_annotated``
+are those among the kept ones that lie in an annotated protein."""
+
+Counts = list[dict[str, int]]
+"""Of one organism group: by number of the length, the number of each of ``COUNTED``."""
+
 _LEVEL = 1
-_COLUMNS = ("record", "length", "start", "end", "frames", "annotated", "key", "place")
-_TYPES = (np.int64, np.uint8, np.int64, np.int64, np.uint8, np.uint8, np.uint64, np.int64)
+_COLUMNS = {
+    "record": np.int64, "length": np.uint8, "start": np.int64, "end": np.int64, "frames": np.uint8,
+    "annotated": np.uint8, "key": np.uint64, "place": np.int64,
+}  # fmt: skip
 # So many beyond twice the limit, it is worth while to throw the highest keys away.
 _SPARE = 1 << 12
 # Blocks of candidates that are joined into one.
 _FEW = 512
+
+
+def no_counts(lengths: int) -> Counts:
+    """Counts of so many lengths, all 0."""
+    return [dict.fromkeys(COUNTED, 0) for _ in range(lengths)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """Candidates of one record and length, in order of place.
+
+    Attributes:
+        start: first base, 0-based.
+        end: one past the last base.
+        frames: bit ``k`` is set where frame ``k`` of F1 F2 F3 R1 R2 R3 can become a row; never 0.
+        annotated: the same where the frame lies in an annotated protein.
+        sequence: of the record.
+    """
+
+    start: Int64[np.ndarray, "n"]
+    end: Int64[np.ndarray, "n"]
+    frames: UInt8[np.ndarray, "n"]
+    annotated: UInt8[np.ndarray, "n"]
+    sequence: bytes
+
+    def take(self, rows: Bool[np.ndarray, "n"] | Int64[np.ndarray, "m"]) -> Found:
+        """The candidates at some rows."""
+        return Found(self.start[rows], self.end[rows], self.frames[rows], self.annotated[rows], self.sequence)
+
+    def bases(self) -> Iterator[bytes]:
+        """The bases of each candidate."""
+        for start, end in zip(self.start.tolist(), self.end.tolist(), strict=True):
+            yield self.sequence[start:end]
+
+    def open_frames(self) -> int:
+        """Frames that can become a row."""
+        return int(np.bitwise_count(self.frames).sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +135,7 @@ class _Reservoir:
         """What is kept, each column in one array."""
         columns = _joined([*self._blocks, *self._small])
         if self._limit is not None and len(columns[0]) > self._limit:
-            key = columns[_COLUMNS.index("key")]
+            key = columns[list(_COLUMNS).index("key")]
             lowest = np.argsort(key, kind="stable")[: self._limit]
             self.below = key[lowest[-1]]
             columns = [column[lowest] for column in columns]
@@ -112,35 +162,32 @@ class PartWriter:
         self._lengths = lengths
         self._limit = limit
         self._place = 0
-        self._records: list[dict[str, Any]] = []
+        self._records: list[PartRecord] = []
         self._counts: dict[str, Counts] = {}
         self._reservoirs: dict[tuple[str, str, int], _Reservoir] = {}
 
-    def add_record(self, record: Annotated, group: str) -> int:
-        """Enter a record; returns its number."""
+    def add_record(self, record: Annotated, group: str, *, keep: bool) -> int:
+        """Enter a record, and its sequence where that is to be kept; returns its number."""
+        place, packed = -1, b""
+        if keep:
+            place, packed = self._place, zstandard.ZstdCompressor(level=_LEVEL).compress(record.sequence)
+            self._write(packed)
         self._records.append(
-            {
-                "name": record.name, "genome": record.genome, "group": group, "bases": len(record.sequence),
-                "proteins": len(record.proteins), "mismatched": record.mismatched,
-                "untranslated": record.untranslated, "unchecked": record.unchecked, "problem": record.problem,
-            }
+            PartRecord(
+                record.name, record.genome, group, len(record.sequence), len(record.proteins), record.mismatched,
+                record.untranslated, record.unchecked, record.problem, place, len(packed),
+            )
         )  # fmt: skip
         return len(self._records) - 1
 
-    def add_sequence(self, number: int, sequence: bytes) -> None:
-        """Keep a record's sequence."""
-        packed = zstandard.ZstdCompressor(level=_LEVEL).compress(sequence)
-        self._records[number] |= {"place": self._place, "packed": len(packed)}
-        self._write(packed)
-
     def counts(self, group: str) -> Counts:
         """The counts of an organism group, to add to."""
-        return self._counts.setdefault(group, Counts.none(self._lengths))
+        return self._counts.setdefault(group, no_counts(self._lengths))
 
     def add_chunks(self, number: int, length: int, keys: UInt64[np.ndarray, "n"], found: Found) -> None:
         """Keep the candidates of one record and length, as far as their keys are among the lowest of the genome."""
         record = self._records[number]
-        place = ("", "", 0) if self._limit is None else (record["group"], record["genome"], length)
+        place = ("", "", 0) if self._limit is None else (record.group, record.genome, length)
         reservoir = self._reservoirs.setdefault(place, _Reservoir(self._limit))
         rows = np.flatnonzero(keys <= reservoir.below)
         if self._limit is not None and len(rows) > self._limit:
@@ -153,8 +200,7 @@ class PartWriter:
             np.full(len(rows), number), np.full(len(rows), length), found.start, found.end, found.frames,
             found.annotated, keys, at,
         )  # fmt: skip
-        typed = [column.astype(kind) for column, kind in zip(columns, _TYPES, strict=True)]
-        reservoir.add(typed)
+        reservoir.add([column.astype(kind) for column, kind in zip(columns, _COLUMNS.values(), strict=True)])
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)
@@ -162,15 +208,11 @@ class PartWriter:
 
     def content(self) -> dict[str, np.ndarray]:
         """Everything but the bases, as arrays."""
-        none = [np.zeros(0, kind) for kind in _TYPES]
+        none = [np.zeros(0, kind) for kind in _COLUMNS.values()]
         joined = _joined([none, *(reservoir.columns() for reservoir in self._reservoirs.values())])
         columns = dict(zip(_COLUMNS, joined, strict=True))
         order = np.lexsort((columns["end"], columns["start"], columns["record"]))
-        about = {
-            "bases": self._place,
-            "records": self._records,
-            "counts": {group: counts.table for group, counts in self._counts.items()},
-        }
+        about = {"bases": self._place, "records": list(map(asdict, self._records)), "counts": self._counts}
         text = np.frombuffer(json.dumps(about).encode(), np.uint8)
         return {name: column[order] for name, column in columns.items()} | {"about": text}
 
@@ -252,7 +294,7 @@ def read_part(folder: Path, key: str) -> Part:
     text = np.memmap(path, np.uint8, "r") if about["bases"] else np.zeros(0, np.uint8)
     return Part(
         records=tuple(PartRecord(**record) for record in about["records"]),
-        counts={group: Counts(table) for group, table in about["counts"].items()},
+        counts=about["counts"],
         text=text,
         **columns,
     )
@@ -264,88 +306,3 @@ def _bases_path(folder: Path, key: str) -> Path:
 
 def _table_path(folder: Path, key: str) -> Path:
     return folder / f"{key}.npz"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """Candidates of one record and length, in order of place.
-
-    Attributes:
-        start: first base, 0-based.
-        end: one past the last base.
-        frames: bit ``k`` is set where frame ``k`` of F1 F2 F3 R1 R2 R3 can become a row; never 0.
-        annotated: the same where the frame lies in an annotated protein.
-        sequence: of the record.
-    """
-
-    start: Int64[np.ndarray, "n"]
-    end: Int64[np.ndarray, "n"]
-    frames: UInt8[np.ndarray, "n"]
-    annotated: UInt8[np.ndarray, "n"]
-    sequence: bytes
-
-    def take(self, rows: Bool[np.ndarray, "n"] | Int64[np.ndarray, "m"]) -> Found:
-        """The candidates at some rows."""
-        return Found(self.start[rows], self.end[rows], self.frames[rows], self.annotated[rows], self.sequence)
-
-    def bases(self) -> Iterator[bytes]:
-        """The bases of each candidate."""
-        for start, end in zip(self.start.tolist(), self.end.tolist(), strict=True):
-            yield self.sequence[start:end]
-
-    def open_frames(self) -> int:
-        """Frames that can become a row."""
-        return int(np.bitwise_count(self.frames).sum())
-
-
-COLUMNS = (
-    "chunks", "ambiguous", "no_open_frame", "unannotated", "listed", "matched", "kept",
-    "frames", "frames_unannotated", "frames_listed", "frames_matched", "frames_kept", "frames_annotated",
-)  # fmt: skip
-"""What is counted. Each chunk is one of ambiguous, without an open frame, without an annotated one, in a listed region,
-matched by a viral genome, or kept; each open frame of unambiguous chunks is one of the last four. ``frames_annotated``
-are those among the kept ones that lie in an annotated protein."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Counts of one organism group.
-
-    Attributes:
-        table: a row for each length, a number for each of ``COLUMNS``.
-    """
-
-    table: list[dict[str, int]] = field(default_factory=list)
-
-    @classmethod
-    def none(cls, lengths: int) -> Counts:
-        """Counts of so many lengths, all 0."""
-        return cls([dict.fromkeys(COLUMNS, 0) for _ in range(lengths)])
-
-    def length(self, number: int) -> Callable[[str, int], None]:
-        """A function that adds to a column of one length."""
-
-        def add(column: str, count: int) -> None:
-            self.table[number][column] += count
-
-        return add
-
-
-def add_up(counts: Iterable[Mapping[str, Counts]], lengths: int) -> dict[str, Counts]:
-    """Add counts of several files up, by organism group, in the order of their names."""
-    total: dict[str, Counts] = {}
-    for file in counts:
-        for group, own in file.items():
-            into = total.setdefault(group, Counts.none(lengths))
-            for number, row in enumerate(own.table):
-                for column, count in row.items():
-                    into.length(number)(column, count)
-    return dict(sorted(total.items()))
-
-
-def rows(counts: Mapping[str, Counts], names: Iterable[str]) -> Iterator[tuple[str, str, dict[str, int]]]:
-    """Organism group, name of the length, and the numbers, row by row."""
-    lengths = list(names)
-    for group, own in counts.items():
-        for name, numbers in zip(lengths, own.table, strict=True):
-            yield group, name, numbers

@@ -9,11 +9,10 @@ from typing import Literal
 
 import numpy as np
 
+from vnp.datasets.sheet import LABEL_NAMES
 from vnp.errors import InputError
 from vnp.features.split import PARTS, TRAIN, deal, shares_of_parts
 from vnp.sequences.identity import clusters_of_genomes
-
-_CLASSES = ("host", "viral")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ def split_units(
         own = {name: unit for name, unit in sorted(units.items()) if unit.label == label}
         if len(own) < len(shares):
             raise InputError(
-                f"{_CLASSES[label]} units: {len(own)}, too few to give one to each of "
+                f"{LABEL_NAMES[label]} units: {len(own)}, too few to give one to each of "
                 f"{', '.join(PARTS[part] for part in shares)}: add genomes, name smaller units (--units genome or "
                 "record, or the sheet's column group), or leave out the test part (--test 0)"
             )
@@ -90,7 +89,6 @@ def _piles(units: Mapping[str, Unit], least: int) -> list[Sequence[str]]:
 
 UnitKind = Literal["ani", "genome", "record"]
 UNIT_KINDS: tuple[UnitKind, ...] = ("ani", "genome", "record")
-_LABELS = ("host", "viral")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +197,7 @@ def _require_one_label(records: Sequence[UnitRecord], units: Sequence[str]) -> N
         other = seen.setdefault(unit, record)
         if other.label != record.label:
             raise InputError(
-                f"the unit {unit!r} is {_LABELS[other.label]} in {other.file} (record {other.name}) and "
-                f"{_LABELS[record.label]} in {record.file} (record {record.name}). Correct the label of one of the "
+                f"the unit {unit!r} is {LABEL_NAMES[other.label]} in {other.file} (record {other.name}) and "
+                f"{LABEL_NAMES[record.label]} in {record.file} (record {record.name}). Correct the label of one of the "
                 "files, or name their units apart in the sheet's column group"
             )

@@ -1,7 +1,8 @@
-"""The parts of all files put together, in the order of the set."""
+"""Puts the parts of all files together, in the order of the set, and counts what it consists of."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,16 +11,17 @@ import numpy as np
 from jaxtyping import Int64
 
 from vnp import __version__
-from vnp.datasets.choosing.part import Part, PartRecord, add_up, rows
+from vnp.datasets.choosing.part import Counts, Part, PartRecord, no_counts
 from vnp.datasets.choosing.sample import Pool
 from vnp.datasets.choosing.split import Unit, UnitRecord
-from vnp.datasets.recipe import Asked
-from vnp.datasets.sheet import Source
+from vnp.datasets.recipe import Request
+from vnp.datasets.sheet import LABEL_NAMES, Source
 from vnp.datasets.writing.write import SCHEMA, Chosen, Records
 from vnp.errors import InputError
 from vnp.features.split import PARTS
 
 _BLOCK = 1 << 12
+_SAMPLES = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,7 +146,7 @@ _SAMPLES = 20
 
 
 def summarise(
-    asked: Asked,
+    request: Request,
     found: Gathered,
     records: Records,
     units: Mapping[str, Unit],
@@ -154,90 +156,99 @@ def summarise(
     """Count what a set consists of; nothing in it depends on when, where or how fast it was made.
 
     Args:
-        asked: recipe and files.
+        request: recipe and files.
         found: records and candidates of all files.
         records: the same records with unit and part.
         units: by name.
         chosen: positions of the chosen candidates.
         fasta_sha256: of the FASTA file.
+
+    Returns:
+        The content of the data card and of ``--json``.
     """
-    names = asked.recipe.lengths.names
-    frames = np.bitwise_count(found.column("frames")).astype(np.int64)
-    group = np.array(records.organism_group)[found.record[chosen]]
+    names = request.recipe.lengths.names
+    frames = np.bitwise_count(found.column("frames")[chosen]).astype(np.int64)
+    record = found.record[chosen]
+    labels = np.array([source.label for source in request.sources])[found.source[record]]
+    files = list(zip(request.sources, request.digests, found.parts, strict=True))
     problems = [
-        {"file": source.name, "record": record.name, "problem": record.problem}
-        for source, part in zip(asked.sources, found.parts, strict=True)
-        for record in part.records
-        if record.problem is not None
+        {"file": source.name, "record": one.name, "problem": one.problem}
+        for source, _, part in files
+        for one in part.records
+        if one.problem is not None
     ]
-    labels = np.array([source.label for source in asked.sources])[found.source[found.record[chosen]]]
     return {
         "schema": SCHEMA,
         "code": __version__,
-        "command": asked.recipe.command(asked.sheet),
-        "settings": asked.recipe.settings(),
-        "prophages_sha256": asked.prophages,
+        "command": request.recipe.command(request.sheet),
+        "settings": request.recipe.settings(),
+        "prophages_sha256": request.prophages,
         "fasta_sha256": fasta_sha256,
         "chunks": len(chosen),
-        "rows": int(frames[chosen].sum()),
+        "rows": int(frames.sum()),
         "bases": int((found.column("end") - found.column("start"))[chosen].sum()),
         "labels": [
-            {"label": name, "chunks": int(own.sum()), "rows": int(frames[chosen[own]].sum())}
-            for name, own in (("viral", labels == 1), ("host", labels == 0))
+            {
+                "label": LABEL_NAMES[label],
+                "chunks": int((labels == label).sum()),
+                "rows": int(frames[labels == label].sum()),
+            }
+            for label in (1, 0)
         ],
-        "files": [
-            _file(source, digest, part)
-            for source, digest, part in zip(asked.sources, asked.digests, found.parts, strict=True)
-        ],
+        "files": [{**source.about(), **digest, **_counted(part)} for source, digest, part in files],
         "problems": problems[:_SAMPLES],
         "problem_count": len(problems),
         "counts": [
-            {"organism_group": name, "length": length, **numbers}
-            for name, length, numbers in rows(add_up((part.counts for part in found.parts), len(names)), names)
+            {"organism_group": group, "length": length, **numbers}
+            for group, own in _counts(found.parts, len(names)).items()
+            for length, numbers in zip(names, own, strict=True)
         ],
-        "sample": list(_sample(found, records, chosen, group, names)),
+        "sample": list(_sample(found, records, chosen, frames, names)),
         "units": len(units),
-        "genomes": len({(record.label, record.genome) for record in found.records}),
-        "split": list(_split(found, records, units, chosen, group, frames)),
+        "genomes": len({(one.label, one.genome) for one in found.records}),
+        "split": list(_split(records, units, record, frames)),
     }
 
 
-def _file(source: Source, digest: Mapping[str, str], part: Part) -> dict[str, Any]:
+def _counted(part: Part) -> dict[str, int]:
     usable = [record for record in part.records if record.problem is None]
+    sums = ("bases", "proteins", "mismatched", "untranslated", "unchecked")
     return {
-        "path": source.name,
-        "label": "viral" if source.label else "host",
-        "group": source.group,
-        "organism_group": source.organism_group,
-        **digest,
         "records": len(part.records),
         "unusable": len(part.records) - len(usable),
-        "bases": sum(record.bases for record in usable),
-        **{
-            name: sum(getattr(record, name) for record in usable)
-            for name in ("proteins", "mismatched", "untranslated", "unchecked")
-        },
+        **{name: sum(getattr(record, name) for record in usable) for name in sums},
         "without_proteins": sum(not record.proteins for record in usable),
     }
+
+
+def _counts(parts: Sequence[Part], lengths: int) -> dict[str, Counts]:
+    """The counts of all files, by organism group in the order of their names."""
+    total: dict[str, Counts] = {}
+    for part in parts:
+        for group, own in part.counts.items():
+            for into, numbers in zip(total.setdefault(group, no_counts(lengths)), own, strict=True):
+                for name, number in numbers.items():
+                    into[name] += number
+    return dict(sorted(total.items()))
 
 
 def _sample(
     found: Gathered,
     records: Records,
     chosen: Int64[np.ndarray, "chosen"],
-    group: np.ndarray,
+    frames: Int64[np.ndarray, "chosen"],
     names: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
     """Chosen chunks and rows of each organism group and length, and the genomes that they are from."""
-    length = found.column("length")[chosen]
-    frames = np.bitwise_count(found.column("frames"))[chosen].astype(np.int64)
-    genomes = np.array([record.genome for record in found.records])[found.record[chosen]]
-    for name in sorted(set(records.organism_group)):
+    record, length = found.record[chosen], found.column("length")[chosen]
+    groups = np.array(records.organism_group)[record]
+    genomes = np.array([one.genome for one in found.records])[record]
+    for group in sorted(set(records.organism_group)):
         for number, size in enumerate(names):
-            own = (group == name) & (length == number)
+            own = (groups == group) & (length == number)
             _, shares = np.unique(genomes[own], return_counts=True)
             yield {
-                "organism_group": name,
+                "organism_group": group,
                 "length": size,
                 "genomes": len(shares),
                 "chunks": int(own.sum()),
@@ -248,25 +259,22 @@ def _sample(
 
 
 def _split(
-    found: Gathered,
     records: Records,
     units: Mapping[str, Unit],
-    chosen: Int64[np.ndarray, "chosen"],
-    group: np.ndarray,
-    frames: np.ndarray,
+    record: Int64[np.ndarray, "chosen"],
+    frames: Int64[np.ndarray, "chosen"],
 ) -> Iterator[dict[str, Any]]:
-    """Units, chunks and rows of each organism group and part."""
-    part = records.part[found.record[chosen]]
+    """Units, chunks and rows of each organism group and part; ``record`` is that of each chosen chunk."""
+    groups = np.array(records.organism_group)[record]
     part_of_unit = dict(zip(records.unit, records.part.tolist(), strict=True))
-    for name in sorted(set(records.organism_group)):
-        for number, title in enumerate(PARTS):
-            own = (group == name) & (part == number)
+    count = Counter((about.organism_group, part_of_unit[unit]) for unit, about in units.items())
+    for group in sorted(set(records.organism_group)):
+        for number, part in enumerate(PARTS):
+            own = (groups == group) & (records.part[record] == number)
             yield {
-                "organism_group": name,
-                "part": title,
-                "units": sum(
-                    about.organism_group == name and part_of_unit[unit] == number for unit, about in units.items()
-                ),
+                "organism_group": group,
+                "part": part,
+                "units": count[group, number],
                 "chunks": int(own.sum()),
-                "rows": int(frames[chosen[own]].sum()),
+                "rows": int(frames[own].sum()),
             }

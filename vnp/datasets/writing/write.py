@@ -1,9 +1,8 @@
-"""Writes the two files of a training set: the chunks as FASTA, and a table with a row for each frame."""
+"""Writes the chunks of a training set as FASTA and a table with a row for each frame, and keeps its folder."""
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,242 +10,42 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int8, Int64, UInt8
 
 from vnp import __version__
 from vnp.datasets.sheet import Source
-from vnp.errors import RunExistsError, UsageError, storage_error
+from vnp.errors import RunError, RunExistsError, UsageError, storage_error
 from vnp.features.split import PARTS
-from vnp.files.claims import alone
+from vnp.files.claims import alone, make_folder, require_free
 from vnp.files.durable import final_path, remove_temporaries, replacing, sync_folder
-from vnp.files.records import write_json
+from vnp.files.hashing import file_sha256
+from vnp.files.records import read_record, write_record
 from vnp.sequences.frames import FRAME_NAMES
 from vnp.sequences.reading import input_digest
 
-if TYPE_CHECKING:
-    import pyarrow
-
 FASTA = "dataset.fna.gz"
 TABLE = "dataset.parquet"
+CARD = "dataset.md"
 SCHEMA = "vnp-dataset/1"
 KEY = "vnp"
 """Name of the table's metadata."""
+REQUEST = f"{KEY}.request"
+"""Key of the table's metadata that says what was asked for."""
+SUMMARY = f"{KEY}.summary"
+"""Key of the table's metadata that has the summary."""
+_COLUMNS = {
+    "id": "string", "name": "string", "label": "string", "unit": "string", "organism_group": "string",
+    "length": "int32", "frame": "string", "annotated": "bool", "split": "string", "file": "string", "record": "string",
+    "start": "int64", "end": "int64",
+}  # fmt: skip
 _BATCH = 1 << 16
 _LEVEL = 6
-
-
-def require_pyarrow() -> None:
-    """Make sure that Parquet can be written here.
-
-    Raises:
-        UsageError: pyarrow is not installed.
-    """
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UsageError("a training set needs pyarrow, which is not installed: pip install 'vnp[dataset]'") from error
-    del pyarrow
-
-
-def write_fasta(path: Path, records: Records, chosen: Chosen, bases: Iterable[bytes]) -> str:
-    """Write the chunks as gzip-compressed FASTA, a line of bases each, named by 1-based region as samtools does.
-
-    Args:
-        path: of the new file.
-        records: what the chunks were taken from.
-        chosen: the chunks.
-        bases: of each chunk, in order.
-
-    Returns:
-        The SHA-256 of the file as it is on the disk. Neither a time nor a name is in it, so equal chunks give equal
-        bytes.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
-    """
-    with replacing(path) as temporary, temporary.open("xb") as file:
-        hashed = _Hashed(file)
-        with gzip.GzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=hashed, mtime=0) as packed:
-            named = zip(_names(records, chosen), bases, strict=True)
-            while some := list(islice(named, _BATCH // 16)):
-                packed.write(b"".join([b">%b\n%b\n" % (name.encode(), text) for name, text in some]))
-    return hashed.digest.hexdigest()
-
-
-class _Hashed:
-    """A file whose bytes are hashed as they are written."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-
-    def write(self, data: Any) -> int:
-        self.digest.update(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-
-def write_table(
-    path: Path,
-    sources: Sequence[Source],
-    records: Records,
-    chosen: Chosen,
-    metadata: Mapping[str, Mapping[str, object]],
-    *,
-    progress: Callable[[int], None] = lambda _rows: None,
-) -> None:
-    """Write a row for each frame of the chosen chunks, in the order of the FASTA, then F1 F2 F3 R1 R2 R3.
-
-    Args:
-        path: of the new file.
-        sources: rows of the sheet.
-        records: what the chunks were taken from.
-        chosen: the chunks.
-        metadata: JSON objects for the file's key-value metadata, by key.
-        progress: told how many rows were written since the last call.
-
-    Raises:
-        UsageError: pyarrow is not installed.
-        StorageError: the disk is full or cannot be written.
-    """
-    require_pyarrow()
-    import pyarrow.parquet as parquet
-
-    schema = _schema(metadata)
-    with (
-        replacing(path) as temporary,
-        parquet.ParquetWriter(temporary, schema, compression="zstd", compression_level=3) as writer,
-    ):
-        for first in range(0, len(chosen), _BATCH):
-            batch = _batch(sources, records, chosen.slice(first, first + _BATCH), schema)
-            writer.write_batch(batch, row_group_size=batch.num_rows)
-            progress(batch.num_rows)
-
-
-def describe(
-    sources: Sequence[Source],
-    digests: Sequence[Mapping[str, str]],
-    chosen: Chosen,
-    fasta_sha256: str,
-    *,
-    frames: str,
-    lengths: str,
-    seed: int,
-) -> dict[str, object]:
-    """What the table's metadata says under ``KEY``.
-
-    Args:
-        sources: rows of the sheet.
-        digests: for each source the SHA-256 of its file, as ``sha256``, and of its annotation, if it has one.
-        chosen: the chunks.
-        fasta_sha256: of the FASTA file as it is on the disk.
-        frames: ``annotated`` or ``all``.
-        lengths: of chunks, as asked for.
-        seed: of the whole.
-    """
-    return {
-        "schema": SCHEMA,
-        "fasta_sha256": fasta_sha256,
-        "records": len(chosen),
-        "rows": chosen.rows,
-        "chunk": int((chosen.end - chosen.start).max(initial=0)),
-        "frames": frames,
-        "lengths": lengths,
-        "seed": seed,
-        "code": __version__,
-        "sources": [
-            {
-                "path": source.name,
-                "label": _label(source),
-                "group": source.group,
-                "organism_group": source.organism_group,
-                **digest,
-            }
-            for source, digest in zip(sources, digests, strict=True)
-        ],
-    }
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """Read what ``write_table`` put into the file's metadata, by key; a key without JSON is left out.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no Parquet file.
-    """
-    import pyarrow.parquet as parquet
-
-    found: dict[str, Any] = {}
-    for key, value in (parquet.read_schema(path).metadata or {}).items():
-        name = key.decode()
-        if name == KEY or name.startswith(f"{KEY}."):
-            found[name] = json.loads(value)
-    return found
-
-
-def _names(records: Records, chosen: Chosen) -> Iterator[str]:
-    for record, start, end in zip(chosen.record.tolist(), chosen.start.tolist(), chosen.end.tolist(), strict=True):
-        yield f"{records.name[record]}:{start + 1}-{end}"
-
-
-def _label(source: Source) -> str:
-    return "viral" if source.label else "host"
-
-
-def _schema(metadata: Mapping[str, Mapping[str, object]]) -> pyarrow.Schema:
-    import pyarrow as arrow
-
-    types = {
-        "id": arrow.string(),
-        "name": arrow.string(),
-        "label": arrow.string(),
-        "unit": arrow.string(),
-        "organism_group": arrow.string(),
-        "length": arrow.int32(),
-        "frame": arrow.string(),
-        "annotated": arrow.bool_(),
-        "split": arrow.string(),
-        "file": arrow.string(),
-        "record": arrow.string(),
-        "start": arrow.int64(),
-        "end": arrow.int64(),
-    }
-    fields = [arrow.field(name, kind, nullable=False) for name, kind in types.items()]
-    return arrow.schema(fields, metadata={key: json.dumps(value, sort_keys=True) for key, value in metadata.items()})
-
-
-def _batch(sources: Sequence[Source], records: Records, chosen: Chosen, schema: pyarrow.Schema) -> pyarrow.RecordBatch:
-    import pyarrow as arrow
-
-    bits = np.unpackbits(chosen.frames[:, None], axis=1, count=len(FRAME_NAMES), bitorder="little")
-    chunk, frame = np.nonzero(bits)
-    names = list(_names(records, chosen))
-    record = chosen.record[chunk]
-    source = records.source[record]
-    start, end = chosen.start[chunk], chosen.end[chunk]
-    row_names = [names[place] for place in chunk.tolist()]
-    row_frames = [FRAME_NAMES[place] for place in frame.tolist()]
-    data = {
-        "id": [f"{name}_chunk_1{frame}" for name, frame in zip(row_names, row_frames, strict=True)],
-        "name": row_names,
-        "label": [_label(sources[place]) for place in source.tolist()],
-        "unit": [records.unit[place] for place in record.tolist()],
-        "organism_group": [records.organism_group[place] for place in record.tolist()],
-        "length": (end - start).astype(np.int32),
-        "frame": row_frames,
-        "annotated": (chosen.annotated[chunk] >> frame.astype(np.uint8) & 1).astype(bool),
-        "split": [PARTS[part] for part in records.part[record].tolist()],
-        "file": [sources[place].name for place in source.tolist()],
-        "record": [records.name[place] for place in record.tolist()],
-        "start": start,
-        "end": end,
-    }
-    return arrow.RecordBatch.from_arrays([arrow.array(data[name]) for name in schema.names], schema=schema)
+_REQUEST_FILE = "request.json"
+_DONE = ".parts-done"
+_RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -266,10 +65,6 @@ class Records:
     unit: Sequence[str]
     organism_group: Sequence[str]
     part: Int8[np.ndarray, "records"]
-
-    def __len__(self) -> int:
-        """Count the records."""
-        return len(self.name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -305,15 +100,168 @@ class Chosen:
         return Chosen(*(column[first:last] for column in columns))
 
 
-CARD = "dataset.md"
-REQUEST = f"{KEY}.request"
-"""Key of the table's metadata that says what was asked for."""
-SUMMARY = f"{KEY}.summary"
-"""Key of the table's metadata that has the summary."""
-_PARTS = "parts"
-_REQUEST_FILE = "request.json"
-_DONE = ".parts-done"
-_RUN_FILE = "run.json"
+def require_pyarrow() -> None:
+    """Make sure that Parquet can be written here.
+
+    Raises:
+        UsageError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UsageError("a training set needs pyarrow, which is not installed: pip install 'vnp[dataset]'") from error
+    del pyarrow
+
+
+def write_fasta(path: Path, records: Records, chosen: Chosen, bases: Iterable[bytes]) -> str:
+    """Write the chunks as gzip-compressed FASTA, a line of bases each, named by 1-based region as samtools does.
+
+    Args:
+        path: of the new file.
+        records: what the chunks were taken from.
+        chosen: the chunks.
+        bases: of each chunk, in order.
+
+    Returns:
+        The SHA-256 of the file as it is on the disk. Neither a time nor a name is in it, so equal chunks give equal
+        bytes.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    with replacing(path) as temporary:
+        with (
+            temporary.open("xb") as file,
+            gzip.GzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=file, mtime=0) as packed,
+        ):
+            named = zip(_names(records, chosen), bases, strict=True)
+            while some := list(islice(named, _BATCH // 16)):
+                packed.write(b"".join([b">%b\n%b\n" % (name.encode(), text) for name, text in some]))
+        return file_sha256(temporary)
+
+
+def write_table(
+    path: Path,
+    sources: Sequence[Source],
+    records: Records,
+    chosen: Chosen,
+    metadata: Mapping[str, Mapping[str, object]],
+    *,
+    progress: Callable[[int], None] = lambda _rows: None,
+) -> None:
+    """Write a row for each frame of the chosen chunks, in the order of the FASTA, then F1 F2 F3 R1 R2 R3.
+
+    Args:
+        path: of the new file.
+        sources: rows of the sheet.
+        records: what the chunks were taken from.
+        chosen: the chunks.
+        metadata: JSON objects for the file's key-value metadata, by key.
+        progress: told how many rows were written since the last call.
+
+    Raises:
+        UsageError: pyarrow is not installed.
+        StorageError: the disk is full or cannot be written.
+    """
+    require_pyarrow()
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    texts = {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()}
+    schema = arrow.schema([arrow.field(name, kind, nullable=False) for name, kind in _COLUMNS.items()], texts)
+    with (
+        replacing(path) as temporary,
+        parquet.ParquetWriter(temporary, schema, compression="zstd", compression_level=3) as writer,
+    ):
+        for first in range(0, len(chosen), _BATCH):
+            columns = _columns(sources, records, chosen.slice(first, first + _BATCH))
+            batch = arrow.RecordBatch.from_pydict(columns, schema=schema)
+            writer.write_batch(batch, row_group_size=batch.num_rows)
+            progress(batch.num_rows)
+
+
+def describe(
+    sources: Sequence[Source],
+    digests: Sequence[Mapping[str, str]],
+    chosen: Chosen,
+    fasta_sha256: str,
+    *,
+    frames: str,
+    lengths: str,
+    seed: int,
+) -> dict[str, object]:
+    """What the table's metadata says under ``KEY``.
+
+    Args:
+        sources: rows of the sheet.
+        digests: for each source the SHA-256 of its file, as ``sha256``, and of its annotation, if it has one.
+        chosen: the chunks.
+        fasta_sha256: of the FASTA file as it is on the disk.
+        frames: ``annotated`` or ``all``.
+        lengths: of chunks, as asked for.
+        seed: of the whole.
+    """
+    return {
+        "schema": SCHEMA,
+        "fasta_sha256": fasta_sha256,
+        "records": len(chosen),
+        "rows": chosen.rows,
+        "chunk": int((chosen.end - chosen.start).max(initial=0)),
+        "frames": frames,
+        "lengths": lengths,
+        "seed": seed,
+        "code": __version__,
+        "sources": [{**source.about(), **digest} for source, digest in zip(sources, digests, strict=True)],
+    }
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Read what ``write_table`` put into the file's metadata, by key; a key without JSON is left out.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no Parquet file.
+    """
+    import pyarrow.parquet as parquet
+
+    found: dict[str, Any] = {}
+    for key, value in (parquet.read_schema(path).metadata or {}).items():
+        name = key.decode()
+        if name == KEY or name.startswith(f"{KEY}."):
+            found[name] = json.loads(value)
+    return found
+
+
+def _names(records: Records, chosen: Chosen) -> Iterator[str]:
+    for record, start, end in zip(chosen.record.tolist(), chosen.start.tolist(), chosen.end.tolist(), strict=True):
+        yield f"{records.name[record]}:{start + 1}-{end}"
+
+
+def _columns(sources: Sequence[Source], records: Records, chosen: Chosen) -> dict[str, Any]:
+    """The rows of some chunks, column by column."""
+    bits = np.unpackbits(chosen.frames[:, None], axis=1, count=len(FRAME_NAMES), bitorder="little")
+    chunk, frame = np.nonzero(bits)
+    names = list(_names(records, chosen))
+    record = chosen.record[chunk]
+    source = records.source[record]
+    start, end = chosen.start[chunk], chosen.end[chunk]
+    row_names = [names[place] for place in chunk.tolist()]
+    row_frames = [FRAME_NAMES[place] for place in frame.tolist()]
+    return {
+        "id": [f"{name}_chunk_1{frame}" for name, frame in zip(row_names, row_frames, strict=True)],
+        "name": row_names,
+        "label": [sources[place].label_name for place in source.tolist()],
+        "unit": [records.unit[place] for place in record.tolist()],
+        "organism_group": [records.organism_group[place] for place in record.tolist()],
+        "length": (end - start).astype(np.int32),
+        "frame": row_frames,
+        "annotated": (chosen.annotated[chunk] >> frame.astype(np.uint8) & 1).astype(bool),
+        "split": [PARTS[part] for part in records.part[record].tolist()],
+        "file": [sources[place].name for place in source.tolist()],
+        "record": [records.name[place] for place in record.tolist()],
+        "start": start,
+        "end": end,
+    }
 
 
 class Folder:
@@ -324,7 +272,7 @@ class Folder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.parts = folder / _PARTS
+        self.parts = folder / "parts"
         self.fasta = folder / FASTA
         self.table = folder / TABLE
         self.card = folder / CARD
@@ -337,10 +285,7 @@ class Folder:
             UsageError: another one is at work.
             StorageError: the folder cannot be made.
         """
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise storage_error(error, f"making {self._folder}") from error
+        make_folder(self._folder)
         with alone(self._folder, "dataset"):
             yield
 
@@ -358,22 +303,21 @@ class Folder:
             RunExistsError: another set, or a part of one, is there, or a run, or a folder ``parts`` of something else.
             StorageError: the folder cannot be made or written.
         """
-        there = [path for path in (self.fasta, self.table, self.card) if path.exists()]
-        if there and not force and not self._is_making(request):
-            if (summary := self._finished(request)) is not None:
-                self._sweep()
-                return summary
-            raise RunExistsError(
-                f"{', '.join(map(str, there))}: already there, and not made from these files with these options. "
-                "Choose another --out, or --force to write over it"
-            )
+        stopped_here = self._stored_request() == request
+        if not force and not stopped_here and (summary := self._finished(request)) is not None:
+            self._sweep()
+            return summary
+        require_free(
+            (self.fasta, self.table, self.card),
+            force=force,
+            ours=stopped_here,
+            why="already there, and not made from these files with these options",
+            remedy="Choose another --out, or --force to write over it",
+        )
         self._require_own_parts()
-        try:
-            self.parts.mkdir(exist_ok=True)
-        except OSError as error:
-            raise storage_error(error, f"making {self.parts}") from error
+        make_folder(self.parts)
         self._sweep()
-        write_json(self.parts / _REQUEST_FILE, {"sha256": request})
+        write_record(self.parts / _REQUEST_FILE, _Request(request))
         return None
 
     def finish(self) -> None:
@@ -410,18 +354,13 @@ class Folder:
                 "it away"
             )
 
-    def _is_making(self, request: str) -> bool:
-        """Whether a run that made this very set was stopped here."""
-        return self._stored_request() == request
-
     def _stored_request(self) -> str | None:
         """Digest of the set that was begun here, if one was."""
         try:
-            found = json.loads((self.parts / _REQUEST_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = read_record(self.parts / _REQUEST_FILE, _Request)
+        except RunError:
             return None
-        digest = found.get("sha256") if isinstance(found, dict) else None
-        return digest if isinstance(digest, str) else None
+        return None if found is None else found.sha256
 
     def _finished(self, request: str) -> dict[str, Any] | None:
         """The summary, where the files are those that the request would make."""
@@ -440,9 +379,16 @@ class Folder:
     def _sweep(self) -> None:
         """Remove what killed runs left behind."""
         self._remove_done()
-        remove_temporaries(self._folder)
-        if self.parts.is_dir():
-            remove_temporaries(self.parts)
+        for folder in (self._folder, self.parts):
+            if folder.is_dir():
+                remove_temporaries(folder)
 
     def _remove_done(self) -> None:
         shutil.rmtree(self._folder / _DONE, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What ``parts/request.json`` says: the SHA-256 of everything that decides what is in the set."""
+
+    sha256: str
