@@ -186,9 +186,8 @@ def dataset(genomes: Path, annotation: Path | None, chunk: int, scan_chunks: int
     finding the frames is not timed. Times are processor time of one core.
     """
     from benchmarks.dataset import benchmark_index
-    from vnp.datasets.sheet import Source
 
-    found = benchmark_index(Source(path=genomes, label=0, annotation=annotation), chunk=chunk, scan_chunks=scan_chunks)
+    found = benchmark_index(genomes, annotation, chunk=chunk, scan_chunks=scan_chunks)
     peak = found.read_peak_bytes
     figures = {
         "records": found.records,

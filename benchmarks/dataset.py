@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int64
 
 from vnp.datasets.annotations.annotated import Annotated
 from vnp.datasets.annotations.contained import ContainmentIndex
-from vnp.datasets.annotations.reading import GenomeFile, read_annotated
+from vnp.datasets.annotations.reading import read_annotated
 from vnp.sequences.chunks import Chunking, Chunks
 from vnp.sequences.frames import Frames, open_frames
 
@@ -108,7 +108,9 @@ class _Sums:
     scanned_index_seconds: float = 0.0
 
 
-def benchmark_index(source: GenomeFile, *, chunk: int = 300, scan_chunks: int = 2_000) -> IndexFigures:
+def benchmark_index(
+    genome: Path, annotation: Path | None = None, *, chunk: int = 300, scan_chunks: int = 2_000
+) -> IndexFigures:
     """Time the index against a scan of every protein, on the frames of one file.
 
     Both get the same open frames of the same chunks and the same proteins, as bytes; finding the frames is not timed.
@@ -116,7 +118,8 @@ def benchmark_index(source: GenomeFile, *, chunk: int = 300, scan_chunks: int = 
     order, whether the frame's protein is a part of it, until one is. It is timed on chunks spread over each record.
 
     Args:
-        source: an annotated genome file.
+        genome: an annotated genome file.
+        annotation: the GFF3 or GenBank file of a FASTA file.
         chunk: bases a chunk.
         scan_chunks: chunks of a record that the scan is timed on, at most.
 
@@ -125,8 +128,8 @@ def benchmark_index(source: GenomeFile, *, chunk: int = 300, scan_chunks: int = 
         RuntimeError: the two sides answer differently.
     """
     sums = _Sums()
-    peak = _peak_of_reading(source, chunk)
-    for record, seconds in _timed(source):
+    peak = _peak_of_reading(genome, annotation, chunk)
+    for record, seconds in _timed(genome, annotation):
         sums.records += 1
         sums.read_seconds += seconds
         sums.bases += len(record.sequence)
@@ -135,16 +138,16 @@ def benchmark_index(source: GenomeFile, *, chunk: int = 300, scan_chunks: int = 
         if record.problem is None:
             _add_record(sums, record, chunk, scan_chunks)
     return IndexFigures(
-        path=str(source.path),
+        path=str(genome),
         chunk=chunk,
         read_peak_bytes=peak,
         **{name: getattr(sums, name) for name in _Sums.__slots__},
     )
 
 
-def _timed(source: GenomeFile) -> Iterator[tuple[Annotated, float]]:
+def _timed(genome: Path, annotation: Path | None) -> Iterator[tuple[Annotated, float]]:
     """Read records, each with the time that it took."""
-    records = read_annotated(source)
+    records = read_annotated(genome, annotation)
     while True:
         start = time.process_time()
         record = next(records, None)
@@ -203,12 +206,12 @@ def _scanned(record: Annotated, frames: Frames, rows: Int64[np.ndarray, "some"])
     return np.array([any(query in protein for protein in proteins) for query in queries], dtype=np.bool_)
 
 
-def _peak_of_reading(source: GenomeFile, chunk: int) -> int | None:
+def _peak_of_reading(genome: Path, annotation: Path | None, chunk: int) -> int | None:
     """The most memory that reading and indexing a file takes beyond what is in use."""
     with suppress(OSError):
         _CLEAR.write_text("5")  # the system forgets the peak so far
     before = _memory("VmRSS")
-    for record in read_annotated(source):
+    for record in read_annotated(genome, annotation):
         if record.problem is None:
             _indexed(record, open_frames([record.sequence], _known_chunks(record.sequence, chunk)))
     peak = _memory("VmHWM")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from tests.datasets.genbank import genbank, genome_with_genes, random_protein
 
 
 @pytest.fixture
-def genome(tmp_path: Path) -> SimpleNamespace:
+def genome(tmp_path: Path) -> Path:
     path = tmp_path / "genome.gb"
     text = ""
     for number in range(3):
@@ -21,7 +20,7 @@ def genome(tmp_path: Path) -> SimpleNamespace:
         text += genbank(f"V{number}", bases[:400] + "N" + bases[401:], features)
     text += genbank("V9", "ACGT" * 30, length=99)
     path.write_text(text)
-    return SimpleNamespace(path=path, annotation=None)
+    return path
 
 
 def identified(name: str, sequence: str, proteins: list[str], size: int) -> int:
@@ -34,7 +33,7 @@ def identified(name: str, sequence: str, proteins: list[str], size: int) -> int:
     )
 
 
-def test_figures(genome: SimpleNamespace) -> None:
+def test_figures(genome: Path) -> None:
     figures = benchmark_index(genome, chunk=90, scan_chunks=20)
     assert figures.records == 4
     assert (figures.proteins, figures.mismatched) == (24, 3), "the N lies in a gene of each record"
@@ -52,13 +51,13 @@ def test_frames_are_those_of_virnucpro(tmp_path: Path) -> None:
     bases = bases[: len(bases) // size * size]  # then chunks do not overlap
     path = tmp_path / "genome.gb"
     path.write_text(genbank("V1", bases, features[:-1]))
-    figures = benchmark_index(SimpleNamespace(path=path, annotation=None), chunk=size)
+    figures = benchmark_index(path, chunk=size)
     assert figures.annotated == identified("V1", bases, proteins[:-1], size)
     assert figures.annotated > 10
     assert figures.scanned_chunks == figures.chunks
 
 
-def test_sides_that_differ_are_an_error(genome: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sides_that_differ_are_an_error(genome: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "_scanned", lambda record, frames, rows: np.zeros(len(rows), dtype=np.bool_))
     with pytest.raises(RuntimeError, match=r"differ in record V0\.1"):
         benchmark_index(genome, chunk=90)

@@ -9,14 +9,14 @@ import re
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.datasets.genbank import Feature, fasta, genbank, genome_with_genes, random_bases, random_protein
 from tests.datasets.making import record, write_sheet
-from vnp.datasets.annotations.reading import Annotated, read_annotated
+from vnp.datasets.annotations.annotated import Annotated
+from vnp.datasets.annotations.reading import read_annotated
 from vnp.datasets.recipe import Recipe
 from vnp.errors import InputError
 
@@ -28,7 +28,7 @@ Read = Callable[..., list[Annotated]]
 
 
 def read_file(path: Path, annotation: Path | None = None) -> list[Annotated]:
-    return list(read_annotated(SimpleNamespace(path=path, annotation=annotation)))
+    return list(read_annotated(path, annotation))
 
 
 def without_bases(text: str) -> str:
@@ -244,7 +244,7 @@ def test_memory_is_bounded_by_the_annotation(tmp_path: Path, stripped: bool) -> 
             sequences.write(f">V{number}.1\n{bases}\n")
             annotation.write(text.replace("VERSION     V.1", f"VERSION     V{399 - number}.1"))
     tracemalloc.start()
-    found = read_annotated(SimpleNamespace(path=tmp_path / "g.fna", annotation=tmp_path / "g.gb"))
+    found = read_annotated(tmp_path / "g.fna", tmp_path / "g.gb")
     total = sum(len(one.sequence) for one in found)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -5,7 +5,6 @@ import random
 import sys
 import tracemalloc
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +18,8 @@ from tests.datasets.genbank import (
     random_protein,
     reverse_complement,
 )
-from vnp.datasets.annotations.reading import Annotated, read_annotated
+from vnp.datasets.annotations.annotated import Annotated
+from vnp.datasets.annotations.reading import read_annotated
 from vnp.errors import InputError, UsageError
 
 PROTEINS = [random_protein(size, size) for size in (30, 51, 77, 120)]
@@ -30,7 +30,7 @@ def read(tmp_path: Path) -> Any:
     def reading(text: str | bytes, name: str = "genome.gb") -> list[Annotated]:
         path = tmp_path / name
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return list(read_annotated(SimpleNamespace(path=path, annotation=None)))
+        return list(read_annotated(path))
 
     return reading
 
@@ -390,7 +390,7 @@ def test_memory_is_bounded_by_a_record(tmp_path: Path) -> None:
         for number in range(400):
             file.write(genbank(f"V{number}", bases))
     tracemalloc.start()
-    total = sum(len(record.sequence) for record in read_annotated(SimpleNamespace(path=path, annotation=None)))
+    total = sum(len(record.sequence) for record in read_annotated(path))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert total == 400 * 20_000

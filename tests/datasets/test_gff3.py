@@ -3,12 +3,12 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from tests.datasets.genbank import fasta, gene, gff3_line, random_bases, random_protein, reverse_complement
-from vnp.datasets.annotations.reading import Annotated, read_annotated
+from vnp.datasets.annotations.annotated import Annotated
+from vnp.datasets.annotations.reading import read_annotated
 from vnp.errors import InputError
 
 PROTEIN = random_protein(60, 1)
@@ -28,7 +28,7 @@ def read(tmp_path: Path) -> Read:
         genome, annotation = tmp_path / "genome.fna", tmp_path / "genome.gff3"
         genome.write_text(fasta(records or {"c1": FORWARD}))
         annotation.write_bytes(lines if isinstance(lines, bytes) else (HEAD + lines).encode())
-        return list(read_annotated(SimpleNamespace(path=genome, annotation=annotation)))
+        return list(read_annotated(genome, annotation))
 
     return reading
 
@@ -226,13 +226,13 @@ def test_sequences_within_the_annotation_alone(tmp_path: Path, monkeypatch: pyte
     text = HEAD + line(0, SIZE) + "##FASTA\n" + fasta({"c1": FORWARD, "c2": AFTER})
     path.write_text(text)
     for annotation in (None, path):
-        first, second = read_annotated(SimpleNamespace(path=path, annotation=annotation))
+        first, second = read_annotated(path, annotation)
         assert first.proteins == (PROTEIN.encode(),)
         assert second.sequence == AFTER.encode()
     path.write_text(text + ">c2\nACGT\n")
     number = text.count("\n") + 1
     with pytest.raises(InputError, match=f"line {number}, record 'c2': the record of line 6 has this name too"):
-        list(read_annotated(SimpleNamespace(path=path, annotation=None)))
+        list(read_annotated(path))
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_genbank_with_an_annotation_beside_it(tmp_path: Path) -> None:
     path.write_text(genbank("V1", "ACGT"))
     annotation.write_text(HEAD)
     with pytest.raises(InputError, match="is GenBank, which has its annotation within"):
-        list(read_annotated(SimpleNamespace(path=path, annotation=annotation)))
+        list(read_annotated(path, annotation))
 
 
 def test_records_that_cannot_be_used(read: Read) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gzip
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from Bio import SeqIO
 
-from vnp.datasets.annotations.reading import Annotated, read_annotated
+from vnp.datasets.annotations.annotated import Annotated
+from vnp.datasets.annotations.reading import read_annotated
 from vnp.sequences.reading import read_records
 
 COUNTS = {
@@ -27,7 +27,7 @@ def file(request: pytest.FixtureRequest, shared: Path) -> Path:
 
 
 def read(path: Path) -> list[Annotated]:
-    return list(read_annotated(SimpleNamespace(path=path, annotation=None)))
+    return list(read_annotated(path))
 
 
 def biopython_records(path: Path) -> list[Any]:

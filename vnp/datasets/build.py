@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from vnp.datasets.annotations.regions import read_regions
 from vnp.datasets.choosing.candidates import Search, find_candidates
-from vnp.datasets.choosing.matches import ViralIndex, read_regions
+from vnp.datasets.choosing.matches import ViralIndex
 from vnp.datasets.choosing.part import Part, has_part, read_part, writing_part
 from vnp.datasets.choosing.sample import choose
 from vnp.datasets.choosing.split import describe_units, find_units, genomes_to_compare, split_units

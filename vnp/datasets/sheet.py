@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vnp.datasets.annotations.annotated import Annotated, gff3_beside, stem
+from vnp.datasets.annotations.annotated import Annotated, gff3_of, stem
 from vnp.errors import InputError, UsageError
 from vnp.sequences.opening import stream
 from vnp.sequences.samplesheet import DELIMITERS, Columns, check_readable, file_in_sheet, read_rows, require_utf8
@@ -148,7 +148,7 @@ def _annotation(file: Path, given: str, sheet: Path, line: int) -> Path | None:
         return file_in_sheet(given, sheet, line)
     if not fasta:
         return None
-    if (found := gff3_beside(file)) is not None:
+    if (found := gff3_of(file)) is not None:
         check_readable(found)
         return found
     own = stem(file.name)

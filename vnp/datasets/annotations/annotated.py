@@ -1,12 +1,19 @@
-"""What one record of an annotated genome is."""
+"""What one record of an annotated genome is, and which files belong together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from vnp.errors import InputError
+
+Protein = bytes | Literal["mismatched", "untranslated", "unchecked"]
+"""What a coding sequence gives: a protein, or why there is none; see ``Annotated``."""
+_PACKED = ("", ".gz", ".bz2", ".xz", ".zst")
+_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +44,22 @@ class Annotated:
     unchecked: int = 0
     lineage: tuple[str, ...] = ()
 
-
-_PACKED = ("", ".gz", ".bz2", ".xz", ".zst")
-_GFF = (".gff3", ".gff")
-_FASTA = (".fna", ".fa", ".fasta")
-_SHOWN = 3
+    def with_proteins(self, found: Iterable[Protein]) -> Annotated:
+        """The record with the proteins of its coding sequences, and the number of those that have none."""
+        proteins: dict[bytes, None] = {}
+        others: Counter[str] = Counter()
+        for one in found:
+            if isinstance(one, bytes):
+                proteins[one] = None
+            else:
+                others[one] += 1
+        return replace(
+            self,
+            proteins=tuple(proteins),
+            mismatched=others["mismatched"],
+            untranslated=others["untranslated"],
+            unchecked=others["unchecked"],
+        )
 
 
 def stem(name: str) -> str:
@@ -50,19 +68,19 @@ def stem(name: str) -> str:
     return Path(name[: len(name) - len(packed)]).stem
 
 
-def gff3_beside(fasta: Path) -> Path | None:
+def gff3_of(fasta: Path) -> Path | None:
     """The GFF3 file of the same stem in the folder of a FASTA file."""
-    return _first(fasta, (stem(fasta.name),), _GFF)
+    return _first(fasta, (stem(fasta.name),), (".gff3", ".gff"))
 
 
-def fasta_beside(genbank: Path) -> Path | None:
+def fasta_of(genbank: Path) -> Path | None:
     """The FASTA file of the same stem in the folder of a GenBank file, or the one that RefSeq's releases have with it.
 
     There ``X.1.genomic.fna.gz`` has the bases of ``X.genomic.gbff.gz``.
     """
     own = stem(genbank.name)
     refseq = (own.removesuffix(".genomic") + ".1.genomic",) if own.endswith(".genomic") else ()
-    return _first(genbank, (*refseq, own), _FASTA)
+    return _first(genbank, (*refseq, own), (".fna", ".fa", ".fasta"))
 
 
 def require_same_names(annotation: Path, ours: set[str], fasta: Path, theirs: set[str]) -> None:
@@ -91,10 +109,5 @@ def _examples(names: set[str]) -> str:
 
 
 def _first(file: Path, stems: tuple[str, ...], formats: tuple[str, ...]) -> Path | None:
-    return next((found for found in _names(file, stems, formats) if found.exists()), None)
-
-
-def _names(file: Path, stems: tuple[str, ...], formats: tuple[str, ...]) -> Iterator[Path]:
-    for name in stems:
-        for form in formats:
-            yield from (file.with_name(name + form + packed) for packed in _PACKED)
+    names = (name + form + packed for name in stems for form in formats for packed in _PACKED)
+    return next((found for name in names if (found := file.with_name(name)).exists()), None)

@@ -2,6 +2,9 @@
 
 The feature table is taken apart by gb-io (a Rust library, for speed). Only the features that say something here, CDS
 and source, are handed to it, so that a strange one elsewhere in a chromosome does no harm.
+
+A file may also be read for its annotation alone, for the sequences of a FASTA file: in RefSeq's releases, the records
+of large genomes say with CONTIG which others they are made of, and have no bases; a FASTA file of the release has.
 """
 
 from __future__ import annotations
@@ -14,10 +17,17 @@ from typing import Any, NamedTuple
 
 import zstandard
 
-from vnp.datasets.annotations.annotated import Annotated, fasta_beside, require_same_names
-from vnp.datasets.annotations.codes import STANDARD, genetic_code, is_genetic_code
+from vnp.datasets.annotations.annotated import Annotated, Protein, fasta_of, require_same_names
 from vnp.datasets.annotations.flatfile import FlatRecord, flat_records
-from vnp.datasets.annotations.translation import Coding, Part, agrees, read_exceptions
+from vnp.datasets.annotations.translation import (
+    STANDARD,
+    Coding,
+    Part,
+    agrees,
+    genetic_code,
+    is_genetic_code,
+    read_exceptions,
+)
 from vnp.errors import InputError, UsageError
 from vnp.sequences.record import Record, clean_name, sequence_problem
 
@@ -29,10 +39,11 @@ _QUALIFIERS = re.compile(rb"\n\s+/")
 # Ends that are not one base, and pieces of other records; gb-io reads some of them as if they were sure.
 _UNSURE = re.compile(rb"one-of|bond|gap|[\d)]\.[\d(]|\^|:")
 _HEAD = b"LOCUS       x\nFEATURES             Location/Qualifiers\n"
+_LEVEL = 3
 _FULL = "download it with its sequence, as 'GenBank (full)' or with rettype=gbwithparts"
 
 
-class Entry(NamedTuple):
+class _Entry(NamedTuple):
     """One record of a GenBank file, but for its sequence.
 
     Attributes:
@@ -42,6 +53,8 @@ class Entry(NamedTuple):
         genome: the organism, with strain and isolate; the record's name where it does not say.
         lineage: the organism's taxonomic groups, the widest first.
         coding: the text of its CDS features.
+        line: line number of its LOCUS line.
+        bases: how many stand with it.
     """
 
     name: str
@@ -50,29 +63,8 @@ class Entry(NamedTuple):
     genome: str
     lineage: tuple[str, ...]
     coding: bytes
-
-
-class _Head(NamedTuple):
-    """What the lines above the features say."""
-
-    name: str
-    length: int | None
-    circular: bool
-    organism: str
-    lineage: tuple[str, ...]
-
-
-def load_gb_io() -> Any:
-    """Import gb-io.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    try:
-        import gb_io
-    except ImportError as error:
-        raise UsageError("reading GenBank needs gb-io; install it with: pip install 'vnp[dataset]'") from error
-    return gb_io
+    line: int
+    bases: int = 0
 
 
 def read_genbank(blocks: Iterable[bytes], path: Path) -> Iterator[tuple[int, Annotated]]:
@@ -86,77 +78,121 @@ def read_genbank(blocks: Iterable[bytes], path: Path) -> Iterator[tuple[int, Ann
         InputError: the file is damaged, holds proteins, or none of its records has a sequence.
         UsageError: gb-io is not installed.
     """
-    gb_io = load_gb_io()
     elsewhere = _elsewhere(path)
     records = with_sequence = 0
     for flat in flat_records(blocks, path):
         records += 1
         with_sequence += bool(flat.sequence)
-        entry = read_entry(flat, gb_io, path)
-        yield flat.line, annotate(entry, flat.sequence, _problem(flat, entry, elsewhere), gb_io)
+        entry = _read_entry(flat, path)
+        yield flat.line, _annotate(entry, flat.sequence, _problem(flat, entry, elsewhere))
     if not with_sequence:
         what = "the record has no" if records == 1 else f"none of the {records:,} records has a"
         raise InputError(f"{what} sequence; {elsewhere}", path=path)
 
 
-def read_entry(flat: FlatRecord, gb_io: Any, path: Path) -> Entry:
-    """Read a record but for its sequence.
+class GenBankAnnotation:
+    """The records of a GenBank file but for their sequences, by name.
+
+    All of them are held in memory, each until its sequence comes: some hundred bytes, and the text of its coding
+    sequences, packed, about one byte for each residue of their proteins.
 
     Args:
-        flat: its text.
-        gb_io: the library.
+        blocks: its text with LF line ends.
         path: named in errors.
 
     Raises:
+        InputError: the file is damaged, holds proteins, or has a name twice.
+        UsageError: gb-io is not installed.
+    """
+
+    def __init__(self, blocks: Iterable[bytes], path: Path) -> None:
+        self._path = path
+        self._held: dict[str, _Entry] = {}
+        self._unknown: set[str] = set()
+        packer = zstandard.ZstdCompressor(level=_LEVEL)
+        # A draft genome has a million records of one organism.
+        genomes: dict[str, str] = {}
+        lineages: dict[tuple[str, ...], tuple[str, ...]] = {}
+        for flat in flat_records(blocks, path):
+            entry = _read_entry(flat, path)
+            if entry.name in self._held:
+                raise InputError(
+                    f"the record of line {self._held[entry.name].line} has this name too; remove or rename one",
+                    path=path,
+                    line=flat.line,
+                    record=entry.name,
+                )
+            entry = entry._replace(
+                genome=genomes.setdefault(entry.genome, entry.genome),
+                lineage=lineages.setdefault(entry.lineage, entry.lineage),
+                coding=packer.compress(entry.coding) if entry.coding else b"",
+            )
+            self._held[entry.name] = entry
+
+    def annotate(self, record: Record) -> Annotated:
+        """Check the proteins of a record against the bases that the FASTA file has of it, and let go of them."""
+        entry = self._held.pop(record.name, None)
+        if entry is None:
+            self._unknown.add(record.name)
+            return Annotated(record.name, record.sequence, record.name, problem=record.problem)
+        if entry.coding:
+            entry = entry._replace(coding=zstandard.ZstdDecompressor().decompress(entry.coding))
+        return _annotate(entry, record.sequence, self._problem(record, entry))
+
+    def finish(self, fasta: Path) -> None:
+        """Compare the names when the last record has been annotated.
+
+        Raises:
+            InputError: there are names on both sides that the other does not have.
+        """
+        require_same_names(self._path, set(self._held), fasta, self._unknown)
+
+    def _problem(self, record: Record, entry: _Entry) -> str | None:
+        if record.problem is not None:
+            return record.problem
+        length = entry.bases or entry.length
+        if length is None or length == len(record.sequence):
+            return None
+        return (
+            f"has {len(record.sequence):,} bases, and in {self._path.name} {length:,}: give files of the same release"
+        )
+
+
+def _read_entry(flat: FlatRecord, path: Path) -> _Entry:
+    """Read a record but for its sequence.
+
+    Raises:
         InputError: it has no name, or is a protein.
+        UsageError: gb-io is not installed.
     """
     text, _, table = flat.head.partition(b"\nFEATURES")
-    head = _head(text, path, flat.line)
+    entry = _head(text, path, flat.line)
     # What stands below the features begins in the first column.
     features = _FEATURE.split(re.split(rb"\n(?=[^ \n])", table, maxsplit=1)[0])[1:]
-    source = next((_alone(_tidy(feature), gb_io) for feature in features if feature.startswith(_SOURCE)), None)
+    source = next((_alone(_tidy(feature)) for feature in features if feature.startswith(_SOURCE)), None)
     coding = b"".join(b"\n" + feature for feature in features if feature.startswith(_CDS))
-    return Entry(head.name, head.length, head.circular, _genome(head, _values(source)), head.lineage, coding)
+    return entry._replace(genome=_genome(entry, _values(source)), coding=coding, bases=len(flat.sequence))
 
 
-def annotate(entry: Entry, sequence: bytes, problem: str | None, gb_io: Any) -> Annotated:
-    """Check the proteins of a record against its sequence.
+def _annotate(entry: _Entry, sequence: bytes, problem: str | None) -> Annotated:
+    """Check the proteins of a record against its sequence; ``problem`` says why it cannot be used, if so."""
+    record = Annotated(entry.name, sequence, entry.genome, problem=problem, lineage=entry.lineage)
+    return record if problem is not None else record.with_proteins(_proteins(entry, sequence))
 
-    Args:
-        entry: the record.
-        sequence: its bases, upper case.
-        problem: why it cannot be used, if so.
-        gb_io: the library.
-    """
-    if problem is not None:
-        return Annotated(entry.name, sequence, entry.genome, problem=problem, lineage=entry.lineage)
-    proteins: dict[bytes, None] = {}
-    mismatched = untranslated = unchecked = 0
-    for text, feature in _features(entry.coding, gb_io):
+
+def _proteins(entry: _Entry, sequence: bytes) -> Iterator[Protein]:
+    for text, feature in _features(entry.coding):
         values = _values(feature)
         translation = "".join(values.get("translation", [""])[0].split()).upper().rstrip("*").encode("ascii", "replace")
-        coding = _coding(text, feature, values, len(sequence), entry.circular)
         if not translation:
-            untranslated += 1
-        elif coding is None:
-            unchecked += 1
-        elif agrees(translation, sequence, coding):
-            proteins[translation] = None
+            yield "untranslated"
+        elif (coding := _coding(text, feature, values, len(sequence), entry.circular)) is None:
+            yield "unchecked"
         else:
-            mismatched += 1
-    return Annotated(
-        entry.name,
-        sequence,
-        entry.genome,
-        tuple(proteins),
-        mismatched,
-        untranslated,
-        unchecked=unchecked,
-        lineage=entry.lineage,
-    )
+            yield translation if agrees(translation, sequence, coding) else "mismatched"
 
 
-def _problem(flat: FlatRecord, entry: Entry, elsewhere: str) -> str | None:
+def _problem(flat: FlatRecord, entry: _Entry, elsewhere: str) -> str | None:
     if not flat.sequence:
         has = "the parts it is made of (CONTIG)" if flat.elsewhere else "annotation"
         return f"has no sequence, only {has}; {elsewhere}"
@@ -168,7 +204,7 @@ def _problem(flat: FlatRecord, entry: Entry, elsewhere: str) -> str | None:
 
 def _elsewhere(path: Path) -> str:
     """Say where the sequences of a file may be that has none."""
-    fasta = fasta_beside(path)
+    fasta = fasta_of(path)
     if fasta is None:
         return f"{_FULL}, or give its FASTA file as path and {path.name} in the sheet's column annotation"
     return (
@@ -177,8 +213,8 @@ def _elsewhere(path: Path) -> str:
     )
 
 
-def _head(text: bytes, path: Path, line: int) -> _Head:
-    """Read LOCUS, ACCESSION, VERSION and ORGANISM."""
+def _head(text: bytes, path: Path, line: int) -> _Entry:
+    """Read LOCUS, ACCESSION, VERSION and ORGANISM; the organism stands as the genome."""
     lines = text.decode("utf-8", "backslashreplace").split("\n")
     fields: dict[str, list[str]] = {}
     key = ""
@@ -204,7 +240,7 @@ def _head(text: bytes, path: Path, line: int) -> _Head:
         )
     organism, lineage = _organism(fields.get("ORGANISM", [""]))
     circular = bool(locus) and "circular" in locus[4].split() if locus else "circular" in lines[0].split()
-    return _Head(name, int(locus[2]) if locus else None, circular, organism, lineage)
+    return _Entry(name, int(locus[2]) if locus else None, circular, organism, lineage, b"", line)
 
 
 def _organism(lines: list[str]) -> tuple[str, tuple[str, ...]]:
@@ -214,24 +250,28 @@ def _organism(lines: list[str]) -> tuple[str, tuple[str, ...]]:
     return " ".join(lines[:first]).strip(), tuple(name.strip() for name in groups if name.strip())
 
 
-def _features(coding: bytes, gb_io: Any) -> list[tuple[bytes, Any]]:
+def _features(coding: bytes) -> list[tuple[bytes, Any]]:
     """Take features apart; each with its text, and None for one that cannot be read."""
     texts = [_tidy(text) for text in _FEATURE.split(coding)[1:]]
-    try:
-        found = next(gb_io.iter(io.BytesIO(_HEAD + b"".join(texts) + b"//\n"))).features
-    except (RuntimeError, ValueError, StopIteration):
-        found = ()
-    if len(found) == len(texts):
-        return list(zip(texts, found, strict=True))
-    return [(text, _alone(text, gb_io)) for text in texts]
+    found = _parsed(b"".join(texts))
+    return list(zip(texts, found if len(found) == len(texts) else map(_alone, texts), strict=True))
 
 
-def _alone(text: bytes, gb_io: Any) -> Any:
-    try:
-        found = next(gb_io.iter(io.BytesIO(_HEAD + text + b"//\n"))).features
-    except (RuntimeError, ValueError, StopIteration):
-        return None
+def _alone(text: bytes) -> Any:
+    found = _parsed(text)
     return found[0] if len(found) == 1 else None
+
+
+def _parsed(texts: bytes) -> Any:
+    """Features as gb-io reads them; none where it stumbles over one."""
+    try:
+        import gb_io
+    except ImportError as error:
+        raise UsageError("reading GenBank needs gb-io; install it with: pip install 'vnp[dataset]'") from error
+    try:
+        return next(gb_io.iter(io.BytesIO(_HEAD + texts + b"//\n"))).features
+    except (RuntimeError, ValueError, StopIteration):
+        return ()
 
 
 def _tidy(text: bytes) -> bytes:
@@ -255,11 +295,11 @@ def _values(feature: Any) -> dict[str, list[str]]:
     return values
 
 
-def _genome(head: _Head, source: dict[str, list[str]]) -> str:
+def _genome(entry: _Entry, source: dict[str, list[str]]) -> str:
     """Name the organism, with strain and isolate."""
-    organism = source.get("organism", [head.organism])[0]
+    organism = source.get("organism", [entry.genome])[0]
     words = [organism, *(f"{key} {source[key][0]}" for key in ("strain", "isolate") if source.get(key, [""])[0])]
-    return " ".join(" ".join(words).split()) if organism else head.name
+    return " ".join(" ".join(words).split()) if organism else entry.name
 
 
 def _coding(text: bytes, feature: Any, values: dict[str, list[str]], length: int, circular: bool) -> Coding | None:
@@ -291,84 +331,3 @@ def _parts(location: Any, length: int, circular: bool) -> list[Part] | None:
         pieces = [_parts(piece, length, circular) for piece in location.locations]
         return None if None in pieces else [part for piece in pieces if piece is not None for part in piece]
     return None
-
-
-_LEVEL = 3
-
-
-class _Held(NamedTuple):
-    """A record that waits for its sequence; the text of its coding sequences is packed."""
-
-    entry: Entry
-    line: int
-    own: int
-
-
-class GenBankAnnotation:
-    """The records of a GenBank file but for their sequences, by name.
-
-    All of them are held in memory, each until its sequence comes: some hundred bytes, and the text of its coding
-    sequences, packed, about one byte for each residue of their proteins.
-
-    Args:
-        blocks: its text with LF line ends.
-        path: named in errors.
-
-    Raises:
-        InputError: the file is damaged, holds proteins, or has a name twice.
-        UsageError: gb-io is not installed.
-    """
-
-    def __init__(self, blocks: Iterable[bytes], path: Path) -> None:
-        self._path = path
-        self._gb_io = load_gb_io()
-        self._held: dict[str, _Held] = {}
-        self._unknown: set[str] = set()
-        packer = zstandard.ZstdCompressor(level=_LEVEL)
-        # A draft genome has a million records of one organism.
-        genomes: dict[str, str] = {}
-        lineages: dict[tuple[str, ...], tuple[str, ...]] = {}
-        for flat in flat_records(blocks, path):
-            entry = read_entry(flat, self._gb_io, path)
-            if entry.name in self._held:
-                raise InputError(
-                    f"the record of line {self._held[entry.name].line} has this name too; remove or rename one",
-                    path=path,
-                    line=flat.line,
-                    record=entry.name,
-                )
-            entry = entry._replace(
-                genome=genomes.setdefault(entry.genome, entry.genome),
-                lineage=lineages.setdefault(entry.lineage, entry.lineage),
-                coding=packer.compress(entry.coding) if entry.coding else b"",
-            )
-            self._held[entry.name] = _Held(entry, flat.line, len(flat.sequence))
-
-    def annotate(self, record: Record) -> Annotated:
-        """Check the proteins of a record against the bases that the FASTA file has of it, and let go of them."""
-        held = self._held.pop(record.name, None)
-        if held is None:
-            self._unknown.add(record.name)
-            return Annotated(record.name, record.sequence, record.name, problem=record.problem)
-        entry = held.entry
-        if entry.coding:
-            entry = entry._replace(coding=zstandard.ZstdDecompressor().decompress(entry.coding))
-        return annotate(entry, record.sequence, self._problem(record, held), self._gb_io)
-
-    def finish(self, fasta: Path) -> None:
-        """Compare the names when the last record has been annotated.
-
-        Raises:
-            InputError: there are names on both sides that the other does not have.
-        """
-        require_same_names(self._path, set(self._held), fasta, self._unknown)
-
-    def _problem(self, record: Record, held: _Held) -> str | None:
-        if record.problem is not None:
-            return record.problem
-        length = held.own or held.entry.length
-        if length is None or length == len(record.sequence):
-            return None
-        return (
-            f"has {len(record.sequence):,} bases, and in {self._path.name} {length:,}: give files of the same release"
-        )

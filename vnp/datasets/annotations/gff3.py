@@ -16,9 +16,16 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from vnp.datasets.annotations.annotated import Annotated, require_same_names
-from vnp.datasets.annotations.codes import STANDARD, genetic_code, is_genetic_code
-from vnp.datasets.annotations.translation import Coding, Part, protein_of, read_exceptions
+from vnp.datasets.annotations.annotated import Annotated, Protein, require_same_names
+from vnp.datasets.annotations.translation import (
+    STANDARD,
+    Coding,
+    Part,
+    genetic_code,
+    is_genetic_code,
+    protein_of,
+    read_exceptions,
+)
 from vnp.errors import InputError
 from vnp.sequences.record import Record
 
@@ -99,22 +106,18 @@ class Annotation:
         name, sequence = record.name, record.sequence
         region = self._regions.get(name, _Region())
         self._used.add(name)
-        genome = region.genome or name
-        if record.problem is not None:
-            return Annotated(name, sequence, genome, problem=record.problem)
-        proteins: dict[bytes, None] = {}
-        mismatched = untranslated = unchecked = 0
+        found = Annotated(name, sequence, region.genome or name, problem=record.problem)
+        return found if record.problem is not None else found.with_proteins(self._proteins(region, record))
+
+    def _proteins(self, region: _Region, record: Record) -> Iterator[Protein]:
         for cds in region.coding.values():
             coding = self._coding(cds, region, record)
             if cds.pseudo:
-                untranslated += 1
+                yield "untranslated"
             elif coding is None:
-                unchecked += 1
-            elif (protein := protein_of(sequence, coding)) is None:
-                mismatched += 1
+                yield "unchecked"
             else:
-                proteins[protein] = None
-        return Annotated(name, sequence, genome, tuple(proteins), mismatched, untranslated, unchecked=unchecked)
+                yield protein_of(record.sequence, coding) or "mismatched"
 
     def finish(self, fasta: Path) -> None:
         """Compare the names when the last record has been annotated.

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
 
 from vnp.datasets.annotations.annotated import Annotated
 from vnp.datasets.annotations.genbank import GenBankAnnotation, read_genbank
@@ -21,8 +20,6 @@ from vnp.sequences.opening import one_line_end, stream
 from vnp.sequences.reading import read_records
 from vnp.sequences.record import Record, count_lines
 
-__all__ = ["Annotated", "GenomeFile", "read_annotated"]
-
 # Some lines about the release may stand in front of the first record.
 _GENBANK = re.compile(rb"(?:[^>@;#\n][^\n]*\n|\n){0,100}?LOCUS[ \t]")
 _GFF3 = b"##gff-version"
@@ -30,23 +27,12 @@ _BOM = b"\xef\xbb\xbf"
 _ENOUGH = 1 << 14
 
 
-class GenomeFile(Protocol):
-    """What reading needs to know of a file; a ``Source`` of a sheet is one."""
-
-    @property
-    def path(self) -> Path:
-        """A GenBank or FASTA file, or GFF3 with the sequences in it."""
-
-    @property
-    def annotation(self) -> Path | None:
-        """The GFF3 or GenBank file of a FASTA file."""
-
-
-def read_annotated(source: GenomeFile) -> Iterator[Annotated]:
+def read_annotated(path: Path, annotation: Path | None = None) -> Iterator[Annotated]:
     """Read the records of one annotated genome file in order.
 
     Args:
-        source: the file, and where it is FASTA, its GFF3 or GenBank file.
+        path: a GenBank or FASTA file, or GFF3 with the sequences in it.
+        annotation: the GFF3 or GenBank file of a FASTA file.
 
     Returns:
         Every record, also those with a problem, and those without a coding sequence.
@@ -57,12 +43,12 @@ def read_annotated(source: GenomeFile) -> Iterator[Annotated]:
         UsageError: gb-io is not installed.
     """
     lines: dict[str, int] = {}
-    for line, record in _records(source.path, source.annotation):
+    for line, record in _records(path, annotation):
         before = lines.setdefault(record.name, line)
         if before != line:
             raise InputError(
                 f"the record of line {before} has this name too; remove or rename one",
-                path=source.path,
+                path=path,
                 line=line,
                 record=record.name,
             )

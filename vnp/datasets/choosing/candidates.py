@@ -65,7 +65,7 @@ def find_candidates(
     Raises:
         InputError: the file cannot be read, or a record's lineage contradicts its label.
     """
-    for record in read_annotated(source):
+    for record in read_annotated(source.path, source.annotation):
         usable = record.problem is None
         group = group_of_record(record, source) if usable else ""
         number = writer.add_record(record, group, keep=usable and search.sequences)

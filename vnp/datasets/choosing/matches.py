@@ -14,18 +14,21 @@ those with the most are compared base by base, and, where that does not settle i
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int16, Int64, UInt8, UInt32, UInt64
 from numpy.lib.stride_tricks import sliding_window_view
 
-from vnp.datasets.annotations.regions import Regions, read_regions
-
-__all__ = ["IDENTITY", "Regions", "ViralIndex", "read_regions"]
-
 IDENTITY = 0.9
+SEED_LENGTH = 15
+"""Bases of a seed; odd, so that none is its own reverse complement."""
+SEED_SHARE = 4
+"""One k-mer of so many is a seed."""
+OTHER_BASE = 4
+BAND = 32
+"""Bases by which a sequence may slide against its window to either side."""
 # Of a k-mer that stands in many places only the first few are kept. Genomes that share it share its neighbours, so the
 # first ones among them speak for all.
 _COPIES = 16
@@ -42,6 +45,83 @@ _GAP = 7  # no base of a chunk or genome
 _WIDE = 1 << 31
 # More bases than any set has, so that places to the left of the first one can be packed too.
 _MIDDLE = 1 << 40
+
+
+_CODE = bytes.maketrans(bytes(range(256)), bytes(b"ACGT".find(bytes([letter])) % 5 for letter in range(256)))
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+_KEY = np.uint64(30)
+# So small that what a pass works on stays in the processor's cache.
+_BLOCK = 1 << 14
+# Rows of an alignment after which those beyond the limit are given up.
+_LOOK = 32
+
+
+class Seeds(NamedTuple):
+    """Seeds in order of their place.
+
+    Attributes:
+        place: first base in the text.
+        key: 32 bits of the k-mer's hash, the same on both strands.
+        reverse: whether the k-mer that was hashed is the reverse complement of the text's.
+    """
+
+    place: Int64[np.ndarray, "seeds"]
+    key: UInt32[np.ndarray, "seeds"]
+    reverse: Bool[np.ndarray, "seeds"]
+
+
+def base_codes(text: bytes) -> UInt8[np.ndarray, "n"]:
+    """Number the bases A, C, G, T from 0 to 3; whatever else stands there is ``OTHER_BASE``."""
+    return np.frombuffer(text.translate(_CODE), dtype=np.uint8)
+
+
+def find_seeds(codes: UInt8[np.ndarray, "n"]) -> Seeds:
+    """Pick the seeds of a text; a k-mer with a base that is not A, C, G or T is none.
+
+    Args:
+        codes: as ``base_codes`` gives them.
+    """
+    found = [
+        _of_block(codes[start : start + _BLOCK + SEED_LENGTH - 1], start)
+        for start in range(0, max(len(codes) - SEED_LENGTH + 1, 1), _BLOCK)
+    ]
+    return Seeds(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+def _of_block(codes: UInt8[np.ndarray, "n"], start: int) -> Seeds:
+    if len(codes) < SEED_LENGTH:
+        return Seeds(np.empty(0, np.int64), np.empty(0, np.uint32), np.empty(0, np.bool_))
+    forward = _kmers(codes & np.uint8(3), first_highest=True)
+    # The reverse complement of a k-mer has the complement of its last base first.
+    backward = _kmers(~codes & np.uint8(3), first_highest=False)
+    hashes = np.minimum(forward, backward) * _SPREAD
+    picked = np.flatnonzero(hashes < np.uint64((1 << 64) // SEED_SHARE))
+    others = np.flatnonzero(codes == OTHER_BASE)
+    if len(others):
+        # How many strange letters stand before each base; between a k-mer's ends there must be none.
+        before = np.searchsorted(others, picked)
+        picked = picked[before == np.searchsorted(others, picked + SEED_LENGTH)]
+    key = (hashes[picked] >> _KEY).astype(np.uint32)
+    return Seeds(picked + start, key, backward[picked] < forward[picked])
+
+
+def _kmers(codes: UInt8[np.ndarray, "n"], *, first_highest: bool) -> UInt64[np.ndarray, "n-SEED_LENGTH+1"]:
+    """Write the bases of each k-mer into one number, the first highest or the last."""
+    kmers, size = codes, 1
+    while size < SEED_LENGTH:
+        step = min(size, SEED_LENGTH - size)
+        # Where the two halves share bases, shifting by less lays these over each other.
+        kmers = kmers.astype(_holding(size + step))
+        first, last = kmers[:-step], kmers[step:]
+        high, low = (first, last) if first_highest else (last, first)
+        kmers = (high << kmers.dtype.type(2 * step)) | low
+        size += step
+    return kmers
+
+
+def _holding(bases: int) -> np.dtype[np.unsignedinteger]:
+    """The narrowest numbers that hold so many bases: less memory is touched, and a pass is three times as fast."""
+    return np.dtype(f"u{next(size for size in (1, 2, 4, 8) if 4 * size >= bases)}")
 
 
 class _Candidates(NamedTuple):
@@ -88,11 +168,6 @@ class ViralIndex:
         kept[_COPIES:] = keys[_COPIES:] != keys[:-_COPIES]
         keys, places = keys[kept], places[kept]
         return cls(codes, ends, keys, places, _bits(keys))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in memory."""
-        return sum(int(getattr(self, field.name).nbytes) for field in fields(self))
 
     def matches(self, chunks: Sequence[bytes]) -> Bool[np.ndarray, "chunks"]:
         """Tell which chunks a genome matches at ``IDENTITY`` or more over the whole chunk, on either strand.
@@ -154,7 +229,7 @@ class ViralIndex:
         inside = place - starts[chunk]
         chunk, inside, reverse = (np.repeat(column, counts) for column in (chunk, inside, reverse))
         other = reverse != (theirs & 1).astype(np.bool_)
-        start = (theirs >> 1) - np.where(other, lengths[chunk] - LENGTH - inside, inside)
+        start = (theirs >> 1) - np.where(other, lengths[chunk] - SEED_LENGTH - inside, inside)
         return _best(chunk, other, start, inside)
 
     def _verified(
@@ -184,13 +259,13 @@ class ViralIndex:
         rest = np.flatnonzero(~whole)
         place = first[rest][:, None] + np.arange(size)
         there = (place >= begin[rest][:, None]) & (place < end[rest][:, None])
-        texts[rest] = np.where(there, self.codes[np.clip(place, 0, len(self.codes) - 1)], OTHER)
+        texts[rest] = np.where(there, self.codes[np.clip(place, 0, len(self.codes) - 1)], OTHER_BASE)
         return texts
 
 
 def _strands(codes: UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray, "2*n"]:
     """Write a text and behind it its reverse complement, with letters for strange ones that equal none."""
-    known = codes != OTHER
+    known = codes != OTHER_BASE
     forward = np.where(known, codes, _GAP)
     return np.concatenate((forward, np.where(known, 3 - codes, _GAP)[::-1]))
 
@@ -202,7 +277,7 @@ def _sorted_seeds(
     keys, places = [], []
     kind = np.uint32 if len(codes) < _WIDE else np.int64
     for start in range(0, len(codes), _BATCH):
-        seeds = find_seeds(codes[start : start + _BATCH + LENGTH - 1])
+        seeds = find_seeds(codes[start : start + _BATCH + SEED_LENGTH - 1])
         keys.append(seeds.key)
         places.append((2 * (seeds.place + start) + seeds.reverse).astype(kind))
     if not keys:
@@ -252,7 +327,7 @@ def _best(
     votes = np.add.reduceat(hits, first)
     # Seeds that overlap are one stretch that fits, which happens by chance; two such stretches hardly do.
     ends = diagonal[first]
-    likely = np.maximum.reduceat(inside, ends) - np.minimum.reduceat(inside, ends) >= LENGTH
+    likely = np.maximum.reduceat(inside, ends) - np.minimum.reduceat(inside, ends) >= SEED_LENGTH
     packed = packed[diagonal[best]]
     chunk = packed >> 42
     order = np.argsort((chunk << 21) - (likely.astype(np.int64) << 20) - np.minimum(votes, (1 << 20) - 1))
@@ -260,11 +335,6 @@ def _best(
     begin = np.flatnonzero(np.diff(chunk, prepend=-1))
     rank = np.arange(len(chunk)) - np.repeat(begin, np.diff(np.append(begin, len(chunk))))
     return _Candidates(chunk, (packed >> 41 & 1).astype(np.bool_), (packed & (2 * _MIDDLE - 1)) - _MIDDLE, likely, rank)
-
-
-BAND = 32
-"""Bases by which a sequence may slide against its window to either side."""
-_LOOK = 32
 
 
 def fewest_edits(
@@ -307,90 +377,3 @@ def fewest_edits(
                 return edits
     edits[alive] = cost.min(axis=0)
     return edits
-
-
-LENGTH = 15
-"""Bases of a seed; odd, so that none is its own reverse complement."""
-SHARE = 4
-"""One k-mer of so many is a seed."""
-OTHER = 4
-_CODE = bytes.maketrans(bytes(range(256)), bytes(b"ACGT".find(bytes([letter])) % 5 for letter in range(256)))
-_SPREAD = np.uint64(0x9E3779B97F4A7C15)
-_KEY = np.uint64(30)
-# So small that what a pass works on stays in the processor's cache.
-_BLOCK = 1 << 14
-
-
-class Seeds(NamedTuple):
-    """Seeds in order of their place.
-
-    Attributes:
-        place: first base in the text.
-        key: 32 bits of the k-mer's hash, the same on both strands.
-        reverse: whether the k-mer that was hashed is the reverse complement of the text's.
-    """
-
-    place: Int64[np.ndarray, "seeds"]
-    key: UInt32[np.ndarray, "seeds"]
-    reverse: Bool[np.ndarray, "seeds"]
-
-
-def base_codes(text: bytes) -> UInt8[np.ndarray, "n"]:
-    """Number the bases A, C, G, T from 0 to 3; whatever else stands there is ``OTHER``."""
-    return np.frombuffer(text.translate(_CODE), dtype=np.uint8)
-
-
-def find_seeds(codes: UInt8[np.ndarray, "n"]) -> Seeds:
-    """Pick the seeds of a text; a k-mer with a base that is not A, C, G or T is none.
-
-    Args:
-        codes: as ``base_codes`` gives them.
-    """
-    found = [
-        _of_block(codes[start : start + _BLOCK + LENGTH - 1], start)
-        for start in range(0, max(len(codes) - LENGTH + 1, 1), _BLOCK)
-    ]
-    return Seeds(*(np.concatenate(column) for column in zip(*found, strict=True)))
-
-
-def _of_block(codes: UInt8[np.ndarray, "n"], start: int) -> Seeds:
-    if len(codes) < LENGTH:
-        return Seeds(np.empty(0, np.int64), np.empty(0, np.uint32), np.empty(0, np.bool_))
-    forward, backward = _kmers(codes & np.uint8(3)), _kmers_of_other_strand(~codes & np.uint8(3))
-    hashes = np.minimum(forward, backward) * _SPREAD
-    picked = np.flatnonzero(hashes < np.uint64((1 << 64) // SHARE))
-    others = np.flatnonzero(codes == OTHER)
-    if len(others):
-        # How many strange letters stand before each base; between a k-mer's ends there must be none.
-        before = np.searchsorted(others, picked)
-        picked = picked[before == np.searchsorted(others, picked + LENGTH)]
-    key = (hashes[picked] >> _KEY).astype(np.uint32)
-    return Seeds(picked + start, key, backward[picked] < forward[picked])
-
-
-def _kmers(codes: UInt8[np.ndarray, "n"]) -> UInt64[np.ndarray, "n-LENGTH+1"]:
-    """Write the bases of each k-mer into one number, the first highest."""
-    kmers, size = codes, 1
-    while size < LENGTH:
-        step = min(size, LENGTH - size)
-        # Where the two halves share bases, shifting by less lays these over each other.
-        kmers = kmers.astype(_holding(size + step))
-        kmers = (kmers[:-step] << kmers.dtype.type(2 * step)) | kmers[step:]
-        size += step
-    return kmers
-
-
-def _kmers_of_other_strand(complements: UInt8[np.ndarray, "n"]) -> UInt64[np.ndarray, "n-LENGTH+1"]:
-    """The same, of the reverse complements: the last base is highest."""
-    kmers, size = complements, 1
-    while size < LENGTH:
-        step = min(size, LENGTH - size)
-        kmers = kmers.astype(_holding(size + step))
-        kmers = kmers[:-step] | (kmers[step:] << kmers.dtype.type(2 * step))
-        size += step
-    return kmers
-
-
-def _holding(bases: int) -> np.dtype[np.unsignedinteger]:
-    """The narrowest numbers that hold so many bases: less memory is touched, and a pass is three times as fast."""
-    return np.dtype(f"u{next(size for size in (1, 2, 4, 8) if 4 * size >= bases)}")

@@ -1,4 +1,8 @@
-"""Deals units out to training, validation and test, so that every organism group has its share of each."""
+"""Joins records into units, and deals these out to training, validation and test.
+
+Units are nearly identical genomes, genomes, or single records, and are never cut; every organism group has its share of
+each part. A group that the sheet gives is a unit as it is, and its records take no part in comparisons.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,9 @@ from vnp.datasets.sheet import LABEL_NAMES
 from vnp.errors import InputError
 from vnp.features.split import PARTS, TRAIN, deal, shares_of_parts
 from vnp.sequences.identity import clusters_of_genomes
+
+UnitKind = Literal["ani", "genome", "record"]
+UNIT_KINDS: tuple[UnitKind, ...] = ("ani", "genome", "record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +92,6 @@ def _piles(units: Mapping[str, Unit], least: int) -> list[Sequence[str]]:
     large = [pile for _, pile in sorted(by_group.items()) if len(pile) >= least]
     small = [name for _, pile in sorted(by_group.items()) if len(pile) < least for name in pile]
     return [*large, small]
-
-
-UnitKind = Literal["ani", "genome", "record"]
-UNIT_KINDS: tuple[UnitKind, ...] = ("ani", "genome", "record")
 
 
 @dataclass(frozen=True, slots=True)
