@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import h5py
@@ -26,7 +27,7 @@ KEYS = [(4, 1, 0), (4, 1, 5), (4, 2, 3), (6, 1, 1)]
 
 
 def assert_same(found: object, expected: object) -> None:
-    for column in table.column_names(type(expected)):  # type: ignore[arg-type]
+    for column in (field.name for field in dataclasses.fields(expected)):  # type: ignore[arg-type]
         there, here = getattr(found, column), getattr(expected, column)
         if isinstance(here, np.ndarray):
             assert there.dtype == here.dtype, column

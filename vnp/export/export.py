@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vnp.errors import FeatureError, UsageError
-from vnp.export.pt import OURS, Halves, plan_pieces, require_memory, write_piece
+from vnp.export.pt import OURS, WholeDna, plan_pieces, require_memory, write_piece
 from vnp.features.read import Features, Window
 from vnp.files.claims import make_folder, require_free
 from vnp.files.durable import replacing, sync_folder
@@ -110,11 +110,11 @@ def _export_pt(
     before = sorted(path for path in folder.glob("*.pt") if OURS.fullmatch(path.name)) if folder.is_dir() else []
     require_free(before, force=force)
     require_memory(features, pieces, parts=parts)
-    halves = Halves(features) if parts else None
+    whole = WholeDna(features) if parts else None
     make_folder(folder)
     paths: list[Path] = []
     for piece in pieces:
-        paths += write_piece(features, piece, folder, halves, progress)
+        paths += write_piece(features, piece, folder, whole, progress)
     # A reader takes every file of the folder, so what an earlier export left must not stay beside these.
     for path in set(before) - set(paths):
         path.unlink()

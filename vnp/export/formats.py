@@ -130,27 +130,6 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-def require_width(path: Path, what: str, expected: int, got: int) -> None:
-    """Make sure that rows are as wide as they must be.
-
-    Raises:
-        FeatureError: they are not.
-    """
-    if expected != got:
-        raise FeatureError(f"{path}: {what} rows have the wrong width: expected {expected}, got {got}")
-
-
-def require_unique(path: Path, ids: Sequence[str]) -> None:
-    """Make sure that no id is there twice.
-
-    Raises:
-        FeatureError: one is.
-    """
-    if len(set(ids)) != len(ids):
-        name, count = Counter(ids).most_common(1)[0]
-        raise FeatureError(f"{path}: the id {name!r} is there {count} times; every sequence needs an id of its own")
-
-
 def _read(path: Path, key: str) -> tuple[list[str], list[Any]]:
     content = load(path)
     missing = [name for name in (key, "data") if name not in content]
@@ -161,7 +140,9 @@ def _read(path: Path, key: str) -> tuple[list[str], list[Any]]:
         raise FeatureError(f"{path}: {key!r} must be a list of ids and 'data' a list of rows")
     if len(ids) != len(data):
         raise FeatureError(f"{path} has {len(ids)} ids in {key!r} and {len(data)} rows in 'data'")
-    require_unique(path, ids)
+    if len(set(ids)) != len(ids):
+        name, count = Counter(ids).most_common(1)[0]
+        raise FeatureError(f"{path}: the id {name!r} is there {count} times; every sequence needs an id of its own")
     return ids, data
 
 

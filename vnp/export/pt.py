@@ -91,7 +91,7 @@ def require_memory(features: Features, pieces: list[Piece], *, parts: bool) -> N
 
 
 def write_piece(
-    features: Features, piece: Piece, folder: Path, halves: Halves | None, progress: Callable[[int], None]
+    features: Features, piece: Piece, folder: Path, whole: WholeDna | None, progress: Callable[[int], None]
 ) -> list[Path]:
     """Write one file, or three.
 
@@ -99,7 +99,7 @@ def write_piece(
         features: the source.
         piece: which rows.
         folder: where to.
-        halves: where the DNA and protein files get their rows from; None writes none.
+        whole: the DNA half, where its file and that of the protein half are written too.
         progress: told how many rows were read since the last call.
 
     Returns:
@@ -113,19 +113,19 @@ def write_piece(
     from vnp.export import formats
 
     count = len(piece.rows)
-    paths = piece.paths(folder, parts=halves is not None)
+    paths = piece.paths(folder, parts=whole is not None)
     values = np.empty((count, features.width), np.float32)
-    dna = np.empty((count if halves else 0, halves.dna_width if halves else 0), np.float32)
+    dna = np.empty((count, whole.width) if whole else (0, 0), np.float32)
     ids: list[str] = []
     for window in _windows(features, piece.rows):
         here = slice(len(ids), len(ids) + len(window))
         values[here] = window.values
-        if halves is not None:
-            dna[here] = halves.dna(window)
+        if whole is not None:
+            dna[here] = whole.rows(window)
         ids += [name.decode() for name in window.columns.ids]
         progress(len(window))
     formats.save(formats.merged_content(ids, values, piece.label), paths[0])
-    if halves is not None:
+    if whole is not None:
         protein: Float32[np.ndarray, "n width"] = values[:, features.layout.columns("protein")]
         formats.save(formats.dna_content(ids, dna), paths[1])
         formats.save(formats.protein_content(ids, np.ascontiguousarray(protein)), paths[2])
@@ -141,15 +141,8 @@ def _windows(features: Features, rows: Int64[np.ndarray, "n"]) -> Iterator[Windo
         yield from features.windows(int(run[0]), int(run[-1]) + 1)
 
 
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    path: Path
-    first: int
-    last: int
-
-
-class Halves:
-    """Both halves of merged features, as the encoders gave them.
+class WholeDna:
+    """The DNA half of merged features as its encoder gave it.
 
     Args:
         features: merged features; where their DNA half is projected, the shards beside them are read.
@@ -159,34 +152,27 @@ class Halves:
     """
 
     def __init__(self, features: Features) -> None:
+        part = next(part for part in features.layout.parts if part.name == "dna")
         self._features = features
-        self._projected = any(part.projection for part in features.layout.parts if part.name == "dna")
-        self._shards = _find_shards(features) if self._projected else []
+        self._shards = _find_shards(features) if part.projection else None
+        self.width = part.native
 
-    @property
-    def dna_width(self) -> int:
-        """Numbers of the DNA encoder."""
-        return next(part.native for part in self._features.layout.parts if part.name == "dna")
-
-    def protein(self, window: Window) -> Float32[np.ndarray, "n width"]:
-        """The protein half of some rows."""
-        return window.values[:, self._features.layout.columns("protein")]
-
-    def dna(self, window: Window) -> Float32[np.ndarray, "n width"]:
-        """The DNA half of some rows.
+    def rows(self, window: Window) -> Float32[np.ndarray, "n width"]:
+        """Those of a window.
 
         Raises:
             FeatureError: the shards do not hold the same rows.
         """
-        if not self._projected:
+        if self._shards is None:
             return window.values[:, self._features.layout.columns("dna")]
-        values = np.empty((len(window), self.dna_width), np.float32)
+        values = np.empty((len(window), self.width), np.float32)
         ids: list[bytes] = []
-        for path, low, high in self._pieces(window.first, window.first + len(window)):
-            at = len(ids)
-            with h5py.File(path, "r", locking=False) as file:
-                ids += as_bytes(file["ids"][low:high])
-                values[at : at + high - low] = file["dna"][low:high]
+        for path, first, last in self._shards:
+            low, high = max(window.first, first) - first, min(window.first + len(window), last) - first
+            if low < high:
+                with h5py.File(path, "r", locking=False) as file:
+                    values[len(ids) : len(ids) + high - low] = file["dna"][low:high]
+                    ids += as_bytes(file["ids"][low:high])
         if ids != window.columns.ids:
             raise FeatureError(
                 f"the shards beside {self._features.path} hold other rows than it. Merge them anew with: "
@@ -195,14 +181,9 @@ class Halves:
         require_finite(values, "dna", ids)
         return values
 
-    def _pieces(self, first: int, last: int) -> Iterator[tuple[Path, int, int]]:
-        for shard in self._shards:
-            low, high = max(first, shard.first), min(last, shard.last)
-            if low < high:
-                yield shard.path, low - shard.first, high - shard.first
 
-
-def _find_shards(features: Features) -> list[_Shard]:
+def _find_shards(features: Features) -> list[tuple[Path, int, int]]:
+    """The run's shards, each with its first row and one past its last."""
     root = features.path.parent
     if not RunPaths(root).request.exists():
         raise RunError(
@@ -211,7 +192,7 @@ def _find_shards(features: Features) -> list[_Shard]:
         )
     run = Run.open(root)
     merged = features.provenance.get("shards", {})
-    shards: list[_Shard] = []
+    shards: list[tuple[Path, int, int]] = []
     at = 0
     for number in range(run.request.shards):
         try:
@@ -223,6 +204,6 @@ def _find_shards(features: Features) -> list[_Shard]:
                 f"{features.path} was merged from other shards than those beside it now. Merge them anew with: "
                 f"python -m jobs.reduce {quote(str(root))} --force"
             )
-        shards.append(_Shard(run.paths.shard(number), at, at + receipt.rows))
+        shards.append((run.paths.shard(number), at, at + receipt.rows))
         at += receipt.rows
     return shards

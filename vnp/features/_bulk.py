@@ -7,8 +7,9 @@ count the page cache as this process's memory.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -43,7 +44,7 @@ def copy(
     """
     if not sources[0].rows:
         return
-    with _files(sources, target) as (readers, writer):
+    with _opened(sources, target) as (readers, writer):
         buffers = [np.empty((_step(target), source.width), source.dtype) for source in sources]
         beside = np.empty((_step(target), target.width), target.dtype) if len(sources) > 1 else buffers[0]
         for low in range(0, sources[0].rows, len(beside)):
@@ -95,19 +96,13 @@ class WriteBehind:
         self._running = self._thread.submit(os.fdatasync, self._descriptor)
 
 
-class _files:  # noqa: N801 - reads as a statement
-    """Descriptors of the sources and the target, closed at the end."""
-
-    def __init__(self, sources: Sequence[Extent], target: Extent) -> None:
-        self._readers = [os.open(source.path, os.O_RDONLY) for source in sources]
-        self._writer = os.open(target.path, os.O_WRONLY)
-
-    def __enter__(self) -> tuple[list[int], int]:
-        return self._readers, self._writer
-
-    def __exit__(self, *_error: object) -> None:
-        for descriptor in (*self._readers, self._writer):
-            os.close(descriptor)
+@contextlib.contextmanager
+def _opened(sources: Sequence[Extent], target: Extent) -> Iterator[tuple[list[int], int]]:
+    """Descriptors of the sources and of the target."""
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(source.path.open("rb", buffering=0)) for source in sources]
+        writer = stack.enter_context(target.path.open("r+b", buffering=0))
+        yield [file.fileno() for file in files], writer.fileno()
 
 
 def _step(target: Extent) -> int:

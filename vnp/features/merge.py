@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -22,20 +21,16 @@ from vnp.errors import FeatureError
 from vnp.features._bulk import WriteBehind, copy
 from vnp.features.hdf5 import Extent, allocate, as_array, as_bytes, column_type, extent, guarded_file, widest
 from vnp.features.table import (
-    PARTS,
+    COLUMNS,
     SCHEMA,
-    Records,
-    Rows,
-    Skipped,
+    Column,
     all_finite,
-    column_names,
-    is_text,
-    place,
     require_finite,
     require_schema,
-    stored_type,
     windows,
 )
+
+_ALL = [column for columns in COLUMNS.values() for column in columns]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +121,7 @@ def merge(
 def _survey(path: Path, arrays: Mapping[str, Sequence[str]]) -> _Source:
     with h5py.File(path, "r", locking=False) as file:
         require_schema(file, path)
-        text = {}
-        for group, kind in PARTS:
-            for column in filter(is_text, column_names(kind)):
-                found = file[place(group, column)]
-                text[place(group, column)] = found.dtype.itemsize if found.dtype.kind == "S" else _widest(found)
+        text = {column.path: _widest(file[column.path]) for column in _ALL if column.dtype is None}
         ordinals = file["records/ordinal"]
         records = len(ordinals)
         needed = {part for parts in arrays.values() for part in parts}
@@ -147,6 +138,8 @@ def _survey(path: Path, arrays: Mapping[str, Sequence[str]]) -> _Source:
 
 
 def _widest(column: h5py.Dataset) -> int:
+    if column.dtype.kind == "S":
+        return int(column.dtype.itemsize)
     return max((widest(as_bytes(column[window])) for window in windows(len(column))), default=1)
 
 
@@ -189,18 +182,15 @@ def _require_room(
     """Look at the free space first: HDF5 prints tracebacks and can crash when a disk fills up under it."""
     leader = surveyed[0]
     needed = sum(totals[""] * leader.arrays[part].row_bytes for parts in arrays.values() for part in parts)
-    for group, kind in PARTS:
-        for column in column_names(kind):
-            name = place(group, column)
-            widths = [source.text[name] if is_text(column) else _itemsize(column) for source in surveyed]
-            needed += totals[group] * max(widths)
+    needed += sum(totals[column.group] * _bytes(column, surveyed) for column in _ALL)
     disk = os.statvfs(target.parent)
     if disk.f_blocks and disk.f_bavail * disk.f_frsize < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
 
 
-def _itemsize(column: str) -> int:
-    return np.dtype(stored_type(column)).itemsize
+def _bytes(column: Column, surveyed: Sequence[_Source]) -> int:
+    """Of one value of a column; of text, of the longest."""
+    return np.dtype(column.dtype).itemsize if column.dtype else max(source.text[column.path] for source in surveyed)
 
 
 def _make(
@@ -210,13 +200,9 @@ def _make(
     totals: Mapping[str, int],
     arrays: Mapping[str, Sequence[str]],
 ) -> dict[str, Extent]:
-    for group, kind in PARTS:
-        for column in column_names(kind):
-            name = place(group, column)
-            dtype: Any = stored_type(column)
-            if is_text(column):
-                dtype = column_type(max(source.text[name] for source in surveyed))
-            file.create_dataset(name, shape=(totals[group],), dtype=dtype, track_times=False)
+    for column in _ALL:
+        dtype = column.dtype or column_type(_bytes(column, surveyed))
+        file.create_dataset(column.path, shape=(totals[column.group],), dtype=dtype, track_times=False)
     leader = surveyed[0].arrays
     for name, parts in arrays.items():
         width = sum(leader[part].width for part in parts)
@@ -242,27 +228,26 @@ def _copy_columns(file: h5py.File, surveyed: Sequence[_Source]) -> tuple[list[st
                 text = b"".join(name + b"\n" for name in ids)
                 digest.update(text)
                 whole.update(text)
-                _copy_window(found, file, "", Rows, window, at)
+                _copy_window(found, file, "", window, at)
             digests.append(digest.hexdigest())
             repeated = int(source.records > 0 and source.first_record == last_record)
             for window in windows(source.records, repeated):
-                _copy_window(found, file, "records", Records, window, at)
+                _copy_window(found, file, "records", window, at)
             last_record = source.last_record if source.records else last_record
             for window in windows(source.skipped):
-                _copy_window(found, file, "skipped", Skipped, window, at)
+                _copy_window(found, file, "skipped", window, at)
             add_reasons(found, reasons)
     return [*digests, whole.hexdigest()], reasons
 
 
-def _copy_window(found: h5py.File, file: h5py.File, group: str, kind: Any, window: slice, at: dict[str, int]) -> None:
+def _copy_window(found: h5py.File, file: h5py.File, group: str, window: slice, at: dict[str, int]) -> None:
     into = slice(at[group], at[group] + window.stop - window.start)
     at[group] = into.stop
-    for column in column_names(kind):
-        name = place(group, column)
-        values = found[name][window]
-        if is_text(column):
-            values = as_array(as_bytes(values), file[name].dtype)
-        file[name][into] = values
+    for column in COLUMNS[group]:
+        values = found[column.path][window]
+        if column.dtype is None:
+            values = as_array(as_bytes(values), file[column.path].dtype)
+        file[column.path][into] = values
 
 
 def add_reasons(file: h5py.File, counts: dict[str, int]) -> None:

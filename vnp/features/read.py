@@ -24,13 +24,10 @@ from vnp.features.hdf5 import as_bytes, extent
 from vnp.features.layout import FeatureLayout
 from vnp.features.split import look_up
 from vnp.features.table import (
-    PARTS,
+    COLUMNS,
     Records,
     Rows,
     all_finite,
-    column_names,
-    is_text,
-    place,
     read_records,
     read_rows,
     require_finite,
@@ -289,11 +286,10 @@ def _require_whole(file: h5py.File, features: Features) -> None:
             f"{features.path}: features has the shape {shape}; expected {(features.rows, features.width)} by its ids "
             f"and its layout. {_remedy(features.path)}"
         )
-    group, kind = PARTS[0]
-    for column in column_names(kind):
-        found = file[place(group, column)]
-        if len(found) != features.rows or is_text(column) != (found.dtype.kind in "SO"):
+    for column in COLUMNS[""]:
+        found = file[column.path]
+        if len(found) != features.rows or (column.dtype is None) != (found.dtype.kind in "SO"):
             raise FeatureError(
-                f"{features.path}: the column {column} has {len(found)} rows of {found.dtype}, there are "
+                f"{features.path}: the column {column.name} has {len(found)} rows of {found.dtype}, there are "
                 f"{features.rows} ids. {_remedy(features.path)}"
             )

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -104,42 +104,28 @@ class Skipped:
         return len(self.reason)
 
 
+class Column(NamedTuple):
+    """One column as it is stored; its type is None for text."""
+
+    group: str
+    name: str
+    dtype: type[np.generic] | None
+
+    @property
+    def path(self) -> str:
+        """Its place in the file."""
+        return f"{self.group}/{self.name}" if self.group else self.name
+
+
+_TYPES: dict[str, type[np.generic]] = {
+    **dict.fromkeys(("record", "ordinal", "start", "end", "length"), np.int64),
+    **dict.fromkeys(("chunk", "chunks", "input"), np.int32),
+    **dict.fromkeys(("frame", "label", "split"), np.int8),
+}
 Part = Rows | Records | Skipped
 PARTS: tuple[tuple[str, type[Part]], ...] = (("", Rows), ("records", Records), ("skipped", Skipped))
-_TYPES: dict[str, type[np.generic]] = {
-    "record": np.int64,
-    "ordinal": np.int64,
-    "chunk": np.int32,
-    "chunks": np.int32,
-    "frame": np.int8,
-    "start": np.int64,
-    "end": np.int64,
-    "length": np.int64,
-    "input": np.int32,
-    "label": np.int8,
-    "split": np.int8,
-}
-_TEXT = {"ids", "group", "name", "reason"}
-
-
-def place(group: str, column: str) -> str:
-    """Path of a column in the file."""
-    return f"{group}/{column}" if group else column
-
-
-def column_names(kind: type[Part]) -> tuple[str, ...]:
-    """Columns of a kind of table, in the order in which they are stored."""
-    return tuple(field.name for field in fields(kind))
-
-
-def is_text(column: str) -> bool:
-    """Whether a column holds text."""
-    return column in _TEXT
-
-
-def stored_type(column: str) -> type[np.generic] | None:
-    """Type of a column of numbers, None for text."""
-    return _TYPES.get(column)
+COLUMNS = {group: tuple(Column(group, one.name, _TYPES.get(one.name)) for one in fields(kind)) for group, kind in PARTS}
+"""The columns of each group, in the order in which they are stored."""
 
 
 def write_table(
@@ -173,15 +159,13 @@ def write_table(
         file.attrs["schema"] = SCHEMA
         for key, value in attributes.items():
             file.attrs[key] = value
-        for (group, kind), part in zip(PARTS, (rows, records, skipped), strict=True):
-            for column in column_names(kind):
-                values = getattr(part, column)
-                data: Any = values
-                dtype: Any = stored_type(column)
-                if is_text(column):
+        for columns, part in zip(COLUMNS.values(), (rows, records, skipped), strict=True):
+            for column in columns:
+                values, dtype = getattr(part, column.name), np.dtype(column.dtype)
+                if column.dtype is None:
                     dtype = column_type(widest(values))
-                    data = as_array(values, dtype)
-                file.create_dataset(place(group, column), data=data, dtype=dtype, track_times=False)
+                    values = as_array(values, dtype)
+                file.create_dataset(column.path, data=values, dtype=dtype, track_times=False)
         for name, array in arrays.items():
             file.create_dataset(name, data=array, track_times=False)
         file.attrs[CONTENT] = content_digest(file)
@@ -193,7 +177,9 @@ def content_digest(file: h5py.File) -> str:
     for key in sorted(file.attrs):
         if key != CONTENT:
             digest.update(f"{key}={file.attrs[key]!s}\n".encode())
-    for name, dataset in datasets(file):
+    datasets: dict[str, h5py.Dataset] = {}
+    file.visititems(lambda name, item: datasets.__setitem__(name, item) if isinstance(item, h5py.Dataset) else None)
+    for name, dataset in sorted(datasets.items()):
         digest.update(f"{name}{dataset.shape}{dataset.dtype.str}".encode())
         if dataset.dtype.kind == "O":
             for text in as_bytes(dataset[:]):
@@ -204,13 +190,6 @@ def content_digest(file: h5py.File) -> str:
     return digest.hexdigest()
 
 
-def datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Every array of a file with its path, in one order."""
-    found: dict[str, h5py.Dataset] = {}
-    file.visititems(lambda name, item: found.__setitem__(name, item) if isinstance(item, h5py.Dataset) else None)
-    yield from sorted(found.items())
-
-
 def windows(count: int, first: int = 0) -> Iterator[slice]:
     """Slices that go over ``first`` to ``count``, each small enough to hold in memory."""
     for low in range(first, count, ROWS_AT_ONCE):
@@ -219,25 +198,22 @@ def windows(count: int, first: int = 0) -> Iterator[slice]:
 
 def read_rows(file: h5py.File, window: slice = slice(None)) -> Rows:
     """The rows of an open file, or a window of them."""
-    return Rows(**_read(file, "", Rows, window))
+    return Rows(**_read(file, "", window))
 
 
 def read_records(file: h5py.File, window: slice = slice(None)) -> Records:
     """The input records of an open file, or a window of them."""
-    return Records(**_read(file, "records", Records, window))
+    return Records(**_read(file, "records", window))
 
 
 def read_skipped(file: h5py.File, window: slice = slice(None)) -> Skipped:
     """What has no row, of an open file, or a window of it."""
-    return Skipped(**_read(file, "skipped", Skipped, window))
+    return Skipped(**_read(file, "skipped", window))
 
 
-def _read(file: h5py.File, group: str, kind: type[Part], window: slice) -> dict[str, Any]:
-    columns = {}
-    for column in column_names(kind):
-        values = file[place(group, column)][window]
-        columns[column] = as_bytes(values) if is_text(column) else values
-    return columns
+def _read(file: h5py.File, group: str, window: slice) -> dict[str, Any]:
+    found = {column: file[column.path][window] for column in COLUMNS[group]}
+    return {column.name: values if column.dtype else as_bytes(values) for column, values in found.items()}
 
 
 def require_schema(file: h5py.File, path: Path) -> None:

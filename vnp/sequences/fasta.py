@@ -40,13 +40,9 @@ def fasta_records(
     Raises:
         InputError: most records of the whole file are protein.
     """
-    if not whole:
-        for records, _ in _batches(blocks, path, line, offset, plain):
-            yield from records
-        return
     count = proteins = 0
     for records, good in _batches(blocks, path, line, offset, plain):
-        if not good:
+        if whole and not good:
             for index, record in enumerate(records):
                 if record.problem is None or not looks_like_protein(record.sequence):
                     continue

@@ -26,7 +26,12 @@ from vnp.sequences.samplesheet import check_readable
 BLOCK = 1 << 18
 _ZSTD_PIECE = 256
 
-_ZSTD = (b"\x28\xb5\x2f\xfd", *(bytes((0x50 + low, 0x2A, 0x4D, 0x18)) for low in range(16)))
+_COMPRESSIONS = {
+    "gzip": (b"\x1f\x8b",),
+    "bzip2": (b"BZh",),
+    "xz": (b"\xfd7zXZ\x00",),
+    "zstd": (b"\x28\xb5\x2f\xfd", *(bytes((0x50 + low, 0x2A, 0x4D, 0x18)) for low in range(16))),
+}
 _READ = "vnp reads plain, gzip, bzip2, xz and zstd files"
 # What people hand over by mistake, told from the first bytes.
 _NOT_READ = (
@@ -47,6 +52,11 @@ _GzipFile: Any = gzip.GzipFile
 with contextlib.suppress(ImportError):
     _GzipFile = importlib.import_module("isal.igzip").GzipFile
     _DAMAGE += (importlib.import_module("isal.isal_zlib").error,)
+
+
+_UNPACKERS: dict[str, Any] = {
+    "gzip": lambda packed: _GzipFile(fileobj=packed, mode="rb"), "bzip2": bz2.BZ2File, "xz": lzma.LZMAFile,
+}  # fmt: skip
 
 
 class Hasher(Protocol):
@@ -99,20 +109,10 @@ def stream(path: Path, hasher: Hasher | None = None, offset: int = 0) -> tuple[b
     for start, message in _NOT_READ:
         if magic.startswith(start):
             raise InputError(message, path=path)
-    kind = _compression(magic)
+    kind = next((name for name, starts in _COMPRESSIONS.items() if magic.startswith(starts)), None)
     if kind is not None and offset:
         raise UsageError(f"{path}: a {kind} file cannot be read from byte {offset} on")
     return kind is None, _blocks(path, kind, hasher, offset)
-
-
-def _compression(magic: bytes) -> str | None:
-    if magic.startswith(b"\x1f\x8b"):
-        return "gzip"
-    if magic.startswith(b"BZh"):
-        return "bzip2"
-    if magic.startswith(b"\xfd7zXZ\x00"):
-        return "xz"
-    return "zstd" if magic.startswith(_ZSTD) else None
 
 
 def _blocks(path: Path, kind: str | None, hasher: Hasher | None, offset: int) -> Iterator[bytes]:
@@ -138,14 +138,9 @@ def _unpacked(raw: _Watched, kind: str | None) -> Iterator[bytes]:
     if kind == "zstd":
         yield from _zstd(raw)
         return
-    packed: BinaryIO = io.BufferedReader(raw, BLOCK)
-    unpacked: io.BufferedIOBase | _Watched = raw
-    if kind == "gzip":
-        unpacked = _GzipFile(fileobj=packed, mode="rb")
-    elif kind == "bzip2":
-        unpacked = bz2.BZ2File(packed)
-    elif kind == "xz":
-        unpacked = lzma.LZMAFile(packed)  # noqa: SIM115  the same
+    unpacked: Any = raw
+    if kind is not None:
+        unpacked = _UNPACKERS[kind](io.BufferedReader(raw, BLOCK))
     while block := unpacked.read(BLOCK):
         yield block
 

@@ -127,7 +127,10 @@ def _require_same(target: Path, source: Path, ids: list[str], found: list[str], 
             f"{target} is there and holds other sequences: {odd!r} is in {has} and not in {lacks}. Delete it, or "
             "choose another out_file"
         )
-    formats.require_width(target, "the embeddings'", width, values.shape[1])
+    if values.shape[1] != width:
+        raise FeatureError(
+            f"{target}: the embeddings' rows have the wrong width: expected {width}, got {values.shape[1]}"
+        )
     log.info("%s is there already with %d rows", target, len(found))
 
 
