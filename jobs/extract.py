@@ -13,7 +13,6 @@ from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import duration
 from jobs._cluster import chain
-from jobs._cluster.chain import Chain
 from jobs._cluster.executor import Executor, choose_executor, scheduler
 from jobs._cluster.planning import make_plan, plan_run, run_options
 from jobs._cluster.state import look, require_complete, require_idle
@@ -70,7 +69,7 @@ def main(
         require_idle(executor, root)
     # What is planned already is not read again.
     if plan_job and (force or not (run / "run.json").exists()):
-        Chain(chain.plan_and_shards(asked, root, executor, force=force)).start(executor)
+        chain.start(chain.plan_and_shards(asked, root, executor, force=force), executor)
         click.echo(f"next: python -m jobs.status {quote(str(run))}, once the planning is done")
         return
     planned, table = plan_run(asked, run, executor, force=force)
@@ -84,7 +83,7 @@ def main(
     rows = sum(table[number].rows for number in todo)
     made = f"made {len(todo)} shards, {rows:,} rows"
     report = lambda seconds: f"{made}, in {duration(seconds)}: {planned.paths.shards}"  # noqa: E731
-    Chain((chain.shards(planned, todo, report),)).start(executor)
+    chain.start((chain.shards(planned, todo, report),), executor)
     click.echo(f"next: python -m jobs.{'reduce' if executor.waits else 'status'} {quote(str(run))}")
 
 

@@ -11,7 +11,6 @@ import click
 from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cluster import chain
-from jobs._cluster.chain import Chain
 from jobs._cluster.executor import Job, choose_executor
 from jobs._cluster.planning import plan_run, run_options
 from jobs._cluster.state import look, require_idle
@@ -70,7 +69,7 @@ def main(
         planned, _ = plan_run(asked, run, executor, force=force)
         first = (chain.shards(planned, look(planned, executor.profile).unfinished),)
     behind = chain.train_and_measure(root) if train and chain.can_train(asked.files) else ()
-    Chain((*first, chain.reduce(root, layout), *behind)).start(executor)
+    chain.start((*first, chain.reduce(root, layout), *behind), executor)
     if not executor.waits:
         click.echo(f"next: python -m jobs.status {quote(str(run))}")
         click.echo(f"if shards fail: python -m jobs.rerun {quote(str(run))} --then pipeline")

@@ -17,7 +17,6 @@ from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import Progress, duration
 from jobs._cluster import chain
-from jobs._cluster.chain import Chain
 from jobs._cluster.executor import Executor, choose_executor
 from jobs._cluster.planning import plan_run, run_options
 from jobs._cluster.state import look, require_complete, require_idle
@@ -114,7 +113,7 @@ def main(
             behind = chain.reduce_and_predict(
                 run.paths.root, settings.layout, binds, lambda: called.append(_finish(run, settings, out, False))
             )
-            Chain((shards_job, *behind)).start(executor)
+            chain.start((shards_job, *behind), executor)
             if not executor.waits:
                 folder = shlex.quote(str(out))
                 click.echo(f"next: python -m jobs.status {folder}")

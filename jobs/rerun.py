@@ -11,7 +11,6 @@ from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import duration
 from jobs._cluster import chain
-from jobs._cluster.chain import Chain
 from jobs._cluster.executor import Job, choose_executor
 from jobs._cluster.state import after_shards, look
 from jobs.predict import finish_here, predict_binds
@@ -58,7 +57,7 @@ def main(
         trained = chain.train_and_measure(root) if chain.can_train(opened.request.inputs) else ()
         behind = (chain.reduce(root, layout), *trained)
     shards = chain.shards(opened, todo, lambda seconds: f"made {len(todo)} shards in {duration(seconds)}")
-    ids = Chain((shards, *behind)).start(executor, force=force)
+    ids = chain.start((shards, *behind), executor, force=force)
     if ids:
         click.echo(f"next: python -m jobs.status {quote(str(root))}")
     elif not then:

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ import click
 from jobs._cli.progress import Progress, duration
 from jobs._cluster.executor import Executor, Job, in_order
 from jobs._cluster.planning import input_paths
+from jobs._cluster.profile import JobKind
 from jobs._cluster.state import require_idle
 from jobs._cluster.task import plan_task, predict_task, reduce_task, run_task
 from jobs.benchmark import accuracy
@@ -32,30 +33,25 @@ if TYPE_CHECKING:
 _BOTH = {0, 1}
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """Steps of one run, in order; each waits for the one before it."""
+def start(chain: Sequence[Job], executor: Executor, *, force: bool = False) -> list[str]:
+    """Do the steps of a run in turn, or submit them, each behind the one before it.
 
-    jobs: tuple[Job, ...]
+    Args:
+        chain: the steps.
+        executor: where.
+        force: make shards that jobs in the queue are going to make, too.
 
-    def start(self, executor: Executor, *, force: bool = False) -> list[str]:
-        """Do the steps in turn, or submit them all.
+    Returns:
+        Ids of the jobs that the last step became; none where all is done.
 
-        Args:
-            executor: where.
-            force: make shards that jobs in the queue are going to make, too.
-
-        Returns:
-            Ids of the jobs that the last step became, or waits for; none where all is done.
-
-        Raises:
-            VnpError: a step failed, or the scheduler refused one.
-        """
-        ids: list[str] = []
-        for job in self.jobs:
-            waiting = replace(job, after=tuple(ids))
-            ids = executor.submit(waiting) if executor.waits else _submit(executor, waiting, force)
-        return ids
+    Raises:
+        VnpError: a step failed, or the scheduler refused one.
+    """
+    ids: list[str] = []
+    for step in chain:
+        job = replace(step, after=tuple(ids))
+        ids = executor.submit(job) if executor.waits else _submit(executor, job, force)
+    return ids
 
 
 def _submit(executor: Executor, job: Job, force: bool) -> list[str]:
@@ -101,7 +97,7 @@ def _take(executor: Executor, job: Job) -> list[str]:
 # The steps.
 
 
-def plan_and_shards(options: RunOptions, root: Path, executor: Executor, *, force: bool = False) -> tuple[Job, Job]:
+def plan_and_shards(options: RunOptions, root: Path, executor: Executor, *, force: bool) -> tuple[Job, Job]:
     """The reading and cutting of the inputs as a job, and the shards behind it.
 
     Raises:
@@ -119,14 +115,7 @@ def plan_and_shards(options: RunOptions, root: Path, executor: Executor, *, forc
     numbers = tuple(range(options.shards))
     return (
         Job(root, _name(root, "plan"), plan_task, binds=binds),
-        Job(
-            root,
-            _shards_name(root, numbers),
-            run_task,
-            "gpu" if options.needs_gpu else "cpu",
-            shards=numbers,
-            binds=binds,
-        ),
+        _shards(root, numbers, options.needs_gpu, binds),
     )
 
 
@@ -142,17 +131,16 @@ def require_scheduler(executor: Executor) -> None:
 
 def shards(run: Run, numbers: Sequence[int], report: Callable[[float], str] | None = None) -> Job:
     """The making of a planned run's shards; it asks for GPUs only if an encoder is a transformer."""
-    request, root = run.request, run.paths.root
-    weights = _weights(Path(request.weights) if request.weights else None) if request.needs_weights else ()
-    return Job(
-        root,
-        _shards_name(root, numbers),
-        run_task,
-        "gpu" if request.needs_weights and request.device != "cpu" else "cpu",
-        shards=tuple(numbers),
-        binds=(*(Path(entry.path) for entry in request.inputs), *weights),
-        report=report,
-    )
+    request = run.request
+    weights = _weights(Path(request.weights) if request.weights else None) if request.needs_weights else []
+    gpu = request.needs_weights and request.device != "cpu"
+    job = _shards(run.paths.root, numbers, gpu, (*(Path(entry.path) for entry in request.inputs), *weights))
+    return replace(job, report=report)
+
+
+def _shards(root: Path, numbers: Sequence[int], gpu: bool, binds: tuple[Path, ...]) -> Job:
+    kind: JobKind = "gpu" if gpu else "cpu"
+    return Job(root, _shards_name(root, numbers), run_task, kind, shards=tuple(numbers), binds=binds)
 
 
 def reduce(root: Path, layout: str) -> Job:

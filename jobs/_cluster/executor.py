@@ -33,7 +33,6 @@ class Job:
     """A step of a run: a job where there is a scheduler, else done by this process or processes of this machine.
 
     Args:
-        root: the run directory.
         name: what the scheduler's list of jobs shows.
         function: what a task of it runs: importable, takes the path of ``run.json`` first.
         kind: which of a profile's resources it asks for.
@@ -64,15 +63,12 @@ class Element:
     """A job, or an element of an array, that the scheduler has not finished with.
 
     Args:
-        id: as the scheduler's commands take it, such as ``41_7``.
-        name: of the job.
+        id: as the scheduler's commands take it, such as ``41_7``; ``job`` is that of the whole array.
         state: the scheduler's word for it, such as ``PENDING``.
         reason: why it waits.
         shard: the shard it makes, or None for another job.
         log: name of its log of errors in the run's ``logs``.
-        job: the id of the job or array.
-        waiting: whether it has yet to start.
-        ending: whether its task has ended, or is being ended by the scheduler.
+        ending: its task has ended, or is being ended by the scheduler.
     """
 
     id: str
@@ -87,16 +83,19 @@ class Element:
 
 
 class Executor(ABC):
-    """A place where jobs are done."""
+    """A place where jobs are done; what is said of schedulers alone has defaults for this machine.
+
+    Attributes:
+        name: as in ``EXECUTORS``.
+        title: of a scheduler, as messages have it.
+        tools: a scheduler's programs that list and cancel jobs.
+        waits: ``submit`` returns when the job is done; a scheduler takes it and returns at once.
+    """
 
     name: ClassVar[str]
-    """As in ``EXECUTORS``."""
-    title: ClassVar[str] = "this machine"
-    """As messages have it."""
+    title: ClassVar[str] = ""
     tools: ClassVar[tuple[str, str]] = ("", "")
-    """A scheduler's programs that list and cancel jobs."""
     waits: ClassVar[bool] = True
-    """Whether ``submit`` returns when the job is done; a scheduler takes it and returns at once."""
 
     def __init__(self, profile: Profile | None = None) -> None:
         self.profile = profile
@@ -117,21 +116,21 @@ class Executor(ABC):
             VnpError: it cannot be done, or the scheduler refused it.
         """
 
-    @abstractmethod
-    def state(self, root: Path) -> list[Element] | None:
+    def state(self, root: Path) -> list[Element] | None:  # noqa: ARG002 - of a scheduler
         """What of a run is in the queue; None if the scheduler does not answer, which is not the same as nothing."""
+        return []
 
-    @abstractmethod
-    def cancel(self, jobs: Sequence[str]) -> None:
-        """Cancel jobs or elements by their ids; those that have ended meanwhile are none to worry about.
+    def ended(self, jobs: Sequence[str]) -> dict[str, str]:  # noqa: ARG002 - of a scheduler
+        """How jobs or elements ended, in the scheduler's words, by id; ids of which it tells nothing are left out."""
+        return {}
+
+    def cancel(self, jobs: Sequence[str]) -> None:  # noqa: ARG002 - of a scheduler
+        """Cancel jobs or elements; those that have ended meanwhile are none to worry about.
 
         Raises:
             VnpError: the scheduler refused.
         """
-
-    def ended(self, jobs: Sequence[str]) -> dict[str, str]:  # noqa: ARG002 - of a scheduler that tells no more
-        """How jobs or elements ended, in the scheduler's words, by id; ids of which it tells nothing are left out."""
-        return {}
+        return
 
     def task_id(self, job: str, index: int | None) -> str:
         """The id of an array's element, or of a plain job (None)."""
@@ -161,13 +160,7 @@ class Executor(ABC):
 def choose_executor(
     cluster: str, profile: str | None = None, parallelism: int | None = None, retries: int | None = None
 ) -> Executor:
-    """The place that the command line asks for.
-
-    Args:
-        cluster: its name, or ``auto``.
-        profile: name or path of what the site wants of a scheduler; None for ``VNP_PROFILE``.
-        parallelism: in place of the profile's.
-        retries: in place of the profile's.
+    """The place that the command line asks for; ``parallelism`` and ``retries`` go before the profile's.
 
     Raises:
         UsageError: it is not here, there is no such profile, or something in that is wrong.
@@ -202,8 +195,6 @@ class Submitted:
 
     Args:
         job: the scheduler's id, of the array where it is one.
-        name: what the scheduler's list shows.
-        user: who submitted it.
         base: number to add to an array index to get the shard.
         shards: the shards of an array; empty for other jobs, and for arrays that were submitted by hand.
         at: UTC, ISO 8601.
@@ -218,12 +209,10 @@ class Submitted:
 
 
 def jobs_file(root: Path) -> Path:
-    """The file of a run's submissions."""
     return root / "logs" / "jobs.jsonl"
 
 
 def note(root: Path, job: str, name: str, base: int, shards: Sequence[int]) -> None:
-    """Append a submission."""
     entry = Submitted(job, name, getpass.getuser(), base, list(shards), datetime.now(UTC).isoformat(timespec="seconds"))
     path = jobs_file(root)
     path.parent.mkdir(parents=True, exist_ok=True)

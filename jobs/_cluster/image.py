@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -39,15 +40,7 @@ _SECONDS_TO_ANSWER = 120
 
 
 def python_command(wanted: Resources, paths: Sequence[Path]) -> str:
-    """Shell text that starts the image's Python with everything in sight that a task needs.
-
-    Args:
-        wanted: with an ``image``.
-        paths: files and folders of the run that must have the same path inside.
-
-    Raises:
-        UsageError: a path cannot be bound.
-    """
+    """Shell text that starts the image's Python, with ``paths`` at the same place inside."""
     gpu = ["--nv"] if wanted.gpus or wanted.gres else []
     cache = _cache(wanted)
     binds = [*same_paths(paths), *([f"{cache}:/cache"] if cache else []), *wanted.binds]
@@ -56,11 +49,6 @@ def python_command(wanted: Resources, paths: Sequence[Path]) -> str:
 
 
 def image_of(wanted: Resources) -> str:
-    """The absolute path of a profile's image.
-
-    Raises:
-        UsageError: it is no file or folder.
-    """
     if "://" in wanted.image:
         raise UsageError(
             f"image = {wanted.image!r}: every task would fetch it anew; fetch it once with apptainer pull vnp.sif "
@@ -73,10 +61,6 @@ def check_place(wanted: Resources, paths: Sequence[Path] = ()) -> None:
     """Make sure that tasks find there what they need: an image of this code with all paths in sight, or libraries.
 
     Where Apptainer is on compute nodes only, what it would have to say is not checked.
-
-    Args:
-        wanted: what the tasks ask for.
-        paths: files and folders of the run that must be in sight.
 
     Raises:
         UsageError: the image is missing or holds other code, a path is not visible inside, or there is no image and
@@ -100,14 +84,7 @@ def check_place(wanted: Resources, paths: Sequence[Path] = ()) -> None:
 
 @cache
 def check_image(image: str) -> None:
-    """Make sure that an image is there and holds this code.
-
-    Args:
-        image: absolute path.
-
-    Raises:
-        UsageError: it does not; the message says what to do.
-    """
+    """Make sure that an image is there and holds this code."""
     if not Path(image).exists():
         raise UsageError(f"there is no image {image}: build it with make image, or correct `image` in the profile")
     if not _has_apptainer():
@@ -130,11 +107,6 @@ def check_image(image: str) -> None:
 
 
 def read_labels(image: str) -> dict[str, str]:
-    """The labels of an image.
-
-    Raises:
-        UsageError: Apptainer cannot read it.
-    """
     done = subprocess.run(
         ["apptainer", "inspect", "--json", "--labels", image],
         capture_output=True,
@@ -150,22 +122,15 @@ def read_labels(image: str) -> dict[str, str]:
 
 
 def run_in_image(wanted: Resources, paths: Sequence[Path], words: Sequence[str], given: str) -> str:
-    """Run a program in an image on this machine; its errors and progress go where this process's go.
+    """Run a program in an image on this machine, and give what it prints to the input ``given``.
 
-    Args:
-        wanted: with an ``image``.
-        paths: files and folders that it needs.
-        words: the program and its arguments.
-        given: its standard input.
-
-    Returns:
-        What it printed.
+    Its errors and progress go where this process's go.
 
     Raises:
         SystemExit: it ended with a code of ours, and has said why.
         VnpError: it could not be started.
     """
-    command = ["apptainer", "exec", *_options(_binds_here(wanted, paths)), image_of(wanted), *words]
+    command = ["apptainer", "exec", *_binds_here(wanted, paths), image_of(wanted), *words]
     try:
         done = subprocess.run(command, input=given, stdout=subprocess.PIPE, text=True)
     except OSError as error:
@@ -196,8 +161,6 @@ def same_paths(paths: Iterable[Path]) -> list[str]:
 
 def libraries_here() -> bool:
     """Whether this Python has what reading and planning need."""
-    from importlib.util import find_spec
-
     return all(find_spec(name) is not None for name in ("numpy", "h5py", "zstandard", "jaxtyping"))
 
 
@@ -226,16 +189,12 @@ def _steps(path: Path) -> Iterator[Path]:
 def _place(path: Path) -> Path:
     """The folder to bind for a path, or the file itself."""
     folder = path.parent if path.is_file() else path
-    if not _is_own(folder):
+    text = str(folder)
+    if text not in _OWN_FOLDERS and not any(text == tree or text.startswith(f"{tree}/") for tree in _OWN_TREES):
         return folder
     if path.is_file():
         return path
     raise UsageError(f"{path} cannot be used in an image, which has a {folder} of its own: choose another folder")
-
-
-def _is_own(folder: Path) -> bool:
-    text = str(folder)
-    return text in _OWN_FOLDERS or any(text == tree or text.startswith(f"{tree}/") for tree in _OWN_TREES)
 
 
 def _cache(wanted: Resources) -> Path | None:
@@ -248,14 +207,14 @@ def _options(binds: Iterable[str]) -> list[str]:
 
 
 def _binds_here(wanted: Resources, paths: Sequence[Path]) -> list[str]:
-    """All binds, without those of the site that only compute nodes have."""
-    return [*same_paths(paths), *(bind for bind in wanted.binds if Path(bind.partition(":")[0]).exists())]
+    """Options for all binds, without those of the site that only compute nodes have."""
+    return _options([*same_paths(paths), *(bind for bind in wanted.binds if Path(bind.partition(":")[0]).exists())])
 
 
 def _require_visible(wanted: Resources, paths: Sequence[Path]) -> None:
     """Look from inside whether paths can be read."""
     done = subprocess.run(
-        ["apptainer", "--quiet", "exec", *_options(_binds_here(wanted, paths)), image_of(wanted), "sh", "-c", _LOOK],
+        ["apptainer", "--quiet", "exec", *_binds_here(wanted, paths), image_of(wanted), "sh", "-c", _LOOK],
         input="".join(f"{path.absolute()}\n" for path in paths),
         capture_output=True,
         text=True,

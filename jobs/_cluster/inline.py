@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 
 from jobs._cli.progress import Progress
-from jobs._cluster.executor import Element, Executor, Job
+from jobs._cluster.executor import Executor, Job
 from jobs._cluster.state import require_complete, rerun_command
 from vnp.errors import IncompleteRunError
 from vnp.runs.request import Run
@@ -21,11 +20,6 @@ class Inline(Executor):
     name = "inline"
 
     def submit(self, job: Job) -> list[str]:
-        """Do a job.
-
-        Raises:
-            IncompleteRunError: shards could not be made, or the user interrupted; the message says how to go on.
-        """
         if job.shards:
             begun = time.monotonic()
             run = Run.open(job.root)
@@ -43,11 +37,7 @@ class Inline(Executor):
         return []
 
     def make(self, run: Run, shards: Sequence[int]) -> None:
-        """Make shards; what went wrong with one is said, and the others are made.
-
-        Raises:
-            KeyboardInterrupt: the user interrupted.
-        """
+        """What went wrong with one shard is said, and the others are made."""
         from jobs._cluster.task import make_shards
         from vnp.runs.planning.plan import read_plan
 
@@ -64,10 +54,3 @@ class Inline(Executor):
             _, failed = make_shards(run, iter(shards), block_done)
         for number, error in failed:
             click.echo(f"shard {number}: {error}", err=True)
-
-    def state(self, root: Path) -> list[Element] | None:  # noqa: ARG002 - nothing is ever queued
-        """No queue."""
-        return []
-
-    def cancel(self, jobs: Sequence[str]) -> None:
-        """Nothing to cancel."""

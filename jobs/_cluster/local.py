@@ -159,7 +159,7 @@ def _stderr_in(path: Path) -> Iterator[None]:
 
 
 def _end(tasks: list[Any]) -> None:
-    """RunOptions tasks to end, and wait until they have."""
+    """Ask tasks to end, and wait until they have."""
     for task in tasks:
         if not task.done():
             # The process between passes it on, and the task ends after its block.

@@ -34,15 +34,11 @@ def run_options(
 
     Args:
         paths: inputs, datasets and samplesheets.
-        shards: how many pieces.
+        shards: how many.
         encoding: the options of ``options.encoding``.
         executor: what runs on this machine is asked for on the device that is here, since small blocks suit a CPU;
             what runs elsewhere finds out there.
         every_frame: take datasets as the FASTA that they are, without what their tables say.
-
-    Raises:
-        UsageError: something impossible.
-        InputError: an input does not exist.
     """
     files = read_inputs(paths)
     if every_frame:
@@ -76,17 +72,7 @@ def input_paths(options: RunOptions) -> list[Path]:
 
 
 def plan_run(options: RunOptions, out: Path, executor: Executor, *, force: bool = False) -> tuple[Run, list[Shard]]:
-    """Plan a run, or find the one that is there, and say so.
-
-    Args:
-        options: what is wanted.
-        out: the run directory.
-        executor: where its shards will be made.
-        force: begin anew where another run stands.
-
-    Raises:
-        VnpError: planning failed.
-    """
+    """Plan a run, or find the one that is there, and say so; ``force`` begins anew where another run stands."""
     executor.check()
     run, before, shards = make_plan(options, out, executor.profile, force=force)
     totals = run.request.totals
@@ -108,11 +94,7 @@ def plan_run(options: RunOptions, out: Path, executor: Executor, *, force: bool 
 def make_plan(
     options: RunOptions, out: Path, profile: Profile | None, *, force: bool = False
 ) -> tuple[Run, bool, list[Shard]]:
-    """Plan a run, here or in the image of a profile.
-
-    Returns:
-        The run, whether it was there before, and its shards.
-    """
+    """Plan a run, here or in the image of a profile; tells whether it was there before, and its shards."""
     if libraries_here() or profile is None:
         from vnp.runs.planning.plan import read_plan
         from vnp.runs.planning.start import start_run
@@ -137,11 +119,7 @@ def make_plan(
 
 
 def shard_table(run: Run, profile: Profile | None) -> list[Shard]:
-    """Read the shard table of a planned run, here or in the image of a profile (None: the environment's).
-
-    Raises:
-        VnpError: it cannot be read.
-    """
+    """Read the shard table of a planned run, here or in the image of a profile (None: the environment's)."""
     if libraries_here():
         from vnp.runs.planning.plan import read_plan
 

@@ -29,14 +29,10 @@ class Resources:
     """What one job asks of Slurm. Each is an option of ``sbatch`` unless said otherwise.
 
     Args:
-        partition: where to run.
-        account: who pays.
-        qos: quality of service.
         constraint: features that a node must have.
         gpus: GPUs of a task: a number, for ``--gpus-per-node``.
         gres: instead of ``gpus``, such as ``gpu:a100:1``.
-        cpus: cores of a task.
-        mem: memory of a task, such as ``32G``.
+        mem: of a task, such as ``32G``.
         time: limit of a task: minutes, or ``HH:MM:SS``, or ``D-HH:MM:SS``.
         parallelism: tasks of an array that may run at once.
         retries: how often a task that was preempted, ran out of time or was killed is queued again.
@@ -68,7 +64,6 @@ class Resources:
 
     @property
     def minutes(self) -> int:
-        """The time limit in whole minutes, rounded up."""
         return parse_minutes(self.time)
 
 
@@ -81,29 +76,20 @@ _DEFAULTS: dict[JobKind, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The resources of each kind of job.
+    """The resources of each kind of job: embedding on a GPU, what needs none, and merging."""
 
-    Args:
-        name: where they come from, for messages.
-        gpu: tasks that embed on a GPU.
-        cpu: tasks that need no GPU.
-        reduce: merging.
-    """
-
-    name: str
     gpu: Resources
     cpu: Resources
     reduce: Resources
 
     def of(self, kind: JobKind) -> Resources:
-        """Resources of one kind of job."""
         found: Resources = getattr(self, kind)
         return found
 
     def changed(self, **values: Any) -> Profile:
         """The same with other values for all kinds; None leaves a value as it is."""
         given = {name: value for name, value in values.items() if value is not None}
-        return Profile(self.name, *(replace(self.of(kind), **given) for kind in KINDS))
+        return Profile(*(replace(self.of(kind), **given) for kind in KINDS))
 
 
 def load_profile(name: str | None) -> Profile:
@@ -119,7 +105,7 @@ def load_profile(name: str | None) -> Profile:
     name = name or os.environ.get(VARIABLE) or None
     if name is None:
         return _make("Slurm's defaults", {})
-    path = find_profile(name)
+    path = _find(name)
     try:
         return _make(str(path), tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -128,32 +114,26 @@ def load_profile(name: str | None) -> Profile:
         raise UsageError(f"{path} is no TOML: {error}") from error
 
 
-def folders() -> list[Path]:
-    """Where named profiles are looked for."""
+def _folders() -> list[Path]:
     here = Path(__file__).resolve().parent.parent
     return [Path("slurm"), here / "slurm", here.parent / "slurm"]
 
 
-def find_profile(name: str) -> Path:
-    """The file of a profile.
-
-    Raises:
-        UsageError: there is none; the message lists those that there are.
-    """
+def _find(name: str) -> Path:
     if name.endswith(".toml") or "/" in name:
         if Path(name).is_file():
             return Path(name)
         raise UsageError(f"there is no profile {name}")
-    for folder in folders():
+    for folder in _folders():
         if (folder / f"{name}.toml").is_file():
             return folder / f"{name}.toml"
-    known = sorted({path.stem for folder in folders() for path in folder.glob("*.toml")})
+    known = sorted({path.stem for folder in _folders() for path in folder.glob("*.toml")})
     raise UsageError(f"there is no profile {name!r}; there are {', '.join(known) or 'none'}, or give a path")
 
 
 def _make(name: str, content: dict[str, Any]) -> Profile:
     general = {key: value for key, value in content.items() if key not in KINDS}
-    return Profile(name, *(_resources(name, kind, _combined(name, kind, general, content)) for kind in KINDS))
+    return Profile(*(_resources(name, kind, _combined(name, kind, general, content)) for kind in KINDS))
 
 
 def _combined(name: str, kind: JobKind, general: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
@@ -181,7 +161,8 @@ def _resources(name: str, kind: JobKind, values: dict[str, Any]) -> Resources:
         values = {**values, "gpus": None, "gres": None}
     elif values.get("gres"):
         values = {**values, "gpus": None}
-    made = Resources(**{key: _frozen(value) for key, value in values.items()})
+    frozen: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    made = Resources(**frozen)
     _check(name, made)
     return made
 
@@ -209,10 +190,6 @@ def _check(name: str, made: Resources) -> None:
             raise UsageError(f"{name}: extra must not hold --{match[1]}, which vnp sets itself")
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _require_type(name: str, key: str, value: Any, declared: str) -> None:
     fits = {
         "int": type(value) is int,
@@ -229,17 +206,7 @@ def _require_type(name: str, key: str, value: Any, declared: str) -> None:
 
 
 def parse_minutes(time: str | int) -> int:
-    """Read a time limit as Slurm writes it.
-
-    Args:
-        time: minutes, ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM`` or ``D-HH:MM:SS``.
-
-    Returns:
-        Whole minutes, rounded up.
-
-    Raises:
-        UsageError: it is none of these.
-    """
+    """Whole minutes, rounded up, of minutes, ``MM:SS``, ``HH:MM:SS``, ``D-HH``, ``D-HH:MM`` or ``D-HH:MM:SS``."""
     match = _TIME.match(str(time).strip())
     if match is None:
         raise UsageError(f"time must be minutes, HH:MM:SS or D-HH:MM:SS, not {time!r}")

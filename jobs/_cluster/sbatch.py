@@ -71,10 +71,7 @@ class _Executor(submitit.SlurmExecutor):
 
 
 def submit(job: Job, resources: Resources) -> list[str]:
-    """Submit a job and note it in the run.
-
-    Returns:
-        Ids: one, or one an array where shards pass the site's MaxArraySize.
+    """Submit a job and note it in the run; one id, or one an array where shards pass the site's MaxArraySize.
 
     Raises:
         VnpError: Slurm refused it, in Slurm's words.

@@ -36,24 +36,15 @@ class Slurm(Executor):
 
     @classmethod
     def missing(cls) -> str | None:
-        """No ``sbatch`` on PATH."""
         if shutil.which("sbatch"):
             return None
         return "there is no sbatch on PATH; submit from a login node, or use --cluster local"
 
     def check(self) -> None:
-        """Look at the image or libraries of each kind of task."""
         for kind in KINDS:
             check_place(self._profile.of(kind))
 
     def submit(self, job: Job) -> list[str]:
-        """Submit a job: one, or one array a MaxArraySize of shards.
-
-        Raises:
-            UsageError: the run directory has a name that Slurm cannot write logs to, or tasks would not find there
-                what they need.
-            VnpError: Slurm refused it, in Slurm's words.
-        """
         # Here, because submitit takes longer to load than Slurm to say how a run is.
         from jobs._cluster.sbatch import submit
 
@@ -64,13 +55,11 @@ class Slurm(Executor):
         return submit(job, resources)
 
     def script(self, job: Job) -> str:
-        """The text that ``sbatch`` would get, of the first array."""
         from jobs._cluster.sbatch import script
 
         return script(job, self._profile.of(job.kind))
 
     def state(self, root: Path) -> list[Element] | None:
-        """Ask ``squeue``."""
         known = {entry.job: entry for entry in submitted(root)}
         if not known:
             return []
@@ -103,12 +92,7 @@ class Slurm(Executor):
         return found
 
     def ended(self, jobs: Sequence[str]) -> dict[str, str]:
-        """Ask ``sacct``, which may be absent, late or wrong.
-
-        Returns:
-            Words such as ``TIMEOUT`` or ``OUT_OF_MEMORY, exit code 0:125``; jobs that ended well or not yet are left
-            out too.
-        """
+        """Words such as ``OUT_OF_MEMORY, exit code 0:125``; ``sacct`` may be absent, late or wrong."""
         found = {}
         words = ["sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State,ExitCode"]
         for first in range(0, len(jobs), _AT_ONCE):
@@ -122,7 +106,6 @@ class Slurm(Executor):
         return found
 
     def cancel(self, jobs: Sequence[str]) -> None:
-        """Call ``scancel``."""
         for first in range(0, len(jobs), _AT_ONCE):
             words = ["scancel", *jobs[first : first + _AT_ONCE]]
             try:
@@ -134,7 +117,6 @@ class Slurm(Executor):
                 raise VnpError("\n".join(said))
 
     def note_own_job(self, root: Path) -> None:
-        """Read it from the variables that Slurm sets."""
         job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
         if job and all(entry.job != job for entry in submitted(root)):
             note(root, job, os.environ.get("SLURM_JOB_NAME", ""), 0, [])

@@ -19,12 +19,7 @@ _EXPLAINED = 1000
 
 
 def look(run: Run, profile: Profile | None = None) -> RunStatus:
-    """How far a run is, from its files.
-
-    Args:
-        run: a planned run.
-        profile: its image reads the plan where this Python lacks the libraries; None for the environment's.
-    """
+    """How far a run is, from its files; ``profile`` has the image that reads the plan if this Python cannot."""
     return run_status(run, shard_table(run, profile))
 
 
@@ -62,12 +57,7 @@ def after_shards(root: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """How far a run is, and what the scheduler adds.
-
-    Args:
-        state: of the shards.
-        others: jobs of the run in the queue that make no shard, such as the merging.
-    """
+    """How far a run is, and its jobs in the queue that make no shard, such as the merging."""
 
     state: RunStatus
     others: list[Element]
@@ -78,10 +68,8 @@ class Planning:
     """The job that plans a run which is not planned yet.
 
     Args:
-        job: its id.
         state: ``waits``, ``runs``, ``ended``, or ``was submitted`` if the scheduler does not answer.
         error: why it waits, or the last line of its log.
-        log: path of its log, if there is one.
     """
 
     job: str
@@ -126,12 +114,7 @@ def require_idle(executor: Executor, root: Path) -> None:
 
 
 def explain(run: Run, state: RunStatus) -> Explained:
-    """Tell waiting from running from vanished tasks, where the scheduler answers; what is done stays done.
-
-    Args:
-        run: the run.
-        state: from its files.
-    """
+    """Tell waiting from running from vanished tasks, where the scheduler answers; what is done stays done."""
     jobs, executor = submitted(run.paths.root), scheduler()
     queue = executor.state(run.paths.root) if jobs and not state.complete else []
     by_shard = {element.shard: element for element in queue or [] if element.shard is not None}

@@ -140,7 +140,7 @@ def test_right_image_passes(tools: Callable[..., Path], tmp_path: Path) -> None:
     image = tools()
     check_place(Resources(image=str(image)), [tmp_path])
     wanted = Resources(image=str(image))
-    Slurm(Profile("test", wanted, wanted, wanted)).check()
+    Slurm(Profile(wanted, wanted, wanted)).check()
 
 
 def test_missing_image_is_refused(tmp_path: Path) -> None:

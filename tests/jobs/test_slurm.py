@@ -32,7 +32,7 @@ def job(tmp_path: Path, shards: tuple[int, ...] | None = (0, 1, 2)) -> Job:
 
 def site(**resources: Any) -> Slurm:
     wanted = Resources(**resources)
-    return Slurm(Profile("test", wanted, wanted, wanted))
+    return Slurm(Profile(wanted, wanted, wanted))
 
 
 def options(text: str) -> dict[str, str]:
