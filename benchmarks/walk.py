@@ -52,7 +52,7 @@ def walk(work: Callable[[], object]) -> Walk:
         work()
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
     functions: dict[str, list[str]] = {}
     for place in found.values():
         if place is not None:

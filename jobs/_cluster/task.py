@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jobs._cli.signals import end_when_told, first_interrupt_only, stop_signals
 from vnp.errors import UsageError, VnpError
+from vnp.files.records import read_record
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 FAILED = 1
@@ -67,7 +68,10 @@ def plan_task(request: str) -> str:
         from vnp.runs.request import RunPaths
 
         root = Path(request).parent
-        run, _ = start_run(RunOptions.read(RunPaths(root).options), root)
+        options = read_record(RunPaths(root).options, RunOptions, remedy="extract again")
+        if options is None:
+            raise UsageError(f"{RunPaths(root).options} is missing: extract again")
+        run, _ = start_run(options, root)
         return f"{run.request.shards} shards, {run.request.totals.rows:,} rows"
 
 

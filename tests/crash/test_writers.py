@@ -61,12 +61,13 @@ def test_another_task_comes_between(tiny: Tiny, group: int, room: Path, scratch:
         with Points(at, come_between, only=CALLS).watch():
             outcome = extract(run, [SHARD])[0]
         states.add(outcome.state)
-        assert outcome.state in ("done", "left"), at
+        # The first calls only make sure of the run's folders; whoever comes between then is first.
+        assert outcome.state in ("done", "left", "already"), at
         assert require_sealed(run, SHARD, full=True) is not None
         extract(run)
         reduce_run(run, LAYOUT)
         require_finished(tiny, run.paths.root)
-    assert states == {"done", "left"}
+    assert states - {"already"} == {"done", "left"}
 
 
 class Halved(RunEncoders):

@@ -19,6 +19,7 @@ from tests.runs.making import ask, coding, column_bytes, dna, make_all, make_one
 from vnp.errors import ChangedInputError, InputError, RunError, RunExistsError, UsageError
 from vnp.features.read import open_features
 from vnp.features.split import PARTS
+from vnp.files.records import read_record, write_record
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.planning.plan import read_chosen, read_plan
@@ -300,8 +301,8 @@ class TestPlan:
 
     def test_an_ask_survives_the_way_through_a_job(self, own: Path, tmp_path: Path) -> None:
         wish = ask(read_inputs([own]))
-        wish.write(tmp_path / "ask.json")
-        assert RunOptions.read(tmp_path / "ask.json") == wish
+        write_record(tmp_path / "ask.json", wish)
+        assert read_record(tmp_path / "ask.json", RunOptions) == wish
 
 
 def repeat_frame(columns: dict[str, list[Any]]) -> None:

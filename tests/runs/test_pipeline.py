@@ -30,7 +30,8 @@ from tests.runs.making import (
 from vnp.encoders.models.kmer import Counted
 from vnp.errors import ChangedInputError, EncoderError, RunError, UsageError
 from vnp.features.merge import merge
-from vnp.runs.done.receipts import file_sha256, require_sealed
+from vnp.files.hashing import file_sha256
+from vnp.runs.done.receipts import require_sealed
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.done.status import run_status
 from vnp.runs.making import pipeline, sealing

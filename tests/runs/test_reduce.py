@@ -20,7 +20,8 @@ from benchmarks.merge import benchmark_merge, synthetic_run
 from tests.runs.making import coding, column_bytes, dna, make_all, make_one, plan_run, write_fasta
 from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, RunExistsError, StorageError, VnpError
 from vnp.features import table
-from vnp.runs.done.receipts import Receipt, file_sha256, sealed
+from vnp.files.hashing import file_sha256
+from vnp.runs.done.receipts import Receipt, sealed
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.done.skipped import write_skipped
 from vnp.runs.done.status import run_status

@@ -12,11 +12,11 @@ import os
 import socket
 import threading
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vnp.files.records import write_json
+from vnp.files.records import from_json, write_record
 
 BEAT_SECONDS = 20
 SILENT_SECONDS = 180
@@ -100,7 +100,7 @@ class Announced:
         # The folder is gone where another task sealed the shard; a full disk must not hide the first error.
         with contextlib.suppress(Exception):
             if outcome is not None and self._path.exists():
-                write_json(self._path, asdict(replace(self.attempt, ended=now(), outcome=outcome, error=error)))
+                write_record(self._path, replace(self.attempt, ended=now(), outcome=outcome, error=error))
 
     def fail(self, error: BaseException) -> None:
         """Note an error; an interruption is a stop, for nothing is wrong with the shard."""
@@ -116,7 +116,7 @@ def read_attempts(folder: Path) -> list[tuple[Path, Attempt]]:
     found = []
     for path in sorted(folder.glob("attempt-*.json")):
         with contextlib.suppress(OSError, ValueError, TypeError):
-            found.append((path, Attempt(**json.loads(path.read_bytes()))))
+            found.append((path, from_json(Attempt, json.loads(path.read_bytes()))))
     return found
 
 
@@ -126,7 +126,7 @@ def _announce(folder: Path, log: str | None) -> tuple[Attempt, Path]:
         path = folder / _name(number)
         current = Attempt(number, socket.gethostname(), os.getpid(), _process_start(os.getpid()), job_id(), log, now())
         try:
-            write_json(path, asdict(current), exclusive=True)
+            write_record(path, current, exclusive=True)
         except FileExistsError:
             number += 1
         else:
