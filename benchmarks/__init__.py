@@ -1,1 +1,27 @@
-"""Measurements for whoever works on vnp: `python -m benchmarks NAME`. Not part of the wheel."""
+"""Measurements that users do not need; not in the wheel. ``python -m benchmarks NAME`` runs one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import click
+
+# Beyond what anyone waits for, and far below what numbers of eight bytes hold.
+MOST = 1_000_000_000
+
+
+def show(figures: Mapping[str, object], as_json: bool) -> None:
+    """Print a table of two columns, or JSON."""
+    if as_json:
+        click.echo(json.dumps(figures, indent=2))
+        return
+    widest = max(map(len, figures))
+    for name, value in figures.items():
+        click.echo(f"{name:<{widest}}  {_number(value):>12}")
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -15,18 +15,22 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import click
 import numpy as np
 
+from benchmarks import MOST, show
+from jobs._cli import options
+from jobs._cli.command import command
 from vnp.encoders import describe
 from vnp.errors import FeatureError, UsageError, storage_error
 from vnp.features.layout import PROJECTED_DNA, PROJECTION
 from vnp.features.merge import merge
 from vnp.features.table import Records, Rows, Skipped, write_table
 from vnp.files.durable import sync_file
-from vnp.files.hashing import file_sha256
-from vnp.runs.done.receipts import Receipt
+from vnp.runs.done.receipts import Receipt, file_sha256
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.making.attempts import now
+from vnp.runs.planning.options import MOST_SHARDS
 from vnp.runs.planning.plan import write_plan
 from vnp.runs.request import EncoderChoice, PlannedInput, Position, Request, Run, RunPaths, Shard, Totals, versions
 
@@ -37,7 +41,7 @@ _PIECE_ROWS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class MergeFigures:
-    """What ``benchmark_merge`` measured; times are medians of wall-clock seconds.
+    """What ``measure_merge`` measured; times are medians of wall-clock seconds.
 
     Attributes:
         rows: rows merged.
@@ -82,7 +86,7 @@ class MergeFigures:
         return self.cp_seconds / self.reduce_seconds
 
 
-def benchmark_merge(
+def measure_merge(
     folder: Path,
     *,
     rows: int = 1_000_000,
@@ -335,3 +339,47 @@ def _columns(first: int, last: int) -> tuple[Rows, Records]:
         group=list(names.values()),
     )
     return rows, records
+
+
+@command("python -m benchmarks merge --rows 1000000 --shards 8 --folder /scratch")
+@click.option("--rows", type=click.IntRange(1, MOST), default=300_000, help="Rows of the made-up run.")
+@click.option("--shards", type=click.IntRange(1, MOST_SHARDS), default=8, help="Its shards.")
+@click.option("--repeats", type=click.IntRange(min=1), default=3, help="Rounds; the median counts.")
+@click.option("--layout", type=click.Choice(["1664", "full"]), default="1664", help="What to merge to.")
+@click.option("--store", type=click.Choice(["float16", "float32"]), default="float16", help="Type of the numbers.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=".",
+    help="Folder on the disk to measure. About 10 kB a row are written there, and removed again.",
+)
+@options.as_json
+def main(rows: int, shards: int, repeats: int, layout: str, store: str, folder: Path, as_json: bool) -> None:
+    """Time reduce against cp of the features that it makes.
+
+    Both read from the page cache, and both end when all is safe on the disk. The goal is a ratio of at least 0.5.
+    """
+    found = measure_merge(
+        folder,
+        rows=rows,
+        shards=shards,
+        repeats=repeats,
+        layout=layout,
+        store=store,
+        progress=lambda what: click.echo(what, err=True),
+    )
+    figures = {
+        "rows": found.rows,
+        "shards": found.shards,
+        "width": found.width,
+        "type": found.dtype,
+        "features, MB": found.feature_bytes / 1e6,
+        "reduce, s": found.reduce_seconds,
+        "reduce, rows/s": found.rows_per_second,
+        "reduce, MB/s of features": found.reduce_speed,
+        "cp, s": found.cp_seconds,
+        "cp, MB/s of features": found.cp_speed,
+        "reduce over cp": found.ratio,
+        "reduce, peak memory, MB": found.peak_bytes / 1e6,
+    }
+    show(figures, as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +10,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import click
+
+from benchmarks import show
+from jobs._cli import options
+from jobs._cli.command import command
 from vnp.runs.done.receipts import Receipt
 from vnp.runs.done.status import run_status
-from vnp.runs.planning.options import RunOptions
+from vnp.runs.planning.options import MOST_SHARDS, RunOptions
 from vnp.runs.planning.plan import write_plan
 from vnp.runs.planning.start import start_run
 from vnp.runs.request import Position, Request, Run, Shard, Totals, versions
@@ -115,3 +121,14 @@ def _receipt(request: Request, digest: str, shard: Shard) -> Receipt:
         finished="2025-01-01T00:00:14+00:00",
         versions=versions(),
     )
+
+
+@command("python -m benchmarks status --shards 10000")
+@click.option("--shards", type=click.IntRange(1, MOST_SHARDS), default=10_000, help="Shards of the made-up run.")
+@click.option("--done", type=click.IntRange(min=0), help="How many of them are done.  [default: half]")
+@click.option("--repeats", type=click.IntRange(min=1), default=5, help="Rounds; the median counts.")
+@options.as_json
+def main(shards: int, done: int | None, repeats: int, as_json: bool) -> None:
+    """Time the look at a run of many shards that status takes; the goal is 2 s for 10,000."""
+    found = measure_status(shards, shards // 2 if done is None else min(done, shards), repeats)
+    show({"shards": found.shards, "done": found.done, "a look, s": statistics.median(found.seconds)}, as_json)

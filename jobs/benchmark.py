@@ -10,11 +10,9 @@ import click
 
 from jobs._cli import options
 from jobs._cli.command import command, group
-from jobs._cli.speed_options import speed_options
+from jobs._cli.speed import SpeedOptions, end_to_end_options, measure_speed, speed_options, speed_out
+from vnp.errors import UsageError
 from vnp.metrics.rules import BEST_FRAME
-
-# Beyond what anyone waits for, and far below what numbers of eight bytes hold.
-_MOST = 1_000_000_000
 
 
 @group("python -m jobs.benchmark merge --rows 1000000")
@@ -110,16 +108,32 @@ def reads(
 
 @command("python -m jobs.benchmark speed --out SPEED", group=main)
 @speed_options
+@end_to_end_options
+@speed_out
 @options.as_json
-def speed(**asked: Any) -> None:
-    """Time encoders beside their matrix products alone, and beside other programs with the same weights.
+def speed(
+    encoder_only: bool,
+    reads: int | None,
+    gpus: str,
+    shards: int | None,
+    cold: bool,
+    scratch: Path | None,
+    **given: Any,
+) -> None:
+    """Time encoders beside their matrix products alone.
 
     Each row says sequences and tokens a second, the share of the products' rate, peak memory, and the smallest cosine
-    of pooled embeddings to float32. A contestant that cannot run says why. With --end-to-end, extract itself is timed.
+    of pooled embeddings to float32. A precision that cannot run says why. With --end-to-end, extract itself is timed.
     """
-    from jobs._cli.speed import run_speed
+    if not encoder_only:
+        from jobs._cli.end_to_end import measure_runs
 
-    run_speed(**asked)
+        measure_runs(SpeedOptions.of(given), reads=reads, gpus=gpus, shards=shards, cold=cold, scratch=scratch)
+        return
+    for name, value in (("reads", reads), ("gpus", gpus), ("shards", shards), ("cold", cold), ("folder", scratch)):
+        if value not in (None, False, "1"):
+            raise UsageError(f"--{name} goes with --end-to-end")
+    measure_speed(SpeedOptions.of(given))
 
 
 if __name__ == "__main__":

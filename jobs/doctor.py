@@ -41,7 +41,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "fails": "bold red", "not here":
 )
 @click.option(
     "--fp8",
-    type=click.Choice([one.name for one in weighted() if one.family == "esm2"]),
+    type=click.Choice([one.name for one in weighted() if one.family.eight_bits]),
     help="Also measure, on this machine's GPU, what 8-bit products cost this encoder's weights, and keep the result: "
     "--precision fp8 needs it.",
 )
@@ -67,7 +67,8 @@ def main(
         if name is not None and (one := spec(name, molecule)).needs_weights
     ]
     # Here, because it loads much that --help does not need.
-    from vnp.doctor import examine, healthy
+    from vnp.doctor import healthy
+    from vnp.doctor.examine import examine
 
     findings = list(examine(run, weights, named=named, full=full))
     if reference is not None:
@@ -75,7 +76,7 @@ def main(
 
         findings.append(compare(reference, weights))
     if fp8 is not None:
-        from vnp.doctor.fp8 import fp8 as in_8_bits
+        from vnp.doctor.reference import fp8 as in_8_bits
 
         findings.append(in_8_bits(fp8, weights))
     if as_json:

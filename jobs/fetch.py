@@ -191,8 +191,7 @@ def _weighted(name: str) -> EncoderSpec:
 
 def _fetch(one: EncoderSpec, root: Path, revision: str | None) -> LockedEncoder:
     # Here, because these are not needed to say --help.
-    from vnp.encoders.weights.fetch import fetch
-    from vnp.encoders.weights.hub import HuggingFaceHub
+    from vnp.encoders.weights.download import HuggingFaceHub, fetch
 
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -209,8 +208,8 @@ def _fetch(one: EncoderSpec, root: Path, revision: str | None) -> LockedEncoder:
 
 
 def _check(one: EncoderSpec, root: Path) -> LockedEncoder | None:
-    from vnp.encoders.weights.check import find_lock, resolve
     from vnp.encoders.weights.folders import find_folder
+    from vnp.encoders.weights.lock import find_lock, resolve
 
     folder = find_folder(one, root)
     found = resolve(one, folder, full=True)

@@ -151,12 +151,7 @@ FLOORS = [
 MOST_MODULES_A_FOLDER = 20
 # What is still to be opened. These lists only shrink.
 UPWARD: set[tuple[str, str]] = set()
-EACH_OTHER: set[tuple[str, str]] = {
-    ("jobs._cli.speed", "jobs._cli.speed_run"),
-    ("vnp.doctor", "vnp.doctor.examine"),
-    ("vnp.encoders.kernels.attention", "vnp.encoders.packing"),
-    ("vnp.speed.plot", "vnp.speed.results"),
-}
+EACH_OTHER: set[tuple[str, str]] = set()
 PRIVATE_ACROSS_ROOMS: set[tuple[str, str]] = set()
 
 

@@ -1,36 +1,131 @@
-"""The body of ``benchmark speed``: the encoders alone."""
+"""Options of ``benchmark speed``, and its body for the encoders alone."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
 
 from jobs._cli.progress import Progress
 from jobs._cli.signals import interrupt_when_told
+from vnp.encoders.spec import DEFAULTS, spec, weighted
 from vnp.errors import UsageError
+from vnp.runs.planning.options import MOST_SHARDS, MOST_TOKENS
 
 if TYPE_CHECKING:
     import torch
 
-    from vnp.speed.compare import Asked
+    from vnp.encoders.models.bare import BareModel
+    from vnp.speed.compare import Contestant
     from vnp.speed.measure import Clock
     from vnp.speed.results import ModelReport
-    from vnp.speed.workloads import Workload
 
-DEFAULT_MODELS = ("fastesm2_650", "dnabert_s")
-# Tokens of each workload: whole batches of the default size on a GPU, and enough of them for a second or so.
-_GPU_TOKENS = {"fastesm2_650": 260_000, "esm2_650m": 260_000, "esm2_3b": 130_000, "dnabert_s": 1_040_000}
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+Rivals = Callable[["BareModel", Sequence[str]], "list[Contestant]"]
+
+MODELS = tuple(one.name for one in weighted())
+# Tokens of each workload on a CPU: enough of them for a second or so; on a GPU each encoder has its own number.
 _CPU_TOKENS, _CPU_FULL_TOKENS = 16_000, 1_600
-_GPU_SECONDS, _QUICK_SECONDS = 240.0, 60.0
+_SECONDS, _QUICK_SECONDS = 240.0, 60.0
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_OPTIONS = (
+    click.option(
+        "--model",
+        type=click.Choice(MODELS),
+        multiple=True,
+        help=f"What to measure; may be given again.  [default: {DEFAULTS['protein']} and {DEFAULTS['dna']}]",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["fp16", "bf16", "fp32", "fp8"]),
+        multiple=True,
+        help="Of our encoders, the most important first; may be given again.  [default: fp16, bf16; on a CPU fp32]",
+    ),
+    click.option(
+        "--lengths",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help=f"FASTA file to take lengths from: proteins, or DNA with --model {DEFAULTS['dna']}.  "
+        "[default: the bundled sample]",
+    ),
+    click.option(
+        "--tokens",
+        type=click.IntRange(1, MOST_TOKENS),
+        help="Of each set of lengths, about.  [default: by device and model]",
+    ),
+    click.option(
+        "--token-budget",
+        type=click.IntRange(1, MOST_TOKENS),
+        help="Tokens of one of our batches.  [default: the encoder's]",
+    ),
+    click.option(
+        "--weights",
+        type=_FOLDER,
+        help="Folder of encoder weights.  [default: where jobs.fetch puts them, else random ones]",
+        envvar="VNP_WEIGHTS",
+    ),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to measure."),
+    click.option(
+        "--repeats", type=click.IntRange(min=1), help="Rounds; the median counts.  [default: 5; 3 with --quick]"
+    ),
+    click.option(
+        "--time",
+        type=click.FloatRange(min=1),
+        help="Seconds to keep within, about.  [default: 240; 60 with --quick]",
+    ),
+    click.option("--quick", is_flag=True, help="Fewer lengths, rounds and precisions."),
+    click.option("--full", is_flag=True, help="The published sizes on a CPU too, where small ones are the default."),
+    click.option("--tune", is_flag=True, help="Keep the best token budget of each precision, for encoders to use."),
+)
+_END_TO_END_OPTIONS = (
+    click.option(
+        "--encoder-only/--end-to-end", default=True, help="Encoders alone, or extract from FASTA to sealed shards."
+    ),
+    click.option(
+        "--reads",
+        type=click.IntRange(1, 1_000_000_000),
+        help="--end-to-end: reads of 150 bases.  [default: 1,000,000 on a GPU, 300 on a CPU]",
+    ),
+    click.option("--gpus", default="1", help="--end-to-end: numbers of GPUs, one run each, such as 1,2."),
+    click.option(
+        "--shards",
+        type=click.IntRange(1, MOST_SHARDS),
+        help="--end-to-end: shards.  [default: four for each GPU; 1 on a CPU]",
+    ),
+    click.option("--cold", is_flag=True, help="--end-to-end: a short run with empty kernel caches first."),
+    click.option(
+        "--folder",
+        "--scratch",
+        "scratch",
+        type=click.Path(path_type=Path, exists=True, file_okay=False),
+        help="--end-to-end: where to put reads, weights and runs, which are removed again.  [default: temporary]",
+    ),
+)
+
+
+speed_out = click.option("--out", type=_FOLDER, help="Folder for speed.json, speed.tsv and speed.png.")
+
+
+def speed_options(function: _Function) -> _Function:
+    """Give a command the options of encoders alone, but for ``--out``."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def end_to_end_options(function: _Function) -> _Function:
+    """Give a command the options of ``benchmark speed --end-to-end``."""
+    for option in reversed(_END_TO_END_OPTIONS):
+        function = option(function)
+    return function
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the command line asked for; None stands for what suits the machine."""
+class SpeedOptions:
+    """The options of encoders alone; None stands for what suits the machine."""
 
     models: tuple[str, ...]
     precisions: tuple[str, ...]
@@ -44,74 +139,50 @@ class Wanted:
     quick: bool
     full: bool
     tune: bool
+    out: Path | None
+    as_json: bool
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Self:
+        """Take what Click gives."""
+        more = {"models": given.pop("model"), "precisions": given.pop("precision"), "seconds": given.pop("time")}
+        return cls(**given, **more)
 
 
-def run_speed(*, out: Path | None, as_json: bool, encoder_only: bool, **asked: Any) -> None:
-    """Do what the command line asked for.
-
-    Args:
-        out: folder for the results.
-        as_json: print JSON.
-        encoder_only: the encoders alone, instead of extract.
-        asked: the other options.
-
-    Raises:
-        UsageError: an option does not fit the others.
-    """
-    other = ("reads", "gpus", "shards", "cold", "scratch")
-    own = {name: asked.pop(name) for name in other}
-    renamed = {"models": asked.pop("model"), "precisions": asked.pop("precision"), "seconds": asked.pop("time")}
-    wanted = Wanted(**renamed, **asked)
-    if encoder_only:
-        given = [name for name in other if own[name] not in (None, False, "1")]
-        if given:
-            raise UsageError(f"--{given[0].replace('scratch', 'folder')} goes with --end-to-end")
-        measure_speed(wanted, out, as_json)
-        return
-    from jobs._cli.speed_run import measure_runs
-
-    measure_runs(wanted, out, as_json, **own)
-
-
-def measure_speed(wanted: Wanted, out: Path | None, as_json: bool) -> None:
+def measure_speed(given: SpeedOptions, rivals: Rivals | None = None) -> None:
     """Measure the encoders, show tables, and write what was asked for.
 
     Args:
-        wanted: what to measure.
-        out: folder for ``speed.json``, ``speed.tsv`` and ``speed.png``.
-        as_json: print JSON instead of tables.
+        given: what to measure, and where to write.
+        rivals: other ways to run a model, in the precisions that ours run in.
 
     Raises:
         UsageError: an option does not fit the others.
         EncoderError: the device is not there.
     """
-    from vnp.encoders.build import find_device
-    from vnp.encoders.registry import choose_device
-    from vnp.speed.machine import describe_machine
-    from vnp.speed.measure import Clock
-    from vnp.speed.results import as_json as to_json
-    from vnp.speed.results import table, write
+    from vnp.encoders.device import choose_device
+    from vnp.speed.measure import Clock, describe_machine
+    from vnp.speed.results import as_json, table, write
 
-    device = find_device(choose_device(wanted.device, "auto")[0])
+    device = choose_device(given.device)
     machine = describe_machine(device)
     click.echo(f"{machine['name']}, {machine['processor']}, torch {machine['versions']['torch']}", err=True)  # type: ignore[index]
-    full = wanted.full or device.type == "cuda"
-    if not full:
+    if device.type != "cuda" and not given.full:
         click.echo("on a CPU: small models with random weights; --full measures the published sizes", err=True)
-    clock = Clock(wanted.seconds or (_QUICK_SECONDS if wanted.quick else _GPU_SECONDS))
+    clock = Clock(given.seconds or (_QUICK_SECONDS if given.quick else _SECONDS))
     found: list[ModelReport] = []
-    names = _names(wanted)
+    names = _names(given)
     interrupted: KeyboardInterrupt | None = None
     try:
         with interrupt_when_told(), Progress("measuring", None, "steps") as progress:
             steps = iter(range(1, 1_000_000))
             for number, name in enumerate(names):
                 report = _measure_one(
-                    name, device, full, wanted, clock.share(len(names) - number),
+                    name, device, given, rivals, clock.share(len(names) - number),
                     lambda what: progress.to(next(steps), f": {what}"),
                 )  # fmt: skip
                 found.append(report)
-                if not as_json:
+                if not given.as_json:
                     click.echo("\n".join(table(report)) + "\n")
                 if report.interrupted:
                     raise KeyboardInterrupt
@@ -119,61 +190,57 @@ def measure_speed(wanted: Wanted, out: Path | None, as_json: bool) -> None:
         if not found:
             raise
         interrupted = error
-    if out is not None:
-        for path in write(out, machine, found):
+    if given.out is not None:
+        for path in write(given.out, machine, found):
             click.echo(f"wrote {path}", err=True)
-    if as_json:
-        click.echo(json.dumps(to_json(machine, found), indent=2))
-    if wanted.tune and not _keep(found, device) and interrupted is None:
+    if given.as_json:
+        click.echo(json.dumps(as_json(machine, found), indent=2))
+    if given.tune and not _keep(found, device) and interrupted is None:
         raise UsageError("nothing could be tuned: no batch was measured; the lines above say why")
     if interrupted is not None:
         raise interrupted
 
 
-def _names(wanted: Wanted) -> tuple[str, ...]:
+def _names(given: SpeedOptions) -> tuple[str, ...]:
     """The models; a file of lengths is of proteins or of DNA, so it goes with one kind of them."""
-    if wanted.lengths is None:
-        return wanted.models or DEFAULT_MODELS
-    names = wanted.models or DEFAULT_MODELS[:1]
-    if len({name == "dnabert_s" for name in names}) > 1:
-        raise UsageError("--lengths is of proteins or of DNA: give --model dnabert_s alone, or models of proteins")
+    if given.lengths is None:
+        return given.models or (DEFAULTS["protein"], DEFAULTS["dna"])
+    names = given.models or (DEFAULTS["protein"],)
+    if len({spec(name).molecule for name in names}) > 1:
+        raise UsageError(
+            f"--lengths is of proteins or of DNA: give --model {DEFAULTS['dna']} alone, or models of proteins"
+        )
     return names
 
 
-def _measure_one(name: str, device: torch.device, full: bool, wanted: Wanted, clock: Clock, say: object) -> ModelReport:
-    from vnp.speed.compare import compare
-    from vnp.speed.subject import find_subject
-
-    say(f"{name}: weights")  # type: ignore[operator]
-    subject = find_subject(name, str(device), weights=wanted.weights, full=full)
-    asked = _asked(wanted, device)
-    large = full or not subject.is_random
-    tokens = wanted.tokens or (
-        _GPU_TOKENS[name] if device.type == "cuda" else _CPU_FULL_TOKENS if large else _CPU_TOKENS
-    )
-    return compare(subject, _workloads(wanted, subject.reads_dna, tokens), asked, clock, say)  # type: ignore[arg-type]
-
-
-def _asked(wanted: Wanted, device: torch.device) -> Asked:
-    from vnp.speed.compare import Asked
-    from vnp.speed.machine import default_precisions
-
-    return Asked(
-        precisions=wanted.precisions or default_precisions(device, few=wanted.quick),
-        token_budget=wanted.token_budget,
-        repeats=wanted.repeats or (3 if wanted.quick else 5),
-        rival_seconds=1.5 if wanted.quick else 5.0,
-        ceiling_seconds=0.5 if wanted.quick else 1.0,
-        tune=wanted.tune,
-    )
-
-
-def _workloads(wanted: Wanted, dna: bool, tokens: int) -> list[Workload]:
+def _measure_one(
+    name: str, device: torch.device, given: SpeedOptions, rivals: Rivals | None, clock: Clock,
+    say: Callable[[str], None],
+) -> ModelReport:  # fmt: skip
+    from vnp.speed.compare import SpeedRequest, compare
+    from vnp.speed.measure import default_precisions
+    from vnp.speed.models import find_model
     from vnp.speed.workloads import default_workloads, file_workload
 
-    if wanted.lengths is not None:
-        return [file_workload(wanted.lengths, dna=dna, tokens=tokens)]
-    return default_workloads(dna=dna, tokens=tokens, few=wanted.quick)
+    say(f"{name}: weights")
+    full = given.full or device.type == "cuda"
+    model = find_model(name, str(device), weights=given.weights, full=full)
+    on_cpu = _CPU_FULL_TOKENS if full or not model.is_random else _CPU_TOKENS
+    tokens = given.tokens or (model.spec.timed_tokens if device.type == "cuda" else on_cpu)
+    dna = model.spec.molecule == "dna"
+    if given.lengths is not None:
+        workloads = [file_workload(given.lengths, dna=dna, tokens=tokens)]
+    else:
+        workloads = default_workloads(dna=dna, tokens=tokens, few=given.quick)
+    request = SpeedRequest(
+        precisions=given.precisions or default_precisions(device, few=given.quick),
+        token_budget=given.token_budget,
+        repeats=given.repeats or (3 if given.quick else 5),
+        rival_seconds=1.5 if given.quick else 5.0,
+        ceiling_seconds=0.5 if given.quick else 1.0,
+        tune=given.tune,
+    )
+    return compare(model, workloads, request, clock, say, rivals(model, request.precisions) if rivals else ())
 
 
 def _keep(found: list[ModelReport], device: torch.device) -> int:
@@ -182,8 +249,8 @@ def _keep(found: list[ModelReport], device: torch.device) -> int:
 
     import torch
 
-    from vnp.encoders.tuned import TunedBudget, write_tuned
-    from vnp.speed.machine import device_name
+    from vnp.encoders.measured import TunedBudget, write_tuned
+    from vnp.speed.measure import device_name
 
     kept = 0
     for model in found:

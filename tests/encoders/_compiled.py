@@ -18,15 +18,13 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from tests.encoders._models import DNABERT, ESM2, random_state
-from vnp.encoders.kernels import fused_fp8
-from vnp.encoders.kernels.attention import AttentionShape
-from vnp.encoders.kernels.fused_dnabert import FusedMosaicBert
-from vnp.encoders.kernels.fused_esm2 import FusedEsm2
-from vnp.encoders.kernels.fused_fp8 import Fp8Esm2
+from vnp.encoders.kernels import fp8
+from vnp.encoders.kernels.fp8 import Fp8Esm2
+from vnp.encoders.kernels.fused import FusedEsm2, FusedMosaicBert
 from vnp.encoders.kernels.triton_attention import TritonAttention
 from vnp.encoders.models.dnabert import MosaicBert
 from vnp.encoders.models.esm2 import Esm2
-from vnp.encoders.packing import collate
+from vnp.encoders.packing import AttentionShape, collate
 
 CPU = torch.device("cpu")
 # Heads, width and inner width of the published models; their layers are all alike, so one will do.
@@ -95,7 +93,7 @@ def run_layers(name: str, *, joint: bool, eight: bool) -> None:
 def main(capability: int, *models: str) -> None:
     """Compile for one kind of GPU; forms are ``joint``, ``plain`` and ``fp8``."""
     driver.set_active(Pretended(capability))
-    fused_fp8._OF_EACH = 1  # proteins of each length; kernels are the same
+    fp8._OF_EACH = 1  # proteins of each length; kernels are the same
     compiled = Compiled()
     found = {}
     for model in models:

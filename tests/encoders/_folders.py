@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from vnp.encoders.spec import EncoderSpec
-from vnp.encoders.weights.lock import LockedEncoder, LockedFile, file_sha256, read_lock, write_lock
+from vnp.encoders.spec import ESM2, EncoderSpec
+from vnp.encoders.weights.lock import LockedEncoder, LockedFile, read_lock, write_lock
+from vnp.files.hashing import file_sha256
 
 ESM2_CONFIG: dict[str, object] = {
     "model_type": "esm",
@@ -32,9 +33,7 @@ TINY = EncoderSpec(
     name="tiny",
     molecule="protein",
     width=16,
-    family="esm2",
-    pooling="residues",
-    tokenizer="esm2",
+    family=ESM2,
     hub_id="someone/tiny",
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from vnp.encoders.build import build
 from vnp.encoders.engine import TransformerEncoder
-from vnp.encoders.models.dnabert import MosaicBertConfig
-from vnp.encoders.models.esm2 import Esm2Config
+from vnp.encoders.spec import DNABERT as DNABERT_FAMILY
+from vnp.encoders.spec import ESM2 as ESM2_FAMILY
 from vnp.encoders.spec import EncoderSpec
 
 GOLDENS = ("fastesm2_tiny", "esm2_tiny", "dnabert_s_tiny", "dnabert_s_tiny_prefixed")
@@ -74,15 +74,8 @@ class Golden:
 
 
 def spec_for(config: Mapping[str, Any]) -> EncoderSpec:
-    protein = "esm" in config["model_type"]
-    return EncoderSpec(
-        name="small",
-        molecule="protein" if protein else "dna",
-        width=config["hidden_size"],
-        family="esm2" if protein else "dnabert",
-        pooling="residues" if protein else "tokens",
-        tokenizer="none",
-    )
+    family = ESM2_FAMILY if "esm" in config["model_type"] else DNABERT_FAMILY
+    return EncoderSpec("small", family.molecule, config["hidden_size"], family)
 
 
 def encoder(
@@ -108,11 +101,10 @@ def encoder(
 
 def random_state(config: Mapping[str, Any], seed: int = 0) -> dict[str, torch.Tensor]:
     """Weights in which nothing is 0 or 1, so that no term of a formula can be forgotten unseen."""
-    reader: Callable[[Mapping[str, object]], Esm2Config | MosaicBertConfig]
-    reader = Esm2Config.read if "esm" in config["model_type"] else MosaicBertConfig.read
+    sizes = spec_for(config).family.load_model().sizes.read(config)
     generator = torch.Generator().manual_seed(seed)
     state = {}
-    for name, shape in reader(config).tensors().items():
+    for name, shape in sizes.tensors().items():
         values = torch.randn(shape, generator=generator)
         if len(shape) == 2:
             state[name] = values if "embeddings" in name else values * shape[1] ** -0.5

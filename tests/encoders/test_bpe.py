@@ -13,8 +13,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 
-from vnp.encoders.tokens.bpe import FEWEST, FastBpe
-from vnp.encoders.tokens.pieces import NotPlainError, Pieces
+from vnp.encoders.tokens.bpe import FEWEST, FastBpe, NotPlainError, Pieces
 from vnp.encoders.tokens.tokenizers import DnabertTokenizer
 from vnp.sequences.reading import read_records
 

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from tests.encoders._interpreted import interpreted
-from vnp.encoders.kernels.attention import Attention, AttentionShape, ByLength, Padded, VarlenFlash, alibi_slopes
-from vnp.encoders.kernels.choice import check_kernel, choose
-from vnp.encoders.packing import Borders
+from vnp.encoders.kernels.attention import ByLength, Padded, VarlenFlash, alibi_slopes, check_kernel, choose
+from vnp.encoders.packing import Attention, AttentionShape, Borders
 from vnp.errors import EncoderError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -106,4 +105,4 @@ def interpret() -> None:
 def test_packed_on_the_gpu(family: str, precision: str) -> None:
     from vnp.doctor.engine import check_packed
 
-    assert check_packed("cuda", precision, family=family).passes  # type: ignore[arg-type]
+    assert check_packed("cuda", precision, model=family).passes

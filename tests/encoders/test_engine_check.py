@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("family", ["esm2", "dnabert"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_packed_passes(family: str, precision: str) -> None:
-    check = check_packed("cpu", precision, family=family, layers=2, sequences=8, longest=200)  # type: ignore[arg-type]
+    check = check_packed("cpu", precision, model=family, layers=2, sequences=8, longest=200)
     assert check.passes
     assert check.kernel == "by-length"
     assert check.layers == 2
@@ -39,7 +39,7 @@ def test_check_notices_a_border_one_row_off(family: str, monkeypatch: pytest.Mon
         return right(self, ids)  # type: ignore[arg-type]
 
     monkeypatch.setattr(TransformerEncoder, "embed_ids", wrong)
-    assert not check_packed("cpu", "fp16", family=family, sequences=8, longest=200).passes  # type: ignore[arg-type]
+    assert not check_packed("cpu", "fp16", model=family, sequences=8, longest=200).passes
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,11 +9,9 @@ from numpy.typing import NDArray
 
 from tests.encoders._interpreted import interpreted
 from tests.encoders._models import DNABERT, ESM2, encoder, random_ids, random_state
-from vnp.encoders.kernels.attention import AttentionShape
 from vnp.encoders.models.dnabert import MosaicBert
 from vnp.encoders.models.esm2 import Esm2
-from vnp.encoders.packing import Borders
-from vnp.encoders.repeats import distinct
+from vnp.encoders.packing import AttentionShape, Borders, distinct
 from vnp.errors import EncoderError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -87,8 +85,7 @@ def interpret_attention() -> None:
 
 
 def interpret_esm2() -> None:
-    from vnp.encoders.kernels.fused import agree
-    from vnp.encoders.kernels.fused_esm2 import FusedEsm2
+    from vnp.encoders.kernels.fused import FusedEsm2, agree
     from vnp.encoders.kernels.triton_attention import TritonAttention
 
     config = {**ESM2, **SMALL}
@@ -104,8 +101,7 @@ def interpret_esm2() -> None:
 
 
 def interpret_dnabert() -> None:
-    from vnp.encoders.kernels.fused import agree
-    from vnp.encoders.kernels.fused_dnabert import FusedMosaicBert
+    from vnp.encoders.kernels.fused import FusedMosaicBert, agree
     from vnp.encoders.kernels.triton_attention import TritonAttention
 
     config = {**DNABERT, **SMALL}

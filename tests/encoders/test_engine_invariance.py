@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.encoders._models import DNABERT, ESM2, encoder, random_ids, random_state
-from vnp.encoders.kernels.gelu import gelu
+from vnp.encoders.models.trunk import gelu
 
 WIDE = {**ESM2, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024, "num_hidden_layers": 1}
 ODD = {**ESM2, "hidden_size": 68, "num_attention_heads": 2}

@@ -15,11 +15,9 @@ from tests.encoders._hub_server import COMMIT, HubContent, serve
 from vnp.encoders import from_folder
 from vnp.encoders.spec import spec
 from vnp.encoders.tokens.tokenizers import ESM2_VOCABULARY
-from vnp.encoders.weights import fetch as fetch_module
-from vnp.encoders.weights.check import verify
-from vnp.encoders.weights.fetch import choose_files, fetch
-from vnp.encoders.weights.hub import HuggingFaceHub, Moved, RemoteFile, RemoteModel
-from vnp.encoders.weights.lock import read_lock
+from vnp.encoders.weights import download as fetch_module
+from vnp.encoders.weights.download import HuggingFaceHub, Moved, RemoteFile, RemoteModel, choose_files, fetch
+from vnp.encoders.weights.lock import read_lock, verify
 from vnp.errors import StorageError, UsageError, WeightsError
 
 

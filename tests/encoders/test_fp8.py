@@ -16,12 +16,12 @@ import torch
 from tests.encoders._folders import TINY, write_folder
 from tests.encoders._interpreted import interpreted
 from tests.encoders._models import DNABERT, ESM2, encoder, random_ids, random_state
-from vnp.doctor.fp8 import fp8, proteins
+from vnp.doctor.reference import fp8, proteins
+from vnp.encoders.measured import RECORD_NAME, Fp8Record, keep_fp8_record, require_fp8_record, weights_digest
 from vnp.encoders.packing import Batch
 from vnp.encoders.registry import _allowed
 from vnp.encoders.spec import EncoderSpec, spec
-from vnp.encoders.weights.check import resolve
-from vnp.encoders.weights.fp8_record import FILE_NAME, Fp8Record, require_record, weights_digest, write_record
+from vnp.encoders.weights.lock import resolve
 from vnp.errors import EncoderError, UsageError
 
 GOOD = Fp8Record("tiny", "", 10, 100, 0.9995, 0.9999, "a GPU", "2.11", "0.1.0")
@@ -47,41 +47,41 @@ def test_without_a_measurement_8_bits_are_refused(tiny: tuple[EncoderSpec, Path]
 
 def test_a_measurement_that_passes_allows_them(tiny: tuple[EncoderSpec, Path]) -> None:
     one, folder = tiny
-    assert write_record(replace(GOOD, weights=weights_digest(one)), folder) == folder / FILE_NAME
+    assert keep_fp8_record(replace(GOOD, weights=weights_digest(one)), folder) == folder / RECORD_NAME
     assert _allowed("fp8", one, folder) == "fp8"
 
 
 def test_one_that_does_not_pass_forbids_them(tiny: tuple[EncoderSpec, Path]) -> None:
     one, folder = tiny
-    write_record(replace(GOOD, weights=weights_digest(one), min_cosine=0.9989), folder)
+    keep_fp8_record(replace(GOOD, weights=weights_digest(one), min_cosine=0.9989), folder)
     with pytest.raises(EncoderError, match=r"smallest cosine to float32 of 0.99890, below 0.999: use --precision fp16"):
-        require_record(one, folder)
+        require_fp8_record(one, folder)
 
 
 def test_one_of_other_weights_does_not_count(tiny: tuple[EncoderSpec, Path]) -> None:
     one, folder = tiny
-    write_record(replace(GOOD, weights="0" * 64), folder)
+    keep_fp8_record(replace(GOOD, weights="0" * 64), folder)
     with pytest.raises(EncoderError, match="nobody measured"):
-        require_record(one, folder)
+        require_fp8_record(one, folder)
     assert weights_digest(one) != weights_digest(replace(one, weights={"model.safetensors": "1" * 64}))
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"schema": "vnp-fp8/1"}', '{"schema": "other"}'])
 def test_a_damaged_record_does_not_count(tiny: tuple[EncoderSpec, Path], content: str) -> None:
-    (tiny[1] / FILE_NAME).write_text(content)
+    (tiny[1] / RECORD_NAME).write_text(content)
     with pytest.raises(EncoderError, match="nobody measured"):
-        require_record(*tiny)
+        require_fp8_record(*tiny)
 
 
 def test_where_the_weights_cannot_be_written_the_cache_keeps_it(
     tiny: tuple[EncoderSpec, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, folder = tiny
-    (folder / FILE_NAME).mkdir()  # as good as a folder that refuses: nothing can be put in its place
-    path = write_record(replace(GOOD, weights=weights_digest(one)), folder)
+    (folder / RECORD_NAME).mkdir()  # as good as a folder that refuses: nothing can be put in its place
+    path = keep_fp8_record(replace(GOOD, weights=weights_digest(one)), folder)
     assert path.is_relative_to(os.environ["XDG_CACHE_HOME"])
     assert json.loads(path.read_text())["min_cosine"] == GOOD.min_cosine
-    require_record(one, folder)
+    require_fp8_record(one, folder)
 
 
 def test_dnabert_runs_in_half_precision_beside_it(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_kernels_interpreted() -> None:
 def check_kernels(place: str) -> None:
     from torch.nn.functional import gelu, layer_norm
 
-    from vnp.encoders.kernels import triton_fp8
+    from vnp.encoders.kernels import fp8 as triton_fp8
 
     torch.manual_seed(0)
     # The interpreter loses the carry where rounding up reaches a power of two, one number in fifty.

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from vnp.encoders.weights import lock as lock_module
-from vnp.encoders.weights.lock import LOCK_NAME, LockedEncoder, LockedFile, file_sha256, read_lock, write_lock
+from vnp.encoders.weights.lock import LOCK_NAME, LockedEncoder, LockedFile, read_lock, weight_sha256, write_lock
 from vnp.errors import StorageError, WeightsError
+from vnp.files import hashing
 
 ENTRY = LockedEncoder(
     hub_id="someone/model",
@@ -23,7 +23,7 @@ ENTRY = LockedEncoder(
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(lock_module, "REMEMBERED_BYTES", 0)
+    monkeypatch.setattr(hashing, "REMEMBERED_BYTES", 0)
     return tmp_path / "cache"
 
 
@@ -56,7 +56,7 @@ def test_a_damaged_lock_says_what_to_do(text: str, tmp_path: Path) -> None:
 
 def test_a_lock_of_another_schema(tmp_path: Path) -> None:
     (tmp_path / LOCK_NAME).write_text(json.dumps({"schema": 99, "encoders": {}}))
-    with pytest.raises(WeightsError, match="has schema 99"):
+    with pytest.raises(WeightsError, match="of another version of vnp"):
         read_lock(tmp_path)
 
 
@@ -96,9 +96,9 @@ def test_an_unchanged_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.Mo
     path.write_bytes(b"weights")
     calls = count_hashes(monkeypatch)
     expected = hashlib.sha256(b"weights").hexdigest()
-    assert [file_sha256(path), file_sha256(path)] == [expected, expected]
+    assert [weight_sha256(path), weight_sha256(path)] == [expected, expected]
     assert len(calls) == 1
-    assert file_sha256(path, again=True) == expected
+    assert weight_sha256(path, again=True) == expected
     assert len(calls) == 2
 
 
@@ -107,7 +107,7 @@ def test_a_touched_file_is_hashed_again(change: str, tmp_path: Path, monkeypatch
     path = tmp_path / "model.bin"
     path.write_bytes(b"weights")
     stamp = path.stat()
-    file_sha256(path)
+    weight_sha256(path)
     calls = count_hashes(monkeypatch)
     if change == "content":
         path.write_bytes(b"other weights")
@@ -117,30 +117,30 @@ def test_a_touched_file_is_hashed_again(change: str, tmp_path: Path, monkeypatch
         (tmp_path / "new").write_bytes(b"swapped")
         os.utime(tmp_path / "new", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
         (tmp_path / "new").replace(path)
-    assert file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert weight_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
     assert len(calls) == 1
 
 
 def test_a_cache_that_is_damaged_or_cannot_be_written_costs_only_time(tmp_path: Path, own_cache: Path) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(b"weights")
-    expected = file_sha256(path)
+    expected = weight_sha256(path)
     (memory,) = (own_cache / "vnp" / "checked").iterdir()
     memory.write_text("{")
-    assert file_sha256(path) == expected
+    assert weight_sha256(path) == expected
     memory.unlink()
     memory.parent.rmdir()
     memory.parent.write_text("in the way")
-    assert file_sha256(path) == expected
+    assert weight_sha256(path) == expected
 
 
 def test_nothing_is_written_beside_the_weights(tmp_path: Path) -> None:
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "model.bin").write_bytes(b"weights")
-    file_sha256(tmp_path / "w" / "model.bin")
+    weight_sha256(tmp_path / "w" / "model.bin")
     assert [one.name for one in (tmp_path / "w").iterdir()] == ["model.bin"]
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="cannot be read"):
-        file_sha256(tmp_path / "gone")
+        weight_sha256(tmp_path / "gone")

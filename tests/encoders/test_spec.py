@@ -62,7 +62,7 @@ def test_a_spec_travels_to_another_process() -> None:
 
 def test_importing_the_room_loads_no_tensor_library() -> None:
     program = (
-        "import sys, vnp.encoders, vnp.encoders.weights.check, vnp.encoders.weights.fetch;"
+        "import sys, vnp.encoders, vnp.encoders.weights.lock, vnp.encoders.weights.download;"
         "print([m for m in ('torch', 'sklearn', 'tokenizers', 'transformers', 'huggingface_hub') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

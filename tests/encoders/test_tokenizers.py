@@ -64,16 +64,16 @@ def test_esm2_ids_by_hand() -> None:
 
 
 def test_esm2_vocabulary_file_is_used_when_there(tmp_path: Path) -> None:
-    assert load_tokenizer(tmp_path, "esm2").digest == Esm2Tokenizer().digest
+    assert load_tokenizer(tmp_path, "letters").digest == Esm2Tokenizer().digest
     swapped = [*ESM2_VOCABULARY]
     swapped[4], swapped[5] = swapped[5], swapped[4]
     (tmp_path / "vocab.txt").write_text("\n".join(swapped))
-    tokenizer = load_tokenizer(tmp_path, "esm2")
+    tokenizer = load_tokenizer(tmp_path, "letters")
     assert tokenizer.encode_batch(["LA"])[0].tolist() == [0, 5, 4, 2]
     assert tokenizer.digest != Esm2Tokenizer().digest
     (tmp_path / "vocab.txt").write_text("A\nC\n")
     with pytest.raises(WeightsError, match="not an ESM2 vocabulary"):
-        load_tokenizer(tmp_path, "esm2")
+        load_tokenizer(tmp_path, "letters")
 
 
 def copies(shared: Path) -> tuple[Path, Path]:
@@ -114,25 +114,25 @@ def test_digest_without_the_library_is_the_same(shared: Path, tmp_path: Path) ->
     content = json.loads(plain.read_text())
     content["model"]["merges"] = [one.split(" ") for one in content["model"]["merges"]]
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    assert tokenizer_digest(tmp_path, "dnabert") == DnabertTokenizer(plain.read_text()).digest
-    assert tokenizer_digest(tmp_path, "dnabert") == load_tokenizer(tmp_path, "dnabert").digest
+    assert tokenizer_digest(tmp_path, "pieces") == DnabertTokenizer(plain.read_text()).digest
+    assert tokenizer_digest(tmp_path, "pieces") == load_tokenizer(tmp_path, "pieces").digest
     content["model"]["vocab"]["A"], content["model"]["vocab"]["C"] = 6, 5
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    assert tokenizer_digest(tmp_path, "dnabert") != DnabertTokenizer(plain.read_text()).digest
+    assert tokenizer_digest(tmp_path, "pieces") != DnabertTokenizer(plain.read_text()).digest
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"model": {"vocab": {}, "merges": 3}}', "null", '"x"'])
 def test_a_damaged_tokenizer_is_one_message(text: str, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(WeightsError, match="does not describe a tokenizer"):
-        load_tokenizer(tmp_path, "dnabert")
+        load_tokenizer(tmp_path, "pieces")
     with pytest.raises(WeightsError, match="does not describe a tokenizer"):
-        tokenizer_digest(tmp_path, "dnabert")
+        tokenizer_digest(tmp_path, "pieces")
 
 
 def test_a_missing_tokenizer_is_named_when_letters_come(tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(tmp_path, "dnabert")
+    tokenizer = load_tokenizer(tmp_path, "pieces")
     assert isinstance(tokenizer, AbsentTokenizer)
-    assert tokenizer_digest(tmp_path, "dnabert") is None
+    assert tokenizer_digest(tmp_path, "pieces") is None
     with pytest.raises(WeightsError, match=r"tokenizer\.json is missing"):
         tokenizer.encode_batch(["ACGT"])

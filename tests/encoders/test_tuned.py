@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vnp.encoders.tuned import TunedBudget, read_tuned, tuned_path, write_tuned
+from vnp.encoders.measured import TunedBudget, read_tuned, tuned_path, write_tuned
 
 GPU = "NVIDIA H100 80GB HBM3"
 

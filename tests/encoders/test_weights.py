@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 
 from tests.encoders._folders import ESM2_CONFIG, TINY, esm2_state, lock_folder, write_folder
 from vnp.encoders import describe, from_folder, identity, load
-from vnp.encoders.registry import choose_device
-from vnp.encoders.spec import spec
-from vnp.encoders.weights.check import read_state, resolve, verify
+from vnp.encoders.device import choose_device, choose_precision
+from vnp.encoders.spec import DNABERT, ESM2, spec
 from vnp.encoders.weights.folders import config_family, find_folder, weight_files, weights_root
+from vnp.encoders.weights.lock import resolve, verify
+from vnp.encoders.weights.state import read_state
 from vnp.errors import EncoderError, UsageError, WeightsError
 
 
@@ -234,8 +235,8 @@ def test_a_damaged_config(text: str, tmp_path: Path) -> None:
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="neither ESM2 nor DNABERT-S"):
         config_family({"model_type": "bert", "architectures": ["BertModel"]}, tmp_path)
-    assert config_family({"model_type": "bert", "alibi_starting_size": 512}, tmp_path) == "dnabert"
-    assert config_family({"model_type": "fast_esm"}, tmp_path) == "esm2"
+    assert config_family({"model_type": "bert", "alibi_starting_size": 512}, tmp_path) == DNABERT
+    assert config_family({"model_type": "fast_esm"}, tmp_path) == ESM2
 
 
 # --- are they the right ones
@@ -372,12 +373,14 @@ def test_a_missing_extra_or_misshapen_tensor_is_one_message(fault: str, tmp_path
 
 def test_devices_and_precisions() -> None:
     if not torch.cuda.is_available():
-        assert choose_device("auto", "auto") == ("cpu", "fp32")
+        assert choose_device("auto") == torch.device("cpu")
         with pytest.raises(EncoderError, match="sees no GPU"):
-            choose_device("cuda", "fp16")
-    assert choose_device("cpu", "bf16") == ("cpu", "bf16")
+            choose_device("cuda")
+    assert choose_device("cpu") == torch.device("cpu")
     with pytest.raises(UsageError, match="'tpu'"):
-        choose_device("tpu", "fp32")
+        choose_device("tpu")
+    assert [choose_precision(name, torch.device("cpu")) for name in ("auto", "bf16")] == ["fp32", "bf16"]
+    assert choose_precision("auto", torch.device("cuda", 0)) == "fp16"
     with pytest.raises(UsageError, match="fp4"):
         load("kmer", molecule="dna", precision="fp4")
 

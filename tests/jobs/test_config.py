@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from benchmarks.__main__ import train as measure_training
+from benchmarks.train import main as measure_training
 from jobs.__main__ import every_command
 from jobs._cli.command import Command
 from jobs._cli.config import read_config

@@ -17,11 +17,12 @@ from safetensors.torch import save_file
 
 from jobs.doctor import main
 from tests.encoders._folders import ESM2_CONFIG, TINY, lock_folder, write_folder
-from vnp.doctor import Finding, accelerator, examine, healthy, machine
+from vnp.doctor import Finding, engine, guarded, healthy
+from vnp.doctor import examine as machine
 from vnp.doctor import weights as weights_module
-from vnp.doctor.finding import guarded
 from vnp.doctor.reference import compare
 from vnp.doctor.weights import weights
+from vnp.encoders.spec import DNABERT
 from vnp.encoders.tokens.tokenizers import ESM2_VOCABULARY
 
 
@@ -71,7 +72,7 @@ def test_a_bare_machine_is_healthy(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the kernels, which take seconds."""
-    monkeypatch.setattr(accelerator, "accelerator", lambda: [])
+    monkeypatch.setattr(engine, "gpus_and_kernels", lambda: [])
 
 
 @pytest.mark.usefixtures("quick")
@@ -175,23 +176,23 @@ def test_too_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_attention_that_gives_wrong_numbers_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert accelerator.sdpa_error("cpu", "fp32") < 1e-5
-    assert accelerator.sdpa_error("cpu", "bf16") < accelerator.SDPA_TOLERANCE["bf16"]
+    assert engine.sdpa_error("cpu", "fp32") < 1e-5
+    assert engine.sdpa_error("cpu", "bf16") < engine.SDPA_TOLERANCE["bf16"]
     real = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(
         torch.nn.functional, "scaled_dot_product_attention", lambda query, key, value: real(query * 1.1, key, value)
     )
-    assert accelerator._sdpa("cpu", "fp32").state == "fails"
+    assert engine._sdpa("cpu", "fp32").state == "fails"
     monkeypatch.setattr(
         torch.nn.functional, "scaled_dot_product_attention", lambda query, key, value: query * float("nan")
     )
-    assert accelerator._sdpa("cpu", "fp32").state == "fails"
+    assert engine._sdpa("cpu", "fp32").state == "fails"
 
 
 def test_no_torch_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    (finding,) = accelerator.accelerator()
-    assert (finding.about, finding.state) == ("torch", "fails")
+    findings = [one for one in machine.examine() if one.about.split()[0] in ("torch", "SDPA", "packed", "GPU")]
+    assert [(one.about, one.state) for one in findings] == [("torch", "fails")]
 
 
 def test_a_look_that_crashes_is_a_finding() -> None:
@@ -205,7 +206,7 @@ def test_a_look_that_crashes_is_a_finding() -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_findings_come_one_by_one() -> None:
-    first = next(iter(examine()))
+    first = next(iter(machine.examine()))
     assert first.about == "Python"
 
 
@@ -233,7 +234,7 @@ def test_reference_agrees_with_the_published_code(tmp_path: Path) -> None:
 def test_reference_notices_another_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_published(tmp_path / "tiny")
     # Means over all tokens on one side, over residues on the other.
-    monkeypatch.setattr("vnp.doctor.reference.resolve", lambda *_: dataclasses.replace(TINY, pooling="tokens"))
+    monkeypatch.setattr("vnp.doctor.reference.resolve", lambda *_: dataclasses.replace(TINY, family=DNABERT))
     finding = compare(TINY, tmp_path / "tiny")
     assert finding.state == "fails", finding
 

@@ -11,7 +11,7 @@ from jobs import fetch as command
 from tests.encoders._folders import ESM2_CONFIG, TINY, esm2_state
 from tests.encoders._hub_server import COMMIT, HubContent, serve
 from vnp.encoders.spec import spec
-from vnp.encoders.weights.hub import HuggingFaceHub
+from vnp.encoders.weights.download import HuggingFaceHub
 from vnp.encoders.weights.lock import read_lock
 
 
@@ -29,7 +29,7 @@ def run(*arguments: str) -> Result:
 
 
 def use_hub(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    monkeypatch.setattr("vnp.encoders.weights.hub.HuggingFaceHub", lambda: HuggingFaceHub(address))
+    monkeypatch.setattr("vnp.encoders.weights.download.HuggingFaceHub", lambda: HuggingFaceHub(address))
 
 
 @pytest.fixture(scope="module")

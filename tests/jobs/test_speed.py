@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from jobs._cli import speed_run as _speed_run
+from jobs._cli import end_to_end
 from tests.jobs.commands import call, clean
 from tests.speed.tiny import tiny_model
-from vnp.encoders.tuned import tuned_path
-from vnp.speed import compare, subject
-from vnp.speed.folders import make_folder
+from vnp.encoders.measured import tuned_path
+from vnp.speed import compare, models
+from vnp.speed.made_up import make_folder
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def small_and_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setenv("VNP_CONFIG", str(tmp_path / "settings"))
     monkeypatch.setenv("VNP_WEIGHTS", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(subject, "random_model", tiny_model)
+    monkeypatch.setattr(models, "random_model", tiny_model)
     # Shorter than what is worth measuring.
     monkeypatch.setattr(compare, "ranges", lambda _: ((8, 16), (128, 256)))
     # Small products on many threads only wait for one another.
@@ -58,7 +58,7 @@ def test_table_and_files(tmp_path: Path) -> None:
     result = speed("--model", "dnabert_s", "--out", tmp_path / "out", "--time", 20)
     assert result.exit_code == 0, clean(result)
     assert "on a CPU: small models with random weights" in result.stderr
-    for words in ("dnabert_s: 2 layers of 84, random weights, small", "chunks of 300 bases", "one sequence at a time"):
+    for words in ("dnabert_s: 2 layers of 84, random weights, small", "chunks of 300 bases"):
         assert words in result.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["speed.json", "speed.png", "speed.tsv"]
     assert not tuned_path().exists()
@@ -177,7 +177,7 @@ def test_what_was_measured_before_it_was_ended_is_there(
 def test_models_before_one_that_was_ended_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
 ) -> None:
-    end_at_second_call(monkeypatch, subject, "find_subject")
+    end_at_second_call(monkeypatch, models, "find_model")
     more = ("--json",) if as_json else ()
     result = speed("--model", "dnabert_s", "--model", "fastesm2_650", "--out", tmp_path, "--time", 2, *more)
     assert result.exit_code == 1
@@ -192,7 +192,7 @@ def test_runs_before_one_that_was_ended_are_there(
 ) -> None:
     for name in ("fastesm2_650", "dnabert_s"):
         make_folder(tmp_path / "weights", name, "cpu", full=False)
-    end_at_second_call(monkeypatch, _speed_run, "_run")
+    end_at_second_call(monkeypatch, end_to_end, "_run")
     options = ("--reads", 3, "--weights", tmp_path / "weights", "--cold", "--out", tmp_path / "out")
     result = speed("--end-to-end", *options, *(("--json",) if as_json else ()))
     assert result.exit_code == 1

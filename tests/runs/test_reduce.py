@@ -16,15 +16,15 @@ import h5py
 import numpy as np
 import pytest
 
-from benchmarks.merge import benchmark_merge, synthetic_run
-from tests.runs.making import coding, column_bytes, dna, make_all, make_one, plan_run, write_fasta
+from benchmarks.merge import measure_merge, synthetic_run
+from tests.runs.making import coding, column_bytes, dna, make_all, pair, plan_run, write_fasta
 from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, RunExistsError, StorageError, VnpError
 from vnp.features import table
-from vnp.files.hashing import file_sha256
-from vnp.runs.done.receipts import Receipt, sealed
+from vnp.runs.done.receipts import Receipt, file_sha256, sealed
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.done.skipped import write_skipped
 from vnp.runs.done.status import run_status
+from vnp.runs.making.work import extract_shard
 from vnp.runs.request import Run
 
 
@@ -48,7 +48,7 @@ def run(template: Path, tmp_path: Path) -> Run:
 
 def rerun(run: Run) -> None:
     for number in run_status(run).unfinished:
-        assert make_one(run, number).state == "done"
+        assert extract_shard(run, number, pair).state == "done"
 
 
 def reseal(run: Run, number: int, **changes: Any) -> None:
@@ -348,7 +348,7 @@ def test_many_shards(tmp_path: Path) -> None:
 
 
 def test_memory_stays_bounded_and_the_benchmark_measures(tmp_path: Path) -> None:
-    found = benchmark_merge(tmp_path, rows=20_000, shards=3, repeats=1)
+    found = measure_merge(tmp_path, rows=20_000, shards=3, repeats=1)
     assert found.feature_bytes == 20_000 * 1664 * 2
     assert found.peak_bytes < 250e6
     assert min(found.reduce_seconds, found.cp_seconds, found.ratio) > 0

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.frames_loop import chunk_bounds
+from benchmarks.frames import chunk_bounds
 from vnp.sequences.chunks import Chunking
 
 LENGTHS = st.lists(st.integers(0, 3000), max_size=8)

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.frames import benchmark_frames
-from benchmarks.frames_loop import all_open_rows
+from benchmarks.frames import all_open_rows, measure_frames
 from vnp.sequences import chunks as chunks_module
 from vnp.sequences.chunks import Chunking, Chunks
 from vnp.sequences.frames import FRAME_NAMES, Frames, Reason, count_open, frame_ids, open_frames
@@ -148,18 +147,18 @@ def test_every_codon_is_translated_by_the_standard_code() -> None:
 
 
 def test_the_benchmark_checks_before_it_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    figures = benchmark_frames(bases=30_000, chunk=300, repeats=1, seed=3)
+    figures = measure_frames(bases=30_000, chunk=300, repeats=1, seed=3)
     assert figures.bases == 30_000
     assert figures.rows > 0
     assert min(figures.loop_seconds, figures.seconds, figures.strings_seconds, figures.count_seconds) > 0
     monkeypatch.setattr("benchmarks.frames.all_open_rows", lambda *_: [("r", "ACG", "T")])
     with pytest.raises(RuntimeError, match="differ"):
-        benchmark_frames(bases=30_000, chunk=300, repeats=1, seed=3)
+        measure_frames(bases=30_000, chunk=300, repeats=1, seed=3)
 
 
 def test_the_benchmark_takes_files(tmp_path: Path) -> None:
     (tmp_path / "a.fa").write_text(">a\n" + "ACGGC" * 400 + "\n>b\n" + "ACC" * 300 + "\n")
-    figures = benchmark_frames(bases=2_500, chunk=500, repeats=1, paths=[tmp_path / "a.fa"])
+    figures = measure_frames(bases=2_500, chunk=500, repeats=1, paths=[tmp_path / "a.fa"])
     assert figures.bases == 2_500
 
 

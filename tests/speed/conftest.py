@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.speed.tiny import tiny_model
-from vnp.speed.subject import Subject
+from vnp.encoders.models.bare import BareModel
+from vnp.encoders.spec import spec
 
 
 @pytest.fixture(autouse=True)
@@ -19,10 +20,10 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def protein() -> Subject:
-    return Subject("fastesm2_650", "random weights, small", tiny_model())
+def protein() -> BareModel:
+    return tiny_model()
 
 
 @pytest.fixture(scope="session")
-def dna() -> Subject:
-    return Subject("dnabert_s", "random weights, small", tiny_model(family="dnabert"))
+def dna() -> BareModel:
+    return tiny_model(like=spec("dnabert_s"))

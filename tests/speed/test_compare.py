@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,29 +9,30 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.rivals import rivals
+from vnp.encoders.models.bare import BareModel
 from vnp.errors import EncoderError
 from vnp.speed import compare as room
-from vnp.speed.compare import Asked, compare
-from vnp.speed.contestants import Contestant, Entry, Ready, contestants
+from vnp.speed.compare import Contestant, Entry, Ready, SpeedRequest, compare
 from vnp.speed.measure import Clock
 from vnp.speed.results import ModelReport, as_json, table, write
-from vnp.speed.subject import Subject
 from vnp.speed.workloads import Workload
 
-FAST = Asked(precisions=("fp32",), repeats=2, rival_seconds=0.01, ceiling_seconds=0.001, sweeps=False)
+FAST = SpeedRequest(precisions=("fp32",), repeats=2, rival_seconds=0.01, ceiling_seconds=0.001, sweeps=False)
 WORKLOADS = [Workload("short", np.array([5, 9, 7, 6])), Workload("long", np.array([40, 12]))]
 
 
-def run(subject: Subject, asked: Asked = FAST, seconds: float = 600) -> ModelReport:
-    return compare(subject, WORKLOADS, asked, Clock(seconds), lambda _: None)
+def run(model: BareModel, request: SpeedRequest = FAST, seconds: float = 600) -> ModelReport:
+    others = rivals(model, request.precisions)
+    return compare(model, WORKLOADS, request, Clock(seconds), lambda _: None, others)
 
 
-def fails_at_once(_: Subject) -> Ready:
+def fails_at_once(_: BareModel) -> Ready:
     raise EncoderError("no such kernel\nand more")
 
 
-def fails_on_long_ones(subject: Subject) -> Ready:
-    encoder = subject.encoder("fp32")
+def fails_on_long_ones(model: BareModel) -> Ready:
+    encoder = model.encoder("fp32")
 
     def prepare(ids: Any, _: float) -> Entry:
         found = list(ids)
@@ -41,14 +43,14 @@ def fails_on_long_ones(subject: Subject) -> Ready:
     return Ready(prepare)
 
 
-def wrong_numbers(subject: Subject) -> Ready:
+def wrong_numbers(model: BareModel) -> Ready:
     def noise(ids: Any) -> np.ndarray:
         return np.ones((len(list(ids)), 7), np.float32)
 
     return Ready(lambda ids, _: Entry(noise, [np.arange(len(ids))], ""))
 
 
-def test_rows_of_all_and_how_they_compare(dna: Subject) -> None:
+def test_rows_of_all_and_how_they_compare(dna: BareModel) -> None:
     report = run(dna)
     assert [(row.contestant, row.workload) for row in report.rows] == [
         ("vnp", "short"),
@@ -71,18 +73,14 @@ def test_rows_of_all_and_how_they_compare(dna: Subject) -> None:
     assert (loop.times_loop, loop.times_rival) == (None, None)
 
 
-def test_one_that_fails_does_not_end_the_others(dna: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    def field(*_: object) -> list[Contestant]:
-        ours = contestants(dna, ("fp32",), None)
-        return [
-            Contestant("broken", "rival", "fp32", fails_at_once),
-            Contestant("greedy", "rival", "fp32", fails_on_long_ones),
-            Contestant("wrong", "rival", "fp32", wrong_numbers),
-            *ours,
-        ]
-
-    monkeypatch.setattr(room, "contestants", field)
-    rows = {(row.contestant, row.workload): row for row in run(dna).rows}
+def test_one_that_fails_does_not_end_the_others(dna: BareModel) -> None:
+    others = [
+        Contestant("broken", "rival", "fp32", fails_at_once),
+        Contestant("greedy", "rival", "fp32", fails_on_long_ones),
+        Contestant("wrong", "rival", "fp32", wrong_numbers),
+    ]
+    report = compare(dna, WORKLOADS, FAST, Clock(600), lambda _: None, others)
+    rows = {(row.contestant, row.workload): row for row in report.rows}
     assert rows["broken", "short"].error == rows["broken", "long"].error == "no such kernel"
     assert rows["greedy", "short"].error is None
     assert rows["greedy", "long"].error == "out of memory"
@@ -92,9 +90,9 @@ def test_one_that_fails_does_not_end_the_others(dna: Subject, monkeypatch: pytes
     assert rows["vnp", "short"].times_rival is not None
 
 
-def test_a_precision_that_is_not_there_is_a_row_that_says_so(protein: Subject) -> None:
+def test_a_precision_that_is_not_there_is_a_row_that_says_so(protein: BareModel) -> None:
     pytest.importorskip("transformers")
-    report = run(protein, Asked(("fp8", "fp32"), repeats=1, rival_seconds=0.01, ceiling_seconds=0.001, sweeps=False))
+    report = run(protein, replace(FAST, precisions=("fp8", "fp32"), repeats=1))
     rows = {(row.kind, row.precision, row.workload): row for row in report.rows}
     assert "fp8" in (rows["ours", "fp8", "short"].error or "")
     assert rows["ours", "fp32", "short"].error is None
@@ -105,15 +103,15 @@ def test_a_precision_that_is_not_there_is_a_row_that_says_so(protein: Subject) -
     assert rows["loop", "fp32", "long"].error is None
 
 
-def test_when_the_time_is_up_ours_are_measured_still(dna: Subject) -> None:
-    report = run(dna, Asked(("fp32",), ceiling_seconds=0.001), seconds=0)
+def test_when_the_time_is_up_ours_are_measured_still(dna: BareModel) -> None:
+    report = run(dna, SpeedRequest(("fp32",), ceiling_seconds=0.001), seconds=0)
     errors = {(row.kind, row.workload): row.error for row in report.rows}
     assert errors["ours", "short"] is errors["ours", "long"] is None
     assert "time was used up" in (errors["loop", "short"] or "")
     assert "time was used up" in (report.sweeps[0].error or "")
 
 
-def test_an_interruption_leaves_what_was_measured(dna: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_leaves_what_was_measured(dna: BareModel, monkeypatch: pytest.MonkeyPatch) -> None:
     measure, calls = room._measure, iter(range(9))
 
     def measured(*given: Any) -> Any:
@@ -130,39 +128,41 @@ def test_an_interruption_leaves_what_was_measured(dna: Subject, monkeypatch: pyt
     assert "interrupted" in "\n".join(table(report))
 
 
-def test_rivals_run_before_our_further_precisions(dna: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rivals_run_before_our_further_precisions(dna: BareModel, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[tuple[str, str]] = []
     contest = room._contest
 
-    def noted(subject: Subject, contestant: Contestant, *rest: Any) -> Any:
+    def noted(model: BareModel, contestant: Contestant, *rest: Any) -> Any:
         order.append((contestant.kind, contestant.precision))
-        return contest(subject, contestant, *rest)
+        return contest(model, contestant, *rest)
 
     monkeypatch.setattr(room, "_contest", noted)
-    asked = Asked(("fp32", "bf16"), repeats=1, rival_seconds=0.01, ceiling_seconds=0.001, sample=2, sweeps=False)
-    report = compare(dna, WORKLOADS[:1], asked, Clock(60), lambda _: None)
+    request = SpeedRequest(
+        ("fp32", "bf16"), repeats=1, rival_seconds=0.01, ceiling_seconds=0.001, sample=2, sweeps=False
+    )
+    report = compare(dna, WORKLOADS[:1], request, Clock(60), lambda _: None, rivals(dna, ("fp32",)))
     assert order == [("ours", "fp32"), ("loop", "fp32"), ("ours", "bf16")]
     assert [(row.kind, row.precision) for row in report.rows] == [("ours", "fp32"), ("ours", "bf16"), ("loop", "fp32")]
 
 
-def test_without_a_reference_there_is_no_cosine(dna: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Subject.encoder
+def test_without_a_reference_there_is_no_cosine(dna: BareModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = BareModel.encoder
 
-    def no_padded(self: Subject, precision: str, attention: str = "auto", token_budget: int | None = None) -> object:
+    def no_padded(self: BareModel, precision: str, attention: str = "auto", token_budget: int | None = None) -> object:
         if attention == "padded":
             raise torch.OutOfMemoryError("CUDA out of memory")
         return right(self, precision, attention, token_budget)
 
-    monkeypatch.setattr(Subject, "encoder", no_padded)
+    monkeypatch.setattr(BareModel, "encoder", no_padded)
     report = run(dna)
     assert report.reference_error == "out of memory"
     assert report.rows[0].error is None
     assert report.rows[0].least_cosine is None
 
 
-def test_sweeps_and_files(dna: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_sweeps_and_files(dna: BareModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(room, "ranges", lambda _: ((8, 16), (128, 256)))
-    report = run(dna, Asked(("fp32", "bf16"), repeats=1, rival_seconds=0.01, ceiling_seconds=0.001, tune=True))
+    report = run(dna, SpeedRequest(("fp32", "bf16"), repeats=1, rival_seconds=0.01, ceiling_seconds=0.001, tune=True))
     assert [(sweep.over, sweep.precision) for sweep in report.sweeps] == [
         ("length", "fp32"),
         ("budget", "fp32"),
@@ -184,7 +184,7 @@ def test_sweeps_and_files(dna: Subject, monkeypatch: pytest.MonkeyPatch, tmp_pat
         assert words in text
 
 
-def test_what_is_not_finite_is_null_in_json(dna: Subject) -> None:
+def test_what_is_not_finite_is_null_in_json(dna: BareModel) -> None:
     report = run(dna)
     broken = type(report)(
         **{**vars(report), "rows": (type(report.rows[0])(**{**vars(report.rows[0]), "least_cosine": float("nan")}),)}
@@ -193,8 +193,10 @@ def test_what_is_not_finite_is_null_in_json(dna: Subject) -> None:
     assert "not finite" in "\n".join(table(broken))
 
 
-def test_table_and_picture_of_nothing_but_errors(dna: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(room, "contestants", lambda *_: [Contestant("vnp", "ours", "fp32", fails_at_once)])
-    report = run(dna, Asked(("fp32",), ceiling_seconds=0.001))
+def test_table_and_picture_of_nothing_but_errors(
+    dna: BareModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(room, "ours", lambda *_: Contestant("vnp", "ours", "fp32", fails_at_once))
+    report = run(dna, SpeedRequest(("fp32",), ceiling_seconds=0.001))
     assert "no such kernel" in "\n".join(table(report))
     assert len(write(tmp_path, {}, [report])) == 3

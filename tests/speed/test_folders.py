@@ -11,9 +11,8 @@ from vnp.encoders import describe, load
 from vnp.encoders.tokens.tokenizers import DnabertTokenizer
 from vnp.errors import WeightsError
 from vnp.sequences.reading import read_records
-from vnp.speed.folders import learn_tokens, make_folder
-from vnp.speed.reads import write_reads
-from vnp.speed.subject import find_subject
+from vnp.speed.made_up import learn_tokens, make_folder, write_reads
+from vnp.speed.models import find_model
 from vnp.speed.workloads import sample_genomes
 
 
@@ -35,7 +34,7 @@ def test_encoders_load(weights: Path) -> None:
 
 
 def test_real_weights_are_measured_where_they_are_named(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = find_subject("fastesm2_650", "cpu", weights=weights, full=False)
+    subject = find_model("fastesm2_650", "cpu", weights=weights, full=False)
     assert subject.source == f"weights of {weights / 'fastesm2_650'}"
     assert subject.size == "1 layers of 1280"
     text = "MKTAYIAKQRQISFVK"
@@ -43,11 +42,11 @@ def test_real_weights_are_measured_where_they_are_named(weights: Path, monkeypat
     ids = own._tokenizer.encode_batch([text])  # type: ignore[attr-defined]
     np.testing.assert_array_equal(subject.encoder("fp32").embed_ids(ids), own.embed([text]))
     assert not subject.is_random
-    assert find_subject("esm2_3b", "cpu", weights=weights, full=False).is_random
+    assert find_model("esm2_3b", "cpu", weights=weights, full=False).is_random
     with pytest.raises(WeightsError, match="fastesm2_650"):
-        find_subject("fastesm2_650", "cpu", weights=weights / "nothing", full=False)
+        find_model("fastesm2_650", "cpu", weights=weights / "nothing", full=False)
     monkeypatch.setenv("VNP_WEIGHTS", str(weights / "nothing"))
-    assert find_subject("dnabert_s", "cpu", weights=None, full=False).source == "random weights, small"
+    assert find_model("dnabert_s", "cpu", weights=None, full=False).source == "random weights, small"
 
 
 def test_tokens_are_as_long_as_the_published_ones() -> None:

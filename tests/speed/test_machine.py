@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from vnp.speed.machine import cpu_has_bf16, default_precisions, describe_machine
+from vnp.speed.measure import cpu_has_bf16, default_precisions, describe_machine
 
 
 def test_machine() -> None:

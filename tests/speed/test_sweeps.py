@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from vnp.encoders.engine import TransformerEncoder
+from vnp.encoders.models.bare import BareModel
 from vnp.errors import EncoderError
 from vnp.speed.measure import Clock, Memory
-from vnp.speed.subject import Subject
 from vnp.speed.sweeps import Point, best_budget, by_budget, by_length
 
 CPU = torch.device("cpu")
 
 
-def test_over_lengths(protein: Subject) -> None:
+def test_over_lengths(protein: BareModel) -> None:
     encoder = protein.encoder("fp32")
     points = by_length(protein, encoder, Memory(CPU), (8, 16), Clock(600))
     assert [point.length for point in points] == [8, 16]
@@ -22,7 +22,7 @@ def test_over_lengths(protein: Subject) -> None:
     assert {point.budget for point in points} == {encoder.token_budget}
 
 
-def test_over_budgets_fills_whole_batches(protein: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_over_budgets_fills_whole_batches(protein: BareModel, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     right = TransformerEncoder.embed_ids
 
@@ -41,7 +41,9 @@ def test_over_budgets_fills_whole_batches(protein: Subject, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("how", ["the engine makes do with less", "it does not fit at all", "torch says so"])
-def test_a_batch_that_does_not_fit_ends_the_sweep(protein: Subject, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_a_batch_that_does_not_fit_ends_the_sweep(
+    protein: BareModel, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     right = TransformerEncoder.embed_ids
 
     def scarce(self: TransformerEncoder, ids: list[np.ndarray]) -> np.ndarray:
@@ -62,7 +64,7 @@ def test_a_batch_that_does_not_fit_ends_the_sweep(protein: Subject, monkeypatch:
     assert best_budget(points) in points[:2]
 
 
-def test_no_point_is_begun_when_the_time_is_up(protein: Subject) -> None:
+def test_no_point_is_begun_when_the_time_is_up(protein: BareModel) -> None:
     assert by_length(protein, protein.encoder("fp32"), Memory(CPU), (8, 16), Clock(0)) == []
 
 

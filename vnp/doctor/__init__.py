@@ -1,6 +1,51 @@
 """The doctor looks at a machine and says what would fail there, and how to mend it."""
 
-from vnp.doctor.examine import examine
-from vnp.doctor.finding import Finding, healthy
+from __future__ import annotations
 
-__all__ = ["Finding", "examine", "healthy"]
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+State = Literal["ok", "warning", "fails", "not here"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One row of the doctor's table.
+
+    Attributes:
+        about: what was looked at.
+        state: ``ok``; ``warning``, works but could be better; ``fails``, something that is needed does not work;
+            ``not here``, absent and not needed.
+        found: what was seen.
+        mend: what to do about it; empty if nothing.
+    """
+
+    about: str
+    state: State
+    found: str
+    mend: str = ""
+
+
+def healthy(findings: Iterable[Finding]) -> bool:
+    """Say whether nothing that is needed fails."""
+    return all(one.state != "fails" for one in findings)
+
+
+def guarded(about: str, look: Callable[[], Finding], mend: str) -> Finding:
+    """Look, and make a finding of whatever goes wrong: a doctor must get to the end of the list.
+
+    Args:
+        about: what is looked at.
+        look: looks.
+        mend: advice in case it fails.
+
+    Returns:
+        What ``look`` returned, or that it failed and why.
+    """
+    try:
+        return look()
+    # Broken drivers and libraries fail in ways that no list of types covers.
+    except Exception as error:
+        text = str(error).strip().splitlines()
+        return Finding(about, "fails", f"{type(error).__name__}: {text[0] if text else 'no message'}", mend)

@@ -1,8 +1,8 @@
-"""Checks the packed engine against padded float32 attention, with random weights.
+"""The GPUs, and whether attention gives right numbers here: packed rows against padded float32, with random weights.
 
-``python -m vnp.doctor.engine`` runs a small model; ``--full`` runs the published sizes on a GPU. No weights
-and no network are needed: what is compared is two ways to compute one function. How fast they are is measured by
-``python -m jobs.benchmark speed``.
+``python -m vnp.doctor.engine`` runs a small model of each kind; ``--full`` runs the published sizes on a GPU. No
+weights and no network are needed: what is compared is two ways to compute one function. How fast they are is measured
+by ``python -m jobs.benchmark speed``.
 """
 
 from __future__ import annotations
@@ -16,21 +16,106 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from vnp.encoders.build import find_device
-from vnp.encoders.weights.random_weights import Family, RandomModel, mixed_lengths, random_model
-from vnp.errors import EncoderError, VnpError
+from vnp.doctor import Finding, guarded
+from vnp.encoders.build import DTYPES
+from vnp.encoders.device import choose_device
+from vnp.encoders.models.bare import BareModel, mixed_lengths, random_model
+from vnp.encoders.spec import TRAINED, EncoderSpec, weighted
+from vnp.errors import VnpError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# Largest difference from float32 that rounding explains, for values around 1.
+SDPA_TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}
 # Pooled cosine to float32 that a correct kernel reaches; a wrong border or slope falls far below.
 LEAST_COSINE: Mapping[str, float] = {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999, "fp8": 0.999}
+OLDEST_CAPABILITY = (7, 0)
+
+
+def gpus_and_kernels() -> list[Finding]:
+    """Look at each GPU, and at the attention kernels on the CPU and on each GPU."""
+    gpus = range(torch.cuda.device_count())
+    findings = [guarded(f"GPU {number}", partial(_gpu, number), "ask whoever runs this machine") for number in gpus]
+    for place in ("cpu", *(f"cuda:{number}" for number in gpus)):
+        for precision in ("fp16", "bf16") if place != "cpu" else ("fp32",):
+            findings.append(_sdpa(place, precision))
+            findings += [_packed(place, precision, family.name) for family in TRAINED]
+    return findings
+
+
+def _gpu(number: int) -> Finding:
+    facts = torch.cuda.get_device_properties(number)
+    free, total = torch.cuda.mem_get_info(number)
+    found = (
+        f"{facts.name}, {total / 2**30:.0f} GiB ({free / 2**30:.0f} GiB free), "
+        f"compute capability {facts.major}.{facts.minor}"
+    )
+    if (facts.major, facts.minor) < OLDEST_CAPABILITY:
+        return Finding(f"GPU {number}", "warning", found, "too old for fast attention; expect low speed")
+    if free < total / 2:
+        return Finding(f"GPU {number}", "warning", found, "another process uses it; see nvidia-smi")
+    return Finding(f"GPU {number}", "ok", found)
+
+
+def _sdpa(place: str, precision: str) -> Finding:
+    about = f"SDPA {place} {precision}"
+    mend = "run with another --precision, or update driver and torch"
+
+    def look() -> Finding:
+        error = sdpa_error(place, precision)
+        limit = SDPA_TOLERANCE[precision]
+        found = f"largest difference from float32 {error:.1e} (allowed {limit:.0e})"
+        return Finding(about, "ok", found) if error <= limit else Finding(about, "fails", found, mend)
+
+    return guarded(about, look, mend)
+
+
+def sdpa_error(place: str, precision: str) -> float:
+    """Compare torch's attention with the formula, softmax(q kᵀ / √d) v, in float32.
+
+    Args:
+        place: device.
+        precision: ``fp16``, ``bf16`` or ``fp32``, of the attention that is checked.
+
+    Returns:
+        The largest absolute difference; infinity if something is not a number.
+    """
+    kind = DTYPES[precision]
+    chance = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 4, 200, 64, generator=chance).to(kind).to(place) for _ in range(3))
+    got = torch.nn.functional.scaled_dot_product_attention(query, key, value).float()
+    query, key, value = query.float(), key.float(), value.float()
+    weights = torch.softmax(query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5, dim=-1)
+    error = (got - weights @ value).abs().max().item()
+    return error if error == error else float("inf")
+
+
+def _packed(place: str, precision: str, family: str) -> Finding:
+    about = f"packed {family} {place} {precision}"
+    mend = "run python -m vnp.doctor.engine for details; another --precision may work"
+
+    def look() -> Finding:
+
+        small = place == "cpu"
+        result = check_packed(
+            place,
+            precision,
+            model=family,
+            sequences=12 if small else 48,
+            longest=300 if small else 1500,
+        )
+        found = f"{result.kernel}: smallest cosine to padded float32 {result.min_cosine:.7f} ({result.seconds:.1f} s)"
+        return Finding(about, "ok", found) if result.passes else Finding(about, "fails", found, mend)
+
+    return guarded(about, look, mend)
 
 
 @dataclass(frozen=True)
@@ -75,7 +160,7 @@ def check_packed(
     device: str,
     precision: str,
     *,
-    family: Family = "esm2",
+    model: str = "esm2",
     full: bool = False,
     layers: int | None = None,
     sequences: int = 48,
@@ -88,7 +173,7 @@ def check_packed(
     Args:
         device: such as ``cuda:0``.
         precision: of the packed run.
-        family: the architecture.
+        model: name of an encoder, or of its architecture.
         full: the published size instead of a small one.
         layers: another number of layers.
         sequences: how many to compare.
@@ -102,20 +187,25 @@ def check_packed(
     Raises:
         EncoderError: the device or kernel cannot be used, or an embedding is not finite.
     """
-    model = random_model(device, family, full=full, layers=layers, seed=seed)
-    return _compare(_Reference.make(model, sequences, longest, seed), precision, attention)
+    made = random_model(choose_device(device), find_spec(model), full=full, layers=layers, seed=seed)
+    return _compare(_Reference.make(made, sequences, longest, seed), precision, attention)
+
+
+def find_spec(name: str) -> EncoderSpec:
+    """The encoder of this name, or the first of an architecture of this name."""
+    return next(one for one in weighted() if name in (one.name, one.family.name))
 
 
 @dataclass(frozen=True, eq=False)
 class _Reference:
     """Sequences, and what padded attention in float32 makes of them."""
 
-    model: RandomModel
+    model: BareModel
     ids: list[NDArray[np.int64]]
     means: NDArray[np.float64]
 
     @classmethod
-    def make(cls, model: RandomModel, sequences: int, longest: int, seed: int) -> _Reference:
+    def make(cls, model: BareModel, sequences: int, longest: int, seed: int) -> _Reference:
         ids = model.sequences(mixed_lengths(sequences, longest, seed), seed)
         return cls(model, ids, model.encoder("fp32", "padded").embed_ids(ids).astype(np.float64))
 
@@ -128,8 +218,8 @@ def _compare(reference: _Reference, precision: str, attention: str) -> PackedChe
     size = np.linalg.norm(reference.means, axis=1)
     cosine = (got * reference.means).sum(axis=1) / (np.linalg.norm(got, axis=1) * size)
     return PackedCheck(
-        family=reference.model.family,
-        layers=int(str(reference.model.config["num_hidden_layers"])),
+        family=reference.model.spec.family.name,
+        layers=reference.model.sizes.depth,
         width=encoder.width,
         device=str(encoder.device),
         precision=precision,
@@ -146,9 +236,10 @@ def _compare(reference: _Reference, precision: str, attention: str) -> PackedChe
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the checks of the command line; exit code 0 if all pass, else 1."""
     parser = argparse.ArgumentParser(prog="python -m vnp.doctor.engine", description=__doc__)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--precision", action="append", choices=("fp32", "fp16", "bf16", "fp8"))
-    parser.add_argument("--family", action="append", choices=("esm2", "esm2_3b", "dnabert"))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", action="append", choices=tuple(DTYPES))
+    known = [*(one.name for one in TRAINED), *(one.name for one in weighted())]
+    parser.add_argument("--family", action="append", choices=known, help="or one encoder of it")
     parser.add_argument("--kernel", action="append", help="only these instead of all that run here")
     parser.add_argument("--full", action="store_true", help="the published sizes instead of small ones")
     parser.add_argument("--longest", type=int, default=1500, help="tokens of the longest sequence")
@@ -156,16 +247,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        find_device(options.device)
-    except EncoderError as error:
+        device = choose_device(options.device)
+    except VnpError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     report = _Report()
-    report.add("environment", partial(_environment, options.device))
-    for family in options.family or ("esm2", "dnabert"):
-        model = random_model(options.device, family, full=options.full)
+    report.add("environment", partial(_environment, device))
+    for name in options.family or [one.name for one in TRAINED]:
+        model = random_model(device, find_spec(name), full=options.full)
         _check_all(report, model, options)
-        if options.device.startswith("cuda"):
+        if device.type == "cuda":
             report.add("memory", partial(starve, model, "fp16"))
     sys.stdout.write(("all checks passed" if report.good else "a check FAILED") + "\n")
     if options.json:
@@ -196,8 +287,8 @@ class _Report:
             torch.cuda.empty_cache()
 
 
-def _check_all(report: _Report, model: RandomModel, options: argparse.Namespace) -> None:
-    on_gpu = model.device.startswith("cuda")
+def _check_all(report: _Report, model: BareModel, options: argparse.Namespace) -> None:
+    on_gpu = model.device.type == "cuda"
     reference = _Reference.make(model, 200, options.longest, 0)
     for precision in options.precision or (("fp16", "bf16", "fp32") if on_gpu else ("fp32",)):
         half = on_gpu and precision != "fp32"
@@ -212,7 +303,7 @@ def _checked(reference: _Reference, precision: str, kernel: str) -> dict[str, ob
     return {"passes": check.passes, **asdict(check)}
 
 
-def starve(model: RandomModel, precision: str) -> dict[str, object]:
+def starve(model: BareModel, precision: str) -> dict[str, object]:
     """Take most of the GPU's memory away, and see whether the encoder goes on with smaller batches."""
     encoder = model.encoder(precision, "auto")
     ids = model.sequences(np.full(2 * encoder.token_budget // 100, 100, np.int64), 0)
@@ -229,22 +320,20 @@ def starve(model: RandomModel, precision: str) -> dict[str, object]:
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, encoder.device)
     return {
-        "family": model.family,
+        "family": model.spec.family.name,
         "events": encoder.events,
         "max_abs": float(np.abs(plenty - scarce).max()),
         "passes": bool(encoder.events) and bool(np.allclose(plenty, scarce, atol=1e-2)),
     }
 
 
-def _environment(device: str) -> dict[str, object]:
+def _environment(device: torch.device) -> dict[str, object]:
     try:
-        import triton
-
-        compiler = triton.__version__
-    except ImportError:
+        compiler = metadata.version("triton")
+    except metadata.PackageNotFoundError:
         compiler = "none"
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor()
-    return {"torch": torch.__version__, "triton": compiler, "device": device, "name": name}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {"torch": torch.__version__, "triton": compiler, "device": str(device), "name": name}
 
 
 if __name__ == "__main__":

@@ -1,14 +1,26 @@
-"""The whole examination."""
+"""The whole examination, and its cheap parts: Python, cores, disks, file locking, scheduler, container, torch."""
 
 from __future__ import annotations
 
+import fcntl
+import os
+import platform
+import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Collection, Iterator
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
-from vnp.doctor import machine
-from vnp.doctor.finding import Finding, guarded
+from vnp import __version__
+from vnp.doctor import Finding, guarded
+
+OLDEST_PYTHON = (3, 11)
+LIBRARIES = ("numpy", "scipy", "h5py", "scikit-learn", "tokenizers", "safetensors", "submitit", "isal")
+LITTLE_SPACE = 10 << 30
+NO_SPACE = 256 << 20
 
 
 def examine(
@@ -32,20 +44,183 @@ def examine(
     folder = Path.cwd() if run is None else run
     temporary = Path(tempfile.gettempdir())
     looks = (
-        ("Python", machine.python, ""),
-        ("libraries", machine.libraries, ""),
-        ("cores", machine.cores, ""),
-        ("disk (run)", partial(machine.space, folder, "run"), ""),
-        ("disk (temporary files)", partial(machine.space, temporary, "temporary files"), "set TMPDIR"),
-        ("HDF5", partial(machine.hdf5, folder), "pip install h5py"),
-        ("scheduler", machine.scheduler, ""),
-        ("container", machine.container, ""),
+        ("Python", python, ""),
+        ("libraries", libraries, ""),
+        ("cores", cores, ""),
+        ("disk (run)", partial(space, folder, "run"), ""),
+        ("disk (temporary files)", partial(space, temporary, "temporary files"), "set TMPDIR"),
+        ("HDF5", partial(hdf5, folder), "pip install h5py"),
+        ("scheduler", scheduler, ""),
+        ("container", container, ""),
     )
     for about, look, mend in looks:
         yield guarded(about, look, mend)
-    # Late and here, because this loads torch.
-    from vnp.doctor.accelerator import accelerator
+    # From here on late, because these load numpy and torch, which may be what is broken.
+    first = guarded("torch", torch_itself, "install torch for this machine (https://pytorch.org/get-started/locally)")
+    yield first
+    if first.state != "fails":
+        from vnp.doctor import engine
+
+        yield from engine.gpus_and_kernels()
     from vnp.doctor.weights import weights as look_at_weights
 
-    yield from accelerator()
     yield from look_at_weights(weights, named, full=full)
+
+
+def python() -> Finding:
+    """Look at Python and this package."""
+    found = f"Python {platform.python_version()}, vnp {__version__}, {platform.system()} {platform.machine()}"
+    if sys.version_info < OLDEST_PYTHON:
+        return Finding("Python", "fails", found, f"needs Python {'.'.join(map(str, OLDEST_PYTHON))} or later")
+    return Finding("Python", "ok", found)
+
+
+def libraries() -> Finding:
+    """Look at the libraries that every command needs."""
+    there, missing = [], []
+    for name in LIBRARIES:
+        try:
+            there.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return Finding("libraries", "fails", f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")
+    return Finding("libraries", "ok", ", ".join(there))
+
+
+def cores() -> Finding:
+    """Look at how many cores this process may use, and whether thread settings fit."""
+    usable = len(os.sched_getaffinity(0))
+    found = f"{usable} of {os.cpu_count()} cores usable"
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads:
+        found += f", OMP_NUM_THREADS={threads}"
+    if threads.isdigit() and int(threads) > usable:
+        return Finding("cores", "warning", found, f"set OMP_NUM_THREADS to {usable} or unset it")
+    return Finding("cores", "ok", found)
+
+
+def space(folder: Path, what: str) -> Finding:
+    """Look at the free space of a folder, and whether it can be written."""
+    about = f"disk ({what})"
+    place = existing(folder)
+    try:
+        with tempfile.TemporaryFile(dir=place) as stream:
+            stream.write(b"vnp")
+    except OSError as error:
+        return Finding(about, "fails", f"{place} cannot be written: {error.strerror}", "choose another folder")
+    free = shutil.disk_usage(place).free
+    found = f"{place}: {free / 1e9:,.1f} GB free"
+    if free < NO_SPACE:
+        return Finding(about, "fails", found, "free some space or choose another disk")
+    if free < LITTLE_SPACE:
+        return Finding(about, "warning", found, "a million frames need about 3.5 GB at 1664 numbers in float16")
+    return Finding(about, "ok", found)
+
+
+def existing(folder: Path) -> Path:
+    """Find the nearest folder above (or at) a path that exists."""
+    folder = folder.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    return folder
+
+
+def hdf5(folder: Path) -> Finding:
+    """Write and read an HDF5 file where the run would go, with the locks that HDF5 takes."""
+    import h5py
+
+    place = existing(folder)
+    library = f"h5py {h5py.version.version}, HDF5 {h5py.version.hdf5_version}"
+    setting = os.environ.get("HDF5_USE_FILE_LOCKING")
+    if setting is not None:
+        library += f", HDF5_USE_FILE_LOCKING={setting}"
+    with tempfile.TemporaryDirectory(prefix=".vnp-doctor-", dir=place) as name:
+        path = Path(name) / "check.h5"
+        problem = _write_and_read(path, None)
+        if problem is None:
+            return Finding("HDF5", "ok", f"{library}; {_locks(Path(name) / 'lock')} in {place}")
+        if _write_and_read(path, False) is None:
+            return Finding(
+                "HDF5",
+                "fails",
+                f"{library}; {place} cannot lock files ({problem})",
+                "export HDF5_USE_FILE_LOCKING=FALSE (safe here: no two processes write one file)",
+            )
+    return Finding("HDF5", "fails", f"{library}; in {place}: {problem}", "choose another disk for the run")
+
+
+def _write_and_read(path: Path, locking: bool | None) -> str | None:
+    """Write a small file and read it back; returns what went wrong, if anything."""
+    import h5py
+
+    try:
+        with h5py.File(path, "w", locking=locking) as file:
+            file["values"] = [1, 2, 3]
+        with h5py.File(path, "r", locking=locking) as file:
+            return None if file["values"][:].tolist() == [1, 2, 3] else "what was written is not what is read"
+    except OSError as error:
+        return str(error).splitlines()[0]
+
+
+def _locks(path: Path) -> str:
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return f"file locks do not work ({error.strerror}), HDF5 goes on without"
+    return "file locks work"
+
+
+def scheduler() -> Finding:
+    """Look for Slurm."""
+    if shutil.which("sbatch") is None:
+        return Finding("scheduler", "not here", "no sbatch on PATH: jobs run as local processes")
+    found: list[str] = []
+    missing: list[str] = []
+    for command in ("sbatch", "squeue", "sacct"):
+        version = _first_line([command, "--version"])
+        (missing if version is None else found).append(f"{command}: {version}" if version else command)
+    if missing:
+        mend = "status works from receipts; load the scheduler's module for explanations of failed jobs"
+        return Finding("scheduler", "warning", f"{', '.join(found)}; does not answer: {', '.join(missing)}", mend)
+    return Finding("scheduler", "ok", ", ".join(found))
+
+
+def container() -> Finding:
+    """Say whether this runs in a container, or could."""
+    inside = os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER")
+    if inside:
+        return Finding("container", "ok", f"inside {inside}")
+    for command in ("apptainer", "singularity"):
+        if shutil.which(command):
+            return Finding("container", "ok", f"outside; {_first_line([command, '--version']) or command} on PATH")
+    return Finding("container", "not here", "no apptainer on PATH: commands run in this Python")
+
+
+def _first_line(command: list[str]) -> str | None:
+    """Run a command and return the first line it prints; None if it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = (done.stdout or done.stderr).strip().splitlines()
+    return lines[0] if lines else None
+
+
+def torch_itself() -> Finding:
+    """Look at torch, and whether it sees the GPUs that are here."""
+    import torch
+
+    build = "CPU build" if torch.version.cuda is None else f"CUDA {torch.version.cuda} build"
+    found = f"torch {torch.__version__} ({build}), {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        return Finding("torch", "ok", f"{found}, {torch.cuda.device_count()} GPU(s)")
+    if shutil.which("nvidia-smi"):
+        mend = (
+            "install a CUDA build of torch"
+            if torch.version.cuda is None
+            else "see nvidia-smi: is the driver new enough for this CUDA? is CUDA_VISIBLE_DEVICES empty?"
+        )
+        return Finding("torch", "warning", f"{found}; nvidia-smi is here, but torch sees no GPU", mend)
+    return Finding("torch", "ok", f"{found}; no GPU here: encoders run on the CPU")

@@ -6,11 +6,10 @@ from collections.abc import Collection
 from pathlib import Path
 from shlex import quote
 
-from vnp.doctor.finding import Finding
+from vnp.doctor import Finding
 from vnp.encoders.spec import EncoderSpec, weighted
-from vnp.encoders.weights.check import check_fit, find_lock, resolve
 from vnp.encoders.weights.folders import CONFIG_NAME, find_folder, weights_root
-from vnp.encoders.weights.lock import LOCK_NAME
+from vnp.encoders.weights.lock import LOCK_NAME, check_fit, find_lock, resolve
 from vnp.errors import WeightsError
 
 

@@ -10,13 +10,13 @@ from typing import cast
 
 import torch
 
+from vnp.encoders.device import choose_device
 from vnp.encoders.engine import Model, Precision, Tokenizer, TransformerEncoder
-from vnp.encoders.kernels.attention import Attention, AttentionShape
-from vnp.encoders.kernels.choice import choose
-from vnp.encoders.models.dnabert import MosaicBert
-from vnp.encoders.models.esm2 import Esm2
-from vnp.encoders.spec import EncoderSpec
-from vnp.encoders.tuned import read_tuned
+from vnp.encoders.kernels.attention import choose
+from vnp.encoders.measured import read_tuned
+from vnp.encoders.models.trunk import Trunk
+from vnp.encoders.packing import Attention, AttentionShape
+from vnp.encoders.spec import TRAINED, EncoderSpec, Family
 from vnp.errors import EncoderError, WeightsError
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,6 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp8": torch.float16,
 }
-_FAMILIES: Mapping[str, type[Esm2] | type[MosaicBert]] = {"esm": Esm2, "fast_esm": Esm2, "bert": MosaicBert}
 _FUSED = "fused"
 
 
@@ -71,22 +70,26 @@ def build(
         EncoderError: the device, the precision or the kernel cannot be used.
     """
     kind = str(config.get("model_type"))
-    if kind not in _FAMILIES:
-        raise WeightsError(f"config.json: 'model_type' is {kind!r}; known are {', '.join(sorted(_FAMILIES))}")
+    if kind not in spec.family.model_types:
+        known = sorted(name for family in TRAINED for name in family.model_types)
+        raise WeightsError(f"config.json: 'model_type' is {kind!r}; known are {', '.join(known)}")
     if precision not in DTYPES:
         raise EncoderError(f"no precision is called {precision!r}; use {', '.join(DTYPES)}")
     if token_budget is not None and token_budget < 1:
         raise EncoderError(f"the token budget must be above 0, not {token_budget}")
-    place = find_device(device)
+    place = choose_device(device)
     torch.zeros((), device=place)  # starts a GPU's context, which is not reading weights
     started = time.perf_counter()
-    model = _FAMILIES[kind](config, state, place, DTYPES[precision])
+    model: Trunk = spec.family.load_model()(config, state, place, DTYPES[precision])
     brought = time.perf_counter() - started
     if model.width != spec.width:
         raise WeightsError(f"{spec.name} is {spec.width} wide, but config.json has hidden_size {model.width}")
     shape = AttentionShape(model.heads, model.head, model.slopes, DTYPES[precision], place)
     checked = cast("Precision", precision)
-    runner, kernel, name = _in_8_bits(model, shape) if checked == "fp8" else _fastest(model, shape, attention)
+    family = spec.family
+    runner, kernel, name = (
+        _in_8_bits(model, family, shape) if checked == "fp8" else _fastest(model, family, shape, attention)
+    )
     encoder = TransformerEncoder(
         runner,
         tokenizer,
@@ -108,7 +111,7 @@ def _tuned(device: torch.device, encoder: str, precision: str) -> int | None:
     return read_tuned(torch.cuda.get_device_name(device), encoder, precision)
 
 
-def _fastest(model: Esm2 | MosaicBert, shape: AttentionShape, wanted: str) -> tuple[Model, Attention, str]:
+def _fastest(model: Trunk, family: Family, shape: AttentionShape, wanted: str) -> tuple[Model, Attention, str]:
     if wanted == "auto":
         wanted = os.environ.get("VNP_ATTENTION", "auto")
     half_on_gpu = shape.device.type == "cuda" and shape.dtype != torch.float32
@@ -116,7 +119,7 @@ def _fastest(model: Esm2 | MosaicBert, shape: AttentionShape, wanted: str) -> tu
         try:
             from vnp.encoders.kernels.fused import fuse
 
-            return *fuse(model, shape), _FUSED
+            return *fuse(model, family, shape), _FUSED
         except (EncoderError, ImportError) as error:
             if wanted == _FUSED:
                 raise EncoderError(f"no fused layers run on {shape.device}: {error}") from error
@@ -125,36 +128,13 @@ def _fastest(model: Esm2 | MosaicBert, shape: AttentionShape, wanted: str) -> tu
     return model, kernel, kernel.name
 
 
-def _in_8_bits(model: Esm2 | MosaicBert, shape: AttentionShape) -> tuple[Model, Attention, str]:
-    if not isinstance(model, Esm2):
-        raise EncoderError("fp8 is for ESM2 models; use fp16")
+def _in_8_bits(model: Trunk, family: Family, shape: AttentionShape) -> tuple[Model, Attention, str]:
+    if family.eight_bits is None:
+        able = " and ".join(one.title for one in TRAINED if one.eight_bits is not None)
+        raise EncoderError(f"fp8 is for {able} models; use fp16")
     try:
         from vnp.encoders.kernels.fused import fuse_fp8
 
-        return *fuse_fp8(model, shape), "fused fp8"
+        return *fuse_fp8(model, family, shape), "fused fp8"
     except (EncoderError, ImportError) as error:
         raise EncoderError(f"--precision fp8 does not run on {shape.device}: {error}; use fp16") from error
-
-
-def find_device(name: str | torch.device) -> torch.device:
-    """Turn a name into a device that is there.
-
-    Args:
-        name: such as ``cpu``, ``cuda`` (the current one) or ``cuda:1``.
-
-    Returns:
-        The device, with its number on CUDA.
-
-    Raises:
-        EncoderError: there is no such device.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise EncoderError(f"no device is called {str(name)!r}; use cpu, cuda or cuda:N") from error
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise EncoderError(f"device {device} is not here: torch {torch.__version__} sees {count} CUDA devices")
-        return torch.device("cuda", device.index if device.index is not None else torch.cuda.current_device())
-    return device

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, Int64
+    from jaxtyping import Float, Float32, Int64
     from numpy.typing import NDArray
-
-    from vnp.encoders.kernels.attention import Attend, Attention
 
 Layout = Literal["packed", "padded"]
 
@@ -53,6 +51,46 @@ class Borders:
     def rows(self) -> int:
         """Rows of the whole batch."""
         return int(self.lengths.sum()) if self.layout == "packed" else len(self.lengths) * self.longest
+
+
+Attend = Callable[
+    [
+        "Float[torch.Tensor, 'rows heads head']",
+        "Float[torch.Tensor, 'rows heads head']",
+        "Float[torch.Tensor, 'rows heads head']",
+    ],
+    "Float[torch.Tensor, 'rows heads head']",
+]
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """What a kernel needs to know about the model.
+
+    Attributes:
+        heads: attention heads.
+        head: numbers in one head.
+        slopes: ALiBi's slope of each head, or None.
+        dtype: of queries, keys and values.
+        device: where they are.
+    """
+
+    heads: int
+    head: int
+    slopes: tuple[float, ...] | None
+    dtype: torch.dtype
+    device: torch.device
+
+
+class Attention(Protocol):
+    """One attention kernel for one model."""
+
+    name: str
+    layout: Layout
+
+    def prepare(self, borders: Borders) -> Attend:
+        """Compute what a batch needs once, and return the function that its layers call."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,3 +247,18 @@ def segment_means(
         lengths = torch.stack((one, lengths - 2, one), dim=1).flatten()
     means = torch.segment_reduce(x, "mean", lengths=lengths, axis=0, unsafe=True)
     return means[1::3] if trim else means
+
+
+def distinct(ids: Sequence[NDArray[np.integer]]) -> tuple[Int64[np.ndarray, " distinct"], Int64[np.ndarray, " n"]]:
+    """Find sequences that are the same.
+
+    Args:
+        ids: token ids of each sequence.
+
+    Returns:
+        Where each distinct sequence comes first, in that order, and which of those each sequence is.
+    """
+    seen: dict[bytes, int] = {}
+    whole = (each if each.dtype == np.int64 else each.astype(np.int64) for each in ids)
+    places = np.array([seen.setdefault(each.tobytes(), len(seen)) for each in whole], np.int64)
+    return np.unique(places, return_index=True)[1], places

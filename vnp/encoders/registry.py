@@ -10,14 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from vnp.encoders.models.kmer import KmerEncoder
-from vnp.encoders.spec import EncoderSpec, Molecule, Pooling
+from vnp.encoders.measured import require_fp8_record
+from vnp.encoders.spec import EncoderSpec
 from vnp.encoders.spec import spec as lookup
 from vnp.encoders.tokens.tokenizers import load_tokenizer
-from vnp.encoders.weights.check import read_state, resolve
 from vnp.encoders.weights.folders import config_family, find_folder, read_config
-from vnp.encoders.weights.fp8_record import require_record
-from vnp.errors import EncoderError, UsageError, WeightsError
+from vnp.encoders.weights.lock import resolve
+from vnp.encoders.weights.state import read_state
+from vnp.errors import UsageError, WeightsError
 
 PRECISIONS = ("auto", "fp16", "bf16", "fp32", "fp8")
 
@@ -121,7 +121,8 @@ def load(
     spec = lookup(name, molecule)
     check_precision(precision)
     if not spec.needs_weights:
-        return KmerEncoder(spec.molecule)
+        encoder: Encoder = spec.family.load_model()(spec.molecule)
+        return encoder
     folder = find_folder(spec, weights)
     resolved = resolve(spec, folder)
     return _build(resolved, folder, device, _allowed(precision, resolved, folder), token_budget, "auto")
@@ -205,9 +206,9 @@ def _allowed(precision: str, spec: EncoderSpec, folder: Path) -> str:
     """The precision that an encoder runs in where this one is asked for; 8 bits need a measurement."""
     if precision != "fp8":
         return precision
-    if spec.family != "esm2":
+    if spec.family.eight_bits is None:
         return "fp16"
-    require_record(spec, folder)
+    require_fp8_record(spec, folder)
     return precision
 
 
@@ -221,53 +222,24 @@ def check_precision(precision: str) -> None:
         raise UsageError(f"no precision is called {precision!r}; use one of {', '.join(PRECISIONS)}")
 
 
-def choose_device(device: str, precision: str) -> tuple[str, str]:
-    """Settle what ``auto`` means on this machine.
-
-    Args:
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto``, ``fp16``, ``bf16``, ``fp32`` or ``fp8``.
-
-    Returns:
-        Device and precision, neither of them ``auto``.
-
-    Raises:
-        UsageError: no device is called so.
-        EncoderError: the device is not there.
-    """
-    import torch
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise UsageError(f"no device is called {device!r}; use auto, cpu, cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise EncoderError(f"device {device!r}: torch sees no GPU here (python -m jobs.doctor says why)")
-    if kind == "cuda" and number and int(number) >= torch.cuda.device_count():
-        raise EncoderError(f"device {device!r}: torch sees {torch.cuda.device_count()} GPU(s), counted from 0")
-    if precision == "auto":
-        precision = "fp16" if kind == "cuda" else "fp32"
-    return device, precision
-
-
 def _build(
     spec: EncoderSpec, folder: Path, device: str, precision: str, token_budget: int | None, attention: str
 ) -> Encoder:
     # Here, because this loads torch.
     from vnp.encoders.build import build
+    from vnp.encoders.device import choose_device, choose_precision
 
-    device, precision = choose_device(device, precision)
+    place = choose_device(device)
     started = time.perf_counter()
     state = read_state(folder, spec.pins)
     read = time.perf_counter() - started
     encoder = build(
         read_config(folder),
         state,
-        load_tokenizer(folder, spec.tokenizer),
+        load_tokenizer(folder, spec.family.tokenizer),
         spec,
-        device=device,
-        precision=precision,
+        device=place,
+        precision=choose_precision(precision, place),
         token_budget=token_budget,
         attention=attention,
     )
@@ -281,16 +253,7 @@ def _folder_spec(folder: Path) -> EncoderSpec:
     width = config.get("hidden_size")
     if not isinstance(width, int) or width < 1:
         raise WeightsError(f"{folder / 'config.json'}: hidden_size is {width!r}, not a number of columns")
-    molecule: Molecule = "protein" if family == "esm2" else "dna"
-    pooling: Pooling = "residues" if family == "esm2" else "tokens"
-    return EncoderSpec(
-        name=folder.resolve().name,
-        molecule=molecule,
-        width=width,
-        family=family,
-        pooling=pooling,
-        tokenizer=family,
-    )
+    return EncoderSpec(folder.resolve().name, family.molecule, width, family)
 
 
 def _identity(spec: EncoderSpec, precision: str) -> dict[str, object]:

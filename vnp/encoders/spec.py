@@ -1,22 +1,94 @@
 """What each encoder is: facts only, so that planning on a login node never loads a tensor library.
 
 The facts come from the models' own pages and papers: ESM2 (Lin et al., Science 379, 2023), FastESM2_650
-(Synthyra), DNABERT-S (Zhou et al., 2024).
+(Synthyra), DNABERT-S (Zhou et al., 2024). Another encoder is one more entry here, and where its architecture is
+new, one more ``Family`` and the module in ``models/`` that it names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from pkgutil import resolve_name
+from typing import Any, Literal
 
 from vnp.errors import UsageError
 
 Molecule = Literal["dna", "protein"]
-Family = Literal["esm2", "dnabert", "kmer"]
 Pooling = Literal["residues", "tokens", "spectrum"]
 
 MOLECULES: tuple[Molecule, ...] = ("dna", "protein")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One architecture. What runs it is named as ``module:class`` and imported when it is asked for.
+
+    Attributes:
+        name: in one word.
+        title: what messages call it.
+        model: runs it; takes configuration, tensors, device and type, or, without weights, the molecule.
+        pooling: ``residues`` is the mean without the first and last token, ``tokens`` the mean over all,
+            ``spectrum`` no pooling at all.
+        tokenizer: ``letters`` (``vocab.txt``), ``pieces`` (``tokenizer.json``) or ``none``.
+        molecule: what a model of this kind reads that is known by its configuration alone.
+        model_types: what its ``config.json`` may say as ``model_type``.
+        class_part: what the name of any class of such a model has in it, in lower case; empty where that tells nothing.
+        key: what its ``config.json`` must have besides; empty where nothing must.
+        fused: its layers fused for a GPU, if anybody wrote them.
+        eight_bits: the same with products in 8 bits.
+    """
+
+    name: str
+    title: str
+    model: str
+    pooling: Pooling
+    tokenizer: Literal["letters", "pieces", "none"] = "none"
+    molecule: Molecule = "protein"
+    model_types: tuple[str, ...] = ()
+    class_part: str = ""
+    key: str = ""
+    fused: str | None = None
+    eight_bits: str | None = None
+
+    def describes(self, config: Mapping[str, object]) -> bool:
+        """Whether a ``config.json`` is of this architecture."""
+        listed = config.get("architectures")
+        classes = [str(one).lower() for one in listed] if isinstance(listed, list) else []
+        named = self.class_part != "" and any(self.class_part in one for one in classes)
+        return (config.get("model_type") in self.model_types or named) and (not self.key or self.key in config)
+
+    def load_model(self) -> Any:
+        """Import the class that runs it."""
+        return resolve_name(self.model)
+
+
+ESM2 = Family(
+    name="esm2",
+    title="ESM2",
+    model="vnp.encoders.models.esm2:Esm2",
+    pooling="residues",
+    tokenizer="letters",
+    model_types=("esm", "fast_esm", "fastesm"),
+    class_part="esm",
+    fused="vnp.encoders.kernels.fused:FusedEsm2",
+    eight_bits="vnp.encoders.kernels.fp8:Fp8Esm2",
+)
+DNABERT = Family(
+    name="dnabert",
+    title="DNABERT-S",
+    model="vnp.encoders.models.dnabert:MosaicBert",
+    pooling="tokens",
+    tokenizer="pieces",
+    molecule="dna",
+    model_types=("bert",),
+    key="alibi_starting_size",
+    fused="vnp.encoders.kernels.fused:FusedMosaicBert",
+)
+KMER = Family(name="kmer", title="k-mers", model="vnp.encoders.models.kmer:KmerEncoder", pooling="spectrum")
+
+TRAINED: tuple[Family, ...] = (ESM2, DNABERT)
+"""The architectures that have weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +100,10 @@ class EncoderSpec:
         molecule: what it reads.
         width: numbers in one embedding.
         family: the architecture that runs it.
-        pooling: ``residues`` is the mean without the first and last token, ``tokens`` the mean over all,
-            ``spectrum`` no pooling at all.
-        tokenizer: which tokenizer it needs: ``esm2``, ``dnabert`` or ``none``.
+        depth: layers.
+        heads: of its attention.
+        inner: width of its feed-forward network.
+        timed_tokens: how many tokens a GPU is timed on: enough for a second or so.
         hub_id: the repository on the Hugging Face hub, if it has weights there.
         revision: the pinned commit; None means that ``jobs.fetch`` pins what it finds.
         licence: of the weights; None means that ``jobs.fetch`` records what it finds.
@@ -45,8 +118,10 @@ class EncoderSpec:
     molecule: Molecule
     width: int
     family: Family
-    pooling: Pooling
-    tokenizer: str
+    depth: int = 0
+    heads: int = 0
+    inner: int = 0
+    timed_tokens: int = 0
     hub_id: str | None = None
     revision: str | None = None
     licence: str | None = None
@@ -59,74 +134,39 @@ class EncoderSpec:
     @property
     def needs_weights(self) -> bool:
         """Whether there are files to fetch before this encoder can run."""
-        return self.family != "kmer"
+        return self.algorithm is None
+
+    @property
+    def pooling(self) -> Pooling:
+        """How states of tokens become one row; see ``Family``."""
+        return self.family.pooling
 
 
 _ALL: tuple[EncoderSpec, ...] = (
     EncoderSpec(
-        name="fastesm2_650",
-        molecule="protein",
-        width=1280,
-        family="esm2",
-        pooling="residues",
-        tokenizer="esm2",
+        "fastesm2_650", "protein", 1280, ESM2, depth=33, heads=20, inner=5120, timed_tokens=260_000,
         hub_id="Synthyra/FastESM2_650",
     ),
     EncoderSpec(
-        name="esm2_650m",
-        molecule="protein",
-        width=1280,
-        family="esm2",
-        pooling="residues",
-        tokenizer="esm2",
-        hub_id="facebook/esm2_t33_650M_UR50D",
-        revision="08e4846e537177426273712802403f7ba8261b6c",
-        licence="MIT",
+        "esm2_650m", "protein", 1280, ESM2, depth=33, heads=20, inner=5120, timed_tokens=260_000,
+        hub_id="facebook/esm2_t33_650M_UR50D", revision="08e4846e537177426273712802403f7ba8261b6c", licence="MIT",
         pins={"model.safetensors": "a08adabb949fa67ad3c14b509d04fd60368b35007b0095e3358f81200c4f4db0"},
     ),
     EncoderSpec(
-        name="esm2_3b",
-        molecule="protein",
-        width=2560,
-        family="esm2",
-        pooling="residues",
-        tokenizer="esm2",
-        hub_id="facebook/esm2_t36_3B_UR50D",
-        revision="476b639933c8baad5ad09a60ac1a87f987b656fc",
-        licence="MIT",
-        pins={
-            "pytorch_model-00001-of-00002.bin": "0f971f11",
-            "pytorch_model-00002-of-00002.bin": "7560b46f",
-        },
+        "esm2_3b", "protein", 2560, ESM2, depth=36, heads=40, inner=10240, timed_tokens=130_000,
+        hub_id="facebook/esm2_t36_3B_UR50D", revision="476b639933c8baad5ad09a60ac1a87f987b656fc", licence="MIT",
+        pins={"pytorch_model-00001-of-00002.bin": "0f971f11", "pytorch_model-00002-of-00002.bin": "7560b46f"},
     ),
     EncoderSpec(
-        name="dnabert_s",
-        molecule="dna",
-        width=768,
-        family="dnabert",
-        pooling="tokens",
-        tokenizer="dnabert",
+        "dnabert_s", "dna", 768, DNABERT, depth=12, heads=12, inner=3072, timed_tokens=1_040_000,
         hub_id="zhihan1996/DNABERT-S",
     ),
-    EncoderSpec(
-        name="kmer",
-        molecule="dna",
-        width=768,
-        family="kmer",
-        pooling="spectrum",
-        tokenizer="none",
-        algorithm="kmer-dna-1",
-    ),
-    EncoderSpec(
-        name="kmer",
-        molecule="protein",
-        width=1280,
-        family="kmer",
-        pooling="spectrum",
-        tokenizer="none",
-        algorithm="kmer-protein-1",
-    ),
-)
+    EncoderSpec("kmer", "dna", 768, KMER, algorithm="kmer-dna-1"),
+    EncoderSpec("kmer", "protein", 1280, KMER, algorithm="kmer-protein-1"),
+)  # fmt: skip
+
+DEFAULTS: Mapping[Molecule, str] = {"dna": "dnabert_s", "protein": "fastesm2_650"}
+"""The encoder of each molecule where the user names none."""
 
 
 def names(molecule: str) -> tuple[str, ...]:
@@ -164,16 +204,11 @@ def spec(name: str, molecule: str | None = None) -> EncoderSpec:
     Raises:
         UsageError: there is none; the message lists those there are.
     """
-    if molecule is not None:
-        known = names(molecule)
-        found = [one for one in _ALL if one.name == name and one.molecule == molecule]
-        if not found:
-            raise UsageError(f"no {molecule} encoder is called {name!r}; there are: {', '.join(known)}")
-        return found[0]
-    found = [one for one in _ALL if one.name == name]
+    known = tuple(dict.fromkeys(one.name for one in _ALL)) if molecule is None else names(molecule)
+    found = [one for one in _ALL if one.name == name and molecule in (None, one.molecule)]
     if not found:
-        known = tuple(dict.fromkeys(one.name for one in _ALL))
-        raise UsageError(f"no encoder is called {name!r}; there are: {', '.join(known)}")
+        kind = "" if molecule is None else f"{molecule} "
+        raise UsageError(f"no {kind}encoder is called {name!r}; there are: {', '.join(known)}")
     if len(found) > 1:
         raise UsageError(f"the encoder {name!r} exists for DNA and for protein; say which (molecule=...)")
     return found[0]

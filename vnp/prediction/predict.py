@@ -13,11 +13,11 @@ import numpy as np
 
 from vnp.errors import FeatureError, RunError, RunExistsError, storage_error
 from vnp.files.durable import replacing
-from vnp.files.hashing import file_sha256
 from vnp.files.records import write_json
 from vnp.prediction.options import OutputPaths, PredictOptions
 from vnp.prediction.scores import read_scores, write_scores
 from vnp.prediction.writing import SCHEMA, Progress, Writing
+from vnp.runs.done.receipts import file_sha256
 
 if TYPE_CHECKING:
     from vnp.classifier.checkpoint import Checkpoint

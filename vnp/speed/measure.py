@@ -1,16 +1,30 @@
-"""How long something takes: medians of repeats, the memory it needs, and how far its numbers are from exact ones."""
+"""How long something takes: medians of repeats, the memory it needs, and how far its numbers are from exact ones.
+
+The most that could be had is the rate of a model's own matrix products alone, one layer's in turn, on random numbers.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
+import platform
+import re
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
+
+from vnp.encoders.build import DTYPES, default_budget
+from vnp.encoders.models.bare import BareModel
+from vnp.errors import EncoderError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +33,10 @@ Run = Callable[[Sequence["NDArray[np.int64]"]], "Float32[np.ndarray, 'n width']"
 Pieces = list[Int64[np.ndarray, "members"]]
 
 _FEWEST_PIECES = 4
+_ROWS_ON_CPU, _ROWS_FP32 = 1024, 16384
+_LARGEST_FP8 = 448.0  # of float8_e4m3fn
+_BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+_LIBRARIES = ("torch", "triton", "transformers", "numpy", "tokenizers")
 
 
 class Clock:
@@ -187,3 +205,186 @@ def least_cosine(got: Float32[np.ndarray, "n width"], want: Float32[np.ndarray, 
     a, b = got.astype(np.float64), want.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         return float(((a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))).min())
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The rate of the products of one precision, measured before and after the contestants, since clocks drift.
+
+    Attributes:
+        precision: of the products.
+        rows: tokens that they took at once.
+        before: TFLOP/s before.
+        after: TFLOP/s after, or None if that failed or was left out.
+        error: why there is none.
+    """
+
+    precision: str
+    rows: int
+    before: float | None
+    after: float | None = None
+    error: str | None = None
+
+    @property
+    def tflops(self) -> float | None:
+        """The mean of both."""
+        found = [value for value in (self.before, self.after) if value is not None]
+        return sum(found) / len(found) if found else None
+
+
+def measure_ceiling(model: BareModel, precision: str, seconds: float = 1.0) -> float:
+    """Measure one layer's matrix products alone, in turn, after warming up.
+
+    Args:
+        model: whose shapes.
+        precision: ``fp32``, ``fp16``, ``bf16``, or ``fp8`` (row-wise scales, fast accumulation, bfloat16 out).
+        seconds: how long.
+
+    Returns:
+        TFLOP/s.
+
+    Raises:
+        EncoderError: the device cannot do that.
+    """
+    rows, device = ceiling_rows(model, precision), model.device
+    if precision != "fp8" and precision not in DTYPES:
+        raise EncoderError(f"no ceiling is known for the precision {precision!r}")
+    make = _fp8_product if precision == "fp8" else _plain_product
+    products = [
+        make(rows, out, into, torch.bfloat16 if precision == "fp8" else DTYPES[precision], device)
+        for out, into in model.sizes.products
+    ]
+
+    def turn(times: int) -> float:
+        _wait(device)
+        began = time.perf_counter()
+        for _ in range(times):
+            for product in products:
+                product()
+        _wait(device)
+        return time.perf_counter() - began
+
+    with torch.inference_mode():
+        turn(1)
+        each = turn(2) / 2
+        times = max(2, round(seconds / each))
+        turn(times // 3)
+        spent = turn(times)
+    del products
+    free(device)
+    return 2 * rows * sum(out * into for out, into in model.sizes.products) * times / spent / 1e12
+
+
+def ceiling_rows(model: BareModel, precision: str) -> int:
+    """Tokens of the batch that the products are measured with: the engine's default on this device."""
+    if model.device.type != "cuda":
+        return _ROWS_ON_CPU
+    return _ROWS_FP32 if precision == "fp32" else default_budget(model.device, "fp16")
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _draw(rows: int, columns: int, device: torch.device) -> torch.Tensor:
+    generator = torch.Generator(device=device).manual_seed(0)
+    return torch.randn(rows, columns, generator=generator, device=device)
+
+
+def _plain_product(
+    rows: int, out: int, into: int, dtype: torch.dtype, device: torch.device
+) -> Callable[[], torch.Tensor]:
+    x = _draw(rows, into, device).to(dtype)
+    weight = (_draw(out, into, device) * into**-0.5).to(dtype)
+    result = torch.empty(rows, out, dtype=dtype, device=device)
+    return lambda: torch.mm(x, weight.T, out=result)
+
+
+def _fp8_product(
+    rows: int, out: int, into: int, dtype: torch.dtype, device: torch.device
+) -> Callable[[], torch.Tensor]:
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
+        raise EncoderError("fp8 needs a GPU of compute capability 8.9 or newer")
+    x, x_scale = _quantised(_draw(rows, into, device))
+    weight, weight_scale = _quantised(_draw(out, into, device) * into**-0.5)
+    a, b = x_scale[:, None].contiguous(), weight_scale[None, :].contiguous()
+    return lambda: torch._scaled_mm(x, weight.T, scale_a=a, scale_b=b, out_dtype=dtype, use_fast_accum=True)
+
+
+def _quantised(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows as float8, each with the scale that brings its largest number to float8's largest."""
+    scale = values.abs().amax(dim=1).clamp(min=1e-12) / _LARGEST_FP8
+    return (values / scale[:, None]).to(torch.float8_e4m3fn), scale.float()
+
+
+def describe_machine(device: torch.device) -> dict[str, object]:
+    """Name the device, the versions and the date.
+
+    Args:
+        device: that is measured.
+
+    Returns:
+        JSON values.
+    """
+    versions = {name: _version(name) for name in _LIBRARIES}
+    found: dict[str, object] = {
+        "device": str(device),
+        "name": device_name(device),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {name: version for name, version in versions.items() if version},
+        "cuda": torch.version.cuda,
+        "command": " ".join(sys.argv[1:]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found["memory_gib"] = round(properties.total_memory / 2**30, 1)
+        found["capability"] = f"{properties.major}.{properties.minor}"
+        found["gpus"] = torch.cuda.device_count()
+    return found
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the GPU, or ``cpu``."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def default_precisions(device: torch.device, *, few: bool = False) -> tuple[str, ...]:
+    """The precisions worth measuring: half ones on a GPU; float32 on a CPU, and bfloat16 where it has units for it."""
+    if device.type == "cuda":
+        return ("fp16",) if few else ("fp16", "bf16")
+    return ("fp32", "bf16") if cpu_has_bf16() and not few else ("fp32",)
+
+
+def cpu_has_bf16(flags: str | None = None) -> bool:
+    """Whether the CPU multiplies bfloat16 by itself.
+
+    Args:
+        flags: what the system says that the CPU can do; None asks it.
+    """
+    words = set((_cpu_line("flags") if flags is None else flags).split())
+    return any(flag in words for flag in _BF16_FLAGS)
+
+
+def _processor() -> str:
+    return _cpu_line("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_line(name: str) -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return ""
+    found = re.search(rf"^{re.escape(name)}\s*:\s*(.*)$", text, re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None

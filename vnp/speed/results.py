@@ -1,4 +1,4 @@
-"""What was measured, as values, as a table to read, and as files."""
+"""What was measured, as values, as a table to read, and as files: JSON, a table, and a picture."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vnp.files.durable import replacing
 from vnp.files.records import write_json
-from vnp.speed.ceiling import Ceiling
+from vnp.report.plots import COLOURS, figure, save
+from vnp.speed.measure import Ceiling
 from vnp.speed.sweeps import Point
 from vnp.speed.workloads import Workload
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SCHEMA = "vnp-speed/1"
 
@@ -167,8 +171,6 @@ def write(folder: Path, machine: Mapping[str, object], models: Sequence[ModelRep
     Raises:
         StorageError: the disk is full or cannot be written.
     """
-    from vnp.speed.plot import draw
-
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in ("speed.json", "speed.tsv", "speed.png")]
     write_json(paths[0], as_json(machine, models))
@@ -186,6 +188,7 @@ def write(folder: Path, machine: Mapping[str, object], models: Sequence[ModelRep
 
 
 _HEAD = ("sequences/s", "tokens/s", "TFLOP/s", "share", "GiB", "cosine", "x rival", "x VirNucPro", "spread")
+_MARKS = {"ours": "o", "rival": "s", "loop": "^"}
 
 
 def table(model: ModelReport) -> Iterator[str]:
@@ -263,3 +266,92 @@ def _count(value: float) -> str:
 
 def _rate(value: float | None) -> str:
     return "not measured" if value is None else f"{_count(value)} TFLOP/s"
+
+
+def draw(path: Path, models: Sequence[ModelReport]) -> Path:
+    """Draw two panels for each model.
+
+    Args:
+        path: a ``.png`` or ``.svg`` file.
+        models: what was measured.
+
+    Returns:
+        The path.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    made, panels = figure(len(models), 2, width=5.6, height=3.8)
+    for model, left, right in zip(models, panels[::2], panels[1::2], strict=True):
+        _against_length(left, model)
+        _against_budget(right, model)
+    return save(made, path)
+
+
+def _against_length(axes: Axes, model: ModelReport) -> None:
+    """Sweeps over lengths as lines, and every contestant on every workload at the workload's mean length."""
+    for index, sweep in enumerate(each for each in model.sweeps if each.over == "length"):
+        points = [point for point in sweep.points if point.error is None]
+        label = f"vnp, {sweep.precision}, one length"
+        axes.plot(
+            [p.length for p in points], [p.sequences_per_second for p in points], color=COLOURS[index], label=label
+        )
+    names = list(dict.fromkeys((row.contestant, row.precision) for row in model.rows if row.error is None))
+    for index, name in enumerate(names):
+        rows = [row for row in model.rows if (row.contestant, row.precision) == name and row.error is None]
+        axes.plot(
+            [row.tokens / row.sequences for row in rows],
+            [row.sequences_per_second for row in rows],
+            linestyle="",
+            marker=_MARKS.get(rows[0].kind, "o"),
+            markersize=4,
+            color=COLOURS[index % len(COLOURS)],
+            label=", ".join(name),
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("tokens of a sequence (mean)")
+    axes.set_ylabel("sequences/s")
+    axes.set_title(f"{model.name}, {model.source}", fontsize=9)
+    if axes.has_data():
+        axes.legend(fontsize=6, frameon=False)
+
+
+def _against_budget(axes: Axes, model: ModelReport) -> None:
+    """Throughput on the left axis, peak memory on the right one."""
+    sweeps = [each for each in model.sweeps if each.over == "budget"]
+    for index, sweep in enumerate(sweeps):
+        points = [point for point in sweep.points if point.error is None]
+        axes.plot(
+            [p.budget for p in points],
+            [p.tokens_per_second for p in points],
+            marker="o",
+            markersize=3,
+            color=COLOURS[index % len(COLOURS)],
+            label=f"vnp, {sweep.precision}",
+        )
+    if not axes.has_data():
+        axes.set_axis_off()
+        axes.set_title(f"{model.name}: batches were not swept over", fontsize=9)
+        return
+    axes.set_xscale("log", base=2)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("tokens of a batch")
+    axes.set_ylabel("tokens/s")
+    axes.set_title(model.name, fontsize=9)
+    if sweeps:
+        axes.legend(fontsize=6, frameon=False, loc="lower right")
+        _memory(axes, sweeps)
+
+
+def _memory(axes: Axes, sweeps: Sequence[Sweep]) -> None:
+    known = [[p for p in sweep.points if p.error is None and p.peak_gib is not None] for sweep in sweeps]
+    if not any(known):
+        return
+    second = axes.twinx()
+    for index, points in enumerate(known):
+        peaks = [p.peak_gib or 0.0 for p in points]
+        second.plot([p.budget for p in points], peaks, linestyle=":", color=COLOURS[index % len(COLOURS)])
+    second.set_ylabel("peak memory, GiB (dotted)")
+    second.set_ylim(bottom=0)
+    second.grid(visible=False)

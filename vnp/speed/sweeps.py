@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from vnp.encoders.engine import TransformerEncoder
+from vnp.encoders.models.bare import BareModel
 from vnp.errors import EncoderError
 from vnp.speed.measure import Clock, Memory
-from vnp.speed.subject import Subject
 
 _GPU_LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
 _CPU_LENGTHS = (32, 64, 128, 256, 512)
@@ -53,12 +53,12 @@ def ranges(device: torch.device) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def by_length(
-    subject: Subject, encoder: TransformerEncoder, memory: Memory, lengths: Sequence[int], clock: Clock
+    model: BareModel, encoder: TransformerEncoder, memory: Memory, lengths: Sequence[int], clock: Clock
 ) -> list[Point]:
     """Measure sequences of one length after another, with the encoder's own budget.
 
     Args:
-        subject: the model.
+        model: the model.
         encoder: it, ready.
         memory: made before the encoder was built.
         lengths: tokens of a sequence.
@@ -67,21 +67,16 @@ def by_length(
     Returns:
         A point a length; the last one may have an error, and ends the sweep.
     """
-    asked = encoder.token_budget
-    steps: list[Callable[[], Point]] = [
-        lambda length=length: _point(subject, encoder, memory, length, asked)  # type: ignore[misc]
-        for length in lengths
-    ]
-    return _sweep(encoder, steps, clock)
+    return _sweep(model, encoder, memory, [(length, encoder.token_budget) for length in lengths], clock)
 
 
 def by_budget(
-    subject: Subject, encoder: TransformerEncoder, memory: Memory, length: int, budgets: Sequence[int], clock: Clock
+    model: BareModel, encoder: TransformerEncoder, memory: Memory, length: int, budgets: Sequence[int], clock: Clock
 ) -> list[Point]:
     """Measure batches of more and more tokens; see ``by_length``.
 
     Args:
-        subject: the model.
+        model: the model.
         encoder: it, ready.
         memory: made before the encoder was built.
         length: tokens of each sequence.
@@ -91,12 +86,7 @@ def by_budget(
     Returns:
         A point a budget, up to the first that does not fit in memory.
     """
-    steps: list[Callable[[], Point]] = [
-        lambda budget=budget: _point(subject, encoder, memory, length, budget)  # type: ignore[misc]
-        for budget in budgets
-        if budget >= length
-    ]
-    return _sweep(encoder, steps, clock)
+    return _sweep(model, encoder, memory, [(length, budget) for budget in budgets if budget >= length], clock)
 
 
 def best_budget(points: Sequence[Point], within: float = _WITHIN) -> Point | None:
@@ -116,28 +106,32 @@ def best_budget(points: Sequence[Point], within: float = _WITHIN) -> Point | Non
     return min((point for point in good if point.tokens_per_second >= (1 - within) * top), key=lambda p: p.budget)
 
 
-def _sweep(encoder: TransformerEncoder, steps: Sequence[Callable[[], Point]], clock: Clock) -> list[Point]:
-    asked = encoder.token_budget
+def _sweep(
+    model: BareModel, encoder: TransformerEncoder, memory: Memory, steps: Sequence[tuple[int, int]], clock: Clock
+) -> list[Point]:
+    """Measure length after length and budget after budget until one fails; the encoder keeps its own budget."""
+    before = encoder.token_budget
     points: list[Point] = []
     try:
-        for step in steps:
+        for length, budget in steps:
             if not clock.left:
                 break
-            points.append(step())
+            points.append(_point(model, encoder, memory, length, budget))
             if points[-1].error is not None:
                 break
     finally:
-        encoder.token_budget = asked
+        encoder.token_budget = before
     return points
 
 
-def _point(subject: Subject, encoder: TransformerEncoder, memory: Memory, length: int, budget: int) -> Point:
+def _point(model: BareModel, encoder: TransformerEncoder, memory: Memory, length: int, budget: int) -> Point:
     encoder.token_budget = budget
     empty = Point(length, budget)
     # Whole batches alone, so that a last one that is nearly empty does not count against a large budget.
-    batches = max(1, encoder_batches(subject, budget))
+    # Enough of them that small ones are not lost in the noise.
+    batches = max(1, -(-(131_072 if model.device.type == "cuda" else 1024) // budget))
     lengths = np.full(batches * max(1, int(budget * _FULL) // length), length, np.int64)
-    ids = subject.sequences(lengths)
+    ids = model.sequences(lengths)
     try:
         encoder.embed_ids(ids)
         memory.restart()
@@ -152,15 +146,9 @@ def _point(subject: Subject, encoder: TransformerEncoder, memory: Memory, length
         empty,
         sequences_per_second=len(ids) / seconds,
         tokens_per_second=float(lengths.sum()) / seconds,
-        tflops=subject.operations(lengths) / seconds / 1e12,
+        tflops=model.operations(lengths) / seconds / 1e12,
         peak_gib=memory.peak_gib,
     )
-
-
-def encoder_batches(subject: Subject, budget: int) -> int:
-    """Batches to time at once: enough that small ones are not lost in the noise."""
-    enough = 131_072 if subject.device.type == "cuda" else 1024
-    return -(-enough // budget)
 
 
 def _seconds(encoder: TransformerEncoder, ids: Sequence[np.ndarray]) -> float:

@@ -1,4 +1,4 @@
-"""Lengths to measure with: those that vnp's own front end makes of genomes, whole proteins, and a user's own."""
+"""What to measure with: lengths as vnp makes them of genomes, of whole proteins and of a user's file; made-up reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention within sequence borders: one object a kernel, chosen once an encoder is built.
+"""Attention within sequence borders: one object a kernel, the fastest that agrees, chosen once an encoder is built.
 
 A kernel is asked per batch to prepare what depends on the borders alone (``prepare``), and gives back the
 function that every layer then calls. All compute softmax(q k^T / sqrt(d) + bias) v, where the bias is
@@ -7,62 +7,28 @@ ALiBi's ``-slope * |i - j|`` for each head that has a slope (Press et al., ICLR 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from vnp.encoders.packing import Borders, Layout, to_device
+from vnp.encoders.packing import Attend, Attention, AttentionShape, Borders, Layout, to_device
+from vnp.errors import EncoderError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-Attend = Callable[
-    [
-        "Float[torch.Tensor, 'rows heads head']",
-        "Float[torch.Tensor, 'rows heads head']",
-        "Float[torch.Tensor, 'rows heads head']",
-    ],
-    "Float[torch.Tensor, 'rows heads head']",
-]
+log = logging.getLogger(__name__)
 
+_CHECK_LENGTHS = (3, 70, 1, 129)
+_CHECK_TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 _TABLE = 1024  # longest distance table kept; beyond it the bias is made for a strip of queries at a time
 _STRIP = 512
-
-
-@dataclass(frozen=True)
-class AttentionShape:
-    """What a kernel needs to know about the model.
-
-    Attributes:
-        heads: attention heads.
-        head: numbers in one head.
-        slopes: ALiBi's slope of each head, or None.
-        dtype: of queries, keys and values.
-        device: where they are.
-    """
-
-    heads: int
-    head: int
-    slopes: tuple[float, ...] | None
-    dtype: torch.dtype
-    device: torch.device
-
-
-class Attention(Protocol):
-    """One attention kernel for one model."""
-
-    name: str
-    layout: Layout
-
-    def prepare(self, borders: Borders) -> Attend:
-        """Compute what a batch needs once, and return the function that its layers call."""
-        ...
 
 
 def alibi_slopes(heads: int) -> tuple[float, ...]:
@@ -223,3 +189,86 @@ class VarlenFlash:
             return out if isinstance(out, torch.Tensor) else out[0]
 
         return attend
+
+
+def choose(name: str, shape: AttentionShape) -> Attention:
+    """Choose an attention kernel.
+
+    Args:
+        name: ``auto`` (packed where a packed kernel is fast, padded for float32 on CUDA), ``packed``,
+            ``padded``, or the name of one kernel.
+        shape: the model, its precision and its device.
+
+    Returns:
+        The first kernel that takes the model and agrees with padded attention in float32.
+
+    Raises:
+        EncoderError: there is no such kernel, or it does not run here.
+    """
+    makers = _makers(shape)
+    if name in makers:
+        wanted = [name]
+    elif name in ("auto", "packed"):
+        wanted = _order(shape, packed=name == "packed")
+    else:
+        raise EncoderError(f"no attention is called {name!r}; there are: auto, packed, {', '.join(makers)}")
+    faults = []
+    for each in wanted:
+        try:
+            kernel = makers[each]()
+            if shape.device.type == "cuda" and each != "padded":
+                check_kernel(kernel, shape)
+        except Exception as error:  # whatever a kernel's compiler or library raises, the next one may run
+            faults.append(f"{each}: {type(error).__name__}: {error}")
+            log.warning("attention kernel %s", faults[-1])
+        else:
+            return kernel
+    raise EncoderError(f"no attention kernel runs on {shape.device}: {'; '.join(faults)}")
+
+
+def _makers(shape: AttentionShape) -> dict[str, Callable[[], Attention]]:
+    def triton() -> Attention:
+        from vnp.encoders.kernels.triton_attention import TritonAttention
+
+        return TritonAttention(shape)
+
+    return {
+        VarlenFlash.name: VarlenFlash,
+        "triton": triton,
+        ByLength.name: lambda: ByLength(shape),
+        Padded.name: lambda: Padded(shape),
+    }
+
+
+def _order(shape: AttentionShape, *, packed: bool) -> list[str]:
+    if shape.device.type != "cuda":
+        return [ByLength.name]
+    if shape.dtype == torch.float32:
+        # Without tensor cores a packed kernel saves nothing that padding would lose.
+        return ["triton", ByLength.name] if packed else [Padded.name]
+    flash = [VarlenFlash.name] if VarlenFlash.takes(shape) else []
+    return [*flash, "triton", ByLength.name] if packed else [*flash, "triton", Padded.name]
+
+
+def check_kernel(kernel: Attention, shape: AttentionShape) -> None:
+    """Compare a kernel with float32 attention on a few short sequences.
+
+    Args:
+        kernel: to be checked.
+        shape: the model it is for.
+
+    Raises:
+        EncoderError: they differ.
+    """
+    lengths = np.array(_CHECK_LENGTHS, np.int64)
+    generator = torch.Generator(device=shape.device).manual_seed(0)
+    rows = int(lengths.sum())
+    size = (3, rows, shape.heads, shape.head)
+    q, k, v = torch.randn(size, generator=generator, device=shape.device).to(shape.dtype)
+    exact = AttentionShape(shape.heads, shape.head, shape.slopes, torch.float32, shape.device)
+    reference = ByLength(exact).prepare(Borders(lengths, "packed", shape.device))
+    with torch.inference_mode():
+        got = kernel.prepare(Borders(lengths, kernel.layout, shape.device))(q, k, v).float()
+        worst = float((got - reference(q.float(), k.float(), v.float())).abs().max())
+    if not worst <= _CHECK_TOLERANCE[shape.dtype]:
+        raise EncoderError(f"differs by {worst:.2g} from float32 attention")

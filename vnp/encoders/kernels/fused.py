@@ -14,36 +14,211 @@ An encoder uses these only after they agreed with the plain layers on its own we
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, linear
 
-from vnp.encoders.kernels.attention import AttentionShape, ByLength
-from vnp.encoders.kernels.fused_dnabert import FusedMosaicBert
-from vnp.encoders.kernels.fused_esm2 import FusedEsm2
-from vnp.encoders.kernels.fused_fp8 import Fp8Esm2
-from vnp.encoders.kernels.triton_attention import TritonAttention
-from vnp.encoders.kernels.triton_linear import SHARED_MEMORY
+from vnp.encoders.kernels.attention import ByLength
+from vnp.encoders.kernels.triton_attention import TritonAttention, tiles_of
+from vnp.encoders.kernels.triton_linear import SHARED_MEMORY, interleave, linear_gelu
+from vnp.encoders.kernels.triton_rows import embed_scaled, gate, gelu_in_place, normalise
 from vnp.encoders.models.dnabert import MosaicBert
 from vnp.encoders.models.esm2 import Esm2
-from vnp.encoders.packing import Batch, collate
+from vnp.encoders.models.trunk import Pair, Trunk
+from vnp.encoders.packing import AttentionShape, Batch, collate
+from vnp.encoders.spec import Family
 from vnp.errors import EncoderError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
 
 log = logging.getLogger(__name__)
 
 _LEAST_COSINE = {torch.float16: 0.9995, torch.bfloat16: 0.99}
 _LEAST_COSINE_FP8 = 0.98  # of a single token's state, before pooling
 
-Fused = FusedEsm2 | FusedMosaicBert
+
+class Fused(ABC):
+    """A trunk that computes what ``model`` does; see the head of this file.
+
+    Args:
+        model: whose weights are used.
+    """
+
+    apart_below = 0
+
+    def __init__(self, model: Trunk) -> None:
+        self.vocabulary, self.width, self.heads, self.head = model.vocabulary, model.width, model.heads, model.head
+        self.slopes = model.slopes
+
+    @abstractmethod
+    def __call__(self, batch: Batch) -> Float32[torch.Tensor, "rows width"]:
+        """Compute the last hidden state of every row."""
 
 
-def fuse(model: Esm2 | MosaicBert, shape: AttentionShape) -> tuple[Fused, TritonAttention]:
+@dataclass(frozen=True, eq=False)
+class _Esm2Layer:
+    """One layer's tensors; the shifts are what the stream lacks before attention and before the inner network."""
+
+    shift_attention: torch.Tensor
+    norm_attention: Pair
+    qkv: Pair
+    out: torch.Tensor
+    shift_inner: torch.Tensor
+    norm_inner: Pair
+    up: Pair
+    up_bias: torch.Tensor
+    down: torch.Tensor
+
+
+class FusedEsm2(Fused):
+    """An ESM2 trunk that computes what ``model`` does.
+
+    Args:
+        model: whose weights are used.
+        joint: GELU within the matrix product.
+    """
+
+    def __init__(self, model: Esm2, *, joint: bool = True) -> None:
+        super().__init__(model)
+        self._model, self._joint = model, joint
+        self._layers: list[_Esm2Layer] = []
+        shift = torch.zeros_like(model.layers[0].out[1], dtype=torch.float32)
+        for layer in model.layers:
+            before, shift = shift, shift + layer.out[1].float()
+            self._layers.append(
+                _Esm2Layer(
+                    shift_attention=before,
+                    norm_attention=in_float32(layer.norm_attention),
+                    qkv=layer.qkv,
+                    out=layer.out[0].T,
+                    shift_inner=shift,
+                    norm_inner=in_float32(layer.norm_inner),
+                    up=layer.up,
+                    up_bias=layer.up[1].float(),
+                    down=layer.down[0].T,
+                )
+            )
+            shift = shift + layer.down[1].float()
+        self._embeds_plainly = model.config.norm_before
+        self._last_shift, self._last_norm = shift, in_float32(model.norm_after)
+
+    def __call__(self, batch: Batch) -> Float32[torch.Tensor, "rows width"]:
+        """Compute the last hidden state of every row."""
+        x = self._embed(batch)
+        shift = self._layer_by_layer(x, batch)
+        last = torch.empty_like(x, dtype=torch.float32)
+        return normalise(x, shift, self._last_norm, self._model.config.epsilon, last)
+
+    def _embed(self, batch: Batch) -> torch.Tensor:
+        scale = None if self._embeds_plainly else self._model.scale(batch)
+        return self._model.embed(batch) if scale is None else embed_scaled(batch.ids, self._model.words, scale)
+
+    def _attend(self, qkv: torch.Tensor, batch: Batch) -> torch.Tensor:
+        rotary = self._model.rotary.tables(batch.borders.longest)
+        turned = tiles_of(batch).turned(qkv.view(len(qkv), 3, self.heads, self.head), batch.positions, rotary)
+        return turned.flatten(1)
+
+    def _layer_by_layer(
+        self, x: torch.Tensor, batch: Batch, note: Callable[[torch.Tensor], None] = lambda _: None
+    ) -> torch.Tensor:
+        """Run all layers over the stream ``x``, in place.
+
+        Args:
+            x: shape (rows, width).
+            batch: whose rows they are.
+            note: shown what goes into the first, third and fourth product of each layer.
+
+        Returns:
+            What the stream lacks at its end, float32 of shape (width,).
+        """
+        epsilon = self._model.config.epsilon
+        normal = torch.empty_like(x)
+        inner = x.new_empty(len(x), self._model.config.inner)
+        for layer in self._layers:
+            normalise(x, layer.shift_attention, layer.norm_attention, epsilon, normal)
+            note(normal)
+            x.addmm_(self._attend(linear(normal, *layer.qkv), batch), layer.out)
+            normalise(x, layer.shift_inner, layer.norm_inner, epsilon, normal)
+            note(normal)
+            if self._joint:
+                linear_gelu(normal, layer.up[0], layer.up_bias, inner)
+            else:
+                inner = gelu_in_place(linear(normal, *layer.up))
+            note(inner)
+            x.addmm_(inner, layer.down)
+        return self._last_shift
+
+
+@dataclass(frozen=True, eq=False)
+class _MosaicBertLayer:
+    qkv: Pair
+    out: torch.Tensor
+    out_bias: torch.Tensor
+    norm_attention: Pair
+    gated: torch.Tensor
+    down: torch.Tensor
+    down_bias: torch.Tensor
+    norm_inner: Pair
+
+
+class FusedMosaicBert(Fused):
+    """A MosaicBERT trunk that computes what ``model`` does; see ``FusedEsm2``."""
+
+    def __init__(self, model: MosaicBert, *, joint: bool) -> None:
+        super().__init__(model)
+        self._model, self._joint = model, joint
+        self._layers = [
+            _MosaicBertLayer(
+                qkv=layer.qkv,
+                out=layer.out[0].T,
+                out_bias=layer.out[1].float(),
+                norm_attention=in_float32(layer.norm_attention),
+                gated=interleave(layer.gated) if joint else layer.gated,
+                down=layer.down[0].T,
+                down_bias=layer.down[1].float(),
+                norm_inner=in_float32(layer.norm_inner),
+            )
+            for layer in model.layers
+        ]
+
+    def __call__(self, batch: Batch) -> Float32[torch.Tensor, "rows width"]:
+        """Compute the last hidden state of every row."""
+        epsilon = self._model.config.epsilon
+        attend = tiles_of(batch)
+        x = self._model.embed(batch)
+        inner = x.new_empty(len(x), self._model.config.inner)
+        last = torch.empty_like(x, dtype=torch.float32)
+        for layer in self._layers:
+            q, k, v = linear(x, *layer.qkv).view(len(x), 3, self.heads, self.head).unbind(1)
+            x.addmm_(attend(q, k, v).flatten(1), layer.out)
+            normalise(x, layer.out_bias, layer.norm_attention, epsilon, x)
+            if self._joint:
+                linear_gelu(x, layer.gated, None, inner)
+            else:
+                gate(linear(x, layer.gated), inner)
+            x.addmm_(inner, layer.down)
+            normalise(x, layer.down_bias, layer.norm_inner, epsilon, last if layer is self._layers[-1] else x)
+        return last
+
+
+def in_float32(pair: Pair) -> Pair:
+    """Give a weight and its bias in float32, as the kernels read them."""
+    return pair[0].float(), pair[1].float()
+
+
+def fuse(model: Trunk, family: Family, shape: AttentionShape) -> tuple[Fused, TritonAttention]:
     """Make the fastest fused form of a model that runs here and agrees with it.
 
     Args:
         model: on a CUDA device, in half precision.
+        family: names its fused form.
         shape: its attention.
 
     Returns:
@@ -52,12 +227,15 @@ def fuse(model: Esm2 | MosaicBert, shape: AttentionShape) -> tuple[Fused, Triton
     Raises:
         EncoderError: none fits, runs and agrees.
     """
+    if family.fused is None:
+        raise EncoderError(f"nobody wrote any for {family.title}")
+    form: Callable[..., Fused] = resolve_name(family.fused)
     attention = _attention(shape)
     joins = _has_tiles(shape.device) and model.width % 64 == 0 and model.config.inner % 256 == 0
     faults = []
     for joint in (True, False) if joins else (False,):
         try:
-            fused = FusedEsm2(model, joint=joint) if isinstance(model, Esm2) else FusedMosaicBert(model, joint=joint)
+            fused = form(model, joint=joint)
             agree(fused, attention, model, shape)
         except Exception as error:  # whatever a kernel's compiler or library raises, the next one may run
             faults.append(f"{type(error).__name__}: {error}")
@@ -67,8 +245,8 @@ def fuse(model: Esm2 | MosaicBert, shape: AttentionShape) -> tuple[Fused, Triton
     raise EncoderError("; ".join(faults))
 
 
-def fuse_fp8(model: Esm2, shape: AttentionShape) -> tuple[Fused, TritonAttention]:
-    """Make the 8-bit form of a model; see ``fuse``.
+def fuse_fp8(model: Trunk, family: Family, shape: AttentionShape) -> tuple[Fused, TritonAttention]:
+    """Make the 8-bit form of a model, of a family that has one; see ``fuse``.
 
     Raises:
         EncoderError: it does not fit, run or agree; nothing else is put in its place.
@@ -82,7 +260,7 @@ def fuse_fp8(model: Esm2, shape: AttentionShape) -> tuple[Fused, TritonAttention
     if model.width % 256 or model.config.inner % 256:
         raise EncoderError(f"8-bit products need widths that are multiples of 256, not {model.width}")
     try:
-        fused = Fp8Esm2(model, attention)
+        fused: Fused = resolve_name(str(family.eight_bits))(model, attention)
         agree(fused, attention, model, shape, ((50, 70, 64, 129), (300, 77)), least=_LEAST_COSINE_FP8)
     except EncoderError:
         raise
@@ -109,7 +287,7 @@ def _attention(shape: AttentionShape) -> TritonAttention:
 def agree(
     fused: Callable[[Batch], torch.Tensor],
     attention: TritonAttention,
-    model: Esm2 | MosaicBert,
+    model: Trunk,
     shape: AttentionShape,
     lengths: Sequence[Sequence[int]] = ((3, 70, 1, 129), (300, 5)),
     least: float | None = None,

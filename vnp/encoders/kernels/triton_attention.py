@@ -16,9 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
-from vnp.encoders.kernels.attention import AttentionShape
 from vnp.encoders.kernels.triton_rows import turn_in_place
-from vnp.encoders.packing import Batch, Borders, Layout, to_device
+from vnp.encoders.packing import AttentionShape, Batch, Borders, Layout, to_device
 from vnp.errors import EncoderError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-Pair = tuple[torch.Tensor, torch.Tensor]
+from vnp.encoders.models.trunk import Pair
 
 _BLOCK = 2048
 

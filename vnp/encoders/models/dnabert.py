@@ -6,16 +6,15 @@ bias on attention; the names of tensors are those of the published checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch.nn.functional import embedding, layer_norm, linear
 
 from vnp.encoders.kernels.attention import alibi_slopes
-from vnp.encoders.kernels.gelu import gelu
-from vnp.encoders.weights.tensors import number, trunk, whole_number
+from vnp.encoders.models.trunk import Pair, Sizes, Taken, Trunk, gelu, whole_number
 from vnp.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -23,33 +22,14 @@ if TYPE_CHECKING:
 
     from vnp.encoders.packing import Batch
 
-_PREFIX = "bert."
-_BESIDE = (
-    r"cls\.predictions\.(bias|decoder\.(weight|bias)|transform\.(dense|LayerNorm)\.(weight|bias))",
-    r"cls\.seq_relationship\.(weight|bias)",
-    r"pooler\.dense\.(weight|bias)",
-    r"embeddings\.position_ids",
-)
-
-Pair = tuple[torch.Tensor, torch.Tensor]
-
 
 @dataclass(frozen=True)
-class MosaicBertConfig:
+class MosaicBertConfig(Sizes):
     """Sizes of one MosaicBERT model, as in its config.json."""
 
-    vocabulary: int
-    types: int
-    width: int
-    depth: int
-    heads: int
-    inner: int
-    epsilon: float
+    gates = 2
 
-    @property
-    def head(self) -> int:
-        """Numbers in one attention head."""
-        return self.width // self.heads
+    types: int
 
     @classmethod
     def read(cls, config: Mapping[str, object]) -> MosaicBertConfig:
@@ -60,18 +40,10 @@ class MosaicBertConfig:
         """
         if config.get("hidden_act", "gelu") != "gelu":
             raise WeightsError(f"config.json: 'hidden_act' is {config['hidden_act']!r}; DNABERT-S has 'gelu'")
-        width, heads = whole_number(config, "hidden_size"), whole_number(config, "num_attention_heads")
-        if width % heads:
-            raise WeightsError(f"config.json: hidden_size {width} does not divide into {heads} heads")
-        return cls(
-            vocabulary=whole_number(config, "vocab_size"),
-            types=whole_number(config, "type_vocab_size"),
-            width=width,
-            depth=whole_number(config, "num_hidden_layers"),
-            heads=heads,
-            inner=whole_number(config, "intermediate_size"),
-            epsilon=number(config, "layer_norm_eps"),
-        )
+        sizes = cls.of(config, types=whole_number(config, "type_vocab_size"))
+        if sizes.width % sizes.heads:
+            raise WeightsError(f"config.json: hidden_size {sizes.width} does not divide into {sizes.heads} heads")
+        return sizes
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor of the trunk."""
@@ -127,55 +99,47 @@ class MosaicBertLayer:
         return (layer_norm(added, x.shape[-1:], *self.norm_inner, self.epsilon),)
 
 
-class MosaicBert:
-    """The trunk of DNABERT-S.
+class MosaicBert(Trunk):
+    """The trunk of DNABERT-S; see ``Trunk``."""
 
-    Args:
-        config: the content of config.json.
-        state: the checkpoint; heads and other known tensors beside the trunk are left out.
-        device: where to hold the weights.
-        dtype: of weights and activations.
+    sizes = MosaicBertConfig
+    prefix = "bert."
+    beside = (
+        r"cls\.predictions\.(bias|decoder\.(weight|bias)|transform\.(dense|LayerNorm)\.(weight|bias))",
+        r"cls\.seq_relationship\.(weight|bias)",
+        r"pooler\.dense\.(weight|bias)",
+        r"embeddings\.position_ids",
+    )
+    published: ClassVar[Mapping[str, object]] = {
+        "model_type": "bert",
+        "architectures": ["BertModel"],
+        "alibi_starting_size": 512,
+        "vocab_size": 4096,
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+    }
+    small = (3, 384, 6, 768)
+    ends, letters = (1, 2), (5, 4096)
+    config: MosaicBertConfig
 
-    Raises:
-        WeightsError: config and checkpoint do not fit each other.
-    """
-
-    apart_below = 0
-
-    def __init__(
-        self,
-        config: Mapping[str, object],
-        state: Mapping[str, torch.Tensor],
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        self.config = MosaicBertConfig.read(config)
-        tensors = trunk(state, self.config.tensors(), prefix=_PREFIX, beside=_BESIDE)
-        self.vocabulary, self.width = self.config.vocabulary, self.config.width
-        self.heads, self.head = self.config.heads, self.config.head
+    def take(self, taken: Taken) -> None:
+        """Take the tensors."""
         self.slopes = alibi_slopes(self.config.heads)
+        self._words = taken.tensor("embeddings.word_embeddings.weight")
+        self._type = taken.tensor("embeddings.token_type_embeddings.weight")[0]
+        self._norm = taken.pair("embeddings.LayerNorm")
+        self.layers = [self._layer(f"encoder.layer.{i}.", taken) for i in range(self.config.depth)]
 
-        def take(name: str) -> torch.Tensor:
-            return tensors[name].to(device, dtype)
-
-        def pair(name: str) -> Pair:
-            return take(name + ".weight"), take(name + ".bias")
-
-        self._words = take("embeddings.word_embeddings.weight")
-        self._type = take("embeddings.token_type_embeddings.weight")[0]
-        self._norm = pair("embeddings.LayerNorm")
-        self.layers = [self._layer(f"encoder.layer.{i}.", take, pair) for i in range(self.config.depth)]
-
-    def _layer(self, name: str, take: Callable[[str], torch.Tensor], pair: Callable[[str], Pair]) -> MosaicBertLayer:
+    def _layer(self, name: str, taken: Taken) -> MosaicBertLayer:
         return MosaicBertLayer(
             heads=self.config.heads,
             epsilon=self.config.epsilon,
-            qkv=pair(name + "attention.self.Wqkv"),
-            out=pair(name + "attention.output.dense"),
-            norm_attention=pair(name + "attention.output.LayerNorm"),
-            gated=take(name + "mlp.gated_layers.weight"),
-            down=pair(name + "mlp.wo"),
-            norm_inner=pair(name + "mlp.layernorm"),
+            qkv=taken.pair(name + "attention.self.Wqkv"),
+            out=taken.pair(name + "attention.output.dense"),
+            norm_attention=taken.pair(name + "attention.output.LayerNorm"),
+            gated=taken.tensor(name + "mlp.gated_layers.weight"),
+            down=taken.pair(name + "mlp.wo"),
+            norm_inner=taken.pair(name + "mlp.layernorm"),
         )
 
     def __call__(self, batch: Batch) -> Float[torch.Tensor, "rows width"]:

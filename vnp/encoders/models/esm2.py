@@ -6,16 +6,15 @@ published checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch.nn.functional import embedding, layer_norm, linear
 
-from vnp.encoders.kernels.gelu import gelu
-from vnp.encoders.weights.tensors import number, trunk, whole_number
+from vnp.encoders.models.trunk import Pair, Sizes, Taken, Trunk, gelu, number, whole_number
 from vnp.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -24,40 +23,18 @@ if TYPE_CHECKING:
 
     from vnp.encoders.packing import Batch
 
-_PREFIX = "esm."
-_BESIDE = (
-    r"lm_head\.(bias|(dense|layer_norm)\.(weight|bias)|decoder\.(weight|bias))",
-    r"contact_head\.regression\.(weight|bias)",
-    r"pooler\.dense\.(weight|bias)",
-    r"embeddings\.position_ids",
-    r"embeddings\.position_embeddings\.weight",  # saved by old versions of transformers, unused with rotary
-    r"(encoder\.)?(layer\.\d+\.attention\.self\.)?rotary_embeddings\.inv_freq",
-)
 _MASKED_IN_TRAINING = 0.15 * 0.8
 _ROTARY_BLOCK = 1024
 
-Pair = tuple[torch.Tensor, torch.Tensor]
-
 
 @dataclass(frozen=True)
-class Esm2Config:
+class Esm2Config(Sizes):
     """Sizes and switches of one ESM2 model, as in its config.json."""
 
-    vocabulary: int
-    width: int
-    depth: int
-    heads: int
-    inner: int
-    epsilon: float
     theta: float
     token_dropout: bool
     mask_token: int
     norm_before: bool
-
-    @property
-    def head(self) -> int:
-        """Numbers in one attention head."""
-        return self.width // self.heads
 
     @classmethod
     def read(cls, config: Mapping[str, object]) -> Esm2Config:
@@ -71,21 +48,18 @@ class Esm2Config:
                 "config.json: ESM2 models have 'position_embedding_type' rotary and, if it is there, "
                 f"'hidden_act' gelu, not {config.get('position_embedding_type')!r} and {config.get('hidden_act')!r}"
             )
-        width, heads = whole_number(config, "hidden_size"), whole_number(config, "num_attention_heads")
-        if width % (2 * heads):
-            raise WeightsError(f"config.json: hidden_size {width} does not make {heads} heads of even width")
-        return cls(
-            vocabulary=whole_number(config, "vocab_size"),
-            width=width,
-            depth=whole_number(config, "num_hidden_layers"),
-            heads=heads,
-            inner=whole_number(config, "intermediate_size"),
-            epsilon=number(config, "layer_norm_eps"),
+        sizes = cls.of(
+            config,
             theta=number(config, "rope_theta", 10000.0),
             token_dropout=bool(config.get("token_dropout", False)),
             mask_token=whole_number(config, "mask_token_id") if config.get("token_dropout") else -1,
             norm_before=bool(config.get("emb_layer_norm_before", False)),
         )
+        if sizes.width % (2 * sizes.heads):
+            raise WeightsError(
+                f"config.json: hidden_size {sizes.width} does not make {sizes.heads} heads of even width"
+            )
+        return sizes
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor of the trunk."""
@@ -149,60 +123,53 @@ def _rotate(qk: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Ten
     return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1).to(qk.dtype)
 
 
-class Esm2:
-    """The trunk of an ESM2 model.
+class Esm2(Trunk):
+    """The trunk of an ESM2 model; see ``Trunk``."""
 
-    Args:
-        config: the content of config.json.
-        state: the checkpoint; heads and other known tensors beside the trunk are left out.
-        device: where to hold the weights.
-        dtype: of weights and activations.
+    sizes = Esm2Config
+    prefix = "esm."
+    beside = (
+        r"lm_head\.(bias|(dense|layer_norm)\.(weight|bias)|decoder\.(weight|bias))",
+        r"contact_head\.regression\.(weight|bias)",
+        r"pooler\.dense\.(weight|bias)",
+        r"embeddings\.position_ids",
+        r"embeddings\.position_embeddings\.weight",  # saved by old versions of transformers, unused with rotary
+        r"(encoder\.)?(layer\.\d+\.attention\.self\.)?rotary_embeddings\.inv_freq",
+    )
+    published: ClassVar[Mapping[str, object]] = {
+        "model_type": "esm",
+        "architectures": ["EsmModel"],
+        "vocab_size": 33,
+        "mask_token_id": 32,
+        "token_dropout": True,
+        "position_embedding_type": "rotary",
+        "layer_norm_eps": 1e-5,
+    }
+    small = (3, 256, 4, 1024)
+    ends, letters = (0, 2), (4, 24)
+    config: Esm2Config
 
-    Raises:
-        WeightsError: config and checkpoint do not fit each other.
-    """
-
-    slopes = None
-    apart_below = 0
-
-    def __init__(
-        self,
-        config: Mapping[str, object],
-        state: Mapping[str, torch.Tensor],
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        self.config = Esm2Config.read(config)
-        tensors = trunk(state, self.config.tensors(), prefix=_PREFIX, beside=_BESIDE)
-        self.vocabulary, self.width = self.config.vocabulary, self.config.width
-        self.heads, self.head = self.config.heads, self.config.head
-
-        def pair(*names: str) -> Pair:
-            weight, bias = (
-                torch.cat([tensors[f"{name}.{part}"] for name in names]).to(device, dtype)
-                for part in ("weight", "bias")
-            )
-            return weight, bias
-
-        self.words = tensors["embeddings.word_embeddings.weight"].to(device, dtype)
-        self._norm_before = pair("embeddings.layer_norm") if self.config.norm_before else None
-        self.norm_after = pair("encoder.emb_layer_norm_after")
-        self.layers = [self._layer(f"encoder.layer.{i}.", pair) for i in range(self.config.depth)]
-        self.rotary = _RotaryTable(self.config.head, self.config.theta, device)
-        for name, tensor in state.items():
+    def take(self, taken: Taken) -> None:
+        """Take the tensors, and refuse a checkpoint with other rotary frequencies."""
+        self.words = taken.tensor("embeddings.word_embeddings.weight")
+        self._norm_before = taken.joined("embeddings.layer_norm") if self.config.norm_before else None
+        self.norm_after = taken.joined("encoder.emb_layer_norm_after")
+        self.layers = [self._layer(f"encoder.layer.{i}.", taken) for i in range(self.config.depth)]
+        self.rotary = _RotaryTable(self.config.head, self.config.theta, self.words.device)
+        for name, tensor in taken.checkpoint.items():
             if name.endswith("rotary_embeddings.inv_freq"):
                 self.rotary.agree(name, tensor)
 
-    def _layer(self, name: str, pair: Callable[..., Pair]) -> Esm2Layer:
+    def _layer(self, name: str, taken: Taken) -> Esm2Layer:
         return Esm2Layer(
             heads=self.config.heads,
             epsilon=self.config.epsilon,
-            norm_attention=pair(name + "attention.LayerNorm"),
-            qkv=pair(*(f"{name}attention.self.{each}" for each in ("query", "key", "value"))),
-            out=pair(name + "attention.output.dense"),
-            norm_inner=pair(name + "LayerNorm"),
-            up=pair(name + "intermediate.dense"),
-            down=pair(name + "output.dense"),
+            norm_attention=taken.joined(name + "attention.LayerNorm"),
+            qkv=taken.joined(*(f"{name}attention.self.{each}" for each in ("query", "key", "value"))),
+            out=taken.joined(name + "attention.output.dense"),
+            norm_inner=taken.joined(name + "LayerNorm"),
+            up=taken.joined(name + "intermediate.dense"),
+            down=taken.joined(name + "output.dense"),
         )
 
     def __call__(self, batch: Batch) -> Float[torch.Tensor, "rows width"]:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from jaxtyping import Int64
 
-from vnp.encoders.tokens.bpe import FEWEST, FastBpe
-from vnp.encoders.tokens.pieces import NotPlainError, Pieces
+from vnp.encoders.tokens.bpe import FEWEST, FastBpe, NotPlainError, Pieces
 from vnp.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -29,6 +28,12 @@ ESM2_VOCABULARY: tuple[str, ...] = (
     *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
     *("<null_1>", "<mask>"),
 )
+
+FILES: Mapping[str, tuple[str, ...]] = {
+    "letters": ("vocab.txt", "tokenizer_config.json", "special_tokens_map.json"),
+    "pieces": ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+}
+"""What a folder may hold of a tokenizer of each kind."""
 
 _SKIP = 255  # whitespace: separates, but is no token
 
@@ -101,7 +106,7 @@ class DnabertTokenizer:
 
     It knows upper-case A, C, G and T only: every other letter is one ``[UNK]``. Padding and truncation that a
     copy of the file may carry are switched off. ``[CLS]`` comes in front, ``[SEP]`` behind. Many sequences at once are
-    encoded by ``_bpe``, which gives the same ids and is checked for that when it is first used.
+    encoded by ``bpe``, which gives the same ids and is checked for that when it is first used.
 
     Args:
         text: the content of ``tokenizer.json``.
@@ -183,7 +188,7 @@ def load_tokenizer(folder: Path, kind: str) -> Tokenizer:
 
     Args:
         folder: the weights folder.
-        kind: ``esm2`` (``vocab.txt``; built in where that is missing) or ``dnabert`` (``tokenizer.json``).
+        kind: ``letters`` (``vocab.txt``; built in where that is missing) or ``pieces`` (``tokenizer.json``).
 
     Returns:
         The tokenizer; an ``AbsentTokenizer`` where ``tokenizer.json`` is missing.
@@ -191,7 +196,7 @@ def load_tokenizer(folder: Path, kind: str) -> Tokenizer:
     Raises:
         WeightsError: the file cannot be used.
     """
-    if kind == "esm2":
+    if kind == "letters":
         path = folder / "vocab.txt"
         if not path.exists():
             return Esm2Tokenizer()
@@ -207,7 +212,7 @@ def tokenizer_digest(folder: Path, kind: str) -> str | None:
 
     Args:
         folder: the weights folder.
-        kind: ``esm2`` or ``dnabert``.
+        kind: ``letters`` or ``pieces``.
 
     Returns:
         The digest that ``load_tokenizer(folder, kind).digest`` has.
@@ -215,7 +220,7 @@ def tokenizer_digest(folder: Path, kind: str) -> str | None:
     Raises:
         WeightsError: the file cannot be used.
     """
-    if kind == "esm2":
+    if kind == "letters":
         return load_tokenizer(folder, kind).digest
     path = folder / "tokenizer.json"
     if not path.exists():

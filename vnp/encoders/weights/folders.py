@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 
-from vnp.encoders.spec import EncoderSpec, Family
+from vnp.encoders.spec import TRAINED, EncoderSpec, Family
 from vnp.errors import WeightsError
+from vnp.files.caches import cache_folder
 
 CONFIG_NAME = "config.json"
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -47,7 +48,7 @@ def weights_root(given: Path | None = None) -> Path:
         return given.expanduser()
     if os.environ.get("VNP_WEIGHTS"):
         return Path(os.environ["VNP_WEIGHTS"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vnp" / "weights"
+    return cache_folder("weights")
 
 
 def find_folder(spec: EncoderSpec, weights: Path | None = None) -> Path:
@@ -108,21 +109,19 @@ def config_family(config: Mapping[str, object], folder: Path) -> Family:
         folder: where it came from, for messages.
 
     Returns:
-        ``esm2`` or ``dnabert``.
+        The first that it fits.
 
     Raises:
-        WeightsError: neither.
+        WeightsError: none.
     """
-    kind = config.get("model_type")
-    listed = config.get("architectures")
-    classes = [str(one) for one in listed] if isinstance(listed, list) else []
-    if kind in ("esm", "fast_esm", "fastesm") or any("esm" in one.lower() for one in classes):
-        return "esm2"
-    if kind == "bert" and "alibi_starting_size" in config:
-        return "dnabert"
-    raise WeightsError(
-        f"{folder / CONFIG_NAME}: model_type {kind!r}, architectures {classes}: neither ESM2 nor DNABERT-S"
-    )
+    found = next((one for one in TRAINED if one.describes(config)), None)
+    if found is None:
+        known = " nor ".join(one.title for one in TRAINED)
+        raise WeightsError(
+            f"{folder / CONFIG_NAME}: model_type {config.get('model_type')!r}, architectures "
+            f"{config.get('architectures') or []}: neither {known}"
+        )
+    return found
 
 
 def weight_files(folder: Path, pins: Mapping[str, str] | None = None) -> tuple[str, ...]:

@@ -1,24 +1,29 @@
-"""``weights.lock.json``: which weights were fetched, and how to know them again.
+"""``weights.lock.json``: which weights were fetched, and whether those in a folder are they.
 
 The lock lies in the weights folder, beside one folder an encoder. ``jobs.fetch`` writes it; everything else
-only reads it.
+only reads it. Nothing here opens a connection.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vnp.errors import StorageError, WeightsError
-from vnp.files.records import write_json
+from vnp.encoders.spec import EncoderSpec
+from vnp.encoders.tokens.tokenizers import tokenizer_digest
+from vnp.encoders.weights.folders import (
+    CONFIG_NAME,
+    config_digest,
+    config_family,
+    read_config,
+    weight_files,
+)
+from vnp.errors import WeightsError
+from vnp.files.hashing import remembered_sha256
+from vnp.files.records import read_record, write_record
 
 LOCK_NAME = "weights.lock.json"
-REMEMBERED_BYTES = 16 << 20  # smaller files are hashed sooner than looked up
 _SCHEMA = 1
 
 
@@ -54,6 +59,11 @@ class LockedEncoder:
     files: Mapping[str, LockedFile]
 
 
+@dataclass(frozen=True, slots=True)
+class _Lock:
+    encoders: Mapping[str, LockedEncoder]
+
+
 def read_lock(folder: Path) -> dict[str, LockedEncoder]:
     """Read the lock in a weights folder.
 
@@ -66,23 +76,9 @@ def read_lock(folder: Path) -> dict[str, LockedEncoder]:
     Raises:
         WeightsError: the lock cannot be read.
     """
-    path = folder / LOCK_NAME
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        if content["schema"] != _SCHEMA:
-            raise WeightsError(
-                f"{path} has schema {content['schema']!r}, this version of vnp reads {_SCHEMA}; "
-                "fetch again with this version (python -m jobs.fetch)"
-            )
-        return {str(name): _entry(one) for name, one in content["encoders"].items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path} cannot be read: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(
-            f"{path} is damaged ({type(error).__name__}: {error}); delete it and fetch again (python -m jobs.fetch)"
-        ) from error
+    again = "delete it and fetch again (python -m jobs.fetch)"
+    found = read_record(folder / LOCK_NAME, _Lock, schema=_SCHEMA, error=WeightsError, remedy=again)
+    return {} if found is None else dict(found.encoders)
 
 
 def write_lock(folder: Path, encoders: Mapping[str, LockedEncoder]) -> Path:
@@ -98,94 +94,150 @@ def write_lock(folder: Path, encoders: Mapping[str, LockedEncoder]) -> Path:
     Raises:
         StorageError: the disk is full or cannot be written.
     """
-    content = {
-        "schema": _SCHEMA,
-        "encoders": {
-            name: {
-                "hub_id": one.hub_id,
-                "revision": one.revision,
-                "licence": one.licence,
-                "fetched": one.fetched,
-                "files": {file: {"size": what.size, "sha256": what.sha256} for file, what in sorted(one.files.items())},
-            }
-            for name, one in sorted(encoders.items())
-        },
-    }
     path = folder / LOCK_NAME
-    write_json(path, content)
+    write_record(path, _Lock(encoders), schema=_SCHEMA)
     return path
 
 
-def file_sha256(path: Path, *, again: bool = False) -> str:
-    """Hash a file, or remember its hash.
-
-    The hash of a large file is remembered, with its size, modification time and inode, in the user's cache
-    folder (``$XDG_CACHE_HOME``, else ``~/.cache``): gigabytes are read once, not at the start of each task.
+def find_lock(name: str, folder: Path) -> LockedEncoder | None:
+    """Find an encoder's entry in the lock beside its folder, or in it.
 
     Args:
-        path: the file.
-        again: hash it even if it looks unchanged.
+        name: the encoder.
+        folder: the model's folder.
 
     Returns:
-        64 hexadecimal digits.
+        The entry, or None if nothing was recorded.
+
+    Raises:
+        WeightsError: a lock is damaged.
+    """
+    # Beside the folder as it was named, and beside what a link leads to.
+    for place in (folder, folder.parent, folder.resolve().parent):
+        entry = read_lock(place).get(name)
+        if entry is not None:
+            return entry
+    return None
+
+
+def verify(spec: EncoderSpec, folder: Path, *, full: bool = False) -> dict[str, str]:
+    """Check an encoder's files against its pins and its lock.
+
+    Args:
+        spec: the encoder.
+        folder: the model's folder.
+        full: hash every file again, even one that looks unchanged since it was last checked.
+
+    Returns:
+        Weight file to SHA-256, for the files that tensors are read from.
+
+    Raises:
+        WeightsError: a file is missing or differs; the message names it, both hashes, and what to do.
+    """
+    entry = find_lock(spec.name, folder)
+    used = weight_files(folder, spec.pins)
+    again = f"fetch it again: python -m jobs.fetch {spec.name}"
+    if spec.pins and set(used) != set(spec.pins):
+        raise WeightsError(
+            f"{folder}: {spec.name} is pinned to {', '.join(sorted(spec.pins))}, found {', '.join(used)}; {again}"
+        )
+    if entry is None:
+        return {name: _checked(folder / name, spec.pins.get(name), None, full, again) for name in used}
+    if spec.revision is not None and entry.revision != spec.revision:
+        raise WeightsError(
+            f"{folder}: {LOCK_NAME} records revision {entry.revision}, "
+            f"{spec.name} is pinned to {spec.revision}; {again}"
+        )
+    strange = sorted(set(used) - set(entry.files))
+    if strange:
+        listed = ", ".join(sorted(entry.files))
+        raise WeightsError(f"{folder}: {strange[0]} is not among the files in {LOCK_NAME} ({listed}); {again}")
+    found = {
+        name: _checked(folder / name, spec.pins.get(name), locked, full, again)
+        for name, locked in sorted(entry.files.items())
+    }
+    return {name: found[name] for name in used}
+
+
+def _checked(path: Path, pin: str | None, locked: LockedFile | None, full: bool, again: str) -> str:
+    """Hash one file and compare it with what is known of it."""
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing, but {LOCK_NAME} lists it; {again}")
+    size = path.stat().st_size
+    if locked is not None and size != locked.size:
+        raise WeightsError(f"{path} has {size:,} bytes, {LOCK_NAME} says {locked.size:,}; {again}")
+    digest = weight_sha256(path, again=full)
+    if pin is not None and not digest.startswith(pin.lower()):
+        raise WeightsError(f"{path} is not the pinned file: its sha256 is {digest}, pinned is {pin}; {again}")
+    if locked is not None and digest != locked.sha256.lower():
+        raise WeightsError(
+            f"{path} is not the file that was fetched: its sha256 is {digest}, "
+            f"{LOCK_NAME} says {locked.sha256}; {again}"
+        )
+    return digest
+
+
+def weight_sha256(path: Path, *, again: bool = False) -> str:
+    """SHA-256 of a weight file, or what is remembered of it; see ``vnp.files.hashing.remembered_sha256``.
 
     Raises:
         WeightsError: the file cannot be read.
     """
     try:
-        now = _stamp(path)
-        memory = _memory(path) if now[0] >= REMEMBERED_BYTES else None
-        if memory is not None and not again:
-            known = _recall(memory, now)
-            if known is not None:
-                return known
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        # Written to while it was read: the hash belongs to no state of the file, so it is not remembered.
-        if memory is not None and _stamp(path) == now:
-            # A cache that cannot be written costs time, nothing else.
-            with contextlib.suppress(OSError, StorageError):
-                memory.parent.mkdir(parents=True, exist_ok=True)
-                write_json(memory, {"stamp": now, "sha256": digest})
+        return remembered_sha256(path, again=again)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
-    return digest
 
 
-def _entry(one: Mapping[str, object]) -> LockedEncoder:
-    files = one["files"]
-    if not isinstance(files, dict):
-        raise TypeError("files is not a table")
-    return LockedEncoder(
-        hub_id=str(one["hub_id"]),
-        revision=str(one["revision"]),
-        licence=str(one["licence"]),
-        fetched=str(one["fetched"]),
-        files={str(name): LockedFile(int(what["size"]), str(what["sha256"])) for name, what in files.items()},
+def check_fit(spec: EncoderSpec, folder: Path) -> tuple[str, str | None]:
+    """Check that a folder's configuration and tokenizer are of the encoder's kind, before any tensor is read.
+
+    Args:
+        spec: the encoder.
+        folder: the model's folder.
+
+    Returns:
+        Digest of the configuration and of the tokenizer; the latter is None where there is no tokenizer and the
+        encoder is not a registered one.
+
+    Raises:
+        WeightsError: they are of another kind, or missing.
+    """
+    config = read_config(folder)
+    family = config_family(config, folder)
+    if family != spec.family:
+        raise WeightsError(f"{folder} holds {family.name} weights, {spec.name} needs {spec.family.name}")
+    if config.get("hidden_size") != spec.width:
+        raise WeightsError(
+            f"{folder / CONFIG_NAME}: hidden_size is {config.get('hidden_size')}, {spec.name} is {spec.width} wide"
+        )
+    tokenizer = tokenizer_digest(folder, spec.family.tokenizer)
+    if tokenizer is None and spec.hub_id is not None:
+        raise WeightsError(f"{folder / 'tokenizer.json'} is missing; fetch it again: python -m jobs.fetch {spec.name}")
+    return config_digest(config), tokenizer
+
+
+def resolve(spec: EncoderSpec, folder: Path, *, full: bool = False) -> EncoderSpec:
+    """Complete a spec with what lies in its folder, so that it identifies the numbers it gives.
+
+    Args:
+        spec: the encoder.
+        folder: the model's folder.
+        full: hash every file again.
+
+    Returns:
+        The spec with the found revision and licence, and digests of weights, configuration and tokenizer.
+
+    Raises:
+        WeightsError: files are missing or are not the right ones.
+    """
+    config, tokenizer = check_fit(spec, folder)
+    entry = find_lock(spec.name, folder)
+    return replace(
+        spec,
+        revision=spec.revision if entry is None else entry.revision,
+        licence=spec.licence if entry is None else entry.licence,
+        weights=verify(spec, folder, full=full),
+        config_digest=config,
+        tokenizer_digest=tokenizer,
     )
-
-
-def _stamp(path: Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
-
-
-def _memory(path: Path) -> Path | None:
-    """Where the hash of this file is remembered; None where the user has no home."""
-    try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        return None
-    key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
-    return cache / "vnp" / "checked" / f"{key}.json"
-
-
-def _recall(memory: Path, now: list[int]) -> str | None:
-    """Read the hash of an unchanged file; anything unreadable is as good as nothing."""
-    try:
-        content = json.loads(memory.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(content, dict) or content.get("stamp") != now:
-        return None
-    return str(content.get("sha256"))

@@ -1,17 +1,66 @@
-"""Tensors out of one file."""
+"""The tensors of a model out of its files; nothing that a file contains is ever executed."""
 
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from vnp.encoders.weights.folders import (
+    SINGLE_FILES,
+    read_index,
+    weight_files,
+)
 from vnp.errors import WeightsError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _AGAIN = "fetch it again (python -m jobs.fetch)"
+
+
+def read_state(folder: Path, pins: Mapping[str, str] | None = None) -> dict[str, Tensor]:
+    """Read all tensors of a model, on the CPU, mapped from disk where the format allows it.
+
+    Args:
+        folder: the model's folder.
+        pins: pinned files of the encoder.
+
+    Returns:
+        Tensor name to tensor, with the names and types of the files.
+
+    Raises:
+        WeightsError: a file is missing, truncated, damaged, or a pickle with anything but plain tensors in
+            it; nothing in such a pickle is executed.
+    """
+    state: dict[str, Tensor] = {}
+    names = weight_files(folder, pins)
+    for name in names:
+        tensors = read_tensors(folder / name)
+        twice = sorted(set(tensors) & set(state))
+        if twice:
+            raise WeightsError(f"{folder / name}: tensor {twice[0]!r} is also in another file of {folder}")
+        state.update(tensors)
+    for kind in SINGLE_FILES:
+        index_path = folder / f"{kind}.index.json"
+        if len(names) > 1 and names[0].endswith(Path(kind).suffix) and index_path.is_file():
+            _check_index(index_path, state)
+    return state
+
+
+def _check_index(path: Path, state: Mapping[str, Tensor]) -> None:
+    promised = set(read_index(path))
+    missing, extra = sorted(promised - set(state)), sorted(set(state) - promised)
+    if missing or extra:
+        what = f"tensor {missing[0]!r} is in no file" if missing else f"tensor {extra[0]!r} is not listed"
+        raise WeightsError(
+            f"{path}: {what} ({len(missing)} missing, {len(extra)} unlisted); fetch it again (python -m jobs.fetch)"
+        )
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

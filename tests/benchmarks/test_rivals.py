@@ -7,28 +7,30 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.rivals import EsmModel, best_batch, rivals, token_batches
+from vnp.encoders.models.bare import BareModel
+from vnp.encoders.spec import spec
 from vnp.errors import EncoderError
-from vnp.speed.contestants import contestants, sample_pieces
+from vnp.speed.compare import ours, sample_pieces, sorted_batches
 from vnp.speed.measure import embed_in_pieces, least_cosine
-from vnp.speed.rivals import EsmModel, best_batch, sorted_batches, token_batches
-from vnp.speed.subject import Subject
 
 LENGTHS = np.array([3, 90, 12, 40, 41, 7, 64, 20, 33])
 
 
 @pytest.mark.parametrize("kind", ["protein", "dna"])
 def test_everybody_computes_the_same(kind: str, request: pytest.FixtureRequest) -> None:
-    subject: Subject = request.getfixturevalue(kind)
+    model: BareModel = request.getfixturevalue(kind)
     if kind == "protein":
         pytest.importorskip("transformers")
-    ids = subject.sequences(LENGTHS)
-    want = subject.encoder("fp32", "padded").embed_ids(ids)
-    field = contestants(subject, ("fp32", "bf16"), None)
+    ids = model.sequences(LENGTHS)
+    want = model.encoder("fp32", "padded").embed_ids(ids)
+    precisions = ("fp32", "bf16")
+    field = [*(ours(each, None) for each in precisions), *rivals(model, precisions)]
     assert [each.kind for each in field] == (
         ["ours", "ours", "rival", "loop"] if kind == "protein" else ["ours", "ours", "loop"]
     )
     for each in field:
-        entry = each.build(subject).prepare(ids, 1.0)
+        entry = each.build(model).prepare(ids, 1.0)
         assert sorted(np.concatenate(entry.pieces).tolist()) == list(range(len(ids)))
         got = embed_in_pieces(entry.run, ids, entry.pieces)
         assert least_cosine(got, want) >= (0.999999 if each.precision == "fp32" else 0.999), each.name
@@ -36,18 +38,18 @@ def test_everybody_computes_the_same(kind: str, request: pytest.FixtureRequest) 
         np.testing.assert_allclose(again, got, atol=1e-5 if each.precision == "fp32" else 0.1)
 
 
-def test_esm2_3b_runs_against_batches_of_tokens_in_float32(protein: Subject) -> None:
+def test_esm2_3b_runs_against_batches_of_tokens_in_float32(protein: BareModel) -> None:
     pytest.importorskip("transformers")
-    subject = replace(protein, name="esm2_3b")
-    loop = contestants(subject, ("bf16",), None)[-1]
+    model = replace(protein, spec=spec("esm2_3b"))
+    loop = rivals(model, ("bf16",))[-1]
     assert (loop.kind, loop.precision) == ("loop", "fp32")
-    ids = subject.sequences(np.full(60, 100))
-    assert [len(each) for each in loop.build(subject).prepare(ids, 1.0).pieces] == [20, 20, 20]
+    ids = model.sequences(np.full(60, 100))
+    assert [len(each) for each in loop.build(model).prepare(ids, 1.0).pieces] == [20, 20, 20]
 
 
-def test_rivals_know_no_fp8(protein: Subject) -> None:
-    assert [each.precision for each in contestants(protein, ("fp8", "bf16"), None)] == ["fp8", "bf16", "bf16", "bf16"]
-    assert contestants(protein, ("fp8",), None)[-1].precision == "fp32"
+def test_rivals_know_no_fp8(protein: BareModel) -> None:
+    assert [each.precision for each in rivals(protein, ("fp8", "bf16"))] == ["bf16", "bf16"]
+    assert rivals(protein, ("fp8",))[-1].precision == "fp32"
 
 
 def test_batches() -> None:
@@ -56,7 +58,7 @@ def test_batches() -> None:
     assert [each.tolist() for each in pieces] == [[0, 2, 4], [1], [3]]
 
 
-def test_best_batch_stops_at_what_does_not_fit(protein: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_batch_stops_at_what_does_not_fit(protein: BareModel, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
     model = EsmModel(protein, "fp32", copy_each=False)
     ids = protein.sequences(np.full(12, 9))
@@ -75,15 +77,14 @@ def test_best_batch_stops_at_what_does_not_fit(protein: Subject, monkeypatch: py
         best_batch(model, ids, (8,), 60.0)
 
 
-def test_without_transformers_the_extra_is_named(protein: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_transformers_the_extra_is_named(protein: BareModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(EncoderError, match=r"vnp\[reference\]"):
         EsmModel(protein, "fp32", copy_each=False)
 
 
-def test_a_rival_that_lacks_weights_is_refused(protein: Subject) -> None:
+def test_a_rival_that_lacks_weights_is_refused(protein: BareModel) -> None:
     pytest.importorskip("transformers")
-    model = protein.model
-    state = {name: each for name, each in model.state.items() if "intermediate" not in name}
+    state = {name: each for name, each in protein.state.items() if "intermediate" not in name}
     with pytest.raises(EncoderError, match=r"intermediate\.dense"):
-        EsmModel(replace(protein, model=replace(model, state=state)), "fp32", copy_each=False)
+        EsmModel(replace(protein, state=state), "fp32", copy_each=False)

@@ -5,102 +5,93 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from vnp.encoders.build import build
 from vnp.encoders.engine import TransformerEncoder
-from vnp.encoders.models.dnabert import MosaicBertConfig
-from vnp.encoders.models.esm2 import Esm2Config
+from vnp.encoders.models.trunk import Sizes, Trunk
 from vnp.encoders.spec import EncoderSpec
 from vnp.errors import EncoderError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Family = Literal["esm2", "esm2_3b", "dnabert"]
 
-_ESM2: Mapping[str, object] = {
-    "model_type": "esm",
-    "vocab_size": 33,
-    "mask_token_id": 32,
-    "token_dropout": True,
-    "position_embedding_type": "rotary",
-    "layer_norm_eps": 1e-5,
-}
-_DNABERT: Mapping[str, object] = {
-    "model_type": "bert",
-    "vocab_size": 4096,
-    "type_vocab_size": 2,
-    "layer_norm_eps": 1e-12,
-}
-_SIZES: Mapping[tuple[str, bool], tuple[int, int, int, int]] = {  # layers, width, heads, inner
-    ("esm2", True): (33, 1280, 20, 5120),
-    ("esm2_3b", True): (36, 2560, 40, 10240),
-    ("dnabert", True): (12, 768, 12, 3072),
-    ("esm2", False): (3, 256, 4, 1024),
-    ("esm2_3b", False): (3, 256, 4, 1024),
-    ("dnabert", False): (3, 384, 6, 768),
-}
+RANDOM = "random weights"
 
 
 @dataclass(frozen=True, eq=False)
-class RandomModel:
-    """A trunk's configuration and tensors.
+class BareModel:
+    """An encoder's trunk without its tokenizer.
 
     Attributes:
-        family: ``esm2``, ``esm2_3b`` or ``dnabert``.
+        spec: the encoder that it is a model of; its width may be another.
         config: the content of a config.json.
         state: tensors under their names without prefix.
         device: where encoders of it run; the tensors may be elsewhere.
+        source: where its weights come from, in words.
     """
 
-    family: str
+    spec: EncoderSpec
     config: Mapping[str, object]
     state: Mapping[str, torch.Tensor]
-    device: str
+    device: torch.device
+    source: str = RANDOM
 
-    def encoder(self, precision: str, attention: str, token_budget: int | None = None) -> TransformerEncoder:
+    @property
+    def is_random(self) -> bool:
+        """Whether its weights are random."""
+        return self.source.startswith(RANDOM)
+
+    @property
+    def name(self) -> str:
+        """Of the encoder, such as ``fastesm2_650``."""
+        return self.spec.name
+
+    @property
+    def size(self) -> str:
+        """Layers and width, in words."""
+        return f"{self.sizes.depth} layers of {self.sizes.width}"
+
+    @property
+    def trunk(self) -> type[Trunk]:
+        """The class that runs it."""
+        found: type[Trunk] = self.spec.family.load_model()
+        return found
+
+    @property
+    def sizes(self) -> Sizes:
+        """Its sizes, as in its configuration."""
+        return self.trunk.sizes.read(self.config)
+
+    def encoder(self, precision: str, attention: str = "auto", token_budget: int | None = None) -> TransformerEncoder:
         """Build an encoder of it that takes token ids only; see ``vnp.encoders.build.build``."""
-        protein = self.family != "dnabert"
-        spec = EncoderSpec(
-            name=f"random {self.family}",
-            molecule="protein" if protein else "dna",
-            width=int(str(self.config["hidden_size"])),
-            family="esm2" if protein else "dnabert",
-            pooling="residues" if protein else "tokens",
-            tokenizer="none",
-        )
+        one = self.spec
         return build(
             self.config,
             self.state,
             _NoTokenizer(),
-            spec,
+            EncoderSpec(f"random {one.name}", one.molecule, self.sizes.width, one.family),
             device=self.device,
             precision=precision,
             token_budget=token_budget,
             attention=attention,
         )
 
-    def sequences(self, lengths: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:
-        """Random tokens between the first and last special token."""
+    def sequences(self, lengths: NDArray[np.int64], seed: int = 0) -> list[NDArray[np.int64]]:
+        """Random tokens of these lengths between the first and the last special token."""
         rng = np.random.default_rng(seed)
-        low, high, first = (4, 24, 0) if self.family != "dnabert" else (5, 4096, 1)
-        return [np.concatenate(([first], rng.integers(low, high, n - 2), [2])) for n in lengths]
-
-    def products(self) -> list[tuple[int, int]]:
-        """Shapes (out, into) of one layer's matrix products; queries, keys and values are one."""
-        width, inner = int(str(self.config["hidden_size"])), int(str(self.config["intermediate_size"]))
-        gates = 2 if self.family == "dnabert" else 1
-        return [(3 * width, width), (width, width), (gates * inner, width), (width, inner)]
+        first, last = self.trunk.ends
+        return [np.concatenate(([first], rng.integers(*self.trunk.letters, n - 2), [last])) for n in lengths]
 
     def operations(self, lengths: NDArray[np.int64]) -> float:
-        """Floating-point operations of matrix products and attention."""
-        depth, width = int(str(self.config["num_hidden_layers"])), int(str(self.config["hidden_size"]))
+        """Floating-point operations of matrix products and attention for sequences of these tokens."""
         weights = sum(math.prod(t.shape) for name, t in self.state.items() if "layer" in name and t.ndim == 2)
-        return float(2 * weights * lengths.sum() + 4 * depth * width * (lengths.astype(float) ** 2).sum())
+        squares = 4 * self.sizes.depth * self.sizes.width * (lengths.astype(float) ** 2).sum()
+        return float(2 * weights * lengths.sum() + squares)
 
 
 class _NoTokenizer:
@@ -109,13 +100,13 @@ class _NoTokenizer:
 
 
 def random_model(
-    device: str, family: Family, *, full: bool = False, layers: int | None = None, seed: int = 0
-) -> RandomModel:
+    device: str | torch.device, spec: EncoderSpec, *, full: bool = False, layers: int | None = None, seed: int = 0
+) -> BareModel:
     """Make a model with random weights.
 
     Args:
         device: where the weights are made.
-        family: the architecture.
+        spec: the encoder that it is to be like.
         full: the published size instead of a small one.
         layers: another number of layers.
         seed: of the weights.
@@ -123,19 +114,22 @@ def random_model(
     Returns:
         The model, in float32.
     """
-    depth, width, heads, inner = _SIZES[family, full]
+    trunk: type[Trunk] = spec.family.load_model()
+    depth, width, heads, inner = (spec.depth, spec.width, spec.heads, spec.inner) if full else trunk.small
     config = {
-        **(_DNABERT if family == "dnabert" else _ESM2),
+        **trunk.published,
         "num_hidden_layers": layers or depth,
         "hidden_size": width,
         "num_attention_heads": heads,
         "intermediate_size": inner,
     }
-    shapes = (MosaicBertConfig if family == "dnabert" else Esm2Config).read(config).tensors()
-    return RandomModel(family, config, _random_state(shapes, device, seed), device)
+    state = _random_state(trunk.sizes.read(config).tensors(), device, seed)
+    return BareModel(spec, config, state, torch.device(device), f"{RANDOM}, {'published size' if full else 'small'}")
 
 
-def _random_state(shapes: Mapping[str, tuple[int, ...]], device: str, seed: int) -> dict[str, torch.Tensor]:
+def _random_state(
+    shapes: Mapping[str, tuple[int, ...]], device: str | torch.device, seed: int
+) -> dict[str, torch.Tensor]:
     """Weights as transformers are initialised, but large enough in attention that it is far from uniform."""
     generator = torch.Generator(device=device).manual_seed(seed)
     state = {}

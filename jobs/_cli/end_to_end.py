@@ -20,10 +20,11 @@ import click
 
 from jobs._cli.progress import Progress, duration
 from jobs._cli.signals import interrupt_when_told
+from jobs._cli.speed import SpeedOptions
+from vnp.encoders.spec import DEFAULTS, spec
 from vnp.errors import RunError, UsageError
 
 if TYPE_CHECKING:
-    from jobs._cli.speed import Wanted
     from vnp.speed.runs import RunFigures
 
 _GPU_READS, _CPU_READS, _COLD_READS = 1_000_000, 300, 5_000
@@ -33,8 +34,8 @@ _LOG_LINES = 12
 
 
 @dataclass(frozen=True)
-class _Way:
-    """How extract is called."""
+class _Encoders:
+    """What extract is called with."""
 
     dna: str
     protein: str
@@ -45,15 +46,12 @@ class _Way:
 
 
 def measure_runs(
-    wanted: Wanted, out: Path | None, as_json: bool,
-    *, reads: int | None, gpus: str, shards: int | None, cold: bool, scratch: Path | None,
-) -> None:  # fmt: skip
+    given: SpeedOptions, *, reads: int | None, gpus: str, shards: int | None, cold: bool, scratch: Path | None
+) -> None:
     """Run extract on made-up reads, once for each number of GPUs, and show what it took.
 
     Args:
-        wanted: models, precision, weights and device.
-        out: folder for ``end_to_end.json``.
-        as_json: print JSON instead of a table.
+        given: models, precision, weights and device; the folder for ``end_to_end.json``; JSON instead of a table.
         reads: of 150 bases; None for what suits the device.
         gpus: numbers of GPUs, separated by commas.
         shards: of each run; None for what suits the device.
@@ -64,12 +62,12 @@ def measure_runs(
         UsageError: an option does not fit the others.
         RunError: a run failed.
     """
-    from vnp.encoders.build import find_device
-    from vnp.encoders.registry import choose_device
+    from vnp.encoders.device import choose_device
     from vnp.files.records import write_json
-    from vnp.speed.machine import describe_machine
+    from vnp.speed.measure import describe_machine
 
-    device = find_device(choose_device(wanted.device, "auto")[0])
+    device = choose_device(given.device)
+    out, as_json = given.out, given.as_json
     visible, counts = _gpus(gpus, device.type)
     machine = describe_machine(device)
     many = reads or (_GPU_READS if device.type == "cuda" else _CPU_READS)
@@ -81,17 +79,17 @@ def measure_runs(
         # At once: what comes after it may take long, and be ended.
         found.append((name, figures))
         if out is not None:
-            write_json(out / "end_to_end.json", _result(machine, way, source, many, found))
+            write_json(out / "end_to_end.json", _result(machine, used, source, many, found))
         if not as_json:
             click.echo("\n".join(["", *_table(name, figures)]))
 
     try:
         with interrupt_when_told(), _room(scratch) as room, Progress("end to end", None, "steps") as progress:
             say = _steps(progress)
-            weights, source = _weights(wanted, room, str(device), say)
-            way = _way(wanted, weights, device.type)
+            weights, source = _weights(given, room, str(device), say)
+            used = _encoders(given, weights, device.type)
             if not as_json:
-                click.echo(f"{way.dna} and {way.protein}, {way.precision}, {source}, {machine['name']}")
+                click.echo(f"{used.dna} and {used.protein}, {used.precision}, {source}, {machine['name']}")
             inputs = _reads(room, many, say)
             caches: dict[str, str] = {}
             if cold:
@@ -99,17 +97,17 @@ def measure_runs(
                 few = _reads(room, min(many, _COLD_READS), say)
                 for state in ("cold", "warm"):
                     say(f"extract of few reads, {state} caches")
-                    note(f"{state} caches, few reads", _run(way, few, room / f"run-{state}", 1, visible[:1], caches))
+                    note(f"{state} caches, few reads", _run(used, few, room / f"run-{state}", 1, visible[:1], caches))
             for count in counts:
                 say(f"extract of {many:,} reads, {count or 'no'} GPU")
                 parts = shards or (_SHARDS_A_GPU * max(counts) if count else 1)
                 run = room / f"run-{count}"
-                note(f"{many:,} reads", _run(way, inputs, run, parts, visible[:count], caches))
+                note(f"{many:,} reads", _run(used, inputs, run, parts, visible[:count], caches))
     except KeyboardInterrupt:
         if as_json and found:
-            click.echo(json.dumps(_result(machine, way, source, many, found), indent=2))
+            click.echo(json.dumps(_result(machine, used, source, many, found), indent=2))
         raise
-    result = _result(machine, way, source, many, found)
+    result = _result(machine, used, source, many, found)
     if out is not None:
         click.echo(f"wrote {out / 'end_to_end.json'}", err=True)
     click.echo(json.dumps(result, indent=2) if as_json else "\n".join(_ratios(result)))
@@ -144,19 +142,19 @@ def _steps(progress: Progress) -> Any:
     return lambda what: progress.to(next(steps), f": {what}")
 
 
-def _weights(wanted: Wanted, room: Path, device: str, say: Any) -> tuple[Path, str]:
+def _weights(given: SpeedOptions, room: Path, device: str, say: Any) -> tuple[Path, str]:
     """The user's weights, or random ones of the published size (of one layer on a CPU, unless --full)."""
     import torch
 
     from vnp.encoders.weights.folders import weights_root
-    from vnp.speed.folders import make_folder
+    from vnp.speed.made_up import make_folder
     from vnp.speed.measure import free
 
-    if wanted.weights is not None:
-        return weights_root(wanted.weights), f"weights of {wanted.weights}"
-    full = wanted.full or device.startswith("cuda")
+    if given.weights is not None:
+        return weights_root(given.weights), f"weights of {given.weights}"
+    full = given.full or device.startswith("cuda")
     root = room / "weights"
-    for name in _models(wanted):
+    for name in _models(given):
         say(f"random weights of {name}")
         make_folder(root, name, device, full=full)
         # The runs need this memory.
@@ -164,24 +162,23 @@ def _weights(wanted: Wanted, room: Path, device: str, say: Any) -> tuple[Path, s
     return root, "random weights, published size" if full else "random weights, one layer"
 
 
-def _models(wanted: Wanted) -> tuple[str, str]:
+def _models(given: SpeedOptions) -> tuple[str, str]:
     """The DNA and the protein encoder."""
-    named = wanted.models or ("dnabert_s", "fastesm2_650")
-    proteins = [name for name in named if name != "dnabert_s"] or ["fastesm2_650"]
+    proteins = [name for name in given.models if spec(name).molecule == "protein"] or [DEFAULTS["protein"]]
     if len(proteins) > 1:
         raise UsageError(f"--end-to-end takes one model of proteins, not {', '.join(proteins)}")
-    return "dnabert_s", proteins[0]
+    return DEFAULTS["dna"], proteins[0]
 
 
-def _way(wanted: Wanted, weights: Path, device: str) -> _Way:
-    if len(wanted.precisions) > 1:
+def _encoders(given: SpeedOptions, weights: Path, device: str) -> _Encoders:
+    if len(given.precisions) > 1:
         raise UsageError("--end-to-end takes one --precision")
-    precision = wanted.precisions[0] if wanted.precisions else "auto"
-    return _Way(*_models(wanted), precision, weights, device, wanted.token_budget)
+    precision = given.precisions[0] if given.precisions else "auto"
+    return _Encoders(*_models(given), precision, weights, device, given.token_budget)
 
 
 def _reads(room: Path, count: int, say: Any) -> Path:
-    from vnp.speed.reads import write_reads
+    from vnp.speed.made_up import write_reads
 
     path = room / f"reads-{count}.fa"
     if not path.exists():
@@ -190,16 +187,27 @@ def _reads(room: Path, count: int, say: Any) -> Path:
     return path
 
 
-def _run(way: _Way, reads: Path, run: Path, shards: int, gpus: Sequence[str], caches: Mapping[str, str]) -> RunFigures:
+def _run(
+    used: _Encoders, reads: Path, run: Path, shards: int, gpus: Sequence[str], caches: Mapping[str, str]
+) -> RunFigures:
     from vnp.speed.runs import read_figures
 
     settings = reads.with_name("none.toml")
     settings.touch()
     command = [sys.executable, "-m", "jobs.extract", str(reads), "--out", str(run), "--shards", str(shards)]
-    command += ["--dna", way.dna, "--protein", way.protein, "--precision", way.precision]
-    command += ["--weights", str(way.weights), "--device", way.device, "--cluster", "local", "--config", str(settings)]
-    if way.token_budget is not None:
-        command += ["--token-budget", str(way.token_budget)]
+    command += ["--dna", used.dna, "--protein", used.protein, "--precision", used.precision]
+    command += [
+        "--weights",
+        str(used.weights),
+        "--device",
+        used.device,
+        "--cluster",
+        "local",
+        "--config",
+        str(settings),
+    ]
+    if used.token_budget is not None:
+        command += ["--token-budget", str(used.token_budget)]
     environment = {**os.environ, **caches}
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
@@ -225,7 +233,7 @@ def _run(way: _Way, reads: Path, run: Path, shards: int, gpus: Sequence[str], ca
 
 
 def _result(
-    machine: Mapping[str, object], way: _Way, source: str, reads: int, found: Sequence[tuple[str, RunFigures]]
+    machine: Mapping[str, object], used: _Encoders, source: str, reads: int, found: Sequence[tuple[str, RunFigures]]
 ) -> dict[str, Any]:
     whole = [figures for name, figures in found if "few" not in name]
     one = next((figures for figures in whole if figures.gpus == 1), None)
@@ -240,7 +248,12 @@ def _result(
     return {
         "schema": "vnp-end-to-end/1",
         "machine": dict(machine),
-        "encoders": {"dna": way.dna, "protein": way.protein, "precision": way.precision, "source": source},
+        "encoders": {
+            "dna": used.dna,
+            "protein": used.protein,
+            "precision": used.precision,
+            "source": source,
+        },
         "reads": reads,
         "runs": [{"name": name, **asdict(figures)} for name, figures in found],
         "times_one_gpu": ratios,

@@ -18,7 +18,7 @@ def test_figures_are_written_where_nothing_is(tmp_path: Path, monkeypatch: pytes
     assert (done.exit_code, "Traceback" in done.output) == (0, False), done.output
     before = out.read_bytes()
     assert json.loads(before)["rows"] == 64
-    monkeypatch.setattr("benchmarks.train.benchmark_training", None)
+    monkeypatch.setattr("benchmarks.train.measure_training", None)
     refused = measure("train", *QUICK, "--out", out)
     assert refused.exit_code == 2
     assert clean(refused) == f"error: {out} is there already: choose another --out, or move it away\n"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import dataset as benchmark
-from benchmarks.dataset import benchmark_index
-from benchmarks.frames_loop import open_rows
+from benchmarks.dataset import measure_index
+from benchmarks.frames import open_rows
 from tests.datasets.genbank import genbank, genome_with_genes, random_protein
 
 
@@ -34,7 +34,7 @@ def identified(name: str, sequence: str, proteins: list[str], size: int) -> int:
 
 
 def test_figures(genome: Path) -> None:
-    figures = benchmark_index(genome, chunk=90, scan_chunks=20)
+    figures = measure_index(genome, chunk=90, scan_chunks=20)
     assert figures.records == 4
     assert (figures.proteins, figures.mismatched) == (24, 3), "the N lies in a gene of each record"
     assert figures.chunks > 3 * 60
@@ -51,7 +51,7 @@ def test_frames_are_those_of_virnucpro(tmp_path: Path) -> None:
     bases = bases[: len(bases) // size * size]  # then chunks do not overlap
     path = tmp_path / "genome.gb"
     path.write_text(genbank("V1", bases, features[:-1]))
-    figures = benchmark_index(path, chunk=size)
+    figures = measure_index(path, chunk=size)
     assert figures.annotated == identified("V1", bases, proteins[:-1], size)
     assert figures.annotated > 10
     assert figures.scanned_chunks == figures.chunks
@@ -60,4 +60,4 @@ def test_frames_are_those_of_virnucpro(tmp_path: Path) -> None:
 def test_sides_that_differ_are_an_error(genome: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "_scanned", lambda record, frames, rows: np.zeros(len(rows), dtype=np.bool_))
     with pytest.raises(RuntimeError, match=r"differ in record V0\.1"):
-        benchmark_index(genome, chunk=90)
+        measure_index(genome, chunk=90)

@@ -1,4 +1,4 @@
-"""Other ways to run the same models, with the same weights: transformers at its best, and VirNucPro's loops.
+"""Encoders beside other ways to run the same models, with the same weights: transformers, and VirNucPro's loops.
 
 What VirNucPro does was read off its published program (github.com/Li-Jing-1997/VirNucPro, ``units.py``): DNABERT-S
 gets one sequence at a time in float32; ESM2-3B gets batches of at most 2,048 padded tokens, sequences sorted by length,
@@ -10,24 +10,32 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
+from jobs._cli import options
+from jobs._cli.command import command
+from jobs._cli.speed import SpeedOptions, measure_speed, speed_options, speed_out
 from vnp.encoders.build import DTYPES
-from vnp.encoders.kernels.attention import AttentionShape, Padded
+from vnp.encoders.kernels.attention import Padded
+from vnp.encoders.models.bare import BareModel
 from vnp.encoders.models.dnabert import MosaicBert
-from vnp.encoders.packing import collate
+from vnp.encoders.packing import AttentionShape, collate
 from vnp.errors import EncoderError
+from vnp.speed.compare import Contestant, Entry, Ready, in_batches, lengths_of, sorted_batches
 from vnp.speed.measure import Pieces, free
-from vnp.speed.subject import Subject
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_GPU_BATCHES, _CPU_BATCHES = (64, 128, 256, 512), (1, 4, 8, 16, 32, 64)
+_LOOP_BATCH = 16
+_LOOP_TOKENS = 2048
+_TRIAL_SHARE = 0.4  # of a rival's time goes into finding its best batch
 _PADDING = 1
 _PROBES = (0.25, 0.5, 0.75)
 _KEYS = (
@@ -37,10 +45,10 @@ _KEYS = (
 
 
 class EsmModel:
-    """transformers' EsmModel with a subject's weights, fed with padded batches.
+    """transformers' EsmModel with a model's weights, fed with padded batches.
 
     Args:
-        subject: a model of proteins.
+        model: of proteins.
         precision: of weights and activations.
         copy_each: copy every sequence's mean by itself, instead of a batch's together.
 
@@ -51,23 +59,23 @@ class EsmModel:
         EncoderError: transformers is missing, or its model is another.
     """
 
-    def __init__(self, subject: Subject, precision: str, *, copy_each: bool) -> None:
+    def __init__(self, model: BareModel, precision: str, *, copy_each: bool) -> None:
         try:
             from transformers import EsmConfig
             from transformers import EsmModel as Published
         except ImportError as error:
             raise EncoderError("transformers is not installed: pip install 'vnp[reference]'") from error
-        options: dict[str, Any] = {key: subject.model.config[key] for key in _KEYS if key in subject.model.config}
+        options: dict[str, Any] = {key: model.config[key] for key in _KEYS if key in model.config}
         options |= {"pad_token_id": _PADDING, "attn_implementation": "sdpa"}
         config = EsmConfig(**options)
-        with subject.device:
-            model: Any = Published(config, add_pooling_layer=False)
-        self._load(model, subject.model.state)
+        with model.device:
+            published: Any = Published(config, add_pooling_layer=False)
+        self._load(published, model.state)
         # As from_pretrained does it: weights in the precision that was asked for, rotary frequencies in float32.
-        for weight in model.parameters():
+        for weight in published.parameters():
             weight.data = weight.data.to(DTYPES[precision])
-        self._model = model.eval()
-        self.device = subject.device
+        self._model = published.eval()
+        self.device = model.device
         self._copy_each = copy_each
 
     @staticmethod
@@ -101,15 +109,15 @@ class OneByOne:
     """DNABERT-S with plain layers in float32, for one sequence at a time.
 
     Args:
-        subject: a model of DNA.
+        model: of DNA.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        self._model = MosaicBert(subject.model.config, subject.model.state, subject.device, torch.float32)
-        model = self._model
-        shape = AttentionShape(model.heads, model.head, model.slopes, torch.float32, subject.device)
+    def __init__(self, model: BareModel) -> None:
+        self._model = MosaicBert(model.config, model.state, model.device, torch.float32)
+        plain = self._model
+        shape = AttentionShape(plain.heads, plain.head, plain.slopes, torch.float32, model.device)
         self._attention = Padded(shape)
-        self._device = subject.device
+        self._device = model.device
 
     @torch.inference_mode()
     def run(self, ids: Sequence[NDArray[np.int64]]) -> Float32[np.ndarray, "n width"]:
@@ -168,16 +176,6 @@ def _rate(model: EsmModel, ids: Sequence[NDArray[np.int64]], pieces: Pieces) -> 
     return sum(len(one) for each in several for one in each) / (time.perf_counter() - began)
 
 
-def sorted_batches(lengths: Int64[np.ndarray, "n"], batch: int) -> Pieces:
-    """Batches of so many sequences, longest first."""
-    return in_batches(np.argsort(-lengths, kind="stable"), batch)
-
-
-def in_batches(order: Int64[np.ndarray, "n"], batch: int) -> Pieces:
-    """Batches of so many sequences in this order."""
-    return [order[first : first + batch] for first in range(0, len(order), batch)]
-
-
 def token_batches(lengths: Int64[np.ndarray, "n"], tokens: int) -> Pieces:
     """Batches of at most so many padded tokens, shortest first; a longer sequence goes alone."""
     pieces: Pieces = []
@@ -188,3 +186,68 @@ def token_batches(lengths: Int64[np.ndarray, "n"], tokens: int) -> Pieces:
             members = []
         members.append(i)
     return [*pieces, np.array(members, np.int64)]
+
+
+def rivals(model: BareModel, precisions: Sequence[str]) -> list[Contestant]:
+    """List the other ways to run a model.
+
+    Args:
+        model: the model.
+        precisions: of ours; rivals run in the first that they know.
+    """
+    if model.spec.molecule == "dna":
+        return [Contestant("VirNucPro's way: one sequence at a time", "loop", "fp32", _one_by_one)]
+    known = [each for each in precisions if each != "fp8"]
+    precision = known[0] if known else ("fp16" if model.device.type == "cuda" else "fp32")
+    best = Contestant("transformers EsmModel, SDPA, sorted", "rival", precision, _transformers(precision))
+    if model.name == "esm2_3b":
+        name = f"VirNucPro's way: sorted, {_LOOP_TOKENS:,} tokens a batch"
+        return [best, Contestant(name, "loop", "fp32", _loop_of_tokens)]
+    name = f"VirNucPro's way: unsorted, batch {_LOOP_BATCH}, a copy a sequence"
+    return [best, Contestant(name, "loop", precision, _loop(precision))]
+
+
+def _transformers(precision: str) -> Callable[[BareModel], Ready]:
+    def build(model: BareModel) -> Ready:
+        other = EsmModel(model, precision, copy_each=False)
+        batches = _GPU_BATCHES if model.device.type == "cuda" else _CPU_BATCHES
+
+        def prepare(ids: Sequence[np.ndarray], seconds: float) -> Entry:
+            batch, pieces = best_batch(other, ids, batches, seconds * _TRIAL_SHARE)
+            return Entry(other.run, pieces, f"batch {batch}, the best of {batches[0]} to {batches[-1]}")
+
+        return Ready(prepare)
+
+    return build
+
+
+def _loop(precision: str) -> Callable[[BareModel], Ready]:
+    def build(model: BareModel) -> Ready:
+        other = EsmModel(model, precision, copy_each=True)
+        return Ready(
+            lambda ids, _: Entry(other.run, in_batches(np.arange(len(ids)), _LOOP_BATCH), f"batch {_LOOP_BATCH}")
+        )
+
+    return build
+
+
+def _loop_of_tokens(model: BareModel) -> Ready:
+    other = EsmModel(model, "fp32", copy_each=True)
+    return Ready(lambda ids, _: Entry(other.run, token_batches(lengths_of(ids), _LOOP_TOKENS), "sorted by length"))
+
+
+def _one_by_one(model: BareModel) -> Ready:
+    other = OneByOne(model)
+    return Ready(lambda ids, _: Entry(other.run, in_batches(np.arange(len(ids)), 1), "plain layers"))
+
+
+@command("python -m benchmarks rivals --out SPEED")
+@speed_options
+@speed_out
+@options.as_json
+def main(**given: Any) -> None:
+    """Time encoders beside other programs with the same weights, in one run.
+
+    As ``benchmark speed``, which has the encoders alone; a rival that cannot run says why.
+    """
+    measure_speed(SpeedOptions.of(given), rivals)

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from tests.runs import making
-from tests.runs.making import coding, make_one, plan_run, small_blocks, write_fasta
+from tests.runs.making import coding, plan_run, small_blocks, write_fasta
 from vnp.encoders import Encoder, load
 from vnp.errors import EncoderError, WeightsError
-from vnp.runs.making import encoders, pipeline, rows
+from vnp.runs.making import encoders as pair
+from vnp.runs.making import rows as front
+from vnp.runs.making import work
 from vnp.runs.making.encoders import RunEncoders
+from vnp.runs.making.work import extract_shard
 from vnp.runs.request import Request, Run
 
 
@@ -37,7 +40,7 @@ def test_encoders_are_loaded_side_by_side(request_of_a_run: Request, monkeypatch
         encoder.weights_seconds = {"dna": 1.5, "protein": 4.0}[molecule]  # type: ignore[attr-defined]
         return encoder
 
-    monkeypatch.setattr(encoders, "load", slow)
+    monkeypatch.setattr(pair, "load", slow)
     found = RunEncoders.load(request_of_a_run)
     assert (found.dna.spec.molecule, found.protein.spec.molecule) == ("dna", "protein")
     assert found.weights_seconds == 4.0
@@ -52,7 +55,7 @@ def test_what_is_wrong_with_an_encoder_is_said(
             raise WeightsError(f"{molecule} is damaged")
         return load(name, molecule=molecule)
 
-    monkeypatch.setattr(encoders, "load", failing)
+    monkeypatch.setattr(pair, "load", failing)
     with pytest.raises(WeightsError, match=f"{broken} is damaged"):
         RunEncoders.load(request_of_a_run)
 
@@ -62,14 +65,14 @@ def test_the_first_block_is_read_while_encoders_are_loaded(run: Run, monkeypatch
 
     def note(*args: Any) -> Any:
         read.set()
-        return rows.prepare(*args)
+        return front.prepare(*args)
 
     def loaded() -> RunEncoders:
         assert read.wait(timeout=60)
         return making.pair()
 
-    monkeypatch.setattr(pipeline, "prepare", note)
-    assert make_one(run, 0, loaded).state == "done"
+    monkeypatch.setattr(work, "prepare", note)
+    assert extract_shard(run, 0, loaded).state == "done"
 
 
 def test_encoders_that_cannot_be_loaded_end_the_task(run: Run) -> None:
@@ -78,8 +81,8 @@ def test_encoders_that_cannot_be_loaded_end_the_task(run: Run) -> None:
 
     before = set(threading.enumerate())
     with pytest.raises(EncoderError, match="out of order"):
-        make_one(run, 0, broken)
+        extract_shard(run, 0, broken)
     for thread in set(threading.enumerate()) - before:
         thread.join(timeout=60)
         assert not thread.is_alive()
-    assert make_one(run, 0).state == "done"
+    assert extract_shard(run, 0, making.pair).state == "done"

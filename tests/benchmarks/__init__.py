@@ -1,0 +1,1 @@
+"""Measurements of maintainers give the figures that they say."""

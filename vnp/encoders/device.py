@@ -1,0 +1,43 @@
+"""Which device to compute on, and in which precision where nobody said."""
+
+from __future__ import annotations
+
+import torch
+
+from vnp.errors import EncoderError, UsageError
+
+
+def choose_device(name: str | torch.device) -> torch.device:
+    """Turn a name into a device that is there.
+
+    Args:
+        name: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` (the current one) or ``cuda:N``.
+
+    Returns:
+        The device, with its number on CUDA.
+
+    Raises:
+        UsageError: no device is called so.
+        EncoderError: the device is not there.
+    """
+    name = str(name)
+    here = torch.cuda.is_available()
+    if name == "auto":
+        name = "cuda" if here else "cpu"
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise UsageError(f"no device is called {name!r}; use auto, cpu, cuda or cuda:N")
+    if kind == "cpu":
+        return torch.device(name)
+    if not here:
+        raise EncoderError(f"device {name!r}: torch sees no GPU here (python -m jobs.doctor says why)")
+    if number and int(number) >= torch.cuda.device_count():
+        raise EncoderError(f"device {name!r}: torch sees {torch.cuda.device_count()} GPU(s), counted from 0")
+    return torch.device("cuda", int(number) if number else torch.cuda.current_device())
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """Settle what ``auto`` means: fp16 on CUDA, fp32 on the CPU; any other precision stays."""
+    if name != "auto":
+        return name
+    return "fp16" if device.type == "cuda" else "fp32"

@@ -1,0 +1,206 @@
+"""What was measured on a user's machine and is kept: token budgets, and what 8 bits cost an encoder's own weights.
+
+Budgets are in one JSON file of the user's, by name of the GPU, encoder and precision: ``benchmark speed --tune`` writes
+them, encoders read them. A file that is damaged counts as none: a budget changes how fast an encoder is, and never what
+it computes beyond rounding.
+
+Rounding to 8 bits costs each model's weights something else, and random weights say nothing of it. So ``doctor --fp8``
+compares pooled embeddings in 8 bits with those in float32 and keeps the result beside the weights, tied to their
+SHA-256; without a result that passes, an encoder is not loaded in 8 bits.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from vnp.encoders.spec import EncoderSpec
+from vnp.errors import EncoderError, RunError, StorageError
+from vnp.files.caches import cache_folder, settings_folder
+from vnp.files.claims import make_folder
+from vnp.files.hashing import json_sha256
+from vnp.files.records import read_record, write_record
+
+log = logging.getLogger(__name__)
+
+BUDGETS_NAME = "token_budgets.json"
+_BUDGETS_SCHEMA = "vnp-token-budgets/1"
+RECORD_NAME = "fp8.json"
+_RECORD_SCHEMA = "vnp-fp8/1"
+LEAST_COSINE_FP8 = 0.999
+
+
+@dataclass(frozen=True, slots=True)
+class TunedBudget:
+    """What was found best.
+
+    Attributes:
+        tokens: of a batch.
+        tokens_per_second: that it gave.
+        peak_gib: memory that it took, weights included; None where that is not known.
+        measured: when, in UTC, ISO 8601.
+        torch: version that it was measured with.
+    """
+
+    tokens: int
+    tokens_per_second: float
+    peak_gib: float | None
+    measured: str
+    torch: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Budgets:
+    budgets: dict[str, dict[str, dict[str, TunedBudget]]]
+
+
+def tuned_path() -> Path:
+    """Say where budgets are kept: ``token_budgets.json`` in the user's folder of settings."""
+    return settings_folder() / BUDGETS_NAME
+
+
+def read_tuned(device_name: str, encoder: str, precision: str) -> int | None:
+    """Look up a budget.
+
+    Args:
+        device_name: of the GPU, as ``torch.cuda.get_device_name`` has it.
+        encoder: its name, such as ``fastesm2_650``.
+        precision: such as ``fp16``.
+
+    Returns:
+        Tokens of a batch, or None if nobody measured; a file that cannot be used is told of as a warning.
+    """
+    found = _read_budgets(tuned_path()).get(device_name, {}).get(encoder, {}).get(precision)
+    return None if found is None else found.tokens
+
+
+def write_tuned(device_name: str, encoder: str, precision: str, budget: TunedBudget) -> Path:
+    """Keep a budget; what is known of other devices, encoders and precisions stays.
+
+    Args:
+        device_name: of the GPU.
+        encoder: its name.
+        precision: such as ``fp16``.
+        budget: what was found.
+
+    Returns:
+        The file.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    path = tuned_path()
+    make_folder(path.parent)
+    budgets = _read_budgets(path)
+    budgets.setdefault(device_name, {}).setdefault(encoder, {})[precision] = budget
+    write_record(path, _Budgets(budgets), schema=_BUDGETS_SCHEMA)
+    return path
+
+
+def _read_budgets(path: Path) -> dict[str, dict[str, dict[str, TunedBudget]]]:
+    """The budgets of a file; empty if there is none or it cannot be used."""
+    try:
+        found = read_record(path, _Budgets, schema=_BUDGETS_SCHEMA, remedy="measure again")
+        budgets = {} if found is None else found.budgets
+        if any(one.tokens < 1 for named in budgets.values() for kinds in named.values() for one in kinds.values()):
+            raise RunError(f"{path}: a budget in it is not a number of tokens")
+    except RunError as error:
+        log.warning("%s is ignored (%s): measure again with python -m jobs.benchmark speed --tune", path, error)
+        return {}
+    return budgets
+
+
+@dataclass(frozen=True, slots=True)
+class Fp8Record:
+    """What was measured.
+
+    Attributes:
+        encoder: its name.
+        weights: digest of the weights and of what in their configuration changes numbers.
+        sequences: how many were compared.
+        tokens: how many those had.
+        min_cosine: smallest cosine between a sequence's pooled embedding in 8 bits and that in float32.
+        median_cosine: the median.
+        device: name of the GPU.
+        torch: its version.
+        code: version of vnp.
+    """
+
+    encoder: str
+    weights: str
+    sequences: int
+    tokens: int
+    min_cosine: float
+    median_cosine: float
+    device: str
+    torch: str
+    code: str
+
+    @property
+    def passes(self) -> bool:
+        """Whether the encoder may be used in 8 bits."""
+        return self.min_cosine >= LEAST_COSINE_FP8
+
+
+def weights_digest(spec: EncoderSpec) -> str:
+    """Digest of what a resolved encoder computes with: weight files and configuration."""
+    return json_sha256({"weights": dict(spec.weights), "config": spec.config_digest})
+
+
+def keep_fp8_record(record: Fp8Record, folder: Path) -> Path:
+    """Keep a measurement: beside the weights or, where that folder cannot be written, in the user's cache.
+
+    Returns:
+        The file.
+
+    Raises:
+        StorageError: neither can be written.
+    """
+    beside, own = _places(folder, record.weights)
+    try:
+        write_record(beside, record, schema=_RECORD_SCHEMA)
+    except (StorageError, OSError):
+        make_folder(own.parent)
+        write_record(own, record, schema=_RECORD_SCHEMA)
+        return own
+    return beside
+
+
+def require_fp8_record(spec: EncoderSpec, folder: Path) -> None:
+    """Make sure that a measurement on these weights allows 8 bits.
+
+    Args:
+        spec: the encoder, with the digests of its weights.
+        folder: of its weights.
+
+    Raises:
+        EncoderError: there is none, or it does not pass; the message says what to run or to use.
+    """
+    digest = weights_digest(spec)
+    found = [
+        record for path in _places(folder, digest) if (record := _read_fp8_record(path)) and record.weights == digest
+    ]
+    if not found:
+        raise EncoderError(
+            f"{spec.name}: nobody measured what 8 bits cost these weights. On a machine with a Hopper GPU or newer "
+            f"run: python -m jobs.doctor --fp8 {spec.name}, or use --precision fp16"
+        )
+    if not any(record.passes for record in found):
+        worst = min(record.min_cosine for record in found)
+        raise EncoderError(
+            f"{spec.name}: with these weights 8 bits give a smallest cosine to float32 of {worst:.5f}, "
+            f"below {LEAST_COSINE_FP8}: use --precision fp16"
+        )
+
+
+def _places(folder: Path, digest: str) -> tuple[Path, Path]:
+    return folder / RECORD_NAME, cache_folder("fp8") / f"{digest}.json"
+
+
+def _read_fp8_record(path: Path) -> Fp8Record | None:
+    """A record that is there and whole; what is damaged counts as none."""
+    try:
+        return read_record(path, Fp8Record, schema=_RECORD_SCHEMA)
+    except RunError:
+        return None
