@@ -165,55 +165,49 @@ class _LineByLine:
 
     def __init__(self, blocks: Iterator[bytes], path: Path, line: int, offset: int, plain: bool) -> None:
         self._lines = _split(blocks)
-        self._path = path
-        self._next_line = line
-        self._next_offset = offset
-        self._plain = plain
-        self._header = b""
-        self._header_line = line
+        self._path, self._plain = path, plain
+        self._line, self._offset = line, offset  # of the next line
+        self._header, self._header_line = b"", line
 
     def records(self) -> Iterator[Record]:
         while True:
-            line, offset = self._next_line, self._next_offset
+            self._header_line, offset = self._line, self._offset
             header = next(self._lines, None)
             if header is None:
                 return
             self._passed(header)
             if not header.strip():
                 continue
-            self._header, self._header_line = header, line
+            self._header = header
             if not header.startswith(b"@"):
-                self._fail(f"a record should start here with '@', but the line is {_shown(header)}", line)
+                self._fail(f"a record should start here with '@', but the line is {_shown(header)}", self._header_line)
             bases = self._bases()
-            self._qualities(bases)
+            self._count_qualities(bases)
             text = header.decode("utf-8", "backslashreplace")
             sequence = b"".join(bases).translate(UPPER, WHITE)
-            yield _record(text, sequence, line, offset if self._plain else None)
+            yield _record(text, sequence, self._header_line, offset if self._plain else None)
 
     def _bases(self) -> list[bytes]:
         bases: list[bytes] = []
-        while True:
-            text = self._line()
-            if text.startswith(b"+"):
-                if not _repeats(text, self._header.rstrip()):
-                    self._fail(f"the '+' line repeats another name: {_shown(text)}", self._next_line - 1)
-                return bases
+        while not (text := self._next()).startswith(b"+"):
             if text.startswith((b"@", b">")):
-                self._fail(f"a '+' line should follow the bases, but the line is {_shown(text)}", self._next_line - 1)
+                self._fail(f"a '+' line should follow the bases, but the line is {_shown(text)}", self._line - 1)
             bases.append(text)
+        if not _repeats(text, self._header.rstrip()):
+            self._fail(f"the '+' line repeats another name: {_shown(text)}", self._line - 1)
+        return bases
 
-    def _qualities(self, bases: list[bytes]) -> None:
-        wanted = sum(map(len, bases))
-        first_line = self._next_line
-        found = [0]
+    def _count_qualities(self, bases: list[bytes]) -> None:
+        wanted, first_line = sum(map(len, bases)), self._line
+        found: list[int] = []
         while sum(found) < wanted:
-            found.append(len(self._line()))
+            found.append(len(self._next()))
         if sum(found) != wanted:
             # Too many: where the bases are on one line, a short line of qualities has swallowed the next record.
-            count = found[1] if len(bases) == 1 else sum(found)
+            count = found[0] if len(bases) == 1 else sum(found)
             self._fail(f"{wanted} bases but {count} qualities; the file is damaged here", first_line)
 
-    def _line(self) -> bytes:
+    def _next(self) -> bytes:
         text = next(self._lines, None)
         if text is None:
             self._fail("the file ends inside this record; it was probably cut off: copy it again", self._header_line)
@@ -221,8 +215,8 @@ class _LineByLine:
         return text.rstrip()
 
     def _passed(self, text: bytes) -> None:
-        self._next_line += 1
-        self._next_offset += len(text) + 1
+        self._line += 1
+        self._offset += len(text) + 1
 
     def _fail(self, message: str, line: int) -> NoReturn:
         name, _ = clean_name(self._header[1:].decode("utf-8", "backslashreplace"), self._header_line)
@@ -234,8 +228,7 @@ def _split(blocks: Iterator[bytes]) -> Iterator[bytes]:
     """Split text into lines without their ends; nothing follows the last LF."""
     rest = b""
     for block in blocks:
-        lines = (rest + block).split(b"\n")
-        rest = lines.pop()
+        *lines, rest = (rest + block).split(b"\n")
         yield from lines
     if rest:
         yield rest

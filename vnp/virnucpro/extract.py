@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from vnp.sequences.reading import read_records
 from vnp.sequences.record import clean_name
 
 Model = Encoder | str | Path | None
+Molecule = Literal["dna", "protein"]
 log = logging.getLogger(__name__)
 
 _DEFAULTS = {"dna": "dnabert_s", "protein": "fastesm2_650"}
@@ -63,20 +64,7 @@ def extract_fast_esm(
     """
     if truncation_seq_length is not None and truncation_seq_length < 1:
         raise UsageError(f"truncation_seq_length must be at least 1, or None, not {truncation_seq_length}")
-    target = None if out_file is None else formats.target(out_file)
-    ids, sequences = read_protein(Path(fasta_file))
-    if target is not None and target.exists():
-        found, data, values = formats.read_protein(target)
-        _require_same(target, Path(fasta_file), ids, found, values, _width(model, "protein"))
-        return found, data
-    encoder = _encoder(model, "protein", toks_per_batch)
-    cut = [sequence[:truncation_seq_length] for sequence in sequences]
-    content = formats.protein_content(ids, _embed(encoder, cut, tokenizer, ids))
-    # A row that shares no memory can be kept or saved alone.
-    content["data"] = [row.clone() for row in content["data"]]
-    if target is not None:
-        formats.save(content, target)
-    return ids, content["data"]
+    return _extract("protein", fasta_file, out_file, model, tokenizer, toks_per_batch, truncation_seq_length)
 
 
 def extract_dnabert_s(
@@ -105,14 +93,31 @@ def extract_dnabert_s(
     """
     if model_loaded and model is None:
         raise UsageError("model_loaded is set and there is no model: give one, or leave model_loaded out")
+    return _extract("dna", input_file, out_file, model, tokenizer, toks_per_batch)
+
+
+def _extract(
+    molecule: Molecule,
+    source: str | Path,
+    out_file: str | Path | None,
+    model: Model,
+    tokenizer: Any,
+    toks_per_batch: int,
+    longest: int | None = None,
+) -> tuple[list[str], list[Any]]:
+    is_dna = molecule == "dna"
     target = None if out_file is None else formats.target(out_file)
-    ids, sequences = read_dna(Path(input_file))
+    ids, sequences = _read_fasta(Path(source), molecule)
     if target is not None and target.exists():
-        found, data, values = formats.read_dna(target)
-        _require_same(target, Path(input_file), ids, found, values, _width(model, "dna"))
+        found, data, values = formats.read_dna(target) if is_dna else formats.read_protein(target)
+        _require_same(target, Path(source), ids, found, values, _width(model, molecule))
         return found, data
-    encoder = _encoder(model, "dna", toks_per_batch)
-    content = formats.dna_content(ids, _embed(encoder, sequences, tokenizer, ids))
+    encoder = _encoder(model, molecule, toks_per_batch)
+    values = _embed(encoder, [sequence[:longest] for sequence in sequences], tokenizer, ids)
+    content = formats.dna_content(ids, values) if is_dna else formats.protein_content(ids, values)
+    if not is_dna:
+        # A row that shares no memory can be kept or saved alone.
+        content["data"] = [row.clone() for row in content["data"]]
     if target is not None:
         formats.save(content, target)
     return ids, content["data"]
@@ -172,7 +177,7 @@ def _token_ids(answer: Any) -> Iterator[np.ndarray]:
         yield np.asarray(ids, np.int64)
 
 
-def _encoder(model: Model, molecule: Literal["dna", "protein"], toks_per_batch: int) -> Encoder:
+def _encoder(model: Model, molecule: Molecule, toks_per_batch: int) -> Encoder:
     if toks_per_batch < 1:
         raise UsageError(f"toks_per_batch must be at least 1, not {toks_per_batch}")
     if model is None or isinstance(model, str | Path):
@@ -197,7 +202,7 @@ def _is_folder(name: str, molecule: str) -> bool:
     return name not in names(molecule) and Path(name).is_dir()
 
 
-def _width(model: Model, molecule: Literal["dna", "protein"]) -> int:
+def _width(model: Model, molecule: Molecule) -> int:
     """Numbers in a row of a model, found without loading it."""
     if model is None or isinstance(model, str | Path):
         name = _DEFAULTS[molecule] if model is None else str(model)
@@ -211,41 +216,24 @@ _NOT_RESIDUE = re.compile(r"[^A-Z*.\-]")
 _SURELY_DNA = 200
 
 
-def read_dna(path: Path) -> tuple[list[str], list[str]]:
-    """Read a FASTA file of DNA whole.
+class _Sequence(NamedTuple):
+    name: str
+    letters: str
+    line: int
+    problem: str | None
 
-    Returns:
-        Ids and upper-case bases.
 
-    Raises:
-        InputError: the file or one of its records cannot be used, or two have the same id.
-    """
-    ids, sequences, lines = [], [], []
+def _dna_of(path: Path) -> Iterator[_Sequence]:
     for record in read_records(path):
-        if record.problem:
-            raise InputError(record.problem, path=path, line=record.line, record=record.name)
-        ids.append(record.name)
-        sequences.append(record.sequence.decode())
-        lines.append(record.line)
-    _require_unique(path, ids, lines)
-    return ids, sequences
+        yield _Sequence(record.name, record.sequence.decode(), record.line, record.problem)
 
 
-def read_protein(path: Path) -> tuple[list[str], list[str]]:
-    """Read a FASTA file of protein whole; plain or compressed.
-
-    Returns:
-        Ids and upper-case residues.
-
-    Raises:
-        InputError: the file or one of its records cannot be used, two have the same id, or it holds DNA.
-    """
+def _protein_of(path: Path) -> Iterator[_Sequence]:
     _, blocks = stream(path)
     start = find_start(one_line_end(blocks), path)
     if start.kind != b">":
         raise InputError("is FASTQ; protein comes as FASTA", path=path)
     text = b"".join(start.blocks).decode("utf-8", "backslashreplace")
-    ids, sequences, lines = [], [], []
     line = start.lines + 1
     for part in text[1:].split("\n>"):
         header, _, body = part.partition("\n")
@@ -256,29 +244,32 @@ def read_protein(path: Path) -> tuple[list[str], list[str]]:
             problem = problem or "the record is empty"
         elif odd:
             problem = problem or f"invalid letter {odd[0]!r} at residue {odd.start() + 1}"
+        yield _Sequence(name, residues, line, problem)
+        line += part.count("\n") + 1
+
+
+def _read_fasta(path: Path, molecule: Molecule) -> tuple[list[str], list[str]]:
+    """Read a FASTA file whole; plain or compressed.
+
+    Returns:
+        Ids and upper-case bases or residues.
+
+    Raises:
+        InputError: the file or one of its records cannot be used, two have the same id, or it holds DNA for protein.
+    """
+    seen: dict[str, int] = {}
+    sequences = []
+    for name, letters, line, problem in _dna_of(path) if molecule == "dna" else _protein_of(path):
         if problem:
             raise InputError(problem, path=path, line=line, record=name)
-        ids.append(name)
-        sequences.append(residues)
-        lines.append(line)
-        line += part.count("\n") + 1
-    _require_unique(path, ids, lines)
-    _require_protein(path, sequences)
-    return ids, sequences
-
-
-def _require_unique(path: Path, ids: list[str], lines: list[int]) -> None:
-    seen: dict[str, int] = {}
-    for name, line in zip(ids, lines, strict=True):
+        sequences.append(letters)
         if name in seen:
             raise InputError(
                 f"the id was used in line {seen[name]} already; rename one", path=path, line=line, record=name
             )
         seen[name] = line
-
-
-def _require_protein(path: Path, sequences: list[str]) -> None:
-    """Refuse a file in which every residue is A, C, G, T, U or N: there is no such protein of any length."""
-    size = sum(map(len, sequences))
-    if size >= _SURELY_DNA and not any(sequence.strip("ACGTUN") for sequence in sequences):
+    # There is no protein of A, C, G, T, U and N alone.
+    is_dna = sum(map(len, sequences)) >= _SURELY_DNA and not any(each.strip("ACGTUN") for each in sequences)
+    if molecule == "protein" and is_dna:
         raise InputError("holds DNA, and protein is needed: give identified_protein.faa of jobs.frames", path=path)
+    return list(seen), sequences
