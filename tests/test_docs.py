@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
 from vnp.features.table import PARTS
+from vnp.prediction.tables import Column
 from vnp.prediction.writing import CHUNKS, FRAMES, PREDICTIONS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -30,8 +32,8 @@ def named(heading: str) -> list[str]:
     ("heading", "columns"),
     [("### predictions.tsv", PREDICTIONS), ("### chunks.tsv", CHUNKS), ("### frames.tsv", FRAMES)],
 )
-def test_every_column_of_the_calls_is_explained_in_order(heading: str, columns: tuple[tuple[str, str], ...]) -> None:
-    assert named(heading) == [column[0] for column in columns]
+def test_every_column_of_the_calls_is_explained_in_order(heading: str, columns: Sequence[Column[Any]]) -> None:
+    assert named(heading) == [column.name for column in columns]
 
 
 def test_every_dataset_of_features_is_explained() -> None:
@@ -74,3 +76,11 @@ def test_commands_are_found_in_pages() -> None:
     found = [".".join(words[:2]) for page in PAGES for words in commands_shown(page.read_text())]
     assert {"jobs.extract", "jobs.predict", "jobs.benchmark", "benchmarks.frames"} <= set(found)
     assert len(found) > 60
+
+
+def test_the_page_of_the_house_names_what_is_there() -> None:
+    page = (REPOSITORY / "docs/architecture.md").read_text()
+    named = set(re.findall(r"`((?:vnp|jobs|benchmarks|tests)/[\w./]*)`", page))
+    assert not {path for path in named if not (REPOSITORY / path).exists()}
+    rooms = [path for path in (REPOSITORY / "vnp").iterdir() if (path / "__init__.py").exists()]
+    assert {f"vnp/{room.name}/" for room in rooms} <= named
