@@ -7,7 +7,6 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +20,12 @@ from jobs._cluster.executor import Executor, choose_executor
 from jobs._cluster.planning import plan_run, run_options
 from jobs._cluster.state import look, require_complete, require_idle
 from vnp.errors import UsageError
-from vnp.prediction.options import OutputPaths, PredictOptions, check_numbers
+from vnp.prediction.options import CHOICES, OutputPaths, PredictOptions, check_numbers
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.request import Run
 
 if TYPE_CHECKING:
-    from vnp.classifier.checkpoint import Checkpoint
     from vnp.prediction.predict import Predicted
-
-_WISHES = ("rule", "threshold", "max_fdr", "min_length", "parquet", "virnucpro", "fasta")
 
 
 @command("python -m jobs.predict contigs.fna.gz --checkpoint model_fastesm650.pth --out CALLS --shards 8")
@@ -88,30 +84,32 @@ def main(
     work on it. Writes predictions.tsv (every record), chunks.tsv, frames.tsv, viral.fna, report.html and
     predictions.json. On Slurm, the shards, the merging and the calling are jobs that wait for each other.
     """
-    wishes = {name: embedding.pop(name) for name in _WISHES}
-    check_numbers(wishes["threshold"], wishes["max_fdr"], wishes["min_length"])
+    given = {name: embedding.pop(name) for name in CHOICES}
+    check_numbers(given["threshold"], given["max_fdr"], given["min_length"])
     with _messages(as_json):
         if source is not None:
             if input:
                 raise UsageError("--from takes a run that is embedded already, and no INPUT")
-            _say(found := _from(source, checkpoint, out, wishes, force, embedding["device"]), source)
+            _say(found := _from(source, checkpoint, out, given, force, embedding["device"]), source)
         else:
             if checkpoint is None or out is None or not input:
                 raise UsageError("predict needs INPUT, --checkpoint and --out; or --from a run that is embedded")
             executor = choose_executor(cluster, profile, parallelism, retries)
-            loaded, settings = _settings(checkpoint, wishes)
-            encoding = {**embedding, **_encoding(loaded)}
-            asked = run_options(input, shards, encoding, executor, every_frame=True)
-            _require_fit(asked, loaded, settings)
+            from vnp.prediction.predict import choose_options, encoding_for, require_fit
+
+            loaded, calling = choose_options(checkpoint, given)
+            encoding = {**embedding, **encoding_for(loaded)}
+            planned = run_options(input, shards, encoding, executor, every_frame=True)
+            require_fit(planned, loaded, calling)
             if force:
                 require_idle(executor, out.absolute())
-            run = _plan(asked, out, settings, executor, force)
+            run = _plan(planned, out, calling, executor, force)
             todo = look(run, executor.profile).unfinished
-            binds = predict_binds(run, settings)
+            binds = predict_binds(run, calling)
             called: list[Predicted] = []
             shards_job = chain.shards(run, todo, lambda seconds: f"made {len(todo)} shards in {duration(seconds)}")
             behind = chain.reduce_and_predict(
-                run.paths.root, settings.layout, binds, lambda: called.append(_finish(run, settings, out, False))
+                run.paths.root, calling.layout, binds, lambda: called.append(_finish(run, calling, out, False))
             )
             chain.start((shards_job, *behind), executor)
             if not executor.waits:
@@ -131,79 +129,36 @@ def _messages(as_json: bool) -> Iterator[None]:
         yield
 
 
-def _settings(
-    path: Path, wishes: dict[str, Any], before: PredictOptions | None = None
-) -> tuple[Checkpoint, PredictOptions]:
-    """The classifier, and the settings that the command line asks for; what it leaves open is as before."""
-    from vnp.classifier.checkpoint import Checkpoint
-    from vnp.prediction.predict import checkpoint_sha256
-
-    checkpoint = Checkpoint.load(path)
-    settings = PredictOptions(
-        checkpoint=str(path.absolute()),
-        checkpoint_sha256=checkpoint_sha256(path),
-        layout="1664" if any(part.projection for part in checkpoint.layout.parts) else "full",
-        threshold=checkpoint.threshold,
-    )
-    if before is not None:
-        same = before.checkpoint_sha256 == settings.checkpoint_sha256
-        kept = {name: value for name, value in asdict(before).items() if name in _WISHES}
-        settings = replace(settings, **kept if same else {**kept, "threshold": settings.threshold})
-    settings = replace(settings, **{name: value for name, value in wishes.items() if value is not None})
-    settings.check()
-    return checkpoint, settings
-
-
-def _encoding(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the classifier decides about embedding; a half that it does not read is made by what costs least."""
-    encoders = {part.name: part.encoder for part in checkpoint.layout.parts}
-    return {"chunk": checkpoint.chunk, "dna": encoders.get("dna", "kmer"), "protein": encoders.get("protein", "kmer")}
-
-
-def _require_fit(asked: RunOptions, checkpoint: Checkpoint, settings: PredictOptions) -> None:
-    """Make sure that what will be embedded is what the classifier reads, before anything is."""
-    from vnp.features.layout import make_layout
-
-    dna, protein = asked.encoder("dna"), asked.encoder("protein")
-    layout = make_layout(settings.layout, dna=(dna.name, dna.width), protein=(protein.name, protein.width))
-    if len(checkpoint.layout.parts) == 1:
-        layout = layout.only(checkpoint.layout.parts[0].name)
-    encoders = {"dna": dna.identity, "protein": protein.identity}
-    checkpoint.require(layout, encoders, asked.chunk or 0, "this installation")
-
-
-def _plan(asked: RunOptions, out: Path, settings: PredictOptions, executor: Executor, force: bool) -> Run:
-    """Plan the run, and put the settings beside it for what comes after the shards."""
-    from vnp.prediction.predict import finished, left_by_others, remove, require_free
+def _plan(planned: RunOptions, out: Path, calling: PredictOptions, executor: Executor, force: bool) -> Run:
+    """Plan the run, and put beside it how to call, for what comes after the shards."""
+    from vnp.prediction.predict import claim, left_by_others, require_free
 
     paths = OutputPaths(out.absolute())
     # Before the run is planned, whatever its digest will be, what is nobody's prediction is refused.
-    require_free(paths, settings, force=force, spared=left_by_others(paths, ""))
-    run, _ = plan_run(asked, out, executor, force=force)
-    if force or finished(paths, settings, run.request.digest) is None:
-        left = paths.results() if force else left_by_others(paths, run.request.digest)
-        other = f"--from {shlex.quote(str(out))} with another --out"
-        require_free(paths, settings, force=force, other=other, spared=left)
-        remove(left)
-        settings.write(paths.settings)
+    require_free(paths, calling, force=force, spared=left_by_others(paths, ""))
+    run, _ = plan_run(planned, out, executor, force=force)
+    other = f"--from {shlex.quote(str(out))} with another --out"
+    claim(paths, calling, run.request.digest, force=force, other=other)
     return run
 
 
-def predict_binds(run: Run, settings: PredictOptions) -> list[Path]:
+def predict_binds(run: Run, calling: PredictOptions) -> list[Path]:
     """What the calling reads besides the run."""
-    return [Path(settings.checkpoint), *(Path(entry.path) for entry in run.request.inputs)]
+    return [Path(calling.checkpoint), *(Path(entry.path) for entry in run.request.inputs)]
 
 
 def _from(
-    source: Path, checkpoint: Path | None, out: Path | None, wishes: dict[str, Any], force: bool, device: str
+    source: Path, checkpoint: Path | None, out: Path | None, given: dict[str, Any], force: bool, device: str
 ) -> Predicted:
+    from vnp.prediction.predict import choose_options
+
     run = Run.open(source)
     before = PredictOptions.read(OutputPaths(run.paths.root).settings)
     path = checkpoint or (Path(before.checkpoint) if before else None)
     if path is None:
         raise UsageError(f"{source} was not made by predict: name a classifier with --checkpoint")
-    _, settings = _settings(path, wishes, before)
-    return _finish(run, settings, out or source, force, device)
+    _, calling = choose_options(path, given, before)
+    return _finish(run, calling, out or source, force, device)
 
 
 def finish_here(root: Path) -> None:
@@ -212,17 +167,17 @@ def finish_here(root: Path) -> None:
     Raises:
         UsageError: nobody asked for a prediction here.
     """
-    _say(_from(root, None, None, dict.fromkeys(_WISHES), False, "auto"), root)
+    _say(_from(root, None, None, {}, False, "auto"), root)
 
 
-def _finish(run: Run, settings: PredictOptions, out: Path, force: bool, device: str = "auto") -> Predicted:
+def _finish(run: Run, calling: PredictOptions, out: Path, force: bool, device: str = "auto") -> Predicted:
     """Merge the shards if they are not, then call."""
     from vnp.features.read import open_features
     from vnp.prediction.predict import predict
 
     if not run.paths.features.exists():
         require_complete(run, look(run).unfinished)
-        chain.merge_run(run, settings.layout)
+        chain.merge_run(run, calling.layout)
     features = open_features(run.paths.root)
     chosen = run.request.device if device == "auto" else device
     bars: dict[str, Progress] = {}
@@ -233,7 +188,7 @@ def _finish(run: Run, settings: PredictOptions, out: Path, force: bool, device: 
                 bars[what] = stack.enter_context(Progress(what, features.rows, "rows"))
             bars[what].advance(rows)
 
-        return predict(features, settings, out.absolute(), force=force, device=chosen, progress=progress)
+        return predict(features, calling, out.absolute(), force=force, device=chosen, progress=progress)
 
 
 def _again(source: Path, settings: dict[str, Any]) -> str:

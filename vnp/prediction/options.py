@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args
 
-from vnp.errors import RunError, UsageError
-from vnp.files.records import write_json
+from vnp.errors import UsageError
+from vnp.files.records import read_record, write_record
+from vnp.metrics.rules import BEST_FRAME, RULES
 
 SCHEMA = "vnp-predict/1"
-RuleName = Literal["best-frame", "length-weighted"]
-RULES: tuple[str, ...] = get_args(RuleName)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +20,7 @@ class PredictOptions:
         checkpoint: absolute path of the classifier.
         checkpoint_sha256: of its bytes.
         layout: kind of layout that it reads, ``1664`` or ``full``.
-        rule: how frames decide for their record: ``best-frame``, the surest decides, as in VirNucPro, or
-            ``length-weighted``, their mean weighted with their lengths.
+        rule: how frames decide for their record, one of ``vnp.metrics.rules.RULES``.
         threshold: probability from which on a record is called viral.
         max_fdr: largest false discovery rate of a viral call, or None.
         min_length: bases below which a record is not called.
@@ -37,7 +33,7 @@ class PredictOptions:
     checkpoint_sha256: str
     layout: str
     threshold: float
-    rule: str = "best-frame"
+    rule: str = BEST_FRAME
     max_fdr: float | None = None
     min_length: int = 0
     parquet: bool = False
@@ -60,7 +56,7 @@ class PredictOptions:
         Raises:
             StorageError: the disk is full or cannot be written.
         """
-        write_json(path, {"schema": SCHEMA, **asdict(self)})
+        write_record(path, self, schema=SCHEMA)
 
     @classmethod
     def read(cls, path: Path) -> PredictOptions | None:
@@ -69,17 +65,11 @@ class PredictOptions:
         Raises:
             RunError: it is damaged or of another version.
         """
-        try:
-            stored = json.loads(path.read_bytes())
-            if stored.pop("schema", None) != SCHEMA:
-                raise RunError(f"{path} is of another version of vnp; this one reads {SCHEMA!r}: predict again")
-            return cls(**stored)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise RunError(f"{path} cannot be read: {error.strerror}") from error
-        except (ValueError, TypeError, AttributeError) as error:
-            raise RunError(f"{path} is damaged ({error}): delete it and predict again") from error
+        return read_record(path, cls, schema=SCHEMA, remedy="delete it and predict again")
+
+
+CHOICES = tuple(field.name for field in fields(PredictOptions))[3:]
+"""What a user may choose; the checkpoint decides what comes before."""
 
 
 def check_numbers(threshold: float | None, max_fdr: float | None, min_length: int | None) -> None:

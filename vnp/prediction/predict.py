@@ -1,31 +1,31 @@
-"""Merged features and a classifier to everything that ``jobs.predict`` writes."""
+"""Features and a classifier to everything that ``jobs.predict`` writes, and what stands where that goes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vnp.classifier.checkpoint import Checkpoint
 from vnp.errors import FeatureError, RunError, RunExistsError, storage_error
+from vnp.export.export import require_pyarrow
+from vnp.features.layout import make_layout
+from vnp.files.claims import make_folder, standing
 from vnp.files.durable import replacing
 from vnp.files.records import write_json
-from vnp.prediction.options import OutputPaths, PredictOptions
+from vnp.prediction.options import CHOICES, OutputPaths, PredictOptions
 from vnp.prediction.scores import read_scores, write_scores
 from vnp.prediction.writing import SCHEMA, Progress, Writing
 from vnp.runs.done.receipts import file_sha256
 
 if TYPE_CHECKING:
-    from vnp.classifier.checkpoint import Checkpoint
     from vnp.features.read import Features
-
-
-def _silent(_what: str, _rows: int) -> None:
-    return
+    from vnp.runs.planning.options import RunOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,40 +43,61 @@ class Predicted:
     fresh: bool
 
 
-def checkpoint_sha256(path: Path) -> str:
-    """SHA-256 of a checkpoint's bytes.
+def choose_options(
+    path: Path, given: dict[str, Any], before: PredictOptions | None = None
+) -> tuple[Checkpoint, PredictOptions]:
+    """A classifier, and how to call by it.
+
+    Args:
+        path: of the checkpoint.
+        given: options of ``PredictOptions`` by name; None leaves one as it was before, or to the default.
+        before: options of an earlier prediction; its threshold belongs to its own checkpoint.
 
     Raises:
-        StorageError: it cannot be read.
+        FeatureError: the checkpoint is damaged.
+        UsageError: an option is out of range.
+        StorageError: the checkpoint cannot be read.
     """
-    try:
-        return file_sha256(path)
-    except OSError as error:
-        raise storage_error(error, f"reading {path}") from error
+    checkpoint = Checkpoint.load(path)
+    options = PredictOptions(
+        checkpoint=str(path.absolute()),
+        checkpoint_sha256=_sha256(path),
+        layout="1664" if any(part.projection for part in checkpoint.layout.parts) else "full",
+        threshold=checkpoint.threshold,
+    )
+    if before is not None:
+        same = before.checkpoint_sha256 == options.checkpoint_sha256
+        kept = [name for name in CHOICES if same or name != "threshold"]
+        options = replace(options, **{name: getattr(before, name) for name in kept})
+    options = replace(options, **{name: value for name, value in given.items() if value is not None})
+    options.check()
+    return checkpoint, options
 
 
-def load_checkpoint(settings: PredictOptions) -> Checkpoint:
-    """Read the classifier that the settings name.
+def encoding_for(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a classifier decides about embedding; a half that it does not read is made by what costs least."""
+    encoders = {part.name: part.encoder for part in checkpoint.layout.parts}
+    return {"chunk": checkpoint.chunk, "dna": encoders.get("dna", "kmer"), "protein": encoders.get("protein", "kmer")}
+
+
+def require_fit(planned: RunOptions, checkpoint: Checkpoint, options: PredictOptions) -> None:
+    """Make sure that what will be embedded is what the classifier reads, before anything is.
 
     Raises:
-        FeatureError: it is damaged, or no longer the one that was asked for.
-        StorageError: it cannot be read.
+        LayoutError: the columns are others.
+        FeatureError: the encoders or the chunk are others.
     """
-    from vnp.classifier.checkpoint import Checkpoint
-
-    path = Path(settings.checkpoint)
-    if checkpoint_sha256(path) != settings.checkpoint_sha256:
-        raise FeatureError(
-            "is another checkpoint than when the prediction was asked for: bring it back, or name it anew with "
-            "--checkpoint",
-            path=path,
-        )
-    return Checkpoint.load(path)
+    dna, protein = planned.encoder("dna"), planned.encoder("protein")
+    layout = make_layout(options.layout, dna=(dna.name, dna.width), protein=(protein.name, protein.width))
+    if len(checkpoint.layout.parts) == 1:
+        layout = layout.only(checkpoint.layout.parts[0].name)
+    encoders = {"dna": dna.identity, "protein": protein.identity}
+    checkpoint.require(layout, encoders, planned.chunk or 0, "this installation")
 
 
 def require_free(
     paths: OutputPaths,
-    settings: PredictOptions,
+    options: PredictOptions,
     *,
     force: bool,
     other: str = "another --out",
@@ -86,7 +107,7 @@ def require_free(
 
     Args:
         paths: where.
-        settings: what is asked; a prediction of just that kind which did not come to its end may go on.
+        options: what is asked; a prediction of just that kind which did not come to its end may go on.
         force: they may replace others.
         other: what to do instead, for the message.
         spared: files that are no obstacle, because they will be deleted before.
@@ -95,18 +116,17 @@ def require_free(
         RunExistsError: there are some, or something that is no folder, or files of somebody else.
         StorageError: the folder cannot be looked at.
     """
-    try:
-        if paths.root.exists() and not paths.root.is_dir():
-            raise RunExistsError(f"{paths.root} is a file: use another --out")
-        there = [path for path in paths.results() if path.exists() and path not in spared]
-        begun = _read_settings(paths)
-        if begun is None and paths.settings.exists():
-            there.append(paths.settings)
-        elif begun is not None and not paths.summary.exists():
-            # Settings without a summary are left by a prediction that did not come to its end.
-            there = [] if _same(asdict(begun), settings) else [path for path in there if path != paths.scores]
-    except OSError as error:
-        raise storage_error(error, f"looking into {paths.root}") from error
+    there = standing(path for path in paths.results() if path not in spared)
+    if paths.root.exists() and not paths.root.is_dir():
+        raise RunExistsError(f"{paths.root} is a file: use another --out")
+    begun = None
+    with suppress(RunError):
+        begun = PredictOptions.read(paths.settings)
+    if begun is None and paths.settings.exists():
+        there.append(paths.settings)
+    elif begun is not None and not paths.summary.exists():
+        # Settings without a summary are left by a prediction that did not come to its end.
+        there = [] if _same(asdict(begun), options) else [path for path in there if path != paths.scores]
     if there and not force:
         names = ", ".join(path.name for path in there[:4]) + (" …" if len(there) > 4 else "")
         raise RunExistsError(
@@ -115,20 +135,35 @@ def require_free(
         )
 
 
-def finished(paths: OutputPaths, settings: PredictOptions, run: str) -> dict[str, Any] | None:
-    """The summary of predictions that are there and are just these, else None.
+def claim(paths: OutputPaths, options: PredictOptions, run: str, *, force: bool, other: str) -> None:
+    """Put the options where a run is, for what comes after its shards, in place of what other predictions left there.
 
     Args:
-        paths: where to look.
-        settings: what is asked.
-        run: digest of the run that they should be of.
+        paths: of the run's folder.
+        options: what is asked.
+        run: digest of the run.
+        force: other predictions of the same run may be replaced.
+        other: what to do instead, for the message.
+
+    Raises:
+        RunExistsError: there are such predictions, or files of somebody else.
+        StorageError: the folder cannot be written.
     """
+    if finished(paths, options, run) is not None and not force:
+        return
+    left = paths.results() if force else left_by_others(paths, run)
+    require_free(paths, options, force=force, other=other, spared=left)
+    _remove(left)
+    options.write(paths.settings)
+
+
+def finished(paths: OutputPaths, options: PredictOptions, run: str) -> dict[str, Any] | None:
+    """The summary of predictions of a run that are there and are just these, else None."""
     summary = _read_summary(paths)
-    if summary is None or summary.get("run") != run or not _same(summary.get("settings"), settings):
+    if summary is None or summary.get("run") != run or not _same(summary.get("settings"), options):
         return None
     files = summary.get("files", {})
-    whole = all(_size(paths.root / name) == size for name, size in files.items())
-    return summary if whole else None
+    return summary if all(_size(paths.root / name) == size for name, size in files.items()) else None
 
 
 def left_by_others(paths: OutputPaths, run: str) -> list[Path]:
@@ -145,27 +180,14 @@ def left_by_others(paths: OutputPaths, run: str) -> list[Path]:
     return [path for path in paths.results() if path.name in summary.get("files", {})] + [paths.summary]
 
 
-def remove(paths: Iterable[Path]) -> None:
-    """Delete files that may be gone already.
-
-    Raises:
-        StorageError: one cannot be deleted.
-    """
-    try:
-        for path in paths:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise storage_error(error, f"deleting {error.filename}") from error
-
-
 def predict(
     features: Features,
-    settings: PredictOptions,
+    options: PredictOptions,
     out: Path,
     *,
     force: bool = False,
     device: str = "auto",
-    progress: Progress = _silent,
+    progress: Progress = lambda _what, _rows: None,
 ) -> Predicted:
     """Score features, call records and write all tables, sequences and the report.
 
@@ -173,7 +195,7 @@ def predict(
 
     Args:
         features: of the run.
-        settings: what to do.
+        options: what to do.
         out: folder of the results; the run itself, or another.
         force: write over what is there.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -185,71 +207,74 @@ def predict(
         InputError: an input has changed, so that called sequences cannot be written.
         StorageError: the disk is full or cannot be written.
     """
-    settings.check()
-    checkpoint = load_checkpoint(settings)
+    options.check()
+    checkpoint = _load_checkpoint(options)
     if len(checkpoint.layout.parts) == 1:
         features = features.only(checkpoint.layout.parts[0].name)
     checkpoint.require(features.layout, features.provenance.get("encoders", {}), features.chunk, str(features.path))
     paths = OutputPaths(out)
-    there = finished(paths, settings, features.run)
+    there = finished(paths, options, features.run)
     if there is not None and not force:
         return Predicted(paths, there, fresh=False)
-    require_free(paths, settings, force=force)
-    if settings.parquet:
-        from vnp.export.export import require_pyarrow
-
+    require_free(paths, options, force=force)
+    if options.parquet:
         require_pyarrow()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(error, f"making {out}") from error
-    settings.write(paths.settings)
-    scores = _scores(features, settings, checkpoint, paths, device, progress)
+    make_folder(out)
+    options.write(paths.settings)
+    scores = _scores(features, options, checkpoint, paths, device, progress)
     # From here to the new summary nothing proves that the files belong together.
-    remove([paths.summary])
-    summary = Writing(features, settings, checkpoint, paths, progress).run(scores)
-    remove([path for path in paths.results() if path.name not in summary["files"] and path != paths.summary])
+    _remove([paths.summary])
+    summary = Writing(features, options, checkpoint, paths, progress).run(scores)
+    _remove(path for path in paths.results() if path.name not in summary["files"] and path != paths.summary)
     write_json(paths.summary, summary)
     return Predicted(paths, summary, fresh=True)
 
 
+def _load_checkpoint(options: PredictOptions) -> Checkpoint:
+    path = Path(options.checkpoint)
+    if _sha256(path) != options.checkpoint_sha256:
+        raise FeatureError(
+            "is another checkpoint than when the prediction was asked for: bring it back, or name it anew with "
+            "--checkpoint",
+            path=path,
+        )
+    return Checkpoint.load(path)
+
+
 def _scores(
     features: Features,
-    settings: PredictOptions,
+    options: PredictOptions,
     checkpoint: Checkpoint,
     paths: OutputPaths,
     device: str,
     progress: Progress,
 ) -> np.ndarray:
     """Scores of all rows, from the disk if they are there."""
-    own = _stored_scores(paths, features, settings)
-    if own is not None:
-        return own
-    beside = OutputPaths(features.path.parent)
-    if beside.root.resolve() != paths.root.resolve():
-        theirs = _stored_scores(beside, features, settings)
-        if theirs is not None:
-            remove([paths.summary, paths.scores])
-            return theirs
-    remove([paths.summary])
+    for folder in (paths, OutputPaths(features.path.parent)):
+        stored = _stored_scores(folder, features, options)
+        if stored is not None:
+            if folder.root.resolve() != paths.root.resolve():
+                _remove([paths.summary, paths.scores])
+            return stored
+    _remove([paths.summary])
     with replacing(paths.scores) as temporary:
         write_scores(features, checkpoint.scorer(device), temporary, lambda rows: progress("scoring", rows))
     return read_scores(paths.scores, features.rows)
 
 
-def _stored_scores(paths: OutputPaths, features: Features, settings: PredictOptions) -> np.ndarray | None:
+def _stored_scores(paths: OutputPaths, features: Features, options: PredictOptions) -> np.ndarray | None:
     """Scores of an earlier prediction, if it was of these rows by this classifier."""
     summary = _read_summary(paths) or {}
     of = (summary.get("run"), summary.get("settings", {}).get("checkpoint_sha256"))
-    if of == (features.run, settings.checkpoint_sha256):
+    if of == (features.run, options.checkpoint_sha256):
         with suppress(FeatureError):
             return read_scores(paths.scores, features.rows)
     return None
 
 
-def _same(stored: Any, settings: PredictOptions) -> bool:
-    """Whether settings are those of a summary; a checkpoint is its content, wherever it lies."""
-    return isinstance(stored, dict) and {**stored, "checkpoint": ""} == {**asdict(settings), "checkpoint": ""}
+def _same(stored: Any, options: PredictOptions) -> bool:
+    """Whether options are those of a summary; a checkpoint is its content, wherever it lies."""
+    return isinstance(stored, dict) and {**stored, "checkpoint": ""} == {**asdict(options), "checkpoint": ""}
 
 
 def _read_summary(paths: OutputPaths) -> dict[str, Any] | None:
@@ -260,11 +285,20 @@ def _read_summary(paths: OutputPaths) -> dict[str, Any] | None:
     return summary if isinstance(summary, dict) and summary.get("schema") == SCHEMA else None
 
 
-def _read_settings(paths: OutputPaths) -> PredictOptions | None:
+def _sha256(path: Path) -> str:
     try:
-        return PredictOptions.read(paths.settings)
-    except RunError:
-        return None
+        return file_sha256(path)
+    except OSError as error:
+        raise storage_error(error, f"reading {path}") from error
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    """Delete files that may be gone already."""
+    try:
+        for path in paths:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise storage_error(error, f"deleting {error.filename}") from error
 
 
 def _size(path: Path) -> int | None:
