@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from jobs._cli.progress import Progress, duration
-from vnp.classifier.outputs import Outputs
 from vnp.classifier.train import Trained, Training, Watcher
 from vnp.errors import UsageError
 from vnp.features.read import Features
@@ -55,7 +54,7 @@ def watching(features: Features, out: Path, training: Training, *, quiet: bool, 
             nonlocal shown, board
             reading.close()
             if board is None and make_board is not None:
-                board = make_board(str(Outputs(out).beside("tensorboard")))
+                board = make_board(str(out.with_name(f"{out.stem}.tensorboard")))
                 opened.callback(board.close)
             for row in history[shown:]:
                 if not quiet:

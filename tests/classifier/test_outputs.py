@@ -16,12 +16,12 @@ import torch
 from tests.classifier.making import both_classes, write_features
 from vnp.classifier import train as module
 from vnp.classifier.checkpoint import Checkpoint
-from vnp.classifier.outputs import Outputs
 from vnp.classifier.recipe import VIRNUCPRO
 from vnp.classifier.split import FILE_DIGEST, text_digest
 from vnp.classifier.train import Training, Watcher, train
 from vnp.errors import FeatureError, RunExistsError, UsageError
 from vnp.features.read import Features, open_features
+from vnp.files.claims import alone_with
 
 CPU = torch.device("cpu")
 TRAINING = Training(recipe=replace(VIRNUCPRO, epochs=2, rate=0.01))
@@ -163,7 +163,7 @@ def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path: Path, monkeyp
     """Between opening the file and locking it, whoever held it has removed it, and a third has made a new one."""
     import fcntl
 
-    outputs, path = Outputs(tmp_path / "model.pth"), tmp_path / ".model.lock"
+    out, path = tmp_path / "model.pth", tmp_path / ".model.lock"
     flock: Callable[[int, int], None] = fcntl.flock
     removed: list[int] = []
 
@@ -175,7 +175,8 @@ def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path: Path, monkeyp
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", remove_first)
-    with outputs.alone(), pytest.raises(UsageError, match="another training"), outputs.alone():
+    first, second = alone_with(out, "training"), alone_with(out, "training")
+    with first, pytest.raises(UsageError, match="another training"), second:
         pass
     assert not path.exists()
 

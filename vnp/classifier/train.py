@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ from vnp.classifier.calibration import fit_calibration
 from vnp.classifier.checkpoint import Checkpoint
 from vnp.classifier.fit import Fitted, fit, is_state_of, margins_of, shown_odds
 from vnp.classifier.model import MLPClassifier
-from vnp.classifier.outputs import Outputs
 from vnp.classifier.recipe import VIRNUCPRO, Recipe, require_seed
 from vnp.classifier.rows import Memory, RequiredFeatures, RowStore, data_digest, labels_of, open_rows
 from vnp.classifier.split import (
@@ -30,10 +30,11 @@ from vnp.classifier.split import (
     split_rows,
     text_digest,
 )
-from vnp.errors import UsageError
+from vnp.errors import RunExistsError, UsageError
 from vnp.features.read import Features
 from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION
-from vnp.files.durable import replacing
+from vnp.files.claims import alone_with, require_apart, require_free
+from vnp.files.durable import remove_temporaries, replacing
 from vnp.files.records import write_json
 from vnp.metrics.aggregation import aggregate, chunk_keys
 from vnp.metrics.bootstrap import bootstrap_intervals, with_intervals
@@ -41,6 +42,7 @@ from vnp.metrics.metrics import binary_metrics
 from vnp.report.plots import Series, write_training_plots
 from vnp.runs.request import versions
 
+FILE_NAMES = ("split.tsv", "log.jsonl", "metrics.json", "state.pth", "plots")
 _DEDUPE = "--dedupe keeps groups together, so it goes with --split group only"
 
 
@@ -84,6 +86,45 @@ class Training:
         require_seed(self.seed)
         if self.dedupe and self.split not in ("auto", "group"):
             raise UsageError(_DEDUPE)
+
+
+class Outputs(NamedTuple):
+    """The files of a training, all beside the checkpoint.
+
+    Args:
+        checkpoint: the classifier.
+        split: which group is in which part.
+        log: one line of JSON for each epoch.
+        metrics: of the validation and test parts, with intervals.
+        state: what a killed training goes on from; removed at its end.
+        plots: folder of plots.
+    """
+
+    checkpoint: Path
+    split: Path
+    log: Path
+    metrics: Path
+    state: Path
+    plots: Path
+
+    def require_free(self, *, ours: bool) -> None:
+        """Make sure that no other training's files are there.
+
+        Args:
+            ours: whether the files beside the checkpoint are what this very training left when it was killed.
+
+        Raises:
+            RunExistsError: the checkpoint is there, or files beside it that are not ours.
+        """
+        if self.checkpoint.exists():
+            raise RunExistsError(f"{self.checkpoint} is there; --force trains anew and writes over it")
+        remedy = "Choose another --out, or --force to train anew and write over them"
+        require_free(self[1:], force=False, ours=ours, why="there already, and not of this training", remedy=remedy)
+
+
+def outputs_of(checkpoint: Path) -> Outputs:
+    """The files of the training that makes a checkpoint: ``model.split.tsv`` for ``model.pth``, and so on."""
+    return Outputs(checkpoint, *(checkpoint.with_name(f"{checkpoint.stem}.{name}") for name in FILE_NAMES))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,8 +190,9 @@ def train(
         StorageError: the disk is full or cannot be written.
     """
     watcher = watcher or Watcher()
-    outputs = Outputs(out)
-    outputs.require_not((features.path, training.split) if isinstance(training.split, Path) else (features.path,))
+    outputs = outputs_of(out)
+    read = (features.path, training.split) if isinstance(training.split, Path) else (features.path,)
+    require_apart(read, outputs[:-1], "choose another --out, or copy it first")
     if not force:
         # Whose state it is takes longer to find out.
         outputs.require_free(ours=outputs.state.exists())
@@ -159,10 +201,12 @@ def train(
     split = deal(features, label, training, watcher.comparing)
     data = data_digest(features, label)
     request = _request(training, split.summary(label), data)
-    with outputs.alone():
+    with alone_with(out, "training"):
         if not force:
             outputs.require_free(ours=is_state_of(outputs.state, request))
-        outputs.remove_temporaries()
+        for path in outputs[:-1]:
+            remove_temporaries(path.parent, glob.escape(path.name))
+        remove_temporaries(outputs.plots)
         watcher.dealt(split.summary(label))
         store = open_rows(features, label, device, training.memory, watcher.reading)
         text = split.text(features.ids() if split.kind in ("random", "file") else ())
@@ -213,7 +257,7 @@ def _finish(
     if len(split.rows(TEST)):
         parts[TEST] = margins_of(network, store, split.rows(TEST))
     metrics = {
-        PARTS[part]: measure(
+        PARTS[part]: _measure(
             features, split.rows(part), label, split.group, calibration.apply(found), training.threshold, training.seed
         )
         for part, found in parts.items()
@@ -225,7 +269,16 @@ def _finish(
         chunk=features.chunk,
         calibration=calibration,
         threshold=training.threshold,
-        training=_about(training, fitted, store, data, split),
+        training={
+            "recipe": asdict(training.recipe),
+            "seed": training.seed,
+            "data": data,
+            "rows": len(split.rows(TRAIN)),
+            "epochs": len(fitted.history),
+            "best_epoch": fitted.best_epoch,
+            "stopped_early": fitted.stopped_early,
+            "device": store.device.type,
+        },
         split={**split.summary(label), FILE_DIGEST: text_digest(text)},
         metrics=metrics,
         code=versions(),
@@ -285,20 +338,7 @@ def _digest(request: str, device: torch.device) -> str:
     return f"{request}:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def _about(training: Training, fitted: Fitted, store: RowStore, data: str, split: Split) -> dict[str, Any]:
-    return {
-        "recipe": asdict(training.recipe),
-        "seed": training.seed,
-        "data": data,
-        "rows": len(split.rows(TRAIN)),
-        "epochs": len(fitted.history),
-        "best_epoch": fitted.best_epoch,
-        "stopped_early": fitted.stopped_early,
-        "device": store.device.type,
-    }
-
-
-def measure(
+def _measure(
     features: Features,
     rows: Int64[np.ndarray, "m"],
     label: Int8[np.ndarray, "n"],
@@ -309,19 +349,12 @@ def measure(
 ) -> dict[str, Any]:
     """Metrics of frames, of chunks, and of records, where the surest frame decides, with intervals over groups.
 
-    Args:
-        features: what the rows are of.
-        rows: numbers of the rows to measure.
-        label: 1 viral, 0 host, of all rows.
-        group: number of the group of all rows.
-        probability: calibrated, of the rows to measure.
-        threshold: from this probability on a row is called viral.
-        seed: of the bootstrap.
+    Label and group are those of all rows, the probability is that of the rows to measure.
     """
-    record = _column(features, "record")[rows]
-    chunk = chunk_keys(record, _column(features, "chunk")[rows].astype(np.int32))
+    record, chunk_number = (np.concatenate([*features.number_windows(name)])[rows] for name in ("record", "chunk"))
+    chunk = chunk_keys(record.astype(np.int64), chunk_number.astype(np.int32))
     measured = {"frame": (label[rows], probability, group[rows])}
-    for level, key in (("chunk", chunk), ("record", record)):
+    for level, key in (("chunk", chunk), ("record", record.astype(np.int64))):
         found = aggregate(probability, key)
         measured[level] = (label[rows][found.first], found.probability, group[rows][found.first])
     return {
@@ -331,7 +364,3 @@ def measure(
         )
         for level, (truth, estimate, groups) in measured.items()
     }
-
-
-def _column(features: Features, name: str) -> Int64[np.ndarray, "n"]:
-    return np.concatenate([*features.number_windows(name)]).astype(np.int64)

@@ -11,12 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vnp.classifier.outputs import Outputs, require_apart
 from vnp.classifier.rows import data_digest
+from vnp.classifier.train import outputs_of
 from vnp.comparison.contestants import Contestant, Rules, file_name, with_parts
 from vnp.comparison.results import FILES
 from vnp.errors import RunExistsError
-from vnp.files.claims import alone
+from vnp.files.claims import alone, require_apart
 from vnp.files.durable import remove_temporaries
 from vnp.files.records import write_json
 
@@ -92,7 +92,7 @@ def _inputs(contestants: Sequence[Contestant], rules: Rules) -> Iterator[Path]:
     for one in contestants:
         yield one.features.path
         if one.checkpoint is not None:
-            yield from (one.checkpoint, Outputs(one.checkpoint).split)
+            yield from (one.checkpoint, outputs_of(one.checkpoint).split)
 
 
 def _outputs(folder: Path, contestants: Sequence[Contestant], rules: Rules) -> Iterator[Path]:
@@ -100,7 +100,7 @@ def _outputs(folder: Path, contestants: Sequence[Contestant], rules: Rules) -> I
     for one in contestants:
         if one.checkpoint is None:
             for entered in with_parts(one, rules.parts):
-                yield from Outputs(model_path(folder, entered.name)).files
+                yield from outputs_of(model_path(folder, entered.name))[:-1]
 
 
 def _request(contestants: Sequence[Contestant], rules: Rules) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Bool, Int8
 
 from vnp.classifier.checkpoint import Checkpoint
-from vnp.classifier.outputs import Outputs
 from vnp.classifier.split import (
     FILE_DIGEST,
     Split,
@@ -22,6 +21,7 @@ from vnp.classifier.split import (
     split_of_data,
     split_rows,
 )
+from vnp.classifier.train import outputs_of
 from vnp.comparison.alignment import Table
 from vnp.comparison.contestants import Contestant, Rules
 from vnp.errors import FeatureError, UsageError, storage_error
@@ -135,7 +135,7 @@ def _unseen(checkpoint: Path, table: Table, kept: Bool[np.ndarray, "n"]) -> tupl
         table: the frames.
         kept: those that are to be compared on so far.
     """
-    path = Outputs(checkpoint).split
+    path = outputs_of(checkpoint).split
     everything = np.ones(len(table.frames), bool)
     if not path.exists():
         return everything, f"there is no {path.name} beside it, so what it was trained on is taken to be other data."
