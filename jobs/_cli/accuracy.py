@@ -13,7 +13,7 @@ from jobs._cli.progress import Progress
 from vnp.errors import InputError, RunExistsError, UsageError
 
 if TYPE_CHECKING:
-    from vnp.comparison.contestants import Contestant, Rules
+    from vnp.comparison.contestants import CompareOptions, Contestant
 
 
 def run_accuracy(
@@ -43,7 +43,7 @@ def run_accuracy(
         VnpError: see ``contest`` and ``claimed``.
     """
     from vnp.comparison.contest import contest
-    from vnp.comparison.folder import claimed, require_new
+    from vnp.comparison.contestants import claimed, require_new
     from vnp.comparison.results import summary, write_results
 
     if not force:
@@ -110,10 +110,10 @@ def run_reads(
     click.echo(f"next: python -m jobs.extract {cut.sheet} --out RUN, with the --chunk and encoders of the checkpoint")
 
 
-def _rules(organisms: Path | None, asked: dict[str, Any]) -> Rules:
+def _rules(organisms: Path | None, asked: dict[str, Any]) -> CompareOptions:
     from vnp.classifier.checkpoint import choose_device
     from vnp.classifier.recipe import RECIPES
-    from vnp.comparison.contestants import Rules
+    from vnp.comparison.contestants import CompareOptions
     from vnp.features.split import read_groups
 
     split = asked["split"]
@@ -121,7 +121,7 @@ def _rules(organisms: Path | None, asked: dict[str, Any]) -> Rules:
         split = Path(split)
         if not split.is_file():
             raise InputError("is neither auto, group nor random nor a file that says who is in which part", path=split)
-    return Rules(
+    return CompareOptions(
         parts=tuple(dict.fromkeys(asked["parts"])),
         split=split,
         validation=asked["validation"],

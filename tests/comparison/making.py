@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int8, Int64
 
-from vnp.comparison.cases import Frames
+from vnp.comparison._cases import Frames
 from vnp.features.layout import FeatureLayout, Part
 from vnp.features.read import Features, open_features
 from vnp.features.table import Records, Rows, Skipped, write_table

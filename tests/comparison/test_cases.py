@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.comparison.making import frames
-from vnp.comparison.cases import lift, make_cases
+from vnp.comparison._cases import lift, make_cases
 from vnp.errors import UsageError
 
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from tests.comparison.making import frames
-from vnp.comparison.cases import lift, make_cases
+from vnp.comparison._cases import lift, make_cases
 from vnp.comparison.comparison import agreement, compare, mcnemar
 
 

@@ -16,8 +16,8 @@ from jobs.train import main as train
 from tests.comparison.making import frames, write_features
 from vnp.classifier.checkpoint import Checkpoint
 from vnp.classifier.recipe import ADAMW, RECIPES
-from vnp.comparison.cases import Frames
-from vnp.comparison.contestants import Rules
+from vnp.comparison._cases import Frames
+from vnp.comparison.contestants import CompareOptions
 from vnp.errors import UsageError
 
 RECORDS = 60
@@ -343,4 +343,4 @@ def test_an_older_checkpoint_cannot_say_which_split_is_its_own(folder: Path, tmp
 
 def test_rules_with_a_seed_that_is_too_large() -> None:
     with pytest.raises(UsageError, match="the seed is"):
-        Rules(seed=10**23)
+        CompareOptions(seed=10**23)

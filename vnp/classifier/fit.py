@@ -125,15 +125,7 @@ def fit(
 def epoch_order(
     rows: Int64[np.ndarray, "m"], label: Int8[np.ndarray, "n"], recipe: Recipe, seed: int, epoch: int
 ) -> Int64[np.ndarray, "k"]:
-    """The rows of an epoch, in the order in which they are shown.
-
-    Args:
-        rows: of the training part.
-        label: of all rows.
-        recipe: with ``sampling`` both classes are drawn as often, with replacement; else every row comes once.
-        seed: of the training.
-        epoch: counted from 0.
-    """
+    """The rows of an epoch, in the order in which they are shown."""
     chance = np.random.default_rng([seed, 1 + epoch])
     if recipe.balance != "sampling":
         return chance.permutation(rows)
@@ -245,16 +237,7 @@ class TrainingState:
 
 
 def write_state(path: Path, state: TrainingState, digest: str) -> None:
-    """Write a state in place of the one before.
-
-    Args:
-        path: the file.
-        state: to write.
-        digest: of all that the training depends on.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
-    """
+    """Write a state in place of the one before."""
     about = {"best_epoch": state.best_epoch, "best_loss": state.best_loss, "stale": state.stale}
     content = {
         "format": _FORMAT,

@@ -89,11 +89,7 @@ class RequiredFeatures:
 
 
 def labels_of(features: Features) -> Int8[np.ndarray, "n"]:
-    """The label of every row, all of them there and of both classes.
-
-    Raises:
-        FeatureError: there are no rows, a label is missing, or there is only one class.
-    """
+    """The label of every row, all of them there and of both classes."""
     label = features.labels()
     if not len(label):
         raise FeatureError("has no rows: there is nothing to train on", path=features.path)
@@ -191,13 +187,7 @@ class RowStore:
         return values
 
     def pools(self, order: Int64[np.ndarray, "m"], batch: int, pool_bytes: int = _POOL_BYTES) -> Iterator[Pool]:
-        """Rows in a given order, in pools that hold whole batches; one pool if all is in memory.
-
-        Args:
-            order: rows, one batch after the other.
-            batch: rows of a batch.
-            pool_bytes: how much to read from the disk at a time; the next pool is read meanwhile.
-        """
+        """Rows in a given order, in pools that hold whole batches; one pool if all is in memory."""
         if self._all is not None:
             yield Pool(self._all, self._classes, torch.from_numpy(order).to(self.device))
             return

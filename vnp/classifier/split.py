@@ -86,11 +86,7 @@ class Split:
         return text.getvalue()
 
     def write(self, path: Path, ids: Sequence[str]) -> None:
-        """Write ``text`` to a file.
-
-        Raises:
-            StorageError: the disk is full or cannot be written.
-        """
+        """Write ``text`` to a file."""
         with replacing(path) as temporary:
             temporary.write_text(self.text(ids), encoding="utf-8")
 
@@ -174,12 +170,7 @@ def split_groups(
 def split_rows(
     label: Int8[np.ndarray, "n"], groups: Sequence[str], *, validation: float = 0.1, test: float = 0.2, seed: int = 0
 ) -> Split:
-    """Split row by row, stratified by label, as VirNucPro does. Chunks of one genome stand on both sides: it leaks.
-
-    Raises:
-        UsageError: the shares leave nothing to train on.
-        FeatureError: a class has fewer rows than there are parts.
-    """
+    """Split row by row, stratified by label, as VirNucPro does. Chunks of one genome stand on both sides: it leaks."""
     names, group = number_groups(groups)
     rows = [str(row) for row in range(len(label))]
     by_row = split_groups(label, rows, validation=validation, test=test, seed=seed)
@@ -260,14 +251,7 @@ def _present(split: Split) -> dict[int, float]:
 
 
 def read_split(path: Path) -> tuple[str, dict[str, int]]:
-    """Read a split that was written.
-
-    Returns:
-        What it names, ``group`` or ``id``, and the part of each.
-
-    Raises:
-        InputError: the file cannot be read, or a line is wrong.
-    """
+    """Read a split that was written."""
     try:
         # Excel puts a mark at the beginning of what it calls UTF-8.
         lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -76,11 +76,7 @@ class Training:
     memory: Memory = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself.
-
-        Raises:
-            UsageError: it does.
-        """
+        """Refuse what contradicts itself."""
         if not 0 < self.threshold < 1:
             raise UsageError(f"the threshold is {self.threshold:g}; it must be between 0 and 1")
         require_seed(self.seed)
@@ -299,13 +295,7 @@ def deal(
     training: Training,
     comparing: Callable[[int], None] = lambda _groups: None,
 ) -> Split:
-    """Split rows as asked.
-
-    Raises:
-        FeatureError: there are too few groups, a part would lack a class, or not all rows came with a split.
-        InputError: a split file cannot be used.
-        UsageError: groups are to be joined, and the data brings a split.
-    """
+    """Split rows as asked."""
     groups = features.groups()
     if training.split == "auto" and ((part := features.splits()) >= 0).any():
         if training.dedupe:

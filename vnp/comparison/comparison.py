@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float64
 from scipy.stats import binom
 from sklearn.metrics import cohen_kappa_score
 
-from vnp.comparison.cases import Cases
+from vnp.comparison._cases import Cases
 from vnp.metrics.bootstrap import (
     REPLICATES,
     Interval,

@@ -15,12 +15,11 @@ from jaxtyping import Float64, Int64
 from vnp.classifier.checkpoint import Checkpoint
 from vnp.classifier.model import CLASSES
 from vnp.classifier.train import Training, Watcher, train
-from vnp.comparison.alignment import Table, align, read_table
-from vnp.comparison.cases import Cases, Frames, lift, make_cases
+from vnp.comparison._alignment import Table, align, read_table
+from vnp.comparison._cases import Cases, Frames, lift, make_cases
+from vnp.comparison._heldout import hold_out
 from vnp.comparison.comparison import compare
-from vnp.comparison.contestants import Contestant, Rules, require_sense, with_parts
-from vnp.comparison.folder import SPLIT, model_path
-from vnp.comparison.heldout import hold_out
+from vnp.comparison.contestants import SPLIT, CompareOptions, Contestant, model_path, require_sense, with_parts
 from vnp.comparison.results import Disagreement, Results
 from vnp.features.read import Features
 from vnp.metrics.aggregation import LEVELS
@@ -41,50 +40,50 @@ Progress = Callable[[str, float | None, str], AbstractContextManager[Bar]]
 """Begins to show something: what, how many there are, and of what."""
 
 
-def contest(contestants: Sequence[Contestant], rules: Rules, folder: Path, progress: Progress) -> Results:
+def contest(contestants: Sequence[Contestant], options: CompareOptions, folder: Path, progress: Progress) -> Results:
     """Train those who have no checkpoint, score all on the same held-out rows, and compare.
 
     Args:
         contestants: at least one.
-        rules: how it goes.
+        options: how it goes.
         folder: gets ``split.tsv`` and ``models/``, where something is trained, in place of what is there; see
-            ``vnp.comparison.folder.claimed``.
+            ``claimed``.
         progress: shows how far it is.
 
     Raises:
         FeatureError: the contestants are not over the same records, or no row is left that none was trained on.
         LayoutError: a checkpoint belongs to other features.
-        UsageError: the rules contradict themselves.
+        UsageError: the options contradict themselves.
         StorageError: the disk is full or cannot be written.
     """
-    require_sense(contestants, rules)
-    tables, same_frames = align([read_table(one.name, one.features, rules.organisms) for one in contestants])
-    held = hold_out(contestants, tables, same_frames, rules, folder / SPLIT)
+    require_sense(contestants, options)
+    tables, same_frames = align([read_table(one.name, one.features, options.organisms) for one in contestants])
+    held = hold_out(contestants, tables, same_frames, options, folder / SPLIT)
     frames = [table.frames.only(kept) for table, kept in zip(tables, held.kept, strict=True)]
     entries: list[dict[str, Any]] = []
     scores: dict[str, tuple[int, Float64[np.ndarray, "n"]]] = {}
     for place, one in enumerate(contestants):
         rows = tables[place].row[held.kept[place]]
-        for entered in with_parts(one, rules.parts):
-            checkpoint = _checkpoint(entered, rules, folder, progress)
-            scores[entered.name] = (place, _score(checkpoint, entered.features, rows, rules.device, progress))
+        for entered in with_parts(one, options.parts):
+            checkpoint = _checkpoint(entered, options, folder, progress)
+            scores[entered.name] = (place, _score(checkpoint, entered.features, rows, options.device, progress))
             entries.append(_about(entered, checkpoint))
     about = {
         "contestants": entries,
         "split": held.split,
-        "rule": rules.rule,
-        "seed": rules.seed,
-        "replicates": rules.replicates,
+        "rule": options.rule,
+        "seed": options.seed,
+        "replicates": options.replicates,
     }
     notes = [*_notes(tables, same_frames), *held.notes]
-    return _compare(frames, scores, LEVELS if same_frames else ("record",), rules, about, notes, progress)
+    return _compare(frames, scores, LEVELS if same_frames else ("record",), options, about, notes, progress)
 
 
 def _compare(
     frames: Sequence[Frames],
     scores: Mapping[str, tuple[int, Float64[np.ndarray, "n"]]],
     levels: Sequence[str],
-    rules: Rules,
+    options: CompareOptions,
     about: dict[str, Any],
     notes: list[str],
     progress: Progress,
@@ -93,8 +92,10 @@ def _compare(
     compared, series = [], {}
     with progress("comparing", len(levels), "levels") as bar:
         for number, level in enumerate(levels, start=1):
-            cases, lifted = _level(frames, scores, level, rules.rule)
-            compared.append(compare(cases, lifted, thresholds=thresholds, replicates=rules.replicates, seed=rules.seed))
+            cases, lifted = _level(frames, scores, level, options.rule)
+            compared.append(
+                compare(cases, lifted, thresholds=thresholds, replicates=options.replicates, seed=options.seed)
+            )
             series[level] = [Series(name, cases.label, probability) for name, probability in lifted.items()]
             bar.to(number)
     for number, name in enumerate(CLASSES):
@@ -120,17 +121,17 @@ def _notes(tables: Sequence[Table], same_frames: bool) -> list[str]:
     return notes
 
 
-def _checkpoint(one: Contestant, rules: Rules, folder: Path, progress: Progress) -> Checkpoint:
+def _checkpoint(one: Contestant, options: CompareOptions, folder: Path, progress: Progress) -> Checkpoint:
     if one.checkpoint is not None:
         checkpoint = Checkpoint.load(one.checkpoint)
         encoders = one.features.provenance.get("encoders", {})
         checkpoint.require(one.features.layout, encoders, one.features.chunk, str(one.features.path))
         return checkpoint
-    training = Training(recipe=rules.recipe, split=folder / SPLIT, seed=rules.seed)
+    training = Training(recipe=options.recipe, split=folder / SPLIT, seed=options.seed)
     out = model_path(folder, one.name)
     with progress(f"training {one.name}", None, "epochs") as bar:
         watcher = Watcher(epoch=lambda history: bar.to(len(history)))
-        return train(one.features, out, training, rules.device, force=True, watcher=watcher).checkpoint
+        return train(one.features, out, training, options.device, force=True, watcher=watcher).checkpoint
 
 
 def _score(

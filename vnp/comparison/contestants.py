@@ -1,20 +1,35 @@
-"""Who takes part in a contest, and its rules."""
+"""Who takes part in a comparison, how it goes, and the folder that is kept for it until its results are whole."""
 
 from __future__ import annotations
 
+import contextlib
+import glob
+import hashlib
+import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from vnp.classifier.recipe import VIRNUCPRO, Recipe, require_seed
-from vnp.errors import UsageError
+from vnp.classifier.rows import data_digest
+from vnp.classifier.train import outputs_of
+from vnp.comparison.results import FILES
+from vnp.errors import RunExistsError, UsageError
 from vnp.features.read import Features
+from vnp.files.claims import alone, make_folder, require_apart
+from vnp.files.durable import remove_temporaries
+from vnp.files.hashing import file_sha256
+from vnp.files.records import write_json
 from vnp.metrics.bootstrap import REPLICATES
 from vnp.metrics.rules import BEST_FRAME
+
+SPLIT = "split.tsv"
+MODELS = "models"
+UNFINISHED = "contest.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +48,8 @@ class Contestant:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """How a contest goes.
+class CompareOptions:
+    """How a comparison goes.
 
     Args:
         parts: parts of the layout, ``dna`` or ``protein``, whose columns alone take part too, of each file that is
@@ -45,7 +60,7 @@ class Rules:
         test: share of groups to compare on.
         seed: of the split, the trainings and the intervals.
         everything: compare on every labelled row, seen in training or not; only where all have checkpoints.
-        rule: how frames become chunks and records.
+        rule: how frames become chunks and records, one of ``vnp.metrics.rules.RULES``.
         replicates: draws of groups for the intervals.
         recipe: of the trainings.
         device: to train and score on.
@@ -65,28 +80,24 @@ class Rules:
     organisms: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a seed that no training can take.
-
-        Raises:
-            UsageError: it is negative or too large.
-        """
+        """Refuse a seed that no training can take."""
         require_seed(self.seed)
 
 
-def require_sense(contestants: Sequence[Contestant], rules: Rules) -> None:
-    """Make sure that the rules fit the contestants.
+def require_sense(contestants: Sequence[Contestant], options: CompareOptions) -> None:
+    """Make sure that the options fit the contestants.
 
     Raises:
         UsageError: they do not.
     """
-    names = [entered.name for one in contestants for entered in with_parts(one, rules.parts)]
-    files = [file_name(name) for name in names]
+    names = [entered.name for one in contestants for entered in with_parts(one, options.parts)]
+    files = [_file_name(name) for name in names]
     twice = [name for name, file in zip(names, files, strict=True) if files.count(file) > 1]
     if not names:
         raise UsageError("nothing to compare: give runs, features.h5 files, or FEATURES@MODEL.pth")
     if twice:
         raise UsageError(f"two contestants are called {twice[0]}; tell them apart with NAME=FEATURES")
-    if rules.everything and any(one.checkpoint is None for one in contestants):
+    if options.everything and any(one.checkpoint is None for one in contestants):
         raise UsageError("--all compares on rows that were trained on, so it goes with checkpoints only")
 
 
@@ -98,10 +109,114 @@ def with_parts(one: Contestant, parts: Sequence[str]) -> list[Contestant]:
     """
     if one.checkpoint is not None:
         return [one]
-    alone = [replace(one, name=f"{one.name} {part} alone", features=one.features.only(part)) for part in parts]
-    return [one, *alone]
+    alone_too = [replace(one, name=f"{one.name} {part} alone", features=one.features.only(part)) for part in parts]
+    return [one, *alone_too]
 
 
-def file_name(name: str) -> str:
-    """What a contestant's files are called."""
+def model_path(folder: Path, name: str) -> Path:
+    """Where the classifier of a contestant that is trained goes."""
+    return folder / MODELS / f"{_file_name(name)}.pth"
+
+
+def _file_name(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", name)
+
+
+def require_new(folder: Path) -> None:
+    """Make sure that a folder holds no results, before anything is read; those of one that was stopped wait for later.
+
+    Raises:
+        RunExistsError: there are some.
+    """
+    if not (folder / UNFINISHED).exists():
+        _require_none(folder, "which were there before")
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, contestants: Sequence[Contestant], options: CompareOptions, *, force: bool) -> Iterator[None]:
+    """Keep a folder for a comparison, and a file in it that says which one until its results are whole.
+
+    Args:
+        folder: is made.
+        contestants: who takes part.
+        options: how it goes.
+        force: write over what is there, be it of another comparison.
+
+    Raises:
+        RunExistsError: there are results, or models, or a split that this very comparison did not leave.
+        UsageError: a file that is read would be written over, or another comparison is at work in the folder.
+        StorageError: the folder cannot be made or written.
+    """
+    require_apart(_inputs(contestants, options), _outputs(folder, contestants, options), "choose another --out")
+    make_folder(folder)
+    with alone(folder, "comparison"):
+        path = folder / UNFINISHED
+        request, stored = _request(contestants, options), None
+        with contextlib.suppress(OSError, ValueError):
+            stored = json.loads(path.read_bytes())
+        if not force and stored != request:
+            before = "which were there before"
+            _require_none(folder, before if stored is None else "which another comparison left when it was stopped")
+        for name in (SPLIT, UNFINISHED, *FILES):
+            remove_temporaries(folder, glob.escape(name))
+        write_json(path, request)
+        try:
+            yield
+        except BaseException:
+            if not _found(folder):
+                path.unlink(missing_ok=True)
+            raise
+        path.unlink(missing_ok=True)
+
+
+def _require_none(folder: Path, whose: str) -> None:
+    if found := _found(folder):
+        raise RunExistsError(
+            f"{folder} holds {', '.join(found)}, {whose}. Choose another --out, or --force to write over them"
+        )
+
+
+def _found(folder: Path) -> list[str]:
+    return [name for name in (*FILES, SPLIT, MODELS) if (folder / name).exists()]
+
+
+def _inputs(contestants: Sequence[Contestant], options: CompareOptions) -> Iterator[Path]:
+    if isinstance(options.split, Path):
+        yield options.split
+    for one in contestants:
+        yield one.features.path
+        if one.checkpoint is not None:
+            yield from (one.checkpoint, outputs_of(one.checkpoint).split)
+
+
+def _outputs(folder: Path, contestants: Sequence[Contestant], options: CompareOptions) -> Iterator[Path]:
+    yield from (folder / name for name in (*FILES, SPLIT, UNFINISHED))
+    for one in contestants:
+        if one.checkpoint is None:
+            for entered in with_parts(one, options.parts):
+                yield from outputs_of(model_path(folder, entered.name))[:-1]
+
+
+def _request(contestants: Sequence[Contestant], options: CompareOptions) -> dict[str, Any]:
+    """All that decides what a comparison writes but the machine, as it will be read again."""
+    asked = {name: getattr(options, name) for name in options.__slots__ if name != "device"}
+    if options.organisms is not None:
+        organisms = json.dumps(options.organisms, sort_keys=True).encode()
+        asked["organisms"] = hashlib.sha256(organisms).hexdigest()
+    asked["split"] = _named(options.split) if isinstance(options.split, Path) else options.split
+    asked["recipe"] = asdict(options.recipe)
+    asked["contestants"] = [
+        {
+            "name": one.name,
+            "features": str(one.features.path.resolve()),
+            "data": data_digest(one.features, one.features.labels()),
+            "checkpoint": None if one.checkpoint is None else _named(one.checkpoint),
+        }
+        for one in contestants
+    ]
+    again: dict[str, Any] = json.loads(json.dumps(asked))
+    return again
+
+
+def _named(path: Path) -> dict[str, str]:
+    return {"file": str(path.resolve()), "sha256": file_sha256(path)}

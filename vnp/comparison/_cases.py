@@ -108,11 +108,7 @@ class Cases:
 
 
 def make_cases(frames: Frames, level: str) -> Cases:
-    """The frames themselves, or the chunks or records that they make up, in the order that ``lift`` gives.
-
-    Raises:
-        UsageError: there is no such level.
-    """
+    """The frames themselves, or the chunks or records that they make up, in the order that ``lift`` gives."""
     chunk = chunk_keys(frames.record, frames.chunk)
     if level == "frame":
         within = aggregate(np.zeros(len(frames)), chunk)
@@ -140,11 +136,7 @@ def make_cases(frames: Frames, level: str) -> Cases:
 def lift(
     frames: Frames, probability: Float64[np.ndarray, "n"], level: str, rule: str = BEST_FRAME
 ) -> Float64[np.ndarray, "m"]:
-    """Probabilities of frames, or by a rule (see ``aggregate``) of the chunks or records that they make up.
-
-    Raises:
-        UsageError: there is no such level or rule.
-    """
+    """Probabilities of frames, or by a rule (see ``aggregate``) of the chunks or records that they make up."""
     return probability if level == "frame" else _grouped(frames, probability, level, rule).probability
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int8, Int64
 
-from vnp.comparison.cases import Frames
+from vnp.comparison._cases import Frames
 from vnp.errors import FeatureError
 from vnp.features.read import Features
 from vnp.features.split import look_up, some
@@ -19,16 +19,7 @@ _SUFFIXES = {".gz", ".bz2", ".xz", ".zst", ".fna", ".fa", ".fasta", ".fq", ".fas
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """The labelled frames of a feature file.
-
-    Args:
-        name: what the file is called here.
-        features: the file.
-        frames: its labelled frames, in ascending order of their keys.
-        row: which row of the file each is.
-        unlabelled: rows that have no label and are left out.
-        part: of each frame, in the split that came with the data; -1 none.
-    """
+    """The labelled frames of a feature file."""
 
     name: str
     features: Features
@@ -52,18 +43,7 @@ def read_table(
     features: Features,
     organisms: Mapping[str, str] | None = None,
 ) -> Table:
-    """Read what the rows of a feature file are.
-
-    Args:
-        name: what to call the file.
-        features: the file.
-        organisms: the group of organisms by the name of the record, or of its group; by default it is the name of the
-            input file.
-
-    Raises:
-        FeatureError: no row has a label.
-        InputError: ``organisms`` lacks a record.
-    """
+    """Read what the rows of a feature file are."""
     records = features.records()
     names = [text.decode() for text in records.name]
     group = [text.decode() for text in records.group]
@@ -98,14 +78,7 @@ def read_table(
 
 
 def align(tables: Sequence[Table]) -> tuple[list[Table], bool]:
-    """Number the records of all tables as the first does.
-
-    Returns:
-        The tables, and whether they have the same frames too: sets of another chunk size share only the records.
-
-    Raises:
-        FeatureError: the records are not the same; the message says which are where.
-    """
+    """Number the records of all tables as the first does."""
     first = tables[0]
     aligned = [first]
     for table in tables[1:]:

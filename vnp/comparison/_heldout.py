@@ -22,8 +22,8 @@ from vnp.classifier.split import (
     split_rows,
 )
 from vnp.classifier.train import outputs_of
-from vnp.comparison.alignment import Table
-from vnp.comparison.contestants import Contestant, Rules
+from vnp.comparison._alignment import Table
+from vnp.comparison.contestants import CompareOptions, Contestant
 from vnp.errors import FeatureError, UsageError, storage_error
 from vnp.features.split import TEST, some
 
@@ -32,13 +32,7 @@ _LEAKS = "The split is by row: pieces of one genome were trained on and tested o
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldOut:
-    """What is left to compare on.
-
-    Args:
-        kept: for each table, which of its frames.
-        split: summary of the common split; None where nothing is trained.
-        notes: what a reader must know of it.
-    """
+    """What is left to compare on."""
 
     kept: list[Bool[np.ndarray, "n"]]
     split: dict[str, Any] | None
@@ -46,29 +40,20 @@ class HeldOut:
 
 
 def hold_out(
-    contestants: Sequence[Contestant], tables: Sequence[Table], same_frames: bool, rules: Rules, split_file: Path
+    contestants: Sequence[Contestant],
+    tables: Sequence[Table],
+    same_frames: bool,
+    options: CompareOptions,
+    split_file: Path,
 ) -> HeldOut:
-    """Deal the rows out, and leave out what a checkpoint was trained on.
-
-    Args:
-        contestants: who takes part.
-        tables: the frames of each, aligned.
-        same_frames: whether they are the same.
-        rules: of the contest.
-        split_file: is written where something is to be trained.
-
-    Raises:
-        FeatureError: no row is left, the records cannot be split, or the split beside a checkpoint is not its own.
-        UsageError: a split by row is asked for, and frames differ.
-        StorageError: the disk is full or cannot be written.
-    """
+    """Deal the rows out, and leave out what a checkpoint was trained on."""
     kept = [np.ones(len(table.frames), bool) for table in tables]
     notes: list[str] = []
     summary = None
-    given = _given(tables, rules)
+    given = _given(tables, options)
     to_train = any(one.checkpoint is None for one in contestants)
     if given or to_train:
-        split = _split(tables[0], rules, given, to_train)
+        split = _split(tables[0], options, given, to_train)
         summary = split.summary(tables[0].frames.label[tables[0].frames.record])
         split_file.parent.mkdir(parents=True, exist_ok=True)
         split.write(split_file, tables[0].ids())
@@ -83,10 +68,10 @@ def hold_out(
                     "above 0, or deal its units out anew with --split group"
                 )
             notes.append(f"Compared on the test part of the split that came with the data: {rows:,} rows.")
-    elif rules.split != "auto" and any((table.part >= 0).any() for table in tables):
-        notes.append(f"The data brings a split of its own, which --split {rules.split} overrides.")
+    elif options.split != "auto" and any((table.part >= 0).any() for table in tables):
+        notes.append(f"The data brings a split of its own, which --split {options.split} overrides.")
     for place, one in enumerate(contestants):
-        if one.checkpoint is not None and not rules.everything:
+        if one.checkpoint is not None and not options.everything:
             unseen, note = _unseen(one.checkpoint, tables[place], kept[place])
             notes.append(f"{one.name}: {note}")
             shared = _shared(unseen, place, tables, same_frames)
@@ -100,21 +85,21 @@ def hold_out(
     return HeldOut(kept, summary, notes)
 
 
-def _given(tables: Sequence[Table], rules: Rules) -> bool:
+def _given(tables: Sequence[Table], options: CompareOptions) -> bool:
     """Whether the split that came with the data decides."""
-    return rules.split == "auto" and not rules.everything and any((table.part >= 0).any() for table in tables)
+    return options.split == "auto" and not options.everything and any((table.part >= 0).any() for table in tables)
 
 
-def _split(table: Table, rules: Rules, given: bool, to_train: bool) -> Split:
+def _split(table: Table, options: CompareOptions, given: bool, to_train: bool) -> Split:
     """The common split, of the first table's frames."""
     label = table.frames.label[table.frames.record]
     groups = table.groups()
     if given:
         return split_of_data(table.part, label, groups, to_train=to_train)
-    if isinstance(rules.split, Path):
-        return split_from_file(rules.split, label, groups, table.ids())
-    deal = split_rows if rules.split == "random" else split_groups
-    return deal(label, groups, validation=rules.validation, test=rules.test, seed=rules.seed)
+    if isinstance(options.split, Path):
+        return split_from_file(options.split, label, groups, table.ids())
+    deal = split_rows if options.split == "random" else split_groups
+    return deal(label, groups, validation=options.validation, test=options.test, seed=options.seed)
 
 
 def _parts(split: Split, tables: Sequence[Table], same_frames: bool) -> list[Int8[np.ndarray, "n"]]:
@@ -128,13 +113,7 @@ def _parts(split: Split, tables: Sequence[Table], same_frames: bool) -> list[Int
 
 
 def _unseen(checkpoint: Path, table: Table, kept: Bool[np.ndarray, "n"]) -> tuple[Bool[np.ndarray, "n"], str]:
-    """Which frames a classifier was not trained on, by the split that lies beside it, and what to say of it.
-
-    Args:
-        checkpoint: the classifier.
-        table: the frames.
-        kept: those that are to be compared on so far.
-    """
+    """Which frames a classifier was not trained on, by the split that lies beside it, and what to say of it."""
     path = outputs_of(checkpoint).split
     everything = np.ones(len(table.frames), bool)
     if not path.exists():
@@ -159,11 +138,7 @@ def _unseen(checkpoint: Path, table: Table, kept: Bool[np.ndarray, "n"]) -> tupl
 
 
 def _doubt(checkpoint: Path, path: Path) -> str:
-    """What to say where nothing shows that a classifier was trained on the split beside it; else nothing.
-
-    Raises:
-        FeatureError: it was trained on another.
-    """
+    """What to say where nothing shows that a classifier was trained on the split beside it; else nothing."""
     expected = Checkpoint.load(checkpoint).split.get(FILE_DIGEST)
     if expected is None:
         return f" It does not say which split it was trained on; {path.name} is taken to be that."
