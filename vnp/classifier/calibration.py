@@ -111,12 +111,8 @@ def fit_calibration(
 ) -> Calibration:
     """Fit a calibration on validation rows.
 
-    Args:
-        margin: log-odds that the network gives them.
-        label: 1 viral, 0 host.
-        group: number of each row's group; rows of a group are held out together, for they resemble each other.
-        kind: ``auto`` keeps the kind with the smaller log-loss on held-out groups, the simpler one on a tie.
-        offset: see ``Calibration``.
+    Rows of a group are held out together, for they resemble each other. ``auto`` keeps the kind with the smaller
+    log-loss on held-out groups, the simpler one on a tie.
     """
     if kind in ("none", "temperature", "isotonic"):
         return _fit(kind, margin, label, offset)

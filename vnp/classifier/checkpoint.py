@@ -79,11 +79,7 @@ class Checkpoint:
         return f"{self.layout}; chunk {self.chunk}; {_named(self.encoders)}"
 
     def model(self) -> MLPClassifier:
-        """The network, in evaluation mode, on the CPU.
-
-        Raises:
-            FeatureError: the weights are not those of such a network.
-        """
+        """The network, in evaluation mode, on the CPU."""
         hidden = self.weights["hidden.weight"].shape[0] if "hidden.weight" in self.weights else 0
         network = MLPClassifier(self.layout.width, hidden)
         try:
@@ -93,11 +89,7 @@ class Checkpoint:
         return network.eval()
 
     def scorer(self, device: str = "auto") -> Scorer:
-        """Make what gives rows their scores.
-
-        Args:
-            device: ``auto`` (CUDA where there is a GPU), ``cpu`` or ``cuda``.
-        """
+        """Make what gives rows their scores."""
         return Scorer(self, device)
 
     def require(self, layout: FeatureLayout, encoders: Mapping[str, Mapping[str, Any]], chunk: int, where: str) -> None:
@@ -130,11 +122,7 @@ class Checkpoint:
                 )
 
     def write(self, path: Path) -> None:
-        """Write the checkpoint durably, in place of what is there.
-
-        Raises:
-            StorageError: the disk is full or cannot be written.
-        """
+        """Write the checkpoint durably, in place of what is there."""
         stored = asdict(self.calibration)
         about = {
             **{name: getattr(self, name) for name in _PLAIN},
@@ -262,23 +250,12 @@ class Scorer:
         self._network = checkpoint.model().to(self.device)
 
     def scores(self, features: Float[np.ndarray, "n width"]) -> Scores:
-        """Score rows, some thousand at a time.
-
-        Args:
-            features: float16 or float32.
-
-        Raises:
-            FeatureError: the rows are of another width, or hold NaN or infinity.
-        """
+        """Score rows, some thousand at a time."""
         margins = self.margins(features)
         return Scores(logistic(margins), self._calibration.apply(margins))
 
     def margins(self, features: Float[np.ndarray, "n width"]) -> Float64[np.ndarray, "n"]:
-        """Log-odds of viral against host, not calibrated.
-
-        Raises:
-            FeatureError: the rows are of another width, or hold NaN or infinity.
-        """
+        """Log-odds of viral against host, not calibrated."""
         if features.ndim != 2 or features.shape[1] != self._width:
             raise FeatureError(f"the classifier reads rows of {self._width} numbers, these have {features.shape[1:]}")
         if not all_finite(features):
@@ -293,11 +270,7 @@ class Scorer:
 
 
 def choose_device(name: str) -> torch.device:
-    """Turn ``auto``, ``cpu`` or ``cuda`` into a device.
-
-    Raises:
-        UsageError: there is none of that name here.
-    """
+    """Turn ``auto``, ``cpu`` or ``cuda`` into a device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name not in ("cpu", "cuda"):

@@ -48,13 +48,7 @@ class RequiredFeatures:
     chunk: int | None = None
 
     def require(self, features: Features) -> None:
-        """Make sure that features are what was asked.
-
-        Raises:
-            UsageError: no encoder has such a name.
-            LayoutError: the columns are others; the message shows both.
-            FeatureError: the encoder or the chunk is another; the message shows both.
-        """
+        """Make sure that features are what was asked."""
         asked = {"dna": self.dna, "protein": self.protein}
         native: dict[str, tuple[str, int]] = {}
         for part in features.layout.parts:
@@ -147,14 +141,7 @@ class Pool:
 
 
 class RowStore:
-    """All rows of a file of features with their labels.
-
-    Args:
-        features: the numbers, in memory or mapped from the disk.
-        label: 1 viral, 0 host.
-        device: where batches are wanted.
-        resident: whether to keep all of it in that device's memory.
-    """
+    """All rows of a file of features with their labels."""
 
     def __init__(
         self, features: Float[np.ndarray, "n width"], label: Int8[np.ndarray, "n"], device: torch.device, resident: bool

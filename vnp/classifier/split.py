@@ -131,17 +131,7 @@ def split_groups(
 ) -> Split:
     """Split by group, stratified by label: each part gets its share of the groups of each class.
 
-    Args:
-        label: 1 viral, 0 host; a group with both counts as the one that it has more of.
-        groups: the unit that must not be cut, for every row.
-        validation: share of the groups that training is watched on.
-        test: share of the groups that nothing is decided on; 0 for no test part.
-        seed: of the dealing.
-        clusters: number of the cluster of each group; groups of a cluster go to the same part.
-
-    Raises:
-        UsageError: the shares leave nothing to train on.
-        FeatureError: a class has fewer groups than there are parts.
+    A group with both classes counts as the one that it has more of. Groups of a cluster go to the same part.
     """
     shares = shares_of_parts(validation, test)
     names, group = number_groups(groups)
@@ -178,12 +168,7 @@ def split_rows(
 
 
 def split_from_file(path: Path, label: Int8[np.ndarray, "n"], groups: Sequence[str], ids: Sequence[str]) -> Split:
-    """Take a split that was written before, or made elsewhere: TSV with the columns ``group`` (or ``id``) and ``part``.
-
-    Raises:
-        InputError: the file cannot be read, or a line is wrong.
-        FeatureError: a row's group (or id) is not in the file, or a part lacks a class.
-    """
+    """Take a split that was written before or elsewhere: TSV with the columns ``group`` (or ``id``) and ``part``."""
     key, stored = read_split(path)
     wanted = groups if key == "group" else ids
     missing = [name for name in dict.fromkeys(wanted) if name not in stored]
@@ -208,17 +193,7 @@ def _require_classes(
 def split_of_data(
     part: Int8[np.ndarray, "n"], label: Int8[np.ndarray, "n"], groups: Sequence[str], *, to_train: bool = True
 ) -> Split:
-    """Take the split that came with the data, as that of a dataset does.
-
-    Args:
-        part: of each row: 0 train, 1 validation, 2 test, -1 none.
-        label: 1 viral, 0 host.
-        groups: the unit that must not be cut, for every row.
-        to_train: whether it must have something to train on and to watch.
-
-    Raises:
-        FeatureError: some rows have no part, a unit is in two, or a part lacks a class.
-    """
+    """Take the split that came with the data, as that of a dataset does; ``part`` is -1 where a row has none."""
     names, group = number_groups(groups)
     without = part < 0
     if without.any():
@@ -277,20 +252,10 @@ def read_split(path: Path) -> tuple[str, dict[str, int]]:
 def clusters_of_groups(
     features: Features, identity: float = IDENTITY, *, progress: Callable[[int], None] = lambda _groups: None
 ) -> dict[str, int]:
-    """Number the clusters that groups form when those of high identity are joined.
+    """Number the clusters that groups form when those of high identity (ANI) are joined.
 
-    Args:
-        features: merged features; the sequences are read from the inputs that their provenance names.
-        identity: ANI from which on two groups are joined; 15 % of one of them must align for skani to tell.
-        progress: told how many groups were compared since the last call.
-
-    Returns:
-        The cluster of each group.
-
-    Raises:
-        UsageError: pyskani is not installed.
-        ChangedInputError: an input is gone or is not the one that was embedded.
-        InputError: an input cannot be read.
+    The sequences are read from the inputs that the features' provenance names; 15 % of one group must align for skani
+    to tell.
     """
     genomes = _genomes(features)
     sizes = {name: sum(map(len, contigs)) for name, contigs in genomes.items()}

@@ -19,14 +19,7 @@ _WARM_UP = 3
 
 
 class Stepper:
-    """Takes a network through the batches of pools of rows.
-
-    Args:
-        network: in training mode, on its device.
-        recipe: optimiser and batch.
-        class_weights: weight of the loss of each class, or None.
-        graph: whether to record steps as CUDA graphs; only on CUDA.
-    """
+    """Takes a network in training mode through the batches of pools of rows; on CUDA by a graph, where one is asked."""
 
     def __init__(
         self, network: MLPClassifier, recipe: Recipe, class_weights: torch.Tensor | None, *, graph: bool
@@ -60,12 +53,9 @@ class Stepper:
             return
 
     def run(self, pools: Iterator[Pool]) -> float:
-        """Train on pools of rows.
+        """Train on pools of rows; returns the mean loss of the rows.
 
         A batch of one row is left out: batch normalisation has no variance to divide by.
-
-        Returns:
-            Mean loss of the rows.
         """
         self._loss.zero_()
         rows = 0

@@ -104,14 +104,7 @@ class Outputs(NamedTuple):
     plots: Path
 
     def require_free(self, *, ours: bool) -> None:
-        """Make sure that no other training's files are there.
-
-        Args:
-            ours: whether the files beside the checkpoint are what this very training left when it was killed.
-
-        Raises:
-            RunExistsError: the checkpoint is there, or files beside it that are not ours.
-        """
+        """Make sure that no other training's files are there."""
         if self.checkpoint.exists():
             raise RunExistsError(f"{self.checkpoint} is there; --force trains anew and writes over it")
         remedy = "Choose another --out, or --force to train anew and write over them"

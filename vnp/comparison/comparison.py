@@ -26,16 +26,7 @@ from vnp.metrics.metrics import NAMES, THRESHOLD, Metrics, binary_metrics
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Metrics of some cases.
-
-    Args:
-        by: how the cases were told apart: ``all``, ``organism``, ``length`` (of the record), ``frames`` or ``chunk``
-            (its length, where chunks differ in it).
-        stratum: which of them these are, or ``all``.
-        groups: how many groups they are of.
-        metrics: of the cases.
-        intervals: of each metric, 95 %.
-    """
+    """Metrics of some cases: all of them, or one stratum of one way (``by``) of telling them apart."""
 
     by: str
     stratum: str
@@ -125,14 +116,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Classifiers on the cases of one level.
-
-    Args:
-        level: ``frame``, ``chunk`` or ``record``.
-        measured: for each classifier its metrics, of all cases first, then of each stratum.
-        pairs: of classifiers.
-        by_chunk: the same for each length of chunk, where chunks differ in it.
-    """
+    """Classifiers on the cases of one level; of each all cases come first, then the strata."""
 
     level: str
     measured: dict[str, list[Measured]]
@@ -158,18 +142,7 @@ def compare(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> Compared:
-    """Measure classifiers on the same cases, and on each stratum of them.
-
-    Args:
-        cases: what they were asked.
-        probabilities: of viral, by the name of the classifier.
-        thresholds: of a viral call, by the name of the classifier; 0.5 where there is none.
-        replicates: draws of groups for the intervals.
-        seed: of the draws.
-
-    Raises:
-        FeatureError: there is nothing to measure.
-    """
+    """Measure classifiers on the same cases, and on each stratum of them; calls are viral from 0.5 unless said."""
     chosen = {name: (thresholds or {}).get(name, THRESHOLD) for name in probabilities}
     drawn = _draw(cases, probabilities, chosen, replicates, seed)
     measured: dict[str, list[Measured]] = {}

@@ -41,21 +41,7 @@ Progress = Callable[[str, float | None, str], AbstractContextManager[Bar]]
 
 
 def contest(contestants: Sequence[Contestant], options: CompareOptions, folder: Path, progress: Progress) -> Results:
-    """Train those who have no checkpoint, score all on the same held-out rows, and compare.
-
-    Args:
-        contestants: at least one.
-        options: how it goes.
-        folder: gets ``split.tsv`` and ``models/``, where something is trained, in place of what is there; see
-            ``claimed``.
-        progress: shows how far it is.
-
-    Raises:
-        FeatureError: the contestants are not over the same records, or no row is left that none was trained on.
-        LayoutError: a checkpoint belongs to other features.
-        UsageError: the options contradict themselves.
-        StorageError: the disk is full or cannot be written.
-    """
+    """Train those who have no checkpoint, score all on the same held-out rows, and compare."""
     require_sense(contestants, options)
     tables, same_frames = align([read_table(one.name, one.features, options.organisms) for one in contestants])
     held = hold_out(contestants, tables, same_frames, options, folder / SPLIT)

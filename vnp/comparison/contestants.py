@@ -85,11 +85,7 @@ class CompareOptions:
 
 
 def require_sense(contestants: Sequence[Contestant], options: CompareOptions) -> None:
-    """Make sure that the options fit the contestants.
-
-    Raises:
-        UsageError: they do not.
-    """
+    """Make sure that the options fit the contestants."""
     names = [entered.name for one in contestants for entered in with_parts(one, options.parts)]
     files = [_file_name(name) for name in names]
     twice = [name for name, file in zip(names, files, strict=True) if files.count(file) > 1]
@@ -102,11 +98,7 @@ def require_sense(contestants: Sequence[Contestant], options: CompareOptions) ->
 
 
 def with_parts(one: Contestant, parts: Sequence[str]) -> list[Contestant]:
-    """A contestant, and the parts of its columns, where it is to be trained.
-
-    Raises:
-        LayoutError: there is no such part.
-    """
+    """A contestant, and the parts of its columns, where it is to be trained."""
     if one.checkpoint is not None:
         return [one]
     alone_too = [replace(one, name=f"{one.name} {part} alone", features=one.features.only(part)) for part in parts]
@@ -123,11 +115,7 @@ def _file_name(name: str) -> str:
 
 
 def require_new(folder: Path) -> None:
-    """Make sure that a folder holds no results, before anything is read; those of one that was stopped wait for later.
-
-    Raises:
-        RunExistsError: there are some.
-    """
+    """Make sure, before anything is read, that no results are there; those of one that was stopped wait for later."""
     if not (folder / UNFINISHED).exists():
         _require_none(folder, "which were there before")
 

@@ -30,17 +30,7 @@ _MOST_DISAGREEMENTS = 200
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """A record that not all contestants call the same.
-
-    Args:
-        name: of the record.
-        length: in bases.
-        label: 1 viral, 0 host.
-        group: that a split must not cut.
-        organism: group of organisms.
-        probabilities: of viral, by contestant.
-        calls: whether each calls it viral.
-    """
+    """A record that not all contestants call the same."""
 
     name: str
     length: int
@@ -82,11 +72,7 @@ class Results:
 
 
 def write_results(results: Results, folder: Path) -> list[Path]:
-    """Write ``accuracy.tsv``, ``accuracy.json``, ``accuracy.html`` and ``disagreements.tsv`` into a folder.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
-    """
+    """Write ``accuracy.tsv``, ``accuracy.json``, ``accuracy.html`` and ``disagreements.tsv`` into a folder."""
     paths = [folder / name for name in FILES]
     _write_text(paths[0], _tab_separated(_metric_rows(results.compared)))
     write_json(paths[1], results.to_json())

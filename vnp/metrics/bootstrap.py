@@ -46,23 +46,7 @@ def bootstrap_intervals(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> dict[str, Interval]:
-    """Percentile intervals of every metric, drawing whole groups with replacement.
-
-    Args:
-        label: 1 viral, 0 host.
-        probability: of viral.
-        group: what is drawn as a whole, for every row: numbers or names.
-        threshold: from this probability on a prediction is a viral call.
-        replicates: draws.
-        seed: of the draws; the same seed and groups give the same draws.
-        confidence: of the interval.
-
-    Returns:
-        An interval for each name in ``NAMES``; NaN with fewer than two groups or where no draw defines the metric.
-
-    Raises:
-        FeatureError: as ``binary_metrics``.
-    """
+    """Percentile intervals of every metric, drawing whole groups with replacement."""
     label, probability = checked(label, probability)
     groups, index = np.unique(np.asarray(group), return_inverse=True)
     drawn = replicate_metrics(

@@ -228,11 +228,7 @@ def binary_metrics(
 def checked(
     label: Int8[np.ndarray, "n"], probability: Float64[np.ndarray, "n"]
 ) -> tuple[Int8[np.ndarray, "n"], Float64[np.ndarray, "n"]]:
-    """Labels and probabilities that can be measured.
-
-    Raises:
-        FeatureError: there is nothing to measure, a label is missing, or a probability is none.
-    """
+    """Labels and probabilities that can be measured."""
     label, probability = np.asarray(label), np.asarray(probability, np.float64)
     if not len(label):
         raise FeatureError("there are no predictions to measure")

@@ -50,16 +50,7 @@ def combine(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunks:
-    """Scores of chunks, in input order.
-
-    Args:
-        record: ordinal of the input record.
-        chunk: number within the record, from 1.
-        frames: open frames.
-        score: raw probability of viral.
-        probability: the same, calibrated.
-        first: row of its first frame.
-    """
+    """Scores of chunks, in input order."""
 
     record: Int64[np.ndarray, "m"]
     chunk: Int32[np.ndarray, "m"]
@@ -77,13 +68,7 @@ def score_chunks(batch: Batch, rule: str) -> Chunks:
 
 
 class Tally:
-    """What is known of every record, gathered batch by batch; about 50 bytes a record.
-
-    Args:
-        records: how many there are.
-        rule: of ``PredictOptions``.
-        threshold: from this probability on a frame would be called viral.
-    """
+    """What is known of every record, gathered batch by batch; about 50 bytes a record."""
 
     def __init__(self, records: int, rule: str, threshold: float) -> None:
         self._rule = find_rule(rule)
@@ -124,14 +109,7 @@ class Calls(CalledRecords):
 
 
 def decide(tally: Tally, length: Int64[np.ndarray, "r"], chunk: int, settings: PredictOptions) -> Calls:
-    """Call records.
-
-    Args:
-        tally: of all records.
-        length: bases of each.
-        chunk: bases of a chunk that the classifier was trained on.
-        settings: thresholds.
-    """
+    """Call records."""
     scored = tally.scored > 0
     eligible = scored & (length >= settings.min_length)
     fdr = np.full(len(length), np.nan)
@@ -151,11 +129,7 @@ def decide(tally: Tally, length: Int64[np.ndarray, "r"], chunk: int, settings: P
 
 
 def false_discovery_rate(probability: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
-    """Running mean of 1 - probability from the most probable down, for each record.
-
-    Args:
-        probability: of viral; no NaN.
-    """
+    """Running mean of 1 - probability from the most probable down, for each record."""
     order = np.argsort(-probability, kind="stable")
     ordered = probability[order]
     mean = np.cumsum(1 - ordered) / np.arange(1, len(ordered) + 1)

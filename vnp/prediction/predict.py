@@ -46,18 +46,7 @@ class Predicted:
 def choose_options(
     path: Path, given: dict[str, Any], before: PredictOptions | None = None
 ) -> tuple[Checkpoint, PredictOptions]:
-    """A classifier, and how to call by it.
-
-    Args:
-        path: of the checkpoint.
-        given: options of ``PredictOptions`` by name; None leaves one as it was before, or to the default.
-        before: options of an earlier prediction; its threshold belongs to its own checkpoint.
-
-    Raises:
-        FeatureError: the checkpoint is damaged.
-        UsageError: an option is out of range.
-        StorageError: the checkpoint cannot be read.
-    """
+    """A classifier, and how to call by it."""
     checkpoint = Checkpoint.load(path)
     options = PredictOptions(
         checkpoint=str(path.absolute()),
@@ -81,12 +70,7 @@ def encoding_for(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def require_fit(planned: RunOptions, checkpoint: Checkpoint, options: PredictOptions) -> None:
-    """Make sure that what will be embedded is what the classifier reads, before anything is.
-
-    Raises:
-        LayoutError: the columns are others.
-        FeatureError: the encoders or the chunk are others.
-    """
+    """Make sure that what will be embedded is what the classifier reads, before anything is."""
     dna, protein = planned.encoder("dna"), planned.encoder("protein")
     layout = make_layout(options.layout, dna=(dna.name, dna.width), protein=(protein.name, protein.width))
     if len(checkpoint.layout.parts) == 1:
@@ -136,19 +120,7 @@ def require_free(
 
 
 def claim(paths: OutputPaths, options: PredictOptions, run: str, *, force: bool, other: str) -> None:
-    """Put the options where a run is, for what comes after its shards, in place of what other predictions left there.
-
-    Args:
-        paths: of the run's folder.
-        options: what is asked.
-        run: digest of the run.
-        force: other predictions of the same run may be replaced.
-        other: what to do instead, for the message.
-
-    Raises:
-        RunExistsError: there are such predictions, or files of somebody else.
-        StorageError: the folder cannot be written.
-    """
+    """Put the options where a run is, for what comes after its shards, and remove what other predictions left."""
     if finished(paths, options, run) is not None and not force:
         return
     left = paths.results() if force else left_by_others(paths, run)
@@ -167,12 +139,7 @@ def finished(paths: OutputPaths, options: PredictOptions, run: str) -> dict[str,
 
 
 def left_by_others(paths: OutputPaths, run: str) -> list[Path]:
-    """Files of a finished prediction of another run than this, as its summary names them, the summary last.
-
-    Args:
-        paths: where to look.
-        run: digest of this run; empty if that is not known yet, and every run is another.
-    """
+    """Files of a finished prediction of another run than this, as its summary names them, the summary last."""
     summary = _read_summary(paths)
     if summary is None or summary.get("run") == run:
         return []

@@ -1,4 +1,4 @@
-"""Scores of all rows, on disk: 16 bytes a row, in the order of the rows."""
+"""Scores of all rows on disk, 16 bytes a row in the order of the rows, and what else predictions read of features."""
 
 from __future__ import annotations
 
@@ -14,31 +14,20 @@ from jaxtyping import Float64, Int8, Int32, Int64
 
 from vnp.errors import FeatureError
 from vnp.features.read import Features, damage
-from vnp.features.table import Records, Rows, read_records, read_rows, read_skipped, windows
+from vnp.features.table import Records, read_records, read_rows, read_skipped, windows
 from vnp.runs.request import PlannedInput
 
 if TYPE_CHECKING:
     from vnp.classifier.checkpoint import Scorer
-    from vnp.features.read import Features
 
+_NAMED_REASONS = 3
 SCORE_TYPE = np.dtype([("score", "<f8"), ("probability", "<f8")])
 
 
 def write_scores(
     features: Features, scorer: Scorer, path: Path, progress: Callable[[int], None] = lambda _rows: None
 ) -> None:
-    """Score every row and write the scores as one NumPy array; the caller gives a temporary name.
-
-    Args:
-        features: what to score.
-        scorer: by what.
-        path: of the new file.
-        progress: told how many rows were scored since the last call.
-
-    Raises:
-        FeatureError: the features are damaged, or of another width.
-        OSError: the disk is full or cannot be written.
-    """
+    """Score every row and write the scores as one NumPy array; the caller gives a temporary name."""
     header = {"descr": SCORE_TYPE.descr, "fortran_order": False, "shape": (features.rows,)}
     with path.open("xb") as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -51,15 +40,7 @@ def write_scores(
 
 
 def read_scores(path: Path, rows: int) -> np.ndarray:
-    """Map scores into memory.
-
-    Args:
-        path: written by ``write_scores``.
-        rows: how many there must be.
-
-    Raises:
-        FeatureError: the file is missing, damaged, or of other rows.
-    """
+    """Map scores into memory."""
     try:
         scores: np.ndarray = np.load(path, mmap_mode="r" if rows else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -115,12 +96,16 @@ class Batch:
 def batches(features: Features, scores: np.ndarray) -> Iterator[Batch]:
     """All rows with their scores, in order, some ten thousand at a time."""
     held: Batch | None = None
-    for first, rows in row_windows(features):
-        found = _batch(rows, scores[first : first + len(rows)])
+    for window in windows(features.rows):
+        with _opened(features) as file:
+            rows = read_rows(file, window)
+        both = (np.ascontiguousarray(scores[window][name]) for name in ("score", "probability"))
+        found = Batch(rows.ids, rows.record, rows.chunk, rows.frame, rows.start, rows.end, *both)
         if held is not None:
             found = held.followed_by(found)
         # The last chunk can go on in the next window.
-        border = _last_chunk(found)
+        others = np.flatnonzero((found.record != found.record[-1]) | (found.chunk != found.chunk[-1]))
+        border = int(others[-1]) + 1 if len(others) else 0
         if border:
             yield found.part(0, border)
         held = found.part(border, len(found))
@@ -128,33 +113,8 @@ def batches(features: Features, scores: np.ndarray) -> Iterator[Batch]:
         yield held
 
 
-def _batch(rows: Rows, scores: np.ndarray) -> Batch:
-    return Batch(
-        rows.ids,
-        rows.record,
-        rows.chunk,
-        rows.frame,
-        rows.start,
-        rows.end,
-        np.ascontiguousarray(scores["score"]),
-        np.ascontiguousarray(scores["probability"]),
-    )
-
-
-def _last_chunk(batch: Batch) -> int:
-    others = np.flatnonzero((batch.record != batch.record[-1]) | (batch.chunk != batch.chunk[-1]))
-    return int(others[-1]) + 1 if len(others) else 0
-
-
-_NAMED_REASONS = 3
-
-
 def planned_inputs(features: Features) -> list[PlannedInput]:
-    """The files that the features were made of.
-
-    Raises:
-        FeatureError: the features do not say.
-    """
+    """The files that the features were made of."""
     try:
         return [PlannedInput(**entry) for entry in features.provenance["inputs"]]
     except (KeyError, TypeError) as error:
@@ -167,23 +127,9 @@ def _opened(features: Features) -> Iterator[h5py.File]:
         yield file
 
 
-def row_windows(features: Features) -> Iterator[tuple[int, Rows]]:
-    """What the rows are, some ten thousand at a time, with the number of the first."""
-    for window in windows(features.rows):
-        with _opened(features) as file:
-            rows = read_rows(file, window)
-        yield window.start, rows
-
-
-def count_records(features: Features) -> int:
-    """How many input records there are."""
-    with _opened(features) as file:
-        return len(file["records/ordinal"])
-
-
-def record_windows(features: Features) -> Iterator[Records]:
+def record_windows(features: Features, count: int) -> Iterator[Records]:
     """The input records, some ten thousand at a time; a record's ordinal is its place among all."""
-    for window in windows(count_records(features)):
+    for window in windows(count):
         with _opened(features) as file:
             records = read_records(file, window)
         if records.ordinal[0] != window.start or records.ordinal[-1] != window.stop - 1:
@@ -199,11 +145,7 @@ def record_lengths(features: Features) -> np.ndarray:
 
 
 class Reasons:
-    """Why records have no row, asked for in rising order of the records.
-
-    Args:
-        features: where it is noted.
-    """
+    """Why records have no row, asked for in rising order of the records."""
 
     def __init__(self, features: Features) -> None:
         self._entries = self._whole(features)

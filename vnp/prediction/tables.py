@@ -116,18 +116,7 @@ def _texts(values: Values, kind: str) -> Sequence[str]:
 
 @contextmanager
 def open_virnucpro_files(frames: Path, chunks: Path) -> Iterator[Callable[[Batch, Int64[np.ndarray, "m"]], None]]:
-    """Write VirNucPro's files, batch by batch; they appear when the block ends without an error.
-
-    Args:
-        frames: path of ``prediction_results.txt``.
-        chunks: path of ``prediction_results_highestscore.csv``.
-
-    Yields:
-        What takes rows, of which no chunk is cut, and the row of each chunk's first frame, rising.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
-    """
+    """Write VirNucPro's files, batch by batch; they appear when the block ends without an error."""
     with ExitStack() as stack:
         frame_file, chunk_file = _opened(frames, stack), _opened(chunks, stack)
         frame_file.write(_FRAMES_HEADER)

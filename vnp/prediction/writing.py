@@ -33,7 +33,6 @@ from vnp.prediction.scores import (
     Batch,
     Reasons,
     batches,
-    count_records,
     planned_inputs,
     record_lengths,
     record_windows,
@@ -125,15 +124,7 @@ _Rows = TypeVar("_Rows")
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """One prediction on its way to the disk.
-
-    Args:
-        features: of the run.
-        options: what to do.
-        checkpoint: the classifier.
-        paths: where to.
-        progress: told how many rows were written since the last call.
-    """
+    """One prediction on its way to the disk."""
 
     features: Features
     options: PredictOptions
@@ -142,15 +133,7 @@ class Writing:
     progress: Progress
 
     def run(self, scores: np.ndarray) -> dict[str, Any]:
-        """Write tables, sequences and the report; returns the summary, with the size of every file.
-
-        Args:
-            scores: of all rows, as ``read_scores`` gives them.
-
-        Raises:
-            InputError: an input has changed, so that called sequences cannot be written.
-            StorageError: the disk is full or cannot be written.
-        """
+        """Write tables, sequences and the report; returns the summary, with the size of every file."""
         paths, options = self.paths, self.options
         lengths, inputs = record_lengths(self.features), planned_inputs(self.features)
         written = [paths.scores, paths.report, *map(paths.table, TABLES)]
@@ -177,7 +160,7 @@ class Writing:
         return stack.enter_context(open_table(columns, self.paths.table(name), parquet))
 
     def _write_rows(self, scores: np.ndarray, lengths: np.ndarray, stack: ExitStack) -> Tally:
-        tally = Tally(count_records(self.features), self.options.rule, self.options.threshold)
+        tally = Tally(len(lengths), self.options.rule, self.options.threshold)
         add_frames = self._table("frames", FRAMES, stack)
         add_chunks = self._table("chunks", CHUNKS, stack)
         add_virnucpro = None
@@ -203,7 +186,7 @@ class Writing:
         add = self._table("predictions", PREDICTIONS, stack)
         no_rows, counts, best = Reasons(self.features), Counter[str](), calls.best()
         names: dict[int, str] = {}
-        for records in record_windows(self.features):
+        for records in record_windows(self.features, len(calls.length)):
             window = slice(int(records.ordinal[0]), int(records.ordinal[-1]) + 1)
             found = [name.decode() for name in records.name]
             reasons = [
@@ -277,18 +260,6 @@ def write_called(inputs: Sequence[PlannedInput], called: Bool[np.ndarray, "r"], 
     """Write the records that were called; the caller gives a temporary name.
 
     Names are those of the run, bases are upper case as vnp reads them, 80 a line.
-
-    Args:
-        inputs: the run's files.
-        called: for each record over all files, whether to write it.
-        path: of the new file.
-
-    Returns:
-        Bases written.
-
-    Raises:
-        InputError: a file has changed since it was embedded, or cannot be read.
-        OSError: the disk is full or cannot be written.
     """
     wanted = [entry for entry in inputs if called[_records(entry)].any()]
     check_inputs(wanted)

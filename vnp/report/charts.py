@@ -84,14 +84,7 @@ def curve(x: Float64[np.ndarray, "n"], y: Float64[np.ndarray, "n"], mark: int, t
 def heat(
     counts: Int64[np.ndarray, "across up"], x_ticks: Sequence[tuple[float, str]], threshold: float, title: str
 ) -> str:
-    """Counts over a grid, the darker the more on a logarithmic scale; the upright axis runs from 0 to 1.
-
-    Args:
-        counts: records in each cell.
-        x_ticks: places from 0 to 1 with their texts.
-        threshold: marked by a line.
-        title: for those who cannot see the chart.
-    """
+    """Counts over a grid, the darker the more on a logarithmic scale; the upright axis runs from 0 to 1."""
     across, up = counts.shape
     # Whole numbers, so that neighbours share an edge and no seam shows between them.
     x_edges = np.rint(_LEFT + np.arange(across + 1) * _PLOT_WIDTH / across).astype(int).tolist()

@@ -9,12 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def render(template: str, **content: Any) -> str:
-    """A page as text. Text is escaped, but for drawings.
-
-    Args:
-        template: name of a file in ``page/``.
-        content: what the template shows.
-    """
+    """A page as text. Text is escaped, but for drawings."""
     return _environment().get_template(template).render(**content)
 
 

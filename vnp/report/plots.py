@@ -46,13 +46,7 @@ _STYLE: Any = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Series:
-    """Predictions to draw.
-
-    Args:
-        name: for the legend.
-        label: 1 viral, 0 host.
-        probability: of viral.
-    """
+    """Predictions to draw."""
 
     name: str
     label: Int8[np.ndarray, "n"]
@@ -60,14 +54,7 @@ class Series:
 
 
 def figure(rows: int, columns: int, *, width: float = 4.4, height: float = 3.8) -> tuple[Figure, list[Axes]]:
-    """A figure of panels, in reading order.
-
-    Args:
-        rows: of panels.
-        columns: of panels.
-        width: of a panel, in inches.
-        height: of a panel, in inches.
-    """
+    """A figure of panels, in reading order; width and height are those of a panel, in inches."""
     with mpl.rc_context(_STYLE):
         made = Figure(figsize=(width * columns, height * rows), layout="constrained")
         FigureCanvasAgg(made)
@@ -76,14 +63,7 @@ def figure(rows: int, columns: int, *, width: float = 4.4, height: float = 3.8) 
 
 
 def draw_history(axes: Axes, history: Sequence[Mapping[str, float | None]], metric: str) -> None:
-    """One metric over the epochs of training, a line for each part of the data.
-
-    Args:
-        axes: to draw in.
-        history: for each epoch ``epoch`` and values named ``PART_METRIC``, such as ``validation_loss``; anything
-            else is left alone.
-        metric: which to draw, such as ``loss``.
-    """
+    """One metric over the epochs of training, a line for each part of the data: values named ``PART_METRIC``."""
     parts = [part for part in _PARTS if any(row.get(f"{part}_{metric}") is not None for row in history)]
     for part in parts:
         known = [(row["epoch"], value) for row in history if (value := row.get(f"{part}_{metric}")) is not None]
@@ -174,15 +154,7 @@ def draw_scores(axes: Axes, one: Series) -> None:
 def draw_bars(
     axes: Axes, names: Sequence[str], values: Sequence[float], intervals: Sequence[tuple[float, float]], what: str
 ) -> None:
-    """Values with their intervals, one below the other.
-
-    Args:
-        axes: to draw in.
-        names: of the values.
-        values: to draw.
-        intervals: the ends of each; NaN where there is none.
-        what: the name of the axis.
-    """
+    """Values with the ends of their intervals (NaN where there is none), one below the other."""
     place = np.arange(len(names))[::-1]
     spread = np.array(
         [[max(0.0, v - low), max(0.0, high - v)] for v, (low, high) in zip(values, intervals, strict=True)]
@@ -265,12 +237,7 @@ def comparison_plots(
 
 
 def save(made: Figure, path: Path) -> Path:
-    """Write a figure as the suffix says, ``.svg`` or ``.png``, in place of what is there.
-
-    Raises:
-        UsageError: the suffix is another.
-        StorageError: the disk is full or cannot be written.
-    """
+    """Write a figure as the suffix says, ``.svg`` or ``.png``, in place of what is there."""
     image = _image(made, path.suffix.lower())
     with replacing(path) as temporary:
         temporary.write_bytes(image)
