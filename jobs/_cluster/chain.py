@@ -267,7 +267,7 @@ def _trained_here(path: Path, root: Path) -> bool:
 def _measured(table: Path, path: Path) -> bool:
     """Whether a table of results is that of this classifier, and whole."""
     from vnp.classifier.checkpoint import Checkpoint
-    from vnp.comparison.folder import UNFINISHED
+    from vnp.comparison.contestants import UNFINISHED
 
     if (table.parent / UNFINISHED).exists():
         return False
