@@ -27,7 +27,8 @@ from vnp.features.layout import PROJECTED_DNA, PROJECTION
 from vnp.features.merge import merge
 from vnp.features.table import Records, Rows, Skipped, write_table
 from vnp.files.durable import sync_file
-from vnp.runs.done.receipts import Receipt, file_sha256
+from vnp.files.hashing import file_sha256
+from vnp.runs.done.receipts import Receipt
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.making.attempts import now
 from vnp.runs.planning.options import MOST_SHARDS

@@ -12,6 +12,7 @@ import click
 from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import duration
+from jobs._cli.signals import stop_signals
 from jobs._cluster import chain
 from jobs._cluster.executor import Executor, choose_executor, scheduler
 from jobs._cluster.planning import make_plan, plan_run, run_options
@@ -112,14 +113,16 @@ def _show_plan(asked: RunOptions, out: Path, executor: Executor) -> None:
 
 def _only(root: Path, text: str, has_input: bool) -> None:
     """Make chosen shards of a planned run in this process."""
-    from jobs._cluster.task import STOPPED, make_shards
+    from jobs._cluster.task import STOPPED, log_path, print_blocks
+    from vnp.runs.making.pipeline import make_shards
 
     if has_input and not RunPaths(root).request.exists():
         raise UsageError(f"{root} is not planned yet: run extract without --only first")
     run = Run.open(root)
     numbers = shard_numbers(text, run.request.shards)
     scheduler().note_own_job(run.paths.root)
-    outcomes, failed = make_shards(run, iter(numbers))
+    with stop_signals() as stop:
+        outcomes, failed = make_shards(run, numbers, stop=stop, block_done=print_blocks, log=log_path())
     for outcome in outcomes:
         click.echo(f"shard {outcome.shard}: {outcome.state}, {outcome.rows:,} rows")
     for number, error in failed:

@@ -23,6 +23,7 @@ from jobs.benchmark import accuracy
 from jobs.train import main as train
 from vnp.encoders.weights.folders import weights_root
 from vnp.errors import UsageError
+from vnp.files.records import write_record
 from vnp.runs.planning.options import RunOptions, clear
 from vnp.runs.request import PlannedInput, Run, RunPaths
 from vnp.sequences.samplesheet import InputFile
@@ -110,7 +111,7 @@ def plan_and_shards(options: RunOptions, root: Path, executor: Executor, *, forc
     paths = RunPaths(root)
     clear(paths, force=force)
     paths.logs.mkdir(parents=True, exist_ok=True)
-    options.write(paths.options)
+    write_record(paths.options, options)
     binds = (*input_paths(options), *(_weights(options.weights) if options.needs_weights else ()))
     numbers = tuple(range(options.shards))
     return (

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import click
 
 from jobs._cli.progress import Progress
+from jobs._cli.signals import stop_signals
 from jobs._cluster.executor import Executor, Job
 from jobs._cluster.state import require_complete, rerun_command
 from vnp.errors import IncompleteRunError
@@ -38,19 +39,20 @@ class Inline(Executor):
 
     def make(self, run: Run, shards: Sequence[int]) -> None:
         """What went wrong with one shard is said, and the others are made."""
-        from jobs._cluster.task import make_shards
+        from jobs._cluster.task import log_path
+        from vnp.runs.making.pipeline import make_shards
         from vnp.runs.planning.plan import read_plan
 
         plan = read_plan(run.paths.plan, run.request.plan_sha256)
         weights = {number: plan[number].rows for number in shards}
         finished = 0.0
-        with Progress("embedding", sum(weights.values()), "rows") as progress:
+        with Progress("embedding", sum(weights.values()), "rows") as progress, stop_signals() as stop:
 
             def block_done(number: int, done: int, blocks: int) -> None:
                 nonlocal finished
                 progress.to(finished + weights[number] * done / blocks)
                 finished += weights[number] if done == blocks else 0
 
-            _, failed = make_shards(run, iter(shards), block_done)
+            _, failed = make_shards(run, shards, stop=stop, block_done=block_done, log=log_path())
         for number, error in failed:
             click.echo(f"shard {number}: {error}", err=True)

@@ -22,6 +22,7 @@ from jobs._cluster.image import libraries_here, run_in_image
 from jobs._cluster.profile import KINDS, Profile, load_profile
 from vnp.encoders.weights.folders import weights_root
 from vnp.errors import UsageError, VnpError
+from vnp.files.records import from_json, to_json
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.request import Position, Run, Shard
 from vnp.sequences.samplesheet import DATASET_TABLE, InputFile, read_inputs
@@ -109,7 +110,7 @@ def make_plan(
     root.mkdir(parents=True, exist_ok=True)
     paths = [root, *input_paths(options), *([weights_root(options.weights)] if options.needs_weights else [])]
     try:
-        before, shards = _ask_image(profile, paths, {"ask": options.as_json(), "root": str(root), "force": force})
+        before, shards = _ask_image(profile, paths, {"ask": to_json(options), "root": str(root), "force": force})
     except BaseException:
         if made:
             with contextlib.suppress(OSError):
@@ -150,7 +151,7 @@ def main() -> None:
         if wish["ask"] is None:
             before, shards = True, shard_table(Run.open(root), None)
         else:
-            _, before, shards = make_plan(RunOptions.from_json(wish["ask"]), root, None, force=wish["force"])
+            _, before, shards = make_plan(from_json(RunOptions, wish["ask"]), root, None, force=wish["force"])
     except VnpError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(error.exit_code) from None

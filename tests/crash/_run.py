@@ -14,13 +14,14 @@ from unittest import mock
 
 import h5py
 
+from tests.runs.making import make_one
 from vnp.errors import DamagedShardError
 from vnp.features.table import CONTENT, content_digest
 from vnp.runs.done.receipts import require_sealed
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.making.attempts import Attempt
 from vnp.runs.making.encoders import RunEncoders
-from vnp.runs.making.work import Outcome, Watch, extract_shard
+from vnp.runs.making.pipeline import Outcome
 from vnp.runs.planning import start
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.planning.plan import read_plan
@@ -77,9 +78,9 @@ def plan(ask: RunOptions, root: Path) -> Run:
         return start.start_run(ask, root)[0]
 
 
-def extract(run: Run, shards: Sequence[int] | None = None, watch: Watch | None = None) -> list[Outcome]:
+def extract(run: Run, shards: Sequence[int] | None = None, **watch: Any) -> list[Outcome]:
     numbers = range(run.request.shards) if shards is None else shards
-    return [extract_shard(run, number, lambda: RunEncoders.load(run.request), watch) for number in numbers]
+    return [make_one(run, number, lambda: RunEncoders.load(run.request), **watch) for number in numbers]
 
 
 def make_all(ask: RunOptions, root: Path) -> list[Outcome]:

@@ -14,7 +14,6 @@ from tests.crash._run import LAYOUT, Tiny, extract, files, plan, require_finishe
 from vnp.errors import DamagedShardError, RunExistsError, VnpError
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.done.status import run_status
-from vnp.runs.making.work import Watch
 from vnp.runs.request import Run
 
 GROUPS = 4
@@ -146,7 +145,7 @@ def test_several_shards_at_once_are_all_named(tiny: Tiny, finished: Callable[[],
 def test_blocks(tiny: Tiny, group: int, room: Path, scratch: Path) -> None:
     original = room / "stopped"
     run = plan(tiny.ask(), original)
-    extract(run, watch=Watch(stop=lambda: True))
+    extract(run, stop=lambda: True)
     blocks = [name for name in files(original) if Path(name).name.startswith("block-")]
     assert blocks
     choose = random.Random(f"blocks {group}")
@@ -168,7 +167,7 @@ def test_blocks(tiny: Tiny, group: int, room: Path, scratch: Path) -> None:
 
 def test_attempts_are_only_words(tiny: Tiny, room: Path) -> None:
     run = plan(tiny.ask(), room / "run")
-    extract(run, watch=Watch(stop=lambda: True))
+    extract(run, stop=lambda: True)
     path = next(run.paths.parts.glob("*/attempt-*.json"))
     before = run_status(run).unfinished
     content = path.read_bytes()

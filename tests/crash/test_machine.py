@@ -16,7 +16,6 @@ from tests.crash._run import LAYOUT, SHARDS, Tiny, extract, files, plan, require
 from vnp.errors import VnpError
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.done.status import run_status
-from vnp.runs.making.work import Watch
 from vnp.runs.request import Run
 
 EXAMPLES = 15
@@ -53,7 +52,7 @@ class Life(RuleBasedStateMachine):
     @rule(shard=shards)
     def requeue(self, shard: int) -> None:
         """A task is asked to stop after its first block."""
-        extract(self.run, [shard], Watch(stop=lambda: True))
+        extract(self.run, [shard], stop=lambda: True)
 
     @rule(shard=shards, at=calls, dies_at=st.none() | calls)
     def second_writer(self, shard: int, at: int, dies_at: int | None) -> None:

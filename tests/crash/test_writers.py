@@ -16,11 +16,11 @@ import pytest
 
 from tests.crash._child import WRITING, Points, die, in_child
 from tests.crash._run import LAYOUT, SHARDS, Tiny, extract, plan, require_finished
+from tests.runs.making import make_one
 from vnp.errors import RunError
 from vnp.runs.done.receipts import require_sealed
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.making.encoders import Embedded, Embedding, RunEncoders
-from vnp.runs.making.work import extract_shard
 from vnp.runs.request import Run
 
 SHARD = SHARDS - 1
@@ -61,12 +61,13 @@ def test_another_task_comes_between(tiny: Tiny, group: int, room: Path, scratch:
         with Points(at, come_between, only=CALLS).watch():
             outcome = extract(run, [SHARD])[0]
         states.add(outcome.state)
-        assert outcome.state in ("done", "left"), at
+        # The first calls only make sure of the run's folders; whoever comes between then is first.
+        assert outcome.state in ("done", "left", "already"), at
         assert require_sealed(run, SHARD, full=True) is not None
         extract(run)
         reduce_run(run, LAYOUT)
         require_finished(tiny, run.paths.root)
-    assert states == {"done", "left"}
+    assert states - {"already"} == {"done", "left"}
 
 
 class Halved(RunEncoders):
@@ -109,7 +110,7 @@ def test_tasks_of_two_precisions(tiny: Tiny, room: Path, scratch: Path) -> None:
         run = plan(tiny.ask(), room / f"run{at}")
 
         def come_between(_name: str, run: Run = run) -> None:
-            ended = in_child(lambda: extract_shard(run, SHARD, lambda: halved(run)), scratch)
+            ended = in_child(lambda: make_one(run, SHARD, lambda: halved(run)), scratch)
             assert ended.code in (0, 1), ended
 
         with Points(at, come_between, only=CALLS).watch(), contextlib.suppress(RunError):
@@ -132,7 +133,7 @@ def test_blocks_that_change_while_they_are_sealed(tiny: Tiny, room: Path) -> Non
         extract(counted, [SHARD])
     at = next(number for number, place in enumerate(sealing.places) if any("merge.py" in line for line in place))
     with Points(at, take, only=frozenset(["create"])).watch():
-        extract_shard(other, SHARD, lambda: halved(other))
+        make_one(other, SHARD, lambda: halved(other))
 
     run = plan(tiny.ask(), room / "run")
 

@@ -195,7 +195,7 @@ class TestLocal:
             "import os, signal, sys, time\n"
             "from jobs._cluster.task import run_task\n"
             "from vnp.runs.making.encoders import RunEncoders\n"
-            "from vnp.runs.making.work import _Task\n"
+            "import vnp.runs.making.pipeline\n"
             "def embed(*_):\n"
             "    try:\n"
             "        os.kill(os.getpid(), signal.SIGINT)\n"

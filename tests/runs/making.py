@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from vnp.encoders import load
 from vnp.runs.making.encoders import RunEncoders
-from vnp.runs.making.work import Outcome, Watch, extract_shard
+from vnp.runs.making.pipeline import Outcome, make_shards
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.planning.start import start_run
 from vnp.runs.request import Run
@@ -66,9 +66,18 @@ def plan_run(root: Path, files: Sequence[Path | InputFile], shards: int = 3, **o
     return start_run(ask(files, shards, **options), root)[0]
 
 
-def make_all(run: Run, watch: Watch | None = None) -> list[Outcome]:
-    """Make every shard in this process."""
-    return [extract_shard(run, number, pair, watch) for number in range(run.request.shards)]
+def make_one(run: Run, number: int, load: Callable[[], RunEncoders] | None = None, **watch: Any) -> Outcome:
+    """Make one shard in this process, and raise what is wrong with it."""
+    outcomes, failed = make_shards(run, [number], load=load or pair, **watch)
+    if failed:
+        raise failed[0][1]
+    (outcome,) = outcomes
+    return outcome
+
+
+def make_all(run: Run) -> list[Outcome]:
+    """Make every shard in this process, one after the other."""
+    return [make_one(run, number) for number in range(run.request.shards)]
 
 
 def small_blocks(run: Run, units: int) -> Run:

@@ -13,7 +13,7 @@ import pytest
 
 from vnp.files.records import write_json
 from vnp.runs.making import attempts
-from vnp.runs.making.attempts import SILENT_SECONDS, Attempt, attempt, job_id, read_attempts, stopped
+from vnp.runs.making.attempts import SILENT_SECONDS, Announced, Attempt, job_id, read_attempts
 
 
 def only(folder: Path) -> tuple[Path, Attempt]:
@@ -24,17 +24,12 @@ def only(folder: Path) -> tuple[Path, Attempt]:
 
 def test_alive_while_it_runs(tmp_path: Path) -> None:
     folder = tmp_path / "shard-00000"
-    with attempt(folder, "some.log") as current:
-        path, stored = only(folder)
-        assert stored == current
-        assert stored.alive(path)
-        assert (stored.number, stored.host, stored.pid, stored.log) == (
-            1,
-            socket.gethostname(),
-            os.getpid(),
-            "some.log",
-        )
-        stopped(folder, current)
+    current = Announced(folder, "some.log")
+    path, stored = only(folder)
+    assert stored == current.attempt
+    assert stored.alive(path)
+    assert (stored.number, stored.host, stored.pid, stored.log) == (1, socket.gethostname(), os.getpid(), "some.log")
+    current.end("stopped")
     path, stored = only(folder)
     assert stored.outcome == "stopped"
     assert stored.ended is not None
@@ -42,9 +37,8 @@ def test_alive_while_it_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("first line\nsecond"), SystemExit(3)])
-def test_how_it_failed_is_noted_and_passed_on(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)), attempt(tmp_path, None):
-        raise error
+def test_how_it_failed_is_noted(tmp_path: Path, error: BaseException) -> None:
+    Announced(tmp_path, None).fail(error)
     path, stored = only(tmp_path)
     assert stored.outcome == "failed"
     assert stored.error is not None
@@ -54,9 +48,10 @@ def test_how_it_failed_is_noted_and_passed_on(tmp_path: Path, error: BaseExcepti
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), GeneratorExit()])
-def test_an_interruption_is_a_stop_and_passed_on(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)), attempt(tmp_path, None):
-        raise error
+def test_an_interruption_is_a_stop(tmp_path: Path, error: BaseException) -> None:
+    current = Announced(tmp_path, None)
+    current.fail(error)
+    current.end("failed", "what comes after counts no more")
     path, stored = only(tmp_path)
     assert (stored.outcome, stored.error) == ("stopped", None)
     assert stored.ended is not None
@@ -65,8 +60,8 @@ def test_an_interruption_is_a_stop_and_passed_on(tmp_path: Path, error: BaseExce
 
 def test_a_process_that_is_gone_is_dead(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from vnp.runs.making.attempts import attempt\n"
-        "with attempt(Path(sys.argv[1]), None): os._exit(0)"
+        "import os, sys; from pathlib import Path; from vnp.runs.making.attempts import Announced\n"
+        "Announced(Path(sys.argv[1]), None); os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     path, stored = only(tmp_path)
@@ -75,10 +70,11 @@ def test_a_process_that_is_gone_is_dead(tmp_path: Path) -> None:
 
 
 def test_a_process_id_that_was_given_to_another_is_dead(tmp_path: Path) -> None:
-    with attempt(tmp_path, None) as current:
-        path, _ = only(tmp_path)
-        assert not replace(current, boot="1").alive(path)
-        assert current.alive(path)
+    current = Announced(tmp_path, None)
+    path, _ = only(tmp_path)
+    assert not replace(current.attempt, boot="1").alive(path)
+    assert current.attempt.alive(path)
+    current.end()
 
 
 def test_on_another_host_the_last_sign_of_life_counts(tmp_path: Path) -> None:
@@ -95,33 +91,37 @@ def test_on_another_host_the_last_sign_of_life_counts(tmp_path: Path) -> None:
 
 def test_the_sign_of_life_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "BEAT_SECONDS", 0.01)
-    with attempt(tmp_path, None):
-        path, _ = only(tmp_path)
-        os.utime(path, (0, 0))
-        deadline = time.monotonic() + 20
-        while path.stat().st_mtime == 0 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert path.stat().st_mtime > 0
+    current = Announced(tmp_path, None)
+    path, _ = only(tmp_path)
+    os.utime(path, (0, 0))
+    deadline = time.monotonic() + 20
+    while path.stat().st_mtime == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert path.stat().st_mtime > 0
+    current.end()
 
 
 def test_numbers_rise_and_unreadable_ones_are_left_out(tmp_path: Path) -> None:
     for number in (1, 2):
-        with attempt(tmp_path, None) as current:
-            assert current.number == number
+        current = Announced(tmp_path, None)
+        assert current.attempt.number == number
+        current.end()
     (tmp_path / "attempt-00001.json").write_text("{")
     (tmp_path / "attempt-00005.json").write_text("{}")
     assert [found.number for _, found in read_attempts(tmp_path)] == [2]
     (tmp_path / "attempt-00004.json").touch()
-    with attempt(tmp_path, None) as current:
-        assert current.number not in (1, 2, 4, 5)
+    current = Announced(tmp_path, None)
+    assert current.attempt.number not in (1, 2, 4, 5)
+    current.end()
 
 
 def test_a_folder_that_goes_meanwhile_is_no_error(tmp_path: Path) -> None:
     folder = tmp_path / "shard-00000"
-    with attempt(folder, None):
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
+    current = Announced(folder, None)
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    current.end("stopped")
     assert not folder.exists()
 
 

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from tests.runs.datasets import change_table, genomes, table_of, write_dataset
-from tests.runs.making import ask, coding, column_bytes, dna, make_all, plan_run, small_blocks, write_fasta
+from tests.runs.making import ask, coding, column_bytes, dna, make_all, make_one, plan_run, small_blocks, write_fasta
 from vnp.errors import ChangedInputError, InputError, RunError, RunExistsError, UsageError
 from vnp.features.read import open_features
 from vnp.features.split import PARTS
+from vnp.files.records import read_record, write_record
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.planning.plan import read_chosen, read_plan
@@ -197,16 +198,14 @@ class TestRows:
         assert ids == [f"own:{name}" for name in table_of(own)["id"]] + [f"other:{n}" for n in table_of(other)["id"]]
 
     def test_any_order_of_tasks_and_a_killed_one_give_the_same_bytes(self, mixed: Path, tmp_path: Path) -> None:
-        from tests.runs.making import pair
-        from vnp.runs.making.work import Watch, extract_shard
 
         made = []
         for name in ("straight", "stopped"):
             run = small_blocks(plan_run(tmp_path / name, read_inputs([mixed]), 3), 30)
             if name == "stopped":
-                assert extract_shard(run, 2, pair, Watch(stop=lambda: True)).state == "stopped"
+                assert make_one(run, 2, stop=lambda: True).state == "stopped"
                 for number in (2, 0, 1):
-                    extract_shard(run, number, pair)
+                    make_one(run, number)
             else:
                 make_all(run)
             made.append([column_bytes(run.paths.shard(number)) for number in range(3)])
@@ -302,8 +301,8 @@ class TestPlan:
 
     def test_an_ask_survives_the_way_through_a_job(self, own: Path, tmp_path: Path) -> None:
         wish = ask(read_inputs([own]))
-        wish.write(tmp_path / "ask.json")
-        assert RunOptions.read(tmp_path / "ask.json") == wish
+        write_record(tmp_path / "ask.json", wish)
+        assert read_record(tmp_path / "ask.json", RunOptions) == wish
 
 
 def repeat_frame(columns: dict[str, list[Any]]) -> None:

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 
 from benchmarks.merge import measure_merge, synthetic_run
-from tests.runs.making import coding, column_bytes, dna, make_all, pair, plan_run, write_fasta
+from tests.runs.making import coding, column_bytes, dna, make_all, make_one, plan_run, write_fasta
 from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, RunExistsError, StorageError, VnpError
 from vnp.features import table
-from vnp.runs.done.receipts import Receipt, file_sha256, sealed
+from vnp.files.hashing import file_sha256
+from vnp.runs.done.receipts import Receipt, sealed
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.done.skipped import write_skipped
 from vnp.runs.done.status import run_status
-from vnp.runs.making.work import extract_shard
 from vnp.runs.request import Run
 
 
@@ -48,7 +48,7 @@ def run(template: Path, tmp_path: Path) -> Run:
 
 def rerun(run: Run) -> None:
     for number in run_status(run).unfinished:
-        assert extract_shard(run, number, pair).state == "done"
+        assert make_one(run, number).state == "done"
 
 
 def reseal(run: Run, number: int, **changes: Any) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.runs.making import ask, coding, make_all, pair, plan_run, write_fasta
+from tests.runs.making import ask, coding, make_all, make_one, plan_run, write_fasta
 from vnp.errors import ChangedInputError, InputError, RunError, RunExistsError, UsageError
-from vnp.runs.making.attempts import attempt, stopped
-from vnp.runs.making.work import extract_shard
+from vnp.runs.making.attempts import Announced
 from vnp.runs.planning.plan import check_inputs, inputs_of, read_plan
 from vnp.runs.planning.start import start_run
 from vnp.runs.request import Run
@@ -42,7 +41,7 @@ def test_the_same_request_goes_on(tmp_path: Path, fasta: Path) -> None:
     root = tmp_path / "run"
     first, before = start_run(ask([fasta]), root)
     assert not before
-    extract_shard(first, 0, pair)
+    make_one(first, 0)
     there = tree(root)
     second, before = start_run(ask([fasta]), root)
     assert before
@@ -70,7 +69,7 @@ def test_other_weights_are_said_to_be_other_weights(tmp_path: Path, fasta: Path)
 def test_a_run_that_was_planned_in_the_meantime_is_found(tmp_path: Path, fasta: Path) -> None:
     def plan_too(_: int) -> None:
         if not (tmp_path / "run" / "run.json").exists():
-            extract_shard(start_run(ask([fasta]), tmp_path / "run")[0], 0, pair)
+            make_one(start_run(ask([fasta]), tmp_path / "run")[0], 0)
 
     run, before = start_run(ask([fasta]), tmp_path / "run", progress=plan_too)
     assert before
@@ -79,12 +78,12 @@ def test_a_run_that_was_planned_in_the_meantime_is_found(tmp_path: Path, fasta: 
 
 def test_force_does_not_begin_anew_under_a_living_task(tmp_path: Path, fasta: Path) -> None:
     run, _ = start_run(ask([fasta]), tmp_path / "run")
-    with attempt(run.paths.blocks(1), None) as current:
-        there = tree(tmp_path / "run")
-        with pytest.raises(RunExistsError, match=r"a task is at work on shard-00001 of .*: end it first, or wait"):
-            start_run(ask([fasta], 2), tmp_path / "run", force=True)
-        assert tree(tmp_path / "run") == there
-        stopped(run.paths.blocks(1), current)
+    current = Announced(run.paths.blocks(1), None)
+    there = tree(tmp_path / "run")
+    with pytest.raises(RunExistsError, match=r"a task is at work on shard-00001 of .*: end it first, or wait"):
+        start_run(ask([fasta], 2), tmp_path / "run", force=True)
+    assert tree(tmp_path / "run") == there
+    current.end("stopped")
     assert start_run(ask([fasta], 2), tmp_path / "run", force=True)[0].request.shards == 2
 
 
@@ -212,7 +211,7 @@ class TestChangedInputs:
             raise AssertionError("work was begun on a changed input")
 
         with pytest.raises(ChangedInputError, match=message):
-            extract_shard(run, 0, never)
+            make_one(run, 0, never)
         assert not list(run.paths.receipts.iterdir())
 
     def test_another_size(self, tmp_path: Path, fasta: Path) -> None:
@@ -232,9 +231,9 @@ class TestChangedInputs:
         content = fasta.read_bytes()
         fasta.unlink()
         with pytest.raises(ChangedInputError, match="cannot be read any more"):
-            extract_shard(run, 0, pair)
+            make_one(run, 0)
         fasta.write_bytes(content)
-        assert extract_shard(run, 0, pair).state == "done"
+        assert make_one(run, 0).state == "done"
 
     def test_only_touched(self, tmp_path: Path, fasta: Path) -> None:
         run = plan_run(tmp_path / "run", [fasta])
@@ -250,7 +249,7 @@ class TestChangedInputs:
             [str(f)] for f in files
         ]
         files[1].write_text(">r1\nA\n")
-        assert extract_shard(run, 0, pair).state == "done"
-        assert extract_shard(run, 2, pair).state == "done"
+        assert make_one(run, 0).state == "done"
+        assert make_one(run, 2).state == "done"
         with pytest.raises(ChangedInputError, match=r"1\.fa"):
-            extract_shard(run, 1, pair)
+            make_one(run, 1)

@@ -17,11 +17,11 @@ from vnp.export.export import require_pyarrow
 from vnp.features.layout import make_layout
 from vnp.files.claims import make_folder, standing
 from vnp.files.durable import replacing
+from vnp.files.hashing import file_sha256
 from vnp.files.records import write_json
 from vnp.prediction.options import CHOICES, OutputPaths, PredictOptions
 from vnp.prediction.scores import read_scores, write_scores
 from vnp.prediction.writing import SCHEMA, Progress, Writing
-from vnp.runs.done.receipts import file_sha256
 
 if TYPE_CHECKING:
     from vnp.features.read import Features

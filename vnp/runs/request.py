@@ -5,8 +5,7 @@ Importing this loads no libraries: a login node may have none.
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 import platform
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
@@ -15,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from vnp import __version__
-from vnp.errors import RunError, UsageError, storage_error
+from vnp.errors import RunError, UsageError
 from vnp.features import FEATURES_NAME, RUN_NAME
-from vnp.files.records import canonical_json, write_json
+from vnp.files.claims import make_folder
+from vnp.files.hashing import json_sha256
+from vnp.files.records import from_json, read_record, write_record
 
 SCHEMA = "vnp-run/2"
 STORES = ("float16", "float32")
-
-
-_PACKAGES = ("torch", "numpy", "scipy", "h5py", "scikit-learn", "tokenizers")
 
 
 def shard_name(number: int) -> str:
@@ -31,56 +29,26 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}"
 
 
-@dataclass(frozen=True)
 class RunPaths:
     """The files of one run, below ``root``."""
 
-    root: Path
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.request = root / RUN_NAME
+        self.options = root / "ask.json"  # what is to be planned, where planning is a job of its own
+        self.plan = root / "plan.h5"
+        self.shards = root / "shards"
+        self.receipts = root / "receipts"
+        self.parts = root / "parts"  # unfinished shards, a folder each
+        self.logs = root / "logs"
+        self.features = root / FEATURES_NAME
+        self.skipped = root / "skipped.tsv"
 
-    @property
-    def request(self) -> Path:
-        """What was asked."""
-        return self.root / RUN_NAME
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RunPaths) and other.root == self.root
 
-    @property
-    def options(self) -> Path:
-        """What is to be planned, where planning is a job of its own."""
-        return self.root / "ask.json"
-
-    @property
-    def plan(self) -> Path:
-        """The shard table."""
-        return self.root / "plan.h5"
-
-    @cached_property
-    def shards(self) -> Path:
-        """Folder of sealed shards."""
-        return self.root / "shards"
-
-    @cached_property
-    def receipts(self) -> Path:
-        """Folder of receipts."""
-        return self.root / "receipts"
-
-    @cached_property
-    def parts(self) -> Path:
-        """Folder of unfinished shards, one folder each."""
-        return self.root / "parts"
-
-    @cached_property
-    def logs(self) -> Path:
-        """Folder of logs, one a task and attempt."""
-        return self.root / "logs"
-
-    @property
-    def features(self) -> Path:
-        """The merged features."""
-        return self.root / FEATURES_NAME
-
-    @property
-    def skipped(self) -> Path:
-        """What has no row, with its reason."""
-        return self.root / "skipped.tsv"
+    def __hash__(self) -> int:
+        return hash(self.root)
 
     def shard(self, number: int) -> Path:
         """A sealed shard."""
@@ -104,11 +72,8 @@ class RunPaths:
         Raises:
             StorageError: one cannot be made.
         """
-        try:
-            for folder in (self.root, self.shards, self.receipts, self.parts, self.logs):
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise storage_error(error, f"making {error.filename or self.root}") from error
+        for folder in (self.root, self.shards, self.receipts, self.parts, self.logs):
+            make_folder(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +245,7 @@ class Request:
             del decisive[name]
         for planned in decisive["inputs"]:
             del planned["mtime_ns"]
-        return hashlib.sha256(canonical_json(decisive)).hexdigest()
+        return json_sha256(decisive)
 
     @property
     def needs_weights(self) -> bool:
@@ -293,8 +258,7 @@ class Request:
         Raises:
             StorageError: the disk is full or cannot be written.
         """
-        body = {"schema": SCHEMA, "digest": self.digest, **asdict(self)}
-        write_json(path, {**body, "whole": _sha256(body)})
+        write_record(path, {"digest": self.digest, **asdict(self)}, schema=SCHEMA, seal="whole")
 
     @classmethod
     def read(cls, path: Path) -> Request:
@@ -302,41 +266,17 @@ class Request:
 
         Raises:
             UsageError: there is no run here.
-            RunError: the file is damaged or of another version.
+            RunError: the file is damaged, be it in one bit, or of another version.
         """
-        try:
-            content = path.read_bytes()
-            stored = json.loads(content)
-        except (FileNotFoundError, NotADirectoryError):
-            raise UsageError(f"{path.parent} is not a run: it has no {path.name} (jobs.extract makes one)") from None
-        except OSError as error:
-            raise RunError(f"{path} cannot be read: {error.strerror}") from error
-        except ValueError as error:
-            raise RunError(f"{path} is damaged: {error}; extract with --force starts the run anew") from error
-        if not isinstance(stored, dict):
-            raise RunError(f"{path} is damaged: it holds no object; extract with --force starts the run anew")
-        if stored.get("schema") != SCHEMA:
-            raise RunError(f"{path} is of another version of vnp; this one reads {SCHEMA!r}: extract it again")
-        # One spelling, and a digest of all of it: not even a damaged date passes for what was written.
-        if canonical_json(stored) != content or stored.pop("whole", None) != _sha256(stored):
-            raise RunError(f"{path} was changed after it was written; extract with --force starts the run anew")
+        stored = read_record(path, dict, schema=SCHEMA, seal="whole", remedy="extract with --force starts the run anew")
+        if stored is None:
+            raise UsageError(f"{path.parent} is not a run: it has no {path.name} (jobs.extract makes one)")
         digest = stored.pop("digest", None)
-        del stored["schema"]
-        try:
-            request = cls(
-                **{
-                    **stored,
-                    "inputs": tuple(PlannedInput(**planned) for planned in stored["inputs"]),
-                    "dna": EncoderChoice(**stored["dna"]),
-                    "protein": EncoderChoice(**stored["protein"]),
-                    "totals": Totals(**stored["totals"]),
-                }
-            )
-        except (TypeError, KeyError, AttributeError) as error:
-            raise RunError(f"{path} is damaged: {error}; extract with --force starts the run anew") from error
-        if request.digest != digest:
-            raise RunError(f"{path} was made by another version of vnp: extract it again")
-        return request
+        with contextlib.suppress(TypeError):
+            request = from_json(cls, stored)
+            if request.digest == digest:
+                return request
+        raise RunError(f"{path} was made by another version of vnp: extract it again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,21 +298,11 @@ class Run:
         return cls(paths, Request.read(paths.request))
 
 
-def _sha256(body: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(body)).hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Versions of vnp, Python and the libraries that are installed; imports none of them."""
-    return dict(_found())
-
-
 @cache
-def _found() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of vnp, Python and the libraries that are installed, for receipts and provenance; imports none."""
     found = {"vnp": __version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
+    for name in ("torch", "numpy", "scipy", "h5py", "scikit-learn", "tokenizers"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-_TARGET = "vnp.runs.making.work"
+_TARGET = "vnp.runs.making.pipeline"
 _LONGEST = 120.0
 
 
@@ -42,13 +42,13 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def _change(module: Any) -> None:
-    write = module._Task._write
+    write = module._Pipeline._write
 
-    def faulty(self: Any, block: int, *rest: Any) -> Any:
-        _look(Path(os.environ["FAULTS"]), f"{self._plan.shard.number}.{block}", self._watch.stop)
-        return write(self, block, *rest)
+    def faulty(self: Any, shard: Any, block: Any, *rest: Any) -> Any:
+        _look(Path(os.environ["FAULTS"]), f"{shard.number}.{block.number}", self._stop)
+        return write(self, shard, block, *rest)
 
-    module._Task._write = faulty
+    module._Pipeline._write = faulty
 
 
 def _look(folder: Path, place: str, asked_to_stop: Callable[[], bool]) -> None:

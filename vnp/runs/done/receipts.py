@@ -7,21 +7,18 @@ content and carry a digest of it, so that any damaged bit shows.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vnp.errors import DamagedShardError, storage_error
 from vnp.files.durable import remove_temporaries
-from vnp.files.records import canonical_json, write_json
+from vnp.files.hashing import file_sha256
+from vnp.files.records import from_json, read_record, write_record
 from vnp.runs.request import Run, shard_name
 
 SCHEMA = "vnp-receipt/1"
-_DIGEST_LINE = re.compile(rb'^  "digest": "([0-9a-f]{64})",\n', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,48 +89,27 @@ class Receipt:
             FileExistsError: there is one.
             StorageError: the disk is full or cannot be written.
         """
-        body = {"schema": SCHEMA, **asdict(self)}
-        write_json(path, {**body, "digest": _digest(body)}, exclusive=True)
+        write_record(path, self, schema=SCHEMA, seal="digest", exclusive=True)
 
     @classmethod
     def read(cls, path: Path) -> Receipt | None:
-        """Read a receipt.
-
-        Returns:
-            The receipt, or None if there is none.
+        """Read a receipt, if there is one.
 
         Raises:
             DamagedShardError: the file is not a receipt as it was written.
+            StorageError: it cannot be read, which says nothing about what is in it.
         """
         try:
-            content = path.read_bytes()
-        except FileNotFoundError:
+            stored = read_record(path, dict, seal="digest", error=DamagedShardError, remedy="make the shard again")
+        except DamagedShardError as error:
+            if isinstance(error.__cause__, OSError):
+                raise storage_error(error.__cause__, f"reading {path}") from error
+            raise
+        if stored is None:
             return None
-        # The digest stands in a line of its own, and is that of the file without the line.
-        before, found, digest, after = _split(content)
-        if not found or hashlib.sha256(before + after).hexdigest().encode() != digest:
-            raise DamagedShardError(f"{path} is damaged")
-        body = json.loads(content)
-        del body["digest"]
-        if body.pop("schema") != SCHEMA:
+        if stored.pop("schema", None) != SCHEMA:
             raise DamagedShardError(f"{path} is of another version of vnp")
-        return cls(**body)
-
-
-def _split(content: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-    """What is before the line with the digest, the line, the digest, and what is after; empty where there is none."""
-    match = _DIGEST_LINE.search(content)
-    return (content[: match.start()], match[0], match[1], content[match.end() :]) if match else (b"", b"", b"", b"")
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(body)).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return from_json(cls, stored)
 
 
 def sealed(run: Run, number: int, *, full: bool = False) -> Receipt | None:
@@ -160,10 +136,7 @@ def require_sealed(run: Run, number: int, *, full: bool = False) -> Receipt | No
         DamagedShardError: the receipt is damaged or of another run, or the file is not the one it speaks of.
         StorageError: one of the two cannot be looked at, which says nothing about what is in it.
     """
-    try:
-        receipt = Receipt.read(run.paths.receipt(number))
-    except OSError as error:
-        raise storage_error(error, f"reading {run.paths.receipt(number)}") from error
+    receipt = Receipt.read(run.paths.receipt(number))
     if receipt is None:
         return None
     if receipt.run != run.request.digest or receipt.shard != number:

@@ -21,7 +21,8 @@ from vnp.features.merge import Merged, add_reasons, merge
 from vnp.features.split import part_counts
 from vnp.features.table import SCHEMA
 from vnp.files.durable import replacing
-from vnp.runs.done.receipts import Receipt, file_sha256, require_sealed, tidy, withdraw
+from vnp.files.hashing import file_sha256
+from vnp.runs.done.receipts import Receipt, require_sealed, tidy, withdraw
 from vnp.runs.done.skipped import write_skipped
 from vnp.runs.making.encoders import stored_widths
 from vnp.runs.planning.plan import read_plan

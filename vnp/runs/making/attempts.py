@@ -12,12 +12,11 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vnp.files.records import write_json
+from vnp.files.records import from_json, write_record
 
 BEAT_SECONDS = 20
 SILENT_SECONDS = 180
@@ -77,43 +76,39 @@ def job_id() -> str | None:
     return environment.get("SLURM_JOB_ID") or environment.get("SUBMITIT_LOCAL_JOB_ID")
 
 
-@contextlib.contextmanager
-def attempt(folder: Path, log: str | None) -> Iterator[Attempt]:
-    """Announce an attempt, keep it alive, and note how it ended.
+class Announced:
+    """An attempt of this process: announced by its file, kept alive, and completed with how it ended.
 
     Args:
         folder: the shard's folder of blocks; made if it is missing.
         log: path of the task's log, if known.
-
-    Yields:
-        The attempt. An interruption is noted as a stop and errors as failures; both are passed on.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    current, path = _announce(folder, log)
-    done = threading.Event()
-    beat = threading.Thread(target=_beat, args=(path, done), daemon=True)
-    beat.start()
-    try:
-        yield current
-    except (KeyboardInterrupt, GeneratorExit):
-        # Ctrl-C, or the work was dropped between two steps: nothing is wrong with the shard.
-        done.set()
-        stopped(folder, current)
-        raise
-    except BaseException as error:
-        done.set()
+
+    def __init__(self, folder: Path, log: str | None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.attempt, self._path = _announce(folder, log)
+        self._over = threading.Event()
+        self._beat = threading.Thread(target=_beat, args=(self._path, self._over), daemon=True)
+        self._beat.start()
+
+    def end(self, outcome: str | None = None, error: str | None = None) -> None:
+        """End it, and note how; the first word counts, and of a shard that is done there is nothing to say."""
+        if self._over.is_set():
+            return
+        self._over.set()
+        self._beat.join()
+        # The folder is gone where another task sealed the shard; a full disk must not hide the first error.
+        with contextlib.suppress(Exception):
+            if outcome is not None and self._path.exists():
+                write_record(self._path, replace(self.attempt, ended=now(), outcome=outcome, error=error))
+
+    def fail(self, error: BaseException) -> None:
+        """Note an error; an interruption is a stop, for nothing is wrong with the shard."""
+        if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
+            self.end("stopped")
+            return
         message = (str(error).splitlines() or [""])[0]
-        text = f"{type(error).__name__}: {message}" if message else type(error).__name__
-        _note(path, replace(current, ended=now(), outcome="failed", error=text))
-        raise
-    finally:
-        done.set()
-        beat.join()
-
-
-def stopped(folder: Path, current: Attempt) -> None:
-    """Note that the attempt was asked to stop and did."""
-    _note(folder / _name(current.number), replace(current, ended=now(), outcome="stopped"))
+        self.end("failed", f"{type(error).__name__}: {message}" if message else type(error).__name__)
 
 
 def read_attempts(folder: Path) -> list[tuple[Path, Attempt]]:
@@ -121,7 +116,7 @@ def read_attempts(folder: Path) -> list[tuple[Path, Attempt]]:
     found = []
     for path in sorted(folder.glob("attempt-*.json")):
         with contextlib.suppress(OSError, ValueError, TypeError):
-            found.append((path, Attempt(**json.loads(path.read_bytes()))))
+            found.append((path, from_json(Attempt, json.loads(path.read_bytes()))))
     return found
 
 
@@ -131,7 +126,7 @@ def _announce(folder: Path, log: str | None) -> tuple[Attempt, Path]:
         path = folder / _name(number)
         current = Attempt(number, socket.gethostname(), os.getpid(), _process_start(os.getpid()), job_id(), log, now())
         try:
-            write_json(path, asdict(current), exclusive=True)
+            write_record(path, current, exclusive=True)
         except FileExistsError:
             number += 1
         else:
@@ -140,13 +135,6 @@ def _announce(folder: Path, log: str | None) -> tuple[Attempt, Path]:
 
 def _name(number: int) -> str:
     return f"attempt-{number:05d}.json"
-
-
-def _note(path: Path, ended: Attempt) -> None:
-    # The folder is gone where another task sealed the shard; a full disk must not hide the first error.
-    with contextlib.suppress(Exception):
-        if path.exists():
-            write_json(path, asdict(ended))
 
 
 def _beat(path: Path, done: threading.Event) -> None:

@@ -16,9 +16,10 @@ from jaxtyping import Float, Float32
 
 from vnp.encoders import Encoder, identity, load
 from vnp.encoders.registry import Launched
-from vnp.errors import EncoderError
+from vnp.errors import EncoderError, StorageError
 from vnp.features.layout import NATIVE_DNA, PROJECTED_DNA, PROJECTION, project
 from vnp.features.table import all_finite
+from vnp.files.caches import cache_folder
 from vnp.runs.making.blocks import Account
 from vnp.runs.request import EncoderChoice, Request, RunPaths
 
@@ -230,22 +231,18 @@ def share_kernels(run: RunPaths) -> Path | None:
     That is the user's cache, which on most clusters all nodes share and later runs find again; where it cannot be
     written, as in a container without a home, the run's own folder.
 
-    Args:
-        run: the run that is worked on.
-
     Returns:
-        The folder; None where neither can be written: kernels then go where Triton puts them, or each task does
-        without.
+        The folder; None where neither can be written: kernels then go where Triton puts them.
     """
     if os.environ.get(VARIABLE):
         return Path(os.environ[VARIABLE])
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    for folder in (home / "vnp" / "kernels", run.root / "kernels"):
-        try:
+    folders = [run.root / "kernels"]
+    with suppress(StorageError):
+        folders.insert(0, cache_folder("kernels"))
+    for folder in folders:
+        with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            continue
-        if os.access(folder, os.W_OK | os.X_OK):
-            os.environ[VARIABLE] = str(folder)
-            return folder
+            if os.access(folder, os.W_OK | os.X_OK):
+                os.environ[VARIABLE] = str(folder)
+                return folder
     return None

@@ -15,7 +15,8 @@ import h5py
 from vnp.errors import ChangedInputError, RunError
 from vnp.features.merge import Merged, merge
 from vnp.files.durable import replacing
-from vnp.runs.done.receipts import Receipt, file_sha256, sealed
+from vnp.files.hashing import file_sha256
+from vnp.runs.done.receipts import Receipt, sealed
 from vnp.runs.making.attempts import Attempt, job_id, now
 from vnp.runs.making.blocks import Account, BlockPlan, read_block, same_encoders
 from vnp.runs.making.encoders import PROJECTIONS

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vnp.encoders.spec import spec as encoder_spec
-from vnp.errors import RunError, RunExistsError, UsageError, storage_error
+from vnp.errors import RunExistsError, UsageError, storage_error
 from vnp.files.durable import final_path, remove_temporaries
-from vnp.files.records import write_json
 from vnp.runs.making.attempts import read_attempts
 from vnp.runs.request import STORES, EncoderChoice, RunPaths
 from vnp.sequences.samplesheet import InputFile
@@ -101,49 +97,6 @@ class RunOptions:
         return any(
             spec.needs_weights for spec in (encoder_spec(self.dna, "dna"), encoder_spec(self.protein, "protein"))
         )
-
-    def as_json(self) -> dict[str, Any]:
-        """The same for JSON, with absolute paths."""
-        stored = asdict(self)
-        stored["weights"] = None if self.weights is None else str(self.weights.absolute())
-        for entry in stored["files"]:
-            entry.update({name: str(entry[name]) for name in ("path", "dataset") if entry[name] is not None})
-        return stored
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> RunOptions:
-        """Read what ``as_json`` made.
-
-        Raises:
-            TypeError: something is missing or too much.
-            KeyError: something is missing.
-        """
-        files = tuple(
-            InputFile(**{**entry, "path": Path(entry["path"]), "dataset": entry["dataset"] and Path(entry["dataset"])})
-            for entry in stored["files"]
-        )
-        weights = None if stored["weights"] is None else Path(stored["weights"])
-        return cls(**{**stored, "files": files, "weights": weights})
-
-    def write(self, path: Path) -> None:
-        """Write it durably, for a job that plans.
-
-        Raises:
-            StorageError: the disk is full or cannot be written.
-        """
-        write_json(path, self.as_json())
-
-    @classmethod
-    def read(cls, path: Path) -> RunOptions:
-        """Read what ``write`` wrote.
-
-        Raises:
-            RunError: the file is missing or damaged.
-        """
-        try:
-            return cls.from_json(json.loads(path.read_bytes()))
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RunError(f"{path} cannot be read: {error}; extract again") from error
 
 
 def clear(paths: RunPaths, *, force: bool) -> None:

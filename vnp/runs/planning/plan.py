@@ -20,7 +20,7 @@ from jaxtyping import Int8, Int32, Int64, UInt8
 from vnp.errors import ChangedInputError, InputError, RunError, storage_error
 from vnp.features.hdf5 import as_array, as_bytes, column_type, whole_file, widest
 from vnp.files.durable import replacing
-from vnp.runs.done.receipts import file_sha256
+from vnp.files.hashing import file_sha256
 from vnp.runs.request import PlannedInput, Position, Request, Shard
 from vnp.sequences.reading import input_digest
 

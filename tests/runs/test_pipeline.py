@@ -20,6 +20,7 @@ from tests.runs.making import (
     column_bytes,
     dna,
     make_all,
+    make_one,
     pair,
     plan_run,
     small_blocks,
@@ -29,12 +30,12 @@ from tests.runs.making import (
 from vnp.encoders.models.kmer import Counted
 from vnp.errors import ChangedInputError, EncoderError, RunError, UsageError
 from vnp.features.merge import merge
-from vnp.runs.done.receipts import file_sha256, require_sealed
+from vnp.files.hashing import file_sha256
+from vnp.runs.done.receipts import require_sealed
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.done.status import run_status
-from vnp.runs.making import sealing, work
+from vnp.runs.making import pipeline, sealing
 from vnp.runs.making.encoders import Embedding, RunEncoders, to_store
-from vnp.runs.making.work import Watch, extract_shard
 from vnp.runs.request import Run, RunPaths
 from vnp.sequences.samplesheet import InputFile
 
@@ -182,9 +183,9 @@ def test_labels_and_groups_reach_the_features(run: Run) -> None:
 
 
 class TestGoingOn:
-    def stop_after(self, count: int) -> Watch:
+    def stop_after(self, count: int) -> dict[str, Any]:
         done: list[int] = []
-        return Watch(stop=lambda: len(done) >= count, block_done=lambda _shard, done_, _all: done.append(done_))
+        return {"stop": lambda: len(done) >= count, "block_done": lambda _shard, done_, _all: done.append(done_)}
 
     def test_stopping_after_every_block_gives_the_same_bytes(
         self, tmp_path: Path, run: Run, files: list[InputFile]
@@ -194,7 +195,7 @@ class TestGoingOn:
         assert other.request.digest == run.request.digest
         stops = 0
         for number in range(other.request.shards):
-            while (outcome := extract_shard(other, number, pair, self.stop_after(2))).state == "stopped":
+            while (outcome := make_one(other, number, **self.stop_after(2))).state == "stopped":
                 stops += 1
                 assert outcome.rows == 0
                 state = run_status(other).shards[number]
@@ -207,7 +208,7 @@ class TestGoingOn:
         assert not list(other.paths.parts.iterdir())
 
     def test_finished_blocks_are_not_embedded_again(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        extract_shard(run, 0, pair, self.stop_after(2))
+        make_one(run, 0, **self.stop_after(2))
         kept = {path: path.stat().st_ino for path in run.paths.blocks(0).glob("block-*.h5")}
         embedded = []
         embed = RunEncoders.embed
@@ -217,7 +218,7 @@ class TestGoingOn:
             return embed(self, *args)
 
         monkeypatch.setattr(RunEncoders, "embed", note)
-        outcome = extract_shard(run, 0, pair)
+        outcome = make_one(run, 0)
         blocks = -(-run_status(run).shards[0].shard.units // 10)
         assert outcome.state == "done"
         # The second was being written when the stop was asked for.
@@ -234,15 +235,15 @@ class TestGoingOn:
         # Only the seal is missing.
         kept = run.paths.root / "kept"
         shutil.copytree(run.paths.root, kept)
-        assert extract_shard(run, 0, pair, Watch(block_done=lambda *_: keep(run, kept))).state == "done"
-        assert extract_shard(run, 0, never).state == "already"
-        assert extract_shard(Run.open(kept), 0, never).state == "done"
+        assert make_one(run, 0, block_done=lambda *_: keep(run, kept)).state == "done"
+        assert make_one(run, 0, never).state == "already"
+        assert make_one(Run.open(kept), 0, never).state == "done"
         assert RunPaths(kept).shard(0).read_bytes() == run.paths.shard(0).read_bytes()
 
     @pytest.mark.parametrize("damage", ["other run", "bit", "cut", "empty", "junk"])
     def test_damaged_blocks_are_made_again(self, run: Run, damage: str) -> None:
         reference = small_blocks(run, 10)
-        extract_shard(reference, 0, pair, self.stop_after(2))
+        make_one(reference, 0, **self.stop_after(2))
         block = sorted(run.paths.blocks(0).glob("block-*.h5"))[0]
         content = bytearray(block.read_bytes())
         if damage == "other run":
@@ -253,10 +254,10 @@ class TestGoingOn:
             block.write_bytes(content)
         else:
             block.write_bytes({"cut": bytes(content[: len(content) // 2]), "empty": b"", "junk": b"x" * 5000}[damage])
-        assert extract_shard(run, 0, pair).state == "done"
+        assert make_one(run, 0).state == "done"
         made = run.paths.shard(0).read_bytes()
         run.paths.receipt(0).unlink()
-        assert extract_shard(run, 0, pair).state == "done"
+        assert make_one(run, 0).state == "done"
         assert run.paths.shard(0).read_bytes() == made
 
     def test_blocks_of_other_encoders_are_made_again(self, run: Run) -> None:
@@ -265,8 +266,8 @@ class TestGoingOn:
                 return {name: {**found, "precision": "bf16"} for name, found in super().identities().items()}
 
         other = Bf16(pair().dna, pair().protein, 0.0)
-        assert extract_shard(run, 0, lambda: other, self.stop_after(2)).state == "stopped"
-        assert extract_shard(run, 0, pair).state == "done"
+        assert make_one(run, 0, lambda: other, **self.stop_after(2)).state == "stopped"
+        assert make_one(run, 0).state == "done"
         receipt = require_sealed(run, 0)
         assert receipt is not None
         assert {found["precision"] for found in receipt.encoders.values()} == {"fp32"}
@@ -280,23 +281,23 @@ class TestGoingOn:
             # Another task, on another kind of machine, begins when half is done and finishes the next block.
             if done == blocks // 2 and not meddled:
                 meddled.append(done)
-                monkeypatch.setattr(work._Task, "_drop_others", lambda *_: None)
-                extract_shard(run, 0, lambda: Bf16(pair().dna, pair().protein, 0.0), self.stop_after(1))
+                monkeypatch.setattr(pipeline, "_drop_others", lambda *_: None)
+                make_one(run, 0, lambda: Bf16(pair().dna, pair().protein, 0.0), **self.stop_after(1))
                 monkeypatch.undo()
 
         meddled: list[int] = []
         with pytest.raises(RunError, match="different precision"):
-            extract_shard(run, 0, pair, Watch(block_done=meddle))
+            make_one(run, 0, block_done=meddle)
         assert meddled
         assert not run.paths.receipt(0).exists()
         assert not run.paths.shard(0).exists()
-        assert extract_shard(run, 0, pair).state == "done"
+        assert make_one(run, 0).state == "done"
 
     def test_a_damaged_receipt_is_replaced(self, run: Run) -> None:
-        extract_shard(run, 0, pair)
+        make_one(run, 0)
         made = run.paths.shard(0).read_bytes()
         run.paths.receipt(0).write_text("{}")
-        assert extract_shard(run, 0, pair).state == "done"
+        assert make_one(run, 0).state == "done"
         assert run.paths.shard(0).read_bytes() == made
 
 
@@ -311,7 +312,7 @@ class TestTwoWriters:
     @pytest.fixture
     def expected(self, tmp_path: Path, files: list[InputFile]) -> bytes:
         other = small_blocks(plan_run(tmp_path / "other", files), 10)
-        extract_shard(other, 0, pair)
+        make_one(other, 0)
         return other.paths.shard(0).read_bytes()
 
     def test_threads_at_once(self, run: Run, expected: bytes) -> None:
@@ -322,7 +323,7 @@ class TestTwoWriters:
         def write() -> None:
             barrier.wait()
             try:
-                states.append(extract_shard(run, 0, pair).state)
+                states.append(make_one(run, 0).state)
             except BaseException as error:
                 errors.append(error)
 
@@ -338,9 +339,9 @@ class TestTwoWriters:
 
     def test_processes_at_once(self, run: Run, expected: bytes) -> None:
         code = (
-            "import sys; from pathlib import Path; from tests.runs.making import pair\n"
-            "from vnp.runs.request import Run; from vnp.runs.making.work import extract_shard\n"
-            "print(extract_shard(Run.open(Path(sys.argv[1])), 0, pair).state)"
+            "import sys; from pathlib import Path; from tests.runs.making import make_one\n"
+            "from vnp.runs.request import Run\n"
+            "print(make_one(Run.open(Path(sys.argv[1])), 0).state)"
         )
         root = Path(__file__).resolve().parent.parent.parent
         tasks = [
@@ -371,7 +372,7 @@ class TestTwoWriters:
         def do_it_all() -> None:
             if not other:
                 other.append("begun")
-                other.append(extract_shard(run, 0, pair).state)
+                other.append(make_one(run, 0).state)
 
         def ahead(function: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any, **more: Any) -> Any:
@@ -380,16 +381,16 @@ class TestTwoWriters:
 
             return call
 
-        watch = Watch()
+        watch: dict[str, Any] = {}
         if where == "after a block":
-            watch = Watch(block_done=lambda _shard, done, _all: do_it_all() if done == 2 else None)
+            watch = {"block_done": lambda _shard, done, _all: do_it_all() if done == 2 else None}
         elif where == "before the blocks are merged":
             monkeypatch.setattr(sealing, "merge", ahead(merge))
         elif where == "before the seal":
             monkeypatch.setattr(sealing, "file_sha256", ahead(file_sha256))
         else:
             monkeypatch.setattr(sealing, "_receipt", ahead(sealing._receipt))
-        assert extract_shard(run, 0, pair, watch).state == "left"
+        assert make_one(run, 0, **watch).state == "left"
         assert other == ["begun", "done"]
         self.check(run, expected)
 
@@ -407,11 +408,11 @@ class TestFaults:
 
         monkeypatch.setattr(RunEncoders, "embed", fails)
         with pytest.raises(EncoderError):
-            extract_shard(run, 0, pair)
+            make_one(run, 0)
         state = run_status(run).shards[0]
         assert (state.state, state.blocks[0]) == ("failed", 2)
         assert state.error == "EncoderError: the GPU fell off the bus"
-        assert extract_shard(run, 0, pair).state == "done"
+        assert make_one(run, 0).state == "done"
 
     def test_a_value_too_large_for_float16_says_what_to_do(self) -> None:
         class Loud:
@@ -431,7 +432,7 @@ class TestFaults:
     def test_a_shard_that_is_not_there(self, run: Run) -> None:
         for number in (-1, run.request.shards):
             with pytest.raises(UsageError, match=f"has the shards 0 to {run.request.shards - 1}"):
-                extract_shard(run, number, pair)
+                make_one(run, number)
 
     def test_an_input_that_changes_while_it_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = write_fasta(tmp_path / "a.fa", [(f"r{i}", coding(900, i)) for i in range(20)])
@@ -443,13 +444,13 @@ class TestFaults:
                 changed.append(1)
                 path.write_text(path.read_text().replace("C" * 3, "TAA"))
 
-        monkeypatch.setattr(work, "check_inputs", change)
+        monkeypatch.setattr(pipeline, "check_inputs", change)
         with pytest.raises(ChangedInputError, match=r"open frames, the plan counted [\d,]+: .*a\.fa"):
-            extract_shard(run, 0, pair)
+            make_one(run, 0)
         assert not list(run.paths.shards.iterdir())
         assert not list(run.paths.receipts.iterdir())
 
     def test_records_of_protein_at_the_end_do_not_stop_their_shard(self, tmp_path: Path) -> None:
         made = [(f"r{i}", coding(300, i)) for i in range(12)] + [(f"p{i}", "MKLFEEPQLLIPWQELFPEIL") for i in range(11)]
         run = plan_run(tmp_path / "run", [write_fasta(tmp_path / "a.fa", made)], 500)
-        assert {extract_shard(run, number, pair).state for number in (0, 10, 14, 22)} == {"done"}
+        assert {make_one(run, number).state for number in (0, 10, 14, 22)} == {"done"}

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from jobs._cluster.task import make_shards
 from tests.runs.making import coding, column_bytes, make_all, pair, plan_run, small_blocks, write_fasta
 from vnp.errors import RunError
-from vnp.runs.making import work
+from vnp.runs.making import pipeline
 from vnp.runs.making.attempts import read_attempts
 from vnp.runs.making.encoders import RunEncoders
+from vnp.runs.making.pipeline import make_shards
+from vnp.runs.making.sealing import seal_shard
 from vnp.runs.planning.plan import read_plan
 from vnp.runs.request import Run
 
@@ -30,26 +31,26 @@ def never() -> bool:
 
 
 def test_the_next_shard_is_embedded_while_one_is_sealed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    seal, embed = work._Task._seal, work._Task.embed
+    embed = pipeline._Pipeline._embed
     begun = {number: threading.Event() for number in range(5)}
     begun[4].set()
     seen: list[tuple[str, int]] = []
 
-    def slow_seal(task: Any) -> Any:
-        number = task._plan.shard.number
+    def slow_seal(run: Run, plan: Any, *rest: Any) -> Any:
+        number = plan.shard.number
         assert begun[number + 1].wait(30), "nothing was begun while this shard was sealed"
         seen.append(("sealed", number))
-        return seal(task)
+        return seal_shard(run, plan, *rest)
 
-    def watched(task: Any, blocks: Any) -> None:
-        number = task._plan.shard.number
+    def watched(self: Any, shard: Any, block: Any) -> None:
+        number = shard.number
         begun[number].set()
         seen.append(("embedded", number))
-        embed(task, blocks)
+        embed(self, shard, block)
 
-    monkeypatch.setattr(work._Task, "_seal", slow_seal)
-    monkeypatch.setattr(work._Task, "embed", watched)
-    outcomes, failed = make_shards(run, iter(range(4)), stop=never)
+    monkeypatch.setattr(pipeline, "seal_shard", slow_seal)
+    monkeypatch.setattr(pipeline._Pipeline, "_embed", watched)
+    outcomes, failed = make_shards(run, range(4), stop=never)
     assert [outcome.shard for outcome in outcomes] == [0, 1, 2, 3]
     assert {outcome.state for outcome in outcomes} == {"done"}
     assert failed == []
@@ -59,7 +60,7 @@ def test_the_next_shard_is_embedded_while_one_is_sealed(run: Run, monkeypatch: p
 
 
 def test_the_same_bytes_as_one_after_the_other(run: Run, tmp_path: Path) -> None:
-    make_shards(run, iter(range(4)), stop=never)
+    make_shards(run, range(4), stop=never)
     other = plan_run(tmp_path / "other", [tmp_path / "in.fna"], shards=4)
     make_all(other)
     for number in range(4):
@@ -68,30 +69,28 @@ def test_the_same_bytes_as_one_after_the_other(run: Run, tmp_path: Path) -> None
 
 
 def test_a_shard_that_cannot_be_sealed_does_not_keep_the_others(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    seal = work._Task._seal
-
-    def failing(task: Any) -> Any:
-        if task._plan.shard.number == 1:
+    def failing(run: Run, plan: Any, *rest: Any) -> Any:
+        if plan.shard.number == 1:
             raise RunError("the disk of shard 1")
-        return seal(task)
+        return seal_shard(run, plan, *rest)
 
-    monkeypatch.setattr(work._Task, "_seal", failing)
-    outcomes, failed = make_shards(run, iter(range(4)), stop=never)
+    monkeypatch.setattr(pipeline, "seal_shard", failing)
+    outcomes, failed = make_shards(run, range(4), stop=never)
     assert [outcome.shard for outcome in outcomes] == [0, 2, 3]
     assert [(number, str(error)) for number, error in failed] == [(1, "the disk of shard 1")]
     monkeypatch.undo()
     monkeypatch.setattr(RunEncoders, "load", lambda _: pair())
-    outcomes, failed = make_shards(run, iter(range(4)), stop=never)
+    outcomes, failed = make_shards(run, range(4), stop=never)
     assert [outcome.state for outcome in outcomes] == ["already", "done", "already", "already"]
 
 
 def test_a_fault_of_the_program_while_sealing_is_not_swallowed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: Any) -> Any:
+    def broken(*_: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(work._Task, "_seal", broken)
+    monkeypatch.setattr(pipeline, "seal_shard", broken)
     with pytest.raises(ZeroDivisionError):
-        make_shards(run, iter(range(4)), stop=never)
+        make_shards(run, range(4), stop=never)
 
 
 def test_a_stop_seals_what_is_whole_and_puts_aside_what_was_begun(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +102,7 @@ def test_a_stop_seals_what_is_whole_and_puts_aside_what_was_begun(run: Run, monk
         return embed(self, prepared)
 
     monkeypatch.setattr(RunEncoders, "embed", counted)
-    outcomes, failed = make_shards(run, iter(range(4)), stop=lambda: len(asked) == 2)
+    outcomes, failed = make_shards(run, range(4), stop=lambda: len(asked) == 2)
     states = {outcome.shard: outcome.state for outcome in outcomes}
     assert failed == []
     # The third may or may not have been begun when the stop was seen.
@@ -111,7 +110,7 @@ def test_a_stop_seals_what_is_whole_and_puts_aside_what_was_begun(run: Run, monk
     begun = [attempt.outcome for _, attempt in read_attempts(run.paths.blocks(2))]
     assert begun == ["stopped"] * (2 in states)
     assert not run.paths.blocks(3).exists()
-    outcomes, _ = make_shards(run, iter(range(4)), stop=never)
+    outcomes, _ = make_shards(run, range(4), stop=never)
     assert [outcome.state for outcome in outcomes] == ["already", "already", "done", "done"]
 
 
@@ -121,13 +120,14 @@ def test_a_shard_is_begun_while_the_last_block_of_another_is_embedded(
     run = small_blocks(run, 3)
     read = {number: threading.Event() for number in range(5)}
     read[4].set()
-    prepare, embed = work._Task._prepare_missing, RunEncoders.embed
+    read_blocks, embed = pipeline._Pipeline._read_blocks, RunEncoders.embed
     embedded = []
 
-    def watched(task: Any, *rest: Any) -> Any:
-        for ready in prepare(task, *rest):
-            read[task._plan.shard.number].set()
-            yield ready
+    def watched(self: Any, shard: Any, *rest: Any) -> Any:
+        for step in read_blocks(self, shard, *rest):
+            if step.block is not None:
+                read[shard.number].set()
+            yield step
 
     def last_waits(self: RunEncoders, prepared: Any) -> Any:
         embedded.append(1)
@@ -140,9 +140,9 @@ def test_a_shard_is_begun_while_the_last_block_of_another_is_embedded(
 
     blocks = read_plan(run.paths.plan, run.request.plan_sha256)[0].blocks(3)
     assert blocks >= 3
-    monkeypatch.setattr(work._Task, "_prepare_missing", watched)
+    monkeypatch.setattr(pipeline._Pipeline, "_read_blocks", watched)
     monkeypatch.setattr(RunEncoders, "embed", last_waits)
-    outcomes, failed = make_shards(run, iter(range(4)), stop=never)
+    outcomes, failed = make_shards(run, range(4), stop=never)
     assert {outcome.state for outcome in outcomes} == {"done"}
     assert failed == []
 
@@ -150,37 +150,38 @@ def test_a_shard_is_begun_while_the_last_block_of_another_is_embedded(
 def test_an_interruption_puts_aside_what_was_begun(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     embed = RunEncoders.embed
     begun = threading.Event()
-    finish = work._Task.reading
+    begin = pipeline._Pipeline._begin
 
     def interrupted(self: RunEncoders, prepared: Any) -> Any:
         assert begun.wait(30)
         raise KeyboardInterrupt
 
-    def note(task: Any, encoders: Any) -> Any:
-        if task._plan.shard.number == 1:
+    def note(self: Any, shard: Any) -> Any:
+        found = begin(self, shard)
+        if shard.number == 1:
             begun.set()
-        return finish(task, encoders)
+        return found
 
     monkeypatch.setattr(RunEncoders, "embed", interrupted)
-    monkeypatch.setattr(work._Task, "reading", note)
+    monkeypatch.setattr(pipeline._Pipeline, "_begin", note)
     with pytest.raises(KeyboardInterrupt):
-        make_shards(run, iter(range(4)), stop=never)
+        make_shards(run, range(4), stop=never)
     ended = [read_attempts(run.paths.blocks(number))[-1][1] for number in (0, 1)]
     assert [attempt.outcome for attempt in ended] == ["stopped", "stopped"]
     monkeypatch.setattr(RunEncoders, "embed", embed)
-    outcomes, _ = make_shards(run, iter(range(4)), stop=never)
+    outcomes, _ = make_shards(run, range(4), stop=never)
     assert {outcome.state for outcome in outcomes} == {"done"}
 
 
 def test_a_shard_that_cannot_be_begun_does_not_keep_the_others(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    reading = work._Task.reading
+    begin = pipeline._Pipeline._begin
 
-    def failing(task: Any, encoders: Any) -> Any:
-        if task._plan.shard.number in (0, 2):
-            raise RunError(f"shard {task._plan.shard.number} cannot be read")
-        return reading(task, encoders)
+    def failing(self: Any, shard: Any) -> Any:
+        if shard.number in (0, 2):
+            raise RunError(f"shard {shard.number} cannot be read")
+        return begin(self, shard)
 
-    monkeypatch.setattr(work._Task, "reading", failing)
-    outcomes, failed = make_shards(run, iter(range(4)), stop=never)
+    monkeypatch.setattr(pipeline._Pipeline, "_begin", failing)
+    outcomes, failed = make_shards(run, range(4), stop=never)
     assert [outcome.shard for outcome in outcomes] == [1, 3]
     assert [number for number, _ in failed] == [0, 2]

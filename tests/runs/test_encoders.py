@@ -9,14 +9,11 @@ from typing import Any
 import pytest
 
 from tests.runs import making
-from tests.runs.making import coding, plan_run, small_blocks, write_fasta
+from tests.runs.making import coding, make_one, plan_run, small_blocks, write_fasta
 from vnp.encoders import Encoder, load
 from vnp.errors import EncoderError, WeightsError
-from vnp.runs.making import encoders as pair
-from vnp.runs.making import rows as front
-from vnp.runs.making import work
+from vnp.runs.making import encoders, pipeline, rows
 from vnp.runs.making.encoders import RunEncoders
-from vnp.runs.making.work import extract_shard
 from vnp.runs.request import Request, Run
 
 
@@ -40,7 +37,7 @@ def test_encoders_are_loaded_side_by_side(request_of_a_run: Request, monkeypatch
         encoder.weights_seconds = {"dna": 1.5, "protein": 4.0}[molecule]  # type: ignore[attr-defined]
         return encoder
 
-    monkeypatch.setattr(pair, "load", slow)
+    monkeypatch.setattr(encoders, "load", slow)
     found = RunEncoders.load(request_of_a_run)
     assert (found.dna.spec.molecule, found.protein.spec.molecule) == ("dna", "protein")
     assert found.weights_seconds == 4.0
@@ -55,7 +52,7 @@ def test_what_is_wrong_with_an_encoder_is_said(
             raise WeightsError(f"{molecule} is damaged")
         return load(name, molecule=molecule)
 
-    monkeypatch.setattr(pair, "load", failing)
+    monkeypatch.setattr(encoders, "load", failing)
     with pytest.raises(WeightsError, match=f"{broken} is damaged"):
         RunEncoders.load(request_of_a_run)
 
@@ -65,14 +62,14 @@ def test_the_first_block_is_read_while_encoders_are_loaded(run: Run, monkeypatch
 
     def note(*args: Any) -> Any:
         read.set()
-        return front.prepare(*args)
+        return rows.prepare(*args)
 
     def loaded() -> RunEncoders:
         assert read.wait(timeout=60)
         return making.pair()
 
-    monkeypatch.setattr(work, "prepare", note)
-    assert extract_shard(run, 0, loaded).state == "done"
+    monkeypatch.setattr(pipeline, "prepare", note)
+    assert make_one(run, 0, loaded).state == "done"
 
 
 def test_encoders_that_cannot_be_loaded_end_the_task(run: Run) -> None:
@@ -81,8 +78,8 @@ def test_encoders_that_cannot_be_loaded_end_the_task(run: Run) -> None:
 
     before = set(threading.enumerate())
     with pytest.raises(EncoderError, match="out of order"):
-        extract_shard(run, 0, broken)
+        make_one(run, 0, broken)
     for thread in set(threading.enumerate()) - before:
         thread.join(timeout=60)
         assert not thread.is_alive()
-    assert extract_shard(run, 0, making.pair).state == "done"
+    assert make_one(run, 0).state == "done"
