@@ -37,10 +37,11 @@ def main(context: click.Context, run: Path, show_all: bool, watch: bool, as_json
     ended. Ends with 0 if all shards are done, else with 3.
     """
     while True:
-        found = _look(run)
-        if isinstance(found, Planning):
-            text, code = _planning_text(found, run, as_json), 3
+        unplanned = planning(run.absolute())
+        if unplanned is not None:
+            text, code = _planning_text(unplanned, run, as_json), 3
         else:
+            found = explain(opened := Run.open(run), look(opened))
             text = json.dumps(_as_json(found), indent=2) if as_json else _text(found, run, show_all)
             code = 0 if found.state.complete else 3
         if watch and sys.stdout.isatty():
@@ -50,14 +51,6 @@ def main(context: click.Context, run: Path, show_all: bool, watch: bool, as_json
         if not watch or code == 0:
             context.exit(code)
         time.sleep(_WATCH_SECONDS)
-
-
-def _look(run: Path) -> Explained | Planning:
-    unplanned = planning(run.absolute())
-    if unplanned is not None:
-        return unplanned
-    opened = Run.open(run)
-    return explain(opened, look(opened))
 
 
 def _planning_text(found: Planning, root: Path, as_json: bool) -> str:
@@ -122,13 +115,9 @@ def _line(found: ShardStatus) -> str:
 
 def _as_json(explained: Explained) -> dict[str, object]:
     state = explained.state
+    whole = ("complete", "counts", "rows", "rows_planned", "tokens_per_second", "hours_left")
     return {
-        "complete": state.complete,
-        "counts": state.counts,
-        "rows": state.rows,
-        "rows_planned": state.rows_planned,
-        "tokens_per_second": state.tokens_per_second,
-        "hours_left": state.hours_left,
+        **{name: getattr(state, name) for name in whole},
         "shards": [
             {
                 "shard": found.shard.number,
@@ -137,10 +126,7 @@ def _as_json(explained: Explained) -> dict[str, object]:
                 "blocks_planned": found.blocks[1],
                 "rows_planned": found.shard.rows,
                 "rows": found.receipt.rows if found.receipt else None,
-                "attempts": found.attempts,
-                "error": found.error,
-                "log": found.log,
-                "job": found.job,
+                **{name: getattr(found, name) for name in ("attempts", "error", "log", "job")},
             }
             for found in state.shards
         ],

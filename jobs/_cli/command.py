@@ -16,7 +16,6 @@ from vnp.errors import VnpError, storage_error
 
 # What a signed number of eight bytes holds.
 _LARGEST = 2**63 - 1
-_SETTINGS = {"show_default": True, "max_content_width": 100}
 
 
 class Command(Configured):
@@ -92,9 +91,9 @@ def command(example: str, group: click.Group | None = None) -> Callable[[Callabl
 
     def decorate(function: Callable[..., Any]) -> Command:
         module = _module_name(function)
-        made = click.command(
-            function.__name__ if group else module, cls=Command, epilog=_epilog(example), context_settings=_SETTINGS
-        )(config_option(function))
+        made = click.command(function.__name__ if group else module, cls=Command, **_shown(example))(
+            config_option(function)
+        )
         made.table = (module, function.__name__) if group else (module,)
         if group:
             group.add_command(made)
@@ -108,7 +107,8 @@ def group(example: str) -> Callable[[Callable[..., Any]], click.Group]:
     """Make a command that consists of commands; its docstring is the help, with one example below."""
 
     def decorate(function: Callable[..., Any]) -> click.Group:
-        return click.group(_module_name(function), epilog=_epilog(example), context_settings=_SETTINGS)(function)
+        made: click.Group = click.group(_module_name(function), cls=click.Group, **_shown(example))(function)
+        return made
 
     return decorate
 
@@ -118,8 +118,9 @@ def _module_name(function: Callable[..., Any]) -> str:
     return Path(sys.argv[0]).stem if name == "__main__" else name
 
 
-def _epilog(example: str) -> str:
-    return f"\b\nExample:\n  {example}"
+def _shown(example: str) -> dict[str, Any]:
+    settings = {"show_default": True, "max_content_width": 100}
+    return {"epilog": f"\b\nExample:\n  {example}", "context_settings": settings}
 
 
 def _say(error: Exception | str) -> None:
