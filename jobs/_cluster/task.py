@@ -12,6 +12,9 @@ from pathlib import Path
 from jobs._cli.signals import end_when_told, first_interrupt_only, stop_signals
 from vnp.errors import UsageError, VnpError
 from vnp.files.records import read_record
+from vnp.prediction.options import OutputPaths, PredictOptions
+from vnp.runs.planning.options import RunOptions
+from vnp.runs.request import Run, RunPaths
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 FAILED = 1
@@ -44,7 +47,6 @@ def run_task(
         os.environ.update(dict.fromkeys(_THREADS, str(threads)))
     with stop_signals() as stop, _exit_codes(), first_interrupt_only():
         from vnp.runs.making.pipeline import make_shards
-        from vnp.runs.request import Run
 
         run = Run.open(Path(request).parent)
         # An array is submitted before the plan is made where that is a job too; it can have too many elements.
@@ -63,9 +65,7 @@ def run_task(
 def plan_task(request: str) -> str:
     """Plan a run from the wishes beside its ``run.json``-to-be."""
     with end_when_told(STOPPED), _exit_codes():
-        from vnp.runs.planning.options import RunOptions
         from vnp.runs.planning.start import start_run
-        from vnp.runs.request import RunPaths
 
         root = Path(request).parent
         options = read_record(RunPaths(root).options, RunOptions, remedy="extract again")
@@ -79,7 +79,6 @@ def reduce_task(request: str, layout: str) -> str:
     """Merge a run, or say what is missing of it and end with 3."""
     with end_when_told(STOPPED), _exit_codes():
         from vnp.runs.done.reduce import reduce_run
-        from vnp.runs.request import Run
 
         reduced = reduce_run(Run.open(Path(request).parent), layout)
         return f"{reduced.path}: {reduced.rows:,} rows of {reduced.layout.width}"
@@ -89,9 +88,7 @@ def predict_task(request: str) -> str:
     """Call the records of a merged run as the settings beside its ``run.json`` say."""
     with _exit_codes():
         from vnp.features.read import open_features
-        from vnp.prediction.options import OutputPaths, PredictOptions
         from vnp.prediction.predict import predict
-        from vnp.runs.request import Run
 
         root = Path(request).parent
         settings = PredictOptions.read(OutputPaths(root).settings)
