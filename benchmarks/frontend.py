@@ -25,9 +25,8 @@ from vnp.encoders.spec import DEFAULTS, spec
 from vnp.encoders.tokens.tokenizers import DnabertTokenizer, Esm2Tokenizer
 from vnp.encoders.weights.folders import find_folder
 from vnp.errors import InputError, UsageError
-from vnp.runs.making.rows import prepare
 from vnp.runs.request import START, PlannedInput, Position
-from vnp.runs.units import batch_units, iter_records
+from vnp.runs.units import batch_units, iter_records, prepare
 from vnp.sequences.reading import read_records
 
 STAGES = ("reading and chunks", "frames and ids", "protein tokens", "DNA tokens", "same sequences")

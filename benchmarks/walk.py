@@ -42,8 +42,10 @@ def walk(work: Callable[[], object]) -> Walk:
         code = frame.f_code
         if event == "call" and code not in found:
             module = str(frame.f_globals.get("__name__", ""))
-            # Bodies of modules and classes run at import; <lambda>, <listcomp> belong to the function around them.
-            inside = module.startswith(_PACKAGES) and not code.co_name.startswith("<") and bool(code.co_flags & 2)
+            # <lambda> and <listcomp> belong to the function around them; dataclasses write some functions themselves.
+            inside = (
+                module.startswith(_PACKAGES) and not code.co_name.startswith("<") and code.co_filename != "<string>"
+            )
             found[code] = (module, code.co_qualname) if inside and not _importing(frame) else None
 
     threading.setprofile(note)

@@ -113,7 +113,8 @@ def _show_plan(asked: RunOptions, out: Path, executor: Executor) -> None:
 
 def _only(root: Path, text: str, has_input: bool) -> None:
     """Make chosen shards of a planned run in this process."""
-    from jobs._cluster.task import STOPPED, log_path, print_blocks
+    from jobs._cluster.executor import log_path
+    from jobs._cluster.task import STOPPED, print_blocks
     from vnp.runs.making.pipeline import make_shards
 
     if has_input and not RunPaths(root).request.exists():

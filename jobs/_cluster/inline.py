@@ -39,7 +39,7 @@ class Inline(Executor):
 
     def make(self, run: Run, shards: Sequence[int]) -> None:
         """What went wrong with one shard is said, and the others are made."""
-        from jobs._cluster.task import log_path
+        from jobs._cluster.executor import log_path
         from vnp.runs.making.pipeline import make_shards
         from vnp.runs.planning.plan import read_plan
 

@@ -17,8 +17,8 @@ from typing import Any
 import click
 
 from jobs._cli.progress import Progress
-from jobs._cluster.executor import Executor
-from jobs._cluster.image import libraries_here, run_in_image
+from jobs._cluster.executor import Executor, libraries_here
+from jobs._cluster.image import run_in_image
 from jobs._cluster.profile import KINDS, Profile, load_profile
 from vnp.encoders.weights.folders import weights_root
 from vnp.errors import UsageError, VnpError

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jobs._cli.signals import end_when_told, first_interrupt_only, stop_signals
+from jobs._cluster.executor import log_path
 from vnp.errors import UsageError, VnpError
 from vnp.files.records import read_record
 from vnp.prediction.options import OutputPaths, PredictOptions
@@ -128,13 +129,3 @@ def _claimed(folder: Path, shards: Sequence[int]) -> Iterator[int]:
 def print_blocks(shard: int, done: int, blocks: int) -> None:
     """Say how far a shard is."""
     print(f"shard {shard}: {done} of {blocks} blocks", flush=True)
-
-
-def log_path() -> str | None:
-    """The file that this process's errors go to, where submitit or the batch script for hand use started it."""
-    if not os.environ.get("SUBMITIT_FOLDER"):
-        log = os.environ.get("VNP_LOG")
-        return None if log is None else str(Path(log).absolute())
-    import submitit
-
-    return str(submitit.JobEnvironment().paths.stderr)

@@ -12,7 +12,8 @@ from tests.runs import making
 from tests.runs.making import coding, make_one, plan_run, small_blocks, write_fasta
 from vnp.encoders import Encoder, load
 from vnp.errors import EncoderError, WeightsError
-from vnp.runs.making import encoders, pipeline, rows
+from vnp.runs import units as rows
+from vnp.runs.making import encoders, pipeline
 from vnp.runs.making.encoders import RunEncoders
 from vnp.runs.request import Request, Run
 

@@ -12,9 +12,9 @@ from tests.runs.making import coding, column_bytes, make_all, pair, plan_run, sm
 from vnp.errors import RunError
 from vnp.runs.making import pipeline
 from vnp.runs.making.attempts import read_attempts
+from vnp.runs.making.blocks import seal_shard
 from vnp.runs.making.encoders import RunEncoders
 from vnp.runs.making.pipeline import make_shards
-from vnp.runs.making.sealing import seal_shard
 from vnp.runs.planning.plan import read_plan
 from vnp.runs.request import Run
 

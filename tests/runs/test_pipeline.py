@@ -34,7 +34,8 @@ from vnp.files.hashing import file_sha256
 from vnp.runs.done.receipts import require_sealed
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.done.status import run_status
-from vnp.runs.making import pipeline, sealing
+from vnp.runs.making import blocks as sealing
+from vnp.runs.making import pipeline
 from vnp.runs.making.encoders import Embedding, RunEncoders, to_store
 from vnp.runs.request import Run, RunPaths
 from vnp.sequences.samplesheet import InputFile

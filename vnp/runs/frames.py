@@ -11,10 +11,9 @@ from pathlib import Path
 from vnp.errors import ChangedInputError, RunExistsError, storage_error
 from vnp.files.durable import replacing
 from vnp.runs.done.skipped import SkippedTable
-from vnp.runs.making.rows import prepare
 from vnp.runs.planning.survey import Survey
 from vnp.runs.request import START, Position
-from vnp.runs.units import read_units
+from vnp.runs.units import prepare, read_units
 
 NUCLEOTIDE = "identified_nucleotide.fa"
 PROTEIN = "identified_protein.faa"

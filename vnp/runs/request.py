@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from vnp import __version__
-from vnp.errors import RunError, UsageError
+from vnp.errors import RunError, UsageError, storage_error
 from vnp.features import FEATURES_NAME, RUN_NAME
-from vnp.files.claims import make_folder
 from vnp.files.hashing import json_sha256
 from vnp.files.records import from_json, read_record, write_record
 
@@ -72,8 +71,11 @@ class RunPaths:
         Raises:
             StorageError: one cannot be made.
         """
-        for folder in (self.root, self.shards, self.receipts, self.parts, self.logs):
-            make_folder(folder)
+        try:
+            for folder in (self.root, self.shards, self.receipts, self.parts, self.logs):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, f"making {error.filename or self.root}") from error
 
 
 @dataclass(frozen=True, slots=True)

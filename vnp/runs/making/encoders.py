@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 
-from vnp.encoders import Encoder, identity, load
-from vnp.encoders.registry import Launched
+from vnp.encoders.registry import Encoder, Launched, identity, load
 from vnp.errors import EncoderError, StorageError
-from vnp.features.layout import NATIVE_DNA, PROJECTED_DNA, PROJECTION, project
+from vnp.features.layout import NATIVE_DNA, PROJECTED_DNA, project
 from vnp.features.table import all_finite
 from vnp.files.caches import cache_folder
 from vnp.runs.making.blocks import Account
@@ -25,7 +24,6 @@ from vnp.runs.request import EncoderChoice, Request, RunPaths
 
 Embedded = tuple[dict[str, Float32[np.ndarray, "n width"]], Account]
 """Rows of each molecule, and how they came about."""
-PROJECTIONS = {"dna_projected": PROJECTION}
 MOLECULES = ("dna", "protein")
 
 

@@ -33,13 +33,20 @@ from typing import Any
 from vnp.errors import RunError, UsageError, VnpError, storage_error
 from vnp.runs.done.receipts import discard, sealed
 from vnp.runs.making.attempts import Announced
-from vnp.runs.making.blocks import Account, BlockPlan, read_block, same_encoders, write_block
+from vnp.runs.making.blocks import (
+    Account,
+    BlockPlan,
+    LeftToOtherError,
+    leave_if_sealed,
+    read_block,
+    same_encoders,
+    seal_shard,
+    write_block,
+)
 from vnp.runs.making.encoders import Embedding, RunEncoders, share_kernels, to_store
-from vnp.runs.making.rows import Prepared, prepare
-from vnp.runs.making.sealing import LeftToOtherError, leave_if_sealed, seal_shard
 from vnp.runs.planning.plan import Selection, check_inputs, inputs_of, read_chosen, read_plan
 from vnp.runs.request import Run, shard_name
-from vnp.runs.units import read_blocks
+from vnp.runs.units import Prepared, prepare, read_blocks
 
 _SWITCH_SECONDS = 0.0005
 

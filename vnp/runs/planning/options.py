@@ -86,7 +86,7 @@ class RunOptions:
             WeightsError: its weights are missing or not the pinned ones.
         """
         # Here, because it loads numpy, which a login node may not have.
-        from vnp.encoders import describe
+        from vnp.encoders.registry import describe
 
         name = self.dna if molecule == "dna" else self.protein
         return EncoderChoice(name, self.precision, dict(describe(name, molecule, self.weights, self.precision)))
