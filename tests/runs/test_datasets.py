@@ -23,7 +23,7 @@ from vnp.files.records import read_record, write_record
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.planning.plan import read_chosen, read_plan
-from vnp.runs.planning.start import cut_shards, start_run
+from vnp.runs.planning.start import start_run
 from vnp.runs.planning.survey import survey
 from vnp.sequences.samplesheet import InputFile, read_inputs
 
@@ -159,9 +159,9 @@ class TestRows:
         change_table(folder, keep_few)
         surveyed = survey(read_inputs([folder]), None)
         assert surveyed.totals.rows == len(table_of(folder)["id"])
-        tokens = [shard.tokens for shard in cut_shards(surveyed, 4)]
+        tokens = [shard.tokens for shard in surveyed.marks.cut(4)]
         assert max(tokens) / min(tokens) < 1.1
-        assert sum(shard.rows for shard in cut_shards(surveyed, 4)) == surveyed.totals.rows
+        assert sum(shard.rows for shard in surveyed.marks.cut(4)) == surveyed.totals.rows
 
     def test_two_datasets_beside_plain_files_and_a_sheet(self, own: Path, tmp_path: Path) -> None:
         other = write_dataset(tmp_path / "other", genomes(10, 1600, 50, "b"), lengths=(400,))

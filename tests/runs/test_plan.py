@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from tests.runs.making import ask, coding, dna, plan_run, write_fasta
 from vnp.errors import InputError, RunError
 from vnp.runs.planning.plan import read_plan, write_plan
-from vnp.runs.planning.start import cut_shards
 from vnp.runs.planning.survey import Marks, survey
 from vnp.sequences.samplesheet import InputFile, read_inputs
 
@@ -21,17 +20,8 @@ def add(marks: Marks, tokens: list[int], batch: int) -> None:
     for first in range(0, len(tokens), batch):
         part = np.array(tokens[first : first + batch], np.int64)
         place = np.arange(first, first + len(part))
-        nothing = np.zeros(len(part), np.int64)
-        marks.add(
-            file=0,
-            record=place,
-            chunk=nothing,
-            offset=place * 10,
-            line=place * 2 + 1,
-            rows=part // 100,
-            tokens=part,
-            bases=nothing + 7,
-        )
+        places = np.column_stack([place, 0 * place, place * 10, place * 2 + 1])
+        marks.add(0, places, np.column_stack([part // 100, part, 0 * part + 7]))
 
 
 class TestMarks:
@@ -44,13 +34,13 @@ class TestMarks:
         assert 1 <= len(pieces) <= min(shards, len(tokens))
         at = 0
         for piece in pieces:
-            part = tokens[at : at + piece["units"]]
-            assert (piece["record"], piece["offset"], piece["line"]) == (at, at * 10, at * 2 + 1)
-            assert piece["units"] > 0
-            assert piece["tokens"] == sum(part)
-            assert piece["rows"] == sum(value // 100 for value in part)
-            assert piece["bases"] == 7 * len(part)
-            at += piece["units"]
+            part = tokens[at : at + piece.units]
+            assert (piece.start.record, piece.start.offset, piece.start.line) == (at, at * 10, at * 2 + 1)
+            assert piece.units > 0
+            assert piece.tokens == sum(part)
+            assert piece.rows == sum(value // 100 for value in part)
+            assert piece.bases == 7 * len(part)
+            at += piece.units
         assert at == len(tokens) == marks.units
         assert (marks.tokens, marks.rows) == (sum(tokens), sum(value // 100 for value in tokens))
 
@@ -60,7 +50,7 @@ class TestMarks:
         marks = Marks()
         add(marks, tokens, 64)
         pieces = marks.cut(shards)
-        work = [piece["tokens"] + piece["units"] for piece in pieces]
+        work = [piece.tokens + piece.units for piece in pieces]
         if len(tokens) >= 4 * shards:
             assert len(pieces) == shards
         best, largest = (sum(tokens) + len(tokens)) / len(pieces), max(tokens) + 1
@@ -69,7 +59,7 @@ class TestMarks:
     def test_more_shards_than_units(self) -> None:
         marks = Marks()
         add(marks, [0, 900, 0], 2)
-        assert [piece["units"] for piece in marks.cut(50)] == [1, 1, 1]
+        assert [piece.units for piece in marks.cut(50)] == [1, 1, 1]
 
     def test_one_unit_of_nearly_all_the_work_leaves_no_piece_empty(self) -> None:
         for place in (0, 5, 9):
@@ -77,15 +67,15 @@ class TestMarks:
             tokens = [1] * 10
             tokens[place] = 1_000_000
             add(marks, tokens, 3)
-            assert [piece["units"] for piece in marks.cut(10)] == [1] * 10
+            assert [piece.units for piece in marks.cut(10)] == [1] * 10
 
     def test_thinned_marks_stay_few_and_nearly_balanced(self) -> None:
         marks = Marks(most=1024)
         rng = np.random.default_rng(0)
         add(marks, rng.integers(0, 1000, 100_000).tolist(), 777)
         pieces = marks.cut(16)
-        tokens = [piece["tokens"] for piece in pieces]
-        assert sum(piece["units"] for piece in pieces) == 100_000
+        tokens = [piece.tokens for piece in pieces]
+        assert sum(piece.units for piece in pieces) == 100_000
         assert max(tokens) / min(tokens) < 1.05
         assert sum(map(len, marks._kept)) <= 1024
 
@@ -105,8 +95,8 @@ def test_planning_is_deterministic_and_contiguous(tmp_path: Path, mixed: list[Pa
     files = read_inputs(mixed)
     first, second = survey(files, 300), survey(files, 300)
     assert (first.inputs, first.totals) == (second.inputs, second.totals)
-    table = cut_shards(first, shards)
-    assert table == cut_shards(second, shards)
+    table = first.marks.cut(shards)
+    assert table == second.marks.cut(shards)
     digest = write_plan(tmp_path / "plan.h5", table)
     assert read_plan(tmp_path / "plan.h5", digest) == table
     assert write_plan(tmp_path / "other.h5", table) == digest
@@ -128,7 +118,7 @@ def test_totals_and_inputs(tmp_path: Path, mixed: list[Path]) -> None:
 
 
 def test_offsets_are_known_for_plain_files_only(mixed: list[Path]) -> None:
-    table = cut_shards(survey(read_inputs(mixed), 300), 1000)
+    table = survey(read_inputs(mixed), 300).marks.cut(1000)
     plain = [shard.start for shard in table if shard.start.input == 0]
     packed = [shard.start for shard in table if shard.start.input == 1]
     content = mixed[0].read_bytes()
@@ -183,7 +173,7 @@ def test_real_genomes_are_cut_in_balance(shared: Path) -> None:
     assert len(files) >= 5
     found = survey(files, 300)
     for shards in (2, 8, 32):
-        tokens = [shard.tokens for shard in cut_shards(found, shards)]
+        tokens = [shard.tokens for shard in found.marks.cut(shards)]
         assert len(tokens) == shards
         assert max(tokens) / min(tokens) <= 1.05
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from vnp.runs.making.attempts import now
 from vnp.runs.planning.options import RunOptions, clear, require_free
 from vnp.runs.planning.plan import check_inputs, check_tables, write_plan
 from vnp.runs.planning.survey import DEFAULT_CHUNK, Survey, survey
-from vnp.runs.request import EncoderChoice, Position, Request, Run, RunPaths, Shard, versions
+from vnp.runs.request import EncoderChoice, Request, Run, RunPaths, versions
 
 # A block is what a killed task can lose: seconds on a GPU, some minutes for a transformer on a CPU.
 _BLOCK_TOKENS = 1 << 20
@@ -52,7 +52,7 @@ def start_run(
         return _find(root, options, dna, protein), True
     clear(paths, force=force)
     paths.make()
-    shards = cut_shards(found, options.shards)
+    shards = found.marks.cut(options.shards)
     request = make_request(options, found, len(shards), write_plan(paths.plan, shards, found.selections))
     request.write(paths.request)
     return Run(paths, request), False
@@ -76,15 +76,6 @@ def _find(root: Path, options: RunOptions, dna: EncoderChoice, protein: EncoderC
 
 def _folder(options: RunOptions) -> str | None:
     return None if options.weights is None else str(options.weights.absolute())
-
-
-def cut_shards(found: Survey, shards: int) -> list[Shard]:
-    """Cut what was surveyed into at most so many shards of nearly equal expected tokens."""
-    place, work = [field.name for field in fields(Position)], ("units", "rows", "tokens", "bases")
-    return [
-        Shard(number, Position(*(piece[name] for name in place)), *(piece[name] for name in work))
-        for number, piece in enumerate(found.marks.cut(shards))
-    ]
 
 
 def make_request(options: RunOptions, found: Survey, shards: int, plan_sha256: str) -> Request:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from jaxtyping import Int64, UInt8
 
 from vnp.errors import InputError, UsageError
 from vnp.runs.planning.plan import Selection
-from vnp.runs.request import START, PlannedInput, Position, Totals
+from vnp.runs.request import START, PlannedInput, Position, Shard, Totals
 from vnp.runs.units import UnitBatch, batch_units, iter_records
 from vnp.sequences.frames import count_open
 from vnp.sequences.names import NameCheck
@@ -86,9 +86,21 @@ def survey(
     prefixes = _prefixes(files) if prefix_ids else [None] * len(files)
     with NameCheck() as names:
         for index, (file, prefix) in enumerate(zip(files, prefixes, strict=True)):
-            first = planned[-1].first_record + planned[-1].records if planned else 0
-            one = _OneFile(index, file, prefix, first, chunk, datasets.get(index))
-            planned.append(_survey_file(one, names, marks, progress))
+            entry = PlannedInput(
+                path=str(file.path),
+                label=file.label,
+                group=file.group,
+                size=0,
+                mtime_ns=0,
+                sha256="",
+                first_record=planned[-1].first_record + planned[-1].records if planned else 0,
+                records=0,
+                bases=0,
+                prefix=prefix,
+                dataset=None if file.dataset is None else str(file.dataset),
+                dataset_sha256=None if file.dataset is None else input_digest(file.dataset),
+            )
+            planned.append(_survey_file(index, entry, chunk, datasets.get(index), names, marks, progress))
         _refuse_duplicates(planned, names)
     records, bases = sum(entry.records for entry in planned), sum(entry.bases for entry in planned)
     totals = Totals(records, bases, marks.units, marks.rows, marks.tokens)
@@ -121,55 +133,38 @@ def _decide_chunk(chunk: int | None, files: Sequence[InputFile], datasets: Mappi
     return needed if chunk is None else chunk
 
 
-@dataclass(frozen=True, slots=True)
-class _OneFile:
-    """A file to survey, and how."""
-
-    index: int
-    file: InputFile
-    prefix: str | None
-    first_record: int
-    chunk: int
-    dataset: Dataset | None
-
-
-def _survey_file(one: _OneFile, names: NameCheck, marks: Marks, progress: Callable[[int], None]) -> PlannedInput:
-    file, dataset = one.file, one.dataset
+def _survey_file(
+    index: int,
+    entry: PlannedInput,
+    chunk: int,
+    dataset: Dataset | None,
+    names: NameCheck,
+    marks: Marks,
+    progress: Callable[[int], None],
+) -> PlannedInput:
+    """Fill in what reading the file tells."""
+    path = Path(entry.path)
     # Before the reading, so that a change while it is read shows as a change after it.
-    stat = file.path.stat()
+    stat = path.stat()
     hasher = _ReportingHash(progress)
-    found = PlannedInput(
-        path=str(file.path),
-        label=file.label,
-        group=file.group,
-        size=stat.st_size,
-        mtime_ns=stat.st_mtime_ns,
-        sha256="",
-        first_record=one.first_record,
-        records=0,
-        bases=0,
-        prefix=one.prefix,
-        dataset=None if file.dataset is None else str(file.dataset),
-        dataset_sha256=None if file.dataset is None else input_digest(file.dataset),
-    )
     records = bases = 0
-    start = Position(one.index, *START)
-    for batch in batch_units(iter_records(file.path, start, hasher), one.chunk, one.index, start):
+    start = Position(index, *START)
+    for batch in batch_units(iter_records(path, start, hasher), chunk, index, start):
         whole = batch.ordinals >= records
-        names.add([_checked_name(found, batch, one.first_record, i) for i in np.flatnonzero(whole).tolist()])
+        names.add([_checked_name(entry, batch, i) for i in np.flatnonzero(whole).tolist()])
         records += int(whole.sum())
-        only = None if dataset is None else _chosen_frames(batch, dataset, found)
-        bases += _count(batch, marks, only, found)
+        only = None if dataset is None else _chosen_frames(batch, dataset, entry)
+        bases += _count(batch, marks, only, entry)
     if not records:
-        raise InputError("holds no sequence", path=file.path)
+        raise InputError("holds no sequence", path=path)
     sha256 = hasher.hexdigest()
     if dataset is not None and (records, sha256) != (len(dataset.selection), dataset.fasta_sha256):
         raise InputError(
-            f"has {records:,} records, {Path(str(found.dataset)).name} tells of {len(dataset.selection):,}, or it "
+            f"has {records:,} records, {Path(str(entry.dataset)).name} tells of {len(dataset.selection):,}, or it "
             "changed while it was read; make the dataset again",
-            path=file.path,
+            path=path,
         )
-    return replace(found, sha256=sha256, records=records, bases=bases)
+    return replace(entry, size=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=sha256, records=records, bases=bases)
 
 
 def _chosen_frames(batch: UnitBatch, dataset: Dataset, entry: PlannedInput) -> UInt8[np.ndarray, "chunks"]:
@@ -189,12 +184,12 @@ def _chosen_frames(batch: UnitBatch, dataset: Dataset, entry: PlannedInput) -> U
     return chosen
 
 
-def _checked_name(entry: PlannedInput, batch: UnitBatch, first_record: int, index: int) -> str:
+def _checked_name(entry: PlannedInput, batch: UnitBatch, index: int) -> str:
     """The name that no other record may have; one that cannot be used gets no row, so its name is free."""
     record = batch.records[index]
     if record.problem is None:
         return entry.record_name(record.name)
-    return f"\0{first_record + int(batch.ordinals[index])}"
+    return f"\0{entry.first_record + int(batch.ordinals[index])}"
 
 
 def _count(batch: UnitBatch, marks: Marks, only: UInt8[np.ndarray, "chunks"] | None, entry: PlannedInput) -> int:
@@ -207,26 +202,19 @@ def _count(batch: UnitBatch, marks: Marks, only: UInt8[np.ndarray, "chunks"] | N
             path=entry.path,
             record=record.name,
         )
-    spans = batch.chunks.end - batch.chunks.start
-    units = len(batch)
     has_chunk = batch.unit_chunk >= 0
-    rows, tokens, bases = (np.zeros(units, np.int64) for _ in range(3))
-    rows[has_chunk] = rows_per_chunk
-    tokens[has_chunk] = expected_tokens(rows_per_chunk.astype(np.int64), residues_per_chunk.astype(np.int64))
-    bases[has_chunk] = spans
+    work = np.zeros((len(batch), 3), np.int64)
+    work[has_chunk, 0] = rows_per_chunk
+    work[has_chunk, 1] = expected_tokens(rows_per_chunk.astype(np.int64), residues_per_chunk.astype(np.int64))
+    work[has_chunk, 2] = batch.chunks.end - batch.chunks.start
     numbers = batch.numbers().astype(np.int64)
-    offsets = np.array([-1 if record.offset is None else record.offset for record in batch.records], np.int64)
-    lines = np.array([-1 if record.line is None else record.line for record in batch.records], np.int64)
-    marks.add(
-        file=batch.input,
-        record=batch.ordinals[batch.owner],
-        chunk=np.maximum(numbers - 1, 0),
-        offset=offsets[batch.owner],
-        line=lines[batch.owner],
-        rows=rows,
-        tokens=tokens,
-        bases=bases,
-    )
+    of_record = [
+        (-1 if record.offset is None else record.offset, -1 if record.line is None else record.line)
+        for record in batch.records
+    ]
+    owned = np.array(of_record, np.int64).reshape(-1, 2)[batch.owner]
+    places = np.column_stack([batch.ordinals[batch.owner], np.maximum(numbers - 1, 0), owned])
+    marks.add(batch.input, places, work)
     ends = np.flatnonzero(has_chunk & (numbers == batch.counts[batch.owner]))
     return int(sum(len(batch.records[i].sequence) for i in batch.owner[ends]))
 
@@ -283,99 +271,75 @@ def _named_records(
 
 
 _MOST = 1 << 20
-_PLACE = ("input", "record", "chunk", "offset", "line")
-_WORK = ("units", "rows", "tokens", "bases")
-_UNIT = len(_PLACE)
-_TOKENS = _UNIT + 2
+_PLACES = len(fields(Position))
 
 
 class Marks:
     """Every unit's place and the work before it; once there are too many units, every second, fourth … unit's.
 
     With 2^20 marks a cut is at most one part in half a million of the whole off its best place, so shards stay
-    balanced to a per cent up to thousands of them.
+    balanced to a per cent up to thousands of them, in bounded memory whatever the size of the input.
     """
 
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
         self._stride = 1
-        self._kept: list[Int64[np.ndarray, "marks columns"]] = []
+        self._kept: list[Int64[np.ndarray, "marks 9"]] = []
         self._count = 0
-        self.units = 0
-        self.rows = 0
-        self.tokens = 0
-        self.bases = 0
+        # Units, rows, tokens and bases so far.
+        self._total = np.zeros(4, np.int64)
 
-    def add(
-        self,
-        *,
-        file: int,
-        record: Int64[np.ndarray, "u"],
-        chunk: Int64[np.ndarray, "u"],
-        offset: Int64[np.ndarray, "u"],
-        line: Int64[np.ndarray, "u"],
-        rows: Int64[np.ndarray, "u"],
-        tokens: Int64[np.ndarray, "u"],
-        bases: Int64[np.ndarray, "u"],
-    ) -> None:
-        """Append units in input order."""
-        count = len(record)
-        chosen = np.arange((-self.units) % self._stride, count, self._stride)
-        marks = np.empty((len(chosen), len(_PLACE) + len(_WORK)), np.int64)
-        marks[:, 0] = file
-        for column, values in enumerate((record, chunk, offset, line), start=1):
-            marks[:, column] = values[chosen]
-        marks[:, _UNIT] = self.units + chosen
-        for column, (values, before) in enumerate(
-            ((rows, self.rows), (tokens, self.tokens), (bases, self.bases)), start=_UNIT + 1
-        ):
-            marks[:, column] = (before + np.cumsum(values) - values)[chosen]
-        self._kept.append(marks)
-        self._count += len(chosen)
-        self.units += count
-        self.rows += int(rows.sum())
-        self.tokens += int(tokens.sum())
-        self.bases += int(bases.sum())
-        while self._count > self._most:
-            self._thin()
+    @property
+    def units(self) -> int:
+        """How many units were added."""
+        return int(self._total[0])
 
-    def _thin(self) -> None:
-        self._stride *= 2
-        merged = np.concatenate(self._kept)
-        kept = merged[merged[:, _UNIT] % self._stride == 0]
-        self._kept = [kept]
-        self._count = len(kept)
+    @property
+    def rows(self) -> int:
+        """Their open frames."""
+        return int(self._total[1])
 
-    def cut(self, shards: int) -> list[dict[str, int]]:
-        """Cut the whole into at most so many pieces of nearly equal tokens.
+    @property
+    def tokens(self) -> int:
+        """Their expected tokens."""
+        return int(self._total[2])
+
+    def add(self, file: int, places: Int64[np.ndarray, "u 4"], work: Int64[np.ndarray, "u 3"]) -> None:
+        """Append units of a file in input order.
 
         Args:
-            shards: how many pieces are wanted; fewer are made if there are fewer marks.
-
-        Returns:
-            For each piece the place of its first unit (``input``, ``record``, ``chunk``, ``offset``, ``line``) and
-            how many ``units``, ``rows``, ``tokens`` and ``bases`` it holds.
+            file: its index.
+            places: record, chunk, offset and line of each.
+            work: rows, tokens and bases of each.
         """
+        chosen = np.arange((-self.units) % self._stride, len(places), self._stride)
+        before = self._total[1:] + np.cumsum(work, axis=0) - work
+        first, number = np.full(len(chosen), file), self.units + chosen
+        self._kept.append(np.column_stack([first, places[chosen], number, before[chosen]]))
+        self._count += len(chosen)
+        self._total += [len(places), *work.sum(axis=0)]
+        while self._count > self._most:
+            self._stride *= 2
+            merged = np.concatenate(self._kept)
+            self._kept = [merged[merged[:, _PLACES] % self._stride == 0]]
+            self._count = len(self._kept[0])
+
+    def cut(self, shards: int) -> list[Shard]:
+        """Cut the whole into at most so many shards of nearly equal tokens; fewer if there are fewer marks."""
         marks = np.concatenate(self._kept)
-        total = np.array([self.units, self.rows, self.tokens, self.bases])
         # Units without tokens still have to be read: one token each keeps an input without open frames balanced.
-        work = marks[:, _TOKENS] + marks[:, _UNIT]
-        whole = int(total[2] + total[0])
-        wanted = min(shards, len(marks))
-        targets = (np.arange(wanted) * whole) // wanted
+        work = marks[:, _PLACES + 2] + marks[:, _PLACES]
+        whole = self.tokens + self.units
+        count = min(shards, len(marks))
+        targets = (np.arange(count) * whole) // count
         right = np.searchsorted(work, targets)
         left = np.maximum(right - 1, 0)
         right = np.minimum(right, len(work) - 1)
         nearest = np.where(targets - work[left] <= work[right] - targets, left, right)
-        firsts = _strictly_rising(nearest, len(marks))
-        ends = np.vstack([marks[firsts[1:], _UNIT:], total])
-        return [
-            {
-                **{name: int(marks[first, column]) for column, name in enumerate(_PLACE)},
-                **{name: int(end[column] - marks[first, _UNIT + column]) for column, name in enumerate(_WORK)},
-            }
-            for first, end in zip(firsts, ends, strict=True)
-        ]
+        firsts = marks[_strictly_rising(nearest, len(marks))]
+        holds = np.diff(np.vstack([firsts[:, _PLACES:], self._total]), axis=0)
+        rows = zip(firsts[:, :_PLACES].tolist(), holds.tolist(), strict=True)
+        return [Shard(number, Position(*place), *held) for number, (place, held) in enumerate(rows)]
 
 
 def _strictly_rising(places: Int64[np.ndarray, "n"], bound: int) -> Int64[np.ndarray, "n"]:
