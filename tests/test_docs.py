@@ -53,7 +53,8 @@ def commands_shown(text: str) -> Iterator[list[str]]:
 def command_of(package: str, name: str, *rest: str) -> tuple[click.Command | None, tuple[str, ...]]:
     """The command that the words begin with, and the words behind it."""
     if package == "benchmarks":
-        return importlib.import_module("benchmarks.__main__").main.commands.get(name), rest
+        group = importlib.import_module("benchmarks.__main__").main
+        return group.get_command(click.Context(group), name), rest
     if not (REPOSITORY / "jobs" / f"{name}.py").exists():
         return None, rest
     command = importlib.import_module(f"jobs.{name}").main
