@@ -72,21 +72,7 @@ if TYPE_CHECKING:
 @options.force
 @options.as_json
 def main(
-    sheet: Path,
-    folder: Path,
-    lengths: str,
-    frames: str,
-    per_group: int | None,
-    balance: str,
-    units: str,
-    validation: float,
-    test: float,
-    prophages: Path | None,
-    keep_prophages: bool,
-    seed: int,
-    workers: int | None,
-    force: bool,
-    as_json: bool,
+    sheet: Path, folder: Path, lengths: str, workers: int | None, force: bool, as_json: bool, **recipe: Any
 ) -> None:
     """Make a training set of the annotated genomes that SHEET lists.
 
@@ -101,13 +87,8 @@ def main(
     goes on where it was when the same command is given again.
     """
     # Here, because these are not needed to say --help.
-    from typing import cast
-
     from vnp.datasets.build import build_dataset
-    from vnp.datasets.choosing.candidates import FrameChoice
     from vnp.datasets.choosing.lengths import read_lengths
-    from vnp.datasets.choosing.sample import Balance
-    from vnp.datasets.choosing.split import UnitKind
     from vnp.datasets.recipe import Recipe
 
     begun = time.monotonic()
@@ -115,19 +96,9 @@ def main(
         workers = len(os.sched_getaffinity(0))
     if workers < 1:
         raise UsageError(f"--workers {workers}: give 1 or more")
-    recipe = Recipe(
-        lengths=read_lengths(lengths),
-        frames=cast("FrameChoice", frames),
-        per_group=per_group,
-        balance=cast("Balance", balance),
-        units=cast("UnitKind", units),
-        validation=validation,
-        test=test,
-        seed=seed,
-        prophages=prophages,
-        keep_prophages=keep_prophages,
+    built = build_dataset(
+        sheet, folder, Recipe(read_lengths(lengths), **recipe), workers=workers, force=force, step=_step
     )
-    built = build_dataset(sheet, folder, recipe, workers=workers, force=force, step=_step)
     if as_json:
         click.echo(json.dumps({"folder": str(folder), **built.summary}, indent=2))
     else:
@@ -151,20 +122,15 @@ def _report(built: Built, seconds: float) -> None:
         click.echo(f"  {name}  {(built.folder / name).stat().st_size / 1e6:,.1f} MB")
     for line in chunk_lines(summary):
         click.echo(line)
-    _unused(summary)
-    click.echo(f"next: python -m jobs.extract {shlex.quote(str(built.folder))} --out RUN, which embeds them")
-
-
-def _unused(summary: dict[str, Any]) -> None:
-    mismatched = sum(file["mismatched"] for file in summary["files"])
     if summary["problem_count"]:
         first = summary["problems"][0]
         click.echo(
             f"{summary['problem_count']:,} records could not be used, such as {first['record']} of {first['file']}: "
             f"{first['problem']}"
         )
-    if mismatched:
+    if mismatched := sum(file["mismatched"] for file in summary["files"]):
         click.echo(f"{mismatched:,} annotated proteins do not agree with their sequence and were left out")
+    click.echo(f"next: python -m jobs.extract {shlex.quote(str(built.folder))} --out RUN, which embeds them")
 
 
 if __name__ == "__main__":

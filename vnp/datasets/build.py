@@ -48,13 +48,7 @@ def _silent(_what: str, _total: float | None, _unit: str, _scale: float, /) -> A
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A training set that was made.
-
-    Attributes:
-        folder: where it is.
-        summary: counts and settings, fit for JSON (``vnp.datasets.writing.gather``).
-        again: whether it was there already, made from the same files in the same way.
-    """
+    """A training set that was made: where, what it consists of, and whether it was there already."""
 
     folder: Path
     summary: dict[str, Any]

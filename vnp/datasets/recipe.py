@@ -8,10 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vnp.datasets.choosing.candidates import FRAME_CHOICES, FrameChoice
 from vnp.datasets.choosing.lengths import Lengths
-from vnp.datasets.choosing.sample import BALANCES, Balance
-from vnp.datasets.choosing.split import UNIT_KINDS, UnitKind
 from vnp.datasets.sheet import Source
 from vnp.errors import UsageError
 from vnp.features.split import shares_of_parts
@@ -21,6 +18,9 @@ from vnp.sequences.reading import input_digest
 
 # Goes up when parts of an older state of this code can no longer be used.
 _PARTS = 1
+_CHOICES = {
+    "frames": ("annotated", "all"), "balance": ("none", "label", "group"), "units": ("ani", "genome", "record"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class Recipe:
     """
 
     lengths: Lengths
-    frames: FrameChoice = "annotated"
+    frames: str = "annotated"
     per_group: int | None = None
-    balance: Balance = "none"
-    units: UnitKind = "ani"
+    balance: str = "none"
+    units: str = "ani"
     validation: float = 0.1
     test: float = 0.2
     seed: int = 0
@@ -52,17 +52,9 @@ class Recipe:
     keep_prophages: bool = False
 
     def check(self) -> None:
-        """Refuse what cannot be made.
-
-        Raises:
-            UsageError: a value is out of bounds, or a library is missing.
-        """
-        for name, value, values in (
-            ("frames", self.frames, FRAME_CHOICES),
-            ("balance", self.balance, BALANCES),
-            ("units", self.units, UNIT_KINDS),
-        ):
-            if value not in values:
+        """Raise UsageError where a value is out of bounds, or a library is missing."""
+        for name, values in _CHOICES.items():
+            if (value := getattr(self, name)) not in values:
                 raise UsageError(f"--{name} is one of {', '.join(values)}, not {value}")
         if self.per_group is not None and self.per_group < 1:
             raise UsageError(f"--per-group {self.per_group}: give a number above 0")
@@ -96,8 +88,7 @@ class Request:
     Attributes:
         sheet: the sheet.
         sources: its rows.
-        digests: for each source the SHA-256 of its file, as ``sha256``, and of its annotation, as
-            ``annotation_sha256``, if it has one.
+        digests: of each source, the SHA-256 of its file, ``sha256``, and of its annotation, ``annotation_sha256``.
         recipe: what the set is to be like.
         prophages: SHA-256 of the BED file, if there is one.
     """
@@ -148,11 +139,7 @@ class Request:
 
 
 def make_request(sheet: Path, sources: Sequence[Source], recipe: Recipe, *, workers: int) -> Request:
-    """Hash the files of a sheet.
-
-    Raises:
-        InputError: a file cannot be read.
-    """
+    """Hash the files of a sheet; InputError where one cannot be read."""
     paths = [path for source in sources for path in (source.path, source.annotation) if path is not None]
     with ThreadPoolExecutor(workers) as threads:
         found = dict(zip(paths, threads.map(input_digest, paths), strict=True))

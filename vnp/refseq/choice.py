@@ -29,14 +29,7 @@ _FASTA = "1.genomic.fna.gz"
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A folder of the release.
-
-    Attributes:
-        name: of the folder, and the beginning of its files' names.
-        organisms: the organism group that it belongs to; vertebrates are two folders.
-        label: ``viral`` or ``host``.
-        files: how many GenBank files VirNucPro takes.
-    """
+    """A folder of the release, its organism group and label, and how many GenBank files VirNucPro takes of it."""
 
     name: str
     organisms: str
@@ -63,13 +56,7 @@ _SEVERAL = {"vertebrate": ("vertebrate_mammalian", "vertebrate_other"), "all": t
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A file to fetch.
-
-    Attributes:
-        name: of the file.
-        group: folder that it is in.
-        kind: ``genbank`` (annotation, and often the sequence) or ``fasta``.
-    """
+    """A file to fetch: ``genbank`` (annotation, and often the sequence) or ``fasta``."""
 
     name: str
     group: Group
@@ -77,13 +64,9 @@ class Chosen:
 
 
 def parse_groups(text: str) -> tuple[str, ...]:
-    """Read a list of groups such as ``viral,bacteria``.
+    """Read a list of groups such as ``viral,bacteria``; ``vertebrate`` is both of its folders, ``all`` is everything.
 
-    Args:
-        text: names, with commas between; ``vertebrate`` is both folders of vertebrates, ``all`` is everything.
-
-    Returns:
-        Names of folders, each once, in the order of ``GROUPS``.
+    Gives names of folders, each once, in the order of ``GROUPS``.
 
     Raises:
         UsageError: a name is unknown, or there is none.
@@ -107,17 +90,14 @@ def choose(
     files: int | None = None,
     fasta: bool = True,
 ) -> tuple[Chosen, ...]:
-    """Choose files by VirNucPro's rules, see above.
+    """Choose files by VirNucPro's rules, see above: viruses, then hosts in the order of the draws.
 
     Args:
         listing: gives the file names of a group's folder, in the order of the server's page.
         groups: names of folders.
         seed: of the draws.
         files: GenBank files of every group, in place of VirNucPro's one or ten.
-        fasta: with each GenBank file, its FASTA file where the server has it.
-
-    Returns:
-        The files: viruses, then hosts in the order of the draws, each GenBank file before its FASTA file.
+        fasta: behind each GenBank file comes its FASTA file where the server has it.
 
     Raises:
         DownloadError: a folder has no GenBank file.

@@ -33,14 +33,9 @@ _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a file holds.
+    """What a file holds: bytes, digests, and why it is no whole gzip file, where that was asked and is so.
 
-    Attributes:
-        size: in bytes.
-        sha256: 64 hexadecimal digits.
-        md5: 32 hexadecimal digits.
-        damage: why it is no whole gzip file, where that was asked and is so.
-        last_modified: as the server said it, where it has just come.
+    ``last_modified`` is what the server said, where the file has just come.
     """
 
     size: int
@@ -51,15 +46,7 @@ class Contents:
 
 
 def read_contents(path: Path, *, unpack: bool) -> Contents:
-    """Hash a file.
-
-    Args:
-        path: the file.
-        unpack: also unpack it, to see whether it is a whole gzip file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Hash a file, and unpack it, where asked, to see whether it is a whole gzip file."""
     with path.open("rb") as stream:
         md5 = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     return Contents(path.stat().st_size, file_sha256(path), md5, _damage(path) if unpack else None)

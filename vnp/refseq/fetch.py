@@ -91,14 +91,7 @@ class LockedFile:
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """A choice of files, and what is here of it.
-
-    Attributes:
-        asked: what was asked for.
-        release: number of the release; None where the server does not tell.
-        chosen: when, in UTC, ISO 8601.
-        files: in the order of the choice.
-    """
+    """A choice of files, what it was made for, the release's number if the server tells it, and what is here."""
 
     asked: Request
     release: str | None
@@ -108,13 +101,7 @@ class Lock:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What ``fetch`` did.
-
-    Attributes:
-        lock: what is in the folder now.
-        new: names of files that were downloaded.
-        sheet: the samplesheet.
-    """
+    """What ``fetch`` did: what is in the folder now, the names of files that were downloaded, and the samplesheet."""
 
     lock: Lock
     new: tuple[str, ...]
@@ -122,22 +109,13 @@ class Fetched:
 
 
 def read_lock(folder: Path) -> Lock | None:
-    """Read the lock of a folder; None if there is none.
-
-    Raises:
-        DownloadError: the lock cannot be read.
-    """
+    """Read the lock of a folder; None if there is none, DownloadError where it cannot be read."""
     remedy = "delete it and run the same command again with --force, which keeps the files that are right"
     return read_record(folder / LOCK_NAME, Lock, schema=LOCK_SCHEMA, error=DownloadError, remedy=remedy)
 
 
 def plan(server: Server, request: Request, connections: int = 3) -> Lock:
     """Choose files and ask for their sizes and checksums; nothing is written.
-
-    Args:
-        server: the release.
-        request: groups, seed and numbers.
-        connections: how many files to ask for at once.
 
     Raises:
         DownloadError: the server cannot be reached, or is no RefSeq release.
@@ -222,11 +200,7 @@ def fetch(
 
 
 def write_lock(folder: Path, lock: Lock) -> None:
-    """Write the lock durably.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
-    """
+    """Write the lock durably."""
     write_record(folder / LOCK_NAME, lock, schema=LOCK_SCHEMA)
 
 

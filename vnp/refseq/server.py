@@ -42,13 +42,7 @@ _MD5 = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", re.IGNORECASE)
 
 
 class Fault(Exception):  # noqa: N818 - it passes, or becomes a DownloadError
-    """Something that may be gone at the next try.
-
-    Args:
-        reason: in words.
-        pause: seconds for which the server asked to be left alone.
-        costly: a whole file was moved in vain, which is not done many times.
-    """
+    """Something that may be gone after a pause; costly if a whole file was moved in vain."""
 
     def __init__(self, reason: str, *, pause: float | None = None, costly: bool = False) -> None:
         super().__init__(reason)
@@ -133,12 +127,7 @@ class Server:
             raise self._broken(error, url) from error
 
     def text(self, path: str) -> str:
-        """Read a small file or a folder's page.
-
-        Raises:
-            MissingError: there is no such file.
-            DownloadError: it cannot be had.
-        """
+        """Read a small file or a folder's page; DownloadError where it cannot be had."""
 
         def once() -> str:
             found = bytearray()
@@ -152,12 +141,7 @@ class Server:
         return self.patiently(path, once)
 
     def size(self, path: str) -> int | None:
-        """Ask how large a file is; None where the server does not tell.
-
-        Raises:
-            MissingError: there is no such file.
-            DownloadError: the server cannot be reached.
-        """
+        """Ask how large a file is; None where the server does not tell."""
 
         def once() -> int | None:
             with self.open(path, method="HEAD") as answer:
@@ -262,11 +246,7 @@ class _Links(HTMLParser):
 
 
 def release_number(server: Server) -> str | None:
-    """Read the number of the release; None where the server has no file for it.
-
-    Raises:
-        DownloadError: the server cannot be reached.
-    """
+    """Read the number of the release; None where the server has no file for it."""
     try:
         found = server.text("RELEASE_NUMBER").strip()
     except MissingError:
@@ -280,11 +260,7 @@ def release_number(server: Server) -> str | None:
 
 
 def folder_files(server: Server, folder: str) -> tuple[str, ...]:
-    """List the files of a folder, in the order of the server's page.
-
-    Raises:
-        DownloadError: the server cannot be reached, or has no such folder.
-    """
+    """List the files of a folder, in the order of the server's page."""
     page = _Links()
     page.feed(server.text(f"{folder}/"))
     address = f"{server.base}{folder}/"
@@ -306,11 +282,7 @@ def _name(address: str, link: str) -> str | None:
 
 
 def checksums(server: Server, release: str | None) -> dict[str, str]:
-    """Read the MD5 of every file of the release; empty where the catalogue has none.
-
-    Raises:
-        DownloadError: the server cannot be reached.
-    """
+    """Read the MD5 of every file of the release; empty where the catalogue has none."""
     if release is None:
         return {}
     try:

@@ -74,26 +74,16 @@ def gff3_of(fasta: Path) -> Path | None:
 
 
 def fasta_of(genbank: Path) -> Path | None:
-    """The FASTA file of the same stem in the folder of a GenBank file, or the one that RefSeq's releases have with it.
-
-    There ``X.1.genomic.fna.gz`` has the bases of ``X.genomic.gbff.gz``.
-    """
+    """The FASTA file of a GenBank file: of its stem, or RefSeq's ``X.1.genomic.fna.gz`` of ``X.genomic.gbff.gz``."""
     own = stem(genbank.name)
     refseq = (own.removesuffix(".genomic") + ".1.genomic",) if own.endswith(".genomic") else ()
     return _first(genbank, (*refseq, own), (".fna", ".fa", ".fasta"))
 
 
 def require_same_names(annotation: Path, ours: set[str], fasta: Path, theirs: set[str]) -> None:
-    """Refuse files whose records have different names; one of the two may well have more than the other.
+    """Raise InputError where two files that belong together have names that the other has not, ``ours`` and ``theirs``.
 
-    Args:
-        annotation: a file, which the message is about.
-        ours: names that only it has.
-        fasta: the FASTA file that should go with it.
-        theirs: names that only that has.
-
-    Raises:
-        InputError: there are names on both sides.
+    One of the two may well have more names than the other.
     """
     if ours and theirs:
         raise InputError(

@@ -43,14 +43,7 @@ def _powers(factor: int, count: int) -> UInt64[np.ndarray, "count"]:
 
 
 class ContainmentIndex:
-    """The proteins of one annotation, to ask which sequences are part of one of them.
-
-    Args:
-        proteins: ASCII letters; none, empty and equal ones are fine.
-
-    Raises:
-        ValueError: a protein holds a zero byte.
-    """
+    """The proteins of one annotation, ASCII without zero bytes, to ask which sequences are part of one of them."""
 
     def __init__(self, proteins: Sequence[bytes]) -> None:
         different = dict.fromkeys(proteins)

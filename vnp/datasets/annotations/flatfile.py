@@ -19,13 +19,9 @@ _LONGEST_PREAMBLE = 100
 
 
 class FlatRecord(NamedTuple):
-    """One record of a flat file.
+    """One record: its text from LOCUS to the end of its features, its bases, and the line number of LOCUS.
 
-    Attributes:
-        head: its text from LOCUS to the end of its features.
-        sequence: upper-case bases, T for U, N for X, and whatever else stood there.
-        elsewhere: whether it says with CONTIG which other records its sequence is made of.
-        line: line number of its LOCUS line.
+    Bases are upper case, T for U, N for X, and whatever else stood there; with CONTIG they stand ``elsewhere``.
     """
 
     head: bytes
@@ -61,11 +57,7 @@ class _Begun:
 
 
 def flat_records(blocks: Iterable[bytes], path: Path) -> Iterator[FlatRecord]:
-    """Cut a flat file into records.
-
-    Args:
-        blocks: its text with LF line ends.
-        path: named in errors.
+    """Cut a flat file, given as blocks of text with LF line ends, into records.
 
     Raises:
         InputError: the file ends within a record, a record begins within another, or other text lies between two.

@@ -44,17 +44,10 @@ _FULL = "download it with its sequence, as 'GenBank (full)' or with rettype=gbwi
 
 
 class _Entry(NamedTuple):
-    """One record of a GenBank file, but for its sequence.
+    """One record of a GenBank file, but for its sequence; ``coding`` is the text of its CDS features.
 
-    Attributes:
-        name: accession with version where there is one, else what the LOCUS line calls it.
-        length: in bases, as its LOCUS line says.
-        circular: whether its sequence is a circle.
-        genome: the organism, with strain and isolate; the record's name where it does not say.
-        lineage: the organism's taxonomic groups, the widest first.
-        coding: the text of its CDS features.
-        line: line number of its LOCUS line.
-        bases: how many stand with it.
+    The name is the accession with version where there is one, else what the LOCUS line calls it; the genome is the
+    organism, with strain and isolate, or else the name; ``length`` is what LOCUS says, ``bases`` how many there are.
     """
 
     name: str
@@ -68,11 +61,7 @@ class _Entry(NamedTuple):
 
 
 def read_genbank(blocks: Iterable[bytes], path: Path) -> Iterator[tuple[int, Annotated]]:
-    """Read the records of a GenBank file, each with its line number.
-
-    Args:
-        blocks: its text with LF line ends.
-        path: named in errors.
+    """Read the records of a GenBank file, blocks of text with LF line ends, each with its line number.
 
     Raises:
         InputError: the file is damaged, holds proteins, or none of its records has a sequence.
@@ -96,13 +85,8 @@ class GenBankAnnotation:
     All of them are held in memory, each until its sequence comes: some hundred bytes, and the text of its coding
     sequences, packed, about one byte for each residue of their proteins.
 
-    Args:
-        blocks: its text with LF line ends.
-        path: named in errors.
-
     Raises:
         InputError: the file is damaged, holds proteins, or has a name twice.
-        UsageError: gb-io is not installed.
     """
 
     def __init__(self, blocks: Iterable[bytes], path: Path) -> None:
@@ -140,11 +124,7 @@ class GenBankAnnotation:
         return _annotate(entry, record.sequence, self._problem(record, entry))
 
     def finish(self, fasta: Path) -> None:
-        """Compare the names when the last record has been annotated.
-
-        Raises:
-            InputError: there are names on both sides that the other does not have.
-        """
+        """Compare the names when the last record has been annotated."""
         require_same_names(self._path, set(self._held), fasta, self._unknown)
 
     def _problem(self, record: Record, entry: _Entry) -> str | None:
@@ -159,12 +139,7 @@ class GenBankAnnotation:
 
 
 def _read_entry(flat: FlatRecord, path: Path) -> _Entry:
-    """Read a record but for its sequence.
-
-    Raises:
-        InputError: it has no name, or is a protein.
-        UsageError: gb-io is not installed.
-    """
+    """Read a record but for its sequence; InputError where it has no name, or is a protein."""
     text, _, table = flat.head.partition(b"\nFEATURES")
     entry = _head(text, path, flat.line)
     # What stands below the features begins in the first column.

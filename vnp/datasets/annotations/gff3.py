@@ -74,9 +74,7 @@ class _Region:
 class Annotation:
     """The coding sequences of a GFF3 file, by sequence; all of them are held in memory, about 70 bytes a line.
 
-    Args:
-        blocks: its text with LF line ends; what follows ``##FASTA`` is left alone.
-        path: named in errors.
+    What follows ``##FASTA`` is left alone.
 
     Raises:
         InputError: the text is not GFF3, or a line of a CDS is wrong.
@@ -98,11 +96,7 @@ class Annotation:
             region.coding = _by_transcript(region.coding, self._transcripts)
 
     def annotate(self, record: Record) -> Annotated:
-        """Translate the coding sequences of a record.
-
-        Raises:
-            InputError: one lies beyond the record's end.
-        """
+        """Translate the coding sequences of a record; InputError where one lies beyond its end."""
         name, sequence = record.name, record.sequence
         region = self._regions.get(name, _Region())
         self._used.add(name)
@@ -120,11 +114,7 @@ class Annotation:
                 yield protein_of(record.sequence, coding) or "mismatched"
 
     def finish(self, fasta: Path) -> None:
-        """Compare the names when the last record has been annotated.
-
-        Raises:
-            InputError: there are names on both sides that the other does not have.
-        """
+        """Compare the names when the last record has been annotated."""
         theirs = self._used - self._regions.keys()
         ours = {name for name, region in self._regions.items() if region.coding} - self._used
         require_same_names(self._path, ours, fasta, theirs)

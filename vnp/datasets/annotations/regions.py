@@ -20,12 +20,7 @@ _HEADERS = ("track", "browser")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Regions:
-    """Regions of records.
-
-    Attributes:
-        spans: by record name, starts and ends of regions in order; none touch or overlap.
-        count: lines that they were given on.
-    """
+    """By record name, starts and ends of regions in order, none of which touch; and the number of lines of the file."""
 
     spans: dict[str, tuple[Int64[np.ndarray, "m"], Int64[np.ndarray, "m"]]]
     count: int
@@ -33,13 +28,7 @@ class Regions:
     def overlaps(
         self, record: str, start: Int64[np.ndarray, "n"], end: Int64[np.ndarray, "n"]
     ) -> Bool[np.ndarray, "n"]:
-        """Tell which stretches of a record share a base with a region.
-
-        Args:
-            record: its name.
-            start: first bases, 0-based.
-            end: one past the last bases.
-        """
+        """Tell which stretches of a record, 0-based and end exclusive, share a base with a region."""
         starts, ends = self.spans.get(record, (np.empty(0, dtype=np.int64),) * 2)
         if not len(starts):
             return np.zeros(len(start), dtype=np.bool_)
@@ -50,11 +39,7 @@ class Regions:
 
 
 def read_regions(bed: str | Path) -> Regions:
-    """Read a BED file, plain or compressed.
-
-    Raises:
-        InputError: the file cannot be read, or a line is not BED.
-    """
+    """Read a BED file, plain or compressed; InputError where it cannot be read or a line is not BED."""
     bed = Path(bed)
     given: dict[str, list[tuple[int, int]]] = {}
     count = 0

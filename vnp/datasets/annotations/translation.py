@@ -86,10 +86,9 @@ def _readings(codon: str, code: GeneticCode) -> set[str]:
 
 
 def read_exceptions(text: str) -> dict[int, str]:
-    """Read the values of ``transl_except``, such as ``(pos:213..215,aa:Sec)``, however many stand in the text.
+    """Read ``transl_except``, such as ``(pos:213..215,aa:Sec)``, however many stand in the text.
 
-    Returns:
-        The residue by the 0-based positions of its codon: X for one that has no letter, nothing for a stop.
+    Gives the residue by the 0-based positions of its codon: X for one that has no letter, nothing for a stop.
     """
     residues: dict[int, str] = {}
     for place, name in _EXCEPTION.findall(text):
@@ -99,10 +98,9 @@ def read_exceptions(text: str) -> dict[int, str]:
 
 
 def protein_of(sequence: bytes, coding: Coding) -> bytes | None:
-    """Translate a coding sequence as GenBank would annotate it.
+    """Translate a coding sequence as GenBank would annotate it, without its stop.
 
-    Returns:
-        The protein without its stop; None where the location lies outside of the record or a stop lies within.
+    None where the location lies outside of the record or a stop lies within.
     """
     bases = read_bases(sequence, coding.parts)
     if bases is None:
@@ -124,16 +122,11 @@ def protein_of(sequence: bytes, coding: Coding) -> bytes | None:
 
 
 def agrees(translation: bytes, sequence: bytes, coding: Coding) -> bool:
-    """Tell whether a protein is what the record's bases give.
+    """Tell whether a protein, upper case and without a stop at the end, is what the record's bases give.
 
     The first codon may be another start codon that is read as M; a stop may follow the last residue; one or two bases
     left at the end may be a residue that they determine. ``transl_except`` is believed. U and O fit the stop codons
     that selenocysteine and pyrrolysine are read from, and X, which claims nothing, fits any codon.
-
-    Args:
-        translation: upper-case residues, without a stop at the end.
-        sequence: the record.
-        coding: where the protein lies.
     """
     bases = read_bases(sequence, coding.parts)
     if bases is None:
@@ -225,15 +218,10 @@ _CODES = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GeneticCode:
-    """How codons are read.
+    """How codons are read: the residue of each (``*``: a stop), those that begin a protein as M, those that end it.
 
-    Attributes:
-        number: NCBI's.
-        residues: the residue of each codon; ``*`` is a stop.
-        starts: codons that begin a protein, there always read as M.
-        stops: codons that may end a protein; some codes read a few of them as residues elsewhere.
-        table: the same as ``residues``, as ``bytes.translate`` takes it: the residue of codon 16 a + 4 b + c, where the
-            bases T, C, A, G are 0 to 3.
+    ``table`` is ``residues`` as ``bytes.translate`` takes it: that of codon 16 a + 4 b + c, where T, C, A, G are
+    0 to 3.
     """
 
     number: int
@@ -245,11 +233,7 @@ class GeneticCode:
 
 @cache
 def genetic_code(number: int) -> GeneticCode:
-    """Look up a code.
-
-    Raises:
-        KeyError: there is no code of this number.
-    """
+    """Look up a code; KeyError where NCBI has none of this number."""
     changes, starts = _CODES[number]
     residues = dict(zip(CODONS, STANDARD_CODE, strict=True))
     read = {change[:3]: change[3] for change in changes.split()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -21,8 +20,6 @@ from vnp.datasets.sheet import Source, group_of_record
 from vnp.sequences.chunks import Chunks
 from vnp.sequences.frames import FRAME_NAMES, open_frames
 
-FrameChoice = Literal["annotated", "all"]
-FRAME_CHOICES: tuple[FrameChoice, ...] = ("annotated", "all")
 _KNOWN = np.isin(np.arange(256), np.frombuffer(b"ACGT", np.uint8))
 
 
@@ -41,7 +38,7 @@ class Search:
     """
 
     lengths: Lengths
-    frames: FrameChoice = "annotated"
+    frames: str = "annotated"
     seed: int = 0
     limit: int | None = None
     sequences: bool = True
@@ -54,13 +51,8 @@ def find_candidates(
 ) -> None:
     """Write the candidates of one file, with their bases, and the counts of everything that was looked at.
 
-    Memory is bounded by the largest record, and by the candidates' places (not their bases).
-
-    Args:
-        source: the file.
-        search: what to look for.
-        writer: takes what is found.
-        progress: told how many bases were worked through since the last call.
+    Memory is bounded by the largest record, and by the candidates' places (not their bases). ``progress`` is told how
+    many bases were worked through since the last call.
 
     Raises:
         InputError: the file cannot be read, or a record's lineage contradicts its label.

@@ -20,12 +20,7 @@ _PIECE_BASES = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """The lengths of chunks: some, or a range of which each chunk has its own.
-
-    Attributes:
-        sizes: bases, ascending; for a range its two ends.
-        is_range: whether every length between the two may occur.
-    """
+    """The lengths of chunks: some, ascending, or the two ends of a range of which each chunk has its own."""
 
     sizes: tuple[int, ...]
     is_range: bool = False
@@ -61,13 +56,7 @@ def read_lengths(text: str) -> Lengths:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tiles:
-    """Neighbouring chunks of one record and length.
-
-    Attributes:
-        length: number of the length.
-        start: first base, 0-based.
-        end: one past the last base.
-    """
+    """Neighbouring chunks of a record: the number of their length, first bases, one past the last ones."""
 
     length: int
     start: Int64[np.ndarray, "n"]
@@ -75,17 +64,11 @@ class Tiles:
 
 
 def tile(bases: int, lengths: Lengths, *, name: str, seed: int) -> Iterator[Tiles]:
-    """Cut a record into chunks of each length, in pieces of bounded size.
+    """Cut a record of so many bases into chunks of each length, in pieces of bounded size.
 
-    A fixed length is cut as VirNucPro cuts (``vnp.sequences.chunks``). For a range, lengths are drawn evenly from it
-    and laid end to end; the last chunk is moved left so that it ends with the record. A record shorter than a chunk is
-    one chunk, once, however many lengths are longer than it.
-
-    Args:
-        bases: of the record.
-        lengths: of chunks.
-        name: of the record; with the seed it decides what is drawn from a range.
-        seed: of the whole.
+    A fixed length is cut as VirNucPro cuts (``vnp.sequences.chunks``). For a range, lengths are drawn evenly from it,
+    by the record's name and the seed, and laid end to end; the last chunk is moved left so that it ends with the record. A
+    record shorter than a chunk is one chunk, once, however many lengths are longer than it.
     """
     if lengths.is_range:
         shortest, longest = lengths.sizes

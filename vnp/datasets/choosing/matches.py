@@ -57,13 +57,7 @@ _LOOK = 32
 
 
 class Seeds(NamedTuple):
-    """Seeds in order of their place.
-
-    Attributes:
-        place: first base in the text.
-        key: 32 bits of the k-mer's hash, the same on both strands.
-        reverse: whether the k-mer that was hashed is the reverse complement of the text's.
-    """
+    """First bases of seeds, ascending; 32 bits of their k-mers' hashes; whether the other strand's k-mer was hashed."""
 
     place: Int64[np.ndarray, "seeds"]
     key: UInt32[np.ndarray, "seeds"]
@@ -76,11 +70,7 @@ def base_codes(text: bytes) -> UInt8[np.ndarray, "n"]:
 
 
 def find_seeds(codes: UInt8[np.ndarray, "n"]) -> Seeds:
-    """Pick the seeds of a text; a k-mer with a base that is not A, C, G or T is none.
-
-    Args:
-        codes: as ``base_codes`` gives them.
-    """
+    """Pick the seeds of a text, as ``base_codes`` gives it; a k-mer with a base that is not A, C, G or T is none."""
     found = [
         _of_block(codes[start : start + _BLOCK + SEED_LENGTH - 1], start)
         for start in range(0, max(len(codes) - SEED_LENGTH + 1, 1), _BLOCK)
@@ -154,11 +144,7 @@ class ViralIndex:
 
     @classmethod
     def from_genomes(cls, genomes: Iterable[bytes]) -> ViralIndex:
-        """Make an index.
-
-        Args:
-            genomes: the sequence of each record, upper-case ASCII.
-        """
+        """Make an index of the sequences of records, upper-case ASCII."""
         pieces = [base_codes(genome + _BETWEEN).tobytes() for genome in genomes]
         ends = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
         codes = np.frombuffer(b"".join(pieces), dtype=np.uint8)
@@ -170,11 +156,7 @@ class ViralIndex:
         return cls(codes, ends, keys, places, _bits(keys))
 
     def matches(self, chunks: Sequence[bytes]) -> Bool[np.ndarray, "chunks"]:
-        """Tell which chunks a genome matches at ``IDENTITY`` or more over the whole chunk, on either strand.
-
-        Args:
-            chunks: upper-case ASCII.
-        """
+        """Tell which chunks, upper-case ASCII, a genome matches at ``IDENTITY`` or more over the whole chunk."""
         found = np.zeros(len(chunks), dtype=np.bool_)
         first = size = 0
         for last, chunk in enumerate(chunks, start=1):
@@ -343,15 +325,8 @@ def fewest_edits(
     """Count the substitutions, insertions and deletions that turn each sequence into a stretch of its window.
 
     The dynamic programme of Sellers (Journal of Algorithms 1980, 1:359), on the diagonals within the band: each row is
-    one base of the sequences, for all pairs at once.
-
-    Args:
-        sequences: letters; all of one length.
-        windows: letters; a sequence that lies in the middle of its window is on the band's middle diagonal.
-        limit: edits beyond which the number need not be exact.
-
-    Returns:
-        The edits, or some number above the limit.
+    one base of the sequences, for all pairs at once. A sequence that lies in the middle of its window is on the middle
+    diagonal. Edits above the limit are some number above it.
     """
     count, length = sequences.shape
     edits = np.full(count, limit + 1, dtype=np.int64)

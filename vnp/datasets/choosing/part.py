@@ -49,14 +49,10 @@ def no_counts(lengths: int) -> Counts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """Candidates of one record and length, in order of place.
+    """Candidates of one record and length, in order of place, 0-based and end exclusive, and the record's sequence.
 
-    Attributes:
-        start: first base, 0-based.
-        end: one past the last base.
-        frames: bit ``k`` is set where frame ``k`` of F1 F2 F3 R1 R2 R3 can become a row; never 0.
-        annotated: the same where the frame lies in an annotated protein.
-        sequence: of the record.
+    In ``frames``, which is never 0, bit ``k`` is set where frame ``k`` of F1 F2 F3 R1 R2 R3 can become a row; in
+    ``annotated`` where it lies in an annotated protein besides.
     """
 
     start: Int64[np.ndarray, "n"]
@@ -81,20 +77,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class PartRecord:
-    """One record of a file.
+    """One record of a file; the numbers of its coding sequences are those of ``Annotated``.
 
-    Attributes:
-        name: of the record.
-        genome: what records of one organism share.
-        group: its organism group; empty where the record has a problem.
-        bases: how long it is.
-        proteins: annotated proteins that agree with the sequence.
-        mismatched: coding sequences whose protein does not agree with the sequence.
-        untranslated: coding sequences without a protein.
-        unchecked: coding sequences that cannot be followed in the record.
-        problem: why it cannot be used, or None.
-        place: where the packed sequence begins in the file of bases, or -1.
-        packed: bytes of it.
+    Its organism group is empty where it has a problem. ``place`` and ``packed`` say where the packed sequence lies in
+    the file of bases; the place is -1 where it was not kept.
     """
 
     name: str
@@ -149,13 +135,7 @@ def _joined(blocks: list[list[np.ndarray]]) -> list[np.ndarray]:
 
 
 class PartWriter:
-    """Takes what is found in one file.
-
-    Args:
-        file: where bases go.
-        lengths: how many lengths chunks have.
-        limit: candidates to keep of each genome and length.
-    """
+    """Takes what is found in one file; candidates of each genome and length are kept up to a limit."""
 
     def __init__(self, file: BinaryIO, lengths: int, limit: int | None) -> None:
         self._file = file
@@ -219,13 +199,7 @@ class PartWriter:
 
 @contextmanager
 def writing_part(folder: Path, key: str, lengths: int, limit: int | None) -> Iterator[PartWriter]:
-    """Write a part; it is there if the block ends well.
-
-    Args:
-        folder: of the parts.
-        key: the part's name.
-        lengths: how many lengths chunks have.
-        limit: candidates to keep of each genome and length.
+    """Write the part of a name; it is there if the block ends well.
 
     Raises:
         StorageError: the disk is full or cannot be written.
@@ -247,10 +221,7 @@ class Part:
         counts: by organism group.
         record: of each candidate, the record's number; candidates are in order of record, start, end.
         length: number of the length it was cut at.
-        start: first base, 0-based.
-        end: one past the last base.
-        frames: bits of the frames that can become rows.
-        annotated: bits of the frames inside an annotated protein.
+        start, end, frames, annotated: as ``Found`` has them.
         key: the candidate's number in sampling.
         place: where its bases begin.
         text: the file of bases.

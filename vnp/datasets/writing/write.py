@@ -69,15 +69,7 @@ class Records:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chosen:
-    """The chosen chunks, in order of record, start, end.
-
-    Attributes:
-        record: index of the chunk's record.
-        start: first base, 0-based.
-        end: one past the last base.
-        frames: bit ``k`` is set where frame ``k`` of F1 F2 F3 R1 R2 R3 is a row; never 0.
-        annotated: the same where the frame lies in an annotated protein.
-    """
+    """The chosen chunks, in order of record (an index), start, end; frames as ``choosing.part.Found`` has them."""
 
     record: Int64[np.ndarray, "chunks"]
     start: Int64[np.ndarray, "chunks"]
@@ -101,11 +93,7 @@ class Chosen:
 
 
 def require_pyarrow() -> None:
-    """Make sure that Parquet can be written here.
-
-    Raises:
-        UsageError: pyarrow is not installed.
-    """
+    """Raise UsageError where pyarrow, which writes Parquet, is not installed."""
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -116,15 +104,10 @@ def require_pyarrow() -> None:
 def write_fasta(path: Path, records: Records, chosen: Chosen, bases: Iterable[bytes]) -> str:
     """Write the chunks as gzip-compressed FASTA, a line of bases each, named by 1-based region as samtools does.
 
-    Args:
-        path: of the new file.
-        records: what the chunks were taken from.
-        chosen: the chunks.
-        bases: of each chunk, in order.
+    Neither a time nor a name is in the file, so equal chunks give equal bytes.
 
     Returns:
-        The SHA-256 of the file as it is on the disk. Neither a time nor a name is in it, so equal chunks give equal
-        bytes.
+        The SHA-256 of the file.
 
     Raises:
         StorageError: the disk is full or cannot be written.
@@ -151,16 +134,9 @@ def write_table(
 ) -> None:
     """Write a row for each frame of the chosen chunks, in the order of the FASTA, then F1 F2 F3 R1 R2 R3.
 
-    Args:
-        path: of the new file.
-        sources: rows of the sheet.
-        records: what the chunks were taken from.
-        chosen: the chunks.
-        metadata: JSON objects for the file's key-value metadata, by key.
-        progress: told how many rows were written since the last call.
+    The file's key-value metadata are JSON objects. ``progress`` is told how many rows were written since the last call.
 
     Raises:
-        UsageError: pyarrow is not installed.
         StorageError: the disk is full or cannot be written.
     """
     require_pyarrow()
@@ -190,17 +166,7 @@ def describe(
     lengths: str,
     seed: int,
 ) -> dict[str, object]:
-    """What the table's metadata says under ``KEY``.
-
-    Args:
-        sources: rows of the sheet.
-        digests: for each source the SHA-256 of its file, as ``sha256``, and of its annotation, if it has one.
-        chosen: the chunks.
-        fasta_sha256: of the FASTA file as it is on the disk.
-        frames: ``annotated`` or ``all``.
-        lengths: of chunks, as asked for.
-        seed: of the whole.
-    """
+    """What the table's metadata says under ``KEY``; digests are those of ``vnp.datasets.recipe.Request``."""
     return {
         "schema": SCHEMA,
         "fasta_sha256": fasta_sha256,
@@ -216,7 +182,7 @@ def describe(
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Read what ``write_table`` put into the file's metadata, by key; a key without JSON is left out.
+    """Read what ``write_table`` put into the file's metadata, by key.
 
     Raises:
         OSError: the file cannot be read.
@@ -279,25 +245,13 @@ class Folder:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Make the folder, and keep others that make a set in it out meanwhile.
-
-        Raises:
-            UsageError: another one is at work.
-            StorageError: the folder cannot be made.
-        """
+        """Make the folder, and keep others that make a set in it out meanwhile: UsageError for them."""
         make_folder(self._folder)
         with alone(self._folder, "dataset"):
             yield
 
     def begin(self, request: str, *, force: bool) -> dict[str, Any] | None:
-        """Make ready for a set, or find that it is there already.
-
-        Args:
-            request: digest of everything that decides what is in the set.
-            force: write over another set.
-
-        Returns:
-            The summary of the set where it is finished, else None.
+        """Make ready for the set of a digest, or give the summary where it is finished already.
 
         Raises:
             RunExistsError: another set, or a part of one, is there, or a run, or a folder ``parts`` of something else.
@@ -331,12 +285,7 @@ class Folder:
         self._remove_done()
 
     def _require_own_parts(self) -> None:
-        """Refuse a folder whose ``parts`` is not that of a set, for it is deleted in the end; with force too.
-
-        Raises:
-            RunExistsError: a run is there, or a folder ``parts`` of something else.
-            StorageError: the folder cannot be looked at.
-        """
+        """Refuse a folder whose ``parts`` is not that of a set, for it is deleted in the end; with force too."""
         try:
             if (self._folder / _RUN_FILE).exists():
                 raise RunExistsError(f"{self._folder} is the folder of a run: choose another --out")
