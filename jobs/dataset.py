@@ -88,7 +88,7 @@ def main(
     """
     # Here, because these are not needed to say --help.
     from vnp.datasets.build import build_dataset
-    from vnp.datasets.choosing.lengths import read_lengths
+    from vnp.datasets.choosing.candidates import read_lengths
     from vnp.datasets.recipe import Recipe
 
     begun = time.monotonic()

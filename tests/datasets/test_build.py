@@ -19,8 +19,7 @@ from tests.crash._child import Points, die, in_child
 from tests.datasets.genbank import Feature, fasta, genbank, genome_with_genes, gff3_line
 from tests.datasets.making import proteins_of, record, write_set, write_sheet
 from vnp.datasets.build import Built, build_dataset
-from vnp.datasets.choosing.candidates import find_candidates
-from vnp.datasets.choosing.lengths import read_lengths
+from vnp.datasets.choosing.candidates import find_candidates, read_lengths
 from vnp.datasets.recipe import Recipe
 from vnp.errors import InputError, RunError, RunExistsError, UsageError, VnpError
 from vnp.files.claims import alone

@@ -15,11 +15,9 @@ from tests.datasets.genbank import (
     random_protein,
     reverse_complement,
 )
-from vnp.datasets.annotations.regions import read_regions
-from vnp.datasets.choosing.candidates import Search, find_candidates
-from vnp.datasets.choosing.lengths import read_lengths
-from vnp.datasets.choosing.matches import ViralIndex
+from vnp.datasets.choosing.candidates import Search, find_candidates, read_lengths
 from vnp.datasets.choosing.part import Part, has_part, read_part, writing_part
+from vnp.datasets.choosing.prophages import ViralIndex, read_regions
 from vnp.datasets.sheet import Source, group_of_lineage
 from vnp.errors import InputError
 from vnp.sequences.chunks import Chunking, Chunks

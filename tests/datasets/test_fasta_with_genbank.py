@@ -254,7 +254,7 @@ def test_memory_is_bounded_by_the_annotation(tmp_path: Path, stripped: bool) -> 
 
 def build(sheet: Path, out: Path) -> dict[str, Any]:
     from vnp.datasets.build import build_dataset
-    from vnp.datasets.choosing.lengths import read_lengths
+    from vnp.datasets.choosing.candidates import read_lengths
 
     recipe = Recipe(read_lengths("150,300"), per_group=400, units="genome", seed=3, keep_prophages=True)
     return build_dataset(sheet, out, recipe).summary

@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from vnp.datasets.choosing import lengths as lengths_module
-from vnp.datasets.choosing.lengths import Lengths, read_lengths, tile
+from vnp.datasets.choosing import candidates as lengths_module
+from vnp.datasets.choosing.candidates import Lengths, read_lengths, tile
 from vnp.errors import UsageError
 from vnp.sequences.chunks import Chunking
 

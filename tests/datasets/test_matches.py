@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.datasets.genbank import random_bases, reverse_complement
-from vnp.datasets.choosing import matches
-from vnp.datasets.choosing.matches import (
+from vnp.datasets.choosing import prophages as matches
+from vnp.datasets.choosing.prophages import (
     BAND,
     SEED_LENGTH,
     SEED_SHARE,

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vnp.datasets.choosing.lengths import Lengths
+from vnp.datasets.choosing.candidates import Lengths
 from vnp.datasets.sheet import Source
 from vnp.errors import UsageError
 from vnp.features.split import shares_of_parts
