@@ -38,7 +38,7 @@ def test_records_are_told_apart(bed: Path) -> None:
     assert overlap(bed, "c2", 5, 6)
     assert not overlap(bed, "c2", 10, 20)
     assert not overlap(bed, "c3", 0, 1000)
-    assert read_regions(bed).count == 3
+    assert set(read_regions(bed).spans) == {"c1", "c2"}
 
 
 @given(
@@ -68,7 +68,7 @@ def test_compressed_and_of_other_systems(tmp_path: Path) -> None:
 def test_empty_file_has_no_regions(tmp_path: Path) -> None:
     path = tmp_path / "a.bed"
     path.write_text("")
-    assert read_regions(path).count == 0
+    assert not read_regions(path).spans
     assert not overlap(path, "c", 0, 9)
 
 

@@ -21,19 +21,13 @@ _FORK = multiprocessing.get_context("fork")
 
 
 def work_through(
-    count: int,
-    work: Callable[[int, Tell], None],
-    *,
-    names: Sequence[str],
-    workers: int,
-    progress: Callable[[int], None] = lambda _amount: None,
+    names: Sequence[str], work: Callable[[int, Tell], None], *, workers: int, progress: Tell = lambda _amount: None
 ) -> None:
     """Do pieces of work, several at once.
 
     Args:
-        count: pieces of work.
-        work: does the piece of a number; is given a function to tell its progress with.
         names: of the pieces, for messages.
+        work: does the piece of a number; is given a function to tell its progress with.
         workers: processes at a time; 1 works in this process.
         progress: told how much was done since the last call.
 
@@ -41,13 +35,13 @@ def work_through(
         VnpError: what a piece of work raised, as soon as it does; what other processes were at is given up.
         RunError: a process died.
     """
-    if workers == 1 or count < 2:
-        for number in range(count):
+    if workers == 1 or len(names) < 2:
+        for number in range(len(names)):
             work(number, progress)
         return
     done = _FORK.Value(ctypes.c_int64, 0)
     told = 0
-    waiting = list(range(count))[::-1]
+    waiting = list(range(len(names)))[::-1]
     running: dict[Connection, tuple[int, ForkProcess]] = {}
     try:
         while waiting or running:

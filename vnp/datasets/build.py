@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from vnp.datasets._workers import Tell, work_through
 from vnp.datasets.choosing.candidates import Search, find_candidates
@@ -32,13 +32,8 @@ from vnp.errors import ChangedInputError, InputError
 from vnp.files.durable import replacing
 
 Advance = Callable[[int], None]
-
-
-class Step(Protocol):
-    """Shows how far one step is: what it does, its total if that is known, the unit, and how many make one."""
-
-    def __call__(self, what: str, total: float | None, unit: str, scale: float, /) -> AbstractContextManager[Advance]:
-        """Begin a step; gives a function to tell its progress with."""
+Step = Callable[[str, float | None, str, float], AbstractContextManager[Advance]]
+"""Begins a step: what it does, its total if that is known, the unit, and how many make one; gives what to tell."""
 
 
 def _silent(_what: str, _total: float | None, _unit: str, _scale: float, /) -> AbstractContextManager[Advance]:
@@ -124,7 +119,7 @@ def _survey(request: Request, place: Folder, workers: int, step: Step) -> None:
 
         with step(what, None, "Mbp", 1e6) as advance:
             names = [request.sources[number].name for number in missing]
-            work_through(len(missing), work, names=names, workers=workers, progress=advance)
+            work_through(names, work, workers=workers, progress=advance)
 
 
 def _survey_file(request: Request, number: int, search: Search, folder: Path, tell: Tell) -> None:

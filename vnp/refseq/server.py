@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import datetime
 import email.utils
+import html
 import random
 import re
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from html.parser import HTMLParser
 from typing import TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -37,6 +37,7 @@ _PASSING = {408, 425, 429, 500, 502, 503, 504}
 _UNSATISFIABLE = 416
 _MOST_TEXT = 256 << 20
 _USER = re.compile(r"(?<=//)[^/@]*@")
+_LINK = re.compile(r"""<a\s[^>]*?\bhref\s*=\s*["']?([^"'\s>]+)""", re.IGNORECASE)
 _NAME = re.compile(r"\w[\w.+-]*")
 _MD5 = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", re.IGNORECASE)
 
@@ -235,16 +236,6 @@ def _given_up(url: str, fault: Fault, failed: int) -> str:
     return f"{url}: {fault}{tries}; run the same command again, it goes on where it stopped"
 
 
-class _Links(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "a":
-            self.found += [value for name, value in attrs if name == "href" and value]
-
-
 def release_number(server: Server) -> str | None:
     """Read the number of the release; None where the server has no file for it."""
     try:
@@ -261,10 +252,8 @@ def release_number(server: Server) -> str | None:
 
 def folder_files(server: Server, folder: str) -> tuple[str, ...]:
     """List the files of a folder, in the order of the server's page."""
-    page = _Links()
-    page.feed(server.text(f"{folder}/"))
-    address = f"{server.base}{folder}/"
-    return tuple(name for link in page.found if (name := _name(address, link)))
+    links = map(html.unescape, _LINK.findall(server.text(f"{folder}/")))
+    return tuple(name for link in links if (name := _name(f"{server.base}{folder}/", link)))
 
 
 def _name(address: str, link: str) -> str | None:

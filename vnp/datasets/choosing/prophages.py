@@ -54,8 +54,6 @@ _GAP = 7  # no base of a chunk or genome
 _WIDE = 1 << 31
 # More bases than any set has, so that places to the left of the first one can be packed too.
 _MIDDLE = 1 << 40
-
-
 _CODE = bytes.maketrans(bytes(range(256)), bytes(b"ACGT".find(bytes([letter])) % 5 for letter in range(256)))
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 _KEY = np.uint64(30)
@@ -68,10 +66,9 @@ _BED_HEADERS = ("track", "browser")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Regions:
-    """By record name, starts and ends of regions in order, none of which touch; and the number of lines of the file."""
+    """By record name, starts and ends of regions in order, none of which touch."""
 
     spans: dict[str, tuple[Int64[np.ndarray, "m"], Int64[np.ndarray, "m"]]]
-    count: int
 
     def overlaps(
         self, record: str, start: Int64[np.ndarray, "n"], end: Int64[np.ndarray, "n"]
@@ -90,7 +87,6 @@ def read_regions(bed: str | Path) -> Regions:
     """Read a BED file, plain or compressed; InputError where it cannot be read or a line is not BED."""
     bed = Path(bed)
     given: dict[str, list[tuple[int, int]]] = {}
-    count = 0
     _, blocks = stream(bed)
     text = b"".join(one_line_end(blocks)).decode("utf-8", "backslashreplace").removeprefix("\ufeff")
     for number, line in enumerate(text.split("\n"), start=1):
@@ -100,8 +96,7 @@ def read_regions(bed: str | Path) -> Regions:
         words = line.split("\t") if "\t" in line else line.split()
         start, end = _span(words, bed, number)
         given.setdefault(words[0].strip(), []).append((start, end))
-        count += 1
-    return Regions({name: _joined(spans) for name, spans in given.items()}, count)
+    return Regions({name: _joined(spans) for name, spans in given.items()})
 
 
 def _span(words: list[str], path: Path, line: int) -> tuple[int, int]:

@@ -271,7 +271,7 @@ class Folder:
         self._require_own_parts()
         make_folder(self.parts)
         self._sweep()
-        write_record(self.parts / _REQUEST_FILE, _Request(request))
+        write_record(self.parts / _REQUEST_FILE, {"sha256": request})
         return None
 
     def finish(self) -> None:
@@ -306,10 +306,9 @@ class Folder:
     def _stored_request(self) -> str | None:
         """Digest of the set that was begun here, if one was."""
         try:
-            found = read_record(self.parts / _REQUEST_FILE, _Request)
+            return (read_record(self.parts / _REQUEST_FILE, dict[str, str]) or {}).get("sha256")
         except RunError:
             return None
-        return None if found is None else found.sha256
 
     def _finished(self, request: str) -> dict[str, Any] | None:
         """The summary, where the files are those that the request would make."""
@@ -334,10 +333,3 @@ class Folder:
 
     def _remove_done(self) -> None:
         shutil.rmtree(self._folder / _DONE, ignore_errors=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """What ``parts/request.json`` says: the SHA-256 of everything that decides what is in the set."""
-
-    sha256: str
