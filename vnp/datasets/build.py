@@ -17,7 +17,7 @@ from vnp.datasets.choosing.split import describe_units, find_units, genomes_to_c
 from vnp.datasets.recipe import Recipe, Request, make_request
 from vnp.datasets.sheet import read_sheet
 from vnp.datasets.writing.card import render_card
-from vnp.datasets.writing.gather import Gathered, gather, summarise, told
+from vnp.datasets.writing.gather import Gathered, gather, summarise
 from vnp.datasets.writing.write import (
     KEY,
     REQUEST,
@@ -166,7 +166,7 @@ def _write(request: Request, parts: Sequence[Part], place: Folder, step: Step) -
     records = found.table(units, split)
     chosen = found.chosen(rows)
     with step("chunks", len(chosen), "chunks", 1) as advance:
-        digest = write_fasta(place.fasta, records, chosen, told(found.bases(rows), advance))
+        digest = write_fasta(place.fasta, records, chosen, found.bases(rows), progress=advance)
     summary = summarise(request, found, records, described, rows, digest)
     about = describe(
         sources, request.digests, chosen, digest, frames=recipe.frames, lengths=str(recipe.lengths), seed=recipe.seed

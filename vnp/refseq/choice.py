@@ -38,16 +38,13 @@ class Group:
 
 
 VIRAL = Group("viral", "viral", "viral", 1)
-HOSTS = (
-    Group("bacteria", "bacteria", "host", 1),
-    Group("archaea", "archaea", "host", 1),
-    Group("fungi", "fungi", "host", 1),
-    Group("protozoa", "protozoa", "host", 1),
-    Group("plant", "plant", "host", 10),
-    Group("invertebrate", "invertebrate", "host", 10),
-    Group("vertebrate_mammalian", "vertebrate", "host", 10),
-    Group("vertebrate_other", "vertebrate", "host", 10),
-)
+HOSTS = tuple(
+    Group(name, name.partition("_")[0], "host", files)
+    for name, files in (
+        ("bacteria", 1), ("archaea", 1), ("fungi", 1), ("protozoa", 1), ("plant", 10), ("invertebrate", 10),
+        ("vertebrate_mammalian", 10), ("vertebrate_other", 10),
+    )
+)  # fmt: skip
 """In the order in which VirNucPro draws."""
 
 GROUPS = {group.name: group for group in (VIRAL, *HOSTS)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ from vnp.datasets.writing.write import SCHEMA, Chosen, Records
 from vnp.errors import InputError
 from vnp.features.split import PARTS
 
-_BLOCK = 1 << 12
 _SAMPLES = 20
 
 
@@ -124,21 +123,6 @@ def _record(source: Source, about: PartRecord) -> UnitRecord:
         # The file does not say whose the record is, as FASTA does not; the contigs of a given group are one genome.
         genome = source.group
     return UnitRecord(about.name, genome, source.label, about.group, about.bases, source.group, str(source.path))
-
-
-def told(items: Iterable[bytes], tell: Callable[[int], None]) -> Iterator[bytes]:
-    """Pass items on, and tell now and then how many there were since the last time."""
-    count = 0
-    for item in items:
-        yield item
-        count += 1
-        if count == _BLOCK:
-            tell(count)
-            count = 0
-    tell(count)
-
-
-_SAMPLES = 20
 
 
 def summarise(

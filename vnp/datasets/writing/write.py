@@ -101,7 +101,14 @@ def require_pyarrow() -> None:
     del pyarrow
 
 
-def write_fasta(path: Path, records: Records, chosen: Chosen, bases: Iterable[bytes]) -> str:
+def write_fasta(
+    path: Path,
+    records: Records,
+    chosen: Chosen,
+    bases: Iterable[bytes],
+    *,
+    progress: Callable[[int], None] = lambda _chunks: None,
+) -> str:
     """Write the chunks as gzip-compressed FASTA, a line of bases each, named by 1-based region as samtools does.
 
     Neither a time nor a name is in the file, so equal chunks give equal bytes.
@@ -120,6 +127,7 @@ def write_fasta(path: Path, records: Records, chosen: Chosen, bases: Iterable[by
             named = zip(_names(records, chosen), bases, strict=True)
             while some := list(islice(named, _BATCH // 16)):
                 packed.write(b"".join([b">%b\n%b\n" % (name.encode(), text) for name, text in some]))
+                progress(len(some))
         return file_sha256(temporary)
 
 
