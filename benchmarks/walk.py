@@ -18,6 +18,10 @@ from typing import Any
 
 import click
 
+from jobs._cli import options
+from jobs._cli.command import command
+from jobs.extract import main as extract
+
 _PACKAGES = ("vnp.", "jobs.")
 SAMPLE = Path(__file__).resolve().parent.parent / "vnp" / "sample" / "samplesheet.csv"
 
@@ -77,14 +81,14 @@ def walk_extract(words: Sequence[str] = ()) -> Walk:
     Args:
         words: further options of the command.
     """
-    from jobs.extract import main
-
     with TemporaryDirectory() as folder:
         options = ["--dna", "kmer", "--protein", "kmer", "--cluster", "inline", "--shards", "2"]
         arguments = [str(SAMPLE), "--out", str(Path(folder) / "run"), *options, *words]
-        return walk(lambda: main.main(args=arguments, standalone_mode=False))
+        return walk(lambda: extract.main(args=arguments, standalone_mode=False))
 
 
+@command("python -m benchmarks walk")
+@options.as_json
 def main(as_json: bool) -> None:
     """Print the modules and functions that extracting the sample runs through."""
     found = walk_extract()

@@ -13,11 +13,10 @@ import pytest
 
 from tests.features.tables import make_rows, write
 from vnp.errors import FeatureError
-from vnp.features import _bulk, table
 from vnp.features import merge as module
-from vnp.features._bulk import WriteBehind, copy
+from vnp.features import table
 from vnp.features.hdf5 import allocate, extent
-from vnp.features.merge import merge
+from vnp.features.merge import WriteBehind, copy, merge
 from vnp.features.table import read_records, read_rows, read_skipped
 
 
@@ -68,7 +67,7 @@ def test_rows_stay_in_order_and_a_cut_record_is_there_once(
 
 
 def test_arrays_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_bulk, "WINDOW_BYTES", 100)
+    monkeypatch.setattr(module, "WINDOW_BYTES", 100)
     rng = np.random.default_rng(0)
     parts, sources = [], []
     for number in range(3):
@@ -164,7 +163,7 @@ def test_other_widths_and_types_are_refused(tmp_path: Path, array: np.ndarray) -
 def test_values_that_are_not_finite_are_named_by_row(
     tmp_path: Path, dtype: str, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_bulk, "WINDOW_BYTES", 64)
+    monkeypatch.setattr(module, "WINDOW_BYTES", 64)
     keys = [(1, chunk, 2) for chunk in range(1, 50)]
     arrays = {"a": np.ones((len(keys), 4), dtype)}
     sources = [write(tmp_path / "0.h5", [(0, 1, 0)], [0], arrays={"a": np.ones((1, 4), dtype)})]
