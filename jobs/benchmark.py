@@ -15,7 +15,7 @@ from vnp.errors import UsageError
 from vnp.metrics.rules import BEST_FRAME
 
 
-@group("python -m jobs.benchmark merge --rows 1000000")
+@group("python -m jobs.benchmark speed --out SPEED")
 def main() -> None:
     """Time the parts of the suite on this machine."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import Progress
-from vnp.encoders.spec import EncoderSpec, spec
+from vnp.encoders.spec import DEFAULTS, EncoderSpec, spec, weighted
 from vnp.encoders.weights.folders import weights_root
 from vnp.errors import UsageError, storage_error
 from vnp.files.records import to_json
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vnp.refseq.fetch import Lock
 
 REFSEQ_URL = "https://ftp.ncbi.nlm.nih.gov/refseq/release/"
-DEFAULT_NAMES = ("fastesm2_650", "dnabert_s")
+_DEFAULT_NAMES = (DEFAULTS["protein"], DEFAULTS["dna"])
 _OF_GENOMES = ("folder", "refseq_url", "seed", "files", "fasta", "connections")
 
 
@@ -72,7 +72,7 @@ def main(
 ) -> None:
     """Download encoder weights or RefSeq genomes, where there is internet, and lock what came.
 
-    NAMES are fastesm2_650, esm2_650m, esm2_3b and dnabert_s; without any, fastesm2_650 and dnabert_s. The files are
+    NAMES are {names}; without any, {defaults}. The files are
     compared with the pinned hashes and with those in weights.lock.json; what is there and right is not downloaded
     again, and what was interrupted goes on. Without --revision, an encoder comes at its pinned commit, else at the
     one in the lock, else at the newest, which the lock then holds on to. No other command opens a connection.
@@ -91,7 +91,7 @@ def main(
     if dry_run or force:
         raise UsageError("--dry-run and --force are for --refseq")
     _refuse(_OF_GENOMES, "is for genomes, which --refseq GROUPS fetches")
-    specs = [_weighted(name) for name in dict.fromkeys(names or DEFAULT_NAMES)]
+    specs = [_weighted(name) for name in dict.fromkeys(names or _DEFAULT_NAMES)]
     root = weights_root(weights)
     if revision is not None and len(specs) != 1:
         raise UsageError("--revision is for one encoder: name it")
@@ -180,6 +180,13 @@ def _refuse(parameters: Collection[str], why: str) -> None:
     for one in context.command.params:
         if one.name in parameters and context.get_parameter_source(one.name or "") is ParameterSource.COMMANDLINE:
             raise UsageError(f"{'/'.join([*one.opts, *one.secondary_opts])} {why}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+main.help = str(main.help).format(names=_listed([one.name for one in weighted()]), defaults=_listed(_DEFAULT_NAMES))
 
 
 def _weighted(name: str) -> EncoderSpec:

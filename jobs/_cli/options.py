@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from jobs._cluster.executor import CLUSTERS
+from vnp.encoders.spec import DEFAULTS, Molecule, names
 from vnp.metrics.rules import BEST_FRAME, RULES
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -79,6 +80,12 @@ def slurm(function: _Function) -> _Function:
     return function
 
 
+def _encoder(molecule: Molecule, title: str) -> Callable[[_Function], _Function]:
+    *others, last = names(molecule)
+    there = f"{', '.join(others)} or {last}"
+    return click.option(f"--{molecule}", default=DEFAULTS[molecule], help=f"{title} encoder: {there}.")
+
+
 _MODELS = (
     click.option(
         "--chunk",
@@ -86,10 +93,8 @@ _MODELS = (
         help="Bases of a chunk: 300 or 500, as VirNucPro's models have it, or any from 30 on.  [default: 300; with a "
         "dataset the length of its longest record]",
     ),
-    click.option("--dna", default="dnabert_s", help="DNA encoder: dnabert_s or kmer."),
-    click.option(
-        "--protein", default="fastesm2_650", help="Protein encoder: fastesm2_650, esm2_650m, esm2_3b or kmer."
-    ),
+    _encoder("dna", "DNA"),
+    _encoder("protein", "Protein"),
 )
 _EMBEDDING = (
     click.option(

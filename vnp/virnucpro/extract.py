@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float32
 
 from vnp.encoders import Encoder, from_folder, load
-from vnp.encoders.spec import names
+from vnp.encoders.spec import DEFAULTS, names
 from vnp.encoders.spec import spec as lookup
 from vnp.encoders.weights.folders import read_config
 from vnp.errors import FeatureError, InputError, UsageError
@@ -26,7 +26,6 @@ Model = Encoder | str | Path | None
 Molecule = Literal["dna", "protein"]
 log = logging.getLogger(__name__)
 
-_DEFAULTS = {"dna": "dnabert_s", "protein": "fastesm2_650"}
 _AT_ONCE = 4096
 
 
@@ -181,7 +180,7 @@ def _encoder(model: Model, molecule: Molecule, toks_per_batch: int) -> Encoder:
     if toks_per_batch < 1:
         raise UsageError(f"toks_per_batch must be at least 1, not {toks_per_batch}")
     if model is None or isinstance(model, str | Path):
-        name = _DEFAULTS[molecule] if model is None else str(model)
+        name = DEFAULTS[molecule] if model is None else str(model)
         if _is_folder(name, molecule):
             encoder = from_folder(name, device="auto", precision="auto", token_budget=toks_per_batch)
         else:
@@ -205,7 +204,7 @@ def _is_folder(name: str, molecule: str) -> bool:
 def _width(model: Model, molecule: Molecule) -> int:
     """Numbers in a row of a model, found without loading it."""
     if model is None or isinstance(model, str | Path):
-        name = _DEFAULTS[molecule] if model is None else str(model)
+        name = DEFAULTS[molecule] if model is None else str(model)
         if _is_folder(name, molecule):
             return int(str(read_config(Path(name)).get("hidden_size", 0)))
         return lookup(name, molecule).width

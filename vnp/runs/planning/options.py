@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from vnp.encoders.spec import DEFAULTS
 from vnp.encoders.spec import spec as encoder_spec
 from vnp.errors import RunExistsError, UsageError, storage_error
 from vnp.files.durable import final_path, remove_temporaries
@@ -43,8 +44,8 @@ class RunOptions:
     files: tuple[InputFile, ...]
     shards: int = 1
     chunk: int | None = None
-    dna: str = "dnabert_s"
-    protein: str = "fastesm2_650"
+    dna: str = DEFAULTS["dna"]
+    protein: str = DEFAULTS["protein"]
     precision: str = "auto"
     store: str = "float16"
     prefix_ids: bool = False
