@@ -11,7 +11,8 @@ import click
 from jobs._cli import options
 from jobs._cli.command import command, group
 from jobs._cli.speed import SpeedOptions, end_to_end_options, measure_speed, speed_options, speed_out
-from vnp.errors import UsageError
+from vnp.classifier.recipe import RECIPES
+from vnp.errors import RunExistsError, UsageError
 from vnp.metrics.rules import BEST_FRAME
 
 
@@ -53,14 +54,14 @@ def main() -> None:
 @click.option("--test", type=float, default=0.2, help="Share of the groups to compare on.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the split, the trainings and the intervals.")
 @options.rule("a chunk or record", default=BEST_FRAME)
-@click.option("--recipe", type=click.Choice(["virnucpro", "adamw"]), default="virnucpro", help="How to train.")
+@click.option("--recipe", type=click.Choice(list(RECIPES)), default="virnucpro", help="How to train.")
 @click.option(
     "--replicates", type=click.IntRange(20, 1_000_000), default=1000, help="Draws of groups for the intervals."
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train and score.")
 @options.force
 @options.as_json
-def accuracy(contestant: tuple[str, ...], out: Path, **asked: Any) -> None:
+def accuracy(contestant: tuple[str, ...], out: Path, **chosen: Any) -> None:
     """Compare feature sets and classifiers on the same held-out records.
 
     CONTESTANT is [NAME=]FEATURES[@MODEL.pth]. FEATURES is a run or its features.h5; without a checkpoint a classifier
@@ -71,7 +72,7 @@ def accuracy(contestant: tuple[str, ...], out: Path, **asked: Any) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     from jobs._cli.accuracy import run_accuracy
 
-    run_accuracy(contestant, out, **asked)
+    run_accuracy(contestant, out, **chosen)
 
 
 @command("python -m jobs.benchmark reads samplesheet.csv --split model.split.tsv --out READS", group=main)
@@ -93,7 +94,7 @@ def reads(
     groups: Path | None,
     split: Path | None,
     force: bool,
-    **asked: Any,
+    **chosen: Any,
 ) -> None:
     """Cut reads from held-out sequences, to see how a classifier does on pieces that short.
 
@@ -101,9 +102,32 @@ def reads(
     samplesheet with the chunk of the checkpoint, then compare with: benchmark accuracy RUN --checkpoint M --groups
     groups.tsv
     """
-    from jobs._cli.accuracy import run_reads
+    from vnp.comparison.reads import cut_reads
+    from vnp.features.split import TEST, read_groups
+    from vnp.sequences.samplesheet import read_inputs
 
-    run_reads(input, out, groups=groups, split=split, force=force, **asked)
+    if (out / "samplesheet.csv").exists() and not force:
+        raise RunExistsError(f"{out} holds reads; --force writes over them")
+    only = None
+    if split is not None:
+        from vnp.classifier.split import read_split
+
+        key, stored = read_split(split)
+        if key != "group":
+            raise UsageError(f"{split} deals out single rows; reads are cut from whole groups that were held out")
+        only = {name for name, part in stored.items() if part == TEST}
+    group_of = None if groups is None else read_groups(groups)
+    entries = read_inputs(input)
+    datasets = [str(entry.path) for entry in entries if entry.dataset is not None]
+    if datasets:
+        raise UsageError(
+            f"{', '.join(datasets)}: a dataset holds chunks already. Make one with --lengths {chosen['length']} from "
+            "the same sheet and seed, and compare on its test part"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    cut = cut_reads(entries, out, groups=group_of, only=only, **chosen)
+    click.echo(f"cut {cut.reads:,} reads from {cut.records:,} records: {cut.sheet}")
+    click.echo(f"next: python -m jobs.extract {cut.sheet} --out RUN, with the --chunk and encoders of the checkpoint")
 
 
 @command("python -m jobs.benchmark speed --out SPEED", group=main)

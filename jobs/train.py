@@ -6,29 +6,25 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from jobs._cli import options
 from jobs._cli.command import command
-from vnp.errors import InputError
+from vnp.classifier.recipe import RECIPES
 
-if TYPE_CHECKING:
-    from vnp.classifier.recipe import Recipe
-    from vnp.classifier.train import Training
-
-_EXPECTED = "Refuse the features if they are not of this"
+_REFUSED = "Refuse the features if they are not of this"
 _RECIPE_OPTIONS = ("batch", "rate", "epochs", "patience", "dropout", "balance")
 
 
 @command("python -m jobs.train RUN --out model_fastesm650.pth")
 @click.argument("features", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The checkpoint to write.")
-@click.option("--layout", type=click.Choice(["1664", "full"]), help=f"{_EXPECTED} layout.")
-@click.option("--dna", help=f"{_EXPECTED} DNA encoder.")
-@click.option("--protein", help=f"{_EXPECTED} protein encoder.")
-@click.option("--chunk", type=int, help=f"{_EXPECTED} chunk, in bases.")
+@click.option("--layout", type=click.Choice(["1664", "full"]), help=f"{_REFUSED} layout.")
+@click.option("--dna", help=f"{_REFUSED} DNA encoder.")
+@click.option("--protein", help=f"{_REFUSED} protein encoder.")
+@click.option("--chunk", type=int, help=f"{_REFUSED} chunk, in bases.")
 @click.option(
     "--split",
     default="auto",
@@ -42,7 +38,7 @@ _RECIPE_OPTIONS = ("batch", "rate", "epochs", "patience", "dropout", "balance")
 @click.option("--dedupe", is_flag=True, help="Keep groups of at least 95 % nucleotide identity on one side.")
 @click.option(
     "--recipe",
-    type=click.Choice(["virnucpro", "adamw"]),
+    type=click.Choice(list(RECIPES)),
     default="virnucpro",
     help="virnucpro: SGD on batches of 32; adamw: AdamW on batches of 4096, several times as fast.",
 )
@@ -94,7 +90,7 @@ def main(
     tensorboard: bool,
     force: bool,
     as_json: bool,
-    **asked: Any,
+    **choices: Any,
 ) -> None:
     """Train a classifier on FEATURES, a run or its features.h5, and write it with its split, log, metrics and plots.
 
@@ -103,13 +99,20 @@ def main(
     # cuBLAS gives the same bytes every time only if it is told so before it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     from jobs._cli.training import summary, watching
-    from vnp.classifier.checkpoint import choose_device
     from vnp.classifier.rows import RequiredFeatures
-    from vnp.classifier.train import train
+    from vnp.classifier.split import split_named
+    from vnp.classifier.train import Training, train
+    from vnp.encoders.device import choose_device
     from vnp.features.read import open_features
     from vnp.features.split import read_groups
 
-    training = _training(RequiredFeatures(layout, dna, protein, chunk), asked)
+    given = {name: value for name in _RECIPE_OPTIONS if (value := choices.pop(name)) is not None}
+    training = Training(
+        recipe=replace(RECIPES[choices.pop("recipe")], **given),
+        required=RequiredFeatures(layout, dna, protein, chunk),
+        split=split_named(choices.pop("split")),
+        **choices,
+    )
     opened = open_features(features)
     if groups is not None:
         opened = opened.regrouped(read_groups(groups))
@@ -125,32 +128,6 @@ def main(
         )
         return
     click.echo(summary(trained))
-
-
-def _training(required: Any, asked: dict[str, Any]) -> Training:
-    from vnp.classifier.train import Training
-
-    split = asked["split"]
-    if split not in ("auto", "group", "random"):
-        path = Path(split)
-        if not path.is_file():
-            raise InputError("is neither auto, group nor random nor a file that says who is in which part", path=path)
-        split = path
-    return Training(
-        recipe=_recipe(asked),
-        required=required,
-        split=split,
-        **{name: asked[name] for name in (
-            "validation", "test", "dedupe", "calibration", "threshold", "seed", "memory",
-        )},
-    )  # fmt: skip
-
-
-def _recipe(asked: dict[str, Any]) -> Recipe:
-    from vnp.classifier.recipe import RECIPES
-
-    given = {name: asked[name] for name in _RECIPE_OPTIONS if asked[name] is not None}
-    return replace(RECIPES[asked["recipe"]], **given)
 
 
 if __name__ == "__main__":

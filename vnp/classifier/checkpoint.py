@@ -20,7 +20,8 @@ from jaxtyping import Float, Float64
 
 from vnp.classifier.calibration import Calibration, logistic
 from vnp.classifier.model import CLASSES, MLPClassifier, margin
-from vnp.errors import FeatureError, LayoutError, UsageError, storage_error
+from vnp.encoders.device import choose_device
+from vnp.errors import FeatureError, LayoutError, storage_error
 from vnp.features.layout import FeatureLayout
 from vnp.features.table import all_finite
 from vnp.files.durable import replacing
@@ -267,14 +268,3 @@ class Scorer:
                 logits = self._network(window.to(self.device).float())
                 found[low : low + _ROWS_AT_ONCE] = margin(logits).double().cpu().numpy()
         return found
-
-
-def choose_device(name: str) -> torch.device:
-    """Turn ``auto``, ``cpu`` or ``cuda`` into a device."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda"):
-        raise UsageError(f"no device is called {name!r}; use auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("there is no CUDA device here; leave --device out or use --device cpu")
-    return torch.device(name)

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from jaxtyping import Int8, Int64
@@ -106,6 +106,20 @@ class Split:
         """The part of each group, or None if a group is cut."""
         lowest, highest = self._reach()
         return None if (lowest != highest).any() else dict(zip(self.names, lowest.tolist(), strict=True))
+
+
+def split_named(text: str) -> Literal["auto", "group", "random"] | Path:
+    """What a user calls a split: one of three words, or a file.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if text in ("auto", "group", "random"):
+        return cast(Literal["auto", "group", "random"], text)
+    path = Path(text)
+    if not path.is_file():
+        raise InputError("is neither auto, group nor random nor a file that says who is in which part", path=path)
+    return path
 
 
 def text_digest(text: str) -> str:
