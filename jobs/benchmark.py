@@ -106,7 +106,8 @@ def reads(
     from vnp.features.split import TEST, read_groups
     from vnp.sequences.samplesheet import read_inputs
 
-    if (out / "samplesheet.csv").exists() and not force:
+    sheet = out / "samplesheet.csv"
+    if sheet.exists() and not force:
         raise RunExistsError(f"{out} holds reads; --force writes over them")
     only = None
     if split is not None:
@@ -125,9 +126,9 @@ def reads(
             "the same sheet and seed, and compare on its test part"
         )
     out.mkdir(parents=True, exist_ok=True)
-    cut = cut_reads(entries, out, groups=group_of, only=only, **chosen)
-    click.echo(f"cut {cut.reads:,} reads from {cut.records:,} records: {cut.sheet}")
-    click.echo(f"next: python -m jobs.extract {cut.sheet} --out RUN, with the --chunk and encoders of the checkpoint")
+    count, records = cut_reads(entries, out, groups=group_of, only=only, **chosen)
+    click.echo(f"cut {count:,} reads from {records:,} records: {sheet}")
+    click.echo(f"next: python -m jobs.extract {sheet} --out RUN, with the --chunk and encoders of the checkpoint")
 
 
 @command("python -m jobs.benchmark speed --out SPEED", group=main)

@@ -44,7 +44,7 @@ def test_a_difference_is_paired() -> None:
     pair = compared.pairs[0]
     assert (pair.first, pair.second) == ("good", "fair")
     for metric in ("accuracy", "roc_auc"):
-        apart = pair.differences[metric]
+        apart = pair.second_minus_first[metric]
         good, fair = (compared.measured[name][0].metrics[metric] for name in scores)
         assert apart.value == pytest.approx(fair - good)
         assert apart.interval.low <= apart.value <= apart.interval.high < 0
@@ -57,7 +57,7 @@ def test_the_same_scores_differ_by_nothing() -> None:
     score = np.random.default_rng(1).random(len(found))
     compared = compare(make_cases(found, "frame"), {"a": score, "b": score}, replicates=50)
     pair = compared.pairs[0]
-    for apart in pair.differences.values():
+    for apart in pair.second_minus_first.values():
         assert apart.value == apart.interval.low == apart.interval.high == 0
     assert (pair.mcnemar.first_only, pair.mcnemar.p_value, pair.agreement.share) == (0, 1, 1)
 

@@ -124,23 +124,18 @@ class Checkpoint:
 
     def write(self, path: Path) -> None:
         """Write the checkpoint durably, in place of what is there."""
-        stored = asdict(self.calibration)
         about = {
             **{name: getattr(self, name) for name in _PLAIN},
             "layout": json.loads(self.layout.to_json()),
             "classes": list(self.classes),
-            "calibration": stored,
+            "calibration": asdict(self.calibration),
         }
         content = {
             "format": f"{_FORMAT}/{_VERSION}",
             "about": json.dumps(about, sort_keys=True),
             "weights": {name: tensor.detach().cpu().clone() for name, tensor in sorted(self.weights.items())},
         }
-        # Into memory first: torch.save puts the file's name into the file.
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        with replacing(path) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
+        save_tensors(path, content)
 
     @classmethod
     def load(cls, path: Path | str) -> Checkpoint:
@@ -169,14 +164,25 @@ class Checkpoint:
                 **{name: about[name] for name in _PLAIN},
             )
             loaded.model()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FeatureError(f"is a damaged checkpoint ({error}): train it anew", path=path) from error
-        except (FeatureError, LayoutError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, FeatureError, LayoutError) as error:
             raise FeatureError(f"is a damaged checkpoint ({error}): train it anew", path=path) from error
         return loaded
 
 
 _PLAIN = ("encoders", "chunk", "threshold", "origin", "training", "split", "metrics", "code")
+
+
+def save_tensors(path: Path, content: dict[str, Any]) -> None:
+    """Write durably what ``torch.save`` makes of tensors and text, the same bytes every time.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    # Into memory first: torch.save puts the file's name into the file.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def _named(encoders: Mapping[str, Mapping[str, Any]]) -> str:

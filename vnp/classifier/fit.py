@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import time
@@ -16,6 +15,7 @@ import torch
 from jaxtyping import Float64, Int8, Int64
 
 from vnp.classifier.calibration import log_loss, logistic
+from vnp.classifier.checkpoint import save_tensors
 from vnp.classifier.model import MLPClassifier, margin
 from vnp.classifier.recipe import Recipe
 from vnp.classifier.rows import RowStore
@@ -23,7 +23,6 @@ from vnp.classifier.split import Split
 from vnp.classifier.steps import Stepper
 from vnp.errors import FeatureError
 from vnp.features.split import TRAIN, VALIDATION
-from vnp.files.durable import replacing
 from vnp.metrics.metrics import binary_metrics
 
 _WATCHED = ("accuracy", "f1", "roc_auc")
@@ -247,10 +246,7 @@ def write_state(path: Path, state: TrainingState, digest: str) -> None:
         "optimiser": state.optimiser,
         "best": state.best,
     }
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    save_tensors(path, content)
 
 
 def read_state(path: Path, digest: str) -> TrainingState | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from itertools import combinations
 from typing import Any
 
@@ -33,11 +33,6 @@ class Measured:
     groups: int
     metrics: Metrics
     intervals: dict[str, Interval]
-
-    def to_json(self) -> dict[str, Any]:
-        """All of it."""
-        about = {"by": self.by, "stratum": self.stratum, "groups": self.groups}
-        return {**about, **with_intervals(self.metrics, self.intervals)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +81,6 @@ class Difference:
     value: float
     interval: Interval
 
-    def to_json(self) -> dict[str, Any]:
-        """Value and interval; None for what is not defined."""
-        return {"value": None if self.value != self.value else self.value, "interval": self.interval.to_json()}
-
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -97,21 +88,10 @@ class Pair:
 
     first: str
     second: str
-    differences: dict[str, Difference]
+    stratum: str
+    second_minus_first: dict[str, Difference]
     mcnemar: McNemar
     agreement: Agreement
-    stratum: str = "all"
-
-    def to_json(self) -> dict[str, Any]:
-        """All of it."""
-        return {
-            "first": self.first,
-            "second": self.second,
-            "stratum": self.stratum,
-            "second_minus_first": {name: found.to_json() for name, found in self.differences.items()},
-            "mcnemar": asdict(self.mcnemar),
-            "agreement": asdict(self.agreement),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +101,23 @@ class Compared:
     level: str
     measured: dict[str, list[Measured]]
     pairs: list[Pair]
-    by_chunk: list[Pair]
+    pairs_by_chunk: list[Pair]
 
-    def to_json(self) -> dict[str, Any]:
-        """All of it."""
-        measured = {name: [one.to_json() for one in found] for name, found in self.measured.items()}
-        pairs = {"pairs": self.pairs, "pairs_by_chunk": self.by_chunk}
-        return {
-            "level": self.level,
-            "measured": measured,
-            **{name: [pair.to_json() for pair in found] for name, found in pairs.items()},
-        }
+
+def as_json(found: Any) -> Any:
+    """What was found, or what that is made of, as JSON; None for what is not defined."""
+    if isinstance(found, Measured):
+        about = {"by": found.by, "stratum": found.stratum, "groups": found.groups}
+        return {**about, **with_intervals(found.metrics, found.intervals)}
+    if isinstance(found, Interval):
+        return found.to_json()
+    if is_dataclass(found):
+        return {field.name: as_json(getattr(found, field.name)) for field in fields(found)}
+    if isinstance(found, dict):
+        return {name: as_json(value) for name, value in found.items()}
+    if isinstance(found, list):
+        return [as_json(value) for value in found]
+    return None if found != found else found
 
 
 def compare(
@@ -202,7 +188,7 @@ def _pairs(
         apart = intervals_of(second_draws - first_draws, cases.groups)
         differences = {name: Difference(of_second[name] - of_first[name], apart[name]) for name in NAMES}
         both = calls[first], calls[second]
-        pairs.append(Pair(first, second, differences, mcnemar(truth, *both), agreement(*both), stratum))
+        pairs.append(Pair(first, second, stratum, differences, mcnemar(truth, *both), agreement(*both)))
     return pairs
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,23 +17,6 @@ from vnp.sequences.samplesheet import InputFile
 _LABELS = {1: "viral", 0: "host", -1: ""}
 
 
-@dataclass(frozen=True, slots=True)
-class CutReads:
-    """What was cut.
-
-    Args:
-        sheet: the samplesheet of the files of reads.
-        groups: table of the group of each read.
-        reads: how many there are.
-        records: from how many records.
-    """
-
-    sheet: Path
-    groups: Path
-    reads: int
-    records: int
-
-
 def cut_reads(
     inputs: Sequence[InputFile],
     folder: Path,
@@ -44,7 +26,7 @@ def cut_reads(
     groups: Mapping[str, str] | None = None,
     only: Collection[str] | None = None,
     seed: int = 0,
-) -> CutReads:
+) -> tuple[int, int]:
     """Cut reads at random places of either strand, without errors, and write a samplesheet of them.
 
     A record gives one read for each ``length`` bases that it has, but not more than ``most``. A read is called
@@ -58,6 +40,9 @@ def cut_reads(
         groups: group of a record that must not be split, by its name; by default the one of its file, or the record.
         only: groups to cut from, such as those of the test part; all by default.
         seed: of the places.
+
+    Returns:
+        How many reads there are, and of how many records.
 
     Raises:
         UsageError: two inputs have the same name, or lie where the reads go.
@@ -93,7 +78,7 @@ def cut_reads(
     sheet, table = folder / "samplesheet.csv", folder / "groups.tsv"
     _write_table(table, group_of.items(), "\t")
     _write_table(sheet, [("path", "label", "group"), *lines], ",")
-    return CutReads(sheet, table, len(group_of), records)
+    return len(group_of), records
 
 
 def _cut(record: Record, length: int, most: int, chance: np.random.Generator) -> dict[str, bytes]:

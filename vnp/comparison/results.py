@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vnp.comparison.comparison import Compared, Measured, Pair
+from vnp.comparison.comparison import Compared, Measured, Pair, as_json
 from vnp.files.durable import replacing
 from vnp.files.records import write_json
 from vnp.metrics.bootstrap import Interval
@@ -66,7 +66,7 @@ class Results:
         return {
             **self.about,
             "notes": list(self.notes),
-            "levels": {compared.level: compared.to_json() for compared in self.compared},
+            "levels": {compared.level: as_json(compared) for compared in self.compared},
             "disagreements": {"records": self.records, "differing": len(self.disagreements)},
         }
 
@@ -108,8 +108,8 @@ def _by_chunk(compared: Compared) -> Iterator[str]:
     if len(rows) == 1:
         return
     yield from ("", *_columns(rows))
-    if compared.by_chunk:
-        rows = [[_names(pair), pair.stratum, *_pair_cells(pair)] for pair in compared.by_chunk]
+    if compared.pairs_by_chunk:
+        rows = [[_names(pair), pair.stratum, *_pair_cells(pair)] for pair in compared.pairs_by_chunk]
         yield from ("", *_columns([["second - first", "length", *_PAIR_TITLES], *rows]))
 
 
@@ -131,7 +131,7 @@ def page(results: Results) -> str:
     for compared in results.compared:
         spans: dict[str, list[tuple[float, float, float]]] = {}
         for metric in _PAIRED:
-            found = [pair.differences[metric.name] for pair in compared.pairs]
+            found = [pair.second_minus_first[metric.name] for pair in compared.pairs]
             spans[metric.title] = [(one.value, one.interval.low, one.interval.high) for one in found]
         levels.append(
             {
@@ -165,8 +165,10 @@ def _tables(compared: Compared) -> Iterator[Table]:
     by_chunk = [(f"{name}, {one.stratum}", one) for name, one in _of_chunks(compared)]
     if by_chunk:
         yield _measured_table(by_chunk, "By length of chunk")
-    if compared.by_chunk:
-        rows = [[f"{pair.stratum}: {_names(pair)}", *_pair_cells(pair), _kappa(pair)] for pair in compared.by_chunk]
+    if compared.pairs_by_chunk:
+        rows = [
+            [f"{pair.stratum}: {_names(pair)}", *_pair_cells(pair), _kappa(pair)] for pair in compared.pairs_by_chunk
+        ]
         yield Table(header, rows)
 
 
@@ -209,7 +211,7 @@ def _pair_cells(pair: Pair) -> list[str]:
     """The differences; McNemar's p-value with the counts it rests on; the share of cases called alike."""
     cells = []
     for metric in _PAIRED:
-        found = pair.differences[metric.name]
+        found = pair.second_minus_first[metric.name]
         known = found.value == found.value
         cells.append(f"{found.value:+.3f} {_span(found.interval, sign='+')}" if known else "-")
     test = pair.mcnemar
