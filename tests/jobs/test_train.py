@@ -221,6 +221,12 @@ def test_a_given_split_is_used(features: Path, tmp_path: Path) -> None:
     assert run(features, "--out", tmp_path / "three.pth", "--split", "nowhere.tsv").exit_code == 1
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_said(features: Path, tmp_path: Path) -> None:
+    done = run(features, "--out", tmp_path / "model.pth", "--device", "cuda")
+    assert (done.exit_code, "torch sees no GPU here" in done.output) == (1, True)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -230,7 +236,6 @@ def test_a_given_split_is_used(features: Path, tmp_path: Path) -> None:
         ("--batch", "1"),
         ("--epochs", "0"),
         ("--rate", "-1"),
-        ("--device", "cuda"),
         ("--dedupe", "--split", "random"),
     ],
 )
@@ -310,11 +315,11 @@ def test_a_full_disk_is_said(features: Path, tmp_path: Path, monkeypatch: pytest
 
 
 def test_training_speed_is_measured(tmp_path: Path) -> None:
-    from jobs.benchmark import main as benchmark
+    from benchmarks.__main__ import main as benchmarks
 
     arguments = ["train", "--device", "cpu", "--rows", "300", "--width", "16", "--batch", "64", "--loop-rows", "64"]
     arguments += ["--loop-workers", "0", "--json", "--out", str(tmp_path / "speed.json")]
-    done = CliRunner().invoke(benchmark, arguments, catch_exceptions=False)
+    done = CliRunner().invoke(benchmarks, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found == json.loads((tmp_path / "speed.json").read_text())

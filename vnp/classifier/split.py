@@ -22,9 +22,8 @@ from jaxtyping import Int8, Int64
 from vnp.classifier.model import CLASSES
 from vnp.errors import ChangedInputError, FeatureError, InputError
 from vnp.features.read import Features
-from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION, deal, shares_of_parts
+from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION, deal, shares_of_parts, some
 from vnp.features.table import Records
-from vnp.files.durable import replacing
 from vnp.runs.planning.plan import check_inputs
 from vnp.runs.request import PlannedInput
 from vnp.sequences.identity import IDENTITY, SHORTEST, clusters_of_genomes
@@ -32,7 +31,6 @@ from vnp.sequences.reading import read_records
 
 FILE_DIGEST = "file_sha256"
 """Key of a checkpoint's split: SHA-256 of the table that was written beside it."""
-_SAMPLES = 5
 _DEAL_ANEW = "Try another --seed, or name more groups in the samplesheet's column group"
 _MAKE_ANEW = "Make the dataset of more genomes, or deal its units out anew with --split group"
 
@@ -84,11 +82,6 @@ class Split:
         table.writerow([key, "part"])
         table.writerows((name, PARTS[part]) for name, part in pairs)
         return text.getvalue()
-
-    def write(self, path: Path, ids: Sequence[str]) -> None:
-        """Write ``text`` to a file."""
-        with replacing(path) as temporary:
-            temporary.write_text(self.text(ids), encoding="utf-8")
 
     def cut_groups(self) -> list[str]:
         """Groups with rows in more than one part."""
@@ -171,6 +164,31 @@ def split_groups(
     return split
 
 
+def split_as(
+    how: Literal["auto", "group", "random"] | Path,
+    label: Int8[np.ndarray, "n"],
+    groups: Sequence[str],
+    ids: Callable[[], Sequence[str]],
+    *,
+    validation: float,
+    test: float,
+    seed: int,
+    clusters: Mapping[str, int] | None = None,
+) -> Split:
+    """Split in one of these ways, or as a file says.
+
+    Raises:
+        FeatureError: there are too few groups, or a part would lack a class.
+        InputError: a split file cannot be used.
+        UsageError: the shares leave nothing to train on.
+    """
+    if isinstance(how, Path):
+        return split_from_file(how, label, groups, ids())
+    if how == "random":
+        return split_rows(label, groups, validation=validation, test=test, seed=seed)
+    return split_groups(label, groups, validation=validation, test=test, seed=seed, clusters=clusters)
+
+
 def split_rows(
     label: Int8[np.ndarray, "n"], groups: Sequence[str], *, validation: float = 0.1, test: float = 0.2, seed: int = 0
 ) -> Split:
@@ -187,7 +205,7 @@ def split_from_file(path: Path, label: Int8[np.ndarray, "n"], groups: Sequence[s
     wanted = groups if key == "group" else ids
     missing = [name for name in dict.fromkeys(wanted) if name not in stored]
     if missing:
-        raise FeatureError(f"{path} says nothing of {len(missing)} of the {key}s: {_some(missing)}")
+        raise FeatureError(f"{path} says nothing of {len(missing)} of the {key}s: {some(missing)}")
     names, group = number_groups(groups)
     split = Split("file", np.array([stored[name] for name in wanted], np.int8), group, names, None)
     _require_classes(split, label, _present(split))
@@ -213,7 +231,7 @@ def split_of_data(
     if without.any():
         lacking = [names[number] for number in np.unique(group[without]).tolist()]
         raise FeatureError(
-            f"{int(without.sum()):,} of {len(part):,} rows came without a split, those of {_some(lacking)}, beside "
+            f"{int(without.sum()):,} of {len(part):,} rows came without a split, those of {some(lacking)}, beside "
             "rows of a dataset, which has one. Extract the dataset alone, or say who goes where: --split group deals "
             "all groups out anew, --split FILE takes a table with the columns group and part"
         )
@@ -221,17 +239,13 @@ def split_of_data(
     cut = split.cut_groups()
     if cut:
         raise FeatureError(
-            f"{len(cut):,} units are in more than one part of the split that came with the data: {_some(cut)}. They "
+            f"{len(cut):,} units are in more than one part of the split that came with the data: {some(cut)}. They "
             "are of datasets that were not made alike, or --groups joins what the dataset kept apart: make them from "
             "the same sheet with the same seed, or deal them out anew with --split group"
         )
     if to_train:
         _require_classes(split, label, _present(split), _MAKE_ANEW)
     return split
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SAMPLES]) + (f" and {len(names) - _SAMPLES:,} more" if len(names) > _SAMPLES else "")
 
 
 def _present(split: Split) -> dict[int, float]:

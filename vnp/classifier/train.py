@@ -24,17 +24,15 @@ from vnp.classifier.split import (
     FILE_DIGEST,
     Split,
     clusters_of_groups,
-    split_from_file,
-    split_groups,
+    split_as,
     split_of_data,
-    split_rows,
     text_digest,
 )
 from vnp.errors import RunExistsError, UsageError
 from vnp.features.read import Features
 from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION
 from vnp.files.claims import alone_with, require_apart, require_free
-from vnp.files.durable import remove_temporaries, replacing
+from vnp.files.durable import remove_temporaries, write_text
 from vnp.files.records import write_json
 from vnp.metrics.aggregation import aggregate, chunk_keys
 from vnp.metrics.bootstrap import bootstrap_intervals, with_intervals
@@ -205,9 +203,9 @@ def train(
             nonlocal written
             # Never before there is a state, which says whose these files are.
             if not written:
-                _write_text(outputs.split, text)
+                write_text(outputs.split, text)
             written = True
-            _write_text(outputs.log, "".join(json.dumps(row) + "\n" for row in history))
+            write_text(outputs.log, "".join(json.dumps(row) + "\n" for row in history))
             watcher.epoch(history)
 
         fitted = fit(
@@ -294,18 +292,11 @@ def deal(
         if training.dedupe:
             raise UsageError(f"{_DEDUPE}; the split that came with the data stands")
         return split_of_data(part, label, groups)
-    if isinstance(training.split, Path):
-        return split_from_file(training.split, label, groups, features.ids())
-    shares = {"validation": training.validation, "test": training.test, "seed": training.seed}
-    if training.split == "random":
-        return split_rows(label, groups, **shares)  # type: ignore[arg-type]
-    clusters = clusters_of_groups(features, progress=comparing) if training.dedupe else None
-    return split_groups(label, groups, **shares, clusters=clusters)  # type: ignore[arg-type]
-
-
-def _write_text(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    return split_as(
+        training.split, label, groups, features.ids,
+        validation=training.validation, test=training.test, seed=training.seed,
+        clusters=clusters_of_groups(features, progress=comparing) if training.dedupe else None,
+    )  # fmt: skip
 
 
 def _request(training: Training, summary: Mapping[str, Any], data: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +15,17 @@ from vnp.classifier.split import (
     FILE_DIGEST,
     Split,
     read_split,
-    split_from_file,
-    split_groups,
+    split_as,
     split_of_data,
-    split_rows,
 )
 from vnp.classifier.train import outputs_of
 from vnp.comparison._alignment import Table
 from vnp.comparison.contestants import CompareOptions, Contestant
 from vnp.errors import FeatureError, UsageError, storage_error
 from vnp.features.split import TEST, some
+from vnp.files.durable import write_text
 
 _LEAKS = "The split is by row: pieces of one genome were trained on and tested on, so the numbers are too good."
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class HeldOut:
-    """What is left to compare on."""
-
-    kept: list[Bool[np.ndarray, "n"]]
-    split: dict[str, Any] | None
-    notes: list[str]
 
 
 def hold_out(
@@ -45,8 +34,13 @@ def hold_out(
     same_frames: bool,
     options: CompareOptions,
     split_file: Path,
-) -> HeldOut:
-    """Deal the rows out, and leave out what a checkpoint was trained on."""
+) -> tuple[list[Bool[np.ndarray, "n"]], dict[str, Any] | None, list[str]]:
+    """Deal the rows out, and leave out what a checkpoint was trained on.
+
+    Returns:
+        For each table, which of its frames are left to compare on; a summary of the common split, None where nothing is
+        trained; and what a reader must know of it.
+    """
     kept = [np.ones(len(table.frames), bool) for table in tables]
     notes: list[str] = []
     summary = None
@@ -56,7 +50,7 @@ def hold_out(
         split = _split(tables[0], options, given, to_train)
         summary = split.summary(tables[0].frames.label[tables[0].frames.record])
         split_file.parent.mkdir(parents=True, exist_ok=True)
-        split.write(split_file, tables[0].ids())
+        write_text(split_file, split.text(tables[0].ids()))
         kept = [part == TEST for part in _parts(split, tables, same_frames)]
         if split.kind == "random":
             notes.append(_LEAKS)
@@ -82,7 +76,7 @@ def hold_out(
                 f"no row of {table.name} is left that no contestant was trained on. Give --split the .split.tsv that "
                 "lies beside a checkpoint, or --all to compare on every row all the same"
             )
-    return HeldOut(kept, summary, notes)
+    return kept, summary, notes
 
 
 def _given(tables: Sequence[Table], options: CompareOptions) -> bool:
@@ -96,10 +90,10 @@ def _split(table: Table, options: CompareOptions, given: bool, to_train: bool) -
     groups = table.groups()
     if given:
         return split_of_data(table.part, label, groups, to_train=to_train)
-    if isinstance(options.split, Path):
-        return split_from_file(options.split, label, groups, table.ids())
-    deal = split_rows if options.split == "random" else split_groups
-    return deal(label, groups, validation=options.validation, test=options.test, seed=options.seed)
+    return split_as(
+        options.split, label, groups, table.ids,
+        validation=options.validation, test=options.test, seed=options.seed,
+    )  # fmt: skip
 
 
 def _parts(split: Split, tables: Sequence[Table], same_frames: bool) -> list[Int8[np.ndarray, "n"]]:

@@ -44,24 +44,24 @@ def contest(contestants: Sequence[Contestant], options: CompareOptions, folder: 
     """Train those who have no checkpoint, score all on the same held-out rows, and compare."""
     require_sense(contestants, options)
     tables, same_frames = align([read_table(one.name, one.features, options.organisms) for one in contestants])
-    held = hold_out(contestants, tables, same_frames, options, folder / SPLIT)
-    frames = [table.frames.only(kept) for table, kept in zip(tables, held.kept, strict=True)]
+    held, split, notes = hold_out(contestants, tables, same_frames, options, folder / SPLIT)
+    frames = [table.frames.only(kept) for table, kept in zip(tables, held, strict=True)]
     entries: list[dict[str, Any]] = []
     scores: dict[str, tuple[int, Float64[np.ndarray, "n"]]] = {}
     for place, one in enumerate(contestants):
-        rows = tables[place].row[held.kept[place]]
+        rows = tables[place].row[held[place]]
         for entered in with_parts(one, options.parts):
             checkpoint = _checkpoint(entered, options, folder, progress)
             scores[entered.name] = (place, _score(checkpoint, entered.features, rows, options.device, progress))
             entries.append(_about(entered, checkpoint))
     about = {
         "contestants": entries,
-        "split": held.split,
+        "split": split,
         "rule": options.rule,
         "seed": options.seed,
         "replicates": options.replicates,
     }
-    notes = [*_notes(tables, same_frames), *held.notes]
+    notes = [*_notes(tables, same_frames), *notes]
     return _compare(frames, scores, LEVELS if same_frames else ("record",), options, about, notes, progress)
 
 

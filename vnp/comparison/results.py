@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vnp.comparison.comparison import Compared, Measured, Pair, as_json
-from vnp.files.durable import replacing
+from vnp.files.durable import write_text
 from vnp.files.records import write_json
 from vnp.metrics.bootstrap import Interval
 from vnp.metrics.metrics import METRICS, NAMES
@@ -74,10 +74,10 @@ class Results:
 def write_results(results: Results, folder: Path) -> list[Path]:
     """Write ``accuracy.tsv``, ``accuracy.json``, ``accuracy.html`` and ``disagreements.tsv`` into a folder."""
     paths = [folder / name for name in FILES]
-    _write_text(paths[0], _tab_separated(_metric_rows(results.compared)))
+    write_text(paths[0], _tab_separated(_metric_rows(results.compared)))
     write_json(paths[1], results.to_json())
-    _write_text(paths[2], page(results))
-    _write_text(paths[3], _tab_separated(_disagreement_rows(results.disagreements)))
+    write_text(paths[2], page(results))
+    write_text(paths[3], _tab_separated(_disagreement_rows(results.disagreements)))
     return paths
 
 
@@ -274,11 +274,6 @@ def _tab_separated(rows: Iterable[Sequence[str]]) -> str:
     text = io.StringIO(newline="")
     csv.writer(text, delimiter="\t", lineterminator="\n").writerows(rows)
     return text.getvalue()
-
-
-def _write_text(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:

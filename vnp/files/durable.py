@@ -79,6 +79,16 @@ def replacing(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Put a text file in place of ``path``.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextlib.contextmanager
 def creating(path: Path) -> Iterator[Path]:
     """Like ``replacing``, but the first writer wins: a file that stands at ``path`` by then is left alone.
