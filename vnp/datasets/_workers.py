@@ -23,13 +23,9 @@ _FORK = multiprocessing.get_context("fork")
 def work_through(
     names: Sequence[str], work: Callable[[int, Tell], None], *, workers: int, progress: Tell = lambda _amount: None
 ) -> None:
-    """Do pieces of work, several at once.
+    """Do pieces of work of these names, ``workers`` at a time; with 1 in this process.
 
-    Args:
-        names: of the pieces, for messages.
-        work: does the piece of a number; is given a function to tell its progress with.
-        workers: processes at a time; 1 works in this process.
-        progress: told how much was done since the last call.
+    ``work`` does the piece of a number, and is given a function to tell its progress with.
 
     Raises:
         VnpError: what a piece of work raised, as soon as it does; what other processes were at is given up.

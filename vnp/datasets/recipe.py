@@ -83,15 +83,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A recipe, and the files that it is to be done with.
-
-    Attributes:
-        sheet: the sheet.
-        sources: its rows.
-        digests: of each source, the SHA-256 of its file, ``sha256``, and of its annotation, ``annotation_sha256``.
-        recipe: what the set is to be like.
-        prophages: SHA-256 of the BED file, if there is one.
-    """
+    """A recipe, and what it is to be done with: sheet, files and their SHA-256; that of the BED file is ``prophages``."""
 
     sheet: Path
     sources: tuple[Source, ...]

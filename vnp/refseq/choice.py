@@ -63,8 +63,6 @@ class Chosen:
 def parse_groups(text: str) -> tuple[str, ...]:
     """Read a list of groups such as ``viral,bacteria``; ``vertebrate`` is both of its folders, ``all`` is everything.
 
-    Gives names of folders, each once, in the order of ``GROUPS``.
-
     Raises:
         UsageError: a name is unknown, or there is none.
     """

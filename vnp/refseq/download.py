@@ -82,8 +82,7 @@ def download(
         moved: told how many bytes are here by now; the number falls where the file is begun anew.
 
     Raises:
-        MissingError: the server has no such file.
-        DownloadError: it does not come, or comes damaged.
+        DownloadError: it does not come, or comes damaged; MissingError where the server has no such file.
         StorageError: the disk is full or cannot be written.
     """
     transfer = _Transfer(server, remote, path, md5, moved)

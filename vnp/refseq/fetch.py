@@ -140,12 +140,7 @@ def plan(server: Server, request: Request, connections: int = 3) -> Lock:
 
 
 def preview(server: Server, request: Request, folder: Path, *, connections: int = 3, force: bool = False) -> Lock:
-    """What ``fetch`` would bring, as far as it can be known before; nothing is written or checked.
-
-    Raises:
-        UsageError: the folder holds another choice.
-        DownloadError: the server cannot be reached, or is no RefSeq release.
-    """
+    """What ``fetch`` would bring, as far as it can be known before; nothing is written or checked."""
     return _kept(read_lock(folder), request, folder, force=force) or plan(server, request, connections)
 
 
@@ -159,18 +154,10 @@ def fetch(
     progress: Progress = lambda _done, _all: None,
     say: Say = lambda _: None,
 ) -> Fetched:
-    """Bring the chosen files into a folder.
+    """Bring the chosen files into a folder, so many ``connections`` at once.
 
-    Files that are there and right are not downloaded again; a choice that was made is kept until it is complete.
-
-    Args:
-        server: the release.
-        request: groups, seed and numbers.
-        folder: where to.
-        connections: how many files at once.
-        force: choose anew where the folder holds another choice, and write over files that are not of it.
-        progress: told how far it is.
-        say: told what is worth knowing.
+    Files that are there and right are not downloaded again; a choice that was made is kept until it is complete. With
+    ``force`` it is made anew where the folder holds another one, and files that are not of it are written over.
 
     Raises:
         UsageError: the folder holds another choice, or files that vnp did not put there.

@@ -59,12 +59,7 @@ class ContainmentIndex:
     ) -> Bool[np.ndarray, "rows"]:
         """Tell which queries are a substring of an annotated protein, as ``any(query in p for p in proteins)`` would.
 
-        Args:
-            proteins: the letters of all queries, one after the other.
-            offsets: query ``i`` has the letters ``offsets[i]`` to ``offsets[i + 1]``.
-
-        Raises:
-            ValueError: a query holds a zero byte.
+        Query ``i`` has the letters ``offsets[i]`` to ``offsets[i + 1]``; a zero byte in one is a ValueError.
         """
         if not proteins.all():
             raise ValueError("a query holds a zero byte")

@@ -117,16 +117,10 @@ def _drawn(bases: int, shortest: int, longest: int, key: int) -> tuple[Int64[np.
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Search:
-    """What to look for.
+    """What to look for: chunks of which lengths, all open frames or the annotated ones.
 
-    Attributes:
-        lengths: of chunks.
-        frames: ``annotated`` takes the open frames inside an annotated protein, ``all`` every open frame.
-        seed: of the whole.
-        limit: chunks to keep of each genome and length, those of the lowest keys; None keeps all.
-        sequences: whether the records' own sequences are wanted later.
-        regions: chunks of host records that overlap these are dropped.
-        viral: chunks of host records that match one of these genomes are dropped.
+    Of each genome and length the ``limit`` candidates of the lowest keys are kept, and ``sequences`` of records where
+    they are wanted later. Host chunks that overlap ``regions`` or match a genome in ``viral`` are dropped.
     """
 
     lengths: Lengths
@@ -167,12 +161,7 @@ def find_candidates(
 
 
 def _candidates(
-    record: Annotated,
-    tiles: Tiles,
-    index: ContainmentIndex,
-    source: Source,
-    search: Search,
-    counts: dict[str, int],
+    record: Annotated, tiles: Tiles, index: ContainmentIndex, source: Source, search: Search, counts: dict[str, int]
 ) -> Found:
     """Take from chunks one kind after the other that cannot be used, and count each."""
     known = ~_ambiguous(record.sequence, tiles)

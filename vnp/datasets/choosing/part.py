@@ -264,10 +264,7 @@ def read_part(folder: Path, key: str) -> Part:
     path = _bases_path(folder, key)
     text = np.memmap(path, np.uint8, "r") if about["bases"] else np.zeros(0, np.uint8)
     return Part(
-        records=tuple(PartRecord(**record) for record in about["records"]),
-        counts=about["counts"],
-        text=text,
-        **columns,
+        records=tuple(PartRecord(**record) for record in about["records"]), counts=about["counts"], text=text, **columns
     )
 
 

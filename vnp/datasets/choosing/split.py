@@ -100,14 +100,9 @@ def find_units(
 ) -> list[str]:
     """Name the unit of each record; neither the order of records nor that of files changes one.
 
-    It is the sheet's group, the record's name, or the genome's, of several joined the first by name.
-
-    Args:
-        records: of all files.
-        kind: ``ani`` joins genomes of one label of at least 95 % average nucleotide identity, ``genome`` joins the
-            records of a genome only, ``record`` joins nothing. A genome too short to be compared stays its own unit.
-        sequence: gives the bases of the record of a number; asked for with ``ani`` only.
-        progress: told how many genomes were compared since the last call.
+    It is the sheet's group, the record's name, or the genome's, of several joined the first by name. ``ani`` joins
+    genomes of one label of at least 95 % average nucleotide identity, ``genome`` the records of a genome only,
+    ``record`` nothing. A genome too short to be compared stays its own unit. Bases are asked for with ``ani`` only.
 
     Raises:
         UsageError: pyskani is not installed.

@@ -25,11 +25,11 @@ _SAMPLES = 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gathered:
-    """The records that can be used, and the candidates, of all files.
+    """The records that can be used, and the candidates, of all files, in the order of the sheet.
 
     Attributes:
-        parts: of the files, in the order of the sheet.
-        records: that can be used, in the order of the files.
+        parts: of the files.
+        records: that can be used.
         source: index of each record's file.
         number: of each record in its file.
         record: of each candidate, an index into ``records``; candidates are in order of file, record, start, end.

@@ -50,15 +50,7 @@ _RUN_FILE = "run.json"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Records:
-    """The records that chunks are taken from, in the order of the sheet and of its files.
-
-    Attributes:
-        name: of each record, no two alike.
-        source: index of its file in the sheet.
-        unit: what is never cut by the split.
-        organism_group: such as ``viral`` or ``bacteria``.
-        part: of the split, as ``vnp.datasets.choosing.split`` numbers them.
-    """
+    """The records that chunks are taken from, no two of one name: index of the file, unit, organism group and part."""
 
     name: Sequence[str]
     source: Int64[np.ndarray, "records"]
@@ -190,12 +182,7 @@ def describe(
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Read what ``write_table`` put into the file's metadata, by key.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no Parquet file.
-    """
+    """Read what ``write_table`` put into the file's metadata; OSError or ValueError where it is no Parquet file."""
     import pyarrow.parquet as parquet
 
     found: dict[str, Any] = {}
