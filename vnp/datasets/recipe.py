@@ -83,7 +83,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A recipe, and what it is to be done with: sheet, files and their SHA-256; that of the BED file is ``prophages``."""
+    """A recipe, and the sheet and files that it is for, with their SHA-256; ``prophages`` is that of the BED file."""
 
     sheet: Path
     sources: tuple[Source, ...]

@@ -1,9 +1,13 @@
-"""Reads coding sequences off a record, translates them, and compares that with the protein that an annotation gives."""
+"""Reads coding sequences off a record, translates them, and compares that with the protein that an annotation gives.
+
+Source of the codes: "The Genetic Codes" of NCBI, compiled by A. Elzanowski and J. Ostell, by the number that
+``transl_table`` gives. Numbers 7, 8 and 17 to 20 are not in use.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
@@ -13,6 +17,38 @@ import numpy as np
 
 from vnp.sequences.record import CODONS, STANDARD_CODE, reverse_complement
 
+STANDARD = 1
+# What each code reads unlike the standard code, codon and residue; then its start codons besides ATG. A codon with a
+# small residue is that residue inside a protein, and a stop at its end.
+_CODES = {
+    1: ("", "CTG TTG"),
+    2: ("AGA* AGG* ATAM TGAW", "ATA ATC ATT GTG"),
+    3: ("ATAM CTAT CTCT CTGT CTTT TGAW", "ATA GTG"),
+    4: ("TGAW", "ATA ATC ATT CTG GTG TTA TTG"),
+    5: ("AGAS AGGS ATAM TGAW", "ATA ATC ATT GTG TTG"),
+    6: ("TAAQ TAGQ", ""),
+    9: ("AAAN AGAS AGGS TGAW", "GTG"),
+    10: ("TGAC", ""),
+    11: ("", "ATA ATC ATT CTG GTG TTG"),
+    12: ("CTGS", "CTG"),
+    13: ("AGAG AGGG ATAM TGAW", "ATA GTG TTG"),
+    14: ("AAAN AGAS AGGS TAAY TGAW", ""),
+    15: ("TAGQ", ""),
+    16: ("TAGL", ""),
+    21: ("AAAN AGAS AGGS ATAM TGAW", "GTG"),
+    22: ("TAGL TCA*", ""),
+    23: ("TTA*", "ATT GTG"),
+    24: ("AGAS AGGK TGAW", "CTG GTG TTG"),
+    25: ("TGAG", "GTG TTG"),
+    26: ("CTGA", "CTG"),
+    27: ("TAAQ TAGQ TGAw", ""),
+    28: ("TAAq TAGq TGAw", ""),
+    29: ("TAAY TAGY", ""),
+    30: ("TAAE TAGE", ""),
+    31: ("TAAe TAGe TGAW", ""),
+    32: ("TAGW", "ATA ATC ATT CTG GTG TTG"),
+    33: ("AGAS AGGK TAAY TGAW", "CTG GTG TTG"),
+}
 _MEANS = {
     "A": "A", "C": "C", "G": "G", "T": "T", "R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC",
     "B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT",
@@ -29,6 +65,38 @@ _AMINO_ACIDS = {
     "tyr": "Y", "val": "V", "sec": "U", "pyl": "O", "asx": "B", "glx": "Z", "xle": "J",
 }  # fmt: skip
 _EXCEPTION = re.compile(r"pos:(.*?),\s*aa:\s*([A-Za-z]+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GeneticCode:
+    """How codons are read: the residue of each (``*``: a stop), those that begin a protein as M, those that end it.
+
+    ``table`` is ``residues`` as ``bytes.translate`` takes it: that of codon 16 a + 4 b + c, where T, C, A, G are
+    0 to 3.
+    """
+
+    number: int
+    residues: dict[str, str]
+    starts: frozenset[str]
+    stops: frozenset[str]
+    table: bytes
+
+
+@cache
+def genetic_code(number: int) -> GeneticCode:
+    """Look up a code; KeyError where NCBI has none of this number."""
+    changes, starts = _CODES[number]
+    residues = dict(zip(CODONS, STANDARD_CODE, strict=True))
+    read = {change[:3]: change[3] for change in changes.split()}
+    residues |= {codon: residue.upper() for codon, residue in read.items()}
+    stops = {codon for codon, residue in residues.items() if residue == "*" or read.get(codon, "A").islower()}
+    table = "".join(residues.values()).ljust(256, "X").encode()
+    return GeneticCode(number, residues, frozenset({"ATG", *starts.split()}), frozenset(stops), table)
+
+
+def is_genetic_code(number: int) -> bool:
+    """Tell whether NCBI has a code of this number."""
+    return number in _CODES
 
 
 class Part(NamedTuple):
@@ -81,8 +149,13 @@ def translate(bases: bytes, code: GeneticCode) -> bytes:
     return bytes(residues)
 
 
+def _codons(codon: str) -> Iterable[str]:
+    """Those that a codon with ambiguous bases may be."""
+    return map("".join, product(*(_MEANS[base] for base in codon)))
+
+
 def _readings(codon: str, code: GeneticCode) -> set[str]:
-    return {code.residues["".join(bases)] for bases in product(*(_MEANS[base] for base in codon))}
+    return {code.residues[one] for one in _codons(codon)}
 
 
 def read_exceptions(text: str) -> dict[int, str]:
@@ -141,7 +214,8 @@ def agrees(translation: bytes, sequence: bytes, coding: Coding) -> bool:
     whole = len(bases) // 3
     size = len(translation)
     if size == whole - 1:
-        if not _is_stop(bases[size * 3 : size * 3 + 3].decode(), coding.code) and exceptions.get(size) != "":
+        last = bases[size * 3 : size * 3 + 3].decode()
+        if not coding.code.stops.issuperset(_codons(last)) and exceptions.get(size) != "":
             return False
     elif size != whole and (size != len(expected) or translation.endswith(b"X")):
         return False
@@ -156,14 +230,10 @@ def agrees(translation: bytes, sequence: bytes, coding: Coding) -> bool:
     )
 
 
-def _is_stop(codon: str, code: GeneticCode) -> bool:
-    return all("".join(bases) in code.stops for bases in product(*(_MEANS[base] for base in codon)))
-
-
 def _fits(residue: str, codon: str, first: bool, code: GeneticCode) -> bool:
     """Tell whether a residue may stand for a codon that translates to something else."""
     if first and residue == "M":
-        return any("".join(bases) in code.starts for bases in product(*(_MEANS[base] for base in codon)))
+        return not code.starts.isdisjoint(_codons(codon))
     if residue in _RECODED:
         return codon == _RECODED[residue]
     return residue in _EITHER and _readings(codon, code) <= _EITHER[residue]
@@ -180,69 +250,3 @@ def _exceptions(coding: Coding) -> dict[int, str]:
                 places[(at - coding.skip) // 3] = residue
             before += end - start
     return places
-
-
-STANDARD = 1
-# What each code reads unlike the standard code, codon and residue; then its start codons besides ATG. A codon with a
-# small residue is that residue inside a protein, and a stop at its end.
-_CODES = {
-    1: ("", "CTG TTG"),
-    2: ("AGA* AGG* ATAM TGAW", "ATA ATC ATT GTG"),
-    3: ("ATAM CTAT CTCT CTGT CTTT TGAW", "ATA GTG"),
-    4: ("TGAW", "ATA ATC ATT CTG GTG TTA TTG"),
-    5: ("AGAS AGGS ATAM TGAW", "ATA ATC ATT GTG TTG"),
-    6: ("TAAQ TAGQ", ""),
-    9: ("AAAN AGAS AGGS TGAW", "GTG"),
-    10: ("TGAC", ""),
-    11: ("", "ATA ATC ATT CTG GTG TTG"),
-    12: ("CTGS", "CTG"),
-    13: ("AGAG AGGG ATAM TGAW", "ATA GTG TTG"),
-    14: ("AAAN AGAS AGGS TAAY TGAW", ""),
-    15: ("TAGQ", ""),
-    16: ("TAGL", ""),
-    21: ("AAAN AGAS AGGS ATAM TGAW", "GTG"),
-    22: ("TAGL TCA*", ""),
-    23: ("TTA*", "ATT GTG"),
-    24: ("AGAS AGGK TGAW", "CTG GTG TTG"),
-    25: ("TGAG", "GTG TTG"),
-    26: ("CTGA", "CTG"),
-    27: ("TAAQ TAGQ TGAw", ""),
-    28: ("TAAq TAGq TGAw", ""),
-    29: ("TAAY TAGY", ""),
-    30: ("TAAE TAGE", ""),
-    31: ("TAAe TAGe TGAW", ""),
-    32: ("TAGW", "ATA ATC ATT CTG GTG TTG"),
-    33: ("AGAS AGGK TAAY TGAW", "CTG GTG TTG"),
-}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GeneticCode:
-    """How codons are read: the residue of each (``*``: a stop), those that begin a protein as M, those that end it.
-
-    ``table`` is ``residues`` as ``bytes.translate`` takes it: that of codon 16 a + 4 b + c, where T, C, A, G are
-    0 to 3.
-    """
-
-    number: int
-    residues: dict[str, str]
-    starts: frozenset[str]
-    stops: frozenset[str]
-    table: bytes
-
-
-@cache
-def genetic_code(number: int) -> GeneticCode:
-    """Look up a code; KeyError where NCBI has none of this number."""
-    changes, starts = _CODES[number]
-    residues = dict(zip(CODONS, STANDARD_CODE, strict=True))
-    read = {change[:3]: change[3] for change in changes.split()}
-    residues |= {codon: residue.upper() for codon, residue in read.items()}
-    stops = {codon for codon, residue in residues.items() if residue == "*" or read.get(codon, "A").islower()}
-    table = "".join(residues.values()).ljust(256, "X").encode()
-    return GeneticCode(number, residues, frozenset({"ATG", *starts.split()}), frozenset(stops), table)
-
-
-def is_genetic_code(number: int) -> bool:
-    """Tell whether NCBI has a code of this number."""
-    return number in _CODES
