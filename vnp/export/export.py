@@ -123,18 +123,12 @@ def _export_pt(
 
 
 def write_npz(features: Features, path: Path, progress: Callable[[int], None]) -> None:
-    """Write ``ids``, ``features``, ``labels``, ``split``, ``groups``, ``record``, ``chunk``, ``frame``, ``start``,
-    ``end`` and ``layout``, each to be read with ``numpy.load`` and without pickles.
-
-    Args:
-        features: what to write.
-        path: of the new file.
-        progress: told how many rows were written since the last call.
+    """Write arrays that ``numpy.load`` reads without pickles.
 
     Raises:
         FeatureError: the source is damaged, or its ids are too long for numpy's strings of one width.
         StorageError: the disk is full or cannot be written.
-    """  # noqa: D205 - a list of names that does not fit one line
+    """
     widths = {name: _longest(features, column) for name, column in _NPZ_TEXTS.items()}
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "x", allowZip64=True) as archive:
         for name, column in _NPZ_TEXTS.items():
@@ -196,14 +190,7 @@ def require_pyarrow() -> None:
 
 
 def write_parquet(features: Features, path: Path, progress: Callable[[int], None]) -> None:
-    """Write the columns of the rows, with ``id`` for ``ids``, and ``features``.
-
-    Layout and provenance are in the file's key-value metadata.
-
-    Args:
-        features: what to write; one window becomes one row group.
-        path: of the new file.
-        progress: told how many rows were written since the last call.
+    """Write one row a frame, a window a row group; layout and provenance are in the file's key-value metadata.
 
     Raises:
         UsageError: pyarrow is not installed.

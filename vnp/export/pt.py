@@ -52,12 +52,7 @@ class Piece:
 
 
 def plan_pieces(features: Features, rows_per_file: int | None) -> list[Piece]:
-    """Say which rows go into which file.
-
-    Args:
-        features: what is exported.
-        rows_per_file: the most rows of a file; None is one file a label.
-    """
+    """Say which rows go into which file; ``rows_per_file`` None is one file a label."""
     labels = features.labels()
     pieces = []
     for label, name in NAMES.items():
@@ -93,22 +88,7 @@ def require_memory(features: Features, pieces: list[Piece], *, parts: bool) -> N
 def write_piece(
     features: Features, piece: Piece, folder: Path, whole: WholeDna | None, progress: Callable[[int], None]
 ) -> list[Path]:
-    """Write one file, or three.
-
-    Args:
-        features: the source.
-        piece: which rows.
-        folder: where to.
-        whole: the DNA half, where its file and that of the protein half are written too.
-        progress: told how many rows were read since the last call.
-
-    Returns:
-        The files.
-
-    Raises:
-        FeatureError: the source is damaged.
-        StorageError: the disk is full or cannot be written.
-    """
+    """Write the file of a piece; where the DNA half is given, that of either half too."""
     # Here, because this loads torch.
     from vnp.export import formats
 

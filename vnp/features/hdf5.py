@@ -22,13 +22,7 @@ from vnp.errors import FeatureError
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[h5py.File]:
-    """Make a new file; it is written when the block ends well.
-
-    Args:
-        path: file to create.
-
-    Yields:
-        The file to fill. It must fit into memory.
+    """Make a new file that fits into memory; it is written when the block ends well.
 
     Raises:
         OSError: the disk is full or cannot be written.
@@ -46,12 +40,6 @@ def guarded_file(path: Path) -> Iterator[h5py.File]:
     """Make a new file of any size, written while it is filled.
 
     HDF5 does not learn of a write that fails; it is raised when HDF5 has closed the file.
-
-    Args:
-        path: file to create.
-
-    Yields:
-        The file to fill.
 
     Raises:
         OSError: the disk is full or cannot be written.
@@ -146,15 +134,7 @@ def as_bytes(column: np.ndarray) -> list[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Where an array lies in its file.
-
-    Args:
-        path: the file.
-        offset: byte of the first value.
-        rows: number of rows.
-        width: columns.
-        dtype: of the values.
-    """
+    """Where an array (rows, width) lies in its file; ``offset`` is the byte of its first value."""
 
     path: Path
     offset: int

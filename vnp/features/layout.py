@@ -70,12 +70,9 @@ class FeatureLayout:
         Raises:
             LayoutError: there is no such part.
         """
-        start = 0
-        for part in self.parts:
-            if part.name == name:
-                return slice(start, start + part.width)
-            start += part.width
-        raise LayoutError(f"this layout has no part {name!r}: {self}")
+        own = self.only(name).parts[0]
+        start = sum(part.width for part in self.parts[: self.parts.index(own)])
+        return slice(start, start + own.width)
 
     def only(self, name: str) -> FeatureLayout:
         """The part called ``name`` alone.

@@ -27,15 +27,9 @@ _SURE = 10
 def fasta_records(
     blocks: Iterator[bytes], path: Path, line: int, offset: int, *, plain: bool, whole: bool = True
 ) -> Iterator[Record]:
-    """Read the records of a FASTA file.
+    """Read FASTA with LF line ends from its first ``>``, which is in ``line`` and at byte ``offset``.
 
-    Args:
-        blocks: its text with LF line ends, from the first ``>`` on.
-        path: named in errors.
-        line: line number of that ``>``.
-        offset: its byte in the file.
-        plain: whether the file is not compressed, so that offsets mean something.
-        whole: whether this is the whole file, so that it can be told from a file of protein.
+    ``plain`` says that offsets mean something, ``whole`` that a file of protein can be told.
 
     Raises:
         InputError: most records of the whole file are protein.

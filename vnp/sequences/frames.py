@@ -334,13 +334,7 @@ class _Open:
 
 
 def _find_open(sequences: Sequence[bytes], layout: Layout, *, keep: bool) -> _Open:
-    """Find the open frames of every chunk.
-
-    Args:
-        sequences: upper-case IUPAC nucleotides, ASCII.
-        layout: where their chunks lie.
-        keep: whether to keep the blocks.
-    """
+    """Find the open frames of every chunk; ``keep`` keeps the blocks."""
     count = len(layout.start)
     stops = np.zeros(count, dtype=np.uint8)
     readable = np.full(count, 0b111111, dtype=np.uint8)

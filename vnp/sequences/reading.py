@@ -81,18 +81,7 @@ def input_digest(path: str | Path) -> str:
 
 
 def _fastq_records(blocks: Iterator[bytes], path: Path, line: int, offset: int, *, plain: bool) -> Iterator[Record]:
-    """Read the records of a FASTQ file.
-
-    Args:
-        blocks: its text with LF line ends, from the first ``@`` on.
-        path: named in errors.
-        line: line number of that ``@``.
-        offset: its byte in the file.
-        plain: whether the file is not compressed, so that offsets mean something.
-
-    Raises:
-        InputError: the lines are out of step, or the file ends inside a record.
-    """
+    """Read FASTQ from its first ``@``, which is in ``line`` and at byte ``offset``."""
     waiting: list[bytes] = []
     seen = 0
     for block in blocks:

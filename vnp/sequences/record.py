@@ -59,15 +59,7 @@ def reverse_complement(bases: bytes) -> bytes:
 
 
 def clean_name(header: str, line: int) -> tuple[str, str | None]:
-    """Take the name from a header.
-
-    Args:
-        header: the header line without its ``>`` or ``@``.
-        line: its line number.
-
-    Returns:
-        The name, and what is wrong with it.
-    """
+    """Take the name from a header line without its mark; also say what is wrong with it."""
     words = header.split(None, 1)
     if not words:
         return f"unnamed_line_{line}", "the header has no name"
@@ -78,29 +70,16 @@ def clean_name(header: str, line: int) -> tuple[str, str | None]:
 
 
 def plain_names(headers: bytes, mark: str) -> list[str] | None:
-    """Take the names from many headers at once.
-
-    Args:
-        headers: header lines joined by LF, each with its ``mark`` in front.
-        mark: ``>`` or ``@``.
-
-    Returns:
-        The names, or None where one needs ``clean_name``.
-    """
+    """Take the names from header lines joined by LF, each with its mark; None where one needs ``clean_name``."""
     text = headers.decode("utf-8", "backslashreplace").replace("\t", " ")
     names = [header.partition(" ")[0] for header in text[1:].split("\n" + mark)]
     return names if "" not in names and "".join(names).isprintable() else None
 
 
 def clean_bases(text: bytes, between: bytes = b"") -> tuple[bytes, bool]:
-    """Make bases upper case, U to T and X to N, and take out white space.
+    """Make bases upper case, U to T and X to N, without white space; also say whether all of them are nucleotides.
 
-    Args:
-        text: bases, perhaps of several records.
-        between: the byte that stands between records, and stays.
-
-    Returns:
-        The bases, and whether all of them are nucleotides.
+    The bases may be of several records; the byte that stands between them stays.
     """
     letters = np.frombuffer(text, dtype=np.uint8)
     # Most files hold A, C, G, T and N in lines and nothing else; seeing that is much faster than mapping each letter.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -191,8 +191,11 @@ def read_inputs(paths: Sequence[str | Path]) -> list[InputFile]:
     places: dict[Path, str] = {}
     inputs = []
     for path in map(Path, paths):
-        is_sheet = path.suffix.lower() in DELIMITERS
-        rows = _sheet(path) if is_sheet else iter([("the command line", _input(path))])
+        rows: Iterable[tuple[str, InputFile]]
+        if path.suffix.lower() in DELIMITERS:
+            rows = ((f"{path}, line {line}", _row(row, path, line)) for line, row in read_rows(path, _SHEET))
+        else:
+            rows = [("the command line", _input(path))]
         for place, item in rows:
             require_utf8(item.path)
             real = item.path.resolve()
@@ -226,11 +229,6 @@ def _input(path: Path) -> InputFile:
         return InputFile(fasta.absolute())
     check_readable(table)
     return InputFile(fasta.absolute(), dataset=table.absolute())
-
-
-def _sheet(path: Path) -> Iterator[tuple[str, InputFile]]:
-    for line, row in read_rows(path, _SHEET):
-        yield f"{path}, line {line}", _row(row, path, line)
 
 
 def _row(row: dict[str, str], path: Path, line: int) -> InputFile:
