@@ -19,11 +19,11 @@ from jobs._cli.command import command
 from vnp.datasets.annotations.annotated import Annotated
 from vnp.datasets.annotations.contained import ContainmentIndex
 from vnp.datasets.annotations.reading import read_annotated
+from vnp.files.memory import peak_memory, resident_memory
 from vnp.runs.planning.options import LARGEST_CHUNK
 from vnp.sequences.chunks import Chunking, Chunks
 from vnp.sequences.frames import Frames, open_frames
 
-_STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
 
@@ -215,19 +215,12 @@ def _peak_of_reading(genome: Path, annotation: Path | None, chunk: int) -> int |
     """The most memory that reading and indexing a file takes beyond what is in use."""
     with suppress(OSError):
         _CLEAR.write_text("5")  # the system forgets the peak so far
-    before = _memory("VmRSS")
+    before = resident_memory()
     for record in read_annotated(genome, annotation):
         if record.problem is None:
             _indexed(record, open_frames([record.sequence], _known_chunks(record.sequence, chunk)))
-    peak = _memory("VmHWM")
+    peak = peak_memory()
     return None if before is None or peak is None else max(peak - before, 0)
-
-
-def _memory(name: str) -> int | None:
-    with suppress(OSError):
-        found = re.search(rf"^{name}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
-        return int(found[1]) * 1024 if found else None
-    return None
 
 
 @command("python -m benchmarks dataset viral.gbff.gz")

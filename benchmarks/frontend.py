@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from vnp.encoders.spec import DEFAULTS, spec
 from vnp.encoders.tokens.tokenizers import DnabertTokenizer, Esm2Tokenizer
 from vnp.encoders.weights.folders import find_folder
 from vnp.errors import InputError, UsageError
+from vnp.files.memory import peak_memory
 from vnp.runs.request import START, PlannedInput, Position
 from vnp.runs.units import batch_units, iter_records, prepare
 from vnp.sequences.reading import read_records
@@ -191,8 +191,7 @@ def front_of(file: Path, chunk: int, dna: DnabertTokenizer, protein: Esm2Tokeniz
         dna_tokens += sum(map(len, of_dna))
         protein_tokens += sum(map(len, of_protein))
         mark = time.perf_counter()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Part(reads, rows, dna_tokens, protein_tokens, seconds, time.process_time() - cpu, peak)
+    return Part(reads, rows, dna_tokens, protein_tokens, seconds, time.process_time() - cpu, peak_memory() or 0)
 
 
 def _spend(seconds: dict[str, float], stage: str, since: float) -> float:

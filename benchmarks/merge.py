@@ -28,6 +28,7 @@ from vnp.features.merge import merge
 from vnp.features.table import Records, Rows, Skipped, write_table
 from vnp.files.durable import sync_file
 from vnp.files.hashing import file_sha256
+from vnp.files.memory import peak_memory
 from vnp.runs.done.receipts import Receipt
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.making.attempts import now
@@ -183,18 +184,7 @@ def _reduce_and_tell(root: Path, layout: str, tell: Callable[[tuple[float, int, 
     started = time.perf_counter()
     reduced = reduce_run(run, layout, force=True)
     seconds = time.perf_counter() - started
-    tell((seconds, peak_memory(), reduced.layout.width))
-
-
-def peak_memory() -> int:
-    """Most memory that this process has held so far, in bytes (Linux).
-
-    ``getrusage`` would not do: its figure is handed down from the process that started this one.
-    """
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise FeatureError("this system does not tell a process's peak memory")
+    tell((seconds, peak_memory() or 0, reduced.layout.width))
 
 
 def synthetic_run(root: Path, rows: int, shards: int, store: str = "float16", seed: int = 1) -> Run:

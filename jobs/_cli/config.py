@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import click
 
 from vnp.errors import UsageError
+from vnp.files.records import read_toml
 
 CONFIG = "vnp.toml"
 
@@ -59,12 +59,7 @@ def read_config(path: Path | None, target: Configured) -> dict[str, Any]:
         path = Path(CONFIG)
         if not path.exists():
             return {}
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is no TOML: {error}") from error
+    content = read_toml(path, UsageError)
     _require_tables(path, content, target)
     known = _settings(target)
     own: Any = content

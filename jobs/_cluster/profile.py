@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from vnp.errors import UsageError
+from vnp.files.records import read_toml
 
 JobKind = Literal["gpu", "cpu", "reduce"]
 _OPTION = re.compile(r"--([a-z][a-z-]*)(?:=.+)?$")
@@ -106,12 +106,7 @@ def load_profile(name: str | None) -> Profile:
     if name is None:
         return _make("Slurm's defaults", {})
     path = _find(name)
-    try:
-        return _make(str(path), tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no TOML: {error}") from error
+    return _make(str(path), read_toml(path, UsageError))
 
 
 def _folders() -> list[Path]:
