@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,16 +27,21 @@ from vnp.encoders.models.bare import BareModel
 from vnp.encoders.models.dnabert import MosaicBert
 from vnp.encoders.packing import AttentionShape, collate
 from vnp.errors import EncoderError
-from vnp.speed.compare import Contestant, Entry, Ready, in_batches, lengths_of, sorted_batches
-from vnp.speed.measure import Pieces, free
+from vnp.speed.encoders import LEFT_OUT, Course, Row, SpeedRequest, empty_row, reason
+from vnp.speed.measure import Clock, Memory, free, take_time
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+Pieces = list[Int64[np.ndarray, "members"]]
+Run = Callable[[Sequence["NDArray[np.int64]"]], "Float32[np.ndarray, 'n width']"]
+Prepare = Callable[[Sequence[np.ndarray], float], tuple[Run, Pieces, str]]
 
 _GPU_BATCHES, _CPU_BATCHES = (64, 128, 256, 512), (1, 4, 8, 16, 32, 64)
 _LOOP_BATCH = 16
 _LOOP_TOKENS = 2048
 _TRIAL_SHARE = 0.4  # of a rival's time goes into finding its best batch
+_FEWEST_PIECES = 4
 _PADDING = 1
 _PROBES = (0.25, 0.5, 0.75)
 _KEYS = (
@@ -188,57 +194,145 @@ def token_batches(lengths: Int64[np.ndarray, "n"], tokens: int) -> Pieces:
     return [*pieces, np.array(members, np.int64)]
 
 
-def rivals(model: BareModel, precisions: Sequence[str]) -> list[Contestant]:
-    """List the other ways to run a model.
+class Rival(NamedTuple):
+    """Another way: its name in words, ``rival`` or ``loop``, its precision, and what puts it on its device.
 
-    Args:
-        model: the model.
-        precisions: of ours; rivals run in the first that they know.
+    That gives a function of token ids, and of seconds that it may spend on choosing: what embeds one piece, the pieces
+    that it works through in turn, and what was chosen.
     """
+
+    name: str
+    kind: str
+    precision: str
+    build: Callable[[BareModel], Prepare]
+
+
+def rivals_of(model: BareModel, precisions: Sequence[str]) -> list[Rival]:
+    """List the other ways to run a model; they run in the first of our precisions that they know."""
     if model.spec.molecule == "dna":
-        return [Contestant("VirNucPro's way: one sequence at a time", "loop", "fp32", _one_by_one)]
+        return [Rival("VirNucPro's way: one sequence at a time", "loop", "fp32", _one_by_one)]
     known = [each for each in precisions if each != "fp8"]
     precision = known[0] if known else ("fp16" if model.device.type == "cuda" else "fp32")
-    best = Contestant("transformers EsmModel, SDPA, sorted", "rival", precision, _transformers(precision))
+    best = Rival("transformers EsmModel, SDPA, sorted", "rival", precision, _transformers(precision))
     if model.name == "esm2_3b":
         name = f"VirNucPro's way: sorted, {_LOOP_TOKENS:,} tokens a batch"
-        return [best, Contestant(name, "loop", "fp32", _loop_of_tokens)]
+        return [best, Rival(name, "loop", "fp32", _loop_of_tokens)]
     name = f"VirNucPro's way: unsorted, batch {_LOOP_BATCH}, a copy a sequence"
-    return [best, Contestant(name, "loop", precision, _loop(precision))]
+    return [best, Rival(name, "loop", precision, _loop(precision))]
 
 
-def _transformers(precision: str) -> Callable[[BareModel], Ready]:
-    def build(model: BareModel) -> Ready:
+def _transformers(precision: str) -> Callable[[BareModel], Prepare]:
+    def build(model: BareModel) -> Prepare:
         other = EsmModel(model, precision, copy_each=False)
         batches = _GPU_BATCHES if model.device.type == "cuda" else _CPU_BATCHES
 
-        def prepare(ids: Sequence[np.ndarray], seconds: float) -> Entry:
+        def prepare(ids: Sequence[np.ndarray], seconds: float) -> tuple[Run, Pieces, str]:
             batch, pieces = best_batch(other, ids, batches, seconds * _TRIAL_SHARE)
-            return Entry(other.run, pieces, f"batch {batch}, the best of {batches[0]} to {batches[-1]}")
+            return other.run, pieces, f"batch {batch}, the best of {batches[0]} to {batches[-1]}"
 
-        return Ready(prepare)
+        return prepare
 
     return build
 
 
-def _loop(precision: str) -> Callable[[BareModel], Ready]:
-    def build(model: BareModel) -> Ready:
+def _loop(precision: str) -> Callable[[BareModel], Prepare]:
+    def build(model: BareModel) -> Prepare:
         other = EsmModel(model, precision, copy_each=True)
-        return Ready(
-            lambda ids, _: Entry(other.run, in_batches(np.arange(len(ids)), _LOOP_BATCH), f"batch {_LOOP_BATCH}")
-        )
+        return lambda ids, _: (other.run, in_batches(np.arange(len(ids)), _LOOP_BATCH), f"batch {_LOOP_BATCH}")
 
     return build
 
 
-def _loop_of_tokens(model: BareModel) -> Ready:
+def _loop_of_tokens(model: BareModel) -> Prepare:
     other = EsmModel(model, "fp32", copy_each=True)
-    return Ready(lambda ids, _: Entry(other.run, token_batches(lengths_of(ids), _LOOP_TOKENS), "sorted by length"))
+    return lambda ids, _: (other.run, token_batches(lengths_of(ids), _LOOP_TOKENS), "sorted by length")
 
 
-def _one_by_one(model: BareModel) -> Ready:
+def _one_by_one(model: BareModel) -> Prepare:
     other = OneByOne(model)
-    return Ready(lambda ids, _: Entry(other.run, in_batches(np.arange(len(ids)), 1), "plain layers"))
+    return lambda ids, _: (other.run, in_batches(np.arange(len(ids)), 1), "plain layers")
+
+
+def sorted_batches(lengths: Int64[np.ndarray, "n"], batch: int) -> Pieces:
+    """Batches of so many sequences, longest first."""
+    return in_batches(np.argsort(-lengths, kind="stable"), batch)
+
+
+def in_batches(order: Int64[np.ndarray, "n"], batch: int) -> Pieces:
+    """Batches of so many sequences in this order."""
+    return [order[first : first + batch] for first in range(0, len(order), batch)]
+
+
+def lengths_of(ids: Sequence[np.ndarray]) -> Int64[np.ndarray, "n"]:
+    """Tokens of each sequence."""
+    return np.array([len(each) for each in ids], np.int64)
+
+
+def embed_in_pieces(run: Run, ids: Sequence[np.ndarray], pieces: Pieces) -> Float32[np.ndarray, "n width"]:
+    """Embed all sequences piece by piece, and put the rows into the order of the sequences."""
+    rows = np.concatenate([run([ids[i] for i in piece]) for piece in pieces])
+    found = np.empty_like(rows)
+    found[np.concatenate(pieces)] = rows
+    return found
+
+
+def measure_rivals(
+    model: BareModel, request: SpeedRequest, clock: Clock, say: Callable[[str], None], courses: Sequence[Course]
+) -> Iterator[Row]:
+    """Run the other ways on all workloads, a row each; what has not begun when the time is used up is left out."""
+    for rival in rivals_of(model, request.precisions):
+        empty = [empty_row(model, course, rival.precision, rival.name, rival.kind) for course in courses]
+        if not clock.left:
+            yield from (replace(row, error=LEFT_OUT) for row in empty)
+            continue
+        say(f"{model.name}: {rival.name}, {rival.precision}")
+        memory = Memory(model.device)
+        try:
+            prepare = rival.build(model)
+        except Exception as error:
+            why = reason(error)
+            yield from (replace(row, error=why) for row in empty)
+            continue
+        for course, row in zip(courses, empty, strict=True):
+            if not clock.left:
+                yield replace(row, error=LEFT_OUT)
+                continue
+            say(f"{model.name}: {rival.name}, {rival.precision}: {course.workload.name}")
+            try:
+                yield _measure(model, prepare, course, row, request, memory, clock)
+            except Exception as error:
+                yield replace(row, error=reason(error))
+            free(model.device)
+        del prepare
+        free(model.device)
+
+
+def _measure(
+    model: BareModel, prepare: Prepare, course: Course, row: Row, request: SpeedRequest, memory: Memory, clock: Clock
+) -> Row:
+    """Time all pieces of a workload, or some, evenly spaced through them, where there is no time for all."""
+    seconds = 5 * request.ceiling_seconds
+    run, pieces, note = prepare(course.ids, seconds)
+    together = [[course.ids[i] for i in piece] for piece in pieces]
+    if len(together) > _FEWEST_PIECES:
+        run(together[0])
+        probes = _spread(together, _FEWEST_PIECES)
+        began = time.perf_counter()
+        for piece in probes:
+            run(piece)
+        cost = (time.perf_counter() - began) / len(probes)
+        together = _spread(together, max(_FEWEST_PIECES, int(seconds / (request.repeats * cost))))
+    rounds = take_time(lambda: [run(piece) for piece in together], request.repeats, memory, clock)
+    lengths = lengths_of([each for piece in together for each in piece])
+    size = max(1, min(32, len(pieces[0])))
+    got = embed_in_pieces(run, course.sample, sorted_batches(lengths_of(course.sample), size))
+    return replace(row, note=note).timed(model, lengths, rounds, memory.peak_gib).compared_with(course.exact, got)
+
+
+def _spread(pieces: list[list[np.ndarray]], count: int) -> list[list[np.ndarray]]:
+    """So many of the pieces, evenly spaced."""
+    places = np.unique(np.linspace(0, len(pieces) - 1, min(count, len(pieces))).round().astype(np.int64))
+    return [pieces[i] for i in places]
 
 
 @command("python -m benchmarks rivals --out SPEED")
@@ -250,4 +344,4 @@ def main(**given: Any) -> None:
 
     As ``benchmark speed``, which has the encoders alone; a rival that cannot run says why.
     """
-    measure_speed(SpeedOptions.of(given), rivals)
+    measure_speed(SpeedOptions.of(given), measure_rivals)

@@ -11,8 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,27 +21,18 @@ from jobs._cli.progress import Progress, duration
 from jobs._cli.signals import interrupt_when_told
 from jobs._cli.speed import SpeedOptions
 from vnp.encoders.spec import DEFAULTS, spec
+from vnp.encoders.weights.folders import weights_root
 from vnp.errors import RunError, UsageError
+from vnp.files.claims import make_folder
+from vnp.files.records import write_json
 
 if TYPE_CHECKING:
     from vnp.speed.runs import RunFigures
 
 _GPU_READS, _CPU_READS, _COLD_READS = 1_000_000, 300, 5_000
 _SHARDS_A_GPU = 4
-_POLL_SECONDS = 0.5
+_CACHES = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
 _LOG_LINES = 12
-
-
-@dataclass(frozen=True)
-class _Encoders:
-    """What extract is called with."""
-
-    dna: str
-    protein: str
-    precision: str
-    weights: Path
-    device: str
-    token_budget: int | None
 
 
 def measure_runs(
@@ -63,54 +53,86 @@ def measure_runs(
         RunError: a run failed.
     """
     from vnp.encoders.device import choose_device
-    from vnp.files.records import write_json
     from vnp.speed.measure import describe_machine
+    from vnp.speed.runs import write_reads
 
     device = choose_device(given.device)
-    out, as_json = given.out, given.as_json
     visible, counts = _gpus(gpus, device.type)
-    machine = describe_machine(device)
     many = reads or (_GPU_READS if device.type == "cuda" else _CPU_READS)
-    found: list[tuple[str, RunFigures]] = []
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+    if len(given.precisions) > 1:
+        raise UsageError("--end-to-end takes one --precision")
+    dna, protein = encoders_of(given)
+    precision = given.precisions[0] if given.precisions else "auto"
+    weights = weights_root(given.weights)
+    machine = describe_machine(device)
+    result: dict[str, Any] = {
+        "schema": "vnp-end-to-end/1",
+        "machine": machine,
+        "encoders": {"dna": dna, "protein": protein, "precision": precision, "source": f"weights of {weights}"},
+        "reads": many,
+        "runs": [],
+        "times_one_gpu": {},
+    }
+    words = ["--dna", dna, "--protein", protein, "--precision", precision, "--weights", str(weights)]
+    words += ["--device", device.type, "--cluster", "local"]
+    if given.token_budget is not None:
+        words += ["--token-budget", str(given.token_budget)]
+    if given.out is not None:
+        make_folder(given.out)
+    if not given.as_json:
+        click.echo(f"{dna} and {protein}, {precision}, weights of {weights}, {machine['name']}")
 
     def note(name: str, figures: RunFigures) -> None:
         # At once: what comes after it may take long, and be ended.
-        found.append((name, figures))
-        if out is not None:
-            write_json(out / "end_to_end.json", _result(machine, used, source, many, found))
-        if not as_json:
+        result["runs"].append({"name": name, **asdict(figures)})
+        result["times_one_gpu"] = _times(result["runs"])
+        if given.out is not None:
+            write_json(given.out / "end_to_end.json", result)
+        if not given.as_json:
             click.echo("\n".join(["", *_table(name, figures)]))
 
     try:
-        with interrupt_when_told(), _room(scratch) as room, Progress("end to end", None, "steps") as progress:
-            say = _steps(progress)
-            weights, source = _weights(given, room, str(device), say)
-            used = _encoders(given, weights, device.type)
-            if not as_json:
-                click.echo(f"{used.dna} and {used.protein}, {used.precision}, {source}, {machine['name']}")
-            inputs = _reads(room, many, say)
+        with (
+            interrupt_when_told(),
+            tempfile.TemporaryDirectory(prefix="vnp-speed-", dir=scratch) as place,
+            Progress("end to end", None, "steps") as progress,
+        ):
+            room, steps = Path(place), iter(range(1, 1_000_000))
+
+            def one_run(what: str, few: int, parts: int, used: Sequence[str], caches: Mapping[str, str]) -> RunFigures:
+                inputs = room / f"reads-{few}.fa"
+                if not inputs.exists():
+                    progress.to(next(steps), f": {few:,} reads")
+                    write_reads(inputs, few)
+                progress.to(next(steps), f": {what}")
+                return _run([str(inputs), "--shards", str(parts), *words], room, used, caches)
+
             caches: dict[str, str] = {}
             if cold:
-                caches = {name: str(room / name.lower()) for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")}
-                few = _reads(room, min(many, _COLD_READS), say)
+                caches = {name: str(room / name.lower()) for name in _CACHES}
+                few = min(many, _COLD_READS)
                 for state in ("cold", "warm"):
-                    say(f"extract of few reads, {state} caches")
-                    note(f"{state} caches, few reads", _run(used, few, room / f"run-{state}", 1, visible[:1], caches))
+                    what = f"extract of few reads, {state} caches"
+                    note(f"{state} caches, few reads", one_run(what, few, 1, visible[:1], caches))
             for count in counts:
-                say(f"extract of {many:,} reads, {count or 'no'} GPU")
                 parts = shards or (_SHARDS_A_GPU * max(counts) if count else 1)
-                run = room / f"run-{count}"
-                note(f"{many:,} reads", _run(used, inputs, run, parts, visible[:count], caches))
+                what = f"extract of {many:,} reads, {count or 'no'} GPU"
+                note(f"{many:,} reads", one_run(what, many, parts, visible[:count], caches))
     except KeyboardInterrupt:
-        if as_json and found:
-            click.echo(json.dumps(_result(machine, used, source, many, found), indent=2))
+        if given.as_json and result["runs"]:
+            click.echo(json.dumps(result, indent=2))
         raise
-    result = _result(machine, used, source, many, found)
-    if out is not None:
-        click.echo(f"wrote {out / 'end_to_end.json'}", err=True)
-    click.echo(json.dumps(result, indent=2) if as_json else "\n".join(_ratios(result)))
+    if given.out is not None:
+        click.echo(f"wrote {given.out / 'end_to_end.json'}", err=True)
+    click.echo(json.dumps(result, indent=2) if given.as_json else "\n".join(_ratios(result)))
+
+
+def encoders_of(given: SpeedOptions) -> tuple[str, str]:
+    """The DNA and the protein encoder."""
+    proteins = [name for name in given.models if spec(name).molecule == "protein"] or [DEFAULTS["protein"]]
+    if len(proteins) > 1:
+        raise UsageError(f"--end-to-end takes one model of proteins, not {', '.join(proteins)}")
+    return DEFAULTS["dna"], proteins[0]
 
 
 def _gpus(text: str, device: str) -> tuple[list[str], list[int]]:
@@ -131,93 +153,21 @@ def _gpus(text: str, device: str) -> tuple[list[str], list[int]]:
     return visible, counts
 
 
-@contextmanager
-def _room(folder: Path | None) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="vnp-speed-", dir=folder) as name:
-        yield Path(name)
-
-
-def _steps(progress: Progress) -> Any:
-    steps = iter(range(1, 1_000_000))
-    return lambda what: progress.to(next(steps), f": {what}")
-
-
-def _weights(given: SpeedOptions, room: Path, device: str, say: Any) -> tuple[Path, str]:
-    """The user's weights, or random ones of the published size (of one layer on a CPU, unless --full)."""
-    import torch
-
-    from vnp.encoders.weights.folders import weights_root
-    from vnp.speed.made_up import make_folder
-    from vnp.speed.measure import free
-
-    if given.weights is not None:
-        return weights_root(given.weights), f"weights of {given.weights}"
-    full = given.full or device.startswith("cuda")
-    root = room / "weights"
-    for name in _models(given):
-        say(f"random weights of {name}")
-        make_folder(root, name, device, full=full)
-        # The runs need this memory.
-        free(torch.device(device))
-    return root, "random weights, published size" if full else "random weights, one layer"
-
-
-def _models(given: SpeedOptions) -> tuple[str, str]:
-    """The DNA and the protein encoder."""
-    proteins = [name for name in given.models if spec(name).molecule == "protein"] or [DEFAULTS["protein"]]
-    if len(proteins) > 1:
-        raise UsageError(f"--end-to-end takes one model of proteins, not {', '.join(proteins)}")
-    return DEFAULTS["dna"], proteins[0]
-
-
-def _encoders(given: SpeedOptions, weights: Path, device: str) -> _Encoders:
-    if len(given.precisions) > 1:
-        raise UsageError("--end-to-end takes one --precision")
-    precision = given.precisions[0] if given.precisions else "auto"
-    return _Encoders(*_models(given), precision, weights, device, given.token_budget)
-
-
-def _reads(room: Path, count: int, say: Any) -> Path:
-    from vnp.speed.made_up import write_reads
-
-    path = room / f"reads-{count}.fa"
-    if not path.exists():
-        say(f"{count:,} reads")
-        write_reads(path, count)
-    return path
-
-
-def _run(
-    used: _Encoders, reads: Path, run: Path, shards: int, gpus: Sequence[str], caches: Mapping[str, str]
-) -> RunFigures:
+def _run(words: Sequence[str], room: Path, gpus: Sequence[str], caches: Mapping[str, str]) -> RunFigures:
+    """Run extract in a process of its own; its run is gone again afterwards, since the next may need the room."""
     from vnp.speed.runs import read_figures
 
-    settings = reads.with_name("none.toml")
+    run, log, settings = room / "run", room / "run.log", room / "none.toml"
     settings.touch()
-    command = [sys.executable, "-m", "jobs.extract", str(reads), "--out", str(run), "--shards", str(shards)]
-    command += ["--dna", used.dna, "--protein", used.protein, "--precision", used.precision]
-    command += [
-        "--weights",
-        str(used.weights),
-        "--device",
-        used.device,
-        "--cluster",
-        "local",
-        "--config",
-        str(settings),
-    ]
-    if used.token_budget is not None:
-        command += ["--token-budget", str(used.token_budget)]
+    command = [sys.executable, "-m", "jobs.extract", *words, "--out", str(run), "--config", str(settings)]
     environment = {**os.environ, **caches}
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-    log = run.with_suffix(".log")
     begun = time.time()
     with log.open("wb") as file:
         process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
         try:
-            while process.poll() is None:
-                time.sleep(_POLL_SECONDS / 10)
+            process.wait()
         except BaseException:
             process.terminate()
             process.wait()
@@ -227,36 +177,21 @@ def _run(
         said = log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
         raise RunError(f"extract ended with {process.returncode}; its last lines:\n" + "\n".join(said))
     figures = read_figures(run, gpus=len(gpus), begun=begun, ended=ended)
-    # The next run may need the room.
     shutil.rmtree(run)
     return figures
 
 
-def _result(
-    machine: Mapping[str, object], used: _Encoders, source: str, reads: int, found: Sequence[tuple[str, RunFigures]]
-) -> dict[str, Any]:
-    whole = [figures for name, figures in found if "few" not in name]
-    one = next((figures for figures in whole if figures.gpus == 1), None)
-    ratios = {}
-    if one is not None:
-        for other in whole:
-            if other.gpus > 1:
-                ratios[str(other.gpus)] = {
-                    "wall": one.wall / other.wall,
-                    "after_loading": other.working_rows_per_second / one.working_rows_per_second,
-                }
+def _times(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """How many times as fast as on one GPU the same reads were on more."""
+    whole = [run for run in runs if "few" not in run["name"]]
+    one = next((run for run in whole if run["gpus"] == 1), None)
     return {
-        "schema": "vnp-end-to-end/1",
-        "machine": dict(machine),
-        "encoders": {
-            "dna": used.dna,
-            "protein": used.protein,
-            "precision": used.precision,
-            "source": source,
-        },
-        "reads": reads,
-        "runs": [{"name": name, **asdict(figures)} for name, figures in found],
-        "times_one_gpu": ratios,
+        str(run["gpus"]): {
+            "wall": one["wall"] / run["wall"],
+            "after_loading": run["working_rows_per_second"] / one["working_rows_per_second"],
+        }
+        for run in whole
+        if one is not None and run["gpus"] > 1
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -20,12 +20,11 @@ if TYPE_CHECKING:
     import torch
 
     from vnp.encoders.models.bare import BareModel
-    from vnp.speed.compare import Contestant
+    from vnp.speed.encoders import Course, ModelReport, Row, Say, SpeedRequest
     from vnp.speed.measure import Clock
-    from vnp.speed.results import ModelReport
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-Rivals = Callable[["BareModel", Sequence[str]], "list[Contestant]"]
+Rivals = Callable[["BareModel", "SpeedRequest", "Clock", "Say", "Sequence[Course]"], "Iterable[Row]"]
 
 MODELS = tuple(one.name for one in weighted())
 # Tokens of each workload on a CPU: enough of them for a second or so; on a GPU each encoder has its own number.
@@ -106,7 +105,7 @@ _END_TO_END_OPTIONS = (
 )
 
 
-speed_out = click.option("--out", type=_FOLDER, help="Folder for speed.json, speed.tsv and speed.png.")
+speed_out = click.option("--out", type=_FOLDER, help="Folder for speed.json and speed.tsv.")
 
 
 def speed_options(function: _Function) -> _Function:
@@ -154,7 +153,7 @@ def measure_speed(given: SpeedOptions, rivals: Rivals | None = None) -> None:
 
     Args:
         given: what to measure, and where to write.
-        rivals: other ways to run a model, in the precisions that ours run in.
+        rivals: measures other ways to run a model.
 
     Raises:
         UsageError: an option does not fit the others.
@@ -217,10 +216,9 @@ def _measure_one(
     name: str, device: torch.device, given: SpeedOptions, rivals: Rivals | None, clock: Clock,
     say: Callable[[str], None],
 ) -> ModelReport:  # fmt: skip
-    from vnp.speed.compare import SpeedRequest, compare
+    from vnp.speed.encoders import SpeedRequest, measure_model
     from vnp.speed.measure import default_precisions
-    from vnp.speed.models import find_model
-    from vnp.speed.workloads import default_workloads, file_workload
+    from vnp.speed.workloads import default_workloads, file_workload, find_model
 
     say(f"{name}: weights")
     full = given.full or device.type == "cuda"
@@ -236,11 +234,14 @@ def _measure_one(
         precisions=given.precisions or default_precisions(device, few=given.quick),
         token_budget=given.token_budget,
         repeats=given.repeats or (3 if given.quick else 5),
-        rival_seconds=1.5 if given.quick else 5.0,
         ceiling_seconds=0.5 if given.quick else 1.0,
         tune=given.tune,
     )
-    return compare(model, workloads, request, clock, say, rivals(model, request.precisions) if rivals else ())
+    if rivals is None:
+        return measure_model(model, workloads, request, clock, say)
+    return measure_model(
+        model, workloads, request, clock, say, lambda courses: rivals(model, request, clock, say, courses)
+    )
 
 
 def _keep(found: list[ModelReport], device: torch.device) -> int:

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.end_to_end import make_folder
 from jobs._cli import end_to_end
 from tests.jobs.commands import call, clean
 from tests.speed.tiny import tiny_model
 from vnp.encoders.measured import tuned_path
-from vnp.speed import compare, models
-from vnp.speed.made_up import make_folder
+from vnp.speed import encoders, workloads
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +26,9 @@ def small_and_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setenv("VNP_CONFIG", str(tmp_path / "settings"))
     monkeypatch.setenv("VNP_WEIGHTS", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(models, "random_model", tiny_model)
+    monkeypatch.setattr(workloads, "random_model", tiny_model)
     # Shorter than what is worth measuring.
-    monkeypatch.setattr(compare, "ranges", lambda _: ((8, 16), (128, 256)))
+    monkeypatch.setattr(encoders, "budgets_of", lambda _: (128, 256))
     # Small products on many threads only wait for one another.
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -60,7 +60,7 @@ def test_table_and_files(tmp_path: Path) -> None:
     assert "on a CPU: small models with random weights" in result.stderr
     for words in ("dnabert_s: 2 layers of 84, random weights, small", "chunks of 300 bases"):
         assert words in result.stdout
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["speed.json", "speed.png", "speed.tsv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["speed.json", "speed.tsv"]
     assert not tuned_path().exists()
 
 
@@ -155,7 +155,7 @@ def test_from_end_to_end(tmp_path: Path) -> None:
 def test_what_was_measured_before_it_was_ended_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
 ) -> None:
-    end_at_second_call(monkeypatch, compare, "_measure")
+    end_at_second_call(monkeypatch, encoders, "_measure")
     before = signal.getsignal(signal.SIGTERM)
     result = speed("--model", "dnabert_s", "--model", "fastesm2_650", "--out", tmp_path, "--time", 60, *more)
     assert signal.getsignal(signal.SIGTERM) is before
@@ -177,7 +177,7 @@ def test_what_was_measured_before_it_was_ended_is_there(
 def test_models_before_one_that_was_ended_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
 ) -> None:
-    end_at_second_call(monkeypatch, models, "find_model")
+    end_at_second_call(monkeypatch, workloads, "find_model")
     more = ("--json",) if as_json else ()
     result = speed("--model", "dnabert_s", "--model", "fastesm2_650", "--out", tmp_path, "--time", 2, *more)
     assert result.exit_code == 1

@@ -7,15 +7,15 @@ import torch
 from vnp.encoders.engine import TransformerEncoder
 from vnp.encoders.models.bare import BareModel
 from vnp.errors import EncoderError
-from vnp.speed.measure import Clock, Memory
-from vnp.speed.sweeps import Point, best_budget, by_budget, by_length
+from vnp.speed.encoders import Point, best_budget, sweep
+from vnp.speed.measure import Memory
 
 CPU = torch.device("cpu")
 
 
 def test_over_lengths(protein: BareModel) -> None:
     encoder = protein.encoder("fp32")
-    points = by_length(protein, encoder, Memory(CPU), (8, 16), Clock(600))
+    points = sweep(protein, encoder, Memory(CPU), [(length, encoder.token_budget) for length in (8, 16)])
     assert [point.length for point in points] == [8, 16]
     assert all(point.error is None and point.tokens_per_second > 0 and point.tflops > 0 for point in points)
     assert points[0].sequences_per_second * 8 == pytest.approx(points[0].tokens_per_second)
@@ -33,7 +33,7 @@ def test_over_budgets_fills_whole_batches(protein: BareModel, monkeypatch: pytes
     monkeypatch.setattr(TransformerEncoder, "embed_ids", watched)
     encoder = protein.encoder("fp32")
     before = encoder.token_budget
-    points = by_budget(protein, encoder, Memory(CPU), 20, (10, 64, 128), Clock(600))
+    points = sweep(protein, encoder, Memory(CPU), [(20, 64), (20, 128)])
     assert [point.budget for point in points] == [64, 128]
     assert encoder.token_budget == before
     # Three sequences of 20 tokens fit into 64, and six into 128; enough batches for a thousand tokens.
@@ -58,14 +58,10 @@ def test_a_batch_that_does_not_fit_ends_the_sweep(
     monkeypatch.setattr(TransformerEncoder, "embed_ids", scarce)
     encoder = protein.encoder("fp32")
     before = encoder.token_budget
-    points = by_budget(protein, encoder, Memory(CPU), 20, (32, 64, 128, 256), Clock(600))
+    points = sweep(protein, encoder, Memory(CPU), [(20, budget) for budget in (32, 64, 128, 256)])
     assert [(point.budget, point.error) for point in points] == [(32, None), (64, None), (128, "out of memory")]
     assert encoder.token_budget == before
-    assert best_budget(points) in points[:2]
-
-
-def test_no_point_is_begun_when_the_time_is_up(protein: BareModel) -> None:
-    assert by_length(protein, protein.encoder("fp32"), Memory(CPU), (8, 16), Clock(0)) == []
+    assert best_budget(points) in (32, 64)
 
 
 def test_the_smallest_that_is_nearly_best() -> None:
@@ -73,7 +69,5 @@ def test_the_smallest_that_is_nearly_best() -> None:
         Point(102, budget, tokens_per_second=speed)
         for budget, speed in ((1, 500.0), (2, 991.0), (4, 1000.0), (8, 985.0))
     ]
-    best = best_budget([*points, Point(102, 16, error="out of memory")])
-    assert best is not None
-    assert best.budget == 2
+    assert best_budget([*points, Point(102, 16, error="out of memory")]) == 2
     assert best_budget([Point(102, 16, error="out of memory")]) is None

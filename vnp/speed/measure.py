@@ -1,22 +1,21 @@
-"""How long something takes: medians of repeats, the memory it needs, and how far its numbers are from exact ones.
+"""How long something takes and the memory it needs, how far its numbers are from exact ones, and on which machine.
 
 The most that could be had is the rate of a model's own matrix products alone, one layer's in turn, on random numbers.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
 import platform
 import re
-import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,25 +25,14 @@ from vnp.encoders.build import DTYPES, default_budget
 from vnp.encoders.models.bare import BareModel
 from vnp.errors import EncoderError
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-Run = Callable[[Sequence["NDArray[np.int64]"]], "Float32[np.ndarray, 'n width']"]
-Pieces = list[Int64[np.ndarray, "members"]]
-
-_FEWEST_PIECES = 4
 _ROWS_ON_CPU, _ROWS_FP32 = 1024, 16384
 _LARGEST_FP8 = 448.0  # of float8_e4m3fn
-_BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 _LIBRARIES = ("torch", "triton", "transformers", "numpy", "tokenizers")
 
 
 class Clock:
-    """The time that a measurement may take in all.
-
-    Args:
-        seconds: from now on.
-    """
+    """The time that a measurement may take in all, in seconds from now on."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
@@ -59,40 +47,13 @@ class Clock:
         return Clock(self.left / max(1, parts))
 
 
-@dataclass(frozen=True)
-class Timing:
-    """What was timed.
-
-    Attributes:
-        sequences: in one round.
-        lengths: tokens of each.
-        seconds: of each round, after one that did not count.
-        peak_gib: most memory of the GPU beyond what was in use before the contestant was built; None on a CPU.
-    """
-
-    sequences: int
-    lengths: Int64[np.ndarray, "n"]
-    seconds: tuple[float, ...]
-    peak_gib: float | None
-
-    @property
-    def median(self) -> float:
-        """Median seconds of a round."""
-        return statistics.median(self.seconds)
-
-
 class Memory:
-    """The peak of a GPU's memory, counted from when this was made.
-
-    Args:
-        device: a CPU has no peak.
-    """
+    """The peak of a GPU's memory, counted from when this was made; a CPU has none."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._cuda = device.type == "cuda"
-        if self._cuda:
-            free(device)
+        free(device)
         self._base = torch.cuda.memory_allocated(device) if self._cuda else 0
 
     def restart(self) -> None:
@@ -102,7 +63,7 @@ class Memory:
 
     @property
     def peak_gib(self) -> float | None:
-        """The peak since the last restart, in GiB."""
+        """The peak since the last restart."""
         if not self._cuda:
             return None
         return max(0, torch.cuda.max_memory_allocated(self._device) - self._base) / 2**30
@@ -111,93 +72,29 @@ class Memory:
 def free(device: torch.device) -> None:
     """Give back what nobody refers to any more."""
     if device.type == "cuda":
-        import gc
-
         gc.collect()
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
 
 
-def take_time(
-    run: Run,
-    ids: Sequence[NDArray[np.int64]],
-    pieces: Pieces,
-    *,
-    repeats: int,
-    memory: Memory,
-    clock: Clock | None = None,
-    seconds: float | None = None,
-) -> Timing:
-    """Time a contestant.
-
-    Args:
-        run: embeds sequences as one piece, and returns once the numbers are there.
-        ids: of all sequences.
-        pieces: what the contestant works through in turn, such as its batches.
-        repeats: rounds that count.
-        memory: whose peak is wanted.
-        clock: no further round is begun once it has run out.
-        seconds: for all rounds together, about; None times every piece in every round. Where it is too short for all
-            pieces, some are timed, evenly spaced through them.
-
-    Returns:
-        The times of the pieces that were timed.
-    """
-    together = [[ids[i] for i in piece] for piece in pieces]
-    run(together[0])
-    chosen = together
-    if seconds is not None and len(together) > _FEWEST_PIECES:
-        probes = _spread(together, _FEWEST_PIECES)
-        cost = _time(run, probes) / len(probes)
-        chosen = _spread(together, max(_FEWEST_PIECES, int(seconds / (repeats * cost))))
+def take_time(run: Callable[[], object], repeats: int, memory: Memory, clock: Clock | None = None) -> list[float]:
+    """Seconds of each round, after one that does not count; none is begun once the clock has run out but the first."""
+    run()
     memory.restart()
-    times = [_time(run, chosen)]
-    while len(times) < repeats and (clock is None or clock.left):
-        times.append(_time(run, chosen))
-    lengths = np.array([len(each) for piece in chosen for each in piece], np.int64)
-    return Timing(len(lengths), lengths, tuple(times), memory.peak_gib)
-
-
-def _time(run: Run, pieces: Sequence[Sequence[NDArray[np.int64]]]) -> float:
-    began = time.perf_counter()
-    for piece in pieces:
-        run(piece)
-    return time.perf_counter() - began
-
-
-def _spread(pieces: list[list[NDArray[np.int64]]], count: int) -> list[list[NDArray[np.int64]]]:
-    """So many of the pieces, evenly spaced."""
-    places = np.unique(np.linspace(0, len(pieces) - 1, min(count, len(pieces))).round().astype(np.int64))
-    return [pieces[i] for i in places]
+    times: list[float] = []
+    while not times or (len(times) < repeats and (clock is None or clock.left)):
+        began = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - began)
+    return times
 
 
 def choose_sample(lengths: Int64[np.ndarray, "n"], count: int, seed: int = 0) -> Int64[np.ndarray, "m"]:
-    """Choose sequences to compare numbers on: at random, with the shortest and the longest.
-
-    Args:
-        lengths: tokens of each sequence.
-        count: how many; fewer where there are fewer.
-        seed: of the choice.
-
-    Returns:
-        Their places, in order.
-    """
+    """Places of so many sequences to compare numbers on: at random, with the shortest and the longest."""
     extremes = np.unique([int(lengths.argmin()), int(lengths.argmax())])
     others = np.setdiff1d(np.arange(len(lengths)), extremes)
     more = np.random.default_rng(seed).permutation(others)[: max(0, count - len(extremes))]
     return np.sort(np.concatenate([extremes, more]))
-
-
-def embed_in_pieces(run: Run, ids: Sequence[NDArray[np.int64]], pieces: Pieces) -> Float32[np.ndarray, "n width"]:
-    """Embed all sequences piece by piece, and put the rows into the order of the sequences."""
-    found: NDArray[np.float32] | None = None
-    for piece in pieces:
-        rows = run([ids[i] for i in piece])
-        if found is None:
-            found = np.empty((len(ids), rows.shape[1]), np.float32)
-        found[piece] = rows
-    assert found is not None
-    return found
 
 
 def least_cosine(got: Float32[np.ndarray, "n width"], want: Float32[np.ndarray, "n width"]) -> float:
@@ -209,15 +106,7 @@ def least_cosine(got: Float32[np.ndarray, "n width"], want: Float32[np.ndarray, 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """The rate of the products of one precision, measured before and after the contestants, since clocks drift.
-
-    Attributes:
-        precision: of the products.
-        rows: tokens that they took at once.
-        before: TFLOP/s before.
-        after: TFLOP/s after, or None if that failed or was left out.
-        error: why there is none.
-    """
+    """TFLOP/s of one precision's products over ``rows`` tokens, before and after all else, since clocks drift."""
 
     precision: str
     rows: int
@@ -247,13 +136,11 @@ def measure_ceiling(model: BareModel, precision: str, seconds: float = 1.0) -> f
         EncoderError: the device cannot do that.
     """
     rows, device = ceiling_rows(model, precision), model.device
-    if precision != "fp8" and precision not in DTYPES:
+    if precision not in DTYPES:
         raise EncoderError(f"no ceiling is known for the precision {precision!r}")
     make = _fp8_product if precision == "fp8" else _plain_product
-    products = [
-        make(rows, out, into, torch.bfloat16 if precision == "fp8" else DTYPES[precision], device)
-        for out, into in model.sizes.products
-    ]
+    shapes = model.sizes.products
+    products = [make(rows, out, into, DTYPES[precision], device) for out, into in shapes]
 
     def turn(times: int) -> float:
         _wait(device)
@@ -272,7 +159,7 @@ def measure_ceiling(model: BareModel, precision: str, seconds: float = 1.0) -> f
         spent = turn(times)
     del products
     free(device)
-    return 2 * rows * sum(out * into for out, into in model.sizes.products) * times / spent / 1e12
+    return 2 * rows * sum(out * into for out, into in shapes) * times / spent / 1e12
 
 
 def ceiling_rows(model: BareModel, precision: str) -> int:
@@ -301,15 +188,13 @@ def _plain_product(
     return lambda: torch.mm(x, weight.T, out=result)
 
 
-def _fp8_product(
-    rows: int, out: int, into: int, dtype: torch.dtype, device: torch.device
-) -> Callable[[], torch.Tensor]:
+def _fp8_product(rows: int, out: int, into: int, _: torch.dtype, device: torch.device) -> Callable[[], torch.Tensor]:
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
         raise EncoderError("fp8 needs a GPU of compute capability 8.9 or newer")
     x, x_scale = _quantised(_draw(rows, into, device))
     weight, weight_scale = _quantised(_draw(out, into, device) * into**-0.5)
     a, b = x_scale[:, None].contiguous(), weight_scale[None, :].contiguous()
-    return lambda: torch._scaled_mm(x, weight.T, scale_a=a, scale_b=b, out_dtype=dtype, use_fast_accum=True)
+    return lambda: torch._scaled_mm(x, weight.T, scale_a=a, scale_b=b, out_dtype=torch.bfloat16, use_fast_accum=True)
 
 
 def _quantised(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -319,19 +204,12 @@ def _quantised(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def describe_machine(device: torch.device) -> dict[str, object]:
-    """Name the device, the versions and the date.
-
-    Args:
-        device: that is measured.
-
-    Returns:
-        JSON values.
-    """
+    """The device, the versions, the command and the date as JSON values, for everybody who reads the figures later."""
     versions = {name: _version(name) for name in _LIBRARIES}
     found: dict[str, object] = {
         "device": str(device),
         "name": device_name(device),
-        "processor": _processor(),
+        "processor": _cpu_line("model name") or platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -361,17 +239,8 @@ def default_precisions(device: torch.device, *, few: bool = False) -> tuple[str,
 
 
 def cpu_has_bf16(flags: str | None = None) -> bool:
-    """Whether the CPU multiplies bfloat16 by itself.
-
-    Args:
-        flags: what the system says that the CPU can do; None asks it.
-    """
-    words = set((_cpu_line("flags") if flags is None else flags).split())
-    return any(flag in words for flag in _BF16_FLAGS)
-
-
-def _processor() -> str:
-    return _cpu_line("model name") or platform.processor() or platform.machine()
+    """Whether the CPU multiplies bfloat16 by itself; ``flags`` are what the system says that it can do."""
+    return bool(_BF16_FLAGS & set((_cpu_line("flags") if flags is None else flags).split()))
 
 
 def _cpu_line(name: str) -> str:

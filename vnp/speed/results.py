@@ -1,118 +1,20 @@
-"""What was measured, as values, as a table to read, and as files: JSON, a table, and a picture."""
+"""What was measured as JSON, as a table in a file, and as a table to read."""
 
 from __future__ import annotations
 
 import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from vnp.files.claims import make_folder
 from vnp.files.durable import replacing
 from vnp.files.records import write_json
-from vnp.report.plots import COLOURS, figure, save
-from vnp.speed.measure import Ceiling
-from vnp.speed.sweeps import Point
-from vnp.speed.workloads import Workload
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from vnp.speed.encoders import ModelReport, Row, Sweep
 
 SCHEMA = "vnp-speed/1"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One contestant on one workload.
-
-    Attributes:
-        model: the encoder.
-        workload: its name.
-        contestant: its name.
-        kind: ``ours``, ``rival`` or ``loop``.
-        precision: it ran in.
-        note: what was chosen, such as the kernel or the batch.
-        sequences: of one round; a rival's rounds may be a part of the workload, spread evenly over it.
-        tokens: of one round.
-        rounds: seconds of each.
-        sequences_per_second: by the median round.
-        tokens_per_second: by the median round.
-        tflops: floating-point operations of matrix products and attention, by the median round.
-        share: of the rate of the matrix products alone.
-        peak_gib: GPU memory, weights included.
-        least_cosine: the smallest between pooled embeddings and those of plain layers in float32.
-        compared: sequences that the cosine is of.
-        times_rival: how many times more tokens a second than the best rival, if it is ours.
-        times_loop: how many times more than VirNucPro's way, if it is ours.
-        error: why there are no figures.
-    """
-
-    model: str
-    workload: str
-    contestant: str
-    kind: str
-    precision: str
-    note: str = ""
-    sequences: int = 0
-    tokens: int = 0
-    rounds: tuple[float, ...] = ()
-    sequences_per_second: float = 0.0
-    tokens_per_second: float = 0.0
-    tflops: float = 0.0
-    share: float | None = None
-    peak_gib: float | None = None
-    least_cosine: float | None = None
-    compared: int = 0
-    times_rival: float | None = None
-    times_loop: float | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """One series of measurements of the engine.
-
-    Attributes:
-        over: ``length`` or ``budget``; ``none`` if it failed.
-        precision: of the engine.
-        points: in order.
-        best: the smallest budget within 1 % of the best throughput.
-        error: why there is no series.
-    """
-
-    over: str
-    precision: str
-    points: tuple[Point, ...]
-    best: int | None
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class ModelReport:
-    """All of one model.
-
-    Attributes:
-        name: the encoder.
-        source: where its weights came from.
-        size: layers and width, in words.
-        ceilings: of each precision that ran.
-        workloads: what was run.
-        rows: every contestant on every workload.
-        sweeps: over lengths and budgets.
-        reference_error: why numbers could not be compared, if so.
-        interrupted: whether somebody ended it early.
-    """
-
-    name: str
-    source: str
-    size: str
-    ceilings: tuple[Ceiling, ...]
-    workloads: tuple[Workload, ...]
-    rows: tuple[Row, ...]
-    sweeps: tuple[Sweep, ...]
-    reference_error: str | None = None
-    interrupted: bool = False
 
 
 def as_json(machine: Mapping[str, object], models: Sequence[ModelReport]) -> dict[str, Any]:
@@ -158,7 +60,7 @@ def _finite(value: Any) -> Any:
 
 
 def write(folder: Path, machine: Mapping[str, object], models: Sequence[ModelReport]) -> list[Path]:
-    """Write ``speed.json``, ``speed.tsv`` and ``speed.png``.
+    """Write ``speed.json`` and ``speed.tsv``.
 
     Args:
         folder: made if it is not there.
@@ -171,24 +73,20 @@ def write(folder: Path, machine: Mapping[str, object], models: Sequence[ModelRep
     Raises:
         StorageError: the disk is full or cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / name for name in ("speed.json", "speed.tsv", "speed.png")]
+    make_folder(folder)
+    paths = [folder / "speed.json", folder / "speed.tsv"]
     write_json(paths[0], as_json(machine, models))
     columns = [name for name in Row.__dataclass_fields__ if name != "rounds"]
     with replacing(paths[1]) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, delimiter="\t", lineterminator="\n")
         table.writerow([*columns, "seconds_each_round"])
-        for model in models:
-            for row in model.rows:
-                values = ["" if getattr(row, name) is None else getattr(row, name) for name in columns]
-                table.writerow([*values, " ".join(f"{seconds:.6g}" for seconds in row.rounds)])
-    if any(model.rows for model in models):
-        draw(paths[2], models)
-    return [path for path in paths if path.exists()]
+        for row in (row for model in models for row in model.rows):
+            values = ["" if getattr(row, name) is None else getattr(row, name) for name in columns]
+            table.writerow([*values, " ".join(f"{seconds:.6g}" for seconds in row.rounds)])
+    return paths
 
 
 _HEAD = ("sequences/s", "tokens/s", "TFLOP/s", "share", "GiB", "cosine", "x rival", "x VirNucPro", "spread")
-_MARKS = {"ours": "o", "rival": "s", "loop": "^"}
 
 
 def table(model: ModelReport) -> Iterator[str]:
@@ -209,34 +107,42 @@ def table(model: ModelReport) -> Iterator[str]:
         rows = [row for row in model.rows if row.workload == workload.name]
         names = [f"{row.contestant}, {row.precision}" for row in rows]
         wide = max(map(len, names), default=0)
-        yield f"  {'':<{wide}}" + "".join(f"{name:>13}" for name in _HEAD)
-        for row, name in zip(rows, names, strict=True):
-            if row.error is not None:
+        cells = [None if row.error is not None else _cells(row) for row in rows]
+        head = [
+            name for name in _HEAD if not name.startswith("x ") or any(each and each[name] != "-" for each in cells)
+        ]
+        yield f"  {'':<{wide}}" + "".join(f"{name:>13}" for name in head)
+        for row, name, found in zip(rows, names, cells, strict=True):
+            if found is None:
                 yield f"  {name:<{wide}}  {row.error}"
             else:
-                yield f"  {name:<{wide}}" + "".join(f"{cell:>13}" for cell in _cells(row)) + f"  {row.note}"
+                yield f"  {name:<{wide}}" + "".join(f"{found[each]:>13}" for each in head) + f"  {row.note}"
     for sweep in model.sweeps:
         yield ""
-        yield from _sweep(model.name, sweep)
+        yield from sweep_lines(model.name, sweep)
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row) -> dict[str, str]:
     spread = (max(row.rounds) - min(row.rounds)) / sorted(row.rounds)[len(row.rounds) // 2]
-    return [
-        _count(row.sequences_per_second),
-        _count(row.tokens_per_second),
-        _count(row.tflops),
-        "-" if row.share is None else f"{row.share:.2f}",
-        "-" if row.peak_gib is None else f"{row.peak_gib:.1f}",
-        "-" if row.least_cosine is None else f"{math.floor(row.least_cosine * 1e8) / 1e8:.8f}" if
-        math.isfinite(row.least_cosine) else "not finite",
-        "-" if row.times_rival is None else f"{row.times_rival:.2f}",
-        "-" if row.times_loop is None else f"{row.times_loop:.1f}",
-        f"{spread:.1%}" if len(row.rounds) > 1 else "one round",
-    ]  # fmt: skip
+    cosine = "-"
+    if row.least_cosine is not None:
+        finite = math.isfinite(row.least_cosine)
+        cosine = f"{math.floor(row.least_cosine * 1e8) / 1e8:.8f}" if finite else "not finite"
+    return {
+        "sequences/s": _count(row.sequences_per_second),
+        "tokens/s": _count(row.tokens_per_second),
+        "TFLOP/s": _count(row.tflops),
+        "share": "-" if row.share is None else f"{row.share:.2f}",
+        "GiB": "-" if row.peak_gib is None else f"{row.peak_gib:.1f}",
+        "cosine": cosine,
+        "x rival": "-" if row.times_rival is None else f"{row.times_rival:.2f}",
+        "x VirNucPro": "-" if row.times_loop is None else f"{row.times_loop:.1f}",
+        "spread": f"{spread:.1%}" if len(row.rounds) > 1 else "one round",
+    }
 
 
-def _sweep(name: str, sweep: Sweep) -> Iterator[str]:
+def sweep_lines(name: str, sweep: Sweep) -> Iterator[str]:
+    """The lines of one sweep's table."""
     if sweep.error is not None:
         yield f"{name}, {sweep.precision}: no sweep: {sweep.error}"
         return
@@ -266,92 +172,3 @@ def _count(value: float) -> str:
 
 def _rate(value: float | None) -> str:
     return "not measured" if value is None else f"{_count(value)} TFLOP/s"
-
-
-def draw(path: Path, models: Sequence[ModelReport]) -> Path:
-    """Draw two panels for each model.
-
-    Args:
-        path: a ``.png`` or ``.svg`` file.
-        models: what was measured.
-
-    Returns:
-        The path.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
-    """
-    made, panels = figure(len(models), 2, width=5.6, height=3.8)
-    for model, left, right in zip(models, panels[::2], panels[1::2], strict=True):
-        _against_length(left, model)
-        _against_budget(right, model)
-    return save(made, path)
-
-
-def _against_length(axes: Axes, model: ModelReport) -> None:
-    """Sweeps over lengths as lines, and every contestant on every workload at the workload's mean length."""
-    for index, sweep in enumerate(each for each in model.sweeps if each.over == "length"):
-        points = [point for point in sweep.points if point.error is None]
-        label = f"vnp, {sweep.precision}, one length"
-        axes.plot(
-            [p.length for p in points], [p.sequences_per_second for p in points], color=COLOURS[index], label=label
-        )
-    names = list(dict.fromkeys((row.contestant, row.precision) for row in model.rows if row.error is None))
-    for index, name in enumerate(names):
-        rows = [row for row in model.rows if (row.contestant, row.precision) == name and row.error is None]
-        axes.plot(
-            [row.tokens / row.sequences for row in rows],
-            [row.sequences_per_second for row in rows],
-            linestyle="",
-            marker=_MARKS.get(rows[0].kind, "o"),
-            markersize=4,
-            color=COLOURS[index % len(COLOURS)],
-            label=", ".join(name),
-        )
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xlabel("tokens of a sequence (mean)")
-    axes.set_ylabel("sequences/s")
-    axes.set_title(f"{model.name}, {model.source}", fontsize=9)
-    if axes.has_data():
-        axes.legend(fontsize=6, frameon=False)
-
-
-def _against_budget(axes: Axes, model: ModelReport) -> None:
-    """Throughput on the left axis, peak memory on the right one."""
-    sweeps = [each for each in model.sweeps if each.over == "budget"]
-    for index, sweep in enumerate(sweeps):
-        points = [point for point in sweep.points if point.error is None]
-        axes.plot(
-            [p.budget for p in points],
-            [p.tokens_per_second for p in points],
-            marker="o",
-            markersize=3,
-            color=COLOURS[index % len(COLOURS)],
-            label=f"vnp, {sweep.precision}",
-        )
-    if not axes.has_data():
-        axes.set_axis_off()
-        axes.set_title(f"{model.name}: batches were not swept over", fontsize=9)
-        return
-    axes.set_xscale("log", base=2)
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("tokens of a batch")
-    axes.set_ylabel("tokens/s")
-    axes.set_title(model.name, fontsize=9)
-    if sweeps:
-        axes.legend(fontsize=6, frameon=False, loc="lower right")
-        _memory(axes, sweeps)
-
-
-def _memory(axes: Axes, sweeps: Sequence[Sweep]) -> None:
-    known = [[p for p in sweep.points if p.error is None and p.peak_gib is not None] for sweep in sweeps]
-    if not any(known):
-        return
-    second = axes.twinx()
-    for index, points in enumerate(known):
-        peaks = [p.peak_gib or 0.0 for p in points]
-        second.plot([p.budget for p in points], peaks, linestyle=":", color=COLOURS[index % len(COLOURS)])
-    second.set_ylabel("peak memory, GiB (dotted)")
-    second.set_ylim(bottom=0)
-    second.grid(visible=False)

@@ -1,15 +1,20 @@
-"""What to measure with: lengths as vnp makes them of genomes, of whole proteins and of a user's file; made-up reads."""
+"""What is measured: models, and lengths as vnp makes them of genomes, of whole proteins and of a user's file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Int64
 
-from vnp.errors import InputError
+from vnp.encoders.models.bare import BareModel, random_model
+from vnp.encoders.spec import spec as lookup
+from vnp.encoders.weights.folders import find_folder, read_config
+from vnp.encoders.weights.lock import check_fit
+from vnp.encoders.weights.state import read_state
+from vnp.errors import InputError, WeightsError
 from vnp.sequences.chunks import Chunking
 from vnp.sequences.frames import open_frames
 from vnp.sequences.opening import stream
@@ -110,7 +115,7 @@ def file_workload(path: Path, *, dna: bool, tokens: int, seed: int = 0) -> Workl
     Raises:
         InputError: the file is missing, damaged, or no FASTA with sequences.
     """
-    lengths = np.fromiter(_fasta_lengths(path), np.int64)
+    lengths = np.array(_fasta_lengths(path), np.int64)
     lengths = lengths[lengths > 0]
     if not len(lengths):
         raise InputError("has no sequences; give FASTA", path=path)
@@ -163,24 +168,48 @@ def _draw(lengths: Int64[np.ndarray, "n"], tokens: int, seed: int) -> Int64[np.n
     return rng.permutation(some)
 
 
-def _fasta_lengths(path: Path) -> Iterator[int]:
-    length, begun, in_header, fresh = 0, False, False, True
-    _, blocks = stream(path)
-    for block in blocks:
-        for number, part in enumerate(block.split(b"\n")):
-            fresh |= number > 0
-            if not part:
-                continue
-            if fresh:
-                in_header = part.startswith(b">")
-                if in_header and begun:
-                    yield length
-                    length = 0
-                begun |= in_header
-            fresh = False
-            if not begun and part.strip():
-                raise InputError("is no FASTA: it does not begin with '>'", path=path)
-            if not in_header:
-                length += len(part.translate(None, b" \t\r"))
-    if begun:
-        yield length
+def _fasta_lengths(path: Path) -> list[int]:
+    text = b"".join(stream(path)[1]).strip()
+    if text and not text.startswith(b">"):
+        raise InputError("is no FASTA: it does not begin with '>'", path=path)
+    return [len(record.partition(b"\n")[2].translate(None, b" \t\r\n")) for record in text.split(b"\n>")]
+
+
+def find_model(name: str, device: str, *, weights: Path | None, full: bool, seed: int = 0) -> BareModel:
+    """Make a model ready to be measured.
+
+    Its tensors stay on the CPU, so that what a contestant takes of a GPU's memory is its own.
+
+    Args:
+        name: of an encoder with weights.
+        device: such as ``cuda:0``.
+        weights: a folder of weights, as for ``vnp.encoders.load``; None for the default one, which is looked at only
+            for the published size.
+        full: without weights, the published size instead of a small one.
+        seed: of random weights.
+
+    Returns:
+        The model, with real weights where they are there.
+
+    Raises:
+        WeightsError: the folder that was named is not there, or what is in it is damaged.
+    """
+    spec = lookup(name)
+    try:
+        folder = find_folder(spec, weights)
+    except WeightsError:
+        # A folder without this model is no mistake; one that is not there, or half a model, is.
+        if weights is not None and (not weights.is_dir() or (weights / name).exists()):
+            raise
+        folder = None
+    if folder is None or (weights is None and not full):
+        model = random_model(device, spec, full=full, seed=seed)
+        return replace(model, state={key: tensor.cpu() for key, tensor in model.state.items()})
+    check_fit(spec, folder)
+    model = BareModel(spec, read_config(folder), {}, torch.device(device), f"weights of {folder}")
+    state = {key.removeprefix(model.trunk.prefix): tensor for key, tensor in read_state(folder, spec.pins).items()}
+    needed = model.sizes.tensors()
+    missing = [key for key in needed if key not in state]
+    if missing:
+        raise WeightsError(f"{folder} lacks the tensor {missing[0]}; fetch it again: python -m jobs.fetch {name}")
+    return replace(model, state={key: state[key] for key in needed})

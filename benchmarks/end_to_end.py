@@ -1,30 +1,51 @@
-"""Made-up reads, and weights folders with random weights, to run the whole way without downloads."""
+"""``benchmark speed --end-to-end`` with random weights, as large as the published ones: no downloads are needed."""
 
 from __future__ import annotations
 
 import json
+import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
+import click
 from safetensors.torch import save_file
 
+from jobs._cli import options
+from jobs._cli.command import command
+from jobs._cli.end_to_end import encoders_of, measure_runs
+from jobs._cli.speed import SpeedOptions, end_to_end_options, speed_options, speed_out
+from vnp.encoders.device import choose_device
 from vnp.encoders.models.bare import random_model
 from vnp.encoders.spec import spec as lookup
 from vnp.encoders.tokens.tokenizers import ESM2_VOCABULARY
 from vnp.encoders.weights.folders import CONFIG_NAME
-from vnp.errors import UsageError
-from vnp.files.durable import replacing
-from vnp.sequences.record import COMPLEMENT
+from vnp.speed.measure import free
 from vnp.speed.workloads import sample_genomes
 
 _LAYERS_IF_SMALL = 1
 _PIECE = 500  # bases of one word to learn from; a whole genome as one word would take minutes
 _SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 _VOCABULARY = 4096
-_BLOCK = 50_000
-_BASES = np.frombuffer(b"ACGT", np.uint8)
-_COMPLEMENT = np.frombuffer(COMPLEMENT, np.uint8)
+
+
+@command("python -m benchmarks end_to_end --reads 1000000 --cold")
+@speed_options
+@end_to_end_options
+@speed_out
+@options.as_json
+def main(encoder_only: bool, **given: Any) -> None:  # noqa: ARG001 - one of the options
+    """Time extract from FASTA to sealed shards, with random weights; on a CPU of one layer, unless --full."""
+    own = {name: given.pop(name) for name in ("reads", "gpus", "shards", "cold", "scratch")}
+    chosen = SpeedOptions.of(given)
+    device = choose_device(chosen.device)
+    with tempfile.TemporaryDirectory(prefix="vnp-weights-", dir=own["scratch"]) as root:
+        for name in encoders_of(chosen):
+            click.echo(f"random weights of {name}", err=True)
+            make_folder(Path(root), name, str(device), full=chosen.full or device.type == "cuda")
+            # The runs need this memory.
+            free(device)
+        measure_runs(replace(chosen, weights=Path(root)), **own)
 
 
 def make_folder(root: Path, name: str, device: str, *, full: bool, seed: int = 0) -> Path:
@@ -87,55 +108,3 @@ def learn_tokens(genomes: list[bytes]) -> str:
         special_tokens=[(each, tokenizer.token_to_id(each)) for each in (first, last)],
     )
     return str(tokenizer.to_str())
-
-
-def write_reads(path: Path, count: int, *, length: int = 150, substitutions: float = 0.01, seed: int = 0) -> None:
-    """Write reads as FASTA.
-
-    Every place of the bundled genomes is as likely as any other, and so is each strand.
-
-    Args:
-        path: of the file.
-        count: of reads.
-        length: bases of a read.
-        substitutions: share of bases that are replaced by another one.
-        seed: of places and substitutions; the same seed gives the same bytes.
-
-    Raises:
-        UsageError: no genome is that long.
-        StorageError: the disk is full or cannot be written.
-    """
-    genomes = [np.frombuffer(each, np.uint8) for each in sample_genomes() if len(each) >= length]
-    if not genomes:
-        raise UsageError(f"no genome of the bundled sample has {length:,} bases")
-    text = np.concatenate(genomes)
-    room = np.array([len(each) - length + 1 for each in genomes])
-    firsts = np.cumsum([0, *map(len, genomes)])[:-1]
-    rng = np.random.default_rng(seed)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        for begun in range(0, count, _BLOCK):
-            places = rng.integers(0, int(room.sum()), min(_BLOCK, count - begun))
-            owner = np.searchsorted(np.cumsum(room), places, side="right")
-            start = firsts[owner] + places - (np.cumsum(room) - room)[owner]
-            reads = text[start[:, None] + np.arange(length)]
-            reads = _mutated(_either_strand(reads, rng), substitutions, rng)
-            lines = [b">read%d\n%s\n" % (begun + number, row.tobytes()) for number, row in enumerate(reads)]
-            file.write(b"".join(lines))
-
-
-def _either_strand(
-    reads: UInt8[np.ndarray, "reads length"], rng: np.random.Generator
-) -> UInt8[np.ndarray, "reads length"]:
-    turned = rng.random(len(reads)) < 0.5
-    reads[turned] = _COMPLEMENT[reads[turned, ::-1]]
-    return reads
-
-
-def _mutated(
-    reads: UInt8[np.ndarray, "reads length"], share: float, rng: np.random.Generator
-) -> UInt8[np.ndarray, "reads length"]:
-    rows, columns = np.nonzero(rng.random(reads.shape, dtype=np.float32) < share)
-    # The next, second or third base after the one that is there, so that it is always another one.
-    codes = np.searchsorted(_BASES, reads[rows, columns]) + rng.integers(1, 4, len(rows))
-    reads[rows, columns] = _BASES[codes % 4]
-    return reads

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.end_to_end import learn_tokens, make_folder
 from vnp.encoders import describe, load
 from vnp.encoders.tokens.tokenizers import DnabertTokenizer
 from vnp.errors import WeightsError
 from vnp.sequences.reading import read_records
-from vnp.speed.made_up import learn_tokens, make_folder, write_reads
-from vnp.speed.models import find_model
-from vnp.speed.workloads import sample_genomes
+from vnp.speed.runs import write_reads
+from vnp.speed.workloads import find_model, sample_genomes
 
 
 @pytest.fixture(scope="module")

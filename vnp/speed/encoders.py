@@ -1,0 +1,417 @@
+"""Measures encoders: each precision on each set of lengths, beside the rate of the matrix products alone.
+
+Whatever fails says why in its place, and does not end the rest.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from vnp.encoders.engine import TransformerEncoder
+from vnp.encoders.models.bare import BareModel
+from vnp.errors import EncoderError
+from vnp.speed.measure import (
+    Ceiling,
+    Clock,
+    Memory,
+    ceiling_rows,
+    choose_sample,
+    free,
+    least_cosine,
+    measure_ceiling,
+    take_time,
+)
+from vnp.speed.workloads import Workload
+
+Say = Callable[[str], None]
+
+LEFT_OUT = "left out: the time was used up"
+_INTERRUPTED = "interrupted"
+SWEPT_LENGTH, _SWEPT_ROUNDS = 102, 3
+_GPU_BUDGETS = (4096, 8192, 16384, 32768, 65536, 131072, 262144)
+_CPU_BUDGETS = (512, 1024, 2048, 4096, 8192)
+_WITHIN = 0.01
+_FULL = 0.998  # a little less than whole batches, so that no token is left for one more
+
+
+@dataclass(frozen=True)
+class SpeedRequest:
+    """What to measure.
+
+    Attributes:
+        precisions: of the engine, the most important first.
+        token_budget: tokens of its batches; None for the default.
+        repeats: rounds; the median counts.
+        ceiling_seconds: that the products of one precision may take, each time.
+        sample: sequences of each workload whose numbers are compared.
+        tune: measure larger and larger batches in every precision, to choose the best.
+    """
+
+    precisions: tuple[str, ...]
+    token_budget: int | None = None
+    repeats: int = 5
+    ceiling_seconds: float = 1.0
+    sample: int = 200
+    tune: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """One workload, ready to run: all token ids, those whose numbers are compared, and exact numbers of these."""
+
+    workload: Workload
+    ids: list[np.ndarray]
+    sample: list[np.ndarray]
+    exact: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to run a model on one workload.
+
+    Attributes:
+        model: the encoder.
+        workload: its name.
+        contestant: ``vnp``, or the name of another way.
+        kind: ``ours``; ``rival`` is another program at its best; ``loop`` is VirNucPro's way.
+        precision: it ran in.
+        note: what was chosen, such as the kernel or the batch.
+        sequences: of one round.
+        tokens: of one round.
+        rounds: seconds of each.
+        sequences_per_second: by the median round.
+        tokens_per_second: by the median round.
+        tflops: floating-point operations of matrix products and attention, by the median round.
+        share: of the rate of the matrix products alone.
+        peak_gib: GPU memory, weights included.
+        least_cosine: the smallest between pooled embeddings and those of plain layers in float32.
+        compared: sequences that the cosine is of.
+        times_rival: how many times more tokens a second than the best rival, if it is ours.
+        times_loop: how many times more than VirNucPro's way, if it is ours.
+        error: why there are no figures.
+    """
+
+    model: str
+    workload: str
+    contestant: str
+    kind: str
+    precision: str
+    note: str = ""
+    sequences: int = 0
+    tokens: int = 0
+    rounds: tuple[float, ...] = ()
+    sequences_per_second: float = 0.0
+    tokens_per_second: float = 0.0
+    tflops: float = 0.0
+    share: float | None = None
+    peak_gib: float | None = None
+    least_cosine: float | None = None
+    compared: int = 0
+    times_rival: float | None = None
+    times_loop: float | None = None
+    error: str | None = None
+
+    def timed(self, model: BareModel, lengths: np.ndarray, rounds: Sequence[float], peak_gib: float | None) -> Row:
+        """The row with what rounds over sequences of these tokens tell."""
+        seconds = statistics.median(rounds)
+        tokens = int(lengths.sum())
+        return replace(
+            self,
+            sequences=len(lengths),
+            tokens=tokens,
+            rounds=tuple(rounds),
+            sequences_per_second=len(lengths) / seconds,
+            tokens_per_second=tokens / seconds,
+            tflops=model.operations(lengths) / seconds / 1e12,
+            peak_gib=peak_gib,
+        )
+
+    def compared_with(self, exact: np.ndarray | None, got: np.ndarray) -> Row:
+        """The row with its smallest cosine."""
+        return self if exact is None else replace(self, least_cosine=least_cosine(got, exact), compared=len(exact))
+
+
+@dataclass(frozen=True)
+class Point:
+    """The engine on sequences of one length with one size of batch."""
+
+    length: int
+    budget: int
+    sequences_per_second: float = 0.0
+    tokens_per_second: float = 0.0
+    tflops: float = 0.0
+    peak_gib: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Points over ``length`` or ``budget`` (``none`` if it failed); best is the smallest budget near the best rate."""
+
+    over: str
+    precision: str
+    points: tuple[Point, ...]
+    best: int | None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """All of one model.
+
+    Attributes:
+        name: the encoder.
+        source: where its weights came from.
+        size: layers and width, in words.
+        ceilings: of each precision that ran.
+        workloads: what was run.
+        rows: everything on every workload.
+        sweeps: over budgets, or lengths.
+        reference_error: why numbers could not be compared, if so.
+        interrupted: whether somebody ended it early.
+    """
+
+    name: str
+    source: str
+    size: str
+    ceilings: tuple[Ceiling, ...]
+    workloads: tuple[Workload, ...]
+    rows: tuple[Row, ...]
+    sweeps: tuple[Sweep, ...]
+    reference_error: str | None = None
+    interrupted: bool = False
+
+
+def measure_model(
+    model: BareModel,
+    workloads: Sequence[Workload],
+    request: SpeedRequest,
+    clock: Clock,
+    say: Say,
+    others: Callable[[Sequence[Course]], Iterable[Row]] = lambda _: (),
+) -> ModelReport:
+    """Measure a model.
+
+    Args:
+        model: to measure.
+        workloads: what to run.
+        request: what to measure.
+        clock: no further round is begun once it has run out; the first of each is measured however late it is.
+        say: told what comes next, in a few words.
+        others: measures other ways to run the model, right after ours.
+
+    Returns:
+        What was found. Where an interruption (``KeyboardInterrupt``) comes while ways are measured, that is what was
+        found by then.
+    """
+    say(f"{model.name}: matrix products")
+    ceilings = [_ceiling(model, precision, request.ceiling_seconds) for precision in request.precisions]
+    say(f"{model.name}: exact numbers")
+    courses, fault = _courses(model, workloads, request.sample)
+    rows: list[Row] = []
+    sweeps: list[Sweep] = []
+    interrupted = False
+    try:
+        for precision in request.precisions:
+            for row in _ours(model, precision, courses, request, clock, say):
+                rows.append(row)
+        for row in others(courses):
+            rows.append(row)
+        for precision in request.precisions if request.tune else ():
+            say(f"{model.name}: larger and larger batches, {precision}")
+            sweeps.append(_tuned(model, precision, request.token_budget))
+        say(f"{model.name}: matrix products again")
+        ceilings = [_again(model, ceiling, request.ceiling_seconds) for ceiling in ceilings]
+    except KeyboardInterrupt:
+        interrupted = True
+        for precision in request.precisions:
+            done = {row.workload for row in rows if row.kind == "ours" and row.precision == precision}
+            missing = [course for course in courses if course.workload.name not in done]
+            rows += [empty_row(model, course, precision, error=_INTERRUPTED) for course in missing]
+    return ModelReport(
+        name=model.name,
+        source=model.source,
+        size=model.size,
+        ceilings=tuple(ceilings),
+        workloads=tuple(workloads),
+        rows=tuple(_placed(row, rows, ceilings) for row in rows),
+        sweeps=tuple(sweeps),
+        reference_error=fault,
+        interrupted=interrupted,
+    )
+
+
+def _ceiling(model: BareModel, precision: str, seconds: float) -> Ceiling:
+    rows = ceiling_rows(model, precision)
+    try:
+        return Ceiling(precision, rows, measure_ceiling(model, precision, seconds))
+    except Exception as error:
+        return Ceiling(precision, rows, None, error=reason(error))
+
+
+def _again(model: BareModel, found: Ceiling, seconds: float) -> Ceiling:
+    again = found if found.before is None else _ceiling(model, found.precision, seconds)
+    return replace(found, after=None if again is found else again.before, error=found.error or again.error)
+
+
+def _courses(model: BareModel, workloads: Sequence[Workload], sample: int) -> tuple[list[Course], str | None]:
+    """Draw sequences, and embed the ones that numbers are compared on with plain padded layers in float32."""
+    encoder: TransformerEncoder | None = None
+    fault = None
+    try:
+        encoder = model.encoder("fp32", "padded")
+    except Exception as error:
+        fault = reason(error)
+    courses = []
+    for workload in workloads:
+        ids = model.sequences(workload.lengths)
+        some = [ids[i] for i in choose_sample(workload.lengths, sample)]
+        exact = None
+        if encoder is not None:
+            try:
+                exact = encoder.embed_ids(some)
+            except Exception as error:
+                fault = reason(error)
+        courses.append(Course(workload, ids, some, exact))
+    del encoder
+    free(model.device)
+    return courses, fault
+
+
+def _ours(
+    model: BareModel, precision: str, courses: Sequence[Course], request: SpeedRequest, clock: Clock, say: Say
+) -> Iterator[Row]:
+    """Run the engine on everything, a row each; it is gone from the device afterwards."""
+    say(f"{model.name}: vnp, {precision}")
+    memory = Memory(model.device)
+    try:
+        encoder = model.encoder(precision, token_budget=request.token_budget)
+    except Exception as error:
+        why = reason(error)
+        yield from (empty_row(model, course, precision, error=why) for course in courses)
+        return
+    for course in courses:
+        say(f"{model.name}: vnp, {precision}: {course.workload.name}")
+        try:
+            yield _measure(model, encoder, course, request.repeats, memory, clock)
+        except Exception as error:
+            yield empty_row(model, course, precision, error=reason(error))
+        free(model.device)
+    del encoder
+    free(model.device)
+
+
+def _measure(
+    model: BareModel, encoder: TransformerEncoder, course: Course, repeats: int, memory: Memory, clock: Clock
+) -> Row:
+    rounds = take_time(lambda: encoder.embed_ids(course.ids), repeats, memory, clock)
+    row = empty_row(model, course, encoder.precision).timed(model, course.workload.lengths, rounds, memory.peak_gib)
+    note = f"{encoder.kernel}, {encoder.token_budget:,} tokens a batch"
+    return replace(row, note=note).compared_with(course.exact, encoder.embed_ids(course.sample))
+
+
+def empty_row(
+    model: BareModel, course: Course, precision: str, contestant: str = "vnp", kind: str = "ours",
+    error: str | None = None,
+) -> Row:  # fmt: skip
+    """A row without figures."""
+    return Row(model.name, course.workload.name, contestant, kind, precision, error=error)
+
+
+def _placed(row: Row, rows: Sequence[Row], ceilings: Sequence[Ceiling]) -> Row:
+    """The row with its share of the ceiling and, if it is ours, how many times faster it is than the others."""
+    if row.error is not None:
+        return row
+    top = next((each.tflops for each in ceilings if each.precision == row.precision), None)
+    share = row.tflops / top if top else None
+    if row.kind != "ours":
+        return replace(row, share=share)
+
+    def times(kind: str) -> float | None:
+        # Of tokens: the part of a workload that a rival is timed on may have longer sequences.
+        same = [each for each in rows if each.kind == kind and each.workload == row.workload and each.error is None]
+        return row.tokens_per_second / max(each.tokens_per_second for each in same) if same else None
+
+    return replace(row, share=share, times_rival=times("rival"), times_loop=times("loop"))
+
+
+def _tuned(model: BareModel, precision: str, token_budget: int | None) -> Sweep:
+    memory = Memory(model.device)
+    budgets = budgets_of(model.device)
+    try:
+        encoder = model.encoder(precision, token_budget=token_budget)
+        steps = [(SWEPT_LENGTH, budget) for budget in budgets if budget >= SWEPT_LENGTH]
+        points = sweep(model, encoder, memory, steps)
+        return Sweep("budget", precision, tuple(points), best_budget(points))
+    except Exception as error:
+        return Sweep("none", precision, (), None, error=reason(error))
+    finally:
+        free(model.device)
+
+
+def budgets_of(device: torch.device) -> tuple[int, ...]:
+    """Tokens of a batch that are worth measuring on a device, from small to large."""
+    return _GPU_BUDGETS if device.type == "cuda" else _CPU_BUDGETS
+
+
+def best_budget(points: Iterable[Point], within: float = _WITHIN) -> int | None:
+    """The smallest budget that is nearly as fast as the best; None if nothing was measured."""
+    good = [point for point in points if point.error is None]
+    enough = (1 - within) * max((point.tokens_per_second for point in good), default=0.0)
+    return min((point.budget for point in good if point.tokens_per_second >= enough), default=None)
+
+
+def sweep(
+    model: BareModel, encoder: TransformerEncoder, memory: Memory, steps: Iterable[tuple[int, int]]
+) -> list[Point]:
+    """Measure the engine step after step until one fails; the encoder keeps its own budget.
+
+    Args:
+        model: the model.
+        encoder: it, ready.
+        memory: made before the encoder was built.
+        steps: tokens of a sequence, and of a batch.
+    """
+    before = encoder.token_budget
+    points: list[Point] = []
+    try:
+        for length, budget in steps:
+            points.append(_point(model, encoder, memory, length, budget))
+            if points[-1].error is not None:
+                break
+    finally:
+        encoder.token_budget = before
+    return points
+
+
+def _point(model: BareModel, encoder: TransformerEncoder, memory: Memory, length: int, budget: int) -> Point:
+    encoder.token_budget = budget
+    # Whole batches alone, so that a last one that is nearly empty does not count against a large budget; enough of
+    # them that small ones are not lost in the noise.
+    batches = max(1, -(-(131_072 if model.device.type == "cuda" else 1024) // budget))
+    lengths = np.full(batches * max(1, int(budget * _FULL) // length), length, np.int64)
+    ids = model.sequences(lengths)
+    try:
+        seconds = statistics.median(take_time(lambda: encoder.embed_ids(ids), _SWEPT_ROUNDS, memory))
+    except (EncoderError, torch.OutOfMemoryError) as error:
+        scarce = isinstance(error, torch.OutOfMemoryError) or "memory" in str(error)
+        return Point(length, budget, error="out of memory" if scarce else str(error))
+    if encoder.token_budget != budget:
+        # The engine goes on with smaller batches by itself, which would be another measurement.
+        return Point(length, budget, error="out of memory")
+    rates = (len(ids) / seconds, float(lengths.sum()) / seconds, model.operations(lengths) / seconds / 1e12)
+    return Point(length, budget, *rates, memory.peak_gib)
+
+
+def reason(error: BaseException) -> str:
+    """Why something could not run, in one line."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of memory"
+    text = str(error).strip().splitlines()
+    first = text[0] if text else ""
+    return first if isinstance(error, EncoderError) else f"{type(error).__name__}: {first}"
