@@ -16,7 +16,6 @@ from vnp.encoders.spec import spec as lookup
 from vnp.encoders.tokens.tokenizers import load_tokenizer
 from vnp.encoders.weights.folders import config_family, find_folder, read_config
 from vnp.encoders.weights.lock import resolve
-from vnp.encoders.weights.state import read_state
 from vnp.errors import UsageError, WeightsError
 
 PRECISIONS = ("auto", "fp16", "bf16", "fp32", "fp8")
@@ -225,9 +224,10 @@ def check_precision(precision: str) -> None:
 def _build(
     spec: EncoderSpec, folder: Path, device: str, precision: str, token_budget: int | None, attention: str
 ) -> Encoder:
-    # Here, because this loads torch.
+    # Here, because these load torch.
     from vnp.encoders.build import build
     from vnp.encoders.device import choose_device, choose_precision
+    from vnp.encoders.weights.state import read_state
 
     place = choose_device(device)
     started = time.perf_counter()
