@@ -21,7 +21,7 @@ def main(run: Path) -> None:
     root = run.absolute()
     if not (root / "run.json").exists() and not jobs_file(root).exists():
         raise UsageError(f"{run} is not a run: it has neither run.json nor {jobs_file(root).relative_to(root)}")
-    executor = scheduler()
+    executor = scheduler(root)
     queue = executor.state(root)
     if queue is None:
         ask, end = executor.tools

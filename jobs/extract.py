@@ -12,11 +12,12 @@ import click
 from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import duration
-from jobs._cli.signals import stop_signals
 from jobs._cluster import chain
-from jobs._cluster.executor import Executor, choose_executor, scheduler
+from jobs._cluster.executor import Executor, choose_executor, log_path, note_own_job
+from jobs._cluster.inline import require_complete
 from jobs._cluster.planning import make_plan, plan_run, run_options
-from jobs._cluster.state import look, require_complete, require_idle
+from jobs._cluster.state import require_idle
+from jobs._cluster.task import STOPPED, print_blocks, stop_signals
 from vnp.errors import UsageError
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.request import Run, RunPaths
@@ -73,15 +74,15 @@ def main(
         chain.start(chain.plan_and_shards(asked, root, executor, force=force), executor)
         click.echo(f"next: python -m jobs.status {quote(str(run))}, once the planning is done")
         return
-    planned, table = plan_run(asked, run, executor, force=force)
-    todo = look(planned, executor.profile).unfinished
+    planned, status = plan_run(asked, run, executor, force=force)
+    todo, count = status.unfinished, len(status.shards)
     if not todo:
-        click.echo(f"nothing to do: all {len(table)} shards of {planned.paths.root} are done")
+        click.echo(f"nothing to do: all {count} shards of {planned.paths.root} are done")
         click.echo(f"next: python -m jobs.reduce {quote(str(run))}")
         return
-    if len(todo) < len(table):
-        click.echo(f"{len(table) - len(todo)} of {len(table)} shards are done")
-    rows = sum(table[number].rows for number in todo)
+    if len(todo) < count:
+        click.echo(f"{count - len(todo)} of {count} shards are done")
+    rows = sum(status.shards[number].shard.rows for number in todo)
     made = f"made {len(todo)} shards, {rows:,} rows"
     report = lambda seconds: f"{made}, in {duration(seconds)}: {planned.paths.shards}"  # noqa: E731
     chain.start((chain.shards(planned, todo, report),), executor)
@@ -113,15 +114,13 @@ def _show_plan(asked: RunOptions, out: Path, executor: Executor) -> None:
 
 def _only(root: Path, text: str, has_input: bool) -> None:
     """Make chosen shards of a planned run in this process."""
-    from jobs._cluster.executor import log_path
-    from jobs._cluster.task import STOPPED, print_blocks
     from vnp.runs.making.pipeline import make_shards
 
     if has_input and not RunPaths(root).request.exists():
         raise UsageError(f"{root} is not planned yet: run extract without --only first")
     run = Run.open(root)
     numbers = shard_numbers(text, run.request.shards)
-    scheduler().note_own_job(run.paths.root)
+    note_own_job(run.paths.root)
     with stop_signals() as stop:
         outcomes, failed = make_shards(run, numbers, stop=stop, block_done=print_blocks, log=log_path())
     for outcome in outcomes:

@@ -13,7 +13,7 @@ from jobs._cli.command import command
 from jobs._cluster import chain
 from jobs._cluster.executor import Job, choose_executor
 from jobs._cluster.planning import plan_run, run_options
-from jobs._cluster.state import look, require_idle
+from jobs._cluster.state import require_idle
 
 
 @command("python -m jobs.pipeline genomes.csv --out RUN --shards 32")
@@ -66,8 +66,8 @@ def main(
     if plan_job and (force or not (root / "run.json").exists()):
         first = chain.plan_and_shards(asked, root, executor, force=force)
     else:
-        planned, _ = plan_run(asked, run, executor, force=force)
-        first = (chain.shards(planned, look(planned, executor.profile).unfinished),)
+        planned, status = plan_run(asked, run, executor, force=force)
+        first = (chain.shards(planned, status.unfinished),)
     behind = chain.train_and_measure(root) if train and chain.can_train(asked.files) else ()
     chain.start((*first, chain.reduce(root, layout), *behind), executor)
     if not executor.waits:

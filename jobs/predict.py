@@ -17,10 +17,12 @@ from jobs._cli.command import command
 from jobs._cli.progress import Progress, duration
 from jobs._cluster import chain
 from jobs._cluster.executor import Executor, choose_executor
+from jobs._cluster.inline import require_complete
 from jobs._cluster.planning import plan_run, run_options
-from jobs._cluster.state import look, require_complete, require_idle
+from jobs._cluster.state import require_idle
 from vnp.errors import UsageError
 from vnp.prediction.options import CHOICES, OutputPaths, PredictOptions, check_numbers
+from vnp.runs.done.status import run_status
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.request import Run
 
@@ -103,8 +105,7 @@ def main(
             require_fit(planned, loaded, calling)
             if force:
                 require_idle(executor, out.absolute())
-            run = _plan(planned, out, calling, executor, force)
-            todo = look(run, executor.profile).unfinished
+            run, todo = _plan(planned, out, calling, executor, force)
             binds = predict_binds(run, calling)
             called: list[Predicted] = []
             shards_job = chain.shards(run, todo, lambda seconds: f"made {len(todo)} shards in {duration(seconds)}")
@@ -129,17 +130,19 @@ def _messages(as_json: bool) -> Iterator[None]:
         yield
 
 
-def _plan(planned: RunOptions, out: Path, calling: PredictOptions, executor: Executor, force: bool) -> Run:
-    """Plan the run, and put beside it how to call, for what comes after the shards."""
+def _plan(
+    planned: RunOptions, out: Path, calling: PredictOptions, executor: Executor, force: bool
+) -> tuple[Run, list[int]]:
+    """Plan the run, and put beside it how to call, for what comes after the shards, which are still to be made."""
     from vnp.prediction.predict import claim, left_by_others, require_free
 
     paths = OutputPaths(out.absolute())
     # Before the run is planned, whatever its digest will be, what is nobody's prediction is refused.
     require_free(paths, calling, force=force, spared=left_by_others(paths, ""))
-    run, _ = plan_run(planned, out, executor, force=force)
+    run, status = plan_run(planned, out, executor, force=force)
     other = f"--from {shlex.quote(str(out))} with another --out"
     claim(paths, calling, run.request.digest, force=force, other=other)
-    return run
+    return run, status.unfinished
 
 
 def predict_binds(run: Run, calling: PredictOptions) -> list[Path]:
@@ -176,7 +179,7 @@ def _finish(run: Run, calling: PredictOptions, out: Path, force: bool, device: s
     from vnp.prediction.predict import predict
 
     if not run.paths.features.exists():
-        require_complete(run, look(run).unfinished)
+        require_complete(run, run_status(run).unfinished)
         chain.merge_run(run, calling.layout)
     features = open_features(run.paths.root)
     chosen = run.request.device if device == "auto" else device

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs._cli.progress import Progress, duration
-from jobs._cli.signals import interrupt_when_told
 from jobs._cli.speed import SpeedOptions
+from jobs._cluster.task import interrupt_when_told
 from vnp.encoders.spec import DEFAULTS, spec
 from vnp.encoders.weights.folders import weights_root
 from vnp.errors import RunError, UsageError

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import click
 
 from jobs._cli.progress import Progress
-from jobs._cli.signals import interrupt_when_told
+from jobs._cluster.task import interrupt_when_told
 from vnp.encoders.spec import DEFAULTS, spec, weighted
 from vnp.errors import UsageError
 from vnp.runs.planning.options import MOST_SHARDS, MOST_TOKENS

@@ -27,6 +27,7 @@ EXECUTORS = {
 }
 """Each by the name that --cluster has for it; auto takes the first one that is here."""
 CLUSTERS = ("auto", *EXECUTORS)
+_FIRST = next(iter(EXECUTORS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +180,16 @@ def choose_executor(
     return kind(load_profile(profile).changed(parallelism=parallelism, retries=retries))
 
 
-def scheduler() -> Executor:
-    """The one that the jobs noted in runs are of."""
-    return _load("slurm")()
+def scheduler(root: Path) -> Executor:
+    """The one that has the jobs of a run: that of the last submission."""
+    jobs = submitted(root)
+    return _load(jobs[-1].cluster if jobs and jobs[-1].cluster in EXECUTORS else _FIRST)()
+
+
+def note_own_job(root: Path) -> None:
+    """Note the job that this process runs in, if it is one that no command of vnp submitted."""
+    for name in EXECUTORS:
+        _load(name)().note_own_job(root)
 
 
 def _load(name: str) -> type[Executor]:
@@ -199,6 +207,7 @@ class Submitted:
         base: number to add to an array index to get the shard.
         shards: the shards of an array; empty for other jobs, and for arrays that were submitted by hand.
         at: UTC, ISO 8601.
+        cluster: the scheduler by its name in ``EXECUTORS``; not written where it is Slurm.
     """
 
     job: str
@@ -207,18 +216,22 @@ class Submitted:
     base: int
     shards: list[int]
     at: str
+    cluster: str = _FIRST
 
 
 def jobs_file(root: Path) -> Path:
     return root / "logs" / "jobs.jsonl"
 
 
-def note(root: Path, job: str, name: str, base: int, shards: Sequence[int]) -> None:
-    entry = Submitted(job, name, getpass.getuser(), base, list(shards), datetime.now(UTC).isoformat(timespec="seconds"))
+def note(root: Path, job: str, name: str, base: int, shards: Sequence[int], cluster: str = _FIRST) -> None:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    entry = asdict(Submitted(job, name, getpass.getuser(), base, list(shards), now, cluster))
+    if cluster == _FIRST:
+        del entry["cluster"]
     path = jobs_file(root)
     path.parent.mkdir(parents=True, exist_ok=True)
     # In one write, so that two writers do not mix their lines, and on a line of its own even after a torn one.
-    line = json.dumps(asdict(entry)) + "\n"
+    line = json.dumps(entry) + "\n"
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         size = os.fstat(descriptor).st_size

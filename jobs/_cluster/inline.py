@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from shlex import quote
 
 import click
 
 from jobs._cli.progress import Progress
-from jobs._cli.signals import stop_signals
-from jobs._cluster.executor import Executor, Job
-from jobs._cluster.state import require_complete, rerun_command
+from jobs._cluster.executor import Executor, Job, log_path
+from jobs._cluster.task import stop_signals
 from vnp.errors import IncompleteRunError
-from vnp.runs.request import Run
+from vnp.runs.done.status import run_status
+from vnp.runs.request import Run, shard_name
 
 
 class Inline(Executor):
@@ -39,7 +40,6 @@ class Inline(Executor):
 
     def make(self, run: Run, shards: Sequence[int]) -> None:
         """What went wrong with one shard is said, and the others are made."""
-        from jobs._cluster.executor import log_path
         from vnp.runs.making.pipeline import make_shards
         from vnp.runs.planning.plan import read_plan
 
@@ -56,3 +56,29 @@ class Inline(Executor):
             _, failed = make_shards(run, shards, stop=stop, block_done=block_done, log=log_path())
         for number, error in failed:
             click.echo(f"shard {number}: {error}", err=True)
+
+
+def require_complete(run: Run, shards: Sequence[int]) -> None:
+    """Make sure that shards are done.
+
+    Raises:
+        IncompleteRunError: some are not; the message has their errors and logs.
+    """
+    wanted = set(shards)
+    bad = [found for found in run_status(run).shards if found.shard.number in wanted and found.state != "done"]
+    if not bad:
+        return
+    lines = []
+    for found in bad[:10]:
+        log = f" (log: {found.log})" if found.log else ""
+        lines.append(f"  {shard_name(found.shard.number)} {found.state}: {found.error or 'no error was noted'}{log}")
+    if len(bad) > 10:
+        lines.append(f"  and {len(bad) - 10} more")
+    raise IncompleteRunError(
+        f"{len(bad)} of {len(wanted)} shards are not done:\n" + "\n".join(lines) + f"\nGo on with: {rerun_command(run)}"
+    )
+
+
+def rerun_command(run: Run) -> str:
+    """The command that makes what is missing."""
+    return f"python -m jobs.rerun {quote(str(run.paths.root))}"

@@ -16,9 +16,8 @@ from typing import Any
 import submitit
 
 from jobs._cli.progress import Progress
-from jobs._cli.signals import noted
 from jobs._cluster.inline import Inline
-from jobs._cluster.task import run_task
+from jobs._cluster.task import noted, run_task
 from vnp.errors import StorageError, storage_error
 from vnp.runs.done.status import run_status
 from vnp.runs.request import Request, Run

@@ -17,12 +17,13 @@ from typing import Any
 import click
 
 from jobs._cli.progress import Progress
-from jobs._cluster.executor import Executor, libraries_here
+from jobs._cluster.executor import Executor
 from jobs._cluster.image import run_in_image
 from jobs._cluster.profile import KINDS, Profile, load_profile
 from vnp.encoders.weights.folders import weights_root
 from vnp.errors import UsageError, VnpError
 from vnp.files.records import from_json, to_json
+from vnp.runs.done.status import RunStatus, run_status
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.request import Position, Run, Shard
 from vnp.sequences.samplesheet import DATASET_TABLE, InputFile, read_inputs
@@ -72,7 +73,7 @@ def input_paths(options: RunOptions) -> list[Path]:
     return [path for file in options.files for path in (file.path, file.dataset) if path is not None]
 
 
-def plan_run(options: RunOptions, out: Path, executor: Executor, *, force: bool = False) -> tuple[Run, list[Shard]]:
+def plan_run(options: RunOptions, out: Path, executor: Executor, *, force: bool = False) -> tuple[Run, RunStatus]:
     """Plan a run, or find the one that is there, and say so; ``force`` begins anew where another run stands."""
     executor.check()
     run, before, shards = make_plan(options, out, executor.profile, force=force)
@@ -89,17 +90,20 @@ def plan_run(options: RunOptions, out: Path, executor: Executor, *, force: bool 
             )
     if len(shards) < options.shards:
         click.echo(f"{options.shards} shards were asked for; there are only {totals.units} chunks to share out")
-    return run, shards
+    return run, run_status(run, shards)
 
 
 def make_plan(
     options: RunOptions, out: Path, profile: Profile | None, *, force: bool = False
 ) -> tuple[Run, bool, list[Shard]]:
     """Plan a run, here or in the image of a profile; tells whether it was there before, and its shards."""
-    if libraries_here() or profile is None:
+    try:
         from vnp.runs.planning.plan import read_plan
         from vnp.runs.planning.start import start_run
-
+    except ModuleNotFoundError:
+        if profile is None:
+            raise
+    else:
         size = sum(file.path.stat().st_size for file in options.files)
         with Progress("planning", size, "MB", scale=1e6) as progress:
             run, before = start_run(options, out, force=force, progress=progress.advance)
@@ -121,12 +125,12 @@ def make_plan(
 
 def shard_table(run: Run, profile: Profile | None) -> list[Shard]:
     """Read the shard table of a planned run, here or in the image of a profile (None: the environment's)."""
-    if libraries_here():
+    try:
         from vnp.runs.planning.plan import read_plan
-
-        return read_plan(run.paths.plan, run.request.plan_sha256)
-    wish = {"ask": None, "root": str(run.paths.root), "force": False}
-    return _ask_image(profile or load_profile(None), [run.paths.root], wish)[1]
+    except ModuleNotFoundError:
+        wish = {"ask": None, "root": str(run.paths.root), "force": False}
+        return _ask_image(profile or load_profile(None), [run.paths.root], wish)[1]
+    return read_plan(run.paths.plan, run.request.plan_sha256)
 
 
 def _ask_image(profile: Profile, paths: list[Path], wish: dict[str, Any]) -> tuple[bool, list[Shard]]:

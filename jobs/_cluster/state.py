@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
@@ -11,9 +10,9 @@ from shlex import quote
 from jobs._cluster.executor import Element, Executor, Submitted, in_order, scheduler, submitted
 from jobs._cluster.planning import shard_table
 from jobs._cluster.profile import Profile
-from vnp.errors import IncompleteRunError, RunExistsError
+from vnp.errors import RunExistsError
 from vnp.runs.done.status import RunStatus, ShardStatus, last_words, run_status
-from vnp.runs.request import Run, shard_name
+from vnp.runs.request import Run
 
 _EXPLAINED = 1000
 
@@ -21,32 +20,6 @@ _EXPLAINED = 1000
 def look(run: Run, profile: Profile | None = None) -> RunStatus:
     """How far a run is, from its files; ``profile`` has the image that reads the plan if this Python cannot."""
     return run_status(run, shard_table(run, profile))
-
-
-def require_complete(run: Run, shards: Sequence[int]) -> None:
-    """Make sure that shards are done.
-
-    Raises:
-        IncompleteRunError: some are not; the message has their errors and logs.
-    """
-    wanted = set(shards)
-    bad = [found for found in run_status(run).shards if found.shard.number in wanted and found.state != "done"]
-    if not bad:
-        return
-    lines = []
-    for found in bad[:10]:
-        log = f" (log: {found.log})" if found.log else ""
-        lines.append(f"  {shard_name(found.shard.number)} {found.state}: {found.error or 'no error was noted'}{log}")
-    if len(bad) > 10:
-        lines.append(f"  and {len(bad) - 10} more")
-    raise IncompleteRunError(
-        f"{len(bad)} of {len(wanted)} shards are not done:\n" + "\n".join(lines) + f"\nGo on with: {rerun_command(run)}"
-    )
-
-
-def rerun_command(run: Run) -> str:
-    """The command that makes what is missing."""
-    return f"python -m jobs.rerun {quote(str(run.paths.root))}"
 
 
 def after_shards(root: Path) -> str:
@@ -85,7 +58,7 @@ def planning(root: Path) -> Planning | None:
     jobs = [entry for entry in submitted(root) if entry.name.endswith("-plan")]
     if not jobs:
         return None
-    executor, last = scheduler(), jobs[-1].job
+    executor, last = scheduler(root), jobs[-1].job
     path = root / "logs" / executor.log(last, None)
     log = str(path) if path.exists() else None
     queue = executor.state(root)
@@ -115,7 +88,7 @@ def require_idle(executor: Executor, root: Path) -> None:
 
 def explain(run: Run, state: RunStatus) -> Explained:
     """Tell waiting from running from vanished tasks, where the scheduler answers; what is done stays done."""
-    jobs, executor = submitted(run.paths.root), scheduler()
+    jobs, executor = submitted(run.paths.root), scheduler(run.paths.root)
     queue = executor.state(run.paths.root) if jobs and not state.complete else []
     by_shard = {element.shard: element for element in queue or [] if element.shard is not None}
     known = {entry.job for entry in jobs}

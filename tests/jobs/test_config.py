@@ -10,8 +10,7 @@ import pytest
 
 from benchmarks.train import main as measure_training
 from jobs.__main__ import every_command
-from jobs._cli.command import Command
-from jobs._cli.config import read_config
+from jobs._cli.command import Command, read_config
 from tests.jobs.commands import KMER, call, clean, extract
 from tests.runs.making import coding, write_fasta
 from vnp.errors import UsageError
