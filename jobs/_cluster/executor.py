@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -267,11 +266,6 @@ def in_order(root: Path, jobs: Sequence[str]) -> list[str]:
     """Ids of a run's jobs, each once, in the order of their submission."""
     order = {entry.job: place for place, entry in enumerate(submitted(root))}
     return sorted(dict.fromkeys(jobs), key=lambda job: order.get(job, len(order)))
-
-
-def libraries_here() -> bool:
-    """Whether this Python has what reading and planning need."""
-    return all(find_spec(name) is not None for name in ("numpy", "h5py", "zstandard", "jaxtyping"))
 
 
 def log_path() -> str | None:

@@ -15,13 +15,13 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
 import jobs
 import vnp
-from jobs._cluster.executor import libraries_here
 from jobs._cluster.profile import Resources
 from vnp.errors import UsageError, VnpError
 
@@ -157,6 +157,11 @@ def same_paths(paths: Iterable[Path]) -> list[str]:
         if set(":,") & set(str(place)):
             raise UsageError(f"{place}: Apptainer takes : and , in a path for separators; choose another name")
     return [str(place) for place in sorted(found) if not any(parent in found for parent in place.parents)]
+
+
+def libraries_here() -> bool:
+    """Whether this Python has what reading and planning need."""
+    return all(find_spec(name) is not None for name in ("numpy", "h5py", "zstandard", "jaxtyping"))
 
 
 def code_digest() -> str:
