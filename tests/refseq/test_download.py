@@ -7,10 +7,12 @@ import gzip
 import hashlib
 import resource
 import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tests.refseq.release_server import Release, packed, serve
@@ -276,6 +278,28 @@ def test_a_password_is_told_to_the_server_alone(site: Site) -> None:
             download(server, REMOTE, site.path, md5=MD5)
     with pytest.raises(UsageError, match=r"^'ftp://server/' is not"):
         Server("ftp://ada:secret@server/")
+
+
+def test_a_certificate_that_is_not_trusted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(request: httpx2.Request) -> httpx2.Response:
+        error = ssl.SSLCertVerificationError("certificate verify failed")
+        error.verify_message = "self-signed certificate"
+        try:
+            raise error
+        except ssl.SSLError as found:
+            raise httpx2.ConnectError(str(found)) from found
+
+    server = site.server()
+    monkeypatch.setattr(server, "_client", httpx2.Client(transport=httpx2.MockTransport(refuse)))
+    with pytest.raises(DownloadError, match=r"not trusted \(self-signed certificate\).*SSL_CERT_FILE"):
+        release_number(server)
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "gopher://127.0.0.1:1"])
+def test_a_proxy_that_cannot_be_used(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(UsageError, match="the proxy that the environment names"):
+        Server("https://server/")
 
 
 def test_a_disk_that_takes_no_more(site: Site) -> None:

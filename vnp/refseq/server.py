@@ -69,7 +69,7 @@ class Server:
         stopped: set to have downloads end at once.
 
     Raises:
-        UsageError: that is no such address.
+        UsageError: that is no such address, or the proxy cannot be used.
     """
 
     def __init__(
@@ -93,15 +93,18 @@ class Server:
         self._chance = chance
         self._gate = threading.Lock()
         self._reached = False
-        self._client = httpx2.Client(
-            auth=(url.username, url.password) if url.userinfo else None,
-            follow_redirects=True,
-            # Packed files are wanted as they are, not packed once more for the way.
-            headers={"User-Agent": f"vnp/{__version__} (python -m jobs.fetch)", "Accept-Encoding": "identity"},
-            # A connection that is kept while a file is checked is often closed by the time it is wanted again.
-            limits=httpx2.Limits(max_keepalive_connections=0),
-            timeout=TIMEOUT_SECONDS,
-        )
+        try:
+            self._client = httpx2.Client(
+                auth=(url.username, url.password) if url.userinfo else None,
+                follow_redirects=True,
+                # Packed files are wanted as they are, not packed once more for the way.
+                headers={"User-Agent": f"vnp/{__version__} (python -m jobs.fetch)", "Accept-Encoding": "identity"},
+                # A connection that is kept while a file is checked is often closed by the time it is wanted again.
+                limits=httpx2.Limits(max_keepalive_connections=0),
+                timeout=TIMEOUT_SECONDS,
+            )
+        except (ImportError, ValueError) as error:
+            raise UsageError(f"the proxy that the environment names (HTTPS_PROXY, ALL_PROXY): {error}") from error
 
     @contextmanager
     def open(
@@ -187,8 +190,8 @@ class Server:
 
     def _broken(self, error: httpx2.HTTPError, url: str) -> Exception:
         cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
+        while (deeper := cause.__cause__ or cause.__context__) is not None:
+            cause = deeper
         if isinstance(cause, ssl.SSLCertVerificationError):
             return DownloadError(
                 f"{url}: its certificate is not trusted ({cause.verify_message}); where your site has a proxy with "
