@@ -38,20 +38,7 @@ _LOG_LINES = 12
 def measure_runs(
     given: SpeedOptions, *, reads: int | None, gpus: str, shards: int | None, cold: bool, scratch: Path | None
 ) -> None:
-    """Run extract on made-up reads, once for each number of GPUs, and show what it took.
-
-    Args:
-        given: models, precision, weights and device; the folder for ``end_to_end.json``; JSON instead of a table.
-        reads: of 150 bases; None for what suits the device.
-        gpus: numbers of GPUs, separated by commas.
-        shards: of each run; None for what suits the device.
-        cold: make a short run with empty kernel caches first.
-        scratch: where to put everything; None for the system's temporary folder.
-
-    Raises:
-        UsageError: an option does not fit the others.
-        RunError: a run failed.
-    """
+    """Run extract on made-up reads, once for each number of GPUs, and show what it took."""
     from vnp.encoders.device import choose_device
     from vnp.speed.measure import describe_machine
     from vnp.speed.runs import write_reads

@@ -149,16 +149,7 @@ class SpeedOptions:
 
 
 def measure_speed(given: SpeedOptions, rivals: Rivals | None = None) -> None:
-    """Measure the encoders, show tables, and write what was asked for.
-
-    Args:
-        given: what to measure, and where to write.
-        rivals: measures other ways to run a model.
-
-    Raises:
-        UsageError: an option does not fit the others.
-        EncoderError: the device is not there.
-    """
+    """Measure the encoders, show tables, and write what was asked for."""
     from vnp.encoders.device import choose_device
     from vnp.speed.measure import Clock, describe_machine
     from vnp.speed.results import as_json, table, write

@@ -33,16 +33,7 @@ def healthy(findings: Iterable[Finding]) -> bool:
 
 
 def guarded(about: str, look: Callable[[], Finding], mend: str) -> Finding:
-    """Look, and make a finding of whatever goes wrong: a doctor must get to the end of the list.
-
-    Args:
-        about: what is looked at.
-        look: looks.
-        mend: advice in case it fails.
-
-    Returns:
-        What ``look`` returned, or that it failed and why.
-    """
+    """Look, and make a finding of whatever goes wrong: a doctor must get to the end of the list."""
     try:
         return look()
     # Broken drivers and libraries fail in ways that no list of types covers.

@@ -79,15 +79,7 @@ def _sdpa(place: str, precision: str) -> Finding:
 
 
 def sdpa_error(place: str, precision: str) -> float:
-    """Compare torch's attention with the formula, softmax(q kᵀ / √d) v, in float32.
-
-    Args:
-        place: device.
-        precision: ``fp16``, ``bf16`` or ``fp32``, of the attention that is checked.
-
-    Returns:
-        The largest absolute difference; infinity if something is not a number.
-    """
+    """Largest difference of torch's attention from the formula, softmax(q kᵀ / √d) v, in float32; or infinity."""
     kind = DTYPES[precision]
     chance = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, 4, 200, 64, generator=chance).to(kind).to(place) for _ in range(3))

@@ -52,39 +52,14 @@ _SEQUENCES = {
 
 
 def reference(name: str, weights: Path | None, device: str = "cpu") -> Finding:
-    """Compare the engine with the published model, in float32.
-
-    Args:
-        name: the encoder.
-        weights: as in ``vnp.encoders.load``.
-        device: where both run.
-
-    Returns:
-        What was found: it fails if a pooled value differs by more than ``TOLERANCE`` or a cosine is below
-        ``LEAST_COSINE``.
-
-    Raises:
-        UsageError: no encoder has this name, or it exists for both molecules.
-    """
+    """Compare the engine with the published model, in float32; see ``TOLERANCE`` and ``LEAST_COSINE``."""
     one = spec(name)
     mend = "pip install 'vnp[reference]'; models whose code is not in the weights folder need internet"
     return guarded(f"reference {name}", lambda: compare(one, find_folder(one, weights), device), mend)
 
 
 def compare(one: EncoderSpec, folder: Path, device: str = "cpu") -> Finding:
-    """Compare the engine with the published model in a folder.
-
-    Args:
-        one: the encoder; its folder must fit it.
-        folder: the model's folder.
-        device: where both run.
-
-    Returns:
-        As ``reference``.
-
-    Raises:
-        VnpError: our encoder cannot be loaded.
-    """
+    """Compare the engine with the published model in a folder."""
     sequences = _SEQUENCES[one.molecule]
     ours = from_folder(folder, device=device, precision="fp32").embed(sequences)
     theirs = _published(resolve(one, folder), folder, sequences, device)
@@ -122,19 +97,7 @@ def _published(one: EncoderSpec, folder: Path, sequences: Sequence[str], device:
 
 
 def fp8(name: str, weights: Path | None, device: str = "cuda") -> Finding:
-    """Measure what 8 bits cost an encoder's weights, and keep the result where loading looks for it.
-
-    Args:
-        name: an ESM2 encoder.
-        weights: as in ``vnp.encoders.load``.
-        device: a GPU.
-
-    Returns:
-        What was found: it fails where the smallest cosine is below ``LEAST_COSINE_FP8``.
-
-    Raises:
-        UsageError: the encoder has no 8-bit form.
-    """
+    """Measure what 8 bits cost an encoder's weights, and keep the result where loading looks for it."""
     one = spec(name)
     if one.family.eight_bits is None:
         raise UsageError(f"{name} has no 8-bit form; --precision fp8 runs it in fp16")
@@ -156,17 +119,7 @@ def fp8(name: str, weights: Path | None, device: str = "cuda") -> Finding:
 
 
 def measure(name: str, folder: Path, device: str) -> Fp8Record:
-    """Compare an encoder in 8 bits with padded float32 on the same device.
-
-    Args:
-        name: the encoder.
-        folder: of its weights.
-        device: a GPU.
-
-    Raises:
-        EncoderError: 8 bits do not run here.
-        WeightsError: the weights are missing, damaged or not the pinned ones.
-    """
+    """Compare an encoder in 8 bits with padded float32 on the same device."""
     one = resolve(spec(name), folder)
     sequences = proteins()
     eight = from_folder(folder, device=device, precision="fp8")

@@ -14,16 +14,7 @@ from vnp.errors import WeightsError
 
 
 def weights(root: Path | None, named: Collection[str], *, full: bool = False) -> list[Finding]:
-    """Look at the weights of each encoder.
-
-    Args:
-        root: the user's ``--weights``, if any.
-        named: encoders that are needed, so that their absence is a failure.
-        full: hash every file again.
-
-    Returns:
-        One finding an encoder.
-    """
+    """Look at the weights of each encoder; those of ``named`` must be there."""
     return [_one(spec, root, spec.name in named, full) for spec in weighted()]
 
 

@@ -134,11 +134,7 @@ class Launched:
             self._read()
 
     def result(self) -> Float32[np.ndarray, "n width"]:
-        """Wait for all batches, and give one row a sequence.
-
-        Raises:
-            EncoderError: numbers are not finite.
-        """
+        """Wait for all batches, and give one row a sequence."""
         while self._waiting:
             self._read()
         places = self._work.places
@@ -241,9 +237,6 @@ class TransformerEncoder:
         """Do of ``embed`` what needs no GPU: tokens, checks, and which sequences are the same.
 
         Another thread can do it for the next sequences while these are embedded.
-
-        Raises:
-            EncoderError: a sequence is empty.
         """
         return self._prepare_ids(self._tokenizer.encode_batch(list(sequences)))
 
@@ -308,13 +301,7 @@ class TransformerEncoder:
         names: NDArray[np.int64],
         finish: Callable[[torch.Tensor, Batch], torch.Tensor],
     ) -> Iterator[Answer]:
-        """Queue batches, longest sequences first.
-
-        Args:
-            ids: token ids of each sequence.
-            names: what number the caller knows each sequence by.
-            finish: turns the last hidden states into what is wanted.
-        """
+        """Queue batches, longest sequences first."""
         lengths = np.array([len(each) for each in ids], np.int64)
         self.tokens_read += int(lengths.sum())
         left = np.argsort(-lengths, kind="stable")

@@ -61,35 +61,13 @@ def tuned_path() -> Path:
 
 
 def read_tuned(device_name: str, encoder: str, precision: str) -> int | None:
-    """Look up a budget.
-
-    Args:
-        device_name: of the GPU, as ``torch.cuda.get_device_name`` has it.
-        encoder: its name, such as ``fastesm2_650``.
-        precision: such as ``fp16``.
-
-    Returns:
-        Tokens of a batch, or None if nobody measured; a file that cannot be used is told of as a warning.
-    """
+    """Tokens of a batch that were measured as best, or None if nobody did; a file that cannot be used is a warning."""
     found = _read_budgets(tuned_path()).get(device_name, {}).get(encoder, {}).get(precision)
     return None if found is None else found.tokens
 
 
 def write_tuned(device_name: str, encoder: str, precision: str, budget: TunedBudget) -> Path:
-    """Keep a budget; what is known of other devices, encoders and precisions stays.
-
-    Args:
-        device_name: of the GPU.
-        encoder: its name.
-        precision: such as ``fp16``.
-        budget: what was found.
-
-    Returns:
-        The file.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
+    """Keep a budget; what is known of other devices, encoders and precisions stays."""
     path = tuned_path()
     make_folder(path.parent)
     budgets = _read_budgets(path)

@@ -127,13 +127,6 @@ class Batch:
         With ``slab`` set, the function always sees exactly that many rows (the last slab is filled up with
         zeros). A matrix product may round differently for another number of rows; with a fixed number, a
         row's result depends on that row alone.
-
-        Args:
-            function: takes and returns tensors whose first axis is rows.
-            inputs: what it takes.
-
-        Returns:
-            What the function would return for all rows at once.
         """
         if self.slab is None:
             return function(*inputs)
@@ -155,16 +148,9 @@ class Batch:
 
 
 def plan(lengths: NDArray[np.int64], budget: int, layout: Layout) -> NDArray[np.int64]:
-    """Choose how many of the sequences that come next make one batch.
+    """Rows of a batch of the next 1, 2, ... sequences, longest first, up to the last that fits.
 
-    Args:
-        lengths: tokens of the sequences still to do, longest first.
-        budget: rows that a batch may have.
-        layout: decides what a sequence costs.
-
-    Returns:
-        The number of rows after taking 1, 2, ... sequences, up to the last that fits; a first sequence that
-        is longer than the budget goes alone.
+    A first sequence that is longer than the budget goes alone.
     """
     reach = lengths[: max(1, budget)]
     rows = np.cumsum(reach) if layout == "packed" else np.arange(1, len(reach) + 1) * int(lengths[0])
@@ -178,17 +164,9 @@ def collate(
     device: torch.device,
     slab: int | None,
 ) -> Batch:
-    """Lay out sequences as one batch and bring it to its device.
+    """Lay out some sequences as one batch and bring it to its device.
 
-    Args:
-        ids: tokens of every sequence of the call.
-        members: which of them the batch holds, in the order of its rows.
-        attention: decides the layout, and attends.
-        device: where to compute.
-        slab: see ``Batch``.
-
-    Returns:
-        The batch. On CUDA the copies are still on their way; later work on the same stream waits for them.
+    On CUDA the copies are still on their way; later work on the same stream waits for them.
     """
     lengths = np.array([len(ids[i]) for i in members], np.int64)
     borders = Borders(lengths, attention.layout, device)
@@ -231,15 +209,9 @@ def to_device(values: NDArray[np.integer], device: torch.device) -> torch.Tensor
 def segment_means(
     x: Float32[torch.Tensor, "tokens width"], batch: Batch, *, trim: bool
 ) -> Float32[torch.Tensor, "n width"]:
-    """Average each sequence's rows in float32.
+    """Average each sequence's rows in float32, with ``trim`` without its first and last.
 
-    Args:
-        x: rows that hold tokens, sequence after sequence.
-        batch: whose sequences.
-        trim: leave out the first and the last token of each sequence.
-
-    Returns:
-        One row a sequence. Every sum runs over one sequence in order, so it does not depend on the others.
+    Every sum runs over one sequence in order, so it does not depend on the others.
     """
     lengths = batch.lengths
     if trim:
@@ -250,14 +222,7 @@ def segment_means(
 
 
 def distinct(ids: Sequence[NDArray[np.integer]]) -> tuple[Int64[np.ndarray, " distinct"], Int64[np.ndarray, " n"]]:
-    """Find sequences that are the same.
-
-    Args:
-        ids: token ids of each sequence.
-
-    Returns:
-        Where each distinct sequence comes first, in that order, and which of those each sequence is.
-    """
+    """Where each distinct sequence comes first, in that order, and which of those each sequence is."""
     seen: dict[bytes, int] = {}
     whole = (each if each.dtype == np.int64 else each.astype(np.int64) for each in ids)
     places = np.array([seen.setdefault(each.tobytes(), len(seen)) for each in whole], np.int64)

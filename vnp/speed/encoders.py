@@ -195,19 +195,10 @@ def measure_model(
     say: Say,
     others: Callable[[Sequence[Course]], Iterable[Row]] = lambda _: (),
 ) -> ModelReport:
-    """Measure a model.
+    """Measure a model, and then ``others`` ways to run it.
 
-    Args:
-        model: to measure.
-        workloads: what to run.
-        request: what to measure.
-        clock: no further round is begun once it has run out; the first of each is measured however late it is.
-        say: told what comes next, in a few words.
-        others: measures other ways to run the model, right after ours.
-
-    Returns:
-        What was found. Where an interruption (``KeyboardInterrupt``) comes while ways are measured, that is what was
-        found by then.
+    No further round is begun once the clock has run out; the first of each is measured however late it is. Where an
+    interruption (``KeyboardInterrupt``) comes meanwhile, what was found by then is the result.
     """
     say(f"{model.name}: matrix products")
     ceilings = [_ceiling(model, precision, request.ceiling_seconds) for precision in request.precisions]
@@ -369,14 +360,7 @@ def best_budget(points: Iterable[Point], within: float = _WITHIN) -> int | None:
 def sweep(
     model: BareModel, encoder: TransformerEncoder, memory: Memory, steps: Iterable[tuple[int, int]]
 ) -> list[Point]:
-    """Measure the engine step after step until one fails; the encoder keeps its own budget.
-
-    Args:
-        model: the model.
-        encoder: it, ready.
-        memory: made before the encoder was built.
-        steps: tokens of a sequence, and of a batch.
-    """
+    """Measure the engine with (tokens of a sequence, tokens of a batch) step after step, until one fails."""
     before = encoder.token_budget
     points: list[Point] = []
     try:

@@ -60,19 +60,7 @@ def _finite(value: Any) -> Any:
 
 
 def write(folder: Path, machine: Mapping[str, object], models: Sequence[ModelReport]) -> list[Path]:
-    """Write ``speed.json`` and ``speed.tsv``.
-
-    Args:
-        folder: made if it is not there.
-        machine: what it was measured on.
-        models: what was found.
-
-    Returns:
-        The files.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
-    """
+    """Write ``speed.json`` and ``speed.tsv``."""
     make_folder(folder)
     paths = [folder / "speed.json", folder / "speed.tsv"]
     write_json(paths[0], as_json(machine, models))

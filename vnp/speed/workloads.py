@@ -84,15 +84,7 @@ def default_workloads(*, dna: bool, tokens: int, seed: int = 0, few: bool = Fals
 
 
 def whole_proteins(tokens: int, seed: int = 0) -> Int64[np.ndarray, "n"]:
-    """Draw lengths of whole proteins: log-normal with median 270, within 30 to 1,000 residues.
-
-    Args:
-        tokens: of all, about.
-        seed: of the draw.
-
-    Returns:
-        Tokens of each; the shortest and the longest possible one are there if there are two at all.
-    """
+    """Draw lengths of whole proteins: log-normal with median 270, within 30 to 1,000 residues."""
     rng = np.random.default_rng(seed)
     drawn = np.exp(rng.normal(np.log(_PROTEIN_MEDIAN), _PROTEIN_SPREAD, max(64, tokens // 64)))
     kept = drawn[(drawn >= _PROTEIN_SHORTEST) & (drawn <= _PROTEIN_LONGEST)].astype(np.int64) + _SPECIAL
@@ -103,18 +95,7 @@ def whole_proteins(tokens: int, seed: int = 0) -> Int64[np.ndarray, "n"]:
 
 
 def file_workload(path: Path, *, dna: bool, tokens: int, seed: int = 0) -> Workload:
-    """Take lengths from a FASTA file, plain or compressed.
-
-    Args:
-        path: of proteins, or of DNA for a model of DNA.
-        dna: which of them.
-        tokens: of all, about; sequences are drawn again where the file has fewer, and a part is drawn where it has
-            more.
-        seed: of the draw.
-
-    Raises:
-        InputError: the file is missing, damaged, or no FASTA with sequences.
-    """
+    """Take lengths from a FASTA file, plain or compressed, drawn so that there are about so many tokens."""
     lengths = np.array(_fasta_lengths(path), np.int64)
     lengths = lengths[lengths > 0]
     if not len(lengths):

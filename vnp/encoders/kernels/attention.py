@@ -36,12 +36,6 @@ def alibi_slopes(heads: int) -> tuple[float, ...]:
 
     For a power of two the slopes are the geometric series 2^(-8/n), 2^(-16/n), ...; for another number, the
     series of the next lower power of two, followed by every other slope of the next higher one.
-
-    Args:
-        heads: attention heads.
-
-    Returns:
-        One positive slope a head.
     """
     lower = 2 ** int(math.log2(heads))
     series = tuple(2.0 ** (-8.0 * (i + 1) / lower) for i in range(lower))
@@ -192,15 +186,12 @@ class VarlenFlash:
 
 
 def choose(name: str, shape: AttentionShape) -> Attention:
-    """Choose an attention kernel.
+    """The first kernel that takes the model and agrees with padded attention in float32.
 
     Args:
-        name: ``auto`` (packed where a packed kernel is fast, padded for float32 on CUDA), ``packed``,
-            ``padded``, or the name of one kernel.
+        name: ``auto`` (packed where a packed kernel is fast, padded for float32 on CUDA), ``packed``, ``padded``, or
+            the name of one kernel.
         shape: the model, its precision and its device.
-
-    Returns:
-        The first kernel that takes the model and agrees with padded attention in float32.
 
     Raises:
         EncoderError: there is no such kernel, or it does not run here.
@@ -251,15 +242,7 @@ def _order(shape: AttentionShape, *, packed: bool) -> list[str]:
 
 
 def check_kernel(kernel: Attention, shape: AttentionShape) -> None:
-    """Compare a kernel with float32 attention on a few short sequences.
-
-    Args:
-        kernel: to be checked.
-        shape: the model it is for.
-
-    Raises:
-        EncoderError: they differ.
-    """
+    """Compare a kernel with float32 attention on a few short sequences."""
     lengths = np.array(_CHECK_LENGTHS, np.int64)
     generator = torch.Generator(device=shape.device).manual_seed(0)
     rows = int(lengths.sum())

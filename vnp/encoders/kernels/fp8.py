@@ -142,14 +142,7 @@ def _linear(  # type: ignore[no-untyped-def]
 
 
 def quantise(weight: torch.Tensor) -> Pair:
-    """Round a weight to e4m3, each row by its own scale.
-
-    Args:
-        weight: shape (inner, width).
-
-    Returns:
-        The rounded rows, and the scale of each: float32 of shape (inner,).
-    """
+    """Round a weight of shape (inner, width) to e4m3; gives its rows, and the scale of each in float32."""
     rows = weight.float()
     scales = rows.abs().amax(dim=1).clamp(min=1e-12) / torch.finfo(KIND).max
     return (rows / scales[:, None]).to(KIND).contiguous(), scales
@@ -172,15 +165,8 @@ def normalise_fp8(
 ) -> None:
     """Write LayerNorm of ``x + shift`` in 8 bits, and what the product after it can reach.
 
-    Args:
-        x: shape (rows, width), contiguous.
-        shift: float32 of shape (width,), added to every row.
-        norm: weight and bias, float32 of shape (width,).
-        epsilon: added to the variance.
-        out: e4m3 of shape (rows, width), and its scales, float32 of shape (rows,).
-        bounds: float32 of shape (rows,): the scale at which the product's largest possible number just fits; None if
-            nobody asks.
-        steep: the product's, from ``steepness``.
+    ``x`` has shape (rows, width), ``out`` the same in e4m3 and its scales of shape (rows,); ``bounds`` of that shape
+    become the scales at which the largest possible number of a product with ``steep`` from ``steepness`` just fits.
     """
     rows, width = x.shape
     size = padded(width)
@@ -200,29 +186,16 @@ def normalise_fp8(
 
 
 def linear_fp8(x: Pair, weight: Pair, bias: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """Write ``x weight^T + bias``.
+    """Write ``x weight^T + bias`` in half precision, shape (rows, inner).
 
-    Args:
-        x: e4m3 of shape (rows, width), and each row's scale; width a multiple of 128.
-        weight: e4m3 of shape (inner, width), and each row's scale; inner a multiple of 256.
-        bias: float32 of shape (inner,).
-        out: half precision of shape (rows, inner).
-
-    Returns:
-        ``out``.
+    ``x`` and ``weight`` are e4m3 with each row's scale, of shapes (rows, width) and (inner, width); width is a multiple
+    of 128, inner of 256.
     """
     return _launch(x, weight, out, _STORE, bias, bias)
 
 
 def linear_gelu_fp8(x: Pair, weight: Pair, bias: torch.Tensor, out: Pair) -> None:
-    """Write GELU(x weight^T + bias) in 8 bits; see ``linear_fp8``.
-
-    Args:
-        x: as there.
-        weight: as there.
-        bias: as there.
-        out: e4m3 of shape (rows, inner), and the scale that each row is to have, from ``normalise_fp8``.
-    """
+    """Write GELU(x weight^T + bias) in 8 bits, with the scales from ``normalise_fp8``; see ``linear_fp8``."""
     _launch(x, weight, out[0], _GELU, bias, out[1])
 
 

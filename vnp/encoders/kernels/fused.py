@@ -128,15 +128,9 @@ class FusedEsm2(Fused):
     def _layer_by_layer(
         self, x: torch.Tensor, batch: Batch, note: Callable[[torch.Tensor], None] = lambda _: None
     ) -> torch.Tensor:
-        """Run all layers over the stream ``x``, in place.
+        """Run all layers over the stream ``x``, (rows, width), in place; gives what it lacks at its end, (width,).
 
-        Args:
-            x: shape (rows, width).
-            batch: whose rows they are.
-            note: shown what goes into the first, third and fourth product of each layer.
-
-        Returns:
-            What the stream lacks at its end, float32 of shape (width,).
+        ``note`` is shown what goes into the first, third and fourth product of each layer.
         """
         epsilon = self._model.config.epsilon
         normal = torch.empty_like(x)
@@ -214,15 +208,7 @@ def in_float32(pair: Pair) -> Pair:
 
 
 def fuse(model: Trunk, family: Family, shape: AttentionShape) -> tuple[Fused, TritonAttention]:
-    """Make the fastest fused form of a model that runs here and agrees with it.
-
-    Args:
-        model: on a CUDA device, in half precision.
-        family: names its fused form.
-        shape: its attention.
-
-    Returns:
-        The fused model, and the attention that its batches are prepared for.
+    """Make the fastest fused form of a model that runs here and agrees with it, and its attention.
 
     Raises:
         EncoderError: none fits, runs and agrees.
@@ -246,11 +232,7 @@ def fuse(model: Trunk, family: Family, shape: AttentionShape) -> tuple[Fused, Tr
 
 
 def fuse_fp8(model: Trunk, family: Family, shape: AttentionShape) -> tuple[Fused, TritonAttention]:
-    """Make the 8-bit form of a model, of a family that has one; see ``fuse``.
-
-    Raises:
-        EncoderError: it does not fit, run or agree; nothing else is put in its place.
-    """
+    """Make the 8-bit form of a model, of a family that has one, or say why not; see ``fuse``."""
     attention = _attention(shape)
     if not _has_tiles(shape.device):
         raise EncoderError(
@@ -292,18 +274,9 @@ def agree(
     lengths: Sequence[Sequence[int]] = ((3, 70, 1, 129), (300, 5)),
     least: float | None = None,
 ) -> None:
-    """Compare the last hidden states of a few random sequences with those of the plain layers.
+    """Refuse a form whose last hidden states of a few random sequences are not those of the plain layers.
 
-    Args:
-        fused: what is checked.
-        attention: that its batches are prepared for.
-        model: the plain layers.
-        shape: its attention.
-        lengths: of the sequences, batch by batch.
-        least: the smallest cosine of two states that is let pass; by default what the precision allows for.
-
-    Raises:
-        EncoderError: they differ by more than rounding.
+    ``least`` is the smallest cosine of two states that is let pass; by default what the precision allows for.
     """
     rng = np.random.default_rng(0)
     plain = ByLength(shape)

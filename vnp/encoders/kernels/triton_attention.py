@@ -169,15 +169,9 @@ class Tiles:
         return self.kernel.run(q, k, v, self, None)
 
     def turned(self, qkv: torch.Tensor, positions: torch.Tensor, rotary: Pair) -> torch.Tensor:
-        """Turn queries and keys by their positions' angles, and attend.
+        """Turn queries and keys by their positions' angles, and attend: (rows, heads, head).
 
-        Args:
-            qkv: shape (rows, 3, heads, head); may be overwritten.
-            positions: place of each row in its sequence.
-            rotary: cosines and sines of all positions, shape (positions, head / 2).
-
-        Returns:
-            Shape (rows, heads, head).
+        ``qkv``, (rows, 3, heads, head), may be overwritten; ``rotary`` are cosines and sines, (positions, head / 2).
         """
         q, k, v = qkv.unbind(1)
         if self.longest <= _TURN_INSIDE:
@@ -257,11 +251,7 @@ class TritonAttention:
 
 
 def tiles_of(batch: Batch) -> Tiles:
-    """Give a batch's tiles.
-
-    Raises:
-        EncoderError: it was prepared for another attention.
-    """
+    """Give the tiles of a batch that was prepared for this attention."""
     if not isinstance(batch.attend, Tiles):
         raise EncoderError("fused layers attend with their own kernel, and this batch was prepared for another")
     return batch.attend

@@ -136,16 +136,7 @@ def _embed_scaled(  # type: ignore[no-untyped-def]
 
 
 def embed_scaled(ids: torch.Tensor, words: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Look up each row's word vector and multiply it by the row's number.
-
-    Args:
-        ids: int64 of shape (rows,).
-        words: shape (vocabulary, width), contiguous.
-        scale: float32 of shape (rows,).
-
-    Returns:
-        Shape (rows, width), in the precision of ``words``.
-    """
+    """Each row's word vector times the row's number: (rows, width), from ids and scales (rows,)."""
     width = words.shape[1]
     out = words.new_empty(len(ids), width)
     _embed_scaled[(len(ids),)](ids=ids, words=words, scale=scale, out=out, WIDTH=width, PADDED=padded(width))
@@ -188,15 +179,7 @@ def gelu_in_place(x: torch.Tensor) -> torch.Tensor:
 
 
 def gate(both: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """Write GELU of the first half of each row times the second half.
-
-    Args:
-        both: shape (rows, 2 * inner), contiguous.
-        out: shape (rows, inner), contiguous.
-
-    Returns:
-        ``out``.
-    """
+    """Write GELU of the first half of each row times the second half: (rows, 2 * inner) to (rows, inner)."""
     rows, inner = out.shape
     block = min(_BLOCK, padded(inner))
     _gate[(rows * -(-inner // block),)](both, out, INNER=inner, BLOCK=block)
@@ -206,10 +189,8 @@ def gate(both: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
 def turn_in_place(qkv: torch.Tensor, positions: torch.Tensor, rotary: Pair) -> None:
     """Turn each pair (i, i + d/2) of queries and keys by its angle (Su et al., RoFormer, 2021).
 
-    Args:
-        qkv: shape (rows, 3, heads, head), contiguous, the head's width a power of two.
-        positions: integers of shape (rows,).
-        rotary: cosines and sines of all positions, float32 of shape (positions, head / 2).
+    ``qkv`` has shape (rows, 3, heads, head), the head's width a power of two; ``rotary`` are cosines and sines of all
+    positions, float32 of shape (positions, head / 2).
     """
     rows, _, heads, head = qkv.shape
     size = padded(2 * heads)

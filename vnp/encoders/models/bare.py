@@ -102,18 +102,7 @@ class _NoTokenizer:
 def random_model(
     device: str | torch.device, spec: EncoderSpec, *, full: bool = False, layers: int | None = None, seed: int = 0
 ) -> BareModel:
-    """Make a model with random weights.
-
-    Args:
-        device: where the weights are made.
-        spec: the encoder that it is to be like.
-        full: the published size instead of a small one.
-        layers: another number of layers.
-        seed: of the weights.
-
-    Returns:
-        The model, in float32.
-    """
+    """Make a model in float32 with random weights, small or as large as the published one; ``layers`` may be others."""
     trunk: type[Trunk] = spec.family.load_model()
     depth, width, heads, inner = (spec.depth, spec.width, spec.heads, spec.inner) if full else trunk.small
     config = {

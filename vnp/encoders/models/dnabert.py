@@ -33,11 +33,7 @@ class MosaicBertConfig(Sizes):
 
     @classmethod
     def read(cls, config: Mapping[str, object]) -> MosaicBertConfig:
-        """Read config.json.
-
-        Raises:
-            WeightsError: a value is missing or impossible.
-        """
+        """Read config.json."""
         if config.get("hidden_act", "gelu") != "gelu":
             raise WeightsError(f"config.json: 'hidden_act' is {config['hidden_act']!r}; DNABERT-S has 'gelu'")
         sizes = cls.of(config, types=whole_number(config, "type_vocab_size"))

@@ -38,11 +38,7 @@ class Esm2Config(Sizes):
 
     @classmethod
     def read(cls, config: Mapping[str, object]) -> Esm2Config:
-        """Read config.json.
-
-        Raises:
-            WeightsError: a value is missing, impossible, or asks for an architecture that is not ESM2.
-        """
+        """Read config.json."""
         if config.get("position_embedding_type") != "rotary" or config.get("hidden_act", "gelu") != "gelu":
             raise WeightsError(
                 "config.json: ESM2 models have 'position_embedding_type' rotary and, if it is there, "

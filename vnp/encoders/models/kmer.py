@@ -124,11 +124,7 @@ def _blocks(sequences: Sequence[str]) -> Iterator[tuple[int, int]]:
 def _digits(
     sequences: Sequence[str], molecule: Molecule
 ) -> tuple[UInt8[np.ndarray, " letters"], Int64[np.ndarray, " letters"]]:
-    """Write all sequences behind one another as digits, one digit outside the alphabet after each.
-
-    Returns:
-        The digits, and the number of the sequence that each belongs to.
-    """
+    """All sequences as digits, one digit outside the alphabet after each sequence, and whose each digit is."""
     # "?" keeps one byte for one letter, whatever stands there.
     text = b"".join(one.encode("ascii", "replace") + b"\n" for one in sequences)
     digits = _letters(molecule)[np.frombuffer(text, np.uint8)]

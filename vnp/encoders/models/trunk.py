@@ -60,11 +60,7 @@ class Sizes(ABC):
     @classmethod
     @abstractmethod
     def read(cls, config: Mapping[str, object]) -> Sizes:
-        """Read config.json.
-
-        Raises:
-            WeightsError: a value is missing, impossible, or asks for another architecture.
-        """
+        """Read config.json, and refuse one of another architecture."""
 
     @abstractmethod
     def tensors(self) -> dict[str, tuple[int, ...]]:
@@ -72,11 +68,7 @@ class Sizes(ABC):
 
     @classmethod
     def of(cls, config: Mapping[str, object], **more: Any) -> Self:
-        """Read the sizes that every config.json has, beside ``more`` that is of one architecture.
-
-        Raises:
-            WeightsError: a value is missing or impossible.
-        """
+        """Read the sizes that every config.json has, beside ``more`` that is of one architecture."""
         return cls(
             vocabulary=whole_number(config, "vocab_size"),
             width=whole_number(config, "hidden_size"),
@@ -179,11 +171,7 @@ class Trunk(ABC):
 
 
 def whole_number(config: Mapping[str, object], key: str) -> int:
-    """Read a positive whole number from config.json.
-
-    Raises:
-        WeightsError: it is missing or something else.
-    """
+    """Read a positive whole number from config.json."""
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise WeightsError(f"config.json: {key!r} must be a whole number above 0, not {value!r}")
@@ -191,11 +179,7 @@ def whole_number(config: Mapping[str, object], key: str) -> int:
 
 
 def number(config: Mapping[str, object], key: str, default: float | None = None) -> float:
-    """Read a positive number from config.json.
-
-    Raises:
-        WeightsError: it is missing (and there is no default) or something else.
-    """
+    """Read a positive number from config.json."""
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise WeightsError(f"config.json: {key!r} must be a number above 0, not {value!r}")
@@ -208,17 +192,7 @@ def trunk(
     prefix: str,
     beside: Sequence[str],
 ) -> dict[str, torch.Tensor]:
-    """Take a model's own tensors out of a checkpoint, and accept no surprise.
-
-    Args:
-        state: the checkpoint.
-        expected: name and shape of every tensor that the model needs.
-        prefix: what may stand before every name, such as ``esm.``.
-        beside: regular expressions of the names that published checkpoints carry beside the trunk (heads for
-            other tasks, buffers that can be computed); they are left out.
-
-    Returns:
-        The expected tensors under their names without prefix.
+    """Take a model's own tensors out of a checkpoint, under their names without prefix, and accept no surprise.
 
     Raises:
         WeightsError: a tensor is missing, unexpected, of another shape, not of floating point, or not finite.
@@ -275,12 +249,6 @@ def gelu(x: torch.Tensor) -> torch.Tensor:
 
     Torch's own kernel on CPU rounds differently at the ends of what each thread works on, so a number would
     depend on its place in the batch; its error function does not.
-
-    Args:
-        x: any shape.
-
-    Returns:
-        The same shape; on CPU in float32, each number depends on its own input alone.
     """
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return functional.gelu(x)

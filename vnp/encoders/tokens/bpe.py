@@ -67,11 +67,7 @@ class Pieces:
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Pieces:
-        """Take them from the content of ``tokenizer.json``.
-
-        Raises:
-            NotPlainError: it asks for more than this module does.
-        """
+        """Take them from the content of ``tokenizer.json``, unless it asks for more than this module does."""
         try:
             model = content["model"]
             plain = (
@@ -119,9 +115,7 @@ def refused_pairs(
     """For each two tokens, whether merging their texts together would merge across the border between them.
 
     Many tokens behave alike, so the table is one of kinds of tokens: it should fit into the processor's cache.
-
-    Returns:
-        The table, and for each token the row that it has as the first and the column that it has as the second.
+    The row and the column that each token has in it come with it.
     """
     rank = {left + right: number for number, (left, right) in enumerate(pieces.merges)}
     at_right, at_left = (_edges(pieces, rank, half) for half in (1, 0))
@@ -233,14 +227,9 @@ class FastBpe:
         self._set_endings(self._likely_first(endings))
 
     def encode(self, sequences: Sequence[str]) -> tuple[list[Int64[np.ndarray, " tokens"]], list[int]]:
-        """Encode what can be encoded here.
+        """Give the ids of each sequence, first and last token included, and the places of those left to the library.
 
-        Args:
-            sequences: any.
-
-        Returns:
-            The ids of each sequence, first and last token included, and the places of the sequences that are left to
-            the library, whose ids are empty: those with other letters, and where there are few of about their length.
+        These have no ids: those with other letters, and where there are few of about their length.
         """
         lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
         ends = np.cumsum(lengths)

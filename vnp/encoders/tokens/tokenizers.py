@@ -172,11 +172,7 @@ class AbsentTokenizer:
         self.digest: str | None = None
 
     def encode_batch(self, sequences: Sequence[str]) -> list[Int64[np.ndarray, " tokens"]]:
-        """Refuse.
-
-        Raises:
-            WeightsError: always.
-        """
+        """Refuse."""
         raise WeightsError(
             f"{self._path} is missing, so {len(sequences)} sequence(s) cannot become tokens; fetch it again "
             "(python -m jobs.fetch)"
@@ -186,12 +182,8 @@ class AbsentTokenizer:
 def load_tokenizer(folder: Path, kind: str) -> Tokenizer:
     """Read the tokenizer that lies beside the weights.
 
-    Args:
-        folder: the weights folder.
-        kind: ``letters`` (``vocab.txt``; built in where that is missing) or ``pieces`` (``tokenizer.json``).
-
-    Returns:
-        The tokenizer; an ``AbsentTokenizer`` where ``tokenizer.json`` is missing.
+    It is of ``letters`` (``vocab.txt``; built in where that is missing) or of ``pieces`` (``tokenizer.json``; an
+    ``AbsentTokenizer`` where that is missing).
 
     Raises:
         WeightsError: the file cannot be used.
@@ -208,18 +200,7 @@ def load_tokenizer(folder: Path, kind: str) -> Tokenizer:
 
 
 def tokenizer_digest(folder: Path, kind: str) -> str | None:
-    """Say which tokenizer lies beside the weights, without loading a tokenizer library.
-
-    Args:
-        folder: the weights folder.
-        kind: ``letters`` or ``pieces``.
-
-    Returns:
-        The digest that ``load_tokenizer(folder, kind).digest`` has.
-
-    Raises:
-        WeightsError: the file cannot be used.
-    """
+    """The digest that ``load_tokenizer`` would have, without loading a tokenizer library."""
     if kind == "letters":
         return load_tokenizer(folder, kind).digest
     path = folder / "tokenizer.json"

@@ -78,20 +78,7 @@ class Hub(Protocol):
         ...
 
     def download(self, hub_id: str, commit: str, name: str, part: Path, size: int | None, moved: Moved) -> None:
-        """Complete the file ``part`` from where it ends.
-
-        Args:
-            hub_id: the repository.
-            commit: its commit.
-            name: the file.
-            part: what is here of it, perhaps nothing.
-            size: of the whole, if known.
-            moved: called with the bytes that are here by now.
-
-        Raises:
-            WeightsError: the connection broke or was refused.
-            StorageError: the disk is full.
-        """
+        """Complete the file ``part`` from where it ends."""
         ...
 
 
@@ -265,17 +252,6 @@ def choose_files(spec: EncoderSpec, model: RemoteModel, where: str) -> tuple[str
     """Choose what to download: configuration, tokenizer, and one set of weights.
 
     Weights are the pinned files, else safetensors, else ``.bin``.
-
-    Args:
-        spec: the encoder.
-        model: what the hub has.
-        where: the hub's address, for messages.
-
-    Returns:
-        File names, small ones first.
-
-    Raises:
-        WeightsError: something that is needed is not there.
     """
     needed = [CONFIG_NAME, *(["tokenizer.json"] if spec.family.tokenizer == "pieces" else []), *sorted(spec.pins)]
     for name in needed:

@@ -78,17 +78,7 @@ def find_folder(spec: EncoderSpec, weights: Path | None = None) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, object]:
-    """Read ``config.json``.
-
-    Args:
-        folder: the model's folder.
-
-    Returns:
-        Its content.
-
-    Raises:
-        WeightsError: it is missing or not a JSON object.
-    """
+    """Read ``config.json``."""
     path = folder / CONFIG_NAME
     try:
         content = json.loads(path.read_text("utf-8"))
@@ -102,18 +92,7 @@ def read_config(folder: Path) -> dict[str, object]:
 
 
 def config_family(config: Mapping[str, object], folder: Path) -> Family:
-    """Say which architecture a configuration describes.
-
-    Args:
-        config: content of ``config.json``.
-        folder: where it came from, for messages.
-
-    Returns:
-        The first that it fits.
-
-    Raises:
-        WeightsError: none.
-    """
+    """The first architecture that a configuration fits."""
     found = next((one for one in TRAINED if one.describes(config)), None)
     if found is None:
         known = " nor ".join(one.title for one in TRAINED)
@@ -127,17 +106,8 @@ def config_family(config: Mapping[str, object], folder: Path) -> Family:
 def weight_files(folder: Path, pins: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """Choose which files the tensors are read from.
 
-    Pinned files come first if all are there; then safetensors before ``.bin``, one file before many.
-
-    Args:
-        folder: the model's folder.
-        pins: pinned files of the encoder.
-
-    Returns:
-        Names of the files with tensors, in order; never an index.
-
-    Raises:
-        WeightsError: there are none, or an index names one that is missing.
+    Pinned files come first if all are there; then safetensors before ``.bin``, one file before many. An
+    index is never among them.
     """
     if pins and all((folder / name).is_file() for name in pins):
         return tuple(sorted(pins))
@@ -154,17 +124,7 @@ def weight_files(folder: Path, pins: Mapping[str, str] | None = None) -> tuple[s
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """Read the index of sharded weights.
-
-    Args:
-        path: such as ``model.safetensors.index.json``.
-
-    Returns:
-        Tensor name to file name. Each file exists in the same folder.
-
-    Raises:
-        WeightsError: the index is damaged or names a file that is missing or lies elsewhere.
-    """
+    """Read the index of sharded weights: tensor to file name, each of a file in the same folder."""
     try:
         table = json.loads(path.read_text("utf-8"))["weight_map"]
         index = {str(tensor): str(file) for tensor, file in table.items()}
@@ -183,13 +143,6 @@ def read_index(path: Path) -> dict[str, str]:
 
 
 def config_digest(config: Mapping[str, object]) -> str:
-    """Hash what in a configuration changes the numbers that come out.
-
-    Args:
-        config: content of ``config.json``.
-
-    Returns:
-        64 hexadecimal digits.
-    """
+    """Hash what in a configuration changes the numbers that come out."""
     kept = {key: config[key] for key in _NUMERIC_KEYS if key in config}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

@@ -82,18 +82,7 @@ def read_lock(folder: Path) -> dict[str, LockedEncoder]:
 
 
 def write_lock(folder: Path, encoders: Mapping[str, LockedEncoder]) -> Path:
-    """Write the lock of a weights folder, all of it or nothing.
-
-    Args:
-        folder: where to write ``weights.lock.json``.
-        encoders: encoder name to what was fetched.
-
-    Returns:
-        The path of the lock.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
-    """
+    """Write the lock of a weights folder, all of it or nothing."""
     path = folder / LOCK_NAME
     write_record(path, _Lock(encoders), schema=_SCHEMA)
     return path
@@ -121,12 +110,7 @@ def find_lock(name: str, folder: Path) -> LockedEncoder | None:
 
 
 def verify(spec: EncoderSpec, folder: Path, *, full: bool = False) -> dict[str, str]:
-    """Check an encoder's files against its pins and its lock.
-
-    Args:
-        spec: the encoder.
-        folder: the model's folder.
-        full: hash every file again, even one that looks unchanged since it was last checked.
+    """Check an encoder's files against its pins and its lock; ``full`` hashes even what looks unchanged.
 
     Returns:
         Weight file to SHA-256, for the files that tensors are read from.
@@ -178,11 +162,7 @@ def _checked(path: Path, pin: str | None, locked: LockedFile | None, full: bool,
 
 
 def weight_sha256(path: Path, *, again: bool = False) -> str:
-    """SHA-256 of a weight file, or what is remembered of it; see ``vnp.files.hashing.remembered_sha256``.
-
-    Raises:
-        WeightsError: the file cannot be read.
-    """
+    """SHA-256 of a weight file, or what is remembered of it; see ``vnp.files.hashing.remembered_sha256``."""
     try:
         return remembered_sha256(path, again=again)
     except OSError as error:
@@ -190,18 +170,9 @@ def weight_sha256(path: Path, *, again: bool = False) -> str:
 
 
 def check_fit(spec: EncoderSpec, folder: Path) -> tuple[str, str | None]:
-    """Check that a folder's configuration and tokenizer are of the encoder's kind, before any tensor is read.
+    """Check that a folder's configuration and tokenizer are of the encoder's kind; gives their digests.
 
-    Args:
-        spec: the encoder.
-        folder: the model's folder.
-
-    Returns:
-        Digest of the configuration and of the tokenizer; the latter is None where there is no tokenizer and the
-        encoder is not a registered one.
-
-    Raises:
-        WeightsError: they are of another kind, or missing.
+    That of the tokenizer is None where there is none and the encoder is not a registered one.
     """
     config = read_config(folder)
     family = config_family(config, folder)

@@ -27,16 +27,8 @@ _AGAIN = "fetch it again (python -m jobs.fetch)"
 def read_state(folder: Path, pins: Mapping[str, str] | None = None) -> dict[str, Tensor]:
     """Read all tensors of a model, on the CPU, mapped from disk where the format allows it.
 
-    Args:
-        folder: the model's folder.
-        pins: pinned files of the encoder.
-
-    Returns:
-        Tensor name to tensor, with the names and types of the files.
-
     Raises:
-        WeightsError: a file is missing, truncated, damaged, or a pickle with anything but plain tensors in
-            it; nothing in such a pickle is executed.
+        WeightsError: a file is missing, truncated, damaged, or a pickle with anything but plain tensors in it.
     """
     state: dict[str, Tensor] = {}
     names = weight_files(folder, pins)
@@ -64,17 +56,7 @@ def _check_index(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a ``.safetensors`` or ``.bin`` file on the CPU.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Tensor name to tensor.
-
-    Raises:
-        WeightsError: it is missing, damaged, or more than a plain table of tensors.
-    """
+    """Read a ``.safetensors`` or ``.bin`` file on the CPU."""
     if not path.is_file():
         raise WeightsError(f"{path} is missing; {_AGAIN}")
     content = _safetensors(path) if path.suffix == ".safetensors" else _pickle(path)
