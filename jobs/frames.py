@@ -34,7 +34,8 @@ def main(
     INPUT is as for extract. Writes identified_nucleotide.fa and identified_protein.faa, one record for each open frame
     under the id that its row will have, and skipped.tsv: every record, chunk or frame without a row, with its reason.
     """
-    from vnp.runs.frames import require_free, write_frames
+    from vnp.files.claims import require_free
+    from vnp.runs.frames import frames_paths, write_frames
     from vnp.runs.planning.options import RunOptions
     from vnp.runs.planning.survey import survey
     from vnp.sequences.samplesheet import read_inputs
@@ -44,7 +45,7 @@ def main(
     warn_of_lost_tables(files)
     ask = RunOptions(files=tuple(files), chunk=chunk, prefix_ids=prefix_ids)
     ask.check()
-    require_free(folder, force=force)
+    require_free(frames_paths(folder), force=force)
     size = sum(file.path.stat().st_size for file in ask.files)
     with Progress("reading", size, "MB", scale=1e6) as progress:
         found = survey(ask.files, ask.chunk, prefix_ids=ask.prefix_ids, progress=progress.advance)

@@ -16,7 +16,7 @@ from vnp.errors import FeatureError
 from vnp.features import merge as module
 from vnp.features import table
 from vnp.features.hdf5 import allocate, extent
-from vnp.features.merge import WriteBehind, copy, merge
+from vnp.features.merge import copy, merge, write_behind
 from vnp.features.table import read_records, read_rows, read_skipped
 
 
@@ -222,12 +222,12 @@ def test_write_behind_tells_of_a_flush_that_failed(tmp_path: Path, monkeypatch: 
 
     path = tmp_path / "a"
     path.touch()
-    with WriteBehind(path) as disk:
-        disk.nudge()
-        disk.nudge()
+    with write_behind(path) as nudge:
+        nudge()
+        nudge()
     monkeypatch.setattr(os, "fdatasync", full)
-    with pytest.raises(OSError, match="No space"), WriteBehind(path) as disk:
-        disk.nudge()
+    with pytest.raises(OSError, match="No space"), write_behind(path) as nudge:
+        nudge()
 
 
 def test_attributes_may_be_long(tmp_path: Path, three: list[Path]) -> None:

@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import h5py
 import numpy as np
@@ -113,12 +111,12 @@ def merge(
         extents = _make(file, target, surveyed, totals, arrays)
         digests, reasons = _copy_columns(file, surveyed)
     first = 0
-    with WriteBehind(target) as disk:
+    with write_behind(target) as nudge:
         for index, source in enumerate(surveyed):
             before(index)
             for name, parts in arrays.items():
                 copy([source.arrays[part] for part in parts], extents[name], first, _finite(source, name))
-            disk.nudge()
+            nudge()
             first += source.rows
             progress(source.rows)
     widths = {name: found.width for name, found in extents.items()}
@@ -315,54 +313,39 @@ def copy(
         return
     with _opened(sources, target) as (readers, writer):
         buffers = [np.empty((_step(target), source.width), source.dtype) for source in sources]
-        beside = np.empty((_step(target), target.width), target.dtype) if len(sources) > 1 else buffers[0]
-        for low in range(0, sources[0].rows, len(beside)):
-            count = min(len(beside), sources[0].rows - low)
+        joined = np.empty((_step(target), target.width), target.dtype) if len(sources) > 1 else buffers[0]
+        for low in range(0, sources[0].rows, len(joined)):
+            count = min(len(joined), sources[0].rows - low)
             column = 0
             for reader, source, buffer in zip(readers, sources, buffers, strict=True):
                 _read(reader, source, low, buffer[:count])
-                if buffer is not beside:
-                    beside[:count, column : column + source.width] = buffer[:count]
+                if buffer is not joined:
+                    joined[:count, column : column + source.width] = buffer[:count]
                 column += source.width
-            check(beside[:count], low)
-            _write_all(writer, beside[:count], target.offset + (first + low) * target.row_bytes)
+            check(joined[:count], low)
+            _write_all(writer, joined[:count], target.offset + (first + low) * target.row_bytes)
 
 
-class WriteBehind:
-    """Sends what was written of a file on to the disk in a thread, so that the last flush finds little to do.
+@contextlib.contextmanager
+def write_behind(path: Path) -> Iterator[Callable[[], None]]:
+    """Send what was written of a file on to the disk in a thread, so that the last flush finds little to do.
 
-    Args:
-        path: the file.
+    Yields:
+        What starts a flush if none is under way; one that failed raises ``OSError`` there, or at the end.
     """
+    running: Future[None] | None = None
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._running: Future[None] | None = None
+    def nudge() -> None:
+        nonlocal running
+        if running is None or running.done():
+            if running is not None:
+                running.result()
+            running = thread.submit(os.fdatasync, file.fileno())
 
-    def __enter__(self) -> Self:
-        self._thread = ThreadPoolExecutor(1)
-        self._descriptor = os.open(self._path, os.O_RDONLY)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._thread.shutdown()
-        os.close(self._descriptor)
-        if self._running is not None and error is None:
-            self._running.result()
-
-    def nudge(self) -> None:
-        """Start a flush if none is under way.
-
-        Raises:
-            OSError: the flush before it failed.
-        """
-        if self._running is not None:
-            if not self._running.done():
-                return
-            self._running.result()
-        self._running = self._thread.submit(os.fdatasync, self._descriptor)
+    with path.open("rb") as file, ThreadPoolExecutor(1) as thread:
+        yield nudge
+    if running is not None:
+        running.result()
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ PARTS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
 NO_SPLIT = -1
 """Number of the part of a row that has none."""
+_NAMED = 5
 
 
 def shares_of_parts(validation: float, test: float) -> dict[int, float]:
@@ -58,9 +59,6 @@ def part_counts(split: Int8[np.ndarray, "n"]) -> dict[str, int]:
     if set(found) <= {"none"}:
         return {}
     return {name: int(found[name]) for name in (*PARTS, "none") if name in found}
-
-
-_NAMED = 5
 
 
 def read_groups(path: Path) -> dict[str, str]:

@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from vnp.errors import ChangedInputError, RunExistsError, storage_error
+from vnp.errors import ChangedInputError
+from vnp.files.claims import make_folder
 from vnp.files.durable import replacing
 from vnp.runs.done.skipped import SkippedTable
 from vnp.runs.planning.survey import Survey
@@ -40,19 +41,6 @@ def frames_paths(folder: Path) -> tuple[Path, Path, Path]:
     return folder / NUCLEOTIDE, folder / PROTEIN, folder / SKIPPED
 
 
-def require_free(folder: Path, *, force: bool) -> None:
-    """Make sure that nothing is overwritten unasked.
-
-    Raises:
-        RunExistsError: a file is there, and ``force`` is not set.
-    """
-    there = [path for path in frames_paths(folder) if path.exists()]
-    if there and not force:
-        raise RunExistsError(
-            f"{', '.join(map(str, there))}: already there. Choose another --out, or --force to write anew"
-        )
-
-
 def write_frames(found: Survey, folder: Path, *, progress: Callable[[int], None] = lambda _rows: None) -> Written:
     """Write the open frames of the inputs as FASTA, one line of sequence each, in the order of a run's rows.
 
@@ -67,10 +55,7 @@ def write_frames(found: Survey, folder: Path, *, progress: Callable[[int], None]
         InputError: an input cannot be read any more, or has changed since the survey.
         StorageError: the disk is full or cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(error, f"making {folder}") from error
+    make_folder(folder)
     paths = frames_paths(folder)
     rows = 0
     reasons: Counter[str] = Counter()
