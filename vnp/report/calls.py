@@ -6,6 +6,7 @@ records weighs about as much as that of a thousand.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,7 +16,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int8, Int32, Int64
 
-from vnp.report import charts
 from vnp.report.pages import render as render_page
 from vnp.report.pages import short
 
@@ -98,9 +98,10 @@ def render(report: Report) -> str:
         counts=report.about["counts"],
         names=[Path(entry["path"]).name for entry in report.about["inputs"]],
         any_score=bool(scored.any()),
-        histogram=_histogram(report, scored),
-        curve=_curve(report, scored),
-        heat=_heat(report, scored),
+        threshold=report.about["settings"]["threshold"],
+        histogram=_histogram(report.records.probability[scored]),
+        curve=_curve(report.records.fdr[scored], report.about["counts"]["viral"]),
+        heat=_heat(report.records.length[scored], report.records.probability[scored]),
         lengths=_lengths(report.records),
         reliability=_reliability(report.records),
         rows=[_row(report.records, at, name) for at, name in report.best],
@@ -110,53 +111,92 @@ def render(report: Report) -> str:
     )
 
 
-def _histogram(report: Report, scored: np.ndarray) -> str:
-    probability = report.records.probability[scored]
+def _histogram(probability: Float64[np.ndarray, "n"]) -> dict[str, Any]:
+    """Bars and grid on a logarithmic scale: ends of each bar, its count and its height."""
     counts = np.bincount(np.minimum((probability * _BINS).astype(np.int64), _BINS - 1), minlength=_BINS)
-    return charts.histogram(counts, report.about["settings"]["threshold"], "Histogram of the records' probabilities")
+    decades = max(1, math.ceil(math.log10(max(int(counts.max(initial=0)), 1) + 1)))
+
+    def height(count: float) -> float:
+        return math.log10(count + 1) / math.log10(10**decades + 1) if count else 0.0
+
+    powers = range(0, decades + 1, max(1, decades // 4))
+    bars = [(place / _BINS, (place + 1) / _BINS, count, height(count)) for place, count in enumerate(counts.tolist())]
+    return {"bars": bars, "grid": [(height(10**power), short(10**power)) for power in powers]}
 
 
-def _curve(report: Report, scored: np.ndarray) -> str:
-    fdr = report.records.fdr
-    rate = np.sort(fdr[scored & ~np.isnan(fdr)])
+def _curve(fdr: Float64[np.ndarray, "n"], viral: int) -> dict[str, Any]:
+    """The rate by number of records called, thinned, and the place of those that are."""
+    rate = np.sort(fdr[~np.isnan(fdr)])
     at = np.unique(np.linspace(0, len(rate) - 1, min(_CURVE_POINTS, len(rate))).astype(np.int64))
     x, y = (at + 1.0, rate[at]) if len(rate) else (np.empty(0), np.empty(0))
-    return charts.curve(x, y, report.about["counts"]["viral"], "False discovery rate by number of records called")
+    most = max(float(x[-1]) if len(x) else 1.0, 1.0)
+    highest = float(y.max(initial=0.0))
+    top = next((top for top in (0.01, 0.02, 0.04, 0.1, 0.2, 0.4) if highest <= top), 1.0)
+    note = f"{viral:,} called, FDR {float(np.interp(viral, x, y)):.3g}" if viral and len(x) else ""
+    return {
+        "points": [(across / most, up / top) for across, up in zip(x.tolist(), y.tolist(), strict=True)],
+        "grid": [(share / 4, f"{top * share / 4:.3g}") for share in range(5)],
+        "ticks": [(value / most, short(value)) for value in _round_steps(most)],
+        "marked": viral / most,
+        "note": note,
+    }
 
 
-def _heat(report: Report, scored: np.ndarray) -> str:
+def _round_steps(most: float) -> list[float]:
+    """Some round numbers from 0 on, for an axis."""
+    step = 10 ** math.floor(math.log10(most))
+    while most / step > 5:
+        step *= 2
+    while most / step < 2.5 and step > 1:
+        step /= 2
+    step = max(1.0, step)
+    return [step * place for place in range(int(most / step) + 1)]
+
+
+def _heat(bases: Int64[np.ndarray, "n"], probability: Float64[np.ndarray, "n"]) -> dict[str, Any]:
+    """Cells of length, on a logarithmic scale, and probability: column, row, count, and how dark from 0 to 1."""
     across, up = _GRID
-    length: Float64[np.ndarray, "n"] = np.log10(np.maximum(report.records.length[scored], 1))
+    length: Float64[np.ndarray, "n"] = np.log10(np.maximum(bases, 1))
     low = np.floor(length.min()) if len(length) else 2.0
     high = max(float(np.ceil(length.max())) if len(length) else 3.0, low + 1)
     column = np.minimum(((length - low) / (high - low) * across).astype(np.int64), across - 1)
-    row = np.minimum((report.records.probability[scored] * up).astype(np.int64), up - 1)
+    row = np.minimum((probability * up).astype(np.int64), up - 1)
     counts = np.bincount(column * up + row, minlength=across * up).reshape(across, up)
-    ticks = [((power - low) / (high - low), short(10.0**power)) for power in range(int(low), int(high) + 1)]
-    return charts.heat(counts, ticks, report.about["settings"]["threshold"], "Records by length and probability")
+    most = math.log1p(int(counts.max(initial=1)))
+    found = [(column, row, int(counts[column, row])) for column, row in np.argwhere(counts > 0).tolist()]
+    powers = range(int(low), int(high) + 1)
+    return {
+        "cells": [(column, row, count, math.log1p(count) / most) for column, row, count in found],
+        "across": across,
+        "up": up,
+        "ticks": [((power - low) / (high - low), short(10.0**power)) for power in powers],
+    }
 
 
-def _lengths(records: CalledRecords) -> str:
+Bars = list[tuple[str, dict[str, int]]]
+"""Rows of a chart of shares: name, and how many of each class of CSS."""
+
+
+def _lengths(records: CalledRecords) -> Bars:
     place = np.searchsorted(_LENGTHS, records.length, side="right")
     edges = [short(edge) for edge in _LENGTHS]
     names = [f"below {edges[0]}", *(f"{a} to {b}" for a, b in pairwise(edges)), f"from {edges[-1]}"]
     kinds = (("viral", VIRAL), ("host", HOST), ("none", NO_CALL))
     counted = {kind: np.bincount(place[records.call == call], minlength=len(names)) for kind, call in kinds}
-    bars = [
-        charts.Bar(name, {kind: int(counted[kind][row]) for kind, _ in kinds})
+    return [
+        (name, {kind: int(counted[kind][row]) for kind, _ in kinds})
         for row, name in enumerate(names)
         if (place == row).any()
     ]
-    return charts.shares(bars, "Calls by length of the record")
 
 
-def _reliability(records: CalledRecords) -> str:
+def _reliability(records: CalledRecords) -> Bars:
     bars = []
     for name, call in (("viral", VIRAL), ("host", HOST)):
         levels = records.reliability[records.call == call]
         counts = {RELIABILITY_NAMES[level]: int((levels == level).sum()) for level in (HIGH, MEDIUM, LOW)}
-        bars.append(charts.Bar(name, counts))
-    return charts.shares(bars, "Reliability of viral and of host calls")
+        bars.append((name, counts))
+    return bars
 
 
 def _row(records: CalledRecords, at: int, name: str) -> dict[str, Any]:
