@@ -7,12 +7,13 @@ too, so that it belongs to exactly one shard and is not lost.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Int8, Int32, Int64, UInt8
+from jaxtyping import Int32, Int64
 
 from vnp.features.split import NO_SPLIT
 from vnp.features.table import Records, Rows, Skipped
@@ -64,16 +65,7 @@ class UnitBatch:
 
 
 def read_units(inputs: Sequence[PlannedInput], chunk: int, start: Position, units: int) -> Iterator[UnitBatch]:
-    """Read so many units from a position on, across files.
-
-    Args:
-        inputs: the run's files.
-        chunk: bases of a chunk.
-        start: the first unit.
-        units: how many to read.
-
-    Yields:
-        Batches of at most ``BATCH_UNITS`` units.
+    """Read so many units from a position on, across files, in batches of at most ``BATCH_UNITS``.
 
     Raises:
         InputError: a file cannot be read.
@@ -103,14 +95,7 @@ def iter_records(path: Path, start: Position, hasher: Any = None) -> Iterator[Re
 
 
 def batch_units(records: Iterator[Record], chunk: int, index: int, start: Position) -> Iterator[UnitBatch]:
-    """Gather records into batches of units.
-
-    Args:
-        records: from the start's record on.
-        chunk: bases of a chunk.
-        index: of the input file.
-        start: its ``record`` numbers the first record, its ``chunk`` is the first chunk taken of that record.
-    """
+    """Gather the records of one file, from the start's on, into batches of units from the start's chunk on."""
     waiting: list[Record] = []
     number = Chunking(chunk).number
     bases = units = 0
@@ -130,63 +115,37 @@ def batch_units(records: Iterator[Record], chunk: int, index: int, start: Positi
 def _cut_batches(records: list[Record], chunk: int, index: int, ordinal: int, skip: int) -> Iterator[UnitBatch]:
     lengths = np.array([0 if record.problem else len(record.sequence) for record in records], np.int64)
     chunking = Chunking(chunk)
-    counts = chunking.count(lengths)
-    per_record = np.maximum(counts, 1)
-    total = int(per_record.sum())
-    ends = np.cumsum(per_record)
-    chunks_before = np.cumsum(counts) - counts
-    for first in range(skip, total, BATCH_UNITS):
-        last = min(first + BATCH_UNITS, total)
-        low = int(np.searchsorted(ends, first, side="right"))
-        high = int(np.searchsorted(ends, last, side="left")) + 1
-        units = np.arange(first, last)
-        owner = np.searchsorted(ends, units, side="right")
-        within = units - (ends - per_record)[owner]
-        has_chunk = counts[owner] > 0
-        row = (chunks_before[owner] + within)[has_chunk]
-        rows = (int(row[0]), int(row[-1]) + 1) if len(row) else (0, 0)
-        table = chunking.cut(lengths, first=rows[0], last=rows[1])
-        unit_chunk = np.full(last - first, -1, np.int64)
-        unit_chunk[has_chunk] = np.arange(len(table))
-        yield _narrow(records, lengths, counts, table, owner, unit_chunk, low, high, index, ordinal)
-
-
-def _narrow(
-    records: list[Record],
-    lengths: Int64[np.ndarray, "all"],
-    counts: Int64[np.ndarray, "all"],
-    table: Chunks,
-    owner: Int64[np.ndarray, "u"],
-    unit_chunk: Int64[np.ndarray, "u"],
-    low: int,
-    high: int,
-    index: int,
-    ordinal: int,
-) -> UnitBatch:
-    """Keep the records ``low`` to ``high`` and of their bases only those that the chunks need."""
-    touched = records[low:high]
-    shifts = np.zeros(high - low, np.int64)
-    stops = lengths[low:high].copy()
-    which = table.sequence - low
-    if len(table):
-        shifts[which[0]] = table.start[0]
-        stops[which[-1]] = table.end[-1]
-    sequences = [
-        record.sequence if not shift and stop == len(record.sequence) else record.sequence[shift:stop]
-        for record, shift, stop in zip(touched, shifts.tolist(), stops.tolist(), strict=True)
-    ]
-    moved = shifts[which] if len(table) else np.zeros(0, np.int64)
-    return UnitBatch(
+    counts, chunks = chunking.count(lengths), chunking.cut(lengths)
+    owner = np.repeat(np.arange(len(records)), np.maximum(counts, 1))
+    unit_chunk = np.full(len(owner), -1, np.int64)
+    unit_chunk[counts[owner] > 0] = np.arange(len(chunks))
+    whole = UnitBatch(
         input=index,
-        records=touched,
-        ordinals=np.arange(low, high) + ordinal,
-        counts=counts[low:high],
-        chunks=Chunks(which, table.number, table.start - moved, table.end - moved),
-        sequences=sequences,
-        shifts=shifts,
-        owner=owner - low,
+        records=records,
+        ordinals=np.arange(len(records)) + ordinal,
+        counts=counts,
+        chunks=chunks,
+        sequences=[b"" if record.problem else record.sequence for record in records],
+        shifts=np.zeros(len(records), np.int64),
+        owner=owner,
         unit_chunk=unit_chunk,
     )
+    for first in range(skip, len(owner), BATCH_UNITS):
+        yield _only_needed(window(whole, first, min(first + BATCH_UNITS, len(owner))))
+
+
+def _only_needed(batch: UnitBatch) -> UnitBatch:
+    """The same with those bases alone that the chunks need."""
+    chunks, sequences, shifts = batch.chunks, list(batch.sequences), batch.shifts.copy()
+    if not len(chunks):
+        return batch
+    first, last = int(chunks.sequence[0]), int(chunks.sequence[-1])
+    shifts[first] = chunks.start[0]
+    sequences[last] = sequences[last][: int(chunks.end[-1])]
+    sequences[first] = sequences[first][int(shifts[first]) :]
+    moved = shifts[chunks.sequence]
+    cut = Chunks(chunks.sequence, chunks.number, chunks.start - moved, chunks.end - moved)
+    return replace(batch, chunks=cut, sequences=sequences, shifts=shifts)
 
 
 def read_blocks(
@@ -234,7 +193,7 @@ def window(batch: UnitBatch, first: int, last: int) -> UnitBatch:
 
 
 ONLY_X = b"only ambiguous codons"
-_Part = TypeVar("_Part", Rows, Records, Skipped)
+_Columns = TypeVar("_Columns", Rows, Records, Skipped)
 _REASONS = [reason.text.encode() for reason in Reason]
 
 
@@ -248,7 +207,6 @@ class Prepared:
         skipped: what has no row.
         dna: n DNA sequences, each on its frame's own strand.
         protein: n proteins.
-        units: how many units the block covers.
     """
 
     rows: Rows
@@ -256,7 +214,6 @@ class Prepared:
     skipped: Skipped
     dna: list[str]
     protein: list[str]
-    units: int
 
 
 def prepare(
@@ -274,43 +231,29 @@ def prepare(
     """
     chosen = selections or {}
     parts = [_prepare(batch, inputs[batch.input], chosen.get(batch.input)) for batch in block]
-    records = _join(Records, [part.records for part in parts])
-    fresh = np.diff(records.ordinal, prepend=-1) > 0
+    # A record that is cut by a border inside the block is there twice.
+    ordinals = np.concatenate([part.records.ordinal for part in parts])
     return Prepared(
         rows=_join(Rows, [part.rows for part in parts]),
-        records=_keep(records, fresh),
+        records=_join(Records, [part.records for part in parts], np.diff(ordinals, prepend=-1) > 0),
         skipped=_join(Skipped, [part.skipped for part in parts]),
         dna=[text for part in parts for text in part.dna],
         protein=[text for part in parts for text in part.protein],
-        units=sum(part.units for part in parts),
     )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Said:
-    """What is known of each record of a batch."""
-
-    label: Int8[np.ndarray, "r"]
-    split: Int8[np.ndarray, "r"]
-    group: list[bytes]
-    frames: UInt8[np.ndarray, "r"] | None
-
-
-def _said(batch: UnitBatch, entry: PlannedInput, names: list[bytes], selection: Selection | None) -> _Said:
-    count = len(names)
-    if selection is None:
-        label, split = (np.full(count, value, np.int8) for value in (entry.label, NO_SPLIT))
-        return _Said(label, split, names if entry.group is None else [entry.group.encode()] * count, None)
-    at = selection.at(batch.ordinals)
-    group = [selection.units[number] for number in selection.unit[at].tolist()]
-    return _Said(selection.label[at], selection.split[at], group, selection.frames[at])
 
 
 def _prepare(batch: UnitBatch, entry: PlannedInput, selection: Selection | None) -> Prepared:
     names = [entry.record_name(record.name) for record in batch.records]
     encoded = [name.encode() for name in names]
-    said = _said(batch, entry, encoded, selection)
-    only = None if said.frames is None else said.frames[batch.chunks.sequence]
+    only = None
+    if selection is None:
+        label, split = (np.full(len(names), value, np.int8) for value in (entry.label, NO_SPLIT))
+        group = encoded if entry.group is None else [entry.group.encode()] * len(names)
+    else:
+        at = selection.at(batch.ordinals)
+        label, split = selection.label[at], selection.split[at]
+        group = [selection.units[number] for number in selection.unit[at].tolist()]
+        only = selection.frames[at][batch.chunks.sequence]
     frames = open_frames(batch.sequences, batch.chunks, only)
     ordinals = batch.ordinals + entry.first_record
     owner = batch.chunks.sequence[frames.chunk]
@@ -322,9 +265,9 @@ def _prepare(batch: UnitBatch, entry: PlannedInput, selection: Selection | None)
             frame=frames.frame,
             start=frames.start + batch.shifts[owner],
             end=frames.end + batch.shifts[owner],
-            label=said.label[owner],
-            split=said.split[owner],
-            group=[said.group[index] for index in owner.tolist()],
+            label=label[owner],
+            split=split[owner],
+            group=[group[index] for index in owner.tolist()],
         ),
         records=Records(
             ordinal=ordinals,
@@ -332,14 +275,13 @@ def _prepare(batch: UnitBatch, entry: PlannedInput, selection: Selection | None)
             length=np.array([len(record.sequence) for record in batch.records], np.int64),
             chunks=batch.counts.astype(np.int32),
             input=np.full(len(names), batch.input, np.int32),
-            label=said.label,
-            split=said.split,
-            group=said.group,
+            label=label,
+            split=split,
+            group=group,
         ),
         skipped=_skipped(batch, frames, ordinals),
         dna=frames.nucleotides(),
         protein=frames.proteins(),
-        units=len(batch),
     )
 
 
@@ -359,28 +301,14 @@ def _skipped(batch: UnitBatch, frames: Frames, ordinals: Int64[np.ndarray, "r"])
     return Skipped(record[order], chunk[order], frame[order], [reasons[index] for index in order.tolist()])
 
 
-def _join(kind: type[_Part], parts: Sequence[_Part]) -> _Part:
+def _join(kind: type[_Columns], parts: Sequence[_Columns], kept: np.ndarray | None = None) -> _Columns:
     columns: dict[str, Any] = {}
     for name in kind.__slots__:
         values = [getattr(part, name) for part in parts]
-        columns[name] = (
-            np.concatenate(values)
-            if isinstance(values[0], np.ndarray)
-            else [text for value in values for text in value]
-        )
+        if isinstance(values[0], np.ndarray):
+            whole = np.concatenate(values)
+            columns[name] = whole if kept is None else whole[kept]
+        else:
+            texts = chain.from_iterable(values)
+            columns[name] = list(texts if kept is None else compress(texts, kept.tolist()))
     return kind(**columns)
-
-
-def _keep(records: Records, kept: np.ndarray) -> Records:
-    """The records marked in ``kept``: one cut by a border inside the block is there twice."""
-    if kept.all():
-        return records
-    columns: dict[str, Any] = {}
-    for name in Records.__slots__:
-        values = getattr(records, name)
-        columns[name] = (
-            values[kept]
-            if isinstance(values, np.ndarray)
-            else [text for text, keep in zip(values, kept.tolist(), strict=True) if keep]
-        )
-    return Records(**columns)
