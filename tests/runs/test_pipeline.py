@@ -31,7 +31,7 @@ from vnp.encoders.models.kmer import Counted
 from vnp.errors import ChangedInputError, EncoderError, RunError, UsageError
 from vnp.features.merge import merge
 from vnp.files.hashing import file_sha256
-from vnp.runs.done.receipts import require_sealed
+from vnp.runs.done.receipts import Receipt, require_sealed
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.done.status import run_status
 from vnp.runs.making import blocks as sealing
@@ -390,7 +390,7 @@ class TestTwoWriters:
         elif where == "before the seal":
             monkeypatch.setattr(sealing, "file_sha256", ahead(file_sha256))
         else:
-            monkeypatch.setattr(sealing, "_receipt", ahead(sealing._receipt))
+            monkeypatch.setattr(Receipt, "write", ahead(Receipt.write))
         assert make_one(run, 0, **watch).state == "left"
         assert other == ["begun", "done"]
         self.check(run, expected)

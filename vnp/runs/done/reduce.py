@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import h5py
 
@@ -29,6 +29,7 @@ from vnp.runs.planning.plan import read_plan
 from vnp.runs.request import Run, Shard, shard_name, versions
 
 _NAMED = 12
+_MOST_THREADS = 4
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
 
@@ -74,13 +75,23 @@ def reduce_run(
     shards = read_plan(run.paths.plan, run.request.plan_sha256)
     receipts = _receipts(run, shards)
     _require_alike(run, receipts)
-    layout = _layout(run, receipts[0], kind)
+    widths = {molecule: int(identity["width"]) for molecule, identity in receipts[0].encoders.items()}
+    layout = make_layout(
+        kind,
+        dna=(run.request.dna.name, widths["dna"]),
+        protein=(run.request.protein.name, widths["protein"]),
+    )
     provenance = _provenance(run, receipts)
     if run.paths.features.exists() and not force:
         there = _already(run, kind, layout, provenance)
         tidy(run)
         return there
-    with replacing(run.paths.features) as temporary, _FileHashes(run, receipts) as hashes:
+    with replacing(run.paths.features) as temporary, _hashed_ahead(run, receipts) as intact:
+
+        def require_intact(index: int) -> None:
+            if not intact(index):
+                raise _damaged(run, [receipts[index]])
+
         try:
             merged = merge(
                 [run.paths.shard(receipt.shard) for receipt in receipts],
@@ -93,14 +104,14 @@ def reduce_run(
                     "chunk": run.request.chunk,
                     "provenance": json.dumps(provenance, sort_keys=True),
                 },
-                before=lambda index: _require_intact(run, receipts[index], hashes.match(index)),
+                before=require_intact,
                 progress=progress,
             )
             _require_whole(run, receipts, merged)
             parts = _reopen(temporary, merged, layout)
             write_skipped(run)
         except (FeatureError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            explained = _explained(run, receipts, hashes, error)
+            explained = _explained(run, receipts, intact, error)
             if explained is error:
                 raise
             raise explained from error
@@ -139,41 +150,29 @@ def _rerun(run: Run, count: int) -> str:
 
 def _require_alike(run: Run, receipts: Sequence[Receipt]) -> None:
     """Widths and dtypes are the planned ones; encoders and precision are those of the first shard in all others."""
-    planned = {"widths": stored_widths(run.request), "dtype": run.request.store}
     leader = receipts[0]
+    planned = {"widths": stored_widths(run.request), "dtype": run.request.store, "projections": leader.projections}
     for receipt in receipts:
-        for what, expected in (*planned.items(), ("projections", leader.projections)):
+        name, wrong = shard_name(receipt.shard), ""
+        for what, expected in planned.items():
             if getattr(receipt, what) != expected:
-                raise FeatureError(
-                    f"{shard_name(receipt.shard)} has the {what} {getattr(receipt, what)}, expected {expected}.\n"
-                    f"{_remake(run, receipt)}"
-                )
+                wrong = f"{name} has the {what} {getattr(receipt, what)}, expected {expected}."
+                break
         for molecule, identity in receipt.encoders.items():
-            expected = leader.encoders[molecule]
-            differing = [key for key in expected if identity.get(key) != expected[key]]
-            if differing:
+            first = leader.encoders[molecule]
+            differing = [key for key in first if identity.get(key) != first[key]]
+            if differing and not wrong:
                 key = differing[0]
-                raise FeatureError(
-                    f"{shard_name(receipt.shard)} was embedded by {identity['name']} with {key} {identity.get(key)!r}, "
-                    f"{shard_name(leader.shard)} by {expected['name']} with {key} {expected[key]!r}: their numbers "
-                    f"cannot be mixed.\n{_remake(run, receipt)}"
+                wrong = (
+                    f"{name} was embedded by {identity['name']} with {key} {identity.get(key)!r}, "
+                    f"{shard_name(leader.shard)} by {first['name']} with {key} {first[key]!r}: their numbers "
+                    "cannot be mixed."
                 )
-
-
-def _remake(run: Run, receipt: Receipt) -> str:
-    return (
-        f"Delete {run.paths.receipt(receipt.shard)} and make the shard again on the same kind of machine with: "
-        f"python -m jobs.rerun {shlex.quote(str(run.paths.root))}"
-    )
-
-
-def _layout(run: Run, receipt: Receipt, kind: str) -> FeatureLayout:
-    encoders = receipt.encoders
-    return make_layout(
-        kind,
-        dna=(run.request.dna.name, int(encoders["dna"]["width"])),
-        protein=(run.request.protein.name, int(encoders["protein"]["width"])),
-    )
+        if wrong:
+            raise FeatureError(
+                f"{wrong}\nDelete {run.paths.receipt(receipt.shard)} and make the shard again on the same kind of "
+                f"machine with: python -m jobs.rerun {shlex.quote(str(run.paths.root))}"
+            )
 
 
 def _provenance(run: Run, receipts: Sequence[Receipt]) -> dict[str, Any]:
@@ -216,11 +215,6 @@ def _already(run: Run, kind: str, layout: FeatureLayout, provenance: dict[str, A
     return Reduced(path, rows, layout, reasons, fresh=False, parts=parts)
 
 
-def _require_intact(run: Run, receipt: Receipt, intact: bool) -> None:
-    if not intact:
-        raise _damaged(run, [receipt])
-
-
 def _damaged(run: Run, receipts: Sequence[Receipt]) -> DamagedShardError:
     """The error for shard files whose bytes have changed; they count as missing from now on."""
     for receipt in receipts:
@@ -232,11 +226,11 @@ def _damaged(run: Run, receipts: Sequence[Receipt]) -> DamagedShardError:
     return DamagedShardError("\n".join([*lines, _rerun(run, len(receipts))]))
 
 
-def _explained(run: Run, receipts: Sequence[Receipt], hashes: _FileHashes, error: Exception) -> Exception:
+def _explained(run: Run, receipts: Sequence[Receipt], intact: Callable[[int], bool], error: Exception) -> Exception:
     """What lies behind an error while merging: most often a damaged file, which then must not be trusted."""
     if isinstance(error, DamagedShardError) or (isinstance(error, OSError) and error.errno in _DISK):
         return error
-    damaged = [receipt for index, receipt in enumerate(receipts) if not hashes.match(index)]
+    damaged = [receipt for index, receipt in enumerate(receipts) if not intact(index)]
     if damaged:
         return _damaged(run, damaged)
     if isinstance(error, OSError) and error.errno is not None:
@@ -272,49 +266,33 @@ def _reopen(path: Path, merged: Merged, layout: FeatureLayout) -> dict[str, int]
         return part_counts(file["split"][:])
 
 
-# Hashing takes longer than copying, so a few files are hashed at a time.
-_MOST_THREADS = 4
+@contextlib.contextmanager
+def _hashed_ahead(run: Run, receipts: Sequence[Receipt]) -> Iterator[Callable[[int], bool]]:
+    """Hash shard files, a few ahead of the one that is asked for, since hashing takes longer than copying.
 
-
-class _FileHashes:
-    """Hashes shard files, a few ahead of the one that is asked for.
-
-    Args:
-        run: the run.
-        receipts: of its shards, in the order in which they will be asked for.
+    Yields:
+        Whether the file of the receipt with that index is there and is the one that the receipt names. It raises
+        StorageError where it cannot be read, which says nothing about what is in it.
     """
+    ahead = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+    found: list[Future[str]] = []
 
-    def __init__(self, run: Run, receipts: Sequence[Receipt]) -> None:
-        self._run = run
-        self._receipts = receipts
-        self._ahead = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
-        self._found: list[Future[str]] = []
+    def start(until: int) -> None:
+        for receipt in receipts[len(found) : until]:
+            found.append(threads.submit(file_sha256, run.paths.shard(receipt.shard)))
 
-    def __enter__(self) -> Self:
-        self._threads = ThreadPoolExecutor(self._ahead)
-        self._start(self._ahead)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._threads.shutdown(cancel_futures=True)
-
-    def match(self, index: int) -> bool:
-        """Whether the file of the receipt at ``index`` is there and is the one that the receipt names.
-
-        Raises:
-            StorageError: it cannot be read, which says nothing about what is in it.
-        """
-        self._start(index + 1 + self._ahead)
+    def intact(index: int) -> bool:
+        start(index + 1 + ahead)
         try:
-            return self._found[index].result() == self._receipts[index].sha256
+            return found[index].result() == receipts[index].sha256
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            path = self._run.paths.shard(self._receipts[index].shard)
-            raise storage_error(error, f"reading {path}") from error
+            raise storage_error(error, f"reading {run.paths.shard(receipts[index].shard)}") from error
 
-    def _start(self, until: int) -> None:
-        for receipt in self._receipts[len(self._found) : until]:
-            self._found.append(self._threads.submit(file_sha256, self._run.paths.shard(receipt.shard)))
+    threads = ThreadPoolExecutor(ahead)
+    try:
+        start(ahead)
+        yield intact
+    finally:
+        threads.shutdown(cancel_futures=True)

@@ -5,13 +5,15 @@ A block is written once and never changed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import numpy as np
 
 from vnp.errors import ChangedInputError, FeatureError, RunError
 from vnp.features.layout import PROJECTION
-from vnp.features.merge import Merged, merge
+from vnp.features.merge import merge
 from vnp.features.table import CONTENT, content_digest, require_schema, write_table
 from vnp.files.durable import creating, replacing
 from vnp.files.hashing import file_sha256
@@ -51,18 +53,14 @@ class BlockPlan:
         """Number of blocks."""
         return self.shard.blocks(self.block_units)
 
-    def units(self, block: int) -> int:
-        """Units of one block: as many as of any other, or one less.
+    @property
+    def sizes(self) -> list[int]:
+        """Units of each block: as many as of any other, or one less.
 
         The next shard is made ready while the last block is embedded, so that one must not be short.
         """
-        count = self.count
-        return self.shard.units // count + (block < self.shard.units % count)
-
-    @property
-    def sizes(self) -> list[int]:
-        """Units of each block."""
-        return [self.units(block) for block in range(self.count)]
+        each, more = divmod(self.shard.units, self.count)
+        return [each + (block < more) for block in range(self.count)]
 
     def paths(self, paths: RunPaths) -> list[Path]:
         """The block files in order."""
@@ -75,7 +73,7 @@ class BlockPlan:
             "run": self.run,
             "shard": self.shard.number,
             "block": block,
-            "units": self.units(block),
+            "units": self.sizes[block],
         }
 
 
@@ -101,36 +99,24 @@ class Account:
 
 
 def write_block(
-    path: Path,
-    plan: BlockPlan,
-    block: int,
-    prepared: Prepared,
-    arrays: Mapping[str, np.ndarray],
-    account: Account,
-) -> bool:
-    """Write one block durably.
-
-    Returns:
-        False if another task had written it first; that one stays.
+    path: Path, plan: BlockPlan, block: int, prepared: Prepared, arrays: Mapping[str, np.ndarray], account: Account
+) -> None:
+    """Write one block durably; where another task has written it first, that one stays.
 
     Raises:
         FeatureError: a value is not finite.
         FileNotFoundError: the shard's folder is gone: another task has sealed the shard.
         StorageError: the disk is full or cannot be written.
     """
-    try:
-        with creating(path) as temporary:
-            write_table(
-                temporary,
-                rows=prepared.rows,
-                records=prepared.records,
-                skipped=prepared.skipped,
-                arrays=arrays,
-                attributes={**plan.attributes(block), _ACCOUNT: json.dumps(asdict(account), sort_keys=True)},
-            )
-    except FileExistsError:
-        return False
-    return True
+    with contextlib.suppress(FileExistsError), creating(path) as temporary:
+        write_table(
+            temporary,
+            rows=prepared.rows,
+            records=prepared.records,
+            skipped=prepared.skipped,
+            arrays=arrays,
+            attributes={**plan.attributes(block), _ACCOUNT: json.dumps(asdict(account), sort_keys=True)},
+        )
 
 
 def read_block(path: Path, plan: BlockPlan, block: int) -> Account | None:
@@ -188,79 +174,41 @@ def seal_shard(run: Run, plan: BlockPlan, current: Attempt, seconds: Mapping[str
         ChangedInputError: there are more or fewer rows than the plan counted.
     """
     started = time.perf_counter()
-    number, paths = plan.shard.number, plan.paths(run.paths)
+    shard, number, paths = plan.shard, plan.shard.number, plan.paths(run.paths)
+    go_on = f"then go on with: python -m jobs.rerun {shlex.quote(str(run.paths.root))}"
     stamps = _stamps(paths)
-    accounts = _accounts(run, plan, paths)
-    with replacing(run.paths.shard(number)) as temporary:
-        merged = merge(
-            paths,
-            temporary,
-            arrays=_arrays(paths[0]),
-            attributes={"kind": "shard", "run": run.request.digest, "shard": number},
-        )
-        if _stamps(paths) != stamps:
-            raise RunError(
-                f"another task changed blocks of {shard_name(number)} while they were sealed: "
-                f"end one of the two, then go on with: python -m jobs.rerun {shlex.quote(str(run.paths.root))}"
-            )
-        _require_planned(run, plan, merged)
-        size, sha256 = temporary.stat().st_size, file_sha256(temporary)
-        leave_if_sealed(run, number)
-    spent = {**seconds, "seal": time.perf_counter() - started}
-    receipt = _receipt(run, plan, current, merged, accounts, spent, size, sha256)
-    try:
-        receipt.write(run.paths.receipt(number))
-    except FileExistsError:
-        raise LeftToOtherError from None
-    shutil.rmtree(run.paths.blocks(number), ignore_errors=True)
-    return merged.rows
-
-
-def _accounts(run: Run, plan: BlockPlan, paths: Sequence[Path]) -> list[Account]:
-    """How the blocks came about; all of them, with the same encoders."""
     read = [read_block(path, plan, block) for block, path in enumerate(paths)]
     accounts = [account for account in read if account is not None]
     if len(accounts) < plan.count:
-        raise FileNotFoundError(f"a block of {shard_name(plan.shard.number)} is gone or damaged")
+        raise FileNotFoundError(f"a block of {shard_name(number)} is gone or damaged")
     if not same_encoders(accounts):
         raise RunError(
-            f"two tasks made blocks of {shard_name(plan.shard.number)} with encoders in different precision: "
-            f"end one of them, then go on with: python -m jobs.rerun {shlex.quote(str(run.paths.root))}"
+            f"two tasks made blocks of {shard_name(number)} with encoders in different precision: end one of them, "
+            f"{go_on}"
         )
-    return accounts
-
-
-def _stamps(paths: Sequence[Path]) -> list[tuple[int, int]]:
-    """What tells one block file from another in its place; a block itself never changes."""
-    return [(stat.st_ino, stat.st_mtime_ns) for stat in (path.stat() for path in paths)]
-
-
-def _require_planned(run: Run, plan: BlockPlan, merged: Merged) -> None:
-    shard = plan.shard
-    if merged.rows != shard.rows:
-        files = [entry.path for entry in run.request.inputs[shard.start.input :]]
-        raise ChangedInputError(
-            f"{shard_name(shard.number)} has {merged.rows:,} open frames, the plan counted {shard.rows:,}: "
-            f"{files[0]} or an input after it changed while it was read. Extract the run anew with --force"
-        )
-
-
-def _receipt(
-    run: Run,
-    plan: BlockPlan,
-    current: Attempt,
-    merged: Merged,
-    accounts: Sequence[Account],
-    spent: Mapping[str, float],
-    size: int,
-    sha256: str,
-) -> Receipt:
-    shard = plan.shard
-    seconds = {**spent, **_sums(account.seconds for account in accounts)}
-    return Receipt(
+    with h5py.File(paths[0], "r", locking=False) as block:
+        arrays = {name: (name,) for name in ("dna", "dna_projected", "protein") if name in block}
+    with replacing(run.paths.shard(number)) as temporary:
+        attributes: dict[str, str | int] = {"kind": "shard", "run": run.request.digest, "shard": number}
+        merged = merge(paths, temporary, arrays=arrays, attributes=attributes)
+        if _stamps(paths) != stamps:
+            raise RunError(
+                f"another task changed blocks of {shard_name(number)} while they were sealed: end one of the two, "
+                f"{go_on}"
+            )
+        if merged.rows != shard.rows:
+            raise ChangedInputError(
+                f"{shard_name(number)} has {merged.rows:,} open frames, the plan counted {shard.rows:,}: "
+                f"{run.request.inputs[shard.start.input].path} or an input after it changed while it was read. "
+                "Extract the run anew with --force"
+            )
+        size, sha256 = temporary.stat().st_size, file_sha256(temporary)
+        leave_if_sealed(run, number)
+    spent = {**seconds, "seal": time.perf_counter() - started, **_sums([account.seconds for account in accounts])}
+    receipt = Receipt(
         run=run.request.digest,
-        shard=shard.number,
-        file=run.paths.shard(shard.number).name,
+        shard=number,
+        file=run.paths.shard(number).name,
         size=size,
         sha256=sha256,
         rows=merged.rows,
@@ -278,24 +226,25 @@ def _receipt(
         job=job_id(),
         devices=sorted({account.device for account in accounts}),
         kernels=accounts[-1].kernels,
-        seconds={name: round(value, 3) for name, value in seconds.items()},
-        tokens={name: int(value) for name, value in _sums(account.tokens for account in accounts).items()},
+        seconds={name: round(value, 3) for name, value in spent.items()},
+        tokens={name: int(value) for name, value in _sums([account.tokens for account in accounts]).items()},
         events=[event for account in accounts for event in account.events],
         started=current.started,
         finished=now(),
         versions=versions(),
     )
+    try:
+        receipt.write(run.paths.receipt(number))
+    except FileExistsError:
+        raise LeftToOtherError from None
+    shutil.rmtree(run.paths.blocks(number), ignore_errors=True)
+    return merged.rows
 
 
-def _arrays(block: Path) -> dict[str, tuple[str, ...]]:
-    """A shard holds the same arrays as its blocks."""
-    with h5py.File(block, "r", locking=False) as file:
-        return {name: (name,) for name in ("dna", "dna_projected", "protein") if name in file}
+def _stamps(paths: Sequence[Path]) -> list[tuple[int, int]]:
+    """What tells one block file from another in its place; a block itself never changes."""
+    return [(stat.st_ino, stat.st_mtime_ns) for stat in (path.stat() for path in paths)]
 
 
-def _sums(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    totals: dict[str, float] = {}
-    for part in parts:
-        for name, value in part.items():
-            totals[name] = totals.get(name, 0) + value
-    return totals
+def _sums(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: sum(part.get(name, 0) for part in parts) for name in dict.fromkeys(chain.from_iterable(parts))}
