@@ -44,7 +44,7 @@ from vnp.runs.making.blocks import (
     write_block,
 )
 from vnp.runs.making.encoders import Embedding, RunEncoders, share_kernels, to_store
-from vnp.runs.planning.plan import Selection, check_inputs, inputs_of, read_chosen, read_plan
+from vnp.runs.planning.plan import Selection, check_inputs, inputs_of, read_plan, read_selections
 from vnp.runs.request import Run, shard_name
 from vnp.runs.units import Prepared, prepare, read_blocks
 
@@ -249,7 +249,7 @@ class _Pipeline:
             self.outcomes.append(Outcome(number, "already", done.rows))
             return False
         discard(run, number)
-        shard.chosen = read_chosen(run.paths.plan, run.request.plan_sha256, run.request.inputs, self._shards, number)
+        shard.chosen = read_selections(run, self._shards, number)
         shard.announced = Announced(run.paths.blocks(number), self._log)
         self._begun.append(shard)
         check_inputs(inputs_of(run.request, self._shards, number))

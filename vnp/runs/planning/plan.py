@@ -21,23 +21,12 @@ from vnp.errors import ChangedInputError, InputError, RunError, storage_error
 from vnp.features.hdf5 import as_array, as_bytes, column_type, whole_file, widest
 from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
-from vnp.runs.request import PlannedInput, Position, Request, Shard
+from vnp.runs.request import PlannedInput, Position, Request, Run, Shard
 from vnp.sequences.reading import input_digest
 
 SCHEMA = "vnp-plan/2"
-SHARD_TYPE = np.dtype(
-    [
-        ("input", "<i4"),
-        ("record", "<i8"),
-        ("chunk", "<i8"),
-        ("offset", "<i8"),
-        ("line", "<i8"),
-        ("units", "<i8"),
-        ("rows", "<i8"),
-        ("tokens", "<i8"),
-        ("bases", "<i8"),
-    ]
-)
+_WIDE = ("record", "chunk", "offset", "line", "units", "rows", "tokens", "bases")
+SHARD_TYPE = np.dtype([("input", "<i4"), *((name, "<i8") for name in _WIDE)])
 _GROUP = "datasets"
 _COLUMNS = ("label", "split", "frames", "unit")
 _CHUNK = 65_536
@@ -97,8 +86,19 @@ def write_plan(path: Path, shards: Sequence[Shard], selections: Mapping[int, Sel
         with whole_file(temporary) as file:
             file.attrs["schema"] = SCHEMA
             file.create_dataset("shards", data=table, track_times=False)
-            write_selections(file, selections or {})
+            for index, selection in (selections or {}).items():
+                _store(file.create_group(f"{_GROUP}/{index}"), selection)
         return file_sha256(temporary)
+
+
+def _store(group: h5py.Group, selection: Selection) -> None:
+    text = column_type(widest(selection.units))
+    columns = {**{name: getattr(selection, name) for name in _COLUMNS}, "units": as_array(selection.units, text)}
+    for name, values in columns.items():
+        # Consecutive records are much alike: packed, ten million of them take a few megabytes.
+        packed = {"chunks": (min(_CHUNK, len(values)),), "compression": "gzip", "compression_opts": 1}
+        dtype = text if name == "units" else values.dtype
+        group.create_dataset(name, data=values, dtype=dtype, shuffle=True, track_times=False, **packed)
 
 
 def read_plan(path: Path, sha256: str) -> list[Shard]:
@@ -113,28 +113,43 @@ def read_plan(path: Path, sha256: str) -> list[Shard]:
     return [Shard(number, Position(*row[:places]), *row[places:]) for number, row in enumerate(table.tolist())]
 
 
-def read_chosen(
-    path: Path, sha256: str, inputs: Sequence[PlannedInput], shards: Sequence[Shard], number: int
-) -> dict[int, Selection]:
-    """Read from ``plan.h5`` what datasets say of the records of one shard.
+def read_selections(run: Run, shards: Sequence[Shard], number: int) -> dict[int, Selection]:
+    """Read from ``plan.h5`` what datasets say of the records of one shard, and no more than that.
 
     Args:
-        path: of the plan.
-        sha256: of the plan.
-        inputs: all files of the run.
+        run: the run.
         shards: all shards of the run.
         number: of the shard.
 
     Returns:
-        By the index of the input; empty without datasets.
+        By the index of the input; inputs that are no datasets are left out.
 
     Raises:
         RunError: as ``read_plan``.
     """
+    inputs = run.request.inputs
     if all(entry.dataset is None for entry in inputs):
         return {}
-    with _planned(path, sha256) as file:
-        return read_selections(file, inputs, shards, number)
+    start = shards[number].start
+    after = shards[number + 1].start if number + 1 < len(shards) else None
+    last = len(inputs) - 1 if after is None else after.input
+    found = {}
+    with _planned(run.paths.plan, run.request.plan_sha256) as file:
+        for index in range(start.input, last + 1):
+            low = start.record if index == start.input else 0
+            high = inputs[index].records
+            if after is not None and index == after.input:
+                high = after.record + (after.chunk > 0)
+            if inputs[index].dataset is not None and low < high:
+                found[index] = _read(file[f"{_GROUP}/{index}"], low, high)
+    return found
+
+
+def _read(group: h5py.Group, low: int, high: int) -> Selection:
+    label, split, frames, unit = (group[name][low:high] for name in _COLUMNS)
+    lowest = int(unit.min())
+    units = as_bytes(group["units"][lowest : int(unit.max()) + 1])
+    return Selection(low, label, split, frames, unit - np.int32(lowest), units)
 
 
 @contextmanager
@@ -150,58 +165,6 @@ def _planned(path: Path, sha256: str) -> Iterator[h5py.File]:
         raise RunError(f"{path} is not the plan that run.json names; extract with --force starts the run anew")
     with h5py.File(path, "r", locking=False) as file:
         yield file
-
-
-def write_selections(file: h5py.File, selections: Mapping[int, Selection]) -> None:
-    """Store what whole datasets say into an open file.
-
-    Args:
-        file: open for writing.
-        selections: by the index of the input.
-    """
-    for index, selection in selections.items():
-        group = file.create_group(f"{_GROUP}/{index}")
-        texts = as_array(selection.units, column_type(widest(selection.units)))
-        for name, values in (*((name, getattr(selection, name)) for name in _COLUMNS), ("units", texts)):
-            # Consecutive records are much alike: packed, ten million of them take a few megabytes.
-            packed = {"chunks": (min(_CHUNK, len(values)),), "compression": "gzip", "compression_opts": 1}
-            dtype = column_type(widest(selection.units)) if name == "units" else values.dtype
-            group.create_dataset(name, data=values, dtype=dtype, shuffle=True, track_times=False, **packed)
-
-
-def read_selections(
-    file: h5py.File, inputs: Sequence[PlannedInput], shards: Sequence[Shard], number: int
-) -> dict[int, Selection]:
-    """Read what datasets say of the records of one shard, and no more than that.
-
-    Args:
-        file: open for reading.
-        inputs: all files of the run.
-        shards: all shards of the run.
-        number: of the shard.
-
-    Returns:
-        By the index of the input; inputs that are no datasets are left out.
-    """
-    start = shards[number].start
-    after = shards[number + 1].start if number + 1 < len(shards) else None
-    last = len(inputs) - 1 if after is None else after.input
-    found = {}
-    for index in range(start.input, last + 1):
-        low = start.record if index == start.input else 0
-        high = inputs[index].records
-        if after is not None and index == after.input:
-            high = after.record + (after.chunk > 0)
-        if inputs[index].dataset is not None and low < high:
-            found[index] = _read(file[f"{_GROUP}/{index}"], low, high)
-    return found
-
-
-def _read(group: h5py.Group, low: int, high: int) -> Selection:
-    label, split, frames, unit = (group[name][low:high] for name in _COLUMNS)
-    lowest = int(unit.min())
-    units = as_bytes(group["units"][lowest : int(unit.max()) + 1])
-    return Selection(low, label, split, frames, unit - np.int32(lowest), units)
 
 
 def inputs_of(request: Request, shards: Sequence[Shard], number: int) -> Sequence[PlannedInput]:
@@ -225,39 +188,30 @@ def check_inputs(inputs: Sequence[PlannedInput]) -> None:
         try:
             stat = Path(entry.path).stat()
         except OSError as error:
-            raise ChangedInputError(
-                f"cannot be read any more ({error.strerror}); put it back, or extract the run anew with --force",
-                path=entry.path,
-            ) from error
+            raise _changed(f"cannot be read any more ({error.strerror})", entry.path) from error
         if stat.st_size == entry.size and stat.st_mtime_ns == entry.mtime_ns:
             continue
         if stat.st_size != entry.size or input_digest(entry.path) != entry.sha256:
-            raise ChangedInputError(
-                f"has changed since the run was planned ({entry.size:,} bytes then, {stat.st_size:,} now); "
-                "put it back, or extract the run anew with --force",
-                path=entry.path,
-            )
+            sizes = f"{entry.size:,} bytes then, {stat.st_size:,} now"
+            raise _changed(f"has changed since the run was planned ({sizes})", entry.path)
 
 
 def check_tables(inputs: Sequence[PlannedInput]) -> None:
-    """Make sure that the tables of datasets are still those that were planned. Tasks need not ask: what the tables tell
-    is in the plan.
+    """Compare the tables of datasets with what was planned; tasks need not ask: what they tell is in the plan.
 
     Raises:
         ChangedInputError: a table is gone or is another.
-    """  # noqa: D205 - one sentence of two lines
+    """
     for entry in inputs:
         if entry.dataset is None:
             continue
         try:
             found = input_digest(entry.dataset)
         except (OSError, InputError) as error:
-            raise ChangedInputError(
-                f"cannot be read any more ({error}); put it back, or extract the run anew with --force",
-                path=entry.dataset,
-            ) from error
+            raise _changed(f"cannot be read any more ({error})", entry.dataset) from error
         if found != entry.dataset_sha256:
-            raise ChangedInputError(
-                "is not the table that the run was planned with; put it back, or extract the run anew with --force",
-                path=entry.dataset,
-            )
+            raise _changed("is not the table that the run was planned with", entry.dataset)
+
+
+def _changed(what: str, path: str) -> ChangedInputError:
+    return ChangedInputError(f"{what}; put it back, or extract the run anew with --force", path=path)
