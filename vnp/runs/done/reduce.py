@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 
 from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, RunExistsError, storage_error
-from vnp.features.layout import FeatureLayout, make_layout
+from vnp.features.layout import NATIVE_DNA, PROJECTED_DNA, FeatureLayout, make_layout
 from vnp.features.merge import Merged, add_reasons, merge
 from vnp.features.split import part_counts
 from vnp.features.table import SCHEMA
@@ -24,7 +24,6 @@ from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
 from vnp.runs.done.receipts import Receipt, require_sealed, tidy, withdraw
 from vnp.runs.done.skipped import write_skipped
-from vnp.runs.making.encoders import stored_widths
 from vnp.runs.planning.plan import read_plan
 from vnp.runs.request import Run, Shard, shard_name, versions
 
@@ -151,7 +150,10 @@ def _rerun(run: Run, count: int) -> str:
 def _require_alike(run: Run, receipts: Sequence[Receipt]) -> None:
     """Widths and dtypes are the planned ones; encoders and precision are those of the first shard in all others."""
     leader = receipts[0]
-    planned = {"widths": stored_widths(run.request), "dtype": run.request.store, "projections": leader.projections}
+    widths = {"dna": run.request.dna.width, "protein": run.request.protein.width}
+    if widths["dna"] == NATIVE_DNA:
+        widths["dna_projected"] = PROJECTED_DNA
+    planned = {"widths": widths, "dtype": run.request.store, "projections": leader.projections}
     for receipt in receipts:
         name, wrong = shard_name(receipt.shard), ""
         for what, expected in planned.items():

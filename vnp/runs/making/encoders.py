@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32
 
 from vnp.encoders.registry import Encoder, Launched, identity, load
 from vnp.errors import EncoderError, StorageError
-from vnp.features.layout import NATIVE_DNA, PROJECTED_DNA, project
+from vnp.features.layout import NATIVE_DNA, project
 from vnp.features.table import all_finite
 from vnp.files.caches import cache_folder
 from vnp.runs.making.blocks import Account
@@ -164,12 +164,6 @@ def to_store(
     if found["dna"].shape[1] == NATIVE_DNA:
         whole["dna_projected"] = project(found["dna"])
     return {name: _store(values, name, store) for name, values in whole.items()}
-
-
-def stored_widths(request: Request) -> dict[str, int]:
-    """Columns of each number array of the run's shards."""
-    widths = {"dna": request.dna.width, "protein": request.protein.width}
-    return {**widths, "dna_projected": PROJECTED_DNA} if request.dna.width == NATIVE_DNA else widths
 
 
 def _store(values: np.ndarray, name: str, store: str) -> np.ndarray:

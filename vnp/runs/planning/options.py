@@ -9,6 +9,7 @@ from pathlib import Path
 from vnp.encoders.spec import DEFAULTS
 from vnp.encoders.spec import spec as encoder_spec
 from vnp.errors import RunExistsError, UsageError, storage_error
+from vnp.files.claims import standing
 from vnp.files.durable import final_path, remove_temporaries
 from vnp.runs.making.attempts import read_attempts
 from vnp.runs.request import STORES, EncoderChoice, RunPaths
@@ -109,10 +110,8 @@ def clear(paths: RunPaths, *, force: bool) -> None:
     """
     require_free(paths, force=force)
     # The plan goes last: while it is there, what is left of a run is known as one.
-    results = [paths.request, paths.features, paths.skipped, paths.shards, paths.receipts, paths.parts]
-    around = [paths.logs, paths.options] if force else []
     try:
-        for path in [*results, *around, paths.plan]:
+        for path in [*_results(paths), *([paths.logs, paths.options] if force else []), paths.plan]:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -135,11 +134,10 @@ def require_free(paths: RunPaths, *, force: bool) -> None:
             return
         if not paths.root.is_dir():
             raise RunExistsError(f"{paths.root} is a file: choose another --out")
-        results = [paths.request, paths.features, paths.skipped, paths.shards, paths.receipts, paths.parts]
-        begun = any(_holds_something(path) for path in results)
+        begun = standing(_results(paths))
         # Planning that was killed can have left nothing but a temporary file.
-        standing = {final_path(path) for path in paths.root.iterdir()}
-        foreign = standing - {*results, paths.plan, paths.logs, paths.options}
+        there = {final_path(path) for path in paths.root.iterdir()}
+        foreign = there - {*_results(paths), paths.plan, paths.logs, paths.options}
         is_run = any(path.exists() for path in (paths.request, paths.plan, paths.options))
     except OSError as error:
         raise storage_error(error, f"looking into {paths.root}") from error
@@ -164,5 +162,5 @@ def _require_nobody_at_work(paths: RunPaths) -> None:
                 )
 
 
-def _holds_something(path: Path) -> bool:
-    return any(path.iterdir()) if path.is_dir() else path.exists()
+def _results(paths: RunPaths) -> list[Path]:
+    return [paths.request, paths.features, paths.skipped, paths.shards, paths.receipts, paths.parts]

@@ -79,14 +79,7 @@ def _folder(options: RunOptions) -> str | None:
 
 
 def make_request(options: RunOptions, found: Survey, shards: int, plan_sha256: str) -> Request:
-    """What goes into ``run.json``.
-
-    Args:
-        options: what is wanted.
-        found: by the survey.
-        shards: how many there are.
-        plan_sha256: of the plan's bytes.
-    """
+    """What goes into ``run.json``."""
     dna, protein = options.encoder("dna"), options.encoder("protein")
     slow = options.device == "cpu" and options.needs_weights
     block_tokens = options.block_tokens or (_BLOCK_TOKENS_SLOW if slow else _BLOCK_TOKENS)
@@ -116,34 +109,22 @@ def _require_same(run: Run, options: RunOptions, dna: EncoderChoice, protein: En
     chunk = options.chunk
     if chunk is None:
         chunk = DEFAULT_CHUNK if all(file.dataset is None for file in options.files) else request.chunk
-    there: dict[str, Any] = {
-        "inputs": [(entry.path, entry.label, entry.group, entry.dataset) for entry in request.inputs],
-        "chunk": request.chunk,
-        "DNA encoder": request.dna,
-        "protein encoder": request.protein,
-        "store": request.store,
-        "shards": request.asked_shards,
-        "token budget": request.token_budget,
-        "prefixed ids": request.inputs[0].prefix is not None,
+    files = [(str(one.path), one.label, one.group, one.dataset and str(one.dataset)) for one in options.files]
+    compared: dict[str, tuple[Any, Any]] = {
+        "inputs": ([(one.path, one.label, one.group, one.dataset) for one in request.inputs], files),
+        "chunk": (request.chunk, chunk),
+        "DNA encoder": (request.dna, dna),
+        "protein encoder": (request.protein, protein),
+        "store": (request.store, options.store),
+        "shards": (request.asked_shards, options.shards),
+        "token budget": (request.token_budget, options.token_budget),
+        "prefixed ids": (request.inputs[0].prefix is not None, options.prefix_ids),
     }
-    here: dict[str, Any] = {
-        "inputs": [
-            (str(file.path), file.label, file.group, None if file.dataset is None else str(file.dataset))
-            for file in options.files
-        ],
-        "chunk": chunk,
-        "DNA encoder": dna,
-        "protein encoder": protein,
-        "store": options.store,
-        "shards": options.shards,
-        "token budget": options.token_budget,
-        "prefixed ids": options.prefix_ids,
-    }
-    differing = [name for name in there if there[name] != here[name]]
+    differing = [_difference(name, there, here) for name, (there, here) in compared.items() if there != here]
     if differing:
-        details = "; ".join(_difference(name, there[name], here[name]) for name in differing)
         raise RunExistsError(
-            f"{run.paths.root} holds another run ({details}). Choose another --out, or --force to begin anew"
+            f"{run.paths.root} holds another run ({'; '.join(differing)}). Choose another --out, or --force to begin "
+            "anew"
         )
 
 
