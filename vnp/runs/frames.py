@@ -23,17 +23,11 @@ SKIPPED = "skipped.tsv"
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written.
+    """What was written."""
 
-    Args:
-        paths: nucleotide, protein and skipped files.
-        rows: records in each of the first two.
-        skipped: entries of the third by reason.
-    """
-
-    paths: tuple[Path, ...]
-    rows: int
-    skipped: dict[str, int]
+    paths: tuple[Path, ...]  # nucleotide, protein and skipped files
+    rows: int  # records in each of the first two
+    skipped: dict[str, int]  # entries of the third by reason
 
 
 def frames_paths(folder: Path) -> tuple[Path, Path, Path]:

@@ -80,21 +80,13 @@ class RunPaths:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a unit is.
+    """Where a unit is."""
 
-    Args:
-        input: index of the input file.
-        record: ordinal of the record within that file.
-        chunk: ordinal of the chunk within that record.
-        offset: byte at which the record starts in the file, or -1 where the file must be read from its start.
-        line: line at which it starts, 1-based, or -1 where that is not known.
-    """
-
-    input: int
-    record: int
-    chunk: int
-    offset: int
-    line: int
+    input: int  # index of the input file
+    record: int  # ordinal of the record within that file
+    chunk: int  # ordinal of the chunk within that record
+    offset: int  # byte at which the record starts in the file, or -1 where the file must be read from its start
+    line: int  # line at which it starts, 1-based, or -1 where that is not known
 
 
 START = (0, 0, 0, 1)
@@ -102,22 +94,13 @@ START = (0, 0, 0, 1)
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One row of the shard table.
+    """One row of the shard table."""
 
-    Args:
-        number: 0-based.
-        start: its first unit.
-        units: how many units it holds.
-        rows: how many open frames these have.
-        tokens: expected tokens of both encoders.
-        bases: bases of its chunks, overlaps counted twice.
-    """
-
-    number: int
-    start: Position
-    units: int
-    rows: int
-    tokens: int
+    number: int  # 0-based
+    start: Position  # its first unit
+    units: int  # how many units it holds
+    rows: int  # how many open frames these have
+    tokens: int  # expected tokens of both encoders
     bases: int
 
     def blocks(self, block_units: int) -> int:
@@ -127,36 +110,22 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class PlannedInput:
-    """One input file as it was when the run was planned.
+    """One input file as it was when the run was planned."""
 
-    Args:
-        path: absolute path.
-        label: 1 viral, 0 host, -1 unlabelled.
-        group: the unit that a split must not cut, or None: each record is its own.
-        size: bytes on disk.
-        mtime_ns: time of the last change; a file with another time is hashed again before work starts.
-        sha256: of the bytes on disk.
-        first_record: ordinal of its first record over the whole run.
-        records: number of records.
-        bases: number of bases.
-        prefix: put in front of every record's name, with a colon; None leaves names alone.
-        dataset: absolute path of the table that tells of each record, where the file is that of a dataset; what it
-            tells is in the plan.
-        dataset_sha256: of that table.
-    """
-
-    path: str
-    label: int
-    group: str | None
-    size: int
-    mtime_ns: int
-    sha256: str
-    first_record: int
+    path: str  # absolute path
+    label: int  # 1 viral, 0 host, -1 unlabelled
+    group: str | None  # the unit that a split must not cut, or None: each record is its own
+    size: int  # bytes on disk
+    mtime_ns: int  # time of the last change; a file with another time is hashed again before work starts
+    sha256: str  # of the bytes on disk
+    first_record: int  # ordinal of its first record over the whole run
     records: int
     bases: int
-    prefix: str | None
+    prefix: str | None  # put in front of every record's name, with a colon; None leaves names alone
+    # absolute path of the table that tells of each record, where the file is that of a dataset; what it tells is in the
+    # plan
     dataset: str | None = None
-    dataset_sha256: str | None = None
+    dataset_sha256: str | None = None  # of that table
 
     def record_name(self, name: str) -> str:
         """The name of one of its records in this run."""
@@ -165,16 +134,11 @@ class PlannedInput:
 
 @dataclass(frozen=True, slots=True)
 class EncoderChoice:
-    """An encoder as a task loads it.
+    """An encoder as a task loads it."""
 
-    Args:
-        name: in the registry.
-        precision: ``fp32``, ``fp16``, ``bf16`` or ``auto`` (fp16 on CUDA, fp32 on CPU).
-        identity: what makes its numbers comparable: hub id, revision, hashes of the weights, width, pooling.
-    """
-
-    name: str
-    precision: str
+    name: str  # in the registry
+    precision: str  # ``fp32``, ``fp16``, ``bf16`` or ``auto`` (fp16 on CUDA, fp32 on CPU)
+    # what makes its numbers comparable: hub id, revision, hashes of the weights, width, pooling
     identity: dict[str, Any]
 
     @property
@@ -185,58 +149,34 @@ class EncoderChoice:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What the plan counted.
-
-    Args:
-        units: chunks, records without a chunk counted as one.
-        rows: open frames, each of which becomes one row.
-        tokens: expected tokens of both encoders.
-    """
+    """What the plan counted."""
 
     records: int
     bases: int
-    units: int
-    rows: int
-    tokens: int
+    units: int  # chunks, records without a chunk counted as one
+    rows: int  # open frames, each of which becomes one row
+    tokens: int  # expected tokens of both encoders
 
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that decides a run's features, and where to run it.
-
-    Args:
-        inputs: the files, in order.
-        chunk: bases.
-        dna: the DNA encoder.
-        protein: the protein encoder.
-        store: dtype of the stored numbers.
-        asked_shards: how many were asked for.
-        shards: how many there are: fewer where there are fewer chunks.
-        block_units: most chunks in one block, the piece of a shard that a killed task can lose.
-        plan_sha256: of the bytes of ``plan.h5``.
-        totals: what the plan counted.
-        token_budget: tokens of one batch, or None for the encoder's own.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        weights: the folder of weights, or None for the default.
-        versions: of vnp, Python and the libraries, when the run was planned.
-        created: UTC, ISO 8601.
-    """
+    """Everything that decides a run's features, and where to run it."""
 
     inputs: tuple[PlannedInput, ...]
-    chunk: int
+    chunk: int  # bases
     dna: EncoderChoice
     protein: EncoderChoice
-    store: str
-    asked_shards: int
-    shards: int
-    block_units: int
-    plan_sha256: str
-    totals: Totals
-    token_budget: int | None
+    store: str  # dtype of the stored numbers
+    asked_shards: int  # how many were asked for
+    shards: int  # how many there are: fewer where there are fewer chunks
+    block_units: int  # most chunks in one block, the piece of a shard that a killed task can lose
+    plan_sha256: str  # of the bytes of ``plan.h5``
+    totals: Totals  # what the plan counted
+    token_budget: int | None  # tokens of one batch, or None for the encoder's own
     device: str
-    weights: str | None
-    versions: dict[str, str]
-    created: str
+    weights: str | None  # the folder of weights, or None for the default
+    versions: dict[str, str]  # of vnp, Python and the libraries, when the run was planned
+    created: str  # UTC, ISO 8601
 
     # Asked for once a shard, over ten thousand shards.
     @cached_property

@@ -23,64 +23,36 @@ SCHEMA = "vnp-receipt/1"
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What one sealed shard is and how it came about.
+    """What one sealed shard is and how it came about."""
 
-    Args:
-        run: digest of the run's request.
-        shard: its number.
-        file: name of the shard file.
-        size: its bytes.
-        sha256: of its bytes.
-        rows: rows in it.
-        records: input records it speaks of.
-        units: chunks it covers.
-        skipped: entries without a row by reason.
-        ids_sha256: of the ids, a line feed after each.
-        start: place of its first unit.
-        widths: columns of each number array.
-        dtype: of the numbers.
-        projections: name of the projection of each array that is one.
-        encoders: identities of both encoders as they ran, precision included.
-        attempt: which attempt finished it, 1-based.
-        host: name of the machine.
-        job: Slurm or local job id, if any.
-        devices: names of the GPUs that its blocks were embedded on, or ``cpu``.
-        kernels: the attention kernel of each encoder.
-        seconds: time of each phase, summed over its blocks whichever attempt made them, and of sealing; those
-            of ``weights`` and ``gpu`` are part of others.
-        tokens: tokens that each encoder read.
-        events: what happened on the way, such as a halved token budget.
-        started: UTC, ISO 8601.
-        finished: UTC, ISO 8601.
-        versions: of vnp and the libraries.
-    """
-
-    run: str
+    run: str  # digest of the run's request
     shard: int
-    file: str
-    size: int
+    file: str  # name of the shard file
+    size: int  # its bytes
     sha256: str
     rows: int
-    records: int
-    units: int
-    skipped: dict[str, int]
-    ids_sha256: str
-    start: dict[str, int]
-    widths: dict[str, int]
-    dtype: str
-    projections: dict[str, str]
-    encoders: dict[str, dict[str, Any]]
-    attempt: int
+    records: int  # input records it speaks of
+    units: int  # chunks it covers
+    skipped: dict[str, int]  # entries without a row by reason
+    ids_sha256: str  # of the ids, a line feed after each
+    start: dict[str, int]  # place of its first unit
+    widths: dict[str, int]  # columns of each number array
+    dtype: str  # of the numbers
+    projections: dict[str, str]  # name of the projection of each array that is one
+    encoders: dict[str, dict[str, Any]]  # identities of both encoders as they ran, precision included
+    attempt: int  # which attempt finished it, 1-based
     host: str
-    job: str | None
-    devices: list[str]
-    kernels: dict[str, str]
+    job: str | None  # Slurm or local job id, if any
+    devices: list[str]  # names of the GPUs that its blocks were embedded on, or ``cpu``
+    kernels: dict[str, str]  # the attention kernel of each encoder
+    # time of each phase, summed over its blocks whichever attempt made them, and of sealing; those of ``weights`` and
+    # ``gpu`` are part of others
     seconds: dict[str, float]
-    tokens: dict[str, int]
-    events: list[str]
-    started: str
-    finished: str
-    versions: dict[str, str]
+    tokens: dict[str, int]  # tokens that each encoder read
+    events: list[str]  # what happened on the way, such as a halved token budget
+    started: str  # UTC, ISO 8601
+    finished: str  # UTC, ISO 8601
+    versions: dict[str, str]  # of vnp and the libraries
 
     def write(self, path: Path) -> None:
         """Write the receipt durably; the first writer wins.

@@ -34,22 +34,14 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, err
 
 @dataclass(frozen=True, slots=True)
 class Reduced:
-    """What reduce made.
-
-    Args:
-        path: the merged features.
-        rows: rows in it.
-        layout: what its columns are.
-        skipped: entries of ``skipped.tsv`` by reason.
-        fresh: False if the same file was there already.
-        parts: rows in each part of the split that came with the data, ``none`` those without; empty without a split.
-    """
+    """What reduce made."""
 
     path: Path
     rows: int
     layout: FeatureLayout
-    skipped: dict[str, int]
-    fresh: bool
+    skipped: dict[str, int]  # entries of ``skipped.tsv`` by reason
+    fresh: bool  # False if the same file was there already
+    # rows in each part of the split that came with the data, ``none`` those without; empty without a split
     parts: dict[str, int]
 
 

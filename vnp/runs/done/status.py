@@ -20,50 +20,33 @@ _TAIL_BYTES = 8192
 
 @dataclass(frozen=True, slots=True)
 class ShardStatus:
-    """How far one shard is.
-
-    Args:
-        shard: as planned.
-        state: ``done`` (by its receipt), ``running``, ``queued`` (a scheduler says so), ``stopped`` (asked to stop,
-            goes on with rerun), ``failed`` (its last task ended with an error or vanished), ``damaged`` (the receipt
-            or file is not what was written), ``unknown`` (its files cannot be looked at) or ``missing`` (never begun).
-        blocks: finished blocks, and blocks in all.
-        attempts: how many tasks have begun it.
-        receipt: of a shard that is done.
-        error: last line of what went wrong.
-        log: path of the last task's log, if known.
-        job: id of the last task's job, if known.
-        here: whether the last task was on this machine, where its process can be seen.
-    """
+    """How far one shard is."""
 
     shard: Shard
+    # ``done`` (by its receipt), ``running``, ``queued`` (a scheduler says so), ``stopped`` (asked to stop, goes on with
+    # rerun), ``failed`` (its last task ended with an error or vanished), ``damaged`` (the receipt or file is not what
+    # was written), ``unknown`` (its files cannot be looked at) or ``missing`` (never begun)
     state: str
-    blocks: tuple[int, int]
-    attempts: int = 0
-    receipt: Receipt | None = None
-    error: str | None = None
-    log: str | None = None
-    job: str | None = None
-    here: bool = False
+    blocks: tuple[int, int]  # finished blocks, and blocks in all
+    attempts: int = 0  # how many tasks have begun it
+    receipt: Receipt | None = None  # of a shard that is done
+    error: str | None = None  # last line of what went wrong
+    log: str | None = None  # path of the last task's log, if known
+    job: str | None = None  # id of the last task's job, if known
+    here: bool = False  # whether the last task was on this machine, where its process can be seen
 
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """How far a run is.
+    """How far a run is."""
 
-    Args:
-        shards: one state a shard, in order.
-        rows: rows sealed.
-        rows_planned: rows in all.
-        tokens_per_second: of both encoders together in one task, while it embeds; None before the first is done.
-        hours_left: for the shards that are not done at the pace of those that are and with as many tasks as
-            run now, at least one; None before the first shard is done.
-    """
-
-    shards: list[ShardStatus]
-    rows: int
-    rows_planned: int
+    shards: list[ShardStatus]  # one state a shard, in order
+    rows: int  # rows sealed
+    rows_planned: int  # rows in all
+    # of both encoders together in one task, while it embeds; None before the first is done
     tokens_per_second: float | None
+    # for the shards that are not done at the pace of those that are and with as many tasks as run now, at least one;
+    # None before the first shard is done
     hours_left: float | None
 
     @property

@@ -24,32 +24,20 @@ SILENT_SECONDS = 180
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One task's work on one shard.
+    """One task's work on one shard."""
 
-    Args:
-        number: 1-based.
-        host: name of the machine.
-        pid: process id there.
-        boot: identifies the process beyond its id: its start time in clock ticks since boot.
-        job: Slurm or local job id, if any.
-        log: path of its log, if known.
-        started: UTC, ISO 8601.
-        ended: UTC, ISO 8601, or None while it runs or if it was killed.
-        outcome: ``running``, ``stopped`` (asked to stop, its blocks are safe), ``failed``, or ``left`` (another
-            task had finished the shard).
-        error: last line of what went wrong.
-    """
-
-    number: int
-    host: str
-    pid: int
-    boot: str
-    job: str | None
-    log: str | None
-    started: str
-    ended: str | None = None
+    number: int  # 1-based
+    host: str  # name of the machine
+    pid: int  # process id there
+    boot: str  # identifies the process beyond its id: its start time in clock ticks since boot
+    job: str | None  # Slurm or local job id, if any
+    log: str | None  # path of its log, if known
+    started: str  # UTC, ISO 8601
+    ended: str | None = None  # UTC, ISO 8601, or None while it runs or if it was killed
+    # ``running``, ``stopped`` (asked to stop, its blocks are safe), ``failed``, or ``left`` (another task had finished
+    # the shard)
     outcome: str = "running"
-    error: str | None = None
+    error: str | None = None  # last line of what went wrong
 
     def alive(self, path: Path) -> bool:
         """Whether the task still runs: by its process on this machine, by its last sign of life elsewhere."""

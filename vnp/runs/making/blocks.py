@@ -36,17 +36,11 @@ _ACCOUNT = "account"
 
 @dataclass(frozen=True, slots=True)
 class BlockPlan:
-    """How a shard is cut into blocks: by units alone, so that every task cuts it the same way.
+    """How a shard is cut into blocks: by units alone, so that every task cuts it the same way."""
 
-    Args:
-        run: digest of the run's request.
-        shard: the shard.
-        block_units: most units of a block.
-    """
-
-    run: str
+    run: str  # digest of the run's request
     shard: Shard
-    block_units: int
+    block_units: int  # most units of a block
 
     @property
     def count(self) -> int:
@@ -79,23 +73,14 @@ class BlockPlan:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """How a block came about.
+    """How a block came about."""
 
-    Args:
-        encoders: identities of both encoders, precision included.
-        device: name of the GPU, or ``cpu``.
-        kernels: the attention kernel of each encoder.
-        tokens: tokens that each encoder read.
-        seconds: time of each phase.
-        events: what happened on the way.
-    """
-
-    encoders: dict[str, dict[str, Any]]
-    device: str
-    kernels: dict[str, str]
-    tokens: dict[str, int]
-    seconds: dict[str, float]
-    events: list[str]
+    encoders: dict[str, dict[str, Any]]  # identities of both encoders, precision included
+    device: str  # name of the GPU, or ``cpu``
+    kernels: dict[str, str]  # the attention kernel of each encoder
+    tokens: dict[str, int]  # tokens that each encoder read
+    seconds: dict[str, float]  # time of each phase
+    events: list[str]  # what happened on the way
 
 
 def write_block(

@@ -29,19 +29,12 @@ MOLECULES = ("dna", "protein")
 
 @dataclass(frozen=True, slots=True)
 class RunEncoders:
-    """The DNA and the protein encoder, ready.
-
-    Args:
-        dna: the DNA encoder.
-        protein: the protein encoder.
-        seconds: how long it took to load them.
-        weights_seconds: how much of that went into reading the weights of the one that took longer.
-    """
+    """The DNA and the protein encoder, ready."""
 
     dna: Encoder
     protein: Encoder
-    seconds: float
-    weights_seconds: float = 0.0
+    seconds: float  # how long it took to load them
+    weights_seconds: float = 0.0  # how much of that went into reading the weights of the one that took longer
 
     @classmethod
     def load(cls, request: Request) -> RunEncoders:
@@ -113,15 +106,10 @@ class RunEncoders:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """A block's embeddings on their way.
+    """A block's embeddings on their way."""
 
-    Args:
-        launched: of each molecule.
-        account: how they come about; of the seconds, those spent on queueing.
-    """
-
-    launched: Mapping[str, Launched]
-    account: Account
+    launched: Mapping[str, Launched]  # of each molecule
+    account: Account  # how they come about; of the seconds, those spent on queueing
 
     def result(self) -> Embedded:
         """Wait for the embeddings.

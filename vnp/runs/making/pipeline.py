@@ -53,18 +53,13 @@ _SWITCH_SECONDS = 0.0005
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the work on a shard ended.
-
-    Args:
-        shard: its number.
-        state: ``done``; ``already`` (there was a receipt before work began); ``left`` (another task finished the
-            shard meanwhile); ``stopped`` (asked to stop; the finished blocks are safe).
-        rows: rows of the shard, 0 where it was not sealed.
-    """
+    """How the work on a shard ended."""
 
     shard: int
+    # ``done``; ``already`` (there was a receipt before work began); ``left`` (another task finished the shard
+    # meanwhile); ``stopped`` (asked to stop; the finished blocks are safe)
     state: str
-    rows: int
+    rows: int  # rows of the shard, 0 where it was not sealed
 
 
 def make_shards(
@@ -136,21 +131,13 @@ class _Block:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What the reading thread hands over.
+    """What the reading thread hands over."""
 
-    Args:
-        shard: of which shard.
-        block: to be embedded.
-        last: nothing comes of the shard after this.
-        needs_encoders: they are to be loaded.
-        error: why the shard cannot be read.
-    """
-
-    shard: _Shard
-    block: _Block | None = None
-    last: bool = False
-    needs_encoders: bool = False
-    error: Exception | None = None
+    shard: _Shard  # of which shard
+    block: _Block | None = None  # to be embedded
+    last: bool = False  # nothing comes of the shard after this
+    needs_encoders: bool = False  # they are to be loaded
+    error: Exception | None = None  # why the shard cannot be read
 
 
 class _Pipeline:

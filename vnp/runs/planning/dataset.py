@@ -25,19 +25,12 @@ _BATCH = 65_536
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """The table of a dataset.
+    """The table of a dataset."""
 
-    Args:
-        selection: what it says of each record.
-        names: a hash of each record's name, that of this process.
-        chunk: bases of the longest record.
-        fasta_sha256: of the FASTA that belongs to it.
-    """
-
-    selection: Selection
-    names: Int64[np.ndarray, "r"]
-    chunk: int
-    fasta_sha256: str
+    selection: Selection  # what it says of each record
+    names: Int64[np.ndarray, "r"]  # a hash of each record's name, that of this process
+    chunk: int  # bases of the longest record
+    fasta_sha256: str  # of the FASTA that belongs to it
 
 
 def read_dataset(table: Path, fasta: Path) -> Dataset:

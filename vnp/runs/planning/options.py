@@ -24,36 +24,22 @@ MOST_TOKENS = 1_000_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What the user wants of a run.
-
-    Args:
-        files: the inputs.
-        shards: how many pieces.
-        chunk: bases; None is 300, or with datasets the bases of their longest record.
-        dna: name of the DNA encoder.
-        protein: name of the protein encoder.
-        precision: ``auto``, ``fp16``, ``bf16``, ``fp32`` or ``fp8``.
-        store: dtype of the stored numbers.
-        prefix_ids: put each input's name in front of its records' names.
-        token_budget: tokens of one batch, or None for the encoder's own.
-        block_tokens: expected tokens of a block, the piece of a shard that a killed task can lose, or None for what
-            suits the device. A run that is planned already keeps its own.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        weights: folder of weights, or None for the default.
-    """
+    """What the user wants of a run."""
 
     files: tuple[InputFile, ...]
-    shards: int = 1
-    chunk: int | None = None
-    dna: str = DEFAULTS["dna"]
-    protein: str = DEFAULTS["protein"]
-    precision: str = "auto"
-    store: str = "float16"
-    prefix_ids: bool = False
-    token_budget: int | None = None
+    shards: int = 1  # how many pieces
+    chunk: int | None = None  # bases; None is 300, or with datasets the bases of their longest record
+    dna: str = DEFAULTS["dna"]  # name of the DNA encoder
+    protein: str = DEFAULTS["protein"]  # name of the protein encoder
+    precision: str = "auto"  # ``auto``, ``fp16``, ``bf16``, ``fp32`` or ``fp8``
+    store: str = "float16"  # dtype of the stored numbers
+    prefix_ids: bool = False  # put each input's name in front of its records' names
+    token_budget: int | None = None  # tokens of one batch, or None for the encoder's own
+    # expected tokens of a block, the piece of a shard that a killed task can lose, or None for what suits the device. A
+    # run that is planned already keeps its own
     block_tokens: int | None = None
     device: str = "auto"
-    weights: Path | None = None
+    weights: Path | None = None  # folder of weights, or None for the default
 
     def check(self) -> None:
         """Refuse what cannot be.

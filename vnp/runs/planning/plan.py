@@ -34,23 +34,15 @@ _CHUNK = 65_536
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Selection:
-    """What a dataset says of consecutive records of its FASTA, r of them.
+    """What a dataset says of consecutive records of its FASTA, r of them."""
 
-    Args:
-        first: place of the first of them in the file, 0-based.
-        label: 1 viral, 0 host.
-        split: 0 train, 1 validation, 2 test.
-        frames: the frames that become rows, bit k for frame k of ``vnp.sequences.frames.FRAME_NAMES``.
-        unit: index into ``units``.
-        units: names of the units that a split must not cut, UTF-8.
-    """
-
-    first: int
-    label: Int8[np.ndarray, "r"]
-    split: Int8[np.ndarray, "r"]
+    first: int  # place of the first of them in the file, 0-based
+    label: Int8[np.ndarray, "r"]  # 1 viral, 0 host
+    split: Int8[np.ndarray, "r"]  # 0 train, 1 validation, 2 test
+    # the frames that become rows, bit k for frame k of ``vnp.sequences.frames.FRAME_NAMES``
     frames: UInt8[np.ndarray, "r"]
-    unit: Int32[np.ndarray, "r"]
-    units: list[bytes]
+    unit: Int32[np.ndarray, "r"]  # index into ``units``
+    units: list[bytes]  # names of the units that a split must not cut, UTF-8
 
     def __len__(self) -> int:
         return len(self.label)

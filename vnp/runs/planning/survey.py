@@ -32,21 +32,13 @@ DEFAULT_CHUNK = 300
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What one pass over the inputs found.
-
-    Args:
-        inputs: the files.
-        totals: what they hold.
-        marks: where they can be cut.
-        chunk: bases of a chunk.
-        selections: what datasets say of their records, by the index of the input.
-    """
+    """What one pass over the inputs found."""
 
     inputs: tuple[PlannedInput, ...]
-    totals: Totals
-    marks: Marks
-    chunk: int
-    selections: Mapping[int, Selection]
+    totals: Totals  # what they hold
+    marks: Marks  # where they can be cut
+    chunk: int  # bases of a chunk
+    selections: Mapping[int, Selection]  # what datasets say of their records, by the index of the input
 
 
 def expected_tokens(rows: np.ndarray, residues: np.ndarray) -> np.ndarray:
