@@ -12,6 +12,7 @@ from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import Progress, duration
 from jobs._cluster.planning import warn_of_lost_tables
+from vnp.files.claims import require_free
 
 
 @command("python -m jobs.frames genomes.fna.gz --chunk 300 --out frames")
@@ -34,7 +35,6 @@ def main(
     INPUT is as for extract. Writes identified_nucleotide.fa and identified_protein.faa, one record for each open frame
     under the id that its row will have, and skipped.tsv: every record, chunk or frame without a row, with its reason.
     """
-    from vnp.files.claims import require_free
     from vnp.runs.frames import frames_paths, write_frames
     from vnp.runs.planning.options import RunOptions
     from vnp.runs.planning.survey import survey

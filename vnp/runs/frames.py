@@ -11,7 +11,7 @@ from pathlib import Path
 from vnp.errors import ChangedInputError
 from vnp.files.claims import make_folder
 from vnp.files.durable import replacing
-from vnp.runs.done.skipped import SkippedTable
+from vnp.runs.done.skipped import HEADER, skipped_lines
 from vnp.runs.planning.survey import Survey
 from vnp.runs.request import START, Position
 from vnp.runs.units import prepare, read_units
@@ -58,13 +58,13 @@ def write_frames(found: Survey, folder: Path, *, progress: Callable[[int], None]
         nucleotide, protein, skipped = (
             stack.enter_context(path.open("x", encoding="utf-8", newline="")) for path in temporaries
         )
-        table = SkippedTable(skipped, found.inputs)
+        skipped.write(HEADER)
         for batch in read_units(found.inputs, found.chunk, Position(0, *START), found.totals.units):
             prepared = prepare([batch], found.inputs, found.selections)
             names = [name.decode() for name in prepared.rows.ids]
             nucleotide.write(_fasta(names, prepared.dna))
             protein.write(_fasta(names, prepared.protein))
-            table.add(prepared.records, prepared.skipped)
+            skipped.writelines(skipped_lines(found.inputs, prepared.records, prepared.skipped))
             reasons.update(reason.decode() for reason in prepared.skipped.reason)
             rows += len(names)
             progress(len(names))

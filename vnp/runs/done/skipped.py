@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TextIO
 
 import h5py
 import numpy as np
@@ -13,51 +12,32 @@ from vnp.files.durable import replacing
 from vnp.runs.request import PlannedInput, Run
 from vnp.sequences.frames import FRAME_NAMES
 
-COLUMNS = ("record", "input", "length", "chunk", "frame", "reason")
+HEADER = "record\tinput\tlength\tchunk\tframe\treason\n"
 _BREAKS = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
-class SkippedTable:
-    """Writes the table, some entries at a time.
+def skipped_lines(inputs: Sequence[PlannedInput], records: Records, skipped: Skipped) -> Iterator[str]:
+    """The lines of some entries, in their order.
 
     Args:
-        file: text file opened with ``newline=""``; the header is written at once.
         inputs: the run's files.
+        records: consecutive records, those of the entries among them.
+        skipped: the entries.
     """
-
-    def __init__(self, file: TextIO, inputs: Sequence[PlannedInput]) -> None:
-        self._inputs = inputs
-        self._file = file
-        self._file.write("\t".join(COLUMNS) + "\n")
-
-    def add(self, records: Records, skipped: Skipped) -> None:
-        """Write entries in their order.
-
-        Args:
-            records: consecutive records, those of the entries among them.
-            skipped: the entries.
-        """
-        places = (skipped.record - records.ordinal[:1]).tolist()
-        entries = zip(places, skipped.chunk.tolist(), skipped.frame.tolist(), skipped.reason, strict=True)
-        self._file.writelines(
-            "\t".join(
-                (
-                    _cell(records.name[at].decode()),
-                    _cell(self._inputs[records.input[at]].path),
-                    str(records.length[at]),
-                    str(chunk or ""),
-                    FRAME_NAMES[frame] if frame >= 0 else "",
-                    _cell(reason.decode()),
-                )
-            )
-            + "\n"
-            for at, chunk, frame, reason in entries
+    places = (skipped.record - records.ordinal[:1]).tolist()
+    for at, chunk, frame, reason in zip(
+        places, skipped.chunk.tolist(), skipped.frame.tolist(), skipped.reason, strict=True
+    ):
+        cells = (
+            records.name[at].decode(),
+            inputs[records.input[at]].path,
+            str(records.length[at]),
+            str(chunk or ""),
+            FRAME_NAMES[frame] if frame >= 0 else "",
+            reason.decode(),
         )
-
-
-def _cell(text: str) -> str:
-    # Names of records hold neither; paths, and what --prefix-ids makes of them, may.
-    return text.translate(_BREAKS)
+        # Names of records hold no breaks; paths, and what --prefix-ids makes of them, may.
+        yield "\t".join([cell.translate(_BREAKS) for cell in cells]) + "\n"
 
 
 def write_skipped(run: Run) -> None:
@@ -67,11 +47,11 @@ def write_skipped(run: Run) -> None:
         StorageError: the disk is full or cannot be written.
     """
     with replacing(run.paths.skipped) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = SkippedTable(file, run.request.inputs)
+        file.write(HEADER)
         for number in range(run.request.shards):
             with h5py.File(run.paths.shard(number), "r", locking=False) as shard:
                 for records, skipped in _windows(shard):
-                    table.add(records, skipped)
+                    file.writelines(skipped_lines(run.request.inputs, records, skipped))
 
 
 def _windows(shard: h5py.File) -> Iterator[tuple[Records, Skipped]]:

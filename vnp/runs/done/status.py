@@ -85,12 +85,12 @@ def run_status(run: Run, shards: Sequence[Shard] | None = None) -> RunStatus:
     # One look into each folder instead of one question a shard: most shards of a young run have neither.
     receipts, begun = _names(run.paths.receipts), _names(run.paths.parts)
     states = [_look(run, shard, receipts, begun) for shard in shards]
-    done = [found for found in states if found.state == "done" and found.receipt is not None]
+    done = [found.receipt for found in states if found.receipt is not None]
     return RunStatus(
         shards=states,
-        rows=sum(found.receipt.rows for found in done if found.receipt),
+        rows=sum(receipt.rows for receipt in done),
         rows_planned=run.request.totals.rows,
-        tokens_per_second=_pace([found.receipt for found in done if found.receipt]),
+        tokens_per_second=_pace(done),
         hours_left=_hours_left(states, done),
     )
 
@@ -168,17 +168,15 @@ def log_tail(log: str | None, lines: int) -> list[str]:
     return [line for line in found if line.strip()][-lines:]
 
 
-def _pace(receipts: list[Receipt]) -> float | None:
-    seconds = sum(receipt.seconds.get(name, 0.0) for receipt in receipts for name in ("dna", "protein"))
-    tokens = sum(sum(receipt.tokens.values()) for receipt in receipts)
-    return tokens / seconds if seconds > 0 else None
+def _pace(done: list[Receipt]) -> float | None:
+    seconds = _spent(done, "dna", "protein")
+    return sum(sum(receipt.tokens.values()) for receipt in done) / seconds if seconds > 0 else None
 
 
-def _hours_left(states: list[ShardStatus], done: list[ShardStatus]) -> float | None:
+def _hours_left(states: list[ShardStatus], done: list[Receipt]) -> float | None:
+    finished = sum(found.shard.tokens for found in states if found.state == "done")
     # Reading and writing go on beside the embedding, and the GPU's time is part of it.
-    phases = ("load", "dna", "protein", "seal")
-    spent = sum(found.receipt.seconds.get(name, 0.0) for found in done if found.receipt for name in phases)
-    finished = sum(found.shard.tokens for found in done)
+    spent = _spent(done, "load", "dna", "protein", "seal")
     if not finished or not spent:
         return None
     left = sum(
@@ -188,3 +186,7 @@ def _hours_left(states: list[ShardStatus], done: list[ShardStatus]) -> float | N
     )
     running = max(1, sum(found.state == "running" for found in states))
     return left / finished * spent / running / 3600
+
+
+def _spent(done: list[Receipt], *phases: str) -> float:
+    return sum(receipt.seconds.get(name, 0.0) for receipt in done for name in phases)
