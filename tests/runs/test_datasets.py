@@ -259,6 +259,7 @@ class TestPlan:
     def test_without_pyarrow_planning_says_what_to_install(
         self, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.delitem(sys.modules, "vnp.runs.planning.dataset", raising=False)
         for name in ("pyarrow", "pyarrow.parquet"):
             monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(UsageError, match=r"dataset\.parquet .*pip install 'vnp\[parquet\]'"):

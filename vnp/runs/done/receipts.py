@@ -85,12 +85,7 @@ class Receipt:
 
 
 def sealed(run: Run, number: int, *, full: bool = False) -> Receipt | None:
-    """The receipt of a shard that is done, or None.
-
-    Args:
-        run: the run.
-        number: of the shard.
-        full: compare the file's SHA-256 as well, not only its size.
+    """The receipt of a shard that is done, or None; ``full`` compares the file's SHA-256 as well, not only its size.
 
     Raises:
         StorageError: the receipt or the file cannot be looked at, so nobody knows.

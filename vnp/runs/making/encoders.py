@@ -69,23 +69,13 @@ class RunEncoders:
         return "cpu"
 
     def prepare(self, dna: Sequence[str], protein: Sequence[str]) -> dict[str, Any]:
-        """Do of the embedding what needs no GPU, which another thread can do ahead; see ``Encoder.prepare``.
-
-        Args:
-            dna: n sequences.
-            protein: n sequences.
-        """
+        """Do of embedding n frames what needs no GPU, which another thread can do ahead; see ``Encoder.prepare``."""
         return {"dna": self.dna.prepare(dna), "protein": self.protein.prepare(protein)}
 
     def embed(self, work: Mapping[str, Any]) -> Embedding:
-        """Begin to embed frames.
+        """Begin to embed what ``prepare`` made; another thread can take the result.
 
-        Args:
-            work: from ``prepare``.
-
-        Returns:
-            The embedding, whose ``result`` another thread can take. On a GPU the last batches may still be under way;
-            on a CPU all is done.
+        On a GPU the last batches may still be on their way, on a CPU all is done.
 
         Raises:
             EncoderError: a sequence does not fit in memory.
@@ -134,31 +124,21 @@ class Embedding:
 def to_store(
     found: Mapping[str, Float32[np.ndarray, "n width"]], store: str
 ) -> dict[str, Float[np.ndarray, "n width"]]:
-    """Give embeddings the type that they are stored in, and project the DNA's.
+    """Give embeddings the type that they are stored in, and add ``dna_projected`` where the DNA encoder is 768 wide.
 
     The projection is made here, spread over all tasks, so that merging is left with copying.
-
-    Args:
-        found: from ``Embedding.result``.
-        store: dtype of the result.
-
-    Returns:
-        ``dna`` and ``protein``, and ``dna_projected`` where the DNA encoder is 768 wide.
 
     Raises:
         EncoderError: a value does not fit into ``store``.
     """
-    whole = dict(found)
+    whole, stored = dict(found), {}
     if found["dna"].shape[1] == NATIVE_DNA:
         whole["dna_projected"] = project(found["dna"])
-    return {name: _store(values, name, store) for name, values in whole.items()}
-
-
-def _store(values: np.ndarray, name: str, store: str) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        stored = np.ascontiguousarray(values, dtype=store)
-    if not all_finite(stored) and all_finite(values):
-        raise EncoderError(f"a value of {name} is too large for {store}: use --store float32")
+    for name, values in whole.items():
+        with np.errstate(over="ignore"):
+            stored[name] = np.ascontiguousarray(values, dtype=store)
+        if not all_finite(stored[name]) and all_finite(values):
+            raise EncoderError(f"a value of {name} is too large for {store}: use --store float32")
     return stored
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as arrow
 from jaxtyping import Int64
+from pyarrow import compute, parquet
 
-from vnp.errors import InputError, UsageError
+from vnp.errors import InputError
 from vnp.features.split import PARTS
 from vnp.runs.planning.plan import Selection
 from vnp.sequences.frames import FRAME_NAMES
@@ -43,31 +45,22 @@ def read_dataset(table: Path, fasta: Path) -> Dataset:
         fasta: the file beside it; its bytes are hashed.
 
     Raises:
-        UsageError: pyarrow is not installed.
         InputError: the table cannot be used, or the FASTA is another.
     """
-    try:
-        import pyarrow as arrow
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise UsageError(
-            f"{table} is a Parquet file, which needs pyarrow: pip install 'vnp[parquet]', or plan in the image"
-        ) from error
     try:
         with parquet.ParquetFile(table) as file:
             about = _about(file, table)
             _require_fasta(fasta, table, about["fasta_sha256"])
-            found = _gather(_records(file, table), table)
+            selection, names = _gather(_records(file, table), table)
     except (OSError, arrow.ArrowException) as error:
         raise InputError(f"cannot be read as a dataset's table: {error}", path=table) from error
-    if len(found.label) != about["records"]:
+    if len(selection) != about["records"]:
         raise InputError(
-            f"has {len(found.label):,} records in its rows and {about['records']:,} in its metadata; make the dataset "
+            f"has {len(selection):,} records in its rows and {about['records']:,} in its metadata; make the dataset "
             "again",
             path=table,
         )
-    selection = Selection(0, found.label, found.split, found.frames, found.unit, found.units)
-    return Dataset(selection, found.names, about["chunk"], about["fasta_sha256"])
+    return Dataset(selection, names, about["chunk"], about["fasta_sha256"])
 
 
 def _about(file: Any, table: Path) -> dict[str, Any]:
@@ -101,17 +94,7 @@ def _require_fasta(fasta: Path, table: Path, sha256: str) -> None:
         )
 
 
-@dataclass(slots=True)
-class _Gathered:
-    label: np.ndarray
-    split: np.ndarray
-    frames: np.ndarray
-    unit: np.ndarray
-    units: list[bytes]
-    names: np.ndarray
-
-
-def _gather(parts: Iterator[dict[str, np.ndarray | list[str]]], table: Path) -> _Gathered:
+def _gather(parts: Iterator[dict[str, np.ndarray | list[str]]], table: Path) -> tuple[Selection, np.ndarray]:
     """Put the records together, with units as numbers."""
     numbers: dict[str, int] = {}
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "split", "frames", "unit", "names")}
@@ -123,13 +106,12 @@ def _gather(parts: Iterator[dict[str, np.ndarray | list[str]]], table: Path) -> 
     if not columns["label"]:
         raise InputError("has no rows: nothing was chosen for this dataset", path=table)
     whole = {name: np.concatenate(values) for name, values in columns.items()}
-    return _Gathered(**whole, units=[name.encode() for name in numbers])
+    names = whole.pop("names")
+    return Selection(0, **whole, units=[name.encode() for name in numbers]), names
 
 
 def _records(file: Any, table: Path) -> Iterator[dict[str, np.ndarray | list[str]]]:
     """Rows some at a time, those of a record always together, each time as columns over records."""
-    import pyarrow as arrow
-
     rest = None
     done = 0
     for batch in file.iter_batches(batch_size=_BATCH, columns=list(_COLUMNS)):
@@ -148,8 +130,6 @@ def _records(file: Any, table: Path) -> Iterator[dict[str, np.ndarray | list[str
 
 def _starts(rows: Any) -> Int64[np.ndarray, "r"]:
     """The first row of each record."""
-    from pyarrow import compute
-
     if not rows.num_rows:
         return np.zeros(0, np.int64)
     names = rows["name"].combine_chunks()
@@ -159,8 +139,6 @@ def _starts(rows: Any) -> Int64[np.ndarray, "r"]:
 
 def _take(rows: Any, starts: Int64[np.ndarray, "r"], table: Path, done: int) -> dict[str, np.ndarray | list[str]]:
     """Columns over records, once it is sure that all rows of a record say the same."""
-    from pyarrow import compute
-
     names, units = rows["name"].combine_chunks(), rows["unit"].combine_chunks().dictionary_encode()
     frame = _codes(rows, "frame", FRAME_NAMES, table, done)
     per_row = {
@@ -188,9 +166,6 @@ def _take(rows: Any, starts: Int64[np.ndarray, "r"], table: Path, done: int) -> 
 
 def _codes(rows: Any, column: str, values: tuple[str, ...], table: Path, done: int) -> np.ndarray:
     """Texts as their places among the allowed ones, int8."""
-    import pyarrow as arrow
-    from pyarrow import compute
-
     found = compute.index_in(rows[column].combine_chunks().cast(arrow.string()), arrow.array(values))
     codes: np.ndarray = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int8)
     _refuse(codes < 0, rows, table, done, f"has a {column} that is none of {', '.join(values)}")
