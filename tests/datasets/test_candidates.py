@@ -15,9 +15,9 @@ from tests.datasets.genbank import (
     random_protein,
     reverse_complement,
 )
+from vnp.datasets.choosing._part import Part, has_part, read_part, writing_part
+from vnp.datasets.choosing._prophages import ViralIndex, read_regions
 from vnp.datasets.choosing.candidates import Search, find_candidates, read_lengths
-from vnp.datasets.choosing.part import Part, has_part, read_part, writing_part
-from vnp.datasets.choosing.prophages import ViralIndex, read_regions
 from vnp.datasets.sheet import Source, group_of_lineage
 from vnp.errors import InputError
 from vnp.sequences.chunks import Chunking, Chunks
@@ -125,8 +125,8 @@ def test_bases_and_sequences_are_kept(tmp_path: Path, genome: tuple[str, list[Fe
 
 
 def test_the_lowest_keys_of_each_genome_and_length_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vnp.datasets.choosing.part._SPARE", 3)
-    monkeypatch.setattr("vnp.datasets.choosing.part._FEW", 2)
+    monkeypatch.setattr("vnp.datasets.choosing._part._SPARE", 3)
+    monkeypatch.setattr("vnp.datasets.choosing._part._FEW", 2)
     texts = []
     for number in range(5):
         bases, features, _ = genome_with_genes([random_protein(900, 10 * number + n) for n in range(4)], seed=number)

@@ -8,8 +8,8 @@ import pytest
 
 from tests.datasets.making import write_set
 from vnp.datasets.build import build_dataset
+from vnp.datasets.choosing._part import COUNTED
 from vnp.datasets.choosing.candidates import read_lengths
-from vnp.datasets.choosing.part import COUNTED
 from vnp.datasets.recipe import Recipe
 from vnp.datasets.writing.card import chunk_lines, render_card
 

@@ -97,7 +97,7 @@ def test_release_files_begin_with_lines_about_the_release(read: Any) -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 64, 1000])
 def test_blocks_of_any_size(size: int, tmp_path: Path) -> None:
-    from vnp.datasets.annotations.genbank import flat_records
+    from vnp.datasets.annotations._genbank import flat_records
 
     bases, features, _ = genome_with_genes(PROTEINS)
     text = "".join(genbank(f"V{i}", bases[i:], features) for i in range(3)).encode()

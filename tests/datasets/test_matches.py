@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.datasets.genbank import random_bases, reverse_complement
-from vnp.datasets.choosing import prophages as matches
-from vnp.datasets.choosing.prophages import (
+from vnp.datasets.choosing import _prophages as matches
+from vnp.datasets.choosing._prophages import (
     BAND,
     SEED_LENGTH,
     SEED_SHARE,

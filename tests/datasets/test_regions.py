@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vnp.datasets.choosing.prophages import read_regions
+from vnp.datasets.choosing._prophages import read_regions
 from vnp.errors import InputError
 
 

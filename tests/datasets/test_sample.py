@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vnp.datasets.choosing.sample import Pool, choose, chunk_keys, name_key, water_fill
+from vnp.datasets.choosing._sample import Pool, choose, chunk_keys, name_key, water_fill
 
 
 def pool_of(have: dict[tuple[str, str, int], int], seed: int = 0) -> Pool:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vnp.datasets.choosing.split import Unit, UnitRecord, describe_units, find_units, split_units
+from vnp.datasets.choosing._split import Unit, UnitRecord, describe_units, find_units, split_units
 from vnp.errors import InputError, UsageError
 from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION
 from vnp.sequences import identity

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.datasets.genbank import gene, random_protein, reverse_complement
-from vnp.datasets.annotations.translation import (
+from vnp.datasets.annotations._translation import (
     Coding,
     Part,
     agrees,

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from vnp.datasets._workers import Tell, work_through
+from vnp.datasets.choosing._part import Part, has_part, read_part, writing_part
+from vnp.datasets.choosing._prophages import ViralIndex, read_regions
+from vnp.datasets.choosing._sample import choose
+from vnp.datasets.choosing._split import describe_units, find_units, genomes_to_compare, split_units
 from vnp.datasets.choosing.candidates import Search, find_candidates
-from vnp.datasets.choosing.part import Part, has_part, read_part, writing_part
-from vnp.datasets.choosing.prophages import ViralIndex, read_regions
-from vnp.datasets.choosing.sample import choose
-from vnp.datasets.choosing.split import describe_units, find_units, genomes_to_compare, split_units
 from vnp.datasets.recipe import Recipe, Request, make_request
 from vnp.datasets.sheet import read_sheet
+from vnp.datasets.writing._gather import Gathered, gather, summarise
 from vnp.datasets.writing.card import render_card
-from vnp.datasets.writing.gather import Gathered, gather, summarise
 from vnp.datasets.writing.write import (
     KEY,
     REQUEST,

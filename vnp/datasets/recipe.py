@@ -31,8 +31,8 @@ class Recipe:
         lengths: of chunks.
         frames: ``annotated`` takes the open frames inside an annotated protein, ``all`` every open frame.
         per_group: the most chunks of an organism group; None for all.
-        balance: ``none``, ``label`` or ``group``; see ``vnp.datasets.choosing.sample.choose``.
-        units: ``ani``, ``genome`` or ``record``; see ``vnp.datasets.choosing.split.find_units``.
+        balance: ``none``, ``label`` or ``group``; see ``vnp.datasets.choosing._sample.choose``.
+        units: ``ani``, ``genome`` or ``record``; see ``vnp.datasets.choosing._split.find_units``.
         validation: share of the units that training is watched on.
         test: share of the units that nothing is decided on.
         seed: of sampling, of the split, and of lengths drawn from a range.

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
+from vnp.datasets.annotations._genbank import GenBankAnnotation, read_genbank
+from vnp.datasets.annotations._gff3 import Annotation
 from vnp.datasets.annotations.annotated import Annotated
-from vnp.datasets.annotations.genbank import GenBankAnnotation, read_genbank
-from vnp.datasets.annotations.gff3 import Annotation
 from vnp.errors import InputError
 from vnp.sequences.fasta import fasta_records
 from vnp.sequences.opening import one_line_end, stream

@@ -12,9 +12,9 @@ from jaxtyping import Bool, Int64
 from vnp.datasets.annotations.annotated import Annotated
 from vnp.datasets.annotations.contained import ContainmentIndex
 from vnp.datasets.annotations.reading import read_annotated
-from vnp.datasets.choosing.part import Found, PartWriter
-from vnp.datasets.choosing.prophages import Regions, ViralIndex
-from vnp.datasets.choosing.sample import chunk_keys, name_key
+from vnp.datasets.choosing._part import Found, PartWriter
+from vnp.datasets.choosing._prophages import Regions, ViralIndex
+from vnp.datasets.choosing._sample import chunk_keys, name_key
 from vnp.datasets.sheet import Source, group_of_record
 from vnp.errors import UsageError
 from vnp.sequences.chunks import Chunking, Chunks

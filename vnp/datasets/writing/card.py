@@ -21,7 +21,7 @@ Row = Mapping[str, Any]
 
 
 def render_card(summary: Mapping[str, Any]) -> str:
-    """Write the card as Markdown, of what ``vnp.datasets.writing.gather.summarise`` gives."""
+    """Write the card as Markdown, of what ``vnp.datasets.writing._gather.summarise`` gives."""
     # Markdown is for people to read as it is, and nothing in it is escaped.
     words = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)  # noqa: S701
     words.filters["number"] = "{:,}".format

@@ -61,7 +61,7 @@ class Records:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chosen:
-    """The chosen chunks, in order of record (an index), start, end; frames as ``choosing.part.Found`` has them."""
+    """The chosen chunks, in order of record (an index), start, end; frames as ``choosing._part.Found`` has them."""
 
     record: Int64[np.ndarray, "chunks"]
     start: Int64[np.ndarray, "chunks"]

@@ -78,7 +78,6 @@ def water_fill(capacity: Int64[np.ndarray, "n"], total: int, order: UInt64[np.nd
 
 
 def _per_group(pool: Pool, per_group: int | None, balance: str, seed: int) -> Int64[np.ndarray, "groups"]:
-    """How many chunks each organism group gives."""
     have = np.bincount(pool.group, minlength=len(pool.groups)).astype(np.int64)
     wanted = have if per_group is None else np.minimum(have, per_group)
     if balance == "group":
@@ -123,7 +122,6 @@ def name_key(seed: int, *names: str) -> int:
 
 
 def chunk_keys(record_key: int, start: Int64[np.ndarray, "n"], end: Int64[np.ndarray, "n"]) -> UInt64[np.ndarray, "n"]:
-    """A 64-bit number for each chunk of a record."""
     first = _mix(np.uint64(record_key) + start.astype(np.uint64) * _STEP)
     return _mix(first ^ (end.astype(np.uint64) * _STEP))
 

@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 
 import zstandard
 
-from vnp.datasets.annotations.annotated import Annotated, Protein, fasta_of, require_same_names
-from vnp.datasets.annotations.translation import (
+from vnp.datasets.annotations._translation import (
     STANDARD,
     Coding,
     Part,
@@ -28,6 +27,7 @@ from vnp.datasets.annotations.translation import (
     is_genetic_code,
     read_exceptions,
 )
+from vnp.datasets.annotations.annotated import Annotated, Protein, fasta_of, require_same_names
 from vnp.errors import InputError, UsageError
 from vnp.sequences.record import UPPER, WHITE, Record, clean_name, count_lines, sequence_problem
 
@@ -258,7 +258,6 @@ class GenBankAnnotation:
 
 
 def _read_entry(flat: FlatRecord, path: Path) -> _Entry:
-    """Read a record but for its sequence; InputError where it has no name, or is a protein."""
     text, _, table = flat.head.partition(b"\nFEATURES")
     entry = _head(text, path, flat.line)
     # What stands below the features begins in the first column.
@@ -390,7 +389,6 @@ def _values(feature: Any) -> dict[str, list[str]]:
 
 
 def _genome(entry: _Entry, source: dict[str, list[str]]) -> str:
-    """Name the organism, with strain and isolate."""
     organism = source.get("organism", [entry.genome])[0]
     words = [organism, *(f"{key} {source[key][0]}" for key in ("strain", "isolate") if source.get(key, [""])[0])]
     return " ".join(" ".join(words).split()) if organism else entry.name

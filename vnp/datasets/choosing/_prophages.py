@@ -115,7 +115,6 @@ def _span(words: list[str], path: Path, line: int) -> tuple[int, int]:
 
 
 def _joined(spans: list[tuple[int, int]]) -> tuple[Int64[np.ndarray, "m"], Int64[np.ndarray, "m"]]:
-    """Order regions, and make one of those that touch."""
     table = np.array(sorted(spans), dtype=np.int64).reshape(-1, 2)
     table = table[table[:, 0] < table[:, 1]]
     furthest = np.maximum.accumulate(table[:, 1])
@@ -214,7 +213,6 @@ class ViralIndex:
 
     @classmethod
     def from_genomes(cls, genomes: Iterable[bytes]) -> ViralIndex:
-        """Make an index of the sequences of records, upper-case ASCII."""
         pieces = [base_codes(genome + _BETWEEN).tobytes() for genome in genomes]
         ends = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
         codes = np.frombuffer(b"".join(pieces), dtype=np.uint8)

@@ -43,7 +43,6 @@ _FEW = 512
 
 
 def no_counts(lengths: int) -> Counts:
-    """Counts of so many lengths, all 0."""
     return [dict.fromkeys(COUNTED, 0) for _ in range(lengths)]
 
 
@@ -62,16 +61,13 @@ class Found:
     sequence: bytes
 
     def take(self, rows: Bool[np.ndarray, "n"] | Int64[np.ndarray, "m"]) -> Found:
-        """The candidates at some rows."""
         return Found(self.start[rows], self.end[rows], self.frames[rows], self.annotated[rows], self.sequence)
 
     def bases(self) -> Iterator[bytes]:
-        """The bases of each candidate."""
         for start, end in zip(self.start.tolist(), self.end.tolist(), strict=True):
             yield self.sequence[start:end]
 
     def open_frames(self) -> int:
-        """Frames that can become a row."""
         return int(np.bitwise_count(self.frames).sum())
 
 
@@ -107,7 +103,6 @@ class _Reservoir:
         self.below = np.uint64(np.iinfo(np.uint64).max)
 
     def add(self, columns: list[np.ndarray]) -> None:
-        """Take candidates in, those of one record at a time."""
         self._small.append(columns)
         self._count += len(columns[0])
         if self._limit is not None and self._count > 2 * self._limit + _SPARE:
@@ -161,7 +156,6 @@ class PartWriter:
         return len(self._records) - 1
 
     def counts(self, group: str) -> Counts:
-        """The counts of an organism group, to add to."""
         return self._counts.setdefault(group, no_counts(self._lengths))
 
     def add_chunks(self, number: int, length: int, keys: UInt64[np.ndarray, "n"], found: Found) -> None:
@@ -187,7 +181,6 @@ class PartWriter:
         self._place += len(data)
 
     def content(self) -> dict[str, np.ndarray]:
-        """Everything but the bases, as arrays."""
         none = [np.zeros(0, kind) for kind in _COLUMNS.values()]
         joined = _joined([none, *(reservoir.columns() for reservoir in self._reservoirs.values())])
         columns = dict(zip(_COLUMNS, joined, strict=True))
@@ -204,11 +197,11 @@ def writing_part(folder: Path, key: str, lengths: int, limit: int | None) -> Ite
     Raises:
         StorageError: the disk is full or cannot be written.
     """
-    with replacing(_bases_path(folder, key)) as temporary, temporary.open("xb", buffering=1 << 20) as file:
+    with replacing(folder / f"{key}.bases") as temporary, temporary.open("xb", buffering=1 << 20) as file:
         writer = PartWriter(file, lengths, limit)
         yield writer
     content = writer.content()
-    with replacing(_table_path(folder, key)) as temporary, temporary.open("xb") as file:
+    with replacing(folder / f"{key}.npz") as temporary, temporary.open("xb") as file:
         np.savez(file, **content)  # type: ignore[arg-type]
 
 
@@ -240,37 +233,26 @@ class Part:
     text: UInt8[np.ndarray, "bytes"]
 
     def bases(self, rows: Int64[np.ndarray, "m"]) -> Iterator[bytes]:
-        """The bases of some candidates."""
         for first, size in zip(self.place[rows].tolist(), (self.end - self.start)[rows].tolist(), strict=True):
             yield self.text[first : first + size].tobytes()
 
     def sequence(self, number: int) -> bytes:
-        """The sequence of a record."""
         record = self.records[number]
         packed = self.text[record.place : record.place + record.packed]
         return zstandard.ZstdDecompressor().decompress(packed.tobytes(), max_output_size=record.bases)
 
 
 def has_part(folder: Path, key: str) -> bool:
-    """Whether a part is there."""
-    return _table_path(folder, key).exists() and _bases_path(folder, key).exists()
+    return all((folder / f"{key}.{kind}").exists() for kind in ("npz", "bases"))
 
 
 def read_part(folder: Path, key: str) -> Part:
     """Read a part; the bases stay on the disk."""
-    with np.load(_table_path(folder, key), allow_pickle=False) as file:
+    with np.load(folder / f"{key}.npz", allow_pickle=False) as file:
         columns = {name: file[name] for name in _COLUMNS}
         about = json.loads(file["about"].tobytes())
-    path = _bases_path(folder, key)
+    path = folder / f"{key}.bases"
     text = np.memmap(path, np.uint8, "r") if about["bases"] else np.zeros(0, np.uint8)
     return Part(
         records=tuple(PartRecord(**record) for record in about["records"]), counts=about["counts"], text=text, **columns
     )
-
-
-def _bases_path(folder: Path, key: str) -> Path:
-    return folder / f"{key}.bases"
-
-
-def _table_path(folder: Path, key: str) -> Path:
-    return folder / f"{key}.npz"

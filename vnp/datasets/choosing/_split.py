@@ -151,7 +151,6 @@ def genomes_to_compare(records: Sequence[UnitRecord], label: int) -> dict[str, l
 def _clusters(
     records: Sequence[UnitRecord], label: int, sequence: Callable[[int], bytes], progress: Callable[[int], None]
 ) -> Mapping[str, str]:
-    """The name of each genome's cluster: its first genome's."""
     genomes = genomes_to_compare(records, label)
     sizes = {name: sum(records[number].bases for number in numbers) for name, numbers in genomes.items()}
     clusters = clusters_of_genomes(

@@ -95,7 +95,6 @@ def genetic_code(number: int) -> GeneticCode:
 
 
 def is_genetic_code(number: int) -> bool:
-    """Tell whether NCBI has a code of this number."""
     return number in _CODES
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from vnp import __version__
-from vnp.datasets.choosing.part import Counts, Part, PartRecord, no_counts
-from vnp.datasets.choosing.sample import Pool
-from vnp.datasets.choosing.split import Unit, UnitRecord
+from vnp.datasets.choosing._part import Counts, Part, PartRecord, no_counts
+from vnp.datasets.choosing._sample import Pool
+from vnp.datasets.choosing._split import Unit, UnitRecord
 from vnp.datasets.recipe import Request
 from vnp.datasets.sheet import LABEL_NAMES, Source
 from vnp.datasets.writing.write import SCHEMA, Chosen, Records
@@ -44,15 +44,12 @@ class Gathered:
     first: Int64[np.ndarray, "sources+1"]
 
     def column(self, name: str) -> Any:
-        """A column of all candidates."""
         return np.concatenate([getattr(part, name) for part in self.parts])
 
     def sequence(self, record: int) -> bytes:
-        """The bases of a record."""
         return self.parts[int(self.source[record])].sequence(int(self.number[record]))
 
     def pool(self) -> Pool:
-        """The candidates, for sampling."""
         groups = {record.organism_group: record.label for record in self.records}
         group_names = sorted(groups)
         genome_names = sorted({record.genome for record in self.records})
@@ -71,7 +68,6 @@ class Gathered:
         )
 
     def table(self, units: Sequence[str], split: Mapping[str, int]) -> Records:
-        """The records as the written table refers to them."""
         return Records(
             name=[record.name for record in self.records],
             source=self.source,
@@ -193,7 +189,6 @@ def _counted(part: Part) -> dict[str, int]:
 
 
 def _counts(parts: Sequence[Part], lengths: int) -> dict[str, Counts]:
-    """The counts of all files, by organism group in the order of their names."""
     total: dict[str, Counts] = {}
     for part in parts:
         for group, own in part.counts.items():

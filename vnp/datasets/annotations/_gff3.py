@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from vnp.datasets.annotations.annotated import Annotated, Protein, require_same_names
-from vnp.datasets.annotations.translation import (
+from vnp.datasets.annotations._translation import (
     STANDARD,
     Coding,
     Part,
@@ -26,6 +25,7 @@ from vnp.datasets.annotations.translation import (
     protein_of,
     read_exceptions,
 )
+from vnp.datasets.annotations.annotated import Annotated, Protein, require_same_names
 from vnp.errors import InputError
 from vnp.sequences.record import Record
 
@@ -162,7 +162,7 @@ class Annotation:
             _describe_cds(cds, values, columns[6])
 
     def _coding(self, cds: _Cds, region: _Region, record: Record) -> Coding | None:
-        """Put the lines of a CDS in order; None where its strand or code is not known."""
+        """Put the lines in order; None where strand or code is not known."""
         rows = cds.rows()
         size = len(record.sequence)
         for row in rows:
