@@ -22,23 +22,16 @@ _LOGIT_BOUND = 700.0
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A rising function from log-odds to a probability.
+    """A rising function from log-odds to a probability."""
 
-    Args:
-        kind: ``none`` is the logistic function itself.
-        temperature: what the log-odds are divided by.
-        offset: what is taken from the log-odds first: the share of viral rows that training was shown differs from
-            that of the data where it weighs or samples classes.
-        margins: log-odds of the corners of an isotonic function, rising.
-        probabilities: its values there.
-        log_loss: mean log-loss on rows held out from the fit, by kind; what the choice was made by.
-    """
-
-    kind: Kind = "none"
-    temperature: float = 1.0
+    kind: Kind = "none"  # ``none`` is the logistic function itself
+    temperature: float = 1.0  # what the log-odds are divided by
+    # what is taken from the log-odds first: the share of viral rows that training was shown differs from that of the
+    # data where it weighs or samples classes
     offset: float = 0.0
-    margins: tuple[float, ...] = ()
-    probabilities: tuple[float, ...] = ()
+    margins: tuple[float, ...] = ()  # log-odds of the corners of an isotonic function, rising
+    probabilities: tuple[float, ...] = ()  # its values there
+    # mean log-loss on rows held out from the fit, by kind; what the choice was made by
     log_loss: tuple[tuple[str, float], ...] = ()
 
     def apply(self, margin: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:

@@ -36,36 +36,23 @@ _NOT_NUMERIC = {"precision"}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """A trained classifier.
+    """A trained classifier."""
 
-    Args:
-        weights: the network's state, float32 (and one integer counter) on the CPU.
-        layout: columns of the rows that it reads.
-        encoders: identity of the encoder of each part (``dna``, ``protein``): name, hub id, revision, hashes of the
-            weights and more, as a run's provenance has them. A converted checkpoint knows fewer of them.
-        chunk: bases of a chunk.
-        calibration: from log-odds to probability.
-        threshold: probability from which on a row is called viral, unless the user says otherwise.
-        classes: names of the outputs.
-        origin: ``vnp``, or ``VirNucPro`` for a converted one.
-        training: recipe, rows, digest of the training data, epochs.
-        split: how rows were dealt out, with the groups of each part counted.
-        metrics: by part (``validation``, ``test``), then by name.
-        code: versions of vnp and of the libraries under it.
-    """
-
-    weights: Mapping[str, torch.Tensor]
-    layout: FeatureLayout
+    weights: Mapping[str, torch.Tensor]  # the network's state, float32 (and one integer counter) on the CPU
+    layout: FeatureLayout  # columns of the rows that it reads
+    # identity of the encoder of each part (``dna``, ``protein``): name, hub id, revision, hashes of the weights and
+    # more, as a run's provenance has them. A converted checkpoint knows fewer of them
     encoders: Mapping[str, Mapping[str, Any]]
-    chunk: int
-    calibration: Calibration = field(default_factory=Calibration)
-    threshold: float = 0.5
-    classes: tuple[str, ...] = CLASSES
-    origin: str = "vnp"
-    training: Mapping[str, Any] = field(default_factory=dict)
+    chunk: int  # bases of a chunk
+    calibration: Calibration = field(default_factory=Calibration)  # from log-odds to probability
+    threshold: float = 0.5  # probability from which on a row is called viral, unless the user says otherwise
+    classes: tuple[str, ...] = CLASSES  # names of the outputs
+    origin: str = "vnp"  # ``vnp``, or ``VirNucPro`` for a converted one
+    training: Mapping[str, Any] = field(default_factory=dict)  # recipe, rows, digest of the training data, epochs
+    # how rows were dealt out, with the groups of each part counted
     split: Mapping[str, Any] = field(default_factory=dict)
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    code: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)  # by part (``validation``, ``test``), then by name
+    code: Mapping[str, str] = field(default_factory=dict)  # versions of vnp and of the libraries under it
 
     @property
     def digest(self) -> str:
@@ -225,15 +212,10 @@ _ROWS_AT_ONCE = 8_192
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """What a classifier says of n rows.
+    """What a classifier says of n rows."""
 
-    Args:
-        raw: probability of viral as the network gives it.
-        probability: the same, calibrated: what users are shown.
-    """
-
-    raw: Float64[np.ndarray, "n"]
-    probability: Float64[np.ndarray, "n"]
+    raw: Float64[np.ndarray, "n"]  # probability of viral as the network gives it
+    probability: Float64[np.ndarray, "n"]  # the same, calibrated: what users are shown
 
     def __len__(self) -> int:
         return len(self.raw)

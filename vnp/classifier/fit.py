@@ -31,21 +31,14 @@ _ROWS_AT_ONCE = 16_384
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fitted:
-    """A trained network.
+    """A trained network."""
 
-    Args:
-        weights: its state after the epoch with the smallest validation loss, on the CPU.
-        history: of every epoch its number, learning rate, seconds, and losses and metrics named ``PART_METRIC``.
-        best_epoch: the epoch that the weights are of, counted from 1.
-        stopped_early: whether training ended because the validation loss no longer fell.
-        resumed_after: epochs that an earlier, killed process had done.
-    """
-
-    weights: dict[str, torch.Tensor]
+    weights: dict[str, torch.Tensor]  # its state after the epoch with the smallest validation loss, on the CPU
+    # of every epoch its number, learning rate, seconds, and losses and metrics named ``PART_METRIC``
     history: list[dict[str, Any]]
-    best_epoch: int
-    stopped_early: bool
-    resumed_after: int = 0
+    best_epoch: int  # the epoch that the weights are of, counted from 1
+    stopped_early: bool  # whether training ended because the validation loss no longer fell
+    resumed_after: int = 0  # epochs that an earlier, killed process had done
 
 
 def fit(
@@ -179,25 +172,16 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingState:
-    """A training between two epochs.
+    """A training between two epochs."""
 
-    Args:
-        weights: the network's state, on the CPU.
-        optimiser: tensors of each parameter, such as its momentum, in the order of the parameters.
-        best: the network's state after the best epoch.
-        best_epoch: that epoch, counted from 1; 0 before the first.
-        best_loss: its validation loss.
-        stale: epochs since then.
-        history: see ``Fitted``.
-    """
-
-    weights: dict[str, torch.Tensor]
+    weights: dict[str, torch.Tensor]  # the network's state, on the CPU
+    # tensors of each parameter, such as its momentum, in the order of the parameters
     optimiser: list[dict[str, torch.Tensor]]
-    best: dict[str, torch.Tensor]
-    best_epoch: int
-    best_loss: float
-    stale: int
-    history: list[dict[str, Any]]
+    best: dict[str, torch.Tensor]  # the network's state after the best epoch
+    best_epoch: int  # that epoch, counted from 1; 0 before the first
+    best_loss: float  # its validation loss
+    stale: int  # epochs since then
+    history: list[dict[str, Any]]  # see ``Fitted``
 
     @property
     def epochs(self) -> int:

@@ -25,35 +25,21 @@ def require_seed(seed: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Optimiser and its numbers.
+    """Optimiser and its numbers."""
 
-    Args:
-        name: of the recipe.
-        optimiser: ``sgd`` (with momentum) or ``adamw``.
-        batch: rows of a step.
-        rate: learning rate at the beginning.
-        momentum: of SGD.
-        weight_decay: of AdamW.
-        step: epochs after which the learning rate is multiplied by ``gamma``, again and again.
-        gamma: see ``step``.
-        dropout: share of hidden units that are switched off.
-        epochs: the most there may be.
-        patience: epochs without a smaller validation loss after which training stops.
-        balance: ``weights`` weighs the loss of each class by the inverse of its share, ``sampling`` draws rows, with
-            replacement, so that both classes are shown as often; ``none`` takes the rows as they are.
-    """
-
-    name: str
-    optimiser: Literal["sgd", "adamw"]
-    batch: int
-    rate: float
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    step: int = 10
-    gamma: float = 0.85
-    dropout: float = 0.5
-    epochs: int = 200
-    patience: int = 5
+    name: str  # of the recipe
+    optimiser: Literal["sgd", "adamw"]  # ``sgd`` (with momentum) or ``adamw``
+    batch: int  # rows of a step
+    rate: float  # learning rate at the beginning
+    momentum: float = 0.9  # of SGD
+    weight_decay: float = 0.0  # of AdamW
+    step: int = 10  # epochs after which the learning rate is multiplied by ``gamma``, again and again
+    gamma: float = 0.85  # see ``step``
+    dropout: float = 0.5  # share of hidden units that are switched off
+    epochs: int = 200  # the most there may be
+    patience: int = 5  # epochs without a smaller validation loss after which training stops
+    # ``weights`` weighs the loss of each class by the inverse of its share, ``sampling`` draws rows, with replacement,
+    # so that both classes are shown as often; ``none`` takes the rows as they are
     balance: Balance = "none"
 
     def __post_init__(self) -> None:

@@ -33,19 +33,12 @@ _NAMED_RECORDS = 3
 
 @dataclass(frozen=True, slots=True)
 class RequiredFeatures:
-    """What features should be; None leaves it to the file.
+    """What features should be; None leaves it to the file."""
 
-    Args:
-        layout: ``1664`` or ``full``.
-        dna: name of the DNA encoder.
-        protein: name of the protein encoder.
-        chunk: bases of a chunk.
-    """
-
-    layout: str | None = None
-    dna: str | None = None
-    protein: str | None = None
-    chunk: int | None = None
+    layout: str | None = None  # ``1664`` or ``full``
+    dna: str | None = None  # name of the DNA encoder
+    protein: str | None = None  # name of the protein encoder
+    chunk: int | None = None  # bases of a chunk
 
     def require(self, features: Features) -> None:
         """Make sure that features are what was asked."""
@@ -127,17 +120,11 @@ def _records_of(features: Features, rows: Int64[np.ndarray, "m"]) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pool:
-    """Rows on the device, and the order in which to take them.
+    """Rows on the device, and the order in which to take them."""
 
-    Args:
-        features: float16 or float32, one row of the network's input each.
-        labels: class of each row, int64.
-        order: rows of the pool, one batch after the other.
-    """
-
-    features: Float[torch.Tensor, "m width"]
-    labels: torch.Tensor
-    order: torch.Tensor
+    features: Float[torch.Tensor, "m width"]  # float16 or float32, one row of the network's input each
+    labels: torch.Tensor  # class of each row, int64
+    order: torch.Tensor  # rows of the pool, one batch after the other
 
 
 class RowStore:

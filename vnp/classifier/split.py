@@ -37,23 +37,15 @@ _MAKE_ANEW = "Make the dataset of more genomes, or deal its units out anew with 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """Where each row goes.
+    """Where each row goes."""
 
-    Args:
-        kind: ``group``, ``random`` (rows on their own, which leaks), ``dataset`` (it came with the data), or ``file``.
-        part: of each row: 0 train, 1 validation, 2 test.
-        group: number of each row's group, an index into ``names``.
-        names: of the groups.
-        seed: of the dealing; None where a file or the data decided.
-        joined: groups that were kept together with another one, by ``--dedupe``.
-    """
-
+    # ``group``, ``random`` (rows on their own, which leaks), ``dataset`` (it came with the data), or ``file``
     kind: Literal["group", "random", "dataset", "file"]
-    part: Int8[np.ndarray, "n"]
-    group: Int64[np.ndarray, "n"]
-    names: Sequence[str]
-    seed: int | None
-    joined: int = 0
+    part: Int8[np.ndarray, "n"]  # of each row: 0 train, 1 validation, 2 test
+    group: Int64[np.ndarray, "n"]  # number of each row's group, an index into ``names``
+    names: Sequence[str]  # of the groups
+    seed: int | None  # of the dealing; None where a file or the data decided
+    joined: int = 0  # groups that were kept together with another one, by ``--dedupe``
 
     def rows(self, part: int) -> Int64[np.ndarray, "m"]:
         """Numbers of the rows of a part, ascending."""

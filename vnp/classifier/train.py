@@ -46,32 +46,20 @@ _DEDUPE = "--dedupe keeps groups together, so it goes with --split group only"
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What is asked of a training.
+    """What is asked of a training."""
 
-    Args:
-        recipe: optimiser and its numbers.
-        required: what the features should be.
-        split: ``group``, ``random``, or a file; ``auto`` is the split that came with the data where there is one, else
-            ``group``.
-        validation: share of groups to watch.
-        test: share of groups to keep apart.
-        dedupe: keep groups of at least 95 % identity together.
-        calibration: which kind; ``auto`` decides by the validation log-loss.
-        threshold: probability from which on a row is called viral.
-        seed: of the split and of the training.
-        memory: where the rows are kept.
-    """
-
-    recipe: Recipe = VIRNUCPRO
-    required: RequiredFeatures = field(default_factory=RequiredFeatures)
+    recipe: Recipe = VIRNUCPRO  # optimiser and its numbers
+    required: RequiredFeatures = field(default_factory=RequiredFeatures)  # what the features should be
+    # ``group``, ``random``, or a file; ``auto`` is the split that came with the data where there is one, else ``group``
     split: Literal["auto", "group", "random"] | Path = "auto"
-    validation: float = 0.1
-    test: float = 0.2
-    dedupe: bool = False
+    validation: float = 0.1  # share of groups to watch
+    test: float = 0.2  # share of groups to keep apart
+    dedupe: bool = False  # keep groups of at least 95 % identity together
+    # which kind; ``auto`` decides by the validation log-loss
     calibration: Literal["auto", "none", "temperature", "isotonic"] = "auto"
-    threshold: float = 0.5
-    seed: int = 0
-    memory: Memory = "auto"
+    threshold: float = 0.5  # probability from which on a row is called viral
+    seed: int = 0  # of the split and of the training
+    memory: Memory = "auto"  # where the rows are kept
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
@@ -83,23 +71,14 @@ class Training:
 
 
 class Outputs(NamedTuple):
-    """The files of a training, all beside the checkpoint.
+    """The files of a training, all beside the checkpoint."""
 
-    Args:
-        checkpoint: the classifier.
-        split: which group is in which part.
-        log: one line of JSON for each epoch.
-        metrics: of the validation and test parts, with intervals.
-        state: what a killed training goes on from; removed at its end.
-        plots: folder of plots.
-    """
-
-    checkpoint: Path
-    split: Path
-    log: Path
-    metrics: Path
-    state: Path
-    plots: Path
+    checkpoint: Path  # the classifier
+    split: Path  # which group is in which part
+    log: Path  # one line of JSON for each epoch
+    metrics: Path  # of the validation and test parts, with intervals
+    state: Path  # what a killed training goes on from; removed at its end
+    plots: Path  # folder of plots
 
     def require_free(self, *, ours: bool) -> None:
         """Make sure that no other training's files are there."""
@@ -116,34 +95,21 @@ def outputs_of(checkpoint: Path) -> Outputs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
-    """A finished training.
+    """A finished training."""
 
-    Args:
-        checkpoint: the classifier.
-        outputs: its files.
-        fitted: how training went.
-    """
-
-    checkpoint: Checkpoint
-    outputs: Outputs
-    fitted: Fitted
+    checkpoint: Checkpoint  # the classifier
+    outputs: Outputs  # its files
+    fitted: Fitted  # how training went
 
 
 @dataclass(frozen=True, slots=True)
 class Watcher:
-    """What is told of a training while it goes on; each may be left out.
+    """What is told of a training while it goes on; each may be left out."""
 
-    Args:
-        reading: rows that were read since the last call.
-        comparing: groups that were compared since the last call.
-        dealt: the split, as ``Split.summary`` has it.
-        epoch: the history after every epoch.
-    """
-
-    reading: Callable[[int], None] = lambda _rows: None
-    comparing: Callable[[int], None] = lambda _groups: None
-    dealt: Callable[[Mapping[str, Any]], None] = lambda _summary: None
-    epoch: Callable[[list[dict[str, Any]]], None] = lambda _history: None
+    reading: Callable[[int], None] = lambda _rows: None  # rows that were read since the last call
+    comparing: Callable[[int], None] = lambda _groups: None  # groups that were compared since the last call
+    dealt: Callable[[Mapping[str, Any]], None] = lambda _summary: None  # the split, as ``Split.summary`` has it
+    epoch: Callable[[list[dict[str, Any]]], None] = lambda _history: None  # the history after every epoch
 
 
 def train(

@@ -26,30 +26,18 @@ _NONE = np.empty(0, np.int64)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frames:
-    """Labelled frames, n of them, of r records.
+    """Labelled frames, n of them, of r records."""
 
-    Args:
-        record: which record each is of, below r.
-        chunk: number of its chunk within the record.
-        frame: index into ``vnp.sequences.frames.FRAME_NAMES``.
-        span: bases of the frame.
-        names: of the records.
-        label: of each record: 1 viral, 0 host.
-        group: of each record: what is drawn as a whole for intervals.
-        organism: of each record: the group of organisms it belongs to.
-        length: of each record, in bases.
-        size: bases of a chunk; a record that is shorter is a chunk of its own length. None where that is not known.
-    """
-
-    record: Int64[np.ndarray, "n"]
-    chunk: Int32[np.ndarray, "n"]
-    frame: Int8[np.ndarray, "n"]
-    span: Int64[np.ndarray, "n"]
-    names: list[str]
-    label: Int8[np.ndarray, "r"]
-    group: list[str]
-    organism: list[str]
-    length: Int64[np.ndarray, "r"]
+    record: Int64[np.ndarray, "n"]  # which record each is of, below r
+    chunk: Int32[np.ndarray, "n"]  # number of its chunk within the record
+    frame: Int8[np.ndarray, "n"]  # index into ``vnp.sequences.frames.FRAME_NAMES``
+    span: Int64[np.ndarray, "n"]  # bases of the frame
+    names: list[str]  # of the records
+    label: Int8[np.ndarray, "r"]  # of each record: 1 viral, 0 host
+    group: list[str]  # of each record: what is drawn as a whole for intervals
+    organism: list[str]  # of each record: the group of organisms it belongs to
+    length: Int64[np.ndarray, "r"]  # of each record, in bases
+    # bases of a chunk; a record that is shorter is a chunk of its own length. None where that is not known
     size: int | None = None
 
     def __len__(self) -> int:
@@ -73,21 +61,14 @@ class Cases:
     """Frames, chunks or records to measure, m of them.
 
     Where chunks are not all of one length, as those of mixed training sets and reads are, ``strata`` has ``chunk``.
-
-    Args:
-        level: ``frame``, ``chunk`` or ``record``.
-        record: which record each is, or is of.
-        label: 1 viral, 0 host.
-        group: what is drawn as a whole, as a number below ``groups``.
-        groups: how many there are.
-        strata: for each way of telling them apart, the name of each case's stratum, as a number, and the names.
     """
 
-    level: str
-    record: Int64[np.ndarray, "m"]
-    label: Int8[np.ndarray, "m"]
-    group: Int64[np.ndarray, "m"]
-    groups: int
+    level: str  # ``frame``, ``chunk`` or ``record``
+    record: Int64[np.ndarray, "m"]  # which record each is, or is of
+    label: Int8[np.ndarray, "m"]  # 1 viral, 0 host
+    group: Int64[np.ndarray, "m"]  # what is drawn as a whole, as a number below ``groups``
+    groups: int  # how many there are
+    # for each way of telling them apart, the name of each case's stratum, as a number, and the names
     strata: dict[str, tuple[Int64[np.ndarray, "m"], list[str]]]
 
     def __len__(self) -> int:

@@ -41,37 +41,23 @@ class McNemar:
 
     It takes the cases to be independent. Frames and chunks of one genome are not, so there the interval of the
     difference, which draws whole groups, is the one to read.
-
-    Args:
-        first_only: cases that only the first gets right.
-        second_only: cases that only the second gets right.
-        p_value: two-sided, of the binomial distribution; 1 where both err on the same cases.
     """
 
-    first_only: int
-    second_only: int
-    p_value: float
+    first_only: int  # cases that only the first gets right
+    second_only: int  # cases that only the second gets right
+    p_value: float  # two-sided, of the binomial distribution; 1 where both err on the same cases
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How often two classifiers call the same.
+    """How often two classifiers call the same."""
 
-    Args:
-        both_viral: cases that both call viral.
-        first_viral: cases that only the first calls viral.
-        second_viral: cases that only the second calls viral.
-        both_host: cases that both call host.
-        share: of the cases that both call alike.
-        kappa: Cohen's kappa, agreement beyond chance; None where both give the same call to all.
-    """
-
-    both_viral: int
-    first_viral: int
-    second_viral: int
-    both_host: int
-    share: float
-    kappa: float | None
+    both_viral: int  # cases that both call viral
+    first_viral: int  # cases that only the first calls viral
+    second_viral: int  # cases that only the second calls viral
+    both_host: int  # cases that both call host
+    share: float  # of the cases that both call alike
+    kappa: float | None  # Cohen's kappa, agreement beyond chance; None where both give the same call to all
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,49 +34,31 @@ UNFINISHED = "contest.json"
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """Who takes part.
+    """Who takes part."""
 
-    Args:
-        name: in tables and plots.
-        features: the rows; those of other contestants must be of the same records.
-        checkpoint: a trained classifier, or None to train one on the rows of the common split.
-    """
-
-    name: str
-    features: Features
-    checkpoint: Path | None = None
+    name: str  # in tables and plots
+    features: Features  # the rows; those of other contestants must be of the same records
+    checkpoint: Path | None = None  # a trained classifier, or None to train one on the rows of the common split
 
 
 @dataclass(frozen=True, slots=True)
 class CompareOptions:
-    """How a comparison goes.
+    """How a comparison goes."""
 
-    Args:
-        parts: parts of the layout, ``dna`` or ``protein``, whose columns alone take part too, of each file that is
-            trained on.
-        split: of those who are trained: ``group``, ``random``, or a file; ``auto`` is the split that came with the data
-            where there is one, for checkpoints too, else ``group``.
-        validation: share of groups to watch in training.
-        test: share of groups to compare on.
-        seed: of the split, the trainings and the intervals.
-        everything: compare on every labelled row, seen in training or not; only where all have checkpoints.
-        rule: how frames become chunks and records, one of ``vnp.metrics.rules.RULES``.
-        replicates: draws of groups for the intervals.
-        recipe: of the trainings.
-        device: to train and score on.
-        organisms: group of organisms by the name of a record or of its group; by default the input file decides.
-    """
-
+    # parts of the layout, ``dna`` or ``protein``, whose columns alone take part too, of each file that is trained on
     parts: tuple[str, ...] = ()
+    # of those who are trained: ``group``, ``random``, or a file; ``auto`` is the split that came with the data where
+    # there is one, for checkpoints too, else ``group``
     split: Literal["auto", "group", "random"] | Path = "auto"
-    validation: float = 0.1
-    test: float = 0.2
-    seed: int = 0
-    everything: bool = False
-    rule: str = BEST_FRAME
-    replicates: int = REPLICATES
-    recipe: Recipe = VIRNUCPRO
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    validation: float = 0.1  # share of groups to watch in training
+    test: float = 0.2  # share of groups to compare on
+    seed: int = 0  # of the split, the trainings and the intervals
+    everything: bool = False  # compare on every labelled row, seen in training or not; only where all have checkpoints
+    rule: str = BEST_FRAME  # how frames become chunks and records, one of ``vnp.metrics.rules.RULES``
+    replicates: int = REPLICATES  # draws of groups for the intervals
+    recipe: Recipe = VIRNUCPRO  # of the trainings
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # to train and score on
+    # group of organisms by the name of a record or of its group; by default the input file decides
     organisms: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:

@@ -43,23 +43,14 @@ class Disagreement:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Results:
-    """A whole comparison.
+    """A whole comparison."""
 
-    Args:
-        about: what was compared and how: contestants, split, rule, seeds.
-        notes: what a reader must know, one sentence each.
-        compared: the levels.
-        series: for each level what to draw.
-        disagreements: records on which calls differ.
-        records: how many records were compared.
-    """
-
-    about: dict[str, Any]
-    notes: Sequence[str]
-    compared: Sequence[Compared]
-    series: Mapping[str, Sequence[Series]]
-    disagreements: Sequence[Disagreement]
-    records: int
+    about: dict[str, Any]  # what was compared and how: contestants, split, rule, seeds
+    notes: Sequence[str]  # what a reader must know, one sentence each
+    compared: Sequence[Compared]  # the levels
+    series: Mapping[str, Sequence[Series]]  # for each level what to draw
+    disagreements: Sequence[Disagreement]  # records on which calls differ
+    records: int  # how many records were compared
 
     def to_json(self) -> dict[str, Any]:
         """All of it but the curves."""

@@ -14,21 +14,13 @@ LEVELS = ("frame", "chunk", "record")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Aggregated:
-    """Predictions of chunks or records, made of those of their frames; m of them, in ascending order of their keys.
+    """Predictions of chunks or records, made of those of their frames; m of them, in ascending order of their keys."""
 
-    Args:
-        key: what the frames had in common.
-        probability: of viral.
-        frames: how many frames went into it.
-        best: row of the frame that is surest.
-        first: row of the first frame, to look up what all share, such as the label.
-    """
-
-    key: Int64[np.ndarray, "m"]
-    probability: Float64[np.ndarray, "m"]
-    frames: Int64[np.ndarray, "m"]
-    best: Int64[np.ndarray, "m"]
-    first: Int64[np.ndarray, "m"]
+    key: Int64[np.ndarray, "m"]  # what the frames had in common
+    probability: Float64[np.ndarray, "m"]  # of viral
+    frames: Int64[np.ndarray, "m"]  # how many frames went into it
+    best: Int64[np.ndarray, "m"]  # row of the frame that is surest
+    first: Int64[np.ndarray, "m"]  # row of the first frame, to look up what all share, such as the label
 
     def __len__(self) -> int:
         return len(self.key)

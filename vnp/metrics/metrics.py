@@ -22,24 +22,17 @@ _NAN = float("nan")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sums:
-    """What a number of draws of the same rows came to; everything that a metric needs is a sum over rows.
+    """What a number of draws of the same rows came to; everything that a metric needs is a sum over rows."""
 
-    Args:
-        true_positives: viral rows that are called so, in each draw; and so the others.
-        squares: sum of the squared differences of probability and label.
-        excess: in each of ``ECE_BINS`` bins of the probability the sum of probability minus label.
-        viral: viral rows at each rank of the probability, ascending.
-        host: the same of host rows.
-    """
-
-    true_positives: Float64[np.ndarray, "draws"]
+    true_positives: Float64[np.ndarray, "draws"]  # viral rows that are called so, in each draw; and so the others
     false_positives: Float64[np.ndarray, "draws"]
     false_negatives: Float64[np.ndarray, "draws"]
     true_negatives: Float64[np.ndarray, "draws"]
-    squares: Float64[np.ndarray, "draws"]
+    squares: Float64[np.ndarray, "draws"]  # sum of the squared differences of probability and label
+    # in each of ``ECE_BINS`` bins of the probability the sum of probability minus label
     excess: Float64[np.ndarray, "draws bins"]
-    viral: Float64[np.ndarray, "draws ranks"]
-    host: Float64[np.ndarray, "draws ranks"]
+    viral: Float64[np.ndarray, "draws ranks"]  # viral rows at each rank of the probability, ascending
+    host: Float64[np.ndarray, "draws ranks"]  # the same of host rows
 
     @property
     def total(self) -> Float64[np.ndarray, "draws"]:
@@ -56,21 +49,13 @@ Value = Callable[[Int8[np.ndarray, "n"], Float64[np.ndarray, "n"], Bool[np.ndarr
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A number that says how well probabilities fit labels; NaN where the data does not define it.
+    """A number that says how well probabilities fit labels; NaN where the data does not define it."""
 
-    Args:
-        name: in files.
-        title: in tables for people.
-        value: of predictions.
-        drawn: the same for many draws at once.
-        paired: whether tables of two classifiers show the difference.
-    """
-
-    name: str
-    title: str
-    value: Value
-    drawn: Callable[[Sums], Float64[np.ndarray, "draws"]]
-    paired: bool = False
+    name: str  # in files
+    title: str  # in tables for people
+    value: Value  # of predictions
+    drawn: Callable[[Sums], Float64[np.ndarray, "draws"]]  # the same for many draws at once
+    paired: bool = False  # whether tables of two classifiers show the difference
 
 
 def _of_both_classes(value: Callable[[Any, Any], float], *, of_calls: bool = False) -> Value:
@@ -172,25 +157,15 @@ NAMES = tuple(metric.name for metric in METRICS)
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """How well some predictions fit their labels.
+    """How well some predictions fit their labels."""
 
-    Args:
-        count: predictions.
-        viral: how many of them are labelled viral.
-        true_positives: viral, and called so.
-        false_positives: host, and called viral.
-        true_negatives: host, and called so.
-        false_negatives: viral, and called host.
-        values: of each of ``METRICS`` by its name.
-    """
-
-    count: int
-    viral: int
-    true_positives: int
-    false_positives: int
-    true_negatives: int
-    false_negatives: int
-    values: Mapping[str, float]
+    count: int  # predictions
+    viral: int  # how many of them are labelled viral
+    true_positives: int  # viral, and called so
+    false_positives: int  # host, and called viral
+    true_negatives: int  # host, and called so
+    false_negatives: int  # viral, and called host
+    values: Mapping[str, float]  # of each of ``METRICS`` by its name
 
     def __getitem__(self, name: str) -> float:
         return self.values[name]

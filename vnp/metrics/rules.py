@@ -19,25 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How frames decide for what they are of.
+    """How frames decide for what they are of."""
 
-    Args:
-        name: in options and files.
-        short_name: another that options take.
-        meaning: for the help of options.
-        sentence: for pages.
-        combine: numbers of n frames to those of m chunks or records. It is given the numbers; the weights of the
-            frames; the frames in an order that keeps those of one key together; where in this order each key begins;
-            and the surest frame of each key.
-        share: how much of a new part, from 0 (nothing) to 1 (only it), goes into what is known of a record. It is given
-            the probability known so far, that of the new part, and the bases behind each.
-    """
-
-    name: str
-    short_name: str
-    meaning: str
-    sentence: str
+    name: str  # in options and files
+    short_name: str  # another that options take
+    meaning: str  # for the help of options
+    sentence: str  # for pages
+    # numbers of n frames to those of m chunks or records. It is given the numbers; the weights of the frames; the
+    # frames in an order that keeps those of one key together; where in this order each key begins; and the surest frame
+    # of each key
     combine: Callable[[Any, Any, Any, Any, Any], Float64[np.ndarray, "m"]]
+    # how much of a new part, from 0 (nothing) to 1 (only it), goes into what is known of a record. It is given the
+    # probability known so far, that of the new part, and the bases behind each
     share: Callable[[Any, Any, Any, Any], Float64[np.ndarray, "m"]]
 
 

@@ -99,13 +99,9 @@ class Tally:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calls(CalledRecords):
-    """What is said of each record, and why there is no call.
+    """What is said of each record, and why there is no call."""
 
-    Args:
-        why: ``CALLED``, or why there is no call.
-    """
-
-    why: Int8[np.ndarray, "r"]
+    why: Int8[np.ndarray, "r"]  # ``CALLED``, or why there is no call
 
 
 def decide(tally: Tally, length: Int64[np.ndarray, "r"], chunk: int, settings: PredictOptions) -> Calls:

@@ -14,31 +14,18 @@ SCHEMA = "vnp-predict/1"
 
 @dataclass(frozen=True, slots=True)
 class PredictOptions:
-    """What decides the calls, and what is written beside them.
+    """What decides the calls, and what is written beside them."""
 
-    Args:
-        checkpoint: absolute path of the classifier.
-        checkpoint_sha256: of its bytes.
-        layout: kind of layout that it reads, ``1664`` or ``full``.
-        rule: how frames decide for their record, one of ``vnp.metrics.rules.RULES``.
-        threshold: probability from which on a record is called viral.
-        max_fdr: largest false discovery rate of a viral call, or None.
-        min_length: bases below which a record is not called.
-        parquet: write the tables as Parquet too.
-        virnucpro: write VirNucPro's two files too.
-        fasta: write the called sequences.
-    """
-
-    checkpoint: str
-    checkpoint_sha256: str
-    layout: str
-    threshold: float
-    rule: str = BEST_FRAME
-    max_fdr: float | None = None
-    min_length: int = 0
-    parquet: bool = False
-    virnucpro: bool = False
-    fasta: bool = True
+    checkpoint: str  # absolute path of the classifier
+    checkpoint_sha256: str  # of its bytes
+    layout: str  # kind of layout that it reads, ``1664`` or ``full``
+    threshold: float  # probability from which on a record is called viral
+    rule: str = BEST_FRAME  # how frames decide for their record, one of ``vnp.metrics.rules.RULES``
+    max_fdr: float | None = None  # largest false discovery rate of a viral call, or None
+    min_length: int = 0  # bases below which a record is not called
+    parquet: bool = False  # write the tables as Parquet too
+    virnucpro: bool = False  # write VirNucPro's two files too
+    fasta: bool = True  # write the called sequences
 
     def check(self) -> None:
         """Refuse what cannot be.

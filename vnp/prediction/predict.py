@@ -30,17 +30,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """What was found.
+    """What was found."""
 
-    Args:
-        paths: where.
-        summary: what ``predictions.json`` holds.
-        fresh: False if the same predictions were there already.
-    """
-
-    paths: OutputPaths
-    summary: dict[str, Any]
-    fresh: bool
+    paths: OutputPaths  # where
+    summary: dict[str, Any]  # what ``predictions.json`` holds
+    fresh: bool  # False if the same predictions were there already
 
 
 def choose_options(

@@ -52,27 +52,16 @@ def read_scores(path: Path, rows: int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Consecutive rows with their scores; no chunk is in two batches.
+    """Consecutive rows with their scores; no chunk is in two batches."""
 
-    Args:
-        ids: of the rows.
-        record: ordinal of the input record.
-        chunk: number within the record, from 1.
-        frame: index into ``vnp.sequences.frames.FRAME_NAMES``.
-        start: where the frame's DNA starts on the record, 0-based.
-        end: where it ends, exclusive.
-        score: raw probability of viral.
-        probability: the same, calibrated.
-    """
-
-    ids: list[bytes]
-    record: Int64[np.ndarray, "n"]
-    chunk: Int32[np.ndarray, "n"]
-    frame: Int8[np.ndarray, "n"]
-    start: Int64[np.ndarray, "n"]
-    end: Int64[np.ndarray, "n"]
-    score: Float64[np.ndarray, "n"]
-    probability: Float64[np.ndarray, "n"]
+    ids: list[bytes]  # of the rows
+    record: Int64[np.ndarray, "n"]  # ordinal of the input record
+    chunk: Int32[np.ndarray, "n"]  # number within the record, from 1
+    frame: Int8[np.ndarray, "n"]  # index into ``vnp.sequences.frames.FRAME_NAMES``
+    start: Int64[np.ndarray, "n"]  # where the frame's DNA starts on the record, 0-based
+    end: Int64[np.ndarray, "n"]  # where it ends, exclusive
+    score: Float64[np.ndarray, "n"]  # raw probability of viral
+    probability: Float64[np.ndarray, "n"]  # the same, calibrated
 
     def __len__(self) -> int:
         return len(self.ids)

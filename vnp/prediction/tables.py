@@ -33,17 +33,11 @@ _FRAME_NAME = 2
 
 @dataclass(frozen=True, slots=True)
 class Column(Generic[Rows]):
-    """A column of a table.
+    """A column of a table."""
 
-    Args:
-        name: in the first line.
-        kind: what it holds; ``ratio`` is a number whose NaN means that there is none.
-        values: of some rows, one for each.
-    """
-
-    name: str
-    kind: Literal["text", "int", "ratio"]
-    values: Callable[[Rows], Values]
+    name: str  # in the first line
+    kind: Literal["text", "int", "ratio"]  # what it holds; ``ratio`` is a number whose NaN means that there is none
+    values: Callable[[Rows], Values]  # of some rows, one for each
 
 
 @contextmanager

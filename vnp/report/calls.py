@@ -32,27 +32,16 @@ _LENGTHS = (300, 500, 1_000, 3_000, 10_000, 30_000)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CalledRecords:
-    """What is said of each of r records, in input order; NaN or -1 where there is nothing to say.
+    """What is said of each of r records, in input order; NaN or -1 where there is nothing to say."""
 
-    Args:
-        length: bases.
-        scored: chunks with a score.
-        score: raw probability of viral.
-        probability: the same, calibrated.
-        call: ``VIRAL``, ``HOST`` or ``NO_CALL``.
-        fdr: false discovery rate if this record and all at least as probable were called viral.
-        agreement: share of the record's frames that alone would have got its call.
-        reliability: ``HIGH``, ``MEDIUM`` or ``LOW``.
-    """
-
-    length: Int64[np.ndarray, "r"]
-    scored: Int32[np.ndarray, "r"]
-    score: Float64[np.ndarray, "r"]
-    probability: Float64[np.ndarray, "r"]
-    call: Int8[np.ndarray, "r"]
-    fdr: Float64[np.ndarray, "r"]
-    agreement: Float64[np.ndarray, "r"]
-    reliability: Int8[np.ndarray, "r"]
+    length: Int64[np.ndarray, "r"]  # bases
+    scored: Int32[np.ndarray, "r"]  # chunks with a score
+    score: Float64[np.ndarray, "r"]  # raw probability of viral
+    probability: Float64[np.ndarray, "r"]  # the same, calibrated
+    call: Int8[np.ndarray, "r"]  # ``VIRAL``, ``HOST`` or ``NO_CALL``
+    fdr: Float64[np.ndarray, "r"]  # false discovery rate if this record and all at least as probable were called viral
+    agreement: Float64[np.ndarray, "r"]  # share of the record's frames that alone would have got its call
+    reliability: Int8[np.ndarray, "r"]  # ``HIGH``, ``MEDIUM`` or ``LOW``
 
     def best(self) -> list[int]:
         """Places of the records for the table: viral calls, filled up with others where these are few."""
@@ -72,21 +61,13 @@ class CalledRecords:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Report:
-    """What the page shows.
+    """What the page shows."""
 
-    Args:
-        about: settings, counts, inputs and classifier, as in ``predictions.json``.
-        records: what is said of them.
-        best: places and names of the records for the table, best first.
-        rule: a sentence on how frames decide for their record.
-        levels: a sentence on how reliability is told.
-    """
-
-    about: dict[str, Any]
-    records: CalledRecords
-    best: Sequence[tuple[int, str]]
-    rule: str
-    levels: str
+    about: dict[str, Any]  # settings, counts, inputs and classifier, as in ``predictions.json``
+    records: CalledRecords  # what is said of them
+    best: Sequence[tuple[int, str]]  # places and names of the records for the table, best first
+    rule: str  # a sentence on how frames decide for their record
+    levels: str  # a sentence on how reliability is told
 
 
 def render(report: Report) -> str:
