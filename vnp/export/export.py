@@ -31,17 +31,11 @@ _NUMBERS = {"record": "int64", "chunk": "int32", "start": "int64", "end": "int64
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written.
+    """What was written."""
 
-    Args:
-        paths: the files.
-        rows: rows over all of them.
-        width: numbers in a row.
-    """
-
-    paths: tuple[Path, ...]
-    rows: int
-    width: int
+    paths: tuple[Path, ...]  # the files
+    rows: int  # rows over all of them
+    width: int  # numbers in a row
 
 
 def export(

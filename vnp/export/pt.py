@@ -33,17 +33,11 @@ _ID_BYTES = 200
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """What goes into one file of each kind.
+    """What goes into one file of each kind."""
 
-    Args:
-        label: of all its rows, None for no label.
-        name: start of the files' names.
-        rows: numbers of its rows, rising.
-    """
-
-    label: int | None
-    name: str
-    rows: Int64[np.ndarray, "n"]
+    label: int | None  # of all its rows, None for no label
+    name: str  # start of the files' names
+    rows: Int64[np.ndarray, "n"]  # numbers of its rows, rising
 
     def paths(self, folder: Path, *, parts: bool) -> list[Path]:
         """Its files."""

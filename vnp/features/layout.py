@@ -31,21 +31,13 @@ PROJECTED_DNA = 384
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One half of a row.
+    """One half of a row."""
 
-    Args:
-        name: ``dna`` or ``protein``.
-        encoder: name of the encoder in the registry.
-        native: width that the encoder gives.
-        width: width in the row.
-        projection: name of the projection from ``native`` to ``width``, or None if there is none.
-    """
-
-    name: str
-    encoder: str
-    native: int
-    width: int
-    projection: str | None
+    name: str  # ``dna`` or ``protein``
+    encoder: str  # name of the encoder in the registry
+    native: int  # width that the encoder gives
+    width: int  # width in the row
+    projection: str | None  # name of the projection from ``native`` to ``width``, or None if there is none
 
     @property
     def source(self) -> str:

@@ -40,23 +40,14 @@ _ALL = [column for columns in COLUMNS.values() for column in columns]
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What was merged.
+    """What was merged."""
 
-    Args:
-        rows: rows written.
-        records: input records.
-        skipped: entries without a row, by reason.
-        ids_sha256: of the ids, a line feed after each.
-        source_ids_sha256: the same of each source.
-        widths: columns of each number array.
-    """
-
-    rows: int
-    records: int
-    skipped: dict[str, int]
-    ids_sha256: str
-    source_ids_sha256: list[str]
-    widths: dict[str, int]
+    rows: int  # rows written
+    records: int  # input records
+    skipped: dict[str, int]  # entries without a row, by reason
+    ids_sha256: str  # of the ids, a line feed after each
+    source_ids_sha256: list[str]  # the same of each source
+    widths: dict[str, int]  # columns of each number array
 
 
 @dataclass(frozen=True, slots=True)

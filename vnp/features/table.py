@@ -28,29 +28,17 @@ ROWS_AT_ONCE = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """One row for each open frame, in input order.
+    """One row for each open frame, in input order."""
 
-    Args:
-        ids: ``{record}_chunk_{n}{F|R}{k}``, UTF-8.
-        record: ordinal of the input record over the whole run, 0-based.
-        chunk: number of the chunk within its record, 1-based.
-        frame: index into ``vnp.sequences.frames.FRAME_NAMES``.
-        start: where the frame's DNA starts on the record's forward strand, 0-based.
-        end: where it ends, exclusive.
-        label: 1 viral, 0 host, -1 unlabelled.
-        split: the part that came with the data: 0 train, 1 validation, 2 test, -1 none.
-        group: the unit that a split must not cut, UTF-8.
-    """
-
-    ids: list[bytes]
-    record: Int64[np.ndarray, "n"]
-    chunk: Int32[np.ndarray, "n"]
-    frame: Int8[np.ndarray, "n"]
-    start: Int64[np.ndarray, "n"]
-    end: Int64[np.ndarray, "n"]
-    label: Int8[np.ndarray, "n"]
-    split: Int8[np.ndarray, "n"]
-    group: list[bytes]
+    ids: list[bytes]  # ``{record}_chunk_{n}{F|R}{k}``, UTF-8
+    record: Int64[np.ndarray, "n"]  # ordinal of the input record over the whole run, 0-based
+    chunk: Int32[np.ndarray, "n"]  # number of the chunk within its record, 1-based
+    frame: Int8[np.ndarray, "n"]  # index into ``vnp.sequences.frames.FRAME_NAMES``
+    start: Int64[np.ndarray, "n"]  # where the frame's DNA starts on the record's forward strand, 0-based
+    end: Int64[np.ndarray, "n"]  # where it ends, exclusive
+    label: Int8[np.ndarray, "n"]  # 1 viral, 0 host, -1 unlabelled
+    split: Int8[np.ndarray, "n"]  # the part that came with the data: 0 train, 1 validation, 2 test, -1 none
+    group: list[bytes]  # the unit that a split must not cut, UTF-8
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,27 +46,16 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """The input records that a table's rows and skipped entries speak of, in input order.
+    """The input records that a table's rows and skipped entries speak of, in input order."""
 
-    Args:
-        ordinal: position over the whole run, 0-based.
-        name: unique name, UTF-8.
-        length: bases.
-        chunks: number of chunks that the record is cut into.
-        input: position of its file among the run's inputs.
-        label: 1 viral, 0 host, -1 unlabelled.
-        split: the part that came with the data: 0 train, 1 validation, 2 test, -1 none.
-        group: the unit that a split must not cut, UTF-8.
-    """
-
-    ordinal: Int64[np.ndarray, "r"]
-    name: list[bytes]
-    length: Int64[np.ndarray, "r"]
-    chunks: Int32[np.ndarray, "r"]
-    input: Int32[np.ndarray, "r"]
-    label: Int8[np.ndarray, "r"]
-    split: Int8[np.ndarray, "r"]
-    group: list[bytes]
+    ordinal: Int64[np.ndarray, "r"]  # position over the whole run, 0-based
+    name: list[bytes]  # unique name, UTF-8
+    length: Int64[np.ndarray, "r"]  # bases
+    chunks: Int32[np.ndarray, "r"]  # number of chunks that the record is cut into
+    input: Int32[np.ndarray, "r"]  # position of its file among the run's inputs
+    label: Int8[np.ndarray, "r"]  # 1 viral, 0 host, -1 unlabelled
+    split: Int8[np.ndarray, "r"]  # the part that came with the data: 0 train, 1 validation, 2 test, -1 none
+    group: list[bytes]  # the unit that a split must not cut, UTF-8
 
     def __len__(self) -> int:
         return len(self.name)
@@ -86,19 +63,13 @@ class Records:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Records, chunks and frames without a row.
+    """Records, chunks and frames without a row."""
 
-    Args:
-        record: ordinal of the input record.
-        chunk: number of the chunk, or 0 where the whole record is meant.
-        frame: index into ``vnp.sequences.frames.FRAME_NAMES``, or -1 where the whole chunk is meant.
-        reason: a few words, UTF-8.
-    """
-
-    record: Int64[np.ndarray, "s"]
-    chunk: Int32[np.ndarray, "s"]
+    record: Int64[np.ndarray, "s"]  # ordinal of the input record
+    chunk: Int32[np.ndarray, "s"]  # number of the chunk, or 0 where the whole record is meant
+    # index into ``vnp.sequences.frames.FRAME_NAMES``, or -1 where the whole chunk is meant
     frame: Int8[np.ndarray, "s"]
-    reason: list[bytes]
+    reason: list[bytes]  # a few words, UTF-8
 
     def __len__(self) -> int:
         return len(self.reason)

@@ -27,19 +27,12 @@ BLOCK_BASES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """A table of chunks over a list of sequences, in order of sequence, then position.
+    """A table of chunks over a list of sequences, in order of sequence, then position."""
 
-    Attributes:
-        sequence: index into the list of sequences, from 0.
-        number: the chunk's number within its sequence, from 1.
-        start: first base, 0-based.
-        end: one past the last base.
-    """
-
-    sequence: Int64[np.ndarray, "n"]
-    number: Int32[np.ndarray, "n"]
-    start: Int64[np.ndarray, "n"]
-    end: Int64[np.ndarray, "n"]
+    sequence: Int64[np.ndarray, "n"]  # index into the list of sequences, from 0
+    number: Int32[np.ndarray, "n"]  # the chunk's number within its sequence, from 1
+    start: Int64[np.ndarray, "n"]  # first base, 0-based
+    end: Int64[np.ndarray, "n"]  # one past the last base
 
     def __len__(self) -> int:
         """Count the chunks."""
@@ -113,21 +106,13 @@ class Chunking:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where each chunk of a table lies when the chunks' bases are laid out in blocks.
+    """Where each chunk of a table lies when the chunks' bases are laid out in blocks."""
 
-    Attributes:
-        first: the first chunk of each block, and the number of chunks at the end.
-        start: each chunk's first base in its block.
-        end: one past its last base in its block.
-        shift: what to add to such a position to get the position in the sequence.
-        pieces: sequence, first and last base of the stretches that make up each block.
-    """
-
-    first: list[int]
-    start: Int64[np.ndarray, "chunks"]
-    end: Int64[np.ndarray, "chunks"]
-    shift: Int64[np.ndarray, "chunks"]
-    pieces: list[list[tuple[int, int, int]]]
+    first: list[int]  # the first chunk of each block, and the number of chunks at the end
+    start: Int64[np.ndarray, "chunks"]  # each chunk's first base in its block
+    end: Int64[np.ndarray, "chunks"]  # one past its last base in its block
+    shift: Int64[np.ndarray, "chunks"]  # what to add to such a position to get the position in the sequence
+    pieces: list[list[tuple[int, int, int]]]  # sequence, first and last base of the stretches that make up each block
 
     def blocks(self, sequences: Sequence[bytes]) -> Iterator[bytes]:
         """Copy the bases of one block after the other."""

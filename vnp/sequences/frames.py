@@ -46,31 +46,20 @@ class Reason(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """The open frames of a table of chunks, in order of chunk, then F1 F2 F3 R1 R2 R3.
+    """The open frames of a table of chunks, in order of chunk, then F1 F2 F3 R1 R2 R3."""
 
-    Attributes:
-        chunk: row of the chunk in the table of chunks.
-        frame: index into ``FRAME_NAMES``.
-        start: first base of the frame's DNA, 0-based, on the forward strand of the record.
-        end: one past its last base.
-        protein: the residues of all frames, one after the other, ASCII.
-        protein_offsets: frame ``i`` has the residues ``protein_offsets[i]`` to ``protein_offsets[i + 1]``.
-        nucleotide: the bases of all frames, on the frame's own strand, ASCII.
-        nucleotide_offsets: the same for bases.
-        ambiguous: pairs (chunk, frame) without a stop, but with nothing but X; they are not rows.
-        reason: a ``Reason`` for each chunk.
-    """
-
-    chunk: Int64[np.ndarray, "rows"]
-    frame: Int8[np.ndarray, "rows"]
-    start: Int64[np.ndarray, "rows"]
-    end: Int64[np.ndarray, "rows"]
-    protein: UInt8[np.ndarray, "residues"]
+    chunk: Int64[np.ndarray, "rows"]  # row of the chunk in the table of chunks
+    frame: Int8[np.ndarray, "rows"]  # index into ``FRAME_NAMES``
+    start: Int64[np.ndarray, "rows"]  # first base of the frame's DNA, 0-based, on the forward strand of the record
+    end: Int64[np.ndarray, "rows"]  # one past its last base
+    protein: UInt8[np.ndarray, "residues"]  # the residues of all frames, one after the other, ASCII
+    # frame ``i`` has the residues ``protein_offsets[i]`` to ``protein_offsets[i + 1]``
     protein_offsets: Int64[np.ndarray, "rows+1"]
-    nucleotide: UInt8[np.ndarray, "bases"]
-    nucleotide_offsets: Int64[np.ndarray, "rows+1"]
+    nucleotide: UInt8[np.ndarray, "bases"]  # the bases of all frames, on the frame's own strand, ASCII
+    nucleotide_offsets: Int64[np.ndarray, "rows+1"]  # the same for bases
+    # pairs (chunk, frame) without a stop, but with nothing but X; they are not rows
     ambiguous: Int64[np.ndarray, "pairs 2"]
-    reason: Int8[np.ndarray, "chunks"]
+    reason: Int8[np.ndarray, "chunks"]  # a ``Reason`` for each chunk
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -318,19 +307,12 @@ def _pattern(length: int) -> _Bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """Which frames of each chunk are open; bits 0 to 5 are F1 F2 F3 R1 R2 R3.
+    """Which frames of each chunk are open; bits 0 to 5 are F1 F2 F3 R1 R2 R3."""
 
-    Attributes:
-        rows: frames without a stop and with at least one known residue.
-        unknown: frames without a stop whose every codon holds an ambiguous base.
-        blocks: the bases of each block, where they were to be kept.
-        ambiguous: where in each block the ambiguous bases are.
-    """
-
-    rows: UInt8[np.ndarray, "chunks"]
-    unknown: UInt8[np.ndarray, "chunks"]
-    blocks: list[bytes]
-    ambiguous: list[Int64[np.ndarray, "bases"]]
+    rows: UInt8[np.ndarray, "chunks"]  # frames without a stop and with at least one known residue
+    unknown: UInt8[np.ndarray, "chunks"]  # frames without a stop whose every codon holds an ambiguous base
+    blocks: list[bytes]  # the bases of each block, where they were to be kept
+    ambiguous: list[Int64[np.ndarray, "bases"]]  # where in each block the ambiguous bases are
 
 
 def _find_open(sequences: Sequence[bytes], layout: Layout, *, keep: bool) -> _Open:

@@ -194,19 +194,12 @@ _NOT_NUCLEOTIDES = (
 
 
 class Start(NamedTuple):
-    """Where the records of a file begin.
+    """Where the records of a file begin."""
 
-    Attributes:
-        kind: ``b">"`` for FASTA, ``b"@"`` for FASTQ.
-        lines: lines before the first record.
-        size: bytes before it.
-        blocks: the text from there on, in blocks that are not empty.
-    """
-
-    kind: bytes
-    lines: int
-    size: int
-    blocks: Iterator[bytes]
+    kind: bytes  # ``b">"`` for FASTA, ``b"@"`` for FASTQ
+    lines: int  # lines before the first record
+    size: int  # bytes before it
+    blocks: Iterator[bytes]  # the text from there on, in blocks that are not empty
 
 
 def one_line_end(blocks: Iterator[bytes]) -> Iterator[bytes]:

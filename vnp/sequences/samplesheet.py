@@ -25,19 +25,12 @@ DATASET_TABLE = "dataset.parquet"
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns of a kind of table.
+    """The columns of a kind of table."""
 
-    Attributes:
-        what: what the table is called in messages.
-        required: columns that must be there.
-        hint: what a message about a missing column says after their names.
-        optional: columns that may be there; a row has an empty text where they are not.
-    """
-
-    what: str
-    required: tuple[str, ...]
-    hint: str
-    optional: tuple[str, ...] = ()
+    what: str  # what the table is called in messages
+    required: tuple[str, ...]  # columns that must be there
+    hint: str  # what a message about a missing column says after their names
+    optional: tuple[str, ...] = ()  # columns that may be there; a row has an empty text where they are not
 
 
 def read_rows(path: Path, columns: Columns) -> Iterator[tuple[int, dict[str, str]]]:

@@ -167,13 +167,8 @@ def _embedder(encoder: Encoder, tokenizer: Any) -> Callable[[list[str]], np.ndar
     if hasattr(tokenizer, "encode_batch"):
         return lambda texts: np.asarray(embed_ids(tokenizer.encode_batch(texts)))
     if callable(tokenizer):
-        return lambda texts: np.asarray(embed_ids(list(_token_ids(tokenizer(texts)))))
+        return lambda texts: np.asarray(embed_ids([np.asarray(ids, np.int64) for ids in tokenizer(texts)["input_ids"]]))
     raise UsageError(f"a {type(tokenizer).__name__} is no tokenizer: it has no encode_batch and cannot be called")
-
-
-def _token_ids(answer: Any) -> Iterator[np.ndarray]:
-    for ids in answer["input_ids"]:
-        yield np.asarray(ids, np.int64)
 
 
 def _encoder(model: Model, molecule: Molecule, toks_per_batch: int) -> Encoder:
