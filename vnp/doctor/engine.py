@@ -112,35 +112,20 @@ def _packed(place: str, precision: str, family: str) -> Finding:
 
 @dataclass(frozen=True)
 class PackedCheck:
-    """How far packed embeddings are from padded ones in float32.
+    """How far packed embeddings are from padded ones in float32."""
 
-    Attributes:
-        family: the architecture.
-        layers: layers of the model that was checked.
-        width: its width.
-        device: where it ran.
-        precision: of the packed run.
-        kernel: the attention kernel that was chosen.
-        sequences: how many were compared.
-        tokens: how many those had.
-        min_cosine: smallest cosine between a sequence's two pooled embeddings.
-        max_relative: largest distance between the two, divided by the reference's length.
-        max_abs: largest difference of one number.
-        seconds: what the packed run took, first-time compilation included.
-    """
-
-    family: str
-    layers: int
-    width: int
-    device: str
-    precision: str
-    kernel: str
-    sequences: int
-    tokens: int
-    min_cosine: float
-    max_relative: float
-    max_abs: float
-    seconds: float
+    family: str  # the architecture
+    layers: int  # layers of the model that was checked
+    width: int  # its width
+    device: str  # where it ran
+    precision: str  # of the packed run
+    kernel: str  # the attention kernel that was chosen
+    sequences: int  # how many were compared
+    tokens: int  # how many those had
+    min_cosine: float  # smallest cosine between a sequence's two pooled embeddings
+    max_relative: float  # largest distance between the two, divided by the reference's length
+    max_abs: float  # largest difference of one number
+    seconds: float  # what the packed run took, first-time compilation included
 
     @property
     def passes(self) -> bool:

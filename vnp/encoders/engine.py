@@ -65,34 +65,21 @@ class Model(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """Sequences made ready to be embedded; see ``TransformerEncoder.prepare``.
+    """Sequences made ready to be embedded; see ``TransformerEncoder.prepare``."""
 
-    Attributes:
-        ids: tokens of each distinct sequence.
-        firsts: where each of them comes first in the call.
-        places: which of them each sequence of the call is.
-    """
-
-    ids: Sequence[NDArray[np.integer]]
-    firsts: NDArray[np.int64]
-    places: NDArray[np.int64]
+    ids: Sequence[NDArray[np.integer]]  # tokens of each distinct sequence
+    firsts: NDArray[np.int64]  # where each of them comes first in the call
+    places: NDArray[np.int64]  # which of them each sequence of the call is
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """A batch's numbers on their way to the host.
+    """A batch's numbers on their way to the host."""
 
-    Attributes:
-        batch: whose they are.
-        values: the numbers, on the host once ``arrived`` has passed.
-        begun: where the GPU's queue was before the batch; None on a CPU.
-        arrived: and after it.
-    """
-
-    batch: Batch
-    values: torch.Tensor
-    begun: torch.cuda.Event | None
-    arrived: torch.cuda.Event | None
+    batch: Batch  # whose they are
+    values: torch.Tensor  # the numbers, on the host once ``arrived`` has passed
+    begun: torch.cuda.Event | None  # where the GPU's queue was before the batch; None on a CPU
+    arrived: torch.cuda.Event | None  # and after it
 
     @classmethod
     def send(cls, batch: Batch, values: torch.Tensor, begun: torch.cuda.Event | None) -> Answer:

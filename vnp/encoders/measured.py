@@ -33,21 +33,13 @@ LEAST_COSINE_FP8 = 0.999
 
 @dataclass(frozen=True, slots=True)
 class TunedBudget:
-    """What was found best.
+    """What was found best."""
 
-    Attributes:
-        tokens: of a batch.
-        tokens_per_second: that it gave.
-        peak_gib: memory that it took, weights included; None where that is not known.
-        measured: when, in UTC, ISO 8601.
-        torch: version that it was measured with.
-    """
-
-    tokens: int
-    tokens_per_second: float
-    peak_gib: float | None
-    measured: str
-    torch: str
+    tokens: int  # of a batch
+    tokens_per_second: float  # that it gave
+    peak_gib: float | None  # memory that it took, weights included; None where that is not known
+    measured: str  # when, in UTC, ISO 8601
+    torch: str  # version that it was measured with
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,29 +83,17 @@ def _read_budgets(path: Path) -> dict[str, dict[str, dict[str, TunedBudget]]]:
 
 @dataclass(frozen=True, slots=True)
 class Fp8Record:
-    """What was measured.
+    """What was measured."""
 
-    Attributes:
-        encoder: its name.
-        weights: digest of the weights and of what in their configuration changes numbers.
-        sequences: how many were compared.
-        tokens: how many those had.
-        min_cosine: smallest cosine between a sequence's pooled embedding in 8 bits and that in float32.
-        median_cosine: the median.
-        device: name of the GPU.
-        torch: its version.
-        code: version of vnp.
-    """
-
-    encoder: str
-    weights: str
-    sequences: int
-    tokens: int
-    min_cosine: float
-    median_cosine: float
-    device: str
-    torch: str
-    code: str
+    encoder: str  # its name
+    weights: str  # digest of the weights and of what in their configuration changes numbers
+    sequences: int  # how many were compared
+    tokens: int  # how many those had
+    min_cosine: float  # smallest cosine between a sequence's pooled embedding in 8 bits and that in float32
+    median_cosine: float  # the median
+    device: str  # name of the GPU
+    torch: str  # its version
+    code: str  # version of vnp
 
     @property
     def passes(self) -> bool:

@@ -24,17 +24,11 @@ Layout = Literal["packed", "padded"]
 
 @dataclass(frozen=True, eq=False)
 class Borders:
-    """Where sequences begin and end among the rows of a batch.
+    """Where sequences begin and end among the rows of a batch."""
 
-    Attributes:
-        lengths: tokens of each sequence.
-        layout: ``packed``, or ``padded`` to the longest.
-        device: where the batch is computed.
-    """
-
-    lengths: NDArray[np.int64]
-    layout: Layout
-    device: torch.device
+    lengths: NDArray[np.int64]  # tokens of each sequence
+    layout: Layout  # ``packed``, or ``padded`` to the longest
+    device: torch.device  # where the batch is computed
 
     @property
     def longest(self) -> int:
@@ -65,21 +59,13 @@ Attend = Callable[
 
 @dataclass(frozen=True)
 class AttentionShape:
-    """What a kernel needs to know about the model.
+    """What a kernel needs to know about the model."""
 
-    Attributes:
-        heads: attention heads.
-        head: numbers in one head.
-        slopes: ALiBi's slope of each head, or None.
-        dtype: of queries, keys and values.
-        device: where they are.
-    """
-
-    heads: int
-    head: int
-    slopes: tuple[float, ...] | None
-    dtype: torch.dtype
-    device: torch.device
+    heads: int  # attention heads
+    head: int  # numbers in one head
+    slopes: tuple[float, ...] | None  # ALiBi's slope of each head, or None
+    dtype: torch.dtype  # of queries, keys and values
+    device: torch.device  # where they are
 
 
 class Attention(Protocol):
@@ -95,29 +81,17 @@ class Attention(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One batch on its device, ready to be run.
+    """One batch on its device, ready to be run."""
 
-    Attributes:
-        members: the place of each sequence in the call that the batch is part of.
-        borders: where sequences begin and end.
-        ids: token of each row, shape (rows,); 0 where a padded batch has no token.
-        positions: place of the row in its sequence, from 0.
-        owners: the sequence that the row belongs to, counted within the batch.
-        lengths: tokens of each sequence, on the device.
-        kept: rows that hold a token, or None if all do.
-        attend: attention within these borders.
-        slab: rows that one matrix product takes; None for all at once.
-    """
-
-    members: NDArray[np.int64]
-    borders: Borders
-    ids: Int64[torch.Tensor, " rows"]
-    positions: Int64[torch.Tensor, " rows"]
-    owners: Int64[torch.Tensor, " rows"]
-    lengths: Int64[torch.Tensor, " n"]
-    kept: Int64[torch.Tensor, " tokens"] | None
-    attend: Attend
-    slab: int | None
+    members: NDArray[np.int64]  # the place of each sequence in the call that the batch is part of
+    borders: Borders  # where sequences begin and end
+    ids: Int64[torch.Tensor, " rows"]  # token of each row, shape (rows,); 0 where a padded batch has no token
+    positions: Int64[torch.Tensor, " rows"]  # place of the row in its sequence, from 0
+    owners: Int64[torch.Tensor, " rows"]  # the sequence that the row belongs to, counted within the batch
+    lengths: Int64[torch.Tensor, " n"]  # tokens of each sequence, on the device
+    kept: Int64[torch.Tensor, " tokens"] | None  # rows that hold a token, or None if all do
+    attend: Attend  # attention within these borders
+    slab: int | None  # rows that one matrix product takes; None for all at once
 
     def by_rows(
         self, function: Callable[..., tuple[torch.Tensor, ...]], *inputs: torch.Tensor

@@ -22,34 +22,23 @@ MOLECULES: tuple[Molecule, ...] = ("dna", "protein")
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One architecture. What runs it is named as ``module:class`` and imported when it is asked for.
+    """One architecture. What runs it is named as ``module:class`` and imported when it is asked for."""
 
-    Attributes:
-        name: in one word.
-        title: what messages call it.
-        model: runs it; takes configuration, tensors, device and type, or, without weights, the molecule.
-        pooling: ``residues`` is the mean without the first and last token, ``tokens`` the mean over all,
-            ``spectrum`` no pooling at all.
-        tokenizer: ``letters`` (``vocab.txt``), ``pieces`` (``tokenizer.json``) or ``none``.
-        molecule: what a model of this kind reads that is known by its configuration alone.
-        model_types: what its ``config.json`` may say as ``model_type``.
-        class_part: what the name of any class of such a model has in it, in lower case; empty where that tells nothing.
-        key: what its ``config.json`` must have besides; empty where nothing must.
-        fused: its layers fused for a GPU, if anybody wrote them.
-        eight_bits: the same with products in 8 bits.
-    """
-
-    name: str
-    title: str
-    model: str
+    name: str  # in one word
+    title: str  # what messages call it
+    model: str  # runs it; takes configuration, tensors, device and type, or, without weights, the molecule
+    # ``residues`` is the mean without the first and last token, ``tokens`` the mean over all, ``spectrum`` no pooling
+    # at all
     pooling: Pooling
+    # ``letters`` (``vocab.txt``), ``pieces`` (``tokenizer.json``) or ``none``
     tokenizer: Literal["letters", "pieces", "none"] = "none"
-    molecule: Molecule = "protein"
-    model_types: tuple[str, ...] = ()
+    molecule: Molecule = "protein"  # what a model of this kind reads that is known by its configuration alone
+    model_types: tuple[str, ...] = ()  # what its ``config.json`` may say as ``model_type``
+    # what the name of any class of such a model has in it, in lower case; empty where that tells nothing
     class_part: str = ""
-    key: str = ""
-    fused: str | None = None
-    eight_bits: str | None = None
+    key: str = ""  # what its ``config.json`` must have besides; empty where nothing must
+    fused: str | None = None  # its layers fused for a GPU, if anybody wrote them
+    eight_bits: str | None = None  # the same with products in 8 bits
 
     def describes(self, config: Mapping[str, object]) -> bool:
         """Whether a ``config.json`` is of this architecture."""
@@ -93,43 +82,26 @@ TRAINED: tuple[Family, ...] = (ESM2, DNABERT)
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
-    """One encoder.
+    """One encoder."""
 
-    Attributes:
-        name: what users call it.
-        molecule: what it reads.
-        width: numbers in one embedding.
-        family: the architecture that runs it.
-        depth: layers.
-        heads: of its attention.
-        inner: width of its feed-forward network.
-        timed_tokens: how many tokens a GPU is timed on: enough for a second or so.
-        hub_id: the repository on the Hugging Face hub, if it has weights there.
-        revision: the pinned commit; None means that ``jobs.fetch`` pins what it finds.
-        licence: of the weights; None means that ``jobs.fetch`` records what it finds.
-        pins: weight file to its SHA-256, or to the first digits of it where no more is known.
-        algorithm: version of an encoder that is code alone.
-        weights: file that tensors are read from to its SHA-256; empty until the files were seen.
-        config_digest: SHA-256 of the configuration, once seen.
-        tokenizer_digest: SHA-256 of the tokenizer, once seen.
-    """
-
-    name: str
-    molecule: Molecule
-    width: int
-    family: Family
-    depth: int = 0
-    heads: int = 0
-    inner: int = 0
-    timed_tokens: int = 0
-    hub_id: str | None = None
-    revision: str | None = None
-    licence: str | None = None
+    name: str  # what users call it
+    molecule: Molecule  # what it reads
+    width: int  # numbers in one embedding
+    family: Family  # the architecture that runs it
+    depth: int = 0  # layers
+    heads: int = 0  # of its attention
+    inner: int = 0  # width of its feed-forward network
+    timed_tokens: int = 0  # how many tokens a GPU is timed on: enough for a second or so
+    hub_id: str | None = None  # the repository on the Hugging Face hub, if it has weights there
+    revision: str | None = None  # the pinned commit; None means that ``jobs.fetch`` pins what it finds
+    licence: str | None = None  # of the weights; None means that ``jobs.fetch`` records what it finds
+    # weight file to its SHA-256, or to the first digits of it where no more is known
     pins: Mapping[str, str] = field(default_factory=dict, hash=False)
-    algorithm: str | None = None
+    algorithm: str | None = None  # version of an encoder that is code alone
+    # file that tensors are read from to its SHA-256; empty until the files were seen
     weights: Mapping[str, str] = field(default_factory=dict, hash=False)
-    config_digest: str | None = None
-    tokenizer_digest: str | None = None
+    config_digest: str | None = None  # SHA-256 of the configuration, once seen
+    tokenizer_digest: str | None = None  # SHA-256 of the tokenizer, once seen
 
     @property
     def needs_weights(self) -> bool:

@@ -41,23 +41,14 @@ _FULL = 0.998  # a little less than whole batches, so that no token is left for 
 
 @dataclass(frozen=True)
 class SpeedRequest:
-    """What to measure.
+    """What to measure."""
 
-    Attributes:
-        precisions: of the engine, the most important first.
-        token_budget: tokens of its batches; None for the default.
-        repeats: rounds; the median counts.
-        ceiling_seconds: that the products of one precision may take, each time.
-        sample: sequences of each workload whose numbers are compared.
-        tune: measure larger and larger batches in every precision, to choose the best.
-    """
-
-    precisions: tuple[str, ...]
-    token_budget: int | None = None
-    repeats: int = 5
-    ceiling_seconds: float = 1.0
-    sample: int = 200
-    tune: bool = False
+    precisions: tuple[str, ...]  # of the engine, the most important first
+    token_budget: int | None = None  # tokens of its batches; None for the default
+    repeats: int = 5  # rounds; the median counts
+    ceiling_seconds: float = 1.0  # that the products of one precision may take, each time
+    sample: int = 200  # sequences of each workload whose numbers are compared
+    tune: bool = False  # measure larger and larger batches in every precision, to choose the best
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,49 +63,27 @@ class Course:
 
 @dataclass(frozen=True)
 class Row:
-    """One way to run a model on one workload.
+    """One way to run a model on one workload."""
 
-    Attributes:
-        model: the encoder.
-        workload: its name.
-        contestant: ``vnp``, or the name of another way.
-        kind: ``ours``; ``rival`` is another program at its best; ``loop`` is VirNucPro's way.
-        precision: it ran in.
-        note: what was chosen, such as the kernel or the batch.
-        sequences: of one round.
-        tokens: of one round.
-        rounds: seconds of each.
-        sequences_per_second: by the median round.
-        tokens_per_second: by the median round.
-        tflops: floating-point operations of matrix products and attention, by the median round.
-        share: of the rate of the matrix products alone.
-        peak_gib: GPU memory, weights included.
-        least_cosine: the smallest between pooled embeddings and those of plain layers in float32.
-        compared: sequences that the cosine is of.
-        times_rival: how many times more tokens a second than the best rival, if it is ours.
-        times_loop: how many times more than VirNucPro's way, if it is ours.
-        error: why there are no figures.
-    """
-
-    model: str
-    workload: str
-    contestant: str
-    kind: str
-    precision: str
-    note: str = ""
-    sequences: int = 0
-    tokens: int = 0
-    rounds: tuple[float, ...] = ()
-    sequences_per_second: float = 0.0
-    tokens_per_second: float = 0.0
-    tflops: float = 0.0
-    share: float | None = None
-    peak_gib: float | None = None
-    least_cosine: float | None = None
-    compared: int = 0
-    times_rival: float | None = None
-    times_loop: float | None = None
-    error: str | None = None
+    model: str  # the encoder
+    workload: str  # its name
+    contestant: str  # ``vnp``, or the name of another way
+    kind: str  # ``ours``; ``rival`` is another program at its best; ``loop`` is VirNucPro's way
+    precision: str  # it ran in
+    note: str = ""  # what was chosen, such as the kernel or the batch
+    sequences: int = 0  # of one round
+    tokens: int = 0  # of one round
+    rounds: tuple[float, ...] = ()  # seconds of each
+    sequences_per_second: float = 0.0  # by the median round
+    tokens_per_second: float = 0.0  # by the median round
+    tflops: float = 0.0  # floating-point operations of matrix products and attention, by the median round
+    share: float | None = None  # of the rate of the matrix products alone
+    peak_gib: float | None = None  # GPU memory, weights included
+    least_cosine: float | None = None  # the smallest between pooled embeddings and those of plain layers in float32
+    compared: int = 0  # sequences that the cosine is of
+    times_rival: float | None = None  # how many times more tokens a second than the best rival, if it is ours
+    times_loop: float | None = None  # how many times more than VirNucPro's way, if it is ours
+    error: str | None = None  # why there are no figures
 
     def timed(self, model: BareModel, lengths: np.ndarray, rounds: Sequence[float], peak_gib: float | None) -> Row:
         """The row with what rounds over sequences of these tokens tell."""
@@ -162,29 +131,17 @@ class Sweep:
 
 @dataclass(frozen=True)
 class ModelReport:
-    """All of one model.
+    """All of one model."""
 
-    Attributes:
-        name: the encoder.
-        source: where its weights came from.
-        size: layers and width, in words.
-        ceilings: of each precision that ran.
-        workloads: what was run.
-        rows: everything on every workload.
-        sweeps: over budgets, or lengths.
-        reference_error: why numbers could not be compared, if so.
-        interrupted: whether somebody ended it early.
-    """
-
-    name: str
-    source: str
-    size: str
-    ceilings: tuple[Ceiling, ...]
-    workloads: tuple[Workload, ...]
-    rows: tuple[Row, ...]
-    sweeps: tuple[Sweep, ...]
-    reference_error: str | None = None
-    interrupted: bool = False
+    name: str  # the encoder
+    source: str  # where its weights came from
+    size: str  # layers and width, in words
+    ceilings: tuple[Ceiling, ...]  # of each precision that ran
+    workloads: tuple[Workload, ...]  # what was run
+    rows: tuple[Row, ...]  # everything on every workload
+    sweeps: tuple[Sweep, ...]  # over budgets, or lengths
+    reference_error: str | None = None  # why numbers could not be compared, if so
+    interrupted: bool = False  # whether somebody ended it early
 
 
 def measure_model(

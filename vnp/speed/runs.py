@@ -24,51 +24,29 @@ _COMPLEMENT = np.frombuffer(COMPLEMENT, np.uint8)
 
 @dataclass(frozen=True)
 class RunFigures:
-    """One run of extract, from its start to its last sealed shard.
+    """One run of extract, from its start to its last sealed shard."""
 
-    Attributes:
-        gpus: that it was given; 0 for a CPU.
-        tasks: processes that made shards.
-        shards: of the run.
-        rows: embedded.
-        tokens: read by each encoder.
-        devices: names of GPUs, or ``cpu``.
-        wall: seconds from starting the command to its end.
-        planning: seconds until the plan was written.
-        starting: seconds from the plan to the first task's work: its process and its imports.
-        loading: seconds that a task took to load both encoders, weights and compilation included; the longest.
-        weights: seconds that reading the weights took in the slowest task, or None where receipts do not say.
-        first_batch: seconds from the plan until the first task had its encoders.
-        embedding: seconds of calls to each encoder, over all tasks.
-        sealing: seconds that sealing took the shard that was sealed last, when no GPU has work any more.
-        working: seconds from the encoders being loaded to the last receipt, summed over tasks.
-        gpu_busy: share of ``working`` in which the GPU had work, or None where receipts do not say.
-        rows_per_second: rows over wall.
-        tokens_per_second: tokens of all encoders over wall.
-        working_rows_per_second: rows over the time from the first loaded encoder to the last receipt.
-        events: what happened on the way, such as a halved token budget.
-    """
-
-    gpus: int
-    tasks: int
-    shards: int
-    rows: int
-    tokens: dict[str, int]
-    devices: tuple[str, ...]
-    wall: float
-    planning: float
-    starting: float
-    loading: float
+    gpus: int  # that it was given; 0 for a CPU
+    tasks: int  # processes that made shards
+    shards: int  # of the run
+    rows: int  # embedded
+    tokens: dict[str, int]  # read by each encoder
+    devices: tuple[str, ...]  # names of GPUs, or ``cpu``
+    wall: float  # seconds from starting the command to its end
+    planning: float  # seconds until the plan was written
+    starting: float  # seconds from the plan to the first task's work: its process and its imports
+    loading: float  # seconds that a task took to load both encoders, weights and compilation included; the longest
+    # seconds that reading the weights took in the slowest task, or None where receipts do not say
     weights: float | None
-    first_batch: float
-    embedding: dict[str, float]
-    sealing: float
-    working: float
-    gpu_busy: float | None
-    rows_per_second: float
-    tokens_per_second: float
-    working_rows_per_second: float
-    events: tuple[str, ...]
+    first_batch: float  # seconds from the plan until the first task had its encoders
+    embedding: dict[str, float]  # seconds of calls to each encoder, over all tasks
+    sealing: float  # seconds that sealing took the shard that was sealed last, when no GPU has work any more
+    working: float  # seconds from the encoders being loaded to the last receipt, summed over tasks
+    gpu_busy: float | None  # share of ``working`` in which the GPU had work, or None where receipts do not say
+    rows_per_second: float  # rows over wall
+    tokens_per_second: float  # tokens of all encoders over wall
+    working_rows_per_second: float  # rows over the time from the first loaded encoder to the last receipt
+    events: tuple[str, ...]  # what happened on the way, such as a halved token budget
 
 
 @dataclass(frozen=True)

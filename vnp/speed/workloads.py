@@ -35,15 +35,10 @@ _PROTEIN_SHORTEST, _PROTEIN_LONGEST = 30, 1000
 
 @dataclass(frozen=True, eq=False)
 class Workload:
-    """Sequences as they come in practice.
+    """Sequences as they come in practice."""
 
-    Attributes:
-        name: in a few words.
-        lengths: tokens of each, special tokens included, in random order.
-    """
-
-    name: str
-    lengths: Int64[np.ndarray, "n"]
+    name: str  # in a few words
+    lengths: Int64[np.ndarray, "n"]  # tokens of each, special tokens included, in random order
 
     @property
     def tokens(self) -> int:

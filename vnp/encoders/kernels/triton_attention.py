@@ -133,36 +133,22 @@ def _attend(  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True)
 class Tiling:
-    """How the work is cut, as measured on an H100.
+    """How the work is cut, as measured on an H100."""
 
-    Attributes:
-        queries: queries of one program.
-        keys: keys that it takes at a time.
-        warps: that share the program.
-        stages: loads in flight.
-    """
-
-    queries: int
-    keys: int
-    warps: int
-    stages: int
+    queries: int  # queries of one program
+    keys: int  # keys that it takes at a time
+    warps: int  # that share the program
+    stages: int  # loads in flight
 
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """A batch's tiles: what its layers call.
+    """A batch's tiles: what its layers call."""
 
-    Attributes:
-        kernel: whose they are.
-        table: first query, first row and end of the sequence for each tile of queries, shape (tiles, 3).
-        tiling: how they were cut.
-        longest: tokens of the longest sequence.
-    """
-
-    kernel: TritonAttention
-    table: torch.Tensor
-    tiling: Tiling
-    longest: int
+    kernel: TritonAttention  # whose they are
+    table: torch.Tensor  # first query, first row and end of the sequence for each tile of queries, shape (tiles, 3)
+    tiling: Tiling  # how they were cut
+    longest: int  # tokens of the longest sequence
 
     def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Attend; (rows, heads, head) each."""

@@ -25,21 +25,13 @@ RANDOM = "random weights"
 
 @dataclass(frozen=True, eq=False)
 class BareModel:
-    """An encoder's trunk without its tokenizer.
+    """An encoder's trunk without its tokenizer."""
 
-    Attributes:
-        spec: the encoder that it is a model of; its width may be another.
-        config: the content of a config.json.
-        state: tensors under their names without prefix.
-        device: where encoders of it run; the tensors may be elsewhere.
-        source: where its weights come from, in words.
-    """
-
-    spec: EncoderSpec
-    config: Mapping[str, object]
-    state: Mapping[str, torch.Tensor]
-    device: torch.device
-    source: str = RANDOM
+    spec: EncoderSpec  # the encoder that it is a model of; its width may be another
+    config: Mapping[str, object]  # the content of a config.json
+    state: Mapping[str, torch.Tensor]  # tensors under their names without prefix
+    device: torch.device  # where encoders of it run; the tensors may be elsewhere
+    source: str = RANDOM  # where its weights come from, in words
 
     @property
     def is_random(self) -> bool:

@@ -28,15 +28,10 @@ _BLOCK_LETTERS = 1 << 20  # letters counted at once; bounds memory to about 60 b
 
 @dataclass(frozen=True, eq=False)
 class Counted:
-    """Rows that are there already; a GPU's would be on their way.
+    """Rows that are there already; a GPU's would be on their way."""
 
-    Attributes:
-        rows: one a sequence.
-        gpu_seconds: none.
-    """
-
-    rows: Float32[np.ndarray, "n width"]
-    gpu_seconds: float = 0.0
+    rows: Float32[np.ndarray, "n width"]  # one a sequence
+    gpu_seconds: float = 0.0  # none
 
     def result(self) -> Float32[np.ndarray, "n width"]:
         """Give the rows."""

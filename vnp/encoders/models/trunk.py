@@ -26,25 +26,16 @@ _SHOWN = 4
 
 @dataclass(frozen=True)
 class Sizes(ABC):
-    """Sizes of one model, as in its config.json.
-
-    Attributes:
-        vocabulary: tokens that it knows.
-        width: numbers of one state.
-        depth: layers.
-        heads: of its attention.
-        inner: width of its feed-forward network.
-        epsilon: that LayerNorm adds to the variance.
-    """
+    """Sizes of one model, as in its config.json."""
 
     gates: ClassVar[int] = 1  # rows of the network's first product for each of its inner numbers
 
-    vocabulary: int
-    width: int
-    depth: int
-    heads: int
-    inner: int
-    epsilon: float
+    vocabulary: int  # tokens that it knows
+    width: int  # numbers of one state
+    depth: int  # layers
+    heads: int  # of its attention
+    inner: int  # width of its feed-forward network
+    epsilon: float  # that LayerNorm adds to the variance
 
     @property
     def head(self) -> int:

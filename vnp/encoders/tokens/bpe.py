@@ -49,21 +49,13 @@ class NotPlainError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Pieces:
-    """The tokens that text can become, and how.
+    """The tokens that text can become, and how."""
 
-    Attributes:
-        ids: text to id of all tokens that bases can become.
-        merges: halves of the merges, by rank.
-        unknown: id of what stands for any other letter.
-        first: id put in front of a sequence.
-        last: id put behind it.
-    """
-
-    ids: Mapping[str, int]
-    merges: Sequence[tuple[str, str]]
-    unknown: int
-    first: int
-    last: int
+    ids: Mapping[str, int]  # text to id of all tokens that bases can become
+    merges: Sequence[tuple[str, str]]  # halves of the merges, by rank
+    unknown: int  # id of what stands for any other letter
+    first: int  # id put in front of a sequence
+    last: int  # id put behind it
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Pieces:
@@ -189,19 +181,12 @@ def automaton(pieces: Pieces) -> tuple[Int64[np.ndarray, " moves"], list[list[tu
 
 @dataclass(frozen=True, eq=False)
 class _Ending:
-    """A token that each state of the automaton may have ended with.
+    """A token that each state of the automaton may have ended with."""
 
-    Attributes:
-        back: cells back to the token before it.
-        column: its column in the table of pairs.
-        row: its row there, as the number of cells before it.
-        token: itself.
-    """
-
-    back: Int64[np.ndarray, " states"]
-    column: Int64[np.ndarray, " states"]
-    row: Int64[np.ndarray, " states"]
-    token: UInt16[np.ndarray, " states"]
+    back: Int64[np.ndarray, " states"]  # cells back to the token before it
+    column: Int64[np.ndarray, " states"]  # its column in the table of pairs
+    row: Int64[np.ndarray, " states"]  # its row there, as the number of cells before it
+    token: UInt16[np.ndarray, " states"]  # itself
 
 
 class FastBpe:

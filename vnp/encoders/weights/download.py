@@ -35,30 +35,19 @@ _SHARD = re.compile(r"(?:model-\d+-of-\d+\.safetensors|pytorch_model-\d+-of-\d+\
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file on the hub.
+    """A file on the hub."""
 
-    Attributes:
-        size: in bytes, where the hub says so.
-        sha256: where the hub says so, which it does for large files.
-    """
-
-    size: int | None = None
-    sha256: str | None = None
+    size: int | None = None  # in bytes, where the hub says so
+    sha256: str | None = None  # where the hub says so, which it does for large files
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteModel:
-    """A repository at one commit.
+    """A repository at one commit."""
 
-    Attributes:
-        commit: its full hash.
-        licence: as stated there, or ``not stated``.
-        files: name to what is known of it.
-    """
-
-    commit: str
-    licence: str
-    files: Mapping[str, RemoteFile]
+    commit: str  # its full hash
+    licence: str  # as stated there, or ``not stated``
+    files: Mapping[str, RemoteFile]  # name to what is known of it
 
 
 class Hub(Protocol):

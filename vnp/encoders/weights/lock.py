@@ -29,34 +29,21 @@ _SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class LockedFile:
-    """One file as it was fetched.
+    """One file as it was fetched."""
 
-    Attributes:
-        size: in bytes.
-        sha256: 64 hexadecimal digits.
-    """
-
-    size: int
-    sha256: str
+    size: int  # in bytes
+    sha256: str  # 64 hexadecimal digits
 
 
 @dataclass(frozen=True, slots=True)
 class LockedEncoder:
-    """One encoder as it was fetched.
+    """One encoder as it was fetched."""
 
-    Attributes:
-        hub_id: repository.
-        revision: commit that its files came from.
-        licence: as the hub stated it then, or ``not stated``.
-        fetched: when, in UTC, ISO 8601.
-        files: name to size and hash.
-    """
-
-    hub_id: str
-    revision: str
-    licence: str
-    fetched: str
-    files: Mapping[str, LockedFile]
+    hub_id: str  # repository
+    revision: str  # commit that its files came from
+    licence: str  # as the hub stated it then, or ``not stated``
+    fetched: str  # when, in UTC, ISO 8601
+    files: Mapping[str, LockedFile]  # name to size and hash
 
 
 @dataclass(frozen=True, slots=True)
