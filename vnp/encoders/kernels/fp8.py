@@ -53,20 +53,9 @@ _OF_EACH = 12
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _normalise(  # type: ignore[no-untyped-def]
-    x,
-    shift,
-    weight,
-    bias,
-    out,
-    scales,
-    bounds,
-    epsilon,
-    steepest,
-    offset,
-    WIDTH: tl.constexpr,  # noqa: N803
-    PADDED: tl.constexpr,  # noqa: N803
-    BOUNDED: tl.constexpr,  # noqa: N803
-):
+    x, shift, weight, bias, out, scales, bounds, epsilon, steepest, offset, WIDTH: tl.constexpr, PADDED: tl.constexpr,
+    BOUNDED: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, PADDED)
     result = layer_norm_of_row(x, shift, weight, bias, epsilon, row, columns, WIDTH)
@@ -81,19 +70,9 @@ def _normalise(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _finish(  # type: ignore[no-untyped-def]
-    sums,
-    out,
-    row,
-    column,
-    rows,
-    weight_scales,
-    bias,
-    scale,
-    bounds,
-    STEP: tl.constexpr,  # noqa: N803
-    ROWS: tl.constexpr,  # noqa: N803
-    COLUMNS: tl.constexpr,  # noqa: N803
-):
+    sums, out, row, column, rows, weight_scales, bias, scale, bounds, STEP: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
     """Scale a tile of sums, and store it, its GELU, or its sum with what is there."""
     columns = column + tl.arange(0, COLUMNS)
     values = sums * scale[:, None] * tl.load(weight_scales + columns)[None, :]
@@ -110,23 +89,10 @@ def _finish(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["rows"])  # type: ignore[untyped-decorator]
 def _linear(  # type: ignore[no-untyped-def]
-    x,
-    weight,
-    out,
-    x_scales,
-    weight_scales,
-    bias,
-    bounds,
-    rows,
-    WIDTH: tl.constexpr,  # noqa: N803
-    INNER: tl.constexpr,  # noqa: N803
-    STEP: tl.constexpr,  # noqa: N803
-    ROWS: tl.constexpr,  # noqa: N803
-    COLUMNS: tl.constexpr,  # noqa: N803
-    DEPTH: tl.constexpr,  # noqa: N803
-    GROUP: tl.constexpr,  # noqa: N803
-    PROGRAMS: tl.constexpr,  # noqa: N803
-):
+    x, weight, out, x_scales, weight_scales, bias, bounds, rows, WIDTH: tl.constexpr, INNER: tl.constexpr,
+    STEP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+):  # fmt: skip
     across: tl.constexpr = INNER // COLUMNS
     half: tl.constexpr = COLUMNS // 2
     down = tl.cdiv(rows, ROWS)
@@ -171,18 +137,9 @@ def normalise_fp8(
     rows, width = x.shape
     size = padded(width)
     _normalise[(rows,)](
-        x,
-        shift,
-        *norm,
-        *out,
-        out[1] if bounds is None else bounds,
-        epsilon,
-        *steep,
-        WIDTH=width,
-        PADDED=size,
-        BOUNDED=bounds is not None,
-        num_warps=1,
-    )
+        x, shift, *norm, *out, out[1] if bounds is None else bounds, epsilon, *steep, WIDTH=width, PADDED=size,
+        BOUNDED=bounds is not None, num_warps=1,
+    )  # fmt: skip
 
 
 def linear_fp8(x: Pair, weight: Pair, bias: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -213,23 +170,10 @@ def _launch(
     _linear[(min(processors(out.device), tiles),)](
         TensorDescriptor.from_tensor(x[0], [_ROWS, _DEPTH]),
         TensorDescriptor.from_tensor(weight[0], [_COLUMNS, _DEPTH]),
-        TensorDescriptor.from_tensor(out, [_ROWS, _COLUMNS // 2]),
-        x[1],
-        weight[1],
-        bias,
-        bounds,
-        rows,
-        WIDTH=width,
-        INNER=inner,
-        STEP=step,
-        ROWS=_ROWS,
-        COLUMNS=_COLUMNS,
-        DEPTH=_DEPTH,
-        GROUP=_GROUP,
-        PROGRAMS=processors(out.device),
-        num_warps=8,
-        num_stages=_STAGES,
-    )
+        TensorDescriptor.from_tensor(out, [_ROWS, _COLUMNS // 2]), x[1], weight[1], bias, bounds, rows, WIDTH=width,
+        INNER=inner, STEP=step, ROWS=_ROWS, COLUMNS=_COLUMNS, DEPTH=_DEPTH, GROUP=_GROUP,
+        PROGRAMS=processors(out.device), num_warps=8, num_stages=_STAGES,
+    )  # fmt: skip
     return out
 
 

@@ -31,15 +31,8 @@ _TURN_INSIDE = 384  # longest sequence whose keys are turned again for each tile
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _turned(  # type: ignore[no-untyped-def]
-    source,
-    rows,
-    begin,
-    end,
-    row,
-    cos,
-    sin,
-    HEAD: tl.constexpr,  # noqa: N803
-):
+    source, rows, begin, end, row, cos, sin, HEAD: tl.constexpr,
+):  # fmt: skip
     """Load both halves of a head's rows and turn each pair by its position's angle."""
     half: tl.constexpr = HEAD // 2
     columns = tl.arange(0, half)[None, :]
@@ -56,31 +49,10 @@ def _turned(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _attend(  # type: ignore[no-untyped-def]
-    q,
-    k,
-    v,
-    out,
-    slopes,
-    cos,
-    sin,
-    tiles,
-    q_row,
-    q_head,
-    k_row,
-    k_head,
-    v_row,
-    v_head,
-    out_row,
-    out_head,
-    scale,
-    HEADS: tl.constexpr,  # noqa: N803
-    HEAD: tl.constexpr,  # noqa: N803
-    WIDTH: tl.constexpr,  # noqa: N803
-    QUERIES: tl.constexpr,  # noqa: N803
-    KEYS: tl.constexpr,  # noqa: N803
-    ALIBI: tl.constexpr,  # noqa: N803
-    ROTARY: tl.constexpr,  # noqa: N803
-):
+    q, k, v, out, slopes, cos, sin, tiles, q_row, q_head, k_row, k_head, v_row, v_head, out_row, out_head, scale,
+    HEADS: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    ALIBI: tl.constexpr, ROTARY: tl.constexpr,
+):  # fmt: skip
     # Heads of one tile run side by side: their rows lie next to each other in memory.
     tile = tl.program_id(0) // HEADS
     head = (tl.program_id(0) % HEADS).to(tl.int64)

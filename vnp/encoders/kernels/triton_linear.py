@@ -23,13 +23,8 @@ SHARED_MEMORY = 211 * 1024
 
 @triton.jit  # type: ignore[untyped-decorator]
 def place_of_tile(  # type: ignore[no-untyped-def]
-    tile,
-    down,
-    ACROSS: tl.constexpr,  # noqa: N803
-    ROWS: tl.constexpr,  # noqa: N803
-    COLUMNS: tl.constexpr,  # noqa: N803
-    GROUP: tl.constexpr,  # noqa: N803
-):
+    tile, down, ACROSS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
     """Give a tile's first row and first column.
 
     Tiles of GROUP rows of tiles run side by side, so that both operands are read from the cache.
@@ -42,15 +37,8 @@ def place_of_tile(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def product_of_tile(  # type: ignore[no-untyped-def]
-    x,
-    weight,
-    row,
-    column,
-    WIDTH: tl.constexpr,  # noqa: N803
-    ROWS: tl.constexpr,  # noqa: N803
-    COLUMNS: tl.constexpr,  # noqa: N803
-    DEPTH: tl.constexpr,  # noqa: N803
-):
+    x, weight, row, column, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
     """Sum up one tile of ``x weight^T`` in float32, shape (ROWS, COLUMNS)."""
     sums = tl.zeros((ROWS, COLUMNS), tl.float32)
     for step in range(WIDTH // DEPTH):
@@ -61,20 +49,9 @@ def product_of_tile(  # type: ignore[no-untyped-def]
 # The number of rows is one of any batch: a kernel made for multiples of 16 would be the same instructions once more.
 @triton.jit(do_not_specialize=["rows"])  # type: ignore[untyped-decorator]
 def _linear_gelu(  # type: ignore[no-untyped-def]
-    x,
-    weight,
-    out,
-    bias,
-    rows,
-    WIDTH: tl.constexpr,  # noqa: N803
-    INNER: tl.constexpr,  # noqa: N803
-    ROWS: tl.constexpr,  # noqa: N803
-    COLUMNS: tl.constexpr,  # noqa: N803
-    DEPTH: tl.constexpr,  # noqa: N803
-    GROUP: tl.constexpr,  # noqa: N803
-    PROGRAMS: tl.constexpr,  # noqa: N803
-    GATED: tl.constexpr,  # noqa: N803
-):
+    x, weight, out, bias, rows, WIDTH: tl.constexpr, INNER: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr, GROUP: tl.constexpr, PROGRAMS: tl.constexpr, GATED: tl.constexpr,
+):  # fmt: skip
     across: tl.constexpr = INNER // COLUMNS
     down = tl.cdiv(rows, ROWS)
     for tile in tl.range(tl.program_id(0), down * across, PROGRAMS, flatten=True):
@@ -117,20 +94,9 @@ def linear_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     inner = len(weight)
     tiles = -(-rows // _ROWS) * (inner // _COLUMNS)
     _linear_gelu[(min(processors(x.device), tiles),)](
-        TensorDescriptor.from_tensor(x, [_ROWS, _DEPTH]),
-        TensorDescriptor.from_tensor(weight, [_COLUMNS, _DEPTH]),
+        TensorDescriptor.from_tensor(x, [_ROWS, _DEPTH]), TensorDescriptor.from_tensor(weight, [_COLUMNS, _DEPTH]),
         TensorDescriptor.from_tensor(out, [_ROWS, _COLUMNS if bias is not None else _COLUMNS // 2]),
-        out if bias is None else bias,
-        rows,
-        WIDTH=width,
-        INNER=inner,
-        ROWS=_ROWS,
-        COLUMNS=_COLUMNS,
-        DEPTH=_DEPTH,
-        GROUP=_GROUP,
-        PROGRAMS=processors(x.device),
-        GATED=bias is None,
-        num_warps=8,
-        num_stages=3,
-    )
+        out if bias is None else bias, rows, WIDTH=width, INNER=inner, ROWS=_ROWS, COLUMNS=_COLUMNS, DEPTH=_DEPTH,
+        GROUP=_GROUP, PROGRAMS=processors(x.device), GATED=bias is None, num_warps=8, num_stages=3,
+    )  # fmt: skip
     return out

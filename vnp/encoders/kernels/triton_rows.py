@@ -36,15 +36,8 @@ def gelu(x):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def layer_norm_of_row(  # type: ignore[no-untyped-def]
-    x,
-    shift,
-    weight,
-    bias,
-    epsilon,
-    row,
-    columns,
-    WIDTH: tl.constexpr,  # noqa: N803
-):
+    x, shift, weight, bias, epsilon, row, columns, WIDTH: tl.constexpr,
+):  # fmt: skip
     """Compute LayerNorm of one row of ``x + shift`` in float32; what is beyond the width reads as zero."""
     real = columns < WIDTH
     values = tl.load(x + row * WIDTH + columns, mask=real, other=0.0).to(tl.float32)
@@ -59,15 +52,8 @@ def layer_norm_of_row(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _normalise(  # type: ignore[no-untyped-def]
-    x,
-    shift,
-    weight,
-    bias,
-    out,
-    epsilon,
-    WIDTH: tl.constexpr,  # noqa: N803
-    PADDED: tl.constexpr,  # noqa: N803
-):
+    x, shift, weight, bias, out, epsilon, WIDTH: tl.constexpr, PADDED: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, PADDED)
     result = layer_norm_of_row(x, shift, weight, bias, epsilon, row, columns, WIDTH)
@@ -75,7 +61,7 @@ def _normalise(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _gelu_in_place(x, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+def _gelu_in_place(x, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     real = places < count
     values = tl.load(x + places, mask=real, other=0.0)
@@ -83,7 +69,7 @@ def _gelu_in_place(x, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-de
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _gate(both, out, INNER: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+def _gate(both, out, INNER: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     blocks: tl.constexpr = (INNER + BLOCK - 1) // BLOCK
     row = (tl.program_id(0) // blocks).to(tl.int64)
     columns = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
@@ -95,14 +81,8 @@ def _gate(both, out, INNER: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _turn_in_place(  # type: ignore[no-untyped-def]
-    qkv,
-    positions,
-    cos,
-    sin,
-    HEADS: tl.constexpr,  # noqa: N803
-    PADDED: tl.constexpr,  # noqa: N803
-    HEAD: tl.constexpr,  # noqa: N803
-):
+    qkv, positions, cos, sin, HEADS: tl.constexpr, PADDED: tl.constexpr, HEAD: tl.constexpr,
+):  # fmt: skip
     half: tl.constexpr = HEAD // 2
     row = tl.program_id(0).to(tl.int64)
     position = tl.load(positions + row)
@@ -121,13 +101,8 @@ def _turn_in_place(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _embed_scaled(  # type: ignore[no-untyped-def]
-    words,
-    ids,
-    scale,
-    out,
-    WIDTH: tl.constexpr,  # noqa: N803
-    PADDED: tl.constexpr,  # noqa: N803
-):
+    words, ids, scale, out, WIDTH: tl.constexpr, PADDED: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, PADDED)
     real = columns < WIDTH
