@@ -14,9 +14,10 @@ from click.core import ParameterSource
 from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import Progress
-from vnp.encoders.spec import DEFAULTS, EncoderSpec, spec, weighted
+from vnp.encoders.spec import DEFAULTS, MOLECULES, EncoderSpec, names, spec, weighted
 from vnp.encoders.weights.folders import weights_root
-from vnp.errors import UsageError, storage_error
+from vnp.errors import UsageError
+from vnp.files.claims import make_folder
 from vnp.files.records import to_json
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def main(
         raise UsageError("--revision is for one encoder: name it")
     entries = {one.name: _check(one, root) if check else _fetch(one, root, revision) for one in specs}
     if as_json:
-        click.echo(json.dumps({name: _as_json(entry) for name, entry in entries.items()}, indent=2))
+        click.echo(json.dumps({name: entry and to_json(entry) for name, entry in entries.items()}, indent=2))
     elif not check:
         click.echo(f"next: python -m jobs.extract INPUT --out RUN --weights {shlex.quote(str(root))}")
 
@@ -190,20 +191,16 @@ main.help = str(main.help).format(names=_listed([one.name for one in weighted()]
 
 
 def _weighted(name: str) -> EncoderSpec:
-    one = spec(name) if name != "kmer" else spec(name, "dna")
-    if not one.needs_weights:
+    if any(name in names(molecule) for molecule in MOLECULES) and name not in [one.name for one in weighted()]:
         raise UsageError(f"{name} has no weights to fetch; use it as it is")
-    return one
+    return spec(name)
 
 
 def _fetch(one: EncoderSpec, root: Path, revision: str | None) -> LockedEncoder:
     # Here, because these are not needed to say --help.
     from vnp.encoders.weights.download import HuggingFaceHub, fetch
 
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(error, f"making {root}") from error
+    make_folder(root)
     with Progress(one.name, None, "MB", 1e6) as bar:
         entry, new = fetch(
             one, root, HuggingFaceHub(), revision=revision, progress=lambda name, done, _: bar.to(done, f" of {name}")
@@ -228,18 +225,6 @@ def _check(one: EncoderSpec, root: Path) -> LockedEncoder | None:
         against = "as pinned"
     click.echo(f"{one.name}: {len(found.weights)} weight file(s) hashed, {against}", err=True)
     return entry
-
-
-def _as_json(entry: LockedEncoder | None) -> object:
-    if entry is None:
-        return None
-    return {
-        "hub_id": entry.hub_id,
-        "revision": entry.revision,
-        "licence": entry.licence,
-        "fetched": entry.fetched,
-        "files": {name: {"size": file.size, "sha256": file.sha256} for name, file in entry.files.items()},
-    }
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ DNABERT: Mapping[str, object] = {
 class Letters:
     """A tokenizer that gives every letter one number."""
 
-    def encode_batch(self, sequences: list[str]) -> list[NDArray[np.int64]]:
+    def encode_batch(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
         return [np.array([0, *(4 + ord(c) % 20 for c in each), 2], np.int64) for each in sequences]
 
 

@@ -23,8 +23,7 @@ class Small:
     apart_below = 0
 
     def __init__(self, model: Model, rows: int) -> None:
-        self.vocabulary, self.width, self.heads, self.head = model.vocabulary, model.width, model.heads, model.head
-        self.slopes = model.slopes
+        self.vocabulary, self.width = model.vocabulary, model.width
         self.sizes: list[int] = []
         self._model, self._rows = model, rows
 

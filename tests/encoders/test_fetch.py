@@ -46,12 +46,11 @@ def model_files(tensors: bytes) -> dict[str, bytes]:
 VOCABULARY = "\n".join(ESM2_VOCABULARY).encode()
 
 
-class FakeHub:
+class FakeHub(HuggingFaceHub):
     """Files in memory; ``broken`` stops a download after so many bytes, once."""
 
-    address = "https://hub.example"
-
     def __init__(self, files: dict[str, bytes], commit: str = COMMIT, licence: str = "mit") -> None:
+        self.address = "https://hub.example"
         self.files, self.commit, self.licence = files, commit, licence
         self.broken: dict[str, int] = {}
         self.log: list[tuple[str, int]] = []

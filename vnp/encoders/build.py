@@ -11,12 +11,13 @@ from typing import cast
 import torch
 
 from vnp.encoders.device import choose_device
-from vnp.encoders.engine import Model, Precision, Tokenizer, TransformerEncoder
+from vnp.encoders.engine import Model, Precision, TransformerEncoder
 from vnp.encoders.kernels.attention import choose
 from vnp.encoders.measured import read_tuned
 from vnp.encoders.models.trunk import Trunk
 from vnp.encoders.packing import Attention, AttentionShape
 from vnp.encoders.spec import TRAINED, EncoderSpec, Family
+from vnp.encoders.tokens.tokenizers import Tokenizer
 from vnp.errors import EncoderError, WeightsError
 
 log = logging.getLogger(__name__)

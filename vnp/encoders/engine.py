@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vnp.encoders.spec import EncoderSpec
+    from vnp.encoders.tokens.tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -28,39 +29,15 @@ _SLAB = 512  # rows of one matrix product on CPU
 _AHEAD = 8  # batches that are queued ahead, so that the GPU goes on while Python is held up
 
 
-class Tokenizer(Protocol):
-    """Turns sequences into token ids, special tokens included."""
-
-    def encode_batch(self, sequences: list[str]) -> list[NDArray[np.int64]]:
-        """Give one 1-D array a sequence."""
-        ...
-
-
 class Model(Protocol):
-    """A transformer trunk: rows of tokens in, last hidden states out.
+    """A transformer trunk: rows of tokens in, last hidden states out."""
 
-    Attributes:
-        vocabulary: tokens that it knows.
-        width: numbers of one state.
-        heads: of its attention.
-        head: numbers in one head.
-        apart_below: sequences with fewer tokens than this run otherwise, so they share no batch with longer ones.
-    """
-
-    vocabulary: int
-    width: int
-    heads: int
-    head: int
-    apart_below: int
-
-    @property
-    def slopes(self) -> tuple[float, ...] | None:
-        """ALiBi's slopes, or None."""
-        ...
+    vocabulary: int  # tokens that it knows
+    width: int  # numbers of one state
+    apart_below: int  # sequences with fewer tokens run otherwise, so they share no batch with longer ones
 
     def __call__(self, batch: Batch) -> Float[torch.Tensor, "rows width"]:
         """Run one batch."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +163,7 @@ class TransformerEncoder:
         self.spec = spec
         self.width = model.width
         self.device = device
-        self.precision = precision
+        self.precision: str = precision
         self.attention = attention
         self.kernel = kernel or attention.name
         self.token_budget = token_budget

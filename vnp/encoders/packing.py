@@ -76,7 +76,6 @@ class Attention(Protocol):
 
     def prepare(self, borders: Borders) -> Attend:
         """Compute what a batch needs once, and return the function that its layers call."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,66 +27,36 @@ class Launched(Protocol):
     @property
     def gpu_seconds(self) -> float:
         """For how long the GPU had work, once the result is there."""
-        ...
 
     def result(self) -> Float32[np.ndarray, "n width"]:
         """Wait for the rows, in input order."""
-        ...
 
 
 class Encoder(Protocol):
     """What turns sequences into rows of numbers."""
 
-    @property
-    def spec(self) -> EncoderSpec:
-        """What it is, with the digests of its weights."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """Numbers in a row."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """``fp16``, ``bf16`` or ``fp32``; never ``auto``."""
-        ...
+    spec: EncoderSpec  # what it is, with the digests of its weights
+    width: int  # numbers in a row
+    precision: str  # ``fp16``, ``bf16``, ``fp32`` or ``fp8``; never ``auto``
+    tokens_read: int  # tokens embedded since it was made
+    kernel: str  # name of the attention kernel, or of what runs in its place
+    events: list[str]  # what a receipt should tell, such as a halved budget
 
     @property
     def token_budget(self) -> int | None:
         """Tokens in a batch; falls when memory runs out; None where there are no batches."""
-        ...
-
-    @property
-    def tokens_read(self) -> int:
-        """Tokens embedded since it was made."""
-        ...
-
-    @property
-    def kernel(self) -> str:
-        """Name of the attention kernel, or of what runs in its place."""
-        ...
-
-    @property
-    def events(self) -> list[str]:
-        """What a receipt should tell, such as a halved budget."""
-        ...
 
     def embed(self, sequences: Sequence[str]) -> Float32[np.ndarray, "n width"]:
         """Turn sequences into rows, in input order."""
-        ...
 
     def prepare(self, sequences: Sequence[str]) -> Any:
         """Do of ``embed`` what needs no GPU; another thread can do it ahead."""
-        ...
 
     def launch(self, work: Any) -> Launched:
         """Begin with the rest: turn what ``prepare`` gave into rows."""
-        ...
 
     def token_counts(self, sequences: Sequence[str]) -> Int64[np.ndarray, " n"]:
         """Count the tokens of each sequence: what one costs."""
-        ...
 
 
 def load(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -87,7 +87,7 @@ class BareModel:
 
 
 class _NoTokenizer:
-    def encode_batch(self, sequences: list[str]) -> list[NDArray[np.int64]]:
+    def encode_batch(self, sequences: Sequence[str]) -> list[NDArray[np.int64]]:
         raise EncoderError(f"a model with random weights has no tokenizer for {len(sequences)} sequences")
 
 

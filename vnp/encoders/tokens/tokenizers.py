@@ -41,14 +41,8 @@ _SKIP = 255  # whitespace: separates, but is no token
 class Tokenizer(Protocol):
     """What an engine needs of a tokenizer."""
 
-    @property
-    def digest(self) -> str | None:
-        """SHA-256 of everything that decides which ids come out; None if there is no tokenizer."""
-        ...
-
     def encode_batch(self, sequences: Sequence[str]) -> list[Int64[np.ndarray, " tokens"]]:
         """Turn each sequence into ids, first and last token included."""
-        ...
 
 
 class Esm2Tokenizer:
@@ -179,7 +173,7 @@ class AbsentTokenizer:
         )
 
 
-def load_tokenizer(folder: Path, kind: str) -> Tokenizer:
+def load_tokenizer(folder: Path, kind: str) -> Esm2Tokenizer | DnabertTokenizer | AbsentTokenizer:
     """Read the tokenizer that lies beside the weights.
 
     It is of ``letters`` (``vocab.txt``; built in where that is missing) or of ``pieces`` (``tokenizer.json``; an

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from vnp.encoders.spec import EncoderSpec
 from vnp.encoders.tokens.tokenizers import FILES as TOKENIZER_FILES
@@ -50,27 +50,6 @@ class RemoteModel:
     files: Mapping[str, RemoteFile]  # name to what is known of it
 
 
-class Hub(Protocol):
-    """Where weights come from."""
-
-    @property
-    def address(self) -> str:
-        """Where it is, for messages."""
-        ...
-
-    def resolve(self, hub_id: str, revision: str | None) -> RemoteModel:
-        """Look up a repository at a revision (None: its newest commit).
-
-        Raises:
-            WeightsError: it cannot be reached, or there is no such repository or revision.
-        """
-        ...
-
-    def download(self, hub_id: str, commit: str, name: str, part: Path, size: int | None, moved: Moved) -> None:
-        """Complete the file ``part`` from where it ends."""
-        ...
-
-
 class HuggingFaceHub:
     """The hub at huggingface.co, or a mirror of it.
 
@@ -88,7 +67,11 @@ class HuggingFaceHub:
         self.address: str = (endpoint or constants.ENDPOINT).rstrip("/")
 
     def resolve(self, hub_id: str, revision: str | None) -> RemoteModel:
-        """Look up a repository at a revision (None: its newest commit)."""
+        """Look up a repository at a revision (None: its newest commit).
+
+        Raises:
+            WeightsError: it cannot be reached, or there is no such repository or revision.
+        """
         from huggingface_hub import HfApi
 
         try:
@@ -118,16 +101,16 @@ class HuggingFaceHub:
         from huggingface_hub import errors
 
         again = "run the same command again, it goes on where it stopped"
-        if isinstance(error, errors.OfflineModeIsEnabled):
-            return WeightsError(f"{doing}: HF_HUB_OFFLINE is set; unset it to fetch weights")
-        if isinstance(error, errors.GatedRepoError):
-            return WeightsError(f"{doing}: {self.address} wants a login; set HF_TOKEN to a token with access")
-        if isinstance(error, errors.RevisionNotFoundError):
-            return WeightsError(f"{doing}: {self.address} has no such revision")
-        if isinstance(error, errors.EntryNotFoundError):
-            return WeightsError(f"{doing}: {self.address} has no such file at this revision")
-        if isinstance(error, errors.RepositoryNotFoundError):
-            return WeightsError(f"{doing}: {self.address} has no such repository (or wants HF_TOKEN for it)")
+        known = (
+            (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set; unset it to fetch weights"),
+            (errors.GatedRepoError, f"{self.address} wants a login; set HF_TOKEN to a token with access"),
+            (errors.RevisionNotFoundError, f"{self.address} has no such revision"),
+            (errors.EntryNotFoundError, f"{self.address} has no such file at this revision"),
+            (errors.RepositoryNotFoundError, f"{self.address} has no such repository (or wants HF_TOKEN for it)"),
+        )
+        for kind, words in known:
+            if isinstance(error, kind):
+                return WeightsError(f"{doing}: {words}")
         if isinstance(error, errors.HfHubHTTPError):
             return WeightsError(f"{doing}: {self.address} answered: {_first_line(error)}; {again}")
         if isinstance(error, ConnectionError | TimeoutError) or _library(error) in _NETWORK_LIBRARIES:
@@ -184,7 +167,7 @@ def _first_line(error: Exception) -> str:
 
 
 def fetch(
-    spec: EncoderSpec, root: Path, hub: Hub, *, revision: str | None = None, progress: Progress | None = None
+    spec: EncoderSpec, root: Path, hub: HuggingFaceHub, *, revision: str | None = None, progress: Progress | None = None
 ) -> tuple[LockedEncoder, bool]:
     """Bring one encoder's files into ``root/NAME`` and its entry into the lock.
 
@@ -269,7 +252,7 @@ def _download(
     model: RemoteModel,
     name: str,
     part: Path,
-    hub: Hub,
+    hub: HuggingFaceHub,
     locked: LockedFile | None,
     progress: Progress,
 ) -> LockedFile:
