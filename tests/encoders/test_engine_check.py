@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
-from vnp.doctor.engine import check_packed, main
+from vnp.doctor.engine import check_packed
 from vnp.encoders.engine import TransformerEncoder
 from vnp.encoders.packing import Borders
 
@@ -40,18 +37,3 @@ def test_check_notices_a_border_one_row_off(family: str, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(TransformerEncoder, "embed_ids", wrong)
     assert not check_packed("cpu", "fp16", model=family, sequences=8, longest=200).passes
-
-
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "check.json"
-    options = ["--device", "cpu", "--family", "dnabert", "--precision", "fp32"]
-    assert main([*options, "--longest", "90", "--json", str(out)]) == 0
-    said = capsys.readouterr().out
-    assert "all checks passed" in said
-    stored = json.loads(out.read_text())
-    assert stored["check"][0]["min_cosine"] > 0.999
-
-
-def test_command_on_a_device_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--device", "cuda:77"]) == 1
-    assert "cuda:77" in capsys.readouterr().err

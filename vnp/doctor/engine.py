@@ -1,23 +1,14 @@
 """The GPUs, and whether attention gives right numbers here: packed rows against padded float32, with random weights.
 
-``python -m vnp.doctor.engine`` runs a small model of each kind; ``--full`` runs the published sizes on a GPU. No
-weights and no network are needed: what is compared is two ways to compute one function. How fast they are is measured
-by ``python -m jobs.benchmark speed``.
+No weights and no network are needed: what is compared is two ways to compute one function.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import platform
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +19,6 @@ from vnp.encoders.build import DTYPES
 from vnp.encoders.device import choose_device
 from vnp.encoders.models.bare import BareModel, mixed_lengths, random_model
 from vnp.encoders.spec import TRAINED, EncoderSpec, weighted
-from vnp.errors import VnpError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,7 +82,7 @@ def sdpa_error(place: str, precision: str) -> float:
 
 def _packed(place: str, precision: str, family: str) -> Finding:
     about = f"packed {family} {place} {precision}"
-    mend = "run python -m vnp.doctor.engine for details; another --precision may work"
+    mend = "another --precision may work; please report it with this line"
 
     def look() -> Finding:
 
@@ -145,27 +135,15 @@ def check_packed(
     seed: int = 0,
     attention: str = "packed",
 ) -> PackedCheck:
-    """Compare packed embeddings with padded ones in float32 on the same device.
+    """Compare packed embeddings of a model with random weights with padded ones in float32 on the same device.
 
-    Args:
-        device: such as ``cuda:0``.
-        precision: of the packed run.
-        model: name of an encoder, or of its architecture.
-        full: the published size instead of a small one.
-        layers: another number of layers.
-        sequences: how many to compare.
-        longest: tokens of the longest one.
-        seed: of weights and sequences.
-        attention: the kernel to check; see ``vnp.encoders.build.build``.
-
-    Returns:
-        The differences.
+    ``model`` names an encoder or its architecture; it is small, unless ``full``.
 
     Raises:
         EncoderError: the device or kernel cannot be used, or an embedding is not finite.
     """
     made = random_model(choose_device(device), find_spec(model), full=full, layers=layers, seed=seed)
-    return _compare(_Reference.make(made, sequences, longest, seed), precision, attention)
+    return compare_packed(Reference.make(made, sequences, longest, seed), precision, attention)
 
 
 def find_spec(name: str) -> EncoderSpec:
@@ -174,7 +152,7 @@ def find_spec(name: str) -> EncoderSpec:
 
 
 @dataclass(frozen=True, eq=False)
-class _Reference:
+class Reference:
     """Sequences, and what padded attention in float32 makes of them."""
 
     model: BareModel
@@ -182,12 +160,14 @@ class _Reference:
     means: NDArray[np.float64]
 
     @classmethod
-    def make(cls, model: BareModel, sequences: int, longest: int, seed: int) -> _Reference:
+    def make(cls, model: BareModel, sequences: int, longest: int, seed: int = 0) -> Reference:
+        """Draw sequences, and embed them."""
         ids = model.sequences(mixed_lengths(sequences, longest, seed), seed)
         return cls(model, ids, model.encoder("fp32", "padded").embed_ids(ids).astype(np.float64))
 
 
-def _compare(reference: _Reference, precision: str, attention: str) -> PackedCheck:
+def compare_packed(reference: Reference, precision: str, attention: str) -> PackedCheck:
+    """Run the same sequences with another kernel and precision."""
     encoder = reference.model.encoder(precision, attention)
     began = time.perf_counter()
     got = encoder.embed_ids(reference.ids).astype(np.float64)
@@ -208,110 +188,3 @@ def _compare(reference: _Reference, precision: str, attention: str) -> PackedChe
         max_abs=float(np.abs(got - reference.means).max()),
         seconds=seconds,
     )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the checks of the command line; exit code 0 if all pass, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m vnp.doctor.engine", description=__doc__)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", action="append", choices=tuple(DTYPES))
-    known = [*(one.name for one in TRAINED), *(one.name for one in weighted())]
-    parser.add_argument("--family", action="append", choices=known, help="or one encoder of it")
-    parser.add_argument("--kernel", action="append", help="only these instead of all that run here")
-    parser.add_argument("--full", action="store_true", help="the published sizes instead of small ones")
-    parser.add_argument("--longest", type=int, default=1500, help="tokens of the longest sequence")
-    parser.add_argument("--json", type=Path, help="write the results here as well")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        device = choose_device(options.device)
-    except VnpError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    report = _Report()
-    report.add("environment", partial(_environment, device))
-    for name in options.family or [one.name for one in TRAINED]:
-        model = random_model(device, find_spec(name), full=options.full)
-        _check_all(report, model, options)
-        if device.type == "cuda":
-            report.add("memory", partial(starve, model, "fp16"))
-    sys.stdout.write(("all checks passed" if report.good else "a check FAILED") + "\n")
-    if options.json:
-        options.json.write_text(json.dumps(report.results, indent=1) + "\n")
-    return 0 if report.good else 1
-
-
-class _Report:
-    """Prints each result as it comes; one that fails does not keep the next from running."""
-
-    def __init__(self) -> None:
-        self.results: dict[str, list[dict[str, object]]] = {}
-        self.good = True
-
-    def add(self, kind: str, function: Callable[[], Mapping[str, object]]) -> None:
-        try:
-            record = dict(function())
-        except (VnpError, RuntimeError) as error:
-            record = {"passes": False, "error": f"{type(error).__name__}: {error}"}
-        self.good &= bool(record.get("passes", True))
-        self.results.setdefault(kind, []).append(record)
-        words = (
-            f"{key}={value:.8g}" if isinstance(value, float) else f"{key}={value}" for key, value in record.items()
-        )
-        sys.stdout.write(f"{kind}: {'  '.join(words)}\n")
-        sys.stdout.flush()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-
-def _check_all(report: _Report, model: BareModel, options: argparse.Namespace) -> None:
-    on_gpu = model.device.type == "cuda"
-    reference = _Reference.make(model, 200, options.longest, 0)
-    for precision in options.precision or (("fp16", "bf16", "fp32") if on_gpu else ("fp32",)):
-        half = on_gpu and precision != "fp32"
-        # 8 bits have kernels of their own alone.
-        kernels = ["auto"] if precision == "fp8" else ["fused", "packed", "triton"] if half else ["packed"]
-        for kernel in options.kernel or dict.fromkeys(kernels):
-            report.add("check", partial(_checked, reference, precision, kernel))
-
-
-def _checked(reference: _Reference, precision: str, kernel: str) -> dict[str, object]:
-    check = _compare(reference, precision, kernel)
-    return {"passes": check.passes, **asdict(check)}
-
-
-def starve(model: BareModel, precision: str) -> dict[str, object]:
-    """Take most of the GPU's memory away, and see whether the encoder goes on with smaller batches."""
-    encoder = model.encoder(precision, "auto")
-    ids = model.sequences(np.full(2 * encoder.token_budget // 100, 100, np.int64), 0)
-    torch.cuda.empty_cache()
-    held = torch.cuda.memory_allocated(encoder.device)
-    torch.cuda.reset_peak_memory_stats(encoder.device)
-    plenty = encoder.embed_ids(ids)
-    peak = torch.cuda.max_memory_allocated(encoder.device)
-    torch.cuda.empty_cache()
-    whole = torch.cuda.get_device_properties(encoder.device).total_memory
-    torch.cuda.set_per_process_memory_fraction((held + 0.4 * (peak - held)) / whole, encoder.device)
-    try:
-        scarce = encoder.embed_ids(ids)
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, encoder.device)
-    return {
-        "family": model.spec.family.name,
-        "events": encoder.events,
-        "max_abs": float(np.abs(plenty - scarce).max()),
-        "passes": bool(encoder.events) and bool(np.allclose(plenty, scarce, atol=1e-2)),
-    }
-
-
-def _environment(device: torch.device) -> dict[str, object]:
-    try:
-        compiler = metadata.version("triton")
-    except metadata.PackageNotFoundError:
-        compiler = "none"
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
-    return {"torch": torch.__version__, "triton": compiler, "device": str(device), "name": name}
-
-
-if __name__ == "__main__":
-    sys.exit(main())
