@@ -36,53 +36,30 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to fetch; the same request and release give the same files.
+    """What to fetch; the same request and release give the same files."""
 
-    Attributes:
-        url: address of the release, with a slash at the end.
-        groups: names of folders.
-        seed: of the draws.
-        files: GenBank files of every group, or None for VirNucPro's numbers.
-        fasta: whether FASTA files come along.
-    """
-
-    url: str
-    groups: tuple[str, ...]
-    seed: int
-    files: int | None
-    fasta: bool
+    url: str  # address of the release, with a slash at the end
+    groups: tuple[str, ...]  # names of folders
+    seed: int  # of the draws
+    files: int | None  # GenBank files of every group, or None for VirNucPro's numbers
+    fasta: bool  # whether FASTA files come along
 
 
 @dataclass(frozen=True, slots=True)
 class LockedFile:
-    """One file of the choice.
+    """One file of the choice; ValueError where RefSeq has none of its name and group."""
 
-    Attributes:
-        name: of the file.
-        group: folder that it is in.
-        kind: ``genbank`` or ``fasta``.
-        url: where it comes from.
-        size: in bytes; as the server says until it is here; None where it does not.
-        md5: from the release's catalogue; None where that has none.
-        sha256: of what came; None until it is here.
-        checked: ``md5`` (against the catalogue) or ``gzip`` (unpacked to its end); None until it is here.
-        last_modified: as the server said it.
-        fetched: when, in UTC, ISO 8601.
-
-    Raises:
-        ValueError: RefSeq has no such file.
-    """
-
-    name: str
-    group: str
-    kind: str
-    url: str
-    size: int | None
-    md5: str | None
-    sha256: str | None = None
+    name: str  # of the file
+    group: str  # folder that it is in
+    kind: str  # ``genbank`` or ``fasta``
+    url: str  # where it comes from
+    size: int | None  # in bytes; as the server says until it is here; None where it does not
+    md5: str | None  # from the release's catalogue; None where that has none
+    sha256: str | None = None  # of what came; None until it is here
+    # ``md5`` (against the catalogue) or ``gzip`` (unpacked to its end); None until it is here
     checked: str | None = None
-    last_modified: str | None = None
-    fetched: str | None = None
+    last_modified: str | None = None  # as the server said it
+    fetched: str | None = None  # when, in UTC, ISO 8601
 
     def __post_init__(self) -> None:
         if self.group not in GROUPS or Path(self.name).name != self.name:

@@ -108,21 +108,14 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Coding:
-    """One coding sequence.
+    """One coding sequence."""
 
-    Attributes:
-        parts: in the order in which they are read.
-        skip: bases before the first whole codon.
-        code: how its codons are read.
-        exceptions: residues that an annotation gives by position in the record, 0-based; an empty one is a stop.
-        begins: whether the first codon is the protein's first.
-    """
-
-    parts: Sequence[Part]
-    skip: int
-    code: GeneticCode
+    parts: Sequence[Part]  # in the order in which they are read
+    skip: int  # bases before the first whole codon
+    code: GeneticCode  # how its codons are read
+    # residues that an annotation gives by position in the record, 0-based; an empty one is a stop
     exceptions: Mapping[int, str] = field(default_factory=dict)
-    begins: bool = True
+    begins: bool = True  # whether the first codon is the protein's first
 
 
 def read_bases(sequence: bytes, parts: Sequence[Part]) -> bytes | None:

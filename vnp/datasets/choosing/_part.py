@@ -207,29 +207,19 @@ def writing_part(folder: Path, key: str, lengths: int, limit: int | None) -> Ite
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """What was found in one file.
+    """What was found in one file; its columns are those of ``Found``, and more."""
 
-    Attributes:
-        records: of the file, in order.
-        counts: by organism group.
-        record: of each candidate, the record's number; candidates are in order of record, start, end.
-        length: number of the length it was cut at.
-        start, end, frames, annotated: as ``Found`` has them.
-        key: the candidate's number in sampling.
-        place: where its bases begin.
-        text: the file of bases.
-    """
-
-    records: tuple[PartRecord, ...]
-    counts: dict[str, Counts]
+    records: tuple[PartRecord, ...]  # of the file, in order
+    counts: dict[str, Counts]  # by organism group
+    # of each candidate, the record's number; candidates are in order of record, start, end
     record: Int64[np.ndarray, "n"]
-    length: UInt8[np.ndarray, "n"]
+    length: UInt8[np.ndarray, "n"]  # number of the length it was cut at
     start: Int64[np.ndarray, "n"]
     end: Int64[np.ndarray, "n"]
     frames: UInt8[np.ndarray, "n"]
     annotated: UInt8[np.ndarray, "n"]
-    key: UInt64[np.ndarray, "n"]
-    place: Int64[np.ndarray, "n"]
+    key: UInt64[np.ndarray, "n"]  # the candidate's number in sampling
+    place: Int64[np.ndarray, "n"]  # where its bases begin in the text
     text: UInt8[np.ndarray, "bytes"]
 
     def bases(self, rows: Int64[np.ndarray, "m"]) -> Iterator[bytes]:

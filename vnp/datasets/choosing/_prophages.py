@@ -195,21 +195,15 @@ class _Candidates(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ViralIndex:
-    """The viral genomes of a set, to ask which chunks they match. It takes about 3.5 bytes a base.
+    """The viral genomes of a set, to ask which chunks they match. It takes about 3.5 bytes a base."""
 
-    Attributes:
-        codes: the bases of all records as numbers, each record followed by one that is no base.
-        ends: where each record begins, and behind the last one where the next would.
-        keys: the seeds' hashes, in order.
-        places: twice the first base of each seed, and 1 more if it is on the other strand.
-        listed: a bit for each stretch of hashes, set if there is one in it.
-    """
-
+    # the bases of all records as numbers, each record followed by one that is no base
     codes: UInt8[np.ndarray, "bases"]
-    ends: Int64[np.ndarray, "records+1"]
-    keys: UInt32[np.ndarray, "seeds"]
+    ends: Int64[np.ndarray, "records+1"]  # where each record begins, and behind the last one where the next would
+    keys: UInt32[np.ndarray, "seeds"]  # the seeds' hashes, in order
+    # twice the first base of each seed, and 1 more if it is on the other strand
     places: Int64[np.ndarray, "seeds"] | UInt32[np.ndarray, "seeds"]
-    listed: UInt8[np.ndarray, "bytes"]
+    listed: UInt8[np.ndarray, "bytes"]  # a bit for each stretch of hashes, set if there is one in it
 
     @classmethod
     def from_genomes(cls, genomes: Iterable[bytes]) -> ViralIndex:

@@ -25,23 +25,15 @@ _SAMPLES = 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gathered:
-    """The records that can be used, and the candidates, of all files, in the order of the sheet.
+    """The records that can be used, and the candidates, of all files, in the order of the sheet."""
 
-    Attributes:
-        parts: of the files.
-        records: that can be used.
-        source: index of each record's file.
-        number: of each record in its file.
-        record: of each candidate, an index into ``records``; candidates are in order of file, record, start, end.
-        first: the first candidate of each file, and the number of all.
-    """
-
-    parts: Sequence[Part]
-    records: Sequence[UnitRecord]
-    source: Int64[np.ndarray, "records"]
-    number: Int64[np.ndarray, "records"]
+    parts: Sequence[Part]  # of the files
+    records: Sequence[UnitRecord]  # that can be used
+    source: Int64[np.ndarray, "records"]  # index of each record's file
+    number: Int64[np.ndarray, "records"]  # of each record in its file
+    # of each candidate, an index into ``records``; candidates are in order of file, record, start, end
     record: Int64[np.ndarray, "candidates"]
-    first: Int64[np.ndarray, "sources+1"]
+    first: Int64[np.ndarray, "sources+1"]  # the first candidate of each file, and the number of all
 
     def column(self, name: str) -> Any:
         return np.concatenate([getattr(part, name) for part in self.parts])
