@@ -16,7 +16,6 @@ from jobs._cluster import chain
 from jobs._cluster.executor import Executor, choose_executor, log_path, note_own_job
 from jobs._cluster.inline import require_complete
 from jobs._cluster.planning import make_plan, plan_run, run_options
-from jobs._cluster.state import require_idle
 from jobs._cluster.task import STOPPED, print_blocks, stop_signals
 from vnp.errors import UsageError
 from vnp.runs.planning.options import RunOptions
@@ -67,8 +66,6 @@ def main(
         _show_plan(asked, run, executor)
         return
     root = run.absolute()
-    if force:
-        require_idle(executor, root)
     # What is planned already is not read again.
     if plan_job and (force or not (run / "run.json").exists()):
         chain.start(chain.plan_and_shards(asked, root, executor, force=force), executor)
@@ -84,8 +81,8 @@ def main(
         click.echo(f"{count - len(todo)} of {count} shards are done")
     rows = sum(status.shards[number].shard.rows for number in todo)
     made = f"made {len(todo)} shards, {rows:,} rows"
-    report = lambda seconds: f"{made}, in {duration(seconds)}: {planned.paths.shards}"  # noqa: E731
-    chain.start((chain.shards(planned, todo, report),), executor)
+    job = chain.shards(planned, todo, lambda seconds: f"{made}, in {duration(seconds)}: {planned.paths.shards}")
+    chain.start((job,), executor)
     click.echo(f"next: python -m jobs.{'reduce' if executor.waits else 'status'} {quote(str(run))}")
 
 

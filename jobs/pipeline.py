@@ -13,7 +13,6 @@ from jobs._cli.command import command
 from jobs._cluster import chain
 from jobs._cluster.executor import Job, choose_executor
 from jobs._cluster.planning import plan_run, run_options
-from jobs._cluster.state import require_idle
 
 
 @command("python -m jobs.pipeline genomes.csv --out RUN --shards 32")
@@ -60,8 +59,6 @@ def main(
     if plan_job:
         chain.require_scheduler(executor)
     root = run.absolute()
-    if force:
-        require_idle(executor, root)
     first: tuple[Job, ...]
     if plan_job and (force or not (root / "run.json").exists()):
         first = chain.plan_and_shards(asked, root, executor, force=force)

@@ -19,7 +19,6 @@ from jobs._cluster import chain
 from jobs._cluster.executor import Executor, choose_executor
 from jobs._cluster.inline import require_complete
 from jobs._cluster.planning import plan_run, run_options
-from jobs._cluster.state import require_idle
 from vnp.errors import UsageError
 from vnp.prediction.options import CHOICES, OutputPaths, PredictOptions, check_numbers
 from vnp.runs.done.status import run_status
@@ -103,8 +102,6 @@ def main(
             encoding = {**embedding, **encoding_for(loaded)}
             planned = run_options(input, shards, encoding, executor, every_frame=True)
             require_fit(planned, loaded, calling)
-            if force:
-                require_idle(executor, out.absolute())
             run, todo = _plan(planned, out, calling, executor, force)
             binds = predict_binds(run, calling)
             called: list[Predicted] = []

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs._cli.progress import Progress, duration
-from jobs._cluster.executor import Executor, Job, in_order
+from jobs._cluster.executor import Executor, Job, in_order, require_idle
 from jobs._cluster.planning import input_paths
 from jobs._cluster.profile import JobKind
-from jobs._cluster.state import require_idle
 from jobs._cluster.task import plan_task, predict_task, reduce_task, run_task
 from jobs.benchmark import accuracy
 from jobs.train import main as train
@@ -44,9 +43,6 @@ def start(chain: Sequence[Job], executor: Executor, *, force: bool = False) -> l
 
     Returns:
         Ids of the jobs that the last step became; none where all is done.
-
-    Raises:
-        VnpError: a step failed, or the scheduler refused one.
     """
     ids: list[str] = []
     for step in chain:
@@ -121,11 +117,7 @@ def plan_and_shards(options: RunOptions, root: Path, executor: Executor, *, forc
 
 
 def require_scheduler(executor: Executor) -> None:
-    """Refuse to plan in a job where there is nobody to hand it to.
-
-    Raises:
-        UsageError: there is no scheduler.
-    """
+    """Refuse to plan in a job where there is nobody to hand it to."""
     if executor.waits:
         raise UsageError("--plan-job needs Slurm: there is no sbatch here, or --cluster says otherwise")
 
@@ -146,11 +138,15 @@ def _shards(root: Path, numbers: Sequence[int], gpu: bool, binds: tuple[Path, ..
 
 def reduce(root: Path, layout: str) -> Job:
     """The merging. As a job it starts when the shards' have ended, however they ended, and says what is missing."""
-
-    def here() -> None:
-        reduce_here(Run.open(root), layout)
-
-    return Job(root, _name(root, "reduce"), reduce_task, "reduce", arguments=(layout,), here=here, anyhow=True)
+    return Job(
+        root,
+        _name(root, "reduce"),
+        reduce_task,
+        "reduce",
+        arguments=(layout,),
+        here=lambda: reduce_here(Run.open(root), layout),
+        anyhow=True,
+    )
 
 
 def reduce_and_predict(root: Path, layout: str, binds: Iterable[Path], here: Callable[[], object]) -> tuple[Job, Job]:
@@ -236,7 +232,12 @@ def _model(root: Path) -> Path:
 def _train(root: Path) -> Path:
     path = _model(root)
     if path.exists():
-        if _trained_here(path, root):
+        from vnp.classifier.checkpoint import Checkpoint
+        from vnp.classifier.rows import data_digest, labels_of
+        from vnp.features.read import open_features
+
+        features = open_features(root)
+        if Checkpoint.load(path).training.get("data") == data_digest(features, labels_of(features)):
             click.echo(f"{path} is there already")
             return path
         click.echo(f"{path} was trained on other features than are in {root} now: training anew")
@@ -254,15 +255,6 @@ def _measure(root: Path) -> Path:
     over = {"force": True} if there else {}
     accuracy.call(contestant=(f"{root}@{path}",), out=folder, **over)
     return folder
-
-
-def _trained_here(path: Path, root: Path) -> bool:
-    from vnp.classifier.checkpoint import Checkpoint
-    from vnp.classifier.rows import data_digest, labels_of
-    from vnp.features.read import open_features
-
-    features = open_features(root)
-    return bool(Checkpoint.load(path).training.get("data") == data_digest(features, labels_of(features)))
 
 
 def _measured(table: Path, path: Path) -> bool:

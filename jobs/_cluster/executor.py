@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
+from shlex import quote
 from typing import Any, ClassVar
 
 from jobs._cluster.profile import JobKind, Profile, load_profile
-from vnp.errors import UsageError
+from vnp.errors import RunExistsError, UsageError
 
 EXECUTORS = {
     "slurm": "jobs._cluster.slurm.Slurm",
@@ -260,6 +261,21 @@ def submitted(root: Path) -> list[Submitted]:
         if entry.shards or all(entry.job != other.job for other in found):
             found.append(entry)
     return found
+
+
+def require_idle(executor: Executor, root: Path) -> None:
+    """Make sure that no job of a run is in the queue.
+
+    Raises:
+        RunExistsError: there is one.
+    """
+    queue = [element.job for element in executor.state(root) or [] if not element.ending]
+    if queue:
+        jobs = ", ".join(in_order(root, queue))
+        raise RunExistsError(
+            f"{root} has jobs in the queue ({jobs}): end them first with python -m jobs.cancel {quote(str(root))}, "
+            "or wait for them"
+        )
 
 
 def in_order(root: Path, jobs: Sequence[str]) -> list[str]:

@@ -31,12 +31,7 @@ _OWN_WAY_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Room for one task at a time.
-
-    Args:
-        gpu: the GPU it sees, as in ``CUDA_VISIBLE_DEVICES``; empty for none.
-        threads: threads of its tensor libraries.
-    """
+    """Room for one task at a time: the GPU that it sees, empty for none, and threads of its tensor libraries."""
 
     gpu: str
     threads: int
@@ -89,12 +84,7 @@ def _run_tasks(run: Run, shards: Sequence[int], poll: Callable[[], None]) -> Non
     """Make shards, at most one a slot at a time; returns when no task is left.
 
     A task takes shard after shard until none is left, so that encoders are loaded once. One that dies is replaced,
-    and the shard that it died of is left to ``rerun``.
-
-    Args:
-        run: a planned run.
-        shards: numbers of the shards to make.
-        poll: called a few times a second.
+    and the shard that it died of is left to ``rerun``. ``poll`` is called a few times a second.
 
     Raises:
         KeyboardInterrupt: after the tasks have been ended.

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from jobs._cli.progress import Progress
-from jobs._cluster.executor import Executor
+from jobs._cluster.executor import Executor, require_idle
 from jobs._cluster.image import run_in_image
 from jobs._cluster.profile import KINDS, Profile, load_profile
 from vnp.encoders.weights.folders import weights_root
@@ -75,6 +75,8 @@ def input_paths(options: RunOptions) -> list[Path]:
 
 def plan_run(options: RunOptions, out: Path, executor: Executor, *, force: bool = False) -> tuple[Run, RunStatus]:
     """Plan a run, or find the one that is there, and say so; ``force`` begins anew where another run stands."""
+    if force:
+        require_idle(executor, out.absolute())
     executor.check()
     run, before, shards = make_plan(options, out, executor.profile, force=force)
     totals = run.request.totals

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 
-from jobs._cluster.executor import Element, Executor, Submitted, in_order, scheduler, submitted
+from jobs._cluster.executor import Element, Executor, Submitted, scheduler, submitted
 from jobs._cluster.planning import shard_table
 from jobs._cluster.profile import Profile
-from vnp.errors import RunExistsError
 from vnp.runs.done.status import RunStatus, ShardStatus, last_words, run_status
 from vnp.runs.request import Run
 
@@ -69,21 +68,6 @@ def planning(root: Path) -> Planning | None:
     if how:
         words = f"{words or 'no word'} ({executor.title}: {how})"
     return Planning(last, "was submitted" if queue is None else "ended", words, log)
-
-
-def require_idle(executor: Executor, root: Path) -> None:
-    """Make sure that no job of a run is in the queue.
-
-    Raises:
-        RunExistsError: there is one.
-    """
-    queue = [element.job for element in executor.state(root) or [] if not element.ending]
-    if queue:
-        jobs = ", ".join(in_order(root, queue))
-        raise RunExistsError(
-            f"{root} has jobs in the queue ({jobs}): end them first with python -m jobs.cancel {quote(str(root))}, "
-            "or wait for them"
-        )
 
 
 def explain(run: Run, state: RunStatus) -> Explained:

@@ -134,11 +134,7 @@ def print_blocks(shard: int, done: int, blocks: int) -> None:
 
 @contextmanager
 def noted(*numbers: signal.Signals, text: str = "") -> Iterator[Callable[[], bool]]:
-    """Note signals instead of acting wherever they come: Python drops what is raised in a clean-up.
-
-    Args:
-        numbers: of the signals.
-        text: what to say when one comes.
+    """Note signals, and say ``text``, instead of acting wherever they come: Python drops what a clean-up raises.
 
     Yields:
         A function that says whether one has come.
@@ -161,11 +157,7 @@ def stop_signals() -> AbstractContextManager[Callable[[], bool]]:
 
 @contextmanager
 def end_when_told(code: int) -> Iterator[None]:
-    """End at USR2 or TERM as a task that was asked to stop: what it writes is put aside and it begins again.
-
-    Args:
-        code: exit code of the process.
-    """
+    """End at USR2 or TERM with an exit code, as a task that was asked to stop and begins again."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         _write(number, "ended before it was done; if that was the time limit, raise it")
@@ -177,11 +169,7 @@ def end_when_told(code: int) -> Iterator[None]:
 
 @contextmanager
 def first_interrupt_only() -> Iterator[None]:
-    """Let Ctrl-C end the work at once, and further ones pass by, which would keep it from ending what it started.
-
-    Raises:
-        KeyboardInterrupt: at the first one.
-    """
+    """Let Ctrl-C end the work at once, and further ones pass by, which would keep it from ending what it started."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)
@@ -196,11 +184,7 @@ def first_interrupt_only() -> Iterator[None]:
 
 @contextmanager
 def interrupt_when_told() -> Iterator[None]:
-    """Let TERM do what Ctrl-C does.
-
-    Raises:
-        KeyboardInterrupt: when either comes.
-    """
+    """Let TERM raise KeyboardInterrupt, as Ctrl-C does."""
 
     def end(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
