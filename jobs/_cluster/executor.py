@@ -32,72 +32,46 @@ _FIRST = next(iter(EXECUTORS))
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A step of a run: a job where there is a scheduler, else done by this process or processes of this machine.
-
-    Args:
-        name: what the scheduler's list of jobs shows.
-        function: what a task of it runs: importable, takes the path of ``run.json`` first.
-        kind: which of a profile's resources it asks for.
-        arguments: more arguments, the same for all tasks.
-        shards: one task makes each of these, which it gets as a list of one after the path; None for a plain job.
-        binds: paths that must be seen inside an image.
-        here: does the same in this process, if it makes no shards; None where nothing is to be done.
-        report: what to say once shards are made on this machine, from the seconds that it took.
-        after: ids of the jobs that it waits for.
-        anyhow: start when those have ended, however they ended, not only if all went well.
-    """
+    """A step of a run: a job where there is a scheduler, else done by this process or processes of this machine."""
 
     root: Path
-    name: str
-    function: Callable[..., str]
-    kind: JobKind = "cpu"
-    arguments: tuple[Any, ...] = ()
+    name: str  # what the scheduler's list of jobs shows
+    function: Callable[..., str]  # what a task of it runs: importable, takes the path of ``run.json`` first
+    kind: JobKind = "cpu"  # which of a profile's resources it asks for
+    arguments: tuple[Any, ...] = ()  # more arguments, the same for all tasks
+    # one task makes each of these, which it gets as a list of one after the path; None for a plain job
     shards: tuple[int, ...] | None = None
-    binds: tuple[Path, ...] = ()
+    binds: tuple[Path, ...] = ()  # paths that must be seen inside an image
+    # does the same in this process, if it makes no shards; None where nothing is to be done
     here: Callable[[], object] | None = None
+    # what to say once shards are made on this machine, from the seconds that it took
     report: Callable[[float], str] | None = None
-    after: tuple[str, ...] = ()
-    anyhow: bool = False
+    after: tuple[str, ...] = ()  # ids of the jobs that it waits for
+    anyhow: bool = False  # start when those have ended, however they ended, not only if all went well
 
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """A job, or an element of an array, that the scheduler has not finished with.
+    """A job, or an element of an array, that the scheduler has not finished with."""
 
-    Args:
-        id: as the scheduler's commands take it, such as ``41_7``; ``job`` is that of the whole array.
-        state: the scheduler's word for it, such as ``PENDING``.
-        reason: why it waits.
-        shard: the shard it makes, or None for another job.
-        log: name of its log of errors in the run's ``logs``.
-        ending: its task has ended, or is being ended by the scheduler.
-    """
-
-    id: str
+    id: str  # as the scheduler's commands take it, such as ``41_7``; ``job`` is that of the whole array
     name: str
-    state: str
-    reason: str
-    shard: int | None
-    log: str
+    state: str  # the scheduler's word for it, such as ``PENDING``
+    reason: str  # why it waits
+    shard: int | None  # the shard it makes, or None for another job
+    log: str  # name of its log of errors in the run's ``logs``
     job: str
     waiting: bool = False
-    ending: bool = False
+    ending: bool = False  # its task has ended, or is being ended by the scheduler
 
 
 class Executor(ABC):
-    """A place where jobs are done; what is said of schedulers alone has defaults for this machine.
+    """A place where jobs are done; what is said of schedulers alone has defaults for this machine."""
 
-    Attributes:
-        name: as in ``EXECUTORS``.
-        title: of a scheduler, as messages have it.
-        tools: a scheduler's programs that list and cancel jobs.
-        waits: ``submit`` returns when the job is done; a scheduler takes it and returns at once.
-    """
-
-    name: ClassVar[str]
-    title: ClassVar[str] = ""
-    tools: ClassVar[tuple[str, str]] = ("", "")
-    waits: ClassVar[bool] = True
+    name: ClassVar[str]  # as in ``EXECUTORS``
+    title: ClassVar[str] = ""  # of a scheduler, as messages have it
+    tools: ClassVar[tuple[str, str]] = ("", "")  # a scheduler's programs that list and cancel jobs
+    waits: ClassVar[bool] = True  # ``submit`` returns when the job is done; a scheduler takes it and returns at once
 
     def __init__(self, profile: Profile | None = None) -> None:
         self.profile = profile
@@ -200,23 +174,15 @@ def _load(name: str) -> type[Executor]:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """One submission: a line of JSON in the run's ``logs/jobs.jsonl``.
+    """One submission: a line of JSON in the run's ``logs/jobs.jsonl``."""
 
-    Args:
-        job: the scheduler's id, of the array where it is one.
-        base: number to add to an array index to get the shard.
-        shards: the shards of an array; empty for other jobs, and for arrays that were submitted by hand.
-        at: UTC, ISO 8601.
-        cluster: the scheduler by its name in ``EXECUTORS``; not written where it is Slurm.
-    """
-
-    job: str
+    job: str  # the scheduler's id, of the array where it is one
     name: str
     user: str
-    base: int
-    shards: list[int]
-    at: str
-    cluster: str = _FIRST
+    base: int  # number to add to an array index to get the shard
+    shards: list[int]  # the shards of an array; empty for other jobs, and for arrays that were submitted by hand
+    at: str  # UTC, ISO 8601
+    cluster: str = _FIRST  # the scheduler by its name in ``EXECUTORS``; not written where it is Slurm
 
 
 def jobs_file(root: Path) -> Path:

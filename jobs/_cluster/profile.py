@@ -26,41 +26,25 @@ _TIME = re.compile(r"^(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What one job asks of Slurm. Each is an option of ``sbatch`` unless said otherwise.
-
-    Args:
-        constraint: features that a node must have.
-        gpus: GPUs of a task: a number, for ``--gpus-per-node``.
-        gres: instead of ``gpus``, such as ``gpu:a100:1``.
-        mem: of a task, such as ``32G``.
-        time: limit of a task: minutes, or ``HH:MM:SS``, or ``D-HH:MM:SS``.
-        parallelism: tasks of an array that may run at once.
-        retries: how often a task that was preempted, ran out of time or was killed is queued again.
-        grace: seconds before the time limit at which a task is told to finish its block and end.
-        image: Apptainer image that tasks run in; none if empty.
-        binds: more folders to bind into the image, as ``HOST`` or ``HOST:INSIDE``.
-        environment: variables to set.
-        setup: shell lines that run before the task, such as ``module load``.
-        extra: more options of ``sbatch``, such as ``--mail-type=FAIL``.
-    """
+    """What one job asks of Slurm. Each is an option of ``sbatch`` unless said otherwise."""
 
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
-    constraint: str | None = None
-    gpus: int | None = None
-    gres: str | None = None
+    constraint: str | None = None  # features that a node must have
+    gpus: int | None = None  # GPUs of a task: a number, for ``--gpus-per-node``
+    gres: str | None = None  # instead of ``gpus``, such as ``gpu:a100:1``
     cpus: int = 4
-    mem: str = "16G"
-    time: str | int = 240
-    parallelism: int = 64
-    retries: int = 5
-    grace: int = 120
-    image: str = ""
-    binds: tuple[str, ...] = ()
-    environment: dict[str, str] = field(default_factory=dict)
-    setup: tuple[str, ...] = ()
-    extra: tuple[str, ...] = ()
+    mem: str = "16G"  # of a task, such as ``32G``
+    time: str | int = 240  # limit of a task: minutes, or ``HH:MM:SS``, or ``D-HH:MM:SS``
+    parallelism: int = 64  # tasks of an array that may run at once
+    retries: int = 5  # how often a task that was preempted, ran out of time or was killed is queued again
+    grace: int = 120  # seconds before the time limit at which a task is told to finish its block and end
+    image: str = ""  # Apptainer image that tasks run in; none if empty
+    binds: tuple[str, ...] = ()  # more folders to bind into the image, as ``HOST`` or ``HOST:INSIDE``
+    environment: dict[str, str] = field(default_factory=dict)  # variables to set
+    setup: tuple[str, ...] = ()  # shell lines that run before the task, such as ``module load``
+    extra: tuple[str, ...] = ()  # more options of ``sbatch``, such as ``--mail-type=FAIL``
 
     @property
     def minutes(self) -> int:

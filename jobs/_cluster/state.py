@@ -37,16 +37,11 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Planning:
-    """The job that plans a run which is not planned yet.
-
-    Args:
-        state: ``waits``, ``runs``, ``ended``, or ``was submitted`` if the scheduler does not answer.
-        error: why it waits, or the last line of its log.
-    """
+    """The job that plans a run which is not planned yet."""
 
     job: str
-    state: str
-    error: str | None
+    state: str  # ``waits``, ``runs``, ``ended``, or ``was submitted`` if the scheduler does not answer
+    error: str | None  # why it waits, or the last line of its log
     log: str | None
 
 
