@@ -9,7 +9,6 @@ import contextlib
 import platform
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +242,9 @@ class Run:
 @cache
 def versions() -> dict[str, str]:
     """Versions of vnp, Python and the libraries that are installed, for receipts and provenance; imports none."""
+    # Here, because it takes as long to import as all else that a command's help needs.
+    from importlib import metadata
+
     found = {"vnp": __version__, "python": platform.python_version()}
     for name in ("torch", "numpy", "scipy", "h5py", "scikit-learn", "tokenizers"):
         with contextlib.suppress(metadata.PackageNotFoundError):
