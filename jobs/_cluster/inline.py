@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from shlex import quote
 
 import click
 
@@ -29,7 +28,7 @@ class Inline(Executor):
                 self.make(run, job.shards)
             except KeyboardInterrupt:
                 raise IncompleteRunError(
-                    f"interrupted; what is finished is safe. Go on with: {rerun_command(run)}"
+                    f"interrupted; what is finished is safe. Go on with: {run.rerun_command}"
                 ) from None
             require_complete(run, job.shards)
             if job.report is not None:
@@ -75,10 +74,5 @@ def require_complete(run: Run, shards: Sequence[int]) -> None:
     if len(bad) > 10:
         lines.append(f"  and {len(bad) - 10} more")
     raise IncompleteRunError(
-        f"{len(bad)} of {len(wanted)} shards are not done:\n" + "\n".join(lines) + f"\nGo on with: {rerun_command(run)}"
+        f"{len(bad)} of {len(wanted)} shards are not done:\n" + "\n".join(lines) + f"\nGo on with: {run.rerun_command}"
     )
-
-
-def rerun_command(run: Run) -> str:
-    """The command that makes what is missing."""
-    return f"python -m jobs.rerun {quote(str(run.paths.root))}"

@@ -10,6 +10,7 @@ import platform
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from vnp import __version__
@@ -237,6 +238,11 @@ class Run:
         """
         paths = RunPaths(root.absolute())
         return cls(paths, Request.read(paths.request))
+
+    @property
+    def rerun_command(self) -> str:
+        """The command that makes what is missing."""
+        return f"python -m jobs.rerun {quote(str(self.paths.root))}"
 
 
 @cache

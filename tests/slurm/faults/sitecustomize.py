@@ -45,7 +45,7 @@ def _change(module: Any) -> None:
     write = module._Pipeline._write
 
     def faulty(self: Any, shard: Any, block: Any, *rest: Any) -> Any:
-        _look(Path(os.environ["FAULTS"]), f"{shard.number}.{block.number}", self._stop)
+        _look(Path(os.environ["FAULTS"]), f"{shard.number}.{block.number}", self.stop)
         return write(self, shard, block, *rest)
 
     module._Pipeline._write = faulty

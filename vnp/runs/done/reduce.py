@@ -136,7 +136,7 @@ def _receipts(run: Run, shards: Sequence[Shard]) -> list[Receipt]:
 
 
 def _rerun(run: Run, count: int) -> str:
-    return f"Make {'it' if count == 1 else 'them'} with: python -m jobs.rerun {shlex.quote(str(run.paths.root))}"
+    return f"Make {'it' if count == 1 else 'them'} with: {run.rerun_command}"
 
 
 def _require_alike(run: Run, receipts: Sequence[Receipt]) -> None:
@@ -165,7 +165,7 @@ def _require_alike(run: Run, receipts: Sequence[Receipt]) -> None:
         if wrong:
             raise FeatureError(
                 f"{wrong}\nDelete {run.paths.receipt(receipt.shard)} and make the shard again on the same kind of "
-                f"machine with: python -m jobs.rerun {shlex.quote(str(run.paths.root))}"
+                f"machine with: {run.rerun_command}"
             )
 
 

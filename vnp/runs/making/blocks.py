@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
 import shutil
 import socket
 import time
@@ -160,7 +159,7 @@ def seal_shard(run: Run, plan: BlockPlan, current: Attempt, seconds: Mapping[str
     """
     started = time.perf_counter()
     shard, number, paths = plan.shard, plan.shard.number, plan.paths(run.paths)
-    go_on = f"then go on with: python -m jobs.rerun {shlex.quote(str(run.paths.root))}"
+    go_on = f"then go on with: {run.rerun_command}"
     stamps = _stamps(paths)
     read = [read_block(path, plan, block) for block, path in enumerate(paths)]
     accounts = [account for account in read if account is not None]

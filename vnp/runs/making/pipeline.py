@@ -25,9 +25,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
-from shlex import quote
 from typing import Any
 
 from vnp.errors import RunError, UsageError, VnpError, storage_error
@@ -102,10 +101,7 @@ def _load(run: Run) -> RunEncoders:
 
 
 class _Shard:
-    """One shard on its way.
-
-    ``have`` says how many of its blocks are safe, ``over`` that nothing is read or embedded of it any more.
-    """
+    """One shard on its way."""
 
     def __init__(self, run: Run, plan: BlockPlan) -> None:
         self.number = plan.shard.number
@@ -114,9 +110,9 @@ class _Shard:
         self.announced: Announced | None = None
         self.chosen: Mapping[int, Selection] = {}
         self.seconds = {"load": 0.0, "weights": 0.0, "read": 0.0, "write": 0.0}
-        self.have = 0
+        self.have = 0  # blocks that are safe on the disk
         self.writing: Future[None] | None = None
-        self.over = False
+        self.over = False  # nothing is read or embedded of it any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,27 +136,21 @@ class _Step:
     error: Exception | None = None  # why the shard cannot be read
 
 
+@dataclass(eq=False)
 class _Pipeline:
     """The stages in the order of their methods, and what flows between them."""
 
-    def __init__(
-        self,
-        run: Run,
-        numbers: Iterator[int],
-        stop: Callable[[], bool],
-        block_done: Callable[[int, int, int], None],
-        log: str | None,
-        load: Callable[[], RunEncoders],
-    ) -> None:
-        self.outcomes: list[Outcome] = []
-        self.failed: list[tuple[int, VnpError]] = []
-        self._run = run
-        self._shards = read_plan(run.paths.plan, run.request.plan_sha256)
-        self._numbers = numbers
-        self._stop = stop
-        self._block_done = block_done
-        self._log = log
-        self._load = load
+    run: Run
+    numbers: Iterator[int]
+    stop: Callable[[], bool]
+    block_done: Callable[[int, int, int], None]
+    log: str | None
+    load: Callable[[], RunEncoders]
+    outcomes: list[Outcome] = field(default_factory=list)
+    failed: list[tuple[int, VnpError]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._shards = read_plan(self.run.paths.plan, self.run.request.plan_sha256)
         self._ending = False
         self._begun: list[_Shard] = []
         self._sealing: Future[None] | None = None
@@ -184,7 +174,7 @@ class _Pipeline:
                         self._embed(shard, step.block)
                 if step.last:
                     self._seal(shard)
-                if self._stop():
+                if self.stop():
                     break
         finally:
             self._ending = True
@@ -213,15 +203,15 @@ class _Pipeline:
 
     def _read(self, loaded: Future[RunEncoders]) -> Iterator[_Step]:
         """Read shard after shard, in the reading thread."""
-        for number in self._numbers:
+        for number in self.numbers:
             if self._ending:
                 return
             if not 0 <= number < len(self._shards):
-                there = f"{self._run.paths.root} has the shards 0 to {len(self._shards) - 1}, not {number}"
+                there = f"{self.run.paths.root} has the shards 0 to {len(self._shards) - 1}, not {number}"
                 self.failed.append((number, UsageError(there)))
                 continue
-            request = self._run.request
-            shard = _Shard(self._run, BlockPlan(request.digest, self._shards[number], request.block_units))
+            request = self.run.request
+            shard = _Shard(self.run, BlockPlan(request.digest, self._shards[number], request.block_units))
             try:
                 if self._begin(shard):
                     yield from self._read_blocks(shard, loaded)
@@ -230,21 +220,21 @@ class _Pipeline:
 
     def _begin(self, shard: _Shard) -> bool:
         """Announce the work on a shard; False if it is done already."""
-        run, number = self._run, shard.number
+        run, number = self.run, shard.number
         done = sealed(run, number)
         if done is not None:
             self.outcomes.append(Outcome(number, "already", done.rows))
             return False
         discard(run, number)
         shard.chosen = read_selections(run, self._shards, number)
-        shard.announced = Announced(run.paths.blocks(number), self._log)
+        shard.announced = Announced(run.paths.blocks(number), self.log)
         self._begun.append(shard)
         check_inputs(inputs_of(run.request, self._shards, number))
         return True
 
     def _read_blocks(self, shard: _Shard, loaded: Future[RunEncoders]) -> Iterator[_Step]:
         """Read, translate and tokenise the blocks that are missing; those that are there are passed over."""
-        request, plan = self._run.request, shard.plan
+        request, plan = self.run.request, shard.plan
         accounts = [read_block(path, plan, block) for block, path in enumerate(shard.paths)]
         if same_encoders(accounts):
             yield _Step(shard, last=True)
@@ -276,7 +266,7 @@ class _Pipeline:
     def _load_for(self, shard: _Shard) -> None:
         """Load the encoders, while the first block of a shard is read."""
         try:
-            encoders = self._load()
+            encoders = self.load()
         except BaseException:
             # Nobody waits for the thread that reads meanwhile, nor does it for what is not to come.
             self._loaded.cancel()
@@ -290,7 +280,7 @@ class _Pipeline:
         """Embed a block, and leave it to be written when the one before it is safe."""
         if shard.writing is None:
             self._tell(shard)
-        leave_if_sealed(self._run, shard.number)
+        leave_if_sealed(self.run, shard.number)
         # Another task may have finished this block since.
         embedding = None if shard.paths[block.number].exists() else block.encoders.embed(block.work)
         self._settle(shard)
@@ -302,7 +292,7 @@ class _Pipeline:
             return
         found, account = embedding.result()
         started = time.perf_counter()
-        arrays = to_store(found, self._run.request.store)
+        arrays = to_store(found, self.run.request.store)
         write_block(shard.paths[block.number], shard.plan, block.number, block.prepared, arrays, account)
         shard.seconds["write"] += time.perf_counter() - started
 
@@ -315,7 +305,7 @@ class _Pipeline:
             self._tell(shard)
 
     def _tell(self, shard: _Shard) -> None:
-        self._block_done(shard.number, shard.have, shard.plan.count)
+        self.block_done(shard.number, shard.have, shard.plan.count)
 
     def _seal(self, shard: _Shard) -> None:
         """Leave a shard to be sealed, one at a time: blocks of more shards are not piled up on the disk."""
@@ -336,11 +326,11 @@ class _Pipeline:
             assert shard.announced is not None
             self._settle(shard)
             if all(path.exists() for path in shard.paths):
-                rows = seal_shard(self._run, shard.plan, shard.announced.attempt, shard.seconds)
+                rows = seal_shard(self.run, shard.plan, shard.announced.attempt, shard.seconds)
                 shard.announced.end()
                 self.outcomes.append(Outcome(shard.number, "done", rows))
             else:
-                leave_if_sealed(self._run, shard.number)
+                leave_if_sealed(self.run, shard.number)
                 shard.announced.end("stopped")
                 self.outcomes.append(Outcome(shard.number, "stopped", 0))
 
@@ -363,20 +353,20 @@ class _Pipeline:
             elif isinstance(error, VnpError):
                 self.failed.append((shard.number, error))
             elif isinstance(error, OSError):
-                what = f"making {shard_name(shard.number)} of {self._run.paths.root}"
+                what = f"making {shard_name(shard.number)} of {self.run.paths.root}"
                 self.failed.append((shard.number, storage_error(error, what)))
             else:
                 raise
 
     def _leave(self, shard: _Shard, error: Exception) -> None:
         """Leave a shard whose files are gone to the task that has sealed it."""
-        receipt = sealed(self._run, shard.number)
+        receipt = sealed(self.run, shard.number)
         if receipt is None:
             raise RunError(
                 f"{shard_name(shard.number)}: files vanished or were damaged while it was made ({error}). "
-                f"Go on with: python -m jobs.rerun {quote(str(self._run.paths.root))}"
+                f"Go on with: {self.run.rerun_command}"
             ) from error
-        shutil.rmtree(self._run.paths.blocks(shard.number), ignore_errors=True)
+        shutil.rmtree(self.run.paths.blocks(shard.number), ignore_errors=True)
         self.outcomes.append(Outcome(shard.number, "left", receipt.rows))
 
 
