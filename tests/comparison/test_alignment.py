@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.comparison.making import frames, write_features
-from vnp.comparison._alignment import align, read_table
+from vnp.comparison._cases import align, read_table
 from vnp.errors import FeatureError, InputError, LayoutError
 from vnp.features.split import read_groups
 

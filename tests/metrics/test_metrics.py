@@ -9,8 +9,14 @@ from sklearn import metrics as reference
 from tests.comparison.making import predictions
 from vnp.errors import FeatureError, UsageError
 from vnp.metrics.aggregation import aggregate, chunk_keys
-from vnp.metrics.bootstrap import bootstrap_intervals, replicate_metrics, with_intervals
-from vnp.metrics.metrics import NAMES, binary_metrics, expected_calibration_error
+from vnp.metrics.metrics import (
+    NAMES,
+    binary_metrics,
+    bootstrap_intervals,
+    expected_calibration_error,
+    replicate_metrics,
+    with_intervals,
+)
 
 
 def test_metrics_of_a_case_worked_out_by_hand() -> None:

@@ -19,7 +19,7 @@ from vnp.classifier.split import (
     split_of_data,
 )
 from vnp.classifier.train import outputs_of
-from vnp.comparison._alignment import Table
+from vnp.comparison._cases import Table
 from vnp.comparison.contestants import CompareOptions, Contestant
 from vnp.errors import FeatureError, UsageError, storage_error
 from vnp.features.split import TEST, some

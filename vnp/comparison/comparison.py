@@ -13,15 +13,18 @@ from scipy.stats import binom
 from sklearn.metrics import cohen_kappa_score
 
 from vnp.comparison._cases import Cases
-from vnp.metrics.bootstrap import (
+from vnp.metrics.metrics import (
+    NAMES,
     REPLICATES,
+    THRESHOLD,
     Interval,
+    Metrics,
+    binary_metrics,
     bootstrap_intervals,
     intervals_of,
     replicate_metrics,
     with_intervals,
 )
-from vnp.metrics.metrics import NAMES, THRESHOLD, Metrics, binary_metrics
 
 
 @dataclass(frozen=True, slots=True)

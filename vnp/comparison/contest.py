@@ -15,8 +15,7 @@ from jaxtyping import Float64, Int64
 from vnp.classifier.checkpoint import Checkpoint
 from vnp.classifier.model import CLASSES
 from vnp.classifier.train import Training, Watcher, train
-from vnp.comparison._alignment import Table, align, read_table
-from vnp.comparison._cases import Cases, Frames, lift, make_cases
+from vnp.comparison._cases import Cases, Frames, Table, align, lift, make_cases, read_table
 from vnp.comparison._heldout import hold_out
 from vnp.comparison.comparison import compare
 from vnp.comparison.contestants import SPLIT, CompareOptions, Contestant, model_path, require_sense, with_parts

@@ -24,7 +24,7 @@ from vnp.files.claims import alone, make_folder, require_apart
 from vnp.files.durable import remove_temporaries
 from vnp.files.hashing import file_sha256
 from vnp.files.records import write_json
-from vnp.metrics.bootstrap import REPLICATES
+from vnp.metrics.metrics import REPLICATES
 from vnp.metrics.rules import BEST_FRAME
 
 SPLIT = "split.tsv"

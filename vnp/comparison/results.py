@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 from vnp.comparison.comparison import Compared, Measured, Pair, as_json
 from vnp.files.durable import write_text
 from vnp.files.records import write_json
-from vnp.metrics.bootstrap import Interval
-from vnp.metrics.metrics import METRICS, NAMES
+from vnp.metrics.metrics import METRICS, NAMES, Interval
 from vnp.report.pages import render
 from vnp.report.plots import Series, comparison_plots
 
