@@ -42,10 +42,10 @@ class RequiredFeatures:
 
     def require(self, features: Features) -> None:
         """Make sure that features are what was asked."""
-        asked = {"dna": self.dna, "protein": self.protein}
+        names = {"dna": self.dna, "protein": self.protein}
         native: dict[str, tuple[str, int]] = {}
         for part in features.layout.parts:
-            name = asked[part.name]
+            name = names[part.name]
             found = features.provenance.get("encoders", {}).get(part.name, {}).get("name", part.encoder)
             if found != part.encoder:
                 raise FeatureError(
@@ -61,13 +61,13 @@ class RequiredFeatures:
                 )
             native[part.name] = (part.encoder, part.native)
         for name in ("dna", "protein"):
-            if asked[name] is not None and name not in native:
-                raise FeatureError(f"has no {name} columns, {asked[name]} was asked for", path=features.path)
+            if names[name] is not None and name not in native:
+                raise FeatureError(f"has no {name} columns, {names[name]} was asked for", path=features.path)
         if self.layout is not None:
             if len(native) < 2:
                 raise LayoutError(f"the layout {self.layout} was asked for; {features.path} has {features.layout}")
-            wanted = make_layout(self.layout, dna=native["dna"], protein=native["protein"])
-            wanted.require(features.layout, here="asked for", there=str(features.path))
+            required = make_layout(self.layout, dna=native["dna"], protein=native["protein"])
+            required.require(features.layout, here="asked for", there=str(features.path))
         if self.chunk is not None and self.chunk != features.chunk:
             raise FeatureError(
                 f"the chunks differ: {self.chunk} bases were asked for, {features.path} has {features.chunk}. "

@@ -194,12 +194,12 @@ def split_rows(
 def split_from_file(path: Path, label: Int8[np.ndarray, "n"], groups: Sequence[str], ids: Sequence[str]) -> Split:
     """Take a split that was written before or elsewhere: TSV with the columns ``group`` (or ``id``) and ``part``."""
     key, stored = read_split(path)
-    wanted = groups if key == "group" else ids
-    missing = [name for name in dict.fromkeys(wanted) if name not in stored]
+    keys = groups if key == "group" else ids
+    missing = [name for name in dict.fromkeys(keys) if name not in stored]
     if missing:
         raise FeatureError(f"{path} says nothing of {len(missing)} of the {key}s: {some(missing)}")
     names, group = number_groups(groups)
-    split = Split("file", np.array([stored[name] for name in wanted], np.int8), group, names, None)
+    split = Split("file", np.array([stored[name] for name in keys], np.int8), group, names, None)
     _require_classes(split, label, _present(split))
     return split
 

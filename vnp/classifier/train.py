@@ -266,8 +266,8 @@ def deal(
 
 def _request(training: Training, summary: Mapping[str, Any], data: str) -> str:
     """What decides whose a state is: the recipe, the seed, the split and the data."""
-    wanted = {"recipe": asdict(training.recipe), "seed": training.seed, "split": dict(summary), "data": data}
-    return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+    request = {"recipe": asdict(training.recipe), "seed": training.seed, "split": dict(summary), "data": data}
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(request: str, device: torch.device) -> str:

@@ -169,13 +169,13 @@ def _outputs(folder: Path, contestants: Sequence[Contestant], options: CompareOp
 
 def _request(contestants: Sequence[Contestant], options: CompareOptions) -> dict[str, Any]:
     """All that decides what a comparison writes but the machine, as it will be read again."""
-    asked = {name: getattr(options, name) for name in options.__slots__ if name != "device"}
+    request = {name: getattr(options, name) for name in options.__slots__ if name != "device"}
     if options.organisms is not None:
         organisms = json.dumps(options.organisms, sort_keys=True).encode()
-        asked["organisms"] = hashlib.sha256(organisms).hexdigest()
-    asked["split"] = _named(options.split) if isinstance(options.split, Path) else options.split
-    asked["recipe"] = asdict(options.recipe)
-    asked["contestants"] = [
+        request["organisms"] = hashlib.sha256(organisms).hexdigest()
+    request["split"] = _named(options.split) if isinstance(options.split, Path) else options.split
+    request["recipe"] = asdict(options.recipe)
+    request["contestants"] = [
         {
             "name": one.name,
             "features": str(one.features.path.resolve()),
@@ -184,7 +184,7 @@ def _request(contestants: Sequence[Contestant], options: CompareOptions) -> dict
         }
         for one in contestants
     ]
-    again: dict[str, Any] = json.loads(json.dumps(asked))
+    again: dict[str, Any] = json.loads(json.dumps(request))
     return again
 
 
