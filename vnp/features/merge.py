@@ -35,6 +35,8 @@ from vnp.features.table import (
     windows,
 )
 
+# Small enough to stay in a core's cache between reading, checking and writing.
+WINDOW_BYTES = 1 << 20
 _ALL = [column for columns in COLUMNS.values() for column in columns]
 
 
@@ -278,23 +280,13 @@ def _finite(source: _Source, name: str) -> Callable[[np.ndarray, int], None]:
     return check
 
 
-# Small enough to stay in a core's cache between reading, checking and writing.
-WINDOW_BYTES = 1 << 20
-
-
 def copy(
     sources: Sequence[Extent],
     target: Extent,
     first: int,
     check: Callable[[np.ndarray, int], None] = lambda _values, _row: None,
 ) -> None:
-    """Put arrays side by side into rows ``first`` … of another.
-
-    Args:
-        sources: arrays of the same rows; their widths add up to the target's.
-        target: where to.
-        first: row of the target that the sources' first row becomes.
-        check: is shown every window (rows, width) with the sources' row number of its first row.
+    """Put arrays side by side into rows ``first`` … of another; ``check`` is shown every window and its first row.
 
     Raises:
         FeatureError: a file ends early.

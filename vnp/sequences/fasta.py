@@ -11,13 +11,12 @@ from vnp.sequences.record import (
     UPPER,
     WHITE,
     Record,
+    checked_record,
     clean_bases,
-    clean_name,
     count_lines,
     looks_like_protein,
     make_record,
     plain_names,
-    sequence_problem,
 )
 
 _LONGEST_HEADER = 1 << 24
@@ -118,7 +117,7 @@ def _whole(parts: list[bytes], lines: Iterable[int], offsets: Iterable[int | Non
         return list(map(make_record, zip(names, sequences, lines, offsets, repeat(None), strict=False))), True
     cleaned = (body.translate(UPPER, WHITE) for _, _, body in pairs)
     return [
-        _record(header, sequence, line, offset)
+        checked_record(header, sequence, line, offset)
         for (header, _, _), sequence, line, offset in zip(pairs, cleaned, lines, offsets, strict=False)
     ], False
 
@@ -141,13 +140,5 @@ class _Begun:
 
     def finish(self) -> tuple[list[Record], bool]:
         sequence = b"".join(self._pieces)
-        record = _record(self._header, sequence, self._line, self._offset, self._good)
+        record = checked_record(self._header, sequence, self._line, self._offset, good=self._good)
         return [record], record.problem is None
-
-
-def _record(header: bytes, sequence: bytes, line: int, offset: int | None, good: bool = False) -> Record:
-    name, problem = clean_name(header.decode("utf-8", "backslashreplace"), line)
-    # Looking for a bad letter takes long in a chromosome, so not where there is none.
-    if not (good and sequence):
-        problem = problem or sequence_problem(sequence)
-    return Record(name, sequence, line, offset, problem)

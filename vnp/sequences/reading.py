@@ -30,12 +30,12 @@ from vnp.sequences.record import (
     UPPER,
     WHITE,
     Record,
+    checked_record,
     clean_bases,
     clean_name,
     count_lines,
     make_record,
     plain_names,
-    sequence_problem,
 )
 from vnp.sequences.samplesheet import check_readable
 
@@ -129,21 +129,15 @@ def _four_lines(text: bytes, line: int, offset: int, plain: bool) -> tuple[Itera
     numbers = range(line, line + 4 * count, 4)
     bases, good = clean_bases(b"\n".join(lines[1::4]), between=b"\n")
     sequences = bases.split(b"\n")
-    joined = b"\n".join(headers)
-    names = plain_names(joined, "@")
+    names = plain_names(b"\n".join(headers), "@")
     if good and names is not None and b"" not in sequences:
         return map(make_record, zip(names, sequences, numbers, offsets, repeat(None), strict=False)), size
-    return map(_record, joined.decode("utf-8", "backslashreplace").split("\n"), sequences, numbers, offsets), size
+    return map(checked_record, [header[1:] for header in headers], sequences, numbers, offsets), size
 
 
 def _repeats(plus: bytes, header: bytes) -> bool:
     """Tell whether a plus line is one: alone, or with the header once more."""
     return plus.startswith(b"+") and (len(plus) == 1 or plus[1:].isspace() or plus[1:] == header[1:])
-
-
-def _record(header: str, sequence: bytes, line: int, offset: int | None) -> Record:
-    name, problem = clean_name(header[1:], line)
-    return Record(name, sequence, line, offset, problem or sequence_problem(sequence))
 
 
 class _LineByLine:
@@ -172,9 +166,8 @@ class _LineByLine:
                 self._fail(f"a record should start here with '@', but the line is {_shown(header)}", self._header_line)
             bases = self._bases()
             self._count_qualities(bases)
-            text = header.decode("utf-8", "backslashreplace")
             sequence = b"".join(bases).translate(UPPER, WHITE)
-            yield _record(text, sequence, self._header_line, offset if self._plain else None)
+            yield checked_record(header[1:], sequence, self._header_line, offset if self._plain else None)
 
     def _bases(self) -> list[bytes]:
         bases: list[bytes] = []

@@ -69,6 +69,15 @@ def clean_name(header: str, line: int) -> tuple[str, str | None]:
     return name, None
 
 
+def checked_record(header: bytes, sequence: bytes, line: int, offset: int | None, *, good: bool = False) -> Record:
+    """Make a record of a header without its mark and clean bases; ``good`` says that these need no look."""
+    name, problem = clean_name(header.decode("utf-8", "backslashreplace"), line)
+    # Looking for a bad letter takes long in a chromosome, so not where there is none.
+    if not (good and sequence):
+        problem = problem or sequence_problem(sequence)
+    return Record(name, sequence, line, offset, problem)
+
+
 def plain_names(headers: bytes, mark: str) -> list[str] | None:
     """Take the names from header lines joined by LF, each with its mark; None where one needs ``clean_name``."""
     text = headers.decode("utf-8", "backslashreplace").replace("\t", " ")
