@@ -29,9 +29,8 @@ from vnp.features.table import Records, Rows, Skipped, write_table
 from vnp.files.durable import sync_file
 from vnp.files.hashing import file_sha256
 from vnp.files.memory import peak_memory
-from vnp.runs.done.receipts import Receipt
+from vnp.runs.done.receipts import Receipt, now
 from vnp.runs.done.reduce import reduce_run
-from vnp.runs.making.attempts import now
 from vnp.runs.planning.options import MOST_SHARDS
 from vnp.runs.planning.plan import write_plan
 from vnp.runs.request import EncoderChoice, PlannedInput, Position, Request, Run, RunPaths, Shard, Totals, versions

@@ -17,9 +17,8 @@ import h5py
 from tests.runs.making import make_one
 from vnp.errors import DamagedShardError
 from vnp.features.table import CONTENT, content_digest
-from vnp.runs.done.receipts import require_sealed
+from vnp.runs.done.receipts import Attempt, require_sealed
 from vnp.runs.done.reduce import reduce_run
-from vnp.runs.making.attempts import Attempt
 from vnp.runs.making.encoders import RunEncoders
 from vnp.runs.making.pipeline import Outcome
 from vnp.runs.planning import start

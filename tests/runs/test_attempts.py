@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from vnp.files.records import write_json
-from vnp.runs.making import attempts
-from vnp.runs.making.attempts import SILENT_SECONDS, Announced, Attempt, job_id, read_attempts
+from vnp.runs.done import receipts as attempts
+from vnp.runs.done.receipts import SILENT_SECONDS, Announced, Attempt, job_id, read_attempts
 
 
 def only(folder: Path) -> tuple[Path, Attempt]:
@@ -60,7 +60,7 @@ def test_an_interruption_is_a_stop(tmp_path: Path, error: BaseException) -> None
 
 def test_a_process_that_is_gone_is_dead(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from vnp.runs.making.attempts import Announced\n"
+        "import os, sys; from pathlib import Path; from vnp.runs.done.receipts import Announced\n"
         "Announced(Path(sys.argv[1]), None); os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)

@@ -10,8 +10,8 @@ import pytest
 
 from tests.runs.making import coding, column_bytes, make_all, pair, plan_run, small_blocks, write_fasta
 from vnp.errors import RunError
+from vnp.runs.done.receipts import read_attempts
 from vnp.runs.making import pipeline
-from vnp.runs.making.attempts import read_attempts
 from vnp.runs.making.blocks import seal_shard
 from vnp.runs.making.encoders import RunEncoders
 from vnp.runs.making.pipeline import make_shards

@@ -22,8 +22,7 @@ from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, RunE
 from vnp.features import table
 from vnp.files.hashing import file_sha256
 from vnp.runs.done.receipts import Receipt, sealed
-from vnp.runs.done.reduce import reduce_run
-from vnp.runs.done.skipped import write_skipped
+from vnp.runs.done.reduce import reduce_run, write_skipped
 from vnp.runs.done.status import run_status
 from vnp.runs.request import Run
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.runs.making import ask, coding, make_all, make_one, plan_run, write_fasta
 from vnp.errors import ChangedInputError, InputError, RunError, RunExistsError, UsageError
-from vnp.runs.making.attempts import Announced
+from vnp.runs.done.receipts import Announced
 from vnp.runs.planning.plan import check_inputs, inputs_of, read_plan
 from vnp.runs.planning.start import start_run
 from vnp.runs.request import Run

@@ -11,7 +11,7 @@ from pathlib import Path
 from vnp.errors import ChangedInputError
 from vnp.files.claims import make_folder
 from vnp.files.durable import replacing
-from vnp.runs.done.skipped import HEADER, skipped_lines
+from vnp.runs.done.reduce import HEADER, skipped_lines
 from vnp.runs.planning.survey import Survey
 from vnp.runs.request import START, Position
 from vnp.runs.units import prepare, read_units

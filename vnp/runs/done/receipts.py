@@ -1,14 +1,22 @@
-"""Receipts: what proves that a shard is done; nothing else decides, and no scheduler.
+"""What tasks write down of their shards: receipts, which prove, and attempts, which tell.
 
-A receipt is written last, once, after its shard file is safe on the disk. Its bytes are the one spelling of its
-content and carry a digest of it, so that any damaged bit shows.
+A shard is done by its receipt; nothing else decides, and no scheduler. A receipt is written last, once, after its shard
+file is safe on the disk, and carries a digest of its content, so that any damaged bit shows. An attempt decides
+nothing: it lets status tell a running task from a dead one. It is a small file beside the shard's blocks, made when a
+task starts, touched while it lives, and completed with how it ended where it could still say so.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import shutil
-from dataclasses import dataclass
+import socket
+import threading
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +180,115 @@ def tidy(run: Run) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         for receipt in run.paths.receipts.glob("*.withdrawn"):
             receipt.unlink(missing_ok=True)
+
+
+BEAT_SECONDS = 20
+SILENT_SECONDS = 180
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One task's work on one shard."""
+
+    number: int  # 1-based
+    host: str  # name of the machine
+    pid: int  # process id there
+    boot: str  # identifies the process beyond its id: its start time in clock ticks since boot
+    job: str | None  # Slurm or local job id, if any
+    log: str | None  # path of its log, if known
+    started: str  # UTC, ISO 8601
+    ended: str | None = None  # UTC, ISO 8601, or None while it runs or if it was killed
+    # ``running``, ``stopped`` (asked to stop, its blocks are safe), ``failed``, or ``left`` (another task had finished
+    # the shard)
+    outcome: str = "running"
+    error: str | None = None  # last line of what went wrong
+
+    def alive(self, path: Path) -> bool:
+        """Whether the task still runs: by its process on this machine, by its last sign of life elsewhere."""
+        if self.outcome != "running":
+            return False
+        if self.host == socket.gethostname():
+            return _process_start(self.pid) == self.boot
+        try:
+            return time.time() - path.stat().st_mtime < SILENT_SECONDS
+        except OSError:
+            return False
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def job_id() -> str | None:
+    """The id of the job that this process runs in, as ``squeue`` shows it, or submitit's local id."""
+    environment = os.environ
+    if array := environment.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{environment.get('SLURM_ARRAY_TASK_ID', '0')}"
+    return environment.get("SLURM_JOB_ID") or environment.get("SUBMITIT_LOCAL_JOB_ID")
+
+
+class Announced:
+    """An attempt of this process: announced by its file, kept alive, and completed with how it ended.
+
+    Args:
+        folder: the shard's folder of blocks; made if it is missing.
+        log: path of the task's log, if known.
+    """
+
+    def __init__(self, folder: Path, log: str | None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        number = len(list(folder.glob("attempt-*.json")))
+        own = os.getpid()
+        while True:
+            number += 1
+            self._path = folder / f"attempt-{number:05d}.json"
+            self.attempt = Attempt(number, socket.gethostname(), own, _process_start(own), job_id(), log, now())
+            with contextlib.suppress(FileExistsError):
+                write_record(self._path, self.attempt, exclusive=True)
+                break
+        self._over = threading.Event()
+        self._beat = threading.Thread(target=self._keep_alive, daemon=True)
+        self._beat.start()
+
+    def _keep_alive(self) -> None:
+        while not self._over.wait(BEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                os.utime(self._path)
+
+    def end(self, outcome: str | None = None, error: str | None = None) -> None:
+        """End it, and note how; the first word counts, and of a shard that is done there is nothing to say."""
+        if self._over.is_set():
+            return
+        self._over.set()
+        self._beat.join()
+        # The folder is gone where another task sealed the shard; a full disk must not hide the first error.
+        with contextlib.suppress(Exception):
+            if outcome is not None and self._path.exists():
+                write_record(self._path, replace(self.attempt, ended=now(), outcome=outcome, error=error))
+
+    def fail(self, error: BaseException) -> None:
+        """Note an error; an interruption is a stop, for nothing is wrong with the shard."""
+        if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
+            self.end("stopped")
+            return
+        message = (str(error).splitlines() or [""])[0]
+        self.end("failed", f"{type(error).__name__}: {message}" if message else type(error).__name__)
+
+
+def read_attempts(folder: Path) -> list[tuple[Path, Attempt]]:
+    """The attempts on a shard, oldest first; unreadable ones are left out."""
+    found = []
+    for path in sorted(folder.glob("attempt-*.json")):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            found.append((path, from_json(Attempt, json.loads(path.read_bytes()))))
+    return found
+
+
+def _process_start(pid: int) -> str:
+    """Start time of a process in clock ticks since boot, or nothing if there is no such process."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in ("Z", "X") else fields[19]

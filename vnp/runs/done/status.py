@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vnp.errors import DamagedShardError, StorageError, storage_error
-from vnp.runs.done.receipts import Receipt, require_sealed
-from vnp.runs.making.attempts import read_attempts
+from vnp.runs.done.receipts import Receipt, read_attempts, require_sealed
 from vnp.runs.request import Run, Shard, shard_name
 
 STATES = ("done", "running", "queued", "stopped", "failed", "damaged", "unknown", "missing")

@@ -25,8 +25,7 @@ from vnp.features.merge import merge
 from vnp.features.table import CONTENT, content_digest, require_schema, write_table
 from vnp.files.durable import creating, replacing
 from vnp.files.hashing import file_sha256
-from vnp.runs.done.receipts import Receipt, sealed
-from vnp.runs.making.attempts import Attempt, job_id, now
+from vnp.runs.done.receipts import Attempt, Receipt, job_id, now, sealed
 from vnp.runs.request import Run, RunPaths, Shard, shard_name, versions
 from vnp.runs.units import Prepared
 

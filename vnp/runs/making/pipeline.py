@@ -30,8 +30,7 @@ from itertools import islice
 from typing import Any
 
 from vnp.errors import RunError, UsageError, VnpError, storage_error
-from vnp.runs.done.receipts import discard, sealed
-from vnp.runs.making.attempts import Announced
+from vnp.runs.done.receipts import Announced, discard, sealed
 from vnp.runs.making.blocks import (
     Account,
     BlockPlan,

@@ -11,7 +11,7 @@ from vnp.encoders.spec import spec as encoder_spec
 from vnp.errors import RunExistsError, UsageError, storage_error
 from vnp.files.claims import standing
 from vnp.files.durable import final_path, remove_temporaries
-from vnp.runs.making.attempts import read_attempts
+from vnp.runs.done.receipts import read_attempts
 from vnp.runs.request import STORES, EncoderChoice, RunPaths
 from vnp.sequences.samplesheet import InputFile
 

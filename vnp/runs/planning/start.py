@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vnp.errors import RunExistsError
-from vnp.runs.making.attempts import now
+from vnp.runs.done.receipts import now
 from vnp.runs.planning.options import RunOptions, clear, require_free
 from vnp.runs.planning.plan import check_inputs, check_tables, write_plan
 from vnp.runs.planning.survey import DEFAULT_CHUNK, Survey, survey
