@@ -198,11 +198,11 @@ def _weighted(name: str) -> EncoderSpec:
 
 def _fetch(one: EncoderSpec, root: Path, revision: str | None) -> LockedEncoder:
     # Here, because these are not needed to say --help.
-    from vnp.encoders.weights.download import HuggingFaceHub, fetch
+    from vnp.encoders.weights.download import HuggingFaceHub, download_weights
 
     make_folder(root)
     with Progress(one.name, None, "MB", 1e6) as bar:
-        entry, new = fetch(
+        entry, new = download_weights(
             one, root, HuggingFaceHub(), revision=revision, progress=lambda name, done, _: bar.to(done, f" of {name}")
         )
     size = sum(file.size for file in entry.files.values()) / 1e6

@@ -16,7 +16,7 @@ from vnp.encoders import from_folder
 from vnp.encoders.spec import spec
 from vnp.encoders.tokens.tokenizers import ESM2_VOCABULARY
 from vnp.encoders.weights import download as fetch_module
-from vnp.encoders.weights.download import HuggingFaceHub, Moved, RemoteFile, RemoteModel, choose_files, fetch
+from vnp.encoders.weights.download import HuggingFaceHub, Moved, RemoteFile, RemoteModel, choose_files, download_weights
 from vnp.encoders.weights.lock import read_lock, verify
 from vnp.errors import StorageError, UsageError, WeightsError
 
@@ -83,7 +83,7 @@ class FakeHub(HuggingFaceHub):
 def test_fetched_files_are_locked_and_load(tensors: bytes, tmp_path: Path) -> None:
     hub = FakeHub(model_files(tensors))
     seen: list[tuple[str, int, int | None]] = []
-    entry, new = fetch(TINY, tmp_path, hub, progress=lambda *what: seen.append(what))
+    entry, new = download_weights(TINY, tmp_path, hub, progress=lambda *what: seen.append(what))
     assert new
     assert read_lock(tmp_path) == {"tiny": entry}
     assert (entry.revision, entry.licence, entry.hub_id) == (COMMIT, "mit", "someone/tiny")
@@ -96,8 +96,8 @@ def test_fetched_files_are_locked_and_load(tensors: bytes, tmp_path: Path) -> No
 
 def test_a_second_fetch_asks_nobody(tensors: bytes, tmp_path: Path) -> None:
     hub = FakeHub(model_files(tensors))
-    first, _ = fetch(TINY, tmp_path, hub)
-    again, new = fetch(TINY, tmp_path, hub)
+    first, _ = download_weights(TINY, tmp_path, hub)
+    again, new = download_weights(TINY, tmp_path, hub)
     assert not new
     assert again == first
     assert hub.asked == [None]
@@ -105,17 +105,17 @@ def test_a_second_fetch_asks_nobody(tensors: bytes, tmp_path: Path) -> None:
 
 def test_the_lock_pins_what_was_first_found(tensors: bytes, tmp_path: Path) -> None:
     hub = FakeHub(model_files(tensors))
-    fetch(TINY, tmp_path, hub)
+    download_weights(TINY, tmp_path, hub)
     (tmp_path / "tiny" / "model.safetensors").unlink()
-    fetch(TINY, tmp_path, hub)
+    download_weights(TINY, tmp_path, hub)
     assert hub.asked == [None, COMMIT]
     assert verify(TINY, tmp_path / "tiny")
 
 
 def test_another_revision_replaces_the_files(tensors: bytes, tmp_path: Path) -> None:
-    fetch(TINY, tmp_path, FakeHub(model_files(tensors) | {"vocab.txt": VOCABULARY}))
+    download_weights(TINY, tmp_path, FakeHub(model_files(tensors) | {"vocab.txt": VOCABULARY}))
     newer = FakeHub(model_files(save(esm2_state(1))), commit="d" * 40)
-    entry, new = fetch(TINY, tmp_path, newer, revision="main")
+    entry, new = download_weights(TINY, tmp_path, newer, revision="main")
     assert new
     assert entry.revision == "d" * 40
     assert not (tmp_path / "tiny" / "vocab.txt").exists()
@@ -126,10 +126,10 @@ def test_a_dropped_connection_is_gone_on_with(tensors: bytes, tmp_path: Path) ->
     hub = FakeHub(model_files(tensors))
     hub.broken["model.safetensors"] = 1000
     with pytest.raises(WeightsError, match="no connection"):
-        fetch(TINY, tmp_path, hub)
+        download_weights(TINY, tmp_path, hub)
     assert not (tmp_path / "tiny").exists()
     assert read_lock(tmp_path) == {}
-    fetch(TINY, tmp_path, hub)
+    download_weights(TINY, tmp_path, hub)
     assert hub.log == [("config.json", 0), ("model.safetensors", 0), ("model.safetensors", 1000)]
     assert verify(TINY, tmp_path / "tiny")
 
@@ -138,11 +138,11 @@ def test_a_pin_that_differs_is_refused_before_gigabytes_move(tensors: bytes, tmp
     pinned = dataclasses.replace(TINY, revision=COMMIT, pins={"model.safetensors": "deadbeef"})
     hub = FakeHub(model_files(tensors))
     with pytest.raises(WeightsError, match=r"model\.safetensors is not the file.*the hub offers.*deadbeef"):
-        fetch(pinned, tmp_path, hub)
+        download_weights(pinned, tmp_path, hub)
     assert ("model.safetensors", 0) not in hub.log
     hub.hashes = False
     with pytest.raises(WeightsError, match=r"what arrived is.*deadbeef"):
-        fetch(pinned, tmp_path, hub)
+        download_weights(pinned, tmp_path, hub)
     assert not (tmp_path / "tiny").exists()
     assert not list(tmp_path.glob(".fetch*/model.safetensors"))
 
@@ -158,7 +158,7 @@ def test_bytes_that_are_not_what_the_hub_promised(tensors: bytes, tmp_path: Path
 
     hub.resolve = lying  # type: ignore[method-assign]
     with pytest.raises(WeightsError, match=r"what arrived is sha256 .* the hub is"):
-        fetch(TINY, tmp_path, hub)
+        download_weights(TINY, tmp_path, hub)
     assert not (tmp_path / "tiny").exists()
 
 
@@ -170,7 +170,7 @@ def test_a_full_disk_is_noticed_before_and_during(
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage(100, 100, 0))
         with pytest.raises(StorageError, match="still to come"):
-            fetch(TINY, tmp_path, hub)
+            download_weights(TINY, tmp_path, hub)
     assert hub.log == []
 
     def full(*_: object) -> None:
@@ -178,22 +178,22 @@ def test_a_full_disk_is_noticed_before_and_during(
 
     monkeypatch.setattr(fetch_module, "_put_in_place", full)
     with pytest.raises(StorageError, match="no space left"):
-        fetch(TINY, tmp_path, hub)
+        download_weights(TINY, tmp_path, hub)
     assert read_lock(tmp_path) == {}
 
 
 def test_pins_allow_no_other_revision() -> None:
     with pytest.raises(UsageError, match="is pinned to revision 08e4846e"):
-        fetch(spec("esm2_650m", "protein"), Path("unused"), FakeHub({}), revision="main")
+        download_weights(spec("esm2_650m", "protein"), Path("unused"), FakeHub({}), revision="main")
     with pytest.raises(UsageError, match="no weights to fetch"):
-        fetch(spec("kmer", "dna"), Path("unused"), FakeHub({}))
+        download_weights(spec("kmer", "dna"), Path("unused"), FakeHub({}))
 
 
 def test_files_of_another_model_never_get_their_final_names(tensors: bytes, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="not an ESM2 vocabulary"):
-        fetch(TINY, tmp_path, FakeHub(model_files(tensors) | {"vocab.txt": b"A"}))
+        download_weights(TINY, tmp_path, FakeHub(model_files(tensors) | {"vocab.txt": b"A"}))
     with pytest.raises(WeightsError, match="hidden_size is 16"):
-        fetch(dataclasses.replace(TINY, width=32), tmp_path, FakeHub(model_files(tensors), commit="e" * 40))
+        download_weights(dataclasses.replace(TINY, width=32), tmp_path, FakeHub(model_files(tensors), commit="e" * 40))
     assert not (tmp_path / "tiny").exists()
     assert read_lock(tmp_path) == {}
 
@@ -232,7 +232,7 @@ def test_the_real_client_fetches_and_resumes(tensors: bytes, tmp_path: Path) -> 
     part.parent.mkdir()
     part.write_bytes(tensors[:2000])
     with serve(content) as address:
-        entry, _ = fetch(TINY, tmp_path, HuggingFaceHub(address))
+        entry, _ = download_weights(TINY, tmp_path, HuggingFaceHub(address))
     assert (entry.revision, entry.licence) == (COMMIT, "mit")
     assert (tmp_path / "tiny" / "model.safetensors").read_bytes() == tensors
     ranges = [span for path, span in content.requests if path.endswith("model.safetensors")]
@@ -242,7 +242,7 @@ def test_the_real_client_fetches_and_resumes(tensors: bytes, tmp_path: Path) -> 
 def test_the_real_client_survives_a_dropped_connection(tensors: bytes, tmp_path: Path) -> None:
     content = HubContent(model_files(tensors), licence=None, drop_after={"model.safetensors": 5000})
     with serve(content) as address:
-        entry, _ = fetch(TINY, tmp_path, HuggingFaceHub(address))
+        entry, _ = download_weights(TINY, tmp_path, HuggingFaceHub(address))
     ranges = [span for path, span in content.requests if path.endswith("model.safetensors")]
     assert len(ranges) == 2
     assert entry.licence == "not stated"
@@ -253,11 +253,11 @@ def test_a_node_without_internet_says_so(tmp_path: Path) -> None:
     with serve(HubContent({})) as address:
         pass  # closed again: nothing listens there now
     with pytest.raises(WeightsError, match=f"no connection to {address}.*login node"):
-        fetch(TINY, tmp_path, HuggingFaceHub(address))
+        download_weights(TINY, tmp_path, HuggingFaceHub(address))
     assert len(list(tmp_path.glob("*"))) == 0
 
 
 def test_an_unknown_repository(tensors: bytes, tmp_path: Path) -> None:
     stranger = dataclasses.replace(TINY, hub_id="someone/else")
     with serve(HubContent(model_files(tensors))) as address, pytest.raises(WeightsError, match="no such repository"):
-        fetch(stranger, tmp_path, HuggingFaceHub(address))
+        download_weights(stranger, tmp_path, HuggingFaceHub(address))

@@ -125,51 +125,23 @@ def mark(device: torch.device) -> torch.cuda.Event | None:
 class TransformerEncoder:
     """Turns sequences into embeddings with a transformer.
 
-    Args:
-        model: the trunk, on its device and in its precision.
-        tokenizer: turns sequences into token ids.
-        spec: what the encoder is; its pooling is used here.
-        attention: the attention kernel, which also decides between packed and padded batches.
-        device: where the model is.
-        precision: of the model.
-        token_budget: rows that one batch may have.
-        kernel: name of the kernels in use, if not the attention's.
-
-    Attributes:
-        spec: what the encoder is.
-        width: numbers in one embedding.
-        device: where it runs.
-        precision: of weights and activations.
-        attention: the kernel in use.
-        kernel: name of the kernels in use.
-        token_budget: rows that one batch may have; halved when CUDA runs out of memory.
-        events: what happened that a receipt should tell, in plain words.
-        tokens_read: tokens embedded since it was made.
-        weights_seconds: how long it took to read the weights and bring them to the device.
+    The trunk is on its device and in its precision; the attention also decides between packed and padded batches.
     """
 
     def __init__(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        spec: EncoderSpec,
-        *,
-        attention: Attention,
-        device: torch.device,
-        precision: Precision,
-        token_budget: int,
-        kernel: str | None = None,
-    ) -> None:
-        self.spec = spec
-        self.width = model.width
+        self, model: Model, tokenizer: Tokenizer, spec: EncoderSpec, *, attention: Attention,
+        device: torch.device, precision: Precision, token_budget: int, kernel: str | None = None,
+    ) -> None:  # fmt: skip
+        self.spec = spec  # what the encoder is; its pooling is used here
+        self.width = model.width  # numbers in one embedding
         self.device = device
-        self.precision: str = precision
+        self.precision: str = precision  # of weights and activations
         self.attention = attention
-        self.kernel = kernel or attention.name
-        self.token_budget = token_budget
-        self.events: list[str] = []
-        self.tokens_read = 0
-        self.weights_seconds = 0.0
+        self.kernel = kernel or attention.name  # name of the kernels in use
+        self.token_budget = token_budget  # rows that one batch may have; halved when CUDA runs out of memory
+        self.events: list[str] = []  # what happened that a receipt should tell, in plain words
+        self.tokens_read = 0  # tokens embedded since it was made
+        self.weights_seconds = 0.0  # how long it took to read the weights and bring them to the device
         self._model = model
         self._tokenizer = tokenizer
         self._slab = _SLAB if device.type == "cpu" else None

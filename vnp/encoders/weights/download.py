@@ -80,7 +80,11 @@ class HuggingFaceHub:
             raise self._explain(error, f"looking up {hub_id} at {revision or 'its newest commit'}") from error
         if not info.sha:
             raise WeightsError(f"{self.address} does not say which commit {hub_id} is at")
-        return RemoteModel(commit=info.sha, licence=_licence(info), files=_files(info))
+        files = {
+            one.rfilename: RemoteFile(one.size, None if one.lfs is None else one.lfs.sha256)
+            for one in info.siblings or []
+        }
+        return RemoteModel(info.sha, _licence(info), files)
 
     def download(self, hub_id: str, commit: str, name: str, part: Path, size: int | None, moved: Moved) -> None:
         """Complete the file ``part`` from where it ends."""
@@ -113,7 +117,10 @@ class HuggingFaceHub:
                 return WeightsError(f"{doing}: {words}")
         if isinstance(error, errors.HfHubHTTPError):
             return WeightsError(f"{doing}: {self.address} answered: {_first_line(error)}; {again}")
-        if isinstance(error, ConnectionError | TimeoutError) or _library(error) in _NETWORK_LIBRARIES:
+        if (
+            isinstance(error, ConnectionError | TimeoutError)
+            or type(error).__module__.partition(".")[0] in _NETWORK_LIBRARIES
+        ):
             return WeightsError(
                 f"{doing}: no connection to {self.address} ({_first_line(error)}). If this node has no "
                 f"internet, run it on a login node, or fetch elsewhere and copy the folder; else {again}"
@@ -150,24 +157,18 @@ def _licence(info: ModelInfo) -> str:
     return str(stated) if stated else "not stated"
 
 
-def _files(info: ModelInfo) -> dict[str, RemoteFile]:
-    return {
-        one.rfilename: RemoteFile(size=one.size, sha256=None if one.lfs is None else one.lfs.sha256)
-        for one in info.siblings or []
-    }
-
-
-def _library(error: Exception) -> str:
-    return type(error).__module__.partition(".")[0]
-
-
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def fetch(
-    spec: EncoderSpec, root: Path, hub: HuggingFaceHub, *, revision: str | None = None, progress: Progress | None = None
+def download_weights(
+    spec: EncoderSpec,
+    root: Path,
+    hub: HuggingFaceHub,
+    *,
+    revision: str | None = None,
+    progress: Progress = lambda *_: None,
 ) -> tuple[LockedEncoder, bool]:
     """Bring one encoder's files into ``root/NAME`` and its entry into the lock.
 
@@ -208,7 +209,7 @@ def fetch(
         _check_space(part, model, names)
         same = locked is not None and locked.revision == model.commit
         known = locked.files if locked is not None and same else {}
-        files = {name: _download(spec, model, name, part, hub, known.get(name), progress or _silent) for name in names}
+        files = {name: _download(spec, model, name, part, hub, known.get(name), progress) for name in names}
         check_fit(spec, part)
         _put_in_place(part, folder, names, [] if locked is None else list(locked.files))
     except OSError as error:
@@ -248,14 +249,9 @@ def _choose_weights(spec: EncoderSpec, model: RemoteModel, where: str) -> list[s
 
 
 def _download(
-    spec: EncoderSpec,
-    model: RemoteModel,
-    name: str,
-    part: Path,
-    hub: HuggingFaceHub,
-    locked: LockedFile | None,
+    spec: EncoderSpec, model: RemoteModel, name: str, part: Path, hub: HuggingFaceHub, locked: LockedFile | None,
     progress: Progress,
-) -> LockedFile:
+) -> LockedFile:  # fmt: skip
     """Complete one file in the folder for unfinished ones and check it."""
     remote = model.files[name]
     expected = {
@@ -273,12 +269,7 @@ def _download(
         _reuse(part.parent / spec.name / name, path, remote)
     if remote.size is None or not path.exists() or path.stat().st_size < remote.size:
         hub.download(
-            str(spec.hub_id),
-            model.commit,
-            name,
-            path,
-            remote.size,
-            lambda done: progress(name, done, remote.size),
+            str(spec.hub_id), model.commit, name, path, remote.size, lambda done: progress(name, done, remote.size)
         )
     size = path.stat().st_size
     try:
@@ -337,7 +328,3 @@ def _put_in_place(part: Path, folder: Path, names: tuple[str, ...], before: list
     for name in set(before) - set(names):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(part, ignore_errors=True)
-
-
-def _silent(name: str, done: int, total: int | None) -> None:
-    """Report nothing."""
