@@ -37,7 +37,7 @@ _VOCABULARY = 4096
 def main(encoder_only: bool, **given: Any) -> None:  # noqa: ARG001 - one of the options
     """Time extract from FASTA to sealed shards, with random weights; on a CPU of one layer, unless --full."""
     own = {name: given.pop(name) for name in ("reads", "gpus", "shards", "cold", "scratch")}
-    chosen = SpeedOptions.of(given)
+    chosen = SpeedOptions(**given)
     device = choose_device(chosen.device)
     with tempfile.TemporaryDirectory(prefix="vnp-weights-", dir=own["scratch"]) as root:
         for name in encoders_of(chosen):

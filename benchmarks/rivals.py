@@ -344,4 +344,4 @@ def main(**given: Any) -> None:
 
     As ``benchmark speed``, which has the encoders alone; a rival that cannot run says why.
     """
-    measure_speed(SpeedOptions.of(given), measure_rivals)
+    measure_speed(SpeedOptions(**given), measure_rivals)

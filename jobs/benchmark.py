@@ -153,12 +153,12 @@ def speed(
     if not encoder_only:
         from jobs._cli.end_to_end import measure_runs
 
-        measure_runs(SpeedOptions.of(given), reads=reads, gpus=gpus, shards=shards, cold=cold, scratch=scratch)
+        measure_runs(SpeedOptions(**given), reads=reads, gpus=gpus, shards=shards, cold=cold, scratch=scratch)
         return
     for name, value in (("reads", reads), ("gpus", gpus), ("shards", shards), ("cold", cold), ("folder", scratch)):
         if value not in (None, False, "1"):
             raise UsageError(f"--{name} goes with --end-to-end")
-    measure_speed(SpeedOptions.of(given))
+    measure_speed(SpeedOptions(**given))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -34,12 +35,14 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 _OPTIONS = (
     click.option(
         "--model",
+        "models",
         type=click.Choice(MODELS),
         multiple=True,
         help=f"What to measure; may be given again.  [default: {DEFAULTS['protein']} and {DEFAULTS['dna']}]",
     ),
     click.option(
         "--precision",
+        "precisions",
         type=click.Choice(["fp16", "bf16", "fp32", "fp8"]),
         multiple=True,
         help="Of our encoders, the most important first; may be given again.  [default: fp16, bf16; on a CPU fp32]",
@@ -72,6 +75,7 @@ _OPTIONS = (
     ),
     click.option(
         "--time",
+        "seconds",
         type=click.FloatRange(min=1),
         help="Seconds to keep within, about.  [default: 240; 60 with --quick]",
     ),
@@ -140,12 +144,6 @@ class SpeedOptions:
     tune: bool
     out: Path | None
     as_json: bool
-
-    @classmethod
-    def of(cls, given: dict[str, Any]) -> Self:
-        """Take what Click gives."""
-        more = {"models": given.pop("model"), "precisions": given.pop("precision"), "seconds": given.pop("time")}
-        return cls(**given, **more)
 
 
 def measure_speed(given: SpeedOptions, rivals: Rivals | None = None) -> None:
@@ -237,27 +235,24 @@ def _measure_one(
 
 def _keep(found: list[ModelReport], device: torch.device) -> int:
     """Write the best budgets to the user's file, where extract finds them; returns how many there are."""
-    from datetime import UTC, datetime
-
     import torch
 
     from vnp.encoders.measured import TunedBudget, write_tuned
     from vnp.speed.measure import device_name
 
     kept = 0
-    for model in found:
-        for sweep in model.sweeps:
-            best = next((point for point in sweep.points if point.budget == sweep.best), None)
-            if sweep.over != "budget" or best is None:
-                continue
-            budget = TunedBudget(
-                tokens=best.budget,
-                tokens_per_second=round(best.tokens_per_second, 1),
-                peak_gib=None if best.peak_gib is None else round(best.peak_gib, 2),
-                measured=datetime.now(UTC).isoformat(timespec="seconds"),
-                torch=torch.__version__,
-            )
-            path = write_tuned(device_name(device), model.name, sweep.precision, budget)
-            click.echo(f"{model.name}, {sweep.precision}: {best.budget:,} tokens a batch, kept in {path}", err=True)
-            kept += 1
+    for name, sweep in ((model.name, each) for model in found for each in model.sweeps):
+        best = next((point for point in sweep.points if point.budget == sweep.best), None)
+        if best is None:
+            continue
+        budget = TunedBudget(
+            tokens=best.budget,
+            tokens_per_second=round(best.tokens_per_second, 1),
+            peak_gib=None if best.peak_gib is None else round(best.peak_gib, 2),
+            measured=datetime.now(UTC).isoformat(timespec="seconds"),
+            torch=torch.__version__,
+        )
+        path = write_tuned(device_name(device), name, sweep.precision, budget)
+        click.echo(f"{name}, {sweep.precision}: {best.budget:,} tokens a batch, kept in {path}", err=True)
+        kept += 1
     return kept
