@@ -132,7 +132,7 @@ def test_values_of_another_type_are_named(text: str) -> None:
 
 def test_values_that_fit() -> None:
     assert read("test = 0\nvalidation = 0.2\n", "train") == {"test": 0, "validation": 0.2}
-    assert read('precision = ["fp16", "fp8"]\n', "benchmark speed") == {"precision": ["fp16", "fp8"]}
+    assert read('precision = ["fp16", "fp8"]\n', "benchmark speed") == {"precisions": ["fp16", "fp8"]}
     several = Path("several.toml")
     for value, found in (('[32, "64"]', [32, "64"]), ("32", [32])):
         several.write_text(f"batch = {value}\n")
