@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 
+from jobs._cluster.executor import Job
+from vnp.encoders import identity, load
+from vnp.encoders import spec as encoder_specs
+from vnp.encoders.spec import EncoderSpec, Family
 from vnp.features.table import PARTS
 from vnp.prediction.tables import Column
 from vnp.prediction.writing import CHUNKS, FRAMES, PREDICTIONS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text()
+RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 PAGE = (REPOSITORY / "docs/files.md").read_text()
 
 
@@ -85,3 +94,60 @@ def test_the_page_of_the_house_names_what_is_there() -> None:
     assert not {path for path in named if not (REPOSITORY / path).exists()}
     rooms = [path for path in (REPOSITORY / "vnp").iterdir() if (path / "__init__.py").exists()]
     assert {f"vnp/{room.name}/" for room in rooms} <= named
+
+
+def example(name: str) -> str:
+    """A worked example of CONTRIBUTING.md."""
+    (found,) = re.findall(rf"<!-- example: {name} -->\n```python\n(.*?)```", CONTRIBUTING, flags=re.DOTALL)
+    return str(found)
+
+
+def load_example(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    (folder / name).write_text(example(name))
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(REPOSITORY)]))
+    return importlib.import_module(name.removesuffix(".py"))
+
+
+def test_the_example_of_an_encoder_embeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = Family("composition", "composition", "composition:CompositionEncoder", "spectrum")
+    entry = EncoderSpec("composition", "protein", 20, family, algorithm="composition-1")
+    monkeypatch.setattr("vnp.encoders.spec._ALL", (*encoder_specs._ALL, entry))
+    load_example("composition.py", tmp_path, monkeypatch)
+    encoder = load("composition")
+    assert encoder.embed(["MKKV", ""]).tolist() == [[0.5 * (x == "K") + 0.25 * (x in "MV") for x in RESIDUES], [0] * 20]
+    assert identity(encoder)["algorithm"] == "composition-1"
+
+
+def test_the_example_of_a_scheduler_runs_what_is_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = load_example("background.py", tmp_path, monkeypatch).Background()
+    first = scheduler.submit(Job(tmp_path, "shards", os.path.join, shards=(), arguments=("x",)))
+    job = Job(tmp_path, "shown", os.path.join, arguments=("x",), after=tuple(first))
+    (found,) = scheduler.submit(job)
+    assert [(one.id, one.shard) for one in scheduler.state(tmp_path)] == [(found, None)]
+    os.waitpid(int(found), 0)
+    assert scheduler.state(tmp_path) == []
+    assert (tmp_path / "logs" / scheduler.log(found, None)).read_text() == f"{tmp_path}/run.json/x\n"
+    scheduler.cancel([found])
+
+
+def test_the_example_of_a_column_has_values() -> None:
+    (added,) = re.findall(r"^\+ *(Column\(.*\)),$", CONTRIBUTING, flags=re.MULTILINE)
+    column = eval(added, {"Column": Column, "np": np})
+    rows = SimpleNamespace(
+        calls=SimpleNamespace(scored=np.array([9, 1, 0])),
+        window=slice(1, 3),
+        records=SimpleNamespace(chunks=np.array([2, 0])),
+    )
+    assert column.values(rows).tolist() == [0.5, 0.0]
+
+
+def test_lines_around_the_changes_of_the_examples_are_those_of_the_code() -> None:
+    files = [
+        REPOSITORY / name for name in ("vnp/encoders/spec.py", "jobs/_cluster/executor.py", "vnp/prediction/writing.py")
+    ]
+    code = "".join(path.read_text() for path in files)
+    diffs = re.findall(r"```diff\n(.*?)```", CONTRIBUTING, flags=re.DOTALL)
+    kept = [line[1:] for diff in diffs for line in diff.splitlines() if line.startswith(" ")]
+    assert len(kept) >= 6
+    assert not [line for line in kept if f"\n{line}\n" not in code]
