@@ -19,7 +19,7 @@ from jobs._cli.command import command
 from vnp.datasets.annotations.annotated import Annotated
 from vnp.datasets.annotations.contained import ContainmentIndex
 from vnp.datasets.annotations.reading import read_annotated
-from vnp.files.memory import peak_memory, resident_memory
+from vnp.files.machine import peak_memory, resident_memory
 from vnp.runs.planning.options import LARGEST_CHUNK
 from vnp.sequences.chunks import Chunking, Chunks
 from vnp.sequences.frames import Frames, open_frames

@@ -24,7 +24,7 @@ from vnp.encoders.spec import DEFAULTS, spec
 from vnp.encoders.tokens.tokenizers import DnabertTokenizer, Esm2Tokenizer
 from vnp.encoders.weights.folders import find_folder
 from vnp.errors import InputError, UsageError
-from vnp.files.memory import peak_memory
+from vnp.files.machine import peak_memory
 from vnp.runs.request import START, PlannedInput, Position
 from vnp.runs.units import batch_units, iter_records, prepare
 from vnp.sequences.reading import read_records

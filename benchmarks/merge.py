@@ -28,7 +28,7 @@ from vnp.features.merge import merge
 from vnp.features.table import Records, Rows, Skipped, write_table
 from vnp.files.durable import sync_file
 from vnp.files.hashing import file_sha256
-from vnp.files.memory import peak_memory
+from vnp.files.machine import peak_memory
 from vnp.runs.done.receipts import Receipt, now
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.planning.options import MOST_SHARDS

@@ -129,7 +129,7 @@ class TestProteins:
             asked.append(options["token_budget"])
             return from_folder(folder, **{**options, "device": "cpu", "precision": "fp32"})
 
-        monkeypatch.setattr("vnp.virnucpro.extract.from_folder", spy)
+        monkeypatch.setattr("vnp.virnucpro.functions.from_folder", spy)
         _, from_path = extract_fast_esm(str(source), model=esm_folder)
         _, from_text = extract_fast_esm(source, model=str(esm_folder), toks_per_batch=100)
         _, given = extract_fast_esm(source, model=esm)

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from vnp.errors import RunExistsError, StorageError, UsageError
-from vnp.files import memory
-from vnp.files.caches import cache_folder, settings_folder
+from vnp.files import machine as memory
 from vnp.files.claims import alone, alone_with, make_folder, require_apart, require_free
-from vnp.files.memory import available_memory, peak_memory, resident_memory
+from vnp.files.machine import available_memory, cache_folder, peak_memory, resident_memory, settings_folder
 
 
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:

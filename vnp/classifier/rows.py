@@ -22,7 +22,7 @@ from vnp.encoders.spec import spec
 from vnp.errors import FeatureError, LayoutError
 from vnp.features.layout import make_layout
 from vnp.features.read import Features
-from vnp.files.memory import available_memory
+from vnp.files.machine import available_memory
 
 Memory = Literal["auto", "resident", "stream"]
 _POOL_BYTES = 256 << 20

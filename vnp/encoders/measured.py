@@ -17,9 +17,9 @@ from pathlib import Path
 
 from vnp.encoders.spec import EncoderSpec
 from vnp.errors import EncoderError, RunError, StorageError
-from vnp.files.caches import cache_folder, settings_folder
 from vnp.files.claims import make_folder
 from vnp.files.hashing import json_sha256
+from vnp.files.machine import cache_folder, settings_folder
 from vnp.files.records import read_record, write_record
 
 log = logging.getLogger(__name__)

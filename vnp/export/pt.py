@@ -19,7 +19,7 @@ from vnp.errors import DamagedShardError, FeatureError, RunError, UsageError
 from vnp.features.hdf5 import as_bytes
 from vnp.features.read import Features, Window
 from vnp.features.table import require_finite
-from vnp.files.memory import available_memory
+from vnp.files.machine import available_memory
 from vnp.runs.done.receipts import require_sealed
 from vnp.runs.request import Run, RunPaths
 

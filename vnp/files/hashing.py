@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vnp.errors import StorageError
-from vnp.files.caches import cache_folder
+from vnp.files.machine import cache_folder
 from vnp.files.records import canonical_json, write_json
 
 REMEMBERED_BYTES = 16 << 20

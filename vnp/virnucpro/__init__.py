@@ -14,7 +14,6 @@ Source of arguments and formats: the public repository Li-Jing-1997/VirNucPro (L
 Bioinformatics 2025, bbaf224).
 """
 
-from vnp.virnucpro.extract import extract_dnabert_s, extract_fast_esm
-from vnp.virnucpro.merge import merge_data
+from vnp.virnucpro.functions import extract_dnabert_s, extract_fast_esm, merge_data
 
 __all__ = ["extract_dnabert_s", "extract_fast_esm", "merge_data"]

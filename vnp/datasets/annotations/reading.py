@@ -15,9 +15,8 @@ from vnp.datasets.annotations._genbank import GenBankAnnotation, read_genbank
 from vnp.datasets.annotations._gff3 import Annotation
 from vnp.datasets.annotations.annotated import Annotated
 from vnp.errors import InputError
-from vnp.sequences.fasta import fasta_records
 from vnp.sequences.opening import one_line_end, stream
-from vnp.sequences.reading import read_records
+from vnp.sequences.reading import fasta_records, read_records
 from vnp.sequences.record import Record, count_lines
 
 # Some lines about the release may stand in front of the first record.

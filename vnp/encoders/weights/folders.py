@@ -15,7 +15,7 @@ from shlex import quote
 
 from vnp.encoders.spec import TRAINED, EncoderSpec, Family
 from vnp.errors import WeightsError
-from vnp.files.caches import cache_folder
+from vnp.files.machine import cache_folder
 
 CONFIG_NAME = "config.json"
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")

@@ -18,7 +18,7 @@ from vnp.encoders.registry import Encoder, Launched, identity, load
 from vnp.errors import EncoderError, StorageError
 from vnp.features.layout import NATIVE_DNA, project
 from vnp.features.table import all_finite
-from vnp.files.caches import cache_folder
+from vnp.files.machine import cache_folder
 from vnp.runs.making.blocks import Account
 from vnp.runs.request import EncoderChoice, Request, RunPaths
 
