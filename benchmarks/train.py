@@ -18,12 +18,11 @@ from benchmarks import MOST
 from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import duration
-from vnp.classifier.fit import epoch_order, fit
+from vnp.classifier.fit import Stepper, epoch_order, fit
 from vnp.classifier.model import MLPClassifier
 from vnp.classifier.recipe import ADAMW, VIRNUCPRO, Recipe
 from vnp.classifier.rows import RowStore
 from vnp.classifier.split import Split
-from vnp.classifier.steps import Stepper
 from vnp.encoders.device import choose_device
 from vnp.errors import FeatureError, RunExistsError, storage_error
 from vnp.files.records import write_json

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs._cli import options
 from jobs._cli.command import command, group
+from jobs._cli.progress import Progress
 from jobs._cli.speed import SpeedOptions, end_to_end_options, measure_speed, speed_options, speed_out
 from vnp.classifier.recipe import RECIPES
-from vnp.errors import RunExistsError, UsageError
+from vnp.errors import InputError, RunExistsError, UsageError
 from vnp.metrics.rules import BEST_FRAME
+
+if TYPE_CHECKING:
+    from vnp.comparison.contestants import Contestant
 
 
 @group("python -m jobs.benchmark speed --out SPEED")
@@ -61,7 +67,16 @@ def main() -> None:
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train and score.")
 @options.force
 @options.as_json
-def accuracy(contestant: tuple[str, ...], out: Path, **chosen: Any) -> None:
+def accuracy(
+    contestant: tuple[str, ...],
+    out: Path,
+    checkpoint: Path | None,
+    groups: Path | None,
+    organisms: Path | None,
+    force: bool,
+    as_json: bool,
+    **chosen: Any,
+) -> None:
     """Compare feature sets and classifiers on the same held-out records.
 
     CONTESTANT is [NAME=]FEATURES[@MODEL.pth]. FEATURES is a run or its features.h5; without a checkpoint a classifier
@@ -70,9 +85,78 @@ def accuracy(contestant: tuple[str, ...], out: Path, **chosen: Any) -> None:
     """
     # cuBLAS gives the same bytes every time only if it is told so before it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    from jobs._cli.accuracy import run_accuracy
+    from vnp.classifier.split import split_named
+    from vnp.comparison.contest import contest
+    from vnp.comparison.contestants import CompareOptions, claimed, require_new
+    from vnp.comparison.results import summary, write_results
+    from vnp.encoders.device import choose_device
+    from vnp.features.split import read_groups
 
-    run_accuracy(contestant, out, **chosen)
+    if not force:
+        require_new(out)
+    comparing = CompareOptions(
+        parts=tuple(dict.fromkeys(chosen.pop("parts"))),
+        split=split_named(chosen.pop("split")),
+        recipe=RECIPES[chosen.pop("recipe")],
+        device=choose_device(chosen.pop("device")),
+        organisms=None if organisms is None else read_groups(organisms),
+        **chosen,
+    )
+    contestants = _contestants(contestant, checkpoint, groups)
+    with claimed(out, contestants, comparing, force=force):
+        results = contest(contestants, comparing, out, Progress)
+        paths = write_results(results, out)
+    if as_json:
+        click.echo(json.dumps(results.to_json(), indent=2))
+        return
+    click.echo(summary(results))
+    for note in results.notes:
+        click.echo(f"note: {note}")
+    if len(results.compared[0].measured) > 1:
+        click.echo(f"calls differ on {len(results.disagreements):,} of {results.records:,} records: {paths[3]}")
+    click.echo(f"wrote {', '.join(path.name for path in paths)} in {out}")
+    click.echo(f"look at: {paths[2]}")
+
+
+def _contestants(words: Sequence[str], checkpoint: Path | None, groups: Path | None) -> list[Contestant]:
+    from vnp.comparison.contestants import Contestant
+    from vnp.features.read import open_features
+    from vnp.features.split import read_groups
+
+    group_of = None if groups is None else read_groups(groups)
+    found = []
+    for word in words:
+        name, path, own = _parse(word)
+        features = open_features(path)
+        if group_of is not None:
+            features = features.regrouped(group_of)
+        model = own or checkpoint
+        if model is not None and not model.is_file():
+            raise InputError("there is no such checkpoint", path=model)
+        found.append(Contestant(name or _name(features.path, own), features, model))
+    return found
+
+
+def _parse(word: str) -> tuple[str | None, Path, Path | None]:
+    """``[NAME=]FEATURES[@MODEL]``; a path that exists is never taken apart."""
+    if Path(word).exists():
+        return None, Path(word), None
+    name, equals, rest = word.partition("=")
+    if not equals or not name:
+        name, rest = "", word
+    if Path(rest).exists():
+        return name or None, Path(rest), None
+    features, at, model = rest.rpartition("@")
+    if at and not model:
+        raise UsageError(f"{word} ends in @: a checkpoint goes behind it")
+    return (name or None, Path(features), Path(model)) if at else (name or None, Path(rest), None)
+
+
+def _name(path: Path, own: Path | None) -> str:
+    """A run is called by its folder, and a checkpoint by its file."""
+    if own is not None:
+        return own.stem
+    return path.resolve().parent.name if path.name == "features.h5" else path.stem
 
 
 @command("python -m jobs.benchmark reads samplesheet.csv --split model.split.tsv --out READS", group=main)

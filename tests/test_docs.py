@@ -20,8 +20,7 @@ from vnp.encoders import identity, load
 from vnp.encoders import spec as encoder_specs
 from vnp.encoders.spec import EncoderSpec, Family
 from vnp.features.table import PARTS
-from vnp.prediction.tables import Column
-from vnp.prediction.writing import CHUNKS, FRAMES, PREDICTIONS
+from vnp.prediction.writing import CHUNKS, FRAMES, PREDICTIONS, Column
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]

@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from tests.classifier.making import both_classes, write_features
-from vnp.classifier.fit import Fitted, class_weights, epoch_order, fit, shown_odds
+from vnp.classifier.fit import Fitted, Stepper, class_weights, epoch_order, fit, shown_odds
 from vnp.classifier.model import MLPClassifier
 from vnp.classifier.recipe import ADAMW, RECIPES, VIRNUCPRO, Recipe
 from vnp.classifier.rows import Memory, RowStore, open_rows
 from vnp.classifier.split import Split, split_groups
-from vnp.classifier.steps import Stepper
 from vnp.errors import FeatureError, UsageError
 from vnp.features.read import Features, open_features
 

@@ -8,7 +8,6 @@ from sklearn import metrics as reference
 
 from tests.comparison.making import predictions
 from vnp.errors import FeatureError, UsageError
-from vnp.metrics.aggregation import aggregate, chunk_keys
 from vnp.metrics.metrics import (
     NAMES,
     binary_metrics,
@@ -17,6 +16,7 @@ from vnp.metrics.metrics import (
     replicate_metrics,
     with_intervals,
 )
+from vnp.metrics.rules import aggregate, chunk_keys
 
 
 def test_metrics_of_a_case_worked_out_by_hand() -> None:

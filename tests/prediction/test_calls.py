@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vnp.metrics.aggregation import aggregate
+from vnp.metrics.rules import aggregate
 from vnp.prediction.calls import SHORT, UNSCORED, UNSURE, Tally, decide, false_discovery_rate, judge, score_chunks
 from vnp.prediction.options import PredictOptions
 from vnp.prediction.scores import Batch

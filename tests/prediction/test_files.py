@@ -19,8 +19,7 @@ from vnp.features import table
 from vnp.features.read import Features
 from vnp.prediction.calls import score_chunks
 from vnp.prediction.scores import Batch, batches, planned_inputs, read_scores, write_scores
-from vnp.prediction.tables import Column, open_table, open_virnucpro_files
-from vnp.prediction.writing import write_called
+from vnp.prediction.writing import Column, open_table, open_virnucpro_files, write_called
 from vnp.sequences.reading import read_records
 
 COLUMNS: tuple[Column[dict[str, Any]], ...] = (

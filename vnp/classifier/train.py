@@ -34,8 +34,8 @@ from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION
 from vnp.files.claims import alone_with, require_apart, require_free
 from vnp.files.durable import remove_temporaries, write_text
 from vnp.files.records import write_json
-from vnp.metrics.aggregation import aggregate, chunk_keys
 from vnp.metrics.metrics import binary_metrics, bootstrap_intervals, with_intervals
+from vnp.metrics.rules import aggregate, chunk_keys
 from vnp.report.plots import Series, write_training_plots
 from vnp.runs.request import versions
 

@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float64, Int8, Int32, Int64
 from vnp.errors import FeatureError, UsageError
 from vnp.features.read import Features
 from vnp.features.split import look_up, some
-from vnp.metrics.aggregation import LEVELS, Aggregated, aggregate, chunk_keys
-from vnp.metrics.rules import BEST_FRAME
+from vnp.metrics.rules import BEST_FRAME, LEVELS, Aggregated, aggregate, chunk_keys
 
 STRATA = ("organism", "length", "frames", "chunk")
 _USUAL, _NEARLY_ALL = 0.02, 0.95

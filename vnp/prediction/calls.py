@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float64, Int8, Int32, Int64
 
-from vnp.metrics.aggregation import Aggregated, aggregate, chunk_keys
-from vnp.metrics.rules import find_rule
+from vnp.metrics.rules import Aggregated, aggregate, chunk_keys, find_rule
 from vnp.report.calls import HIGH, HOST, LOW, MEDIUM, NO_CALL, VIRAL, CalledRecords
 
 if TYPE_CHECKING:
