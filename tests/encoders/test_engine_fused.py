@@ -30,28 +30,28 @@ def test_interpreted(what: str) -> None:
 def interpret_rows() -> None:
     from torch.nn.functional import gelu, layer_norm
 
-    from vnp.encoders.kernels import triton_rows
+    from vnp.encoders.kernels import triton_steps
 
     x = torch.linspace(-12, 12, 5001)
-    assert (triton_rows.gelu_in_place(x.clone()) - gelu(x.double())).abs().max() < 4e-7
+    assert (triton_steps.gelu_in_place(x.clone()) - gelu(x.double())).abs().max() < 4e-7
     tail = torch.linspace(-4, -1e-3, 1000)
-    assert (triton_rows.gelu_in_place(tail.clone()) / gelu(tail.double()) - 1).abs().max() < 1e-4
+    assert (triton_steps.gelu_in_place(tail.clone()) / gelu(tail.double()) - 1).abs().max() < 1e-4
     rows, shift, weight, bias = torch.randn(7, 96), torch.randn(96), torch.randn(96), torch.randn(96)
     want = layer_norm(rows + shift, (96,), weight, bias, 1e-5)
-    got = triton_rows.normalise(rows, shift, (weight, bias), 1e-5, torch.full((7, 96), torch.nan))
+    got = triton_steps.normalise(rows, shift, (weight, bias), 1e-5, torch.full((7, 96), torch.nan))
     torch.testing.assert_close(got, want, atol=2e-6, rtol=2e-6)
-    torch.testing.assert_close(triton_rows.normalise(rows, shift, (weight, bias), 1e-5, rows), want)
+    torch.testing.assert_close(triton_steps.normalise(rows, shift, (weight, bias), 1e-5, rows), want)
     ids, words, scale = torch.tensor([3, 0, 7]), torch.randn(8, 40), torch.randn(3)
-    torch.testing.assert_close(triton_rows.embed_scaled(ids, words, scale), words[ids] * scale[:, None])
+    torch.testing.assert_close(triton_steps.embed_scaled(ids, words, scale), words[ids] * scale[:, None])
     both = torch.randn(5, 2 * 91)
-    got = triton_rows.gate(both, torch.full((5, 91), torch.nan))
+    got = triton_steps.gate(both, torch.full((5, 91), torch.nan))
     torch.testing.assert_close(got, gelu(both[:, :91]) * both[:, 91:], atol=1e-6, rtol=1e-6)
 
 
 def interpret_linear() -> None:
     from torch.nn.functional import gelu
 
-    from vnp.encoders.kernels.triton_linear import interleave, linear_gelu
+    from vnp.encoders.kernels.triton_steps import interleave, linear_gelu
 
     for rows in (1, 130):
         x, weight, bias = torch.randn(rows, 64).half(), torch.randn(512, 64).half() / 8, torch.randn(512)

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 @pytest.mark.parametrize("card", CARDS)
 def test_kernels_compile_and_fit(card: str, tmp_path: Path) -> None:
-    from vnp.encoders.kernels.triton_linear import SHARED_MEMORY
+    from vnp.encoders.kernels.triton_steps import SHARED_MEMORY
 
     capability, room, models = CARDS[card]
     environment = {
@@ -53,7 +53,7 @@ def test_kernels_compile_and_fit(card: str, tmp_path: Path) -> None:
             assert shared <= SHARED_MEMORY, (model, kernel)
         times = Counter(kernel for kernel, _ in compiled)
         # One for all numbers of rows; of 8-bit products one for each thing done with the sums.
-        assert times["triton_linear._linear_gelu"] == (1 if model.endswith("joint") else 0)
+        assert times["triton_steps._linear_gelu"] == (1 if model.endswith("joint") else 0)
         assert times["fp8._linear"] == (3 if model.endswith("fp8") else 0)
         assert times["triton_attention._attend"] <= 3
 

@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 
 from tests.encoders._folders import ESM2_CONFIG, TINY, esm2_state, lock_folder, write_folder
 from vnp.encoders import describe, from_folder, identity, load
+from vnp.encoders.build import read_state
 from vnp.encoders.device import choose_device, choose_precision
 from vnp.encoders.spec import DNABERT, ESM2, spec
 from vnp.encoders.weights.folders import config_family, find_folder, weight_files, weights_root
 from vnp.encoders.weights.lock import resolve, verify
-from vnp.encoders.weights.state import read_state
 from vnp.errors import EncoderError, UsageError, WeightsError
 
 

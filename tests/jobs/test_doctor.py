@@ -19,9 +19,8 @@ from jobs.doctor import main
 from tests.encoders._folders import ESM2_CONFIG, TINY, lock_folder, write_folder
 from vnp.doctor import Finding, engine, guarded, healthy
 from vnp.doctor import examine as machine
-from vnp.doctor import weights as weights_module
+from vnp.doctor.examine import look_at_weights as weights
 from vnp.doctor.reference import compare
-from vnp.doctor.weights import weights
 from vnp.encoders.spec import DNABERT
 from vnp.encoders.tokens.tokenizers import ESM2_VOCABULARY
 
@@ -99,7 +98,7 @@ def test_damaged_weights_fail_even_if_not_named(tmp_path: Path) -> None:
 
 
 def test_weights_against_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights_module, "weighted", lambda: (TINY,))
+    monkeypatch.setattr(machine, "weighted", lambda: (TINY,))
     folder = write_folder(tmp_path / "tiny")
     (finding,) = weights(tmp_path, ())
     assert (finding.state, "not in weights.lock.json" in finding.found) == ("warning", True)

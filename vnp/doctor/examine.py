@@ -13,9 +13,13 @@ from collections.abc import Collection, Iterator
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from shlex import quote
 
 from vnp import __version__
 from vnp.doctor import Finding, guarded
+from vnp.encoders.spec import EncoderSpec, weighted
+from vnp.encoders.weights.folders import CONFIG_NAME, find_folder, weights_root
+from vnp.errors import WeightsError
 
 OLDEST_PYTHON = (3, 11)
 LIBRARIES = ("numpy", "scipy", "h5py", "scikit-learn", "tokenizers", "safetensors", "submitit", "isal")
@@ -62,8 +66,6 @@ def examine(
         from vnp.doctor import engine
 
         yield from engine.gpus_and_kernels()
-    from vnp.doctor.weights import weights as look_at_weights
-
     yield from look_at_weights(weights, named, full=full)
 
 
@@ -224,3 +226,36 @@ def torch_itself() -> Finding:
         )
         return Finding("torch", "warning", f"{found}; nvidia-smi is here, but torch sees no GPU", mend)
     return Finding("torch", "ok", f"{found}; no GPU here: encoders run on the CPU")
+
+
+def look_at_weights(root: Path | None, named: Collection[str], *, full: bool = False) -> list[Finding]:
+    """Look at the weights of each encoder: are they here, and are they those that the lock and the pins name?"""
+    return [_weights(spec, root, spec.name in named, full) for spec in weighted()]
+
+
+def _weights(spec: EncoderSpec, root: Path | None, needed: bool, full: bool) -> Finding:
+    from vnp.encoders.weights.lock import LOCK_NAME, check_fit, find_lock, resolve
+
+    about = f"weights {spec.name}"
+    place = weights_root(root)
+    how = f"python -m jobs.fetch {spec.name} --weights {quote(str(place))}"
+    if (place / CONFIG_NAME).is_file() and not needed:
+        try:
+            check_fit(spec, place)
+        except WeightsError:
+            return Finding(about, "not here", f"{place} holds another model", how)
+    if not (place / spec.name).is_dir() and not (place / CONFIG_NAME).is_file():
+        return Finding(about, "fails" if needed else "not here", f"not fetched ({place / spec.name})", how)
+    try:
+        folder = find_folder(spec, root)
+        found = resolve(spec, folder, full=full)
+        entry = find_lock(spec.name, folder)
+    except WeightsError as error:
+        return Finding(about, "fails", str(error).splitlines()[0], how)
+    revision = (found.revision or "unknown")[:12]
+    seen = f"{folder}: revision {revision}, licence {found.licence or 'unknown'}, sha256 as "
+    if entry is not None:
+        return Finding(about, "ok", seen + LOCK_NAME)
+    if spec.pins:
+        return Finding(about, "ok", seen + "pinned")
+    return Finding(about, "warning", f"{folder}: not in {LOCK_NAME}, so nothing to compare with", how)

@@ -195,9 +195,8 @@ def _build(
     spec: EncoderSpec, folder: Path, device: str, precision: str, token_budget: int | None, attention: str
 ) -> Encoder:
     # Here, because these load torch.
-    from vnp.encoders.build import build
+    from vnp.encoders.build import build, read_state
     from vnp.encoders.device import choose_device, choose_precision
-    from vnp.encoders.weights.state import read_state
 
     place = choose_device(device)
     started = time.perf_counter()

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
+from vnp.encoders.build import read_state
 from vnp.encoders.models.bare import BareModel, random_model
 from vnp.encoders.spec import spec as lookup
 from vnp.encoders.weights.folders import find_folder, read_config
 from vnp.encoders.weights.lock import check_fit
-from vnp.encoders.weights.state import read_state
 from vnp.errors import InputError, WeightsError
 from vnp.sequences.chunks import Chunking
 from vnp.sequences.frames import open_frames

@@ -25,8 +25,14 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from vnp.encoders.kernels.fused import FusedEsm2
-from vnp.encoders.kernels.triton_linear import place_of_tile, processors, product_of_tile
-from vnp.encoders.kernels.triton_rows import gelu, layer_norm_of_row, padded
+from vnp.encoders.kernels.triton_steps import (
+    gelu,
+    layer_norm_of_row,
+    padded,
+    place_of_tile,
+    processors,
+    product_of_tile,
+)
 from vnp.encoders.models.esm2 import Esm2
 from vnp.encoders.models.trunk import Pair
 from vnp.encoders.packing import Batch, collate

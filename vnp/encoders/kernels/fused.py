@@ -26,8 +26,15 @@ from torch.nn.functional import cosine_similarity, linear
 
 from vnp.encoders.kernels.attention import ByLength
 from vnp.encoders.kernels.triton_attention import TritonAttention, tiles_of
-from vnp.encoders.kernels.triton_linear import SHARED_MEMORY, interleave, linear_gelu
-from vnp.encoders.kernels.triton_rows import embed_scaled, gate, gelu_in_place, normalise
+from vnp.encoders.kernels.triton_steps import (
+    SHARED_MEMORY,
+    embed_scaled,
+    gate,
+    gelu_in_place,
+    interleave,
+    linear_gelu,
+    normalise,
+)
 from vnp.encoders.models.dnabert import MosaicBert
 from vnp.encoders.models.esm2 import Esm2
 from vnp.encoders.models.trunk import Pair, Trunk

@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from vnp.encoders.kernels.triton_rows import turn_in_place
+from vnp.encoders.kernels.triton_steps import turn_in_place
 from vnp.encoders.packing import AttentionShape, Batch, Borders, Layout, to_device
 from vnp.errors import EncoderError
 
