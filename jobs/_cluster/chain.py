@@ -18,8 +18,6 @@ from jobs._cluster.executor import Executor, Job, in_order, require_idle
 from jobs._cluster.planning import input_paths
 from jobs._cluster.profile import JobKind
 from jobs._cluster.task import plan_task, predict_task, reduce_task, run_task
-from jobs.benchmark import accuracy
-from jobs.train import main as train
 from vnp.encoders.weights.folders import weights_root
 from vnp.errors import UsageError
 from vnp.files.records import write_record
@@ -230,6 +228,9 @@ def _model(root: Path) -> Path:
 
 
 def _train(root: Path) -> Path:
+    # Here, as below, because help need not wait for the options of other commands.
+    from jobs.train import main as train
+
     path = _model(root)
     if path.exists():
         from vnp.classifier.checkpoint import Checkpoint
@@ -247,6 +248,8 @@ def _train(root: Path) -> Path:
 
 
 def _measure(root: Path) -> Path:
+    from jobs.benchmark import accuracy
+
     folder, path = root / "accuracy", _model(root)
     there = folder.exists()
     if there and _measured(folder / "accuracy.json", path):

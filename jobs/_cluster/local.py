@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import submitit
-
 from jobs._cli.progress import Progress
 from jobs._cluster.inline import Inline
 from jobs._cluster.task import noted, run_task
@@ -90,6 +88,9 @@ def _run_tasks(run: Run, shards: Sequence[int], poll: Callable[[], None]) -> Non
         KeyboardInterrupt: after the tasks have been ended.
         StorageError: tasks cannot be started, say because the disk is full; those that were have been ended.
     """
+    # Here, because it takes long to load, and to name this place does not need it.
+    import submitit
+
     places = slots(run.request)[: len(shards)]
     run.paths.make()
     with _writing_logs(run):
