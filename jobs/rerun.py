@@ -12,8 +12,9 @@ from jobs._cli.command import command
 from jobs._cli.progress import duration
 from jobs._cluster import chain
 from jobs._cluster.executor import Job, choose_executor
-from jobs._cluster.state import after_shards, look
+from jobs._cluster.planning import look
 from jobs.predict import finish_here, predict_binds
+from jobs.status import after_shards
 from vnp.errors import UsageError
 from vnp.prediction.options import OutputPaths, PredictOptions
 from vnp.runs.request import Run

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-import shlex
+import os
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 
 import click
 
 from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import duration
-from jobs._cluster.state import Explained, Planning, after_shards, explain, look, planning
-from vnp.runs.done.status import ShardStatus, log_tail
+from jobs._cluster.executor import Element, Executor, Submitted, scheduler, submitted
+from jobs._cluster.planning import look
+from vnp.runs.done.status import RunStatus, ShardStatus, last_words, log_tail
 from vnp.runs.request import Run
 
 _SHOWN = 40
+_EXPLAINED = 1000
 _TAILS = 3
 _TAIL = 4
 _WIDTH = 200
@@ -37,13 +41,13 @@ def main(context: click.Context, run: Path, show_all: bool, watch: bool, as_json
     ended. Ends with 0 if all shards are done, else with 3.
     """
     while True:
-        unplanned = planning(run.absolute())
+        unplanned = _planning(run.absolute())
         if unplanned is not None:
             text, code = _planning_text(unplanned, run, as_json), 3
         else:
-            found = explain(opened := Run.open(run), look(opened))
-            text = json.dumps(_as_json(found), indent=2) if as_json else _text(found, run, show_all)
-            code = 0 if found.state.complete else 3
+            state, others = _explain(opened := Run.open(run), look(opened))
+            text = _json_text(state, others) if as_json else _text(state, others, run, show_all)
+            code = 0 if state.complete else 3
         if watch and sys.stdout.isatty():
             # In one piece, from the top left: no flicker.
             click.echo("\x1b[H\x1b[2J", nl=False)
@@ -53,7 +57,7 @@ def main(context: click.Context, run: Path, show_all: bool, watch: bool, as_json
         time.sleep(_WATCH_SECONDS)
 
 
-def _planning_text(found: Planning, root: Path, as_json: bool) -> str:
+def _planning_text(found: _Planning, root: Path, as_json: bool) -> str:
     if as_json:
         return json.dumps(
             {"complete": False, "planning": found.state, "job": found.job, "error": found.error}, indent=2
@@ -67,8 +71,7 @@ def _planning_text(found: Planning, root: Path, as_json: bool) -> str:
     return "\n".join(lines)
 
 
-def _text(found: Explained, root: Path, show_all: bool) -> str:
-    state = found.state
+def _text(state: RunStatus, others: list[Element], root: Path, show_all: bool) -> str:
     shown = [shard for shard in state.shards if show_all or shard.state != "done"]
     lines = ["shard  state    blocks     rows         attempts  note"] if shown else []
     tails = 0
@@ -83,24 +86,23 @@ def _text(found: Explained, root: Path, show_all: bool) -> str:
     lines.append(f"{len(state.shards)} shards: {counts}; {state.rows:,} of {state.rows_planned:,} rows")
     lines += [
         f"job {other.id} ({other.name}) " + (f"waits: {other.reason}" if other.waiting else other.state.lower())
-        for other in found.others
+        for other in others
     ]
     if state.tokens_per_second:
         lines.append(f"{state.tokens_per_second:,.0f} tokens/s in a task while it embeds")
-    return "\n".join([*lines, *_next(found, root)])
+    return "\n".join([*lines, *_next(state, others, root)])
 
 
-def _next(found: Explained, root: Path) -> list[str]:
-    state = found.state
+def _next(state: RunStatus, others: list[Element], root: Path) -> list[str]:
     if state.complete:
-        return [] if found.others else [f"next: {after_shards(root)}"]
+        return [] if others else [f"next: {after_shards(root)}"]
     lines = []
     if state.hours_left is not None:
         lines.append(f"about {duration(state.hours_left * 3600)} left at this pace")
     if any(shard.state == "unknown" for shard in state.shards):
         lines.append("next: mend what keeps files from being read, then look again; nothing says that they are damaged")
     elif any(shard.state not in ("done", "running", "queued") for shard in state.shards):
-        lines.append(f"next: python -m jobs.rerun {shlex.quote(str(root))}")
+        lines.append(f"next: python -m jobs.rerun {quote(str(root))}")
     return lines
 
 
@@ -113,11 +115,10 @@ def _line(found: ShardStatus) -> str:
     return f"{found.shard.number:5d}  {found.state:<8} {blocks:<10} {rows:<12} {found.attempts:8d}  {note}".rstrip()
 
 
-def _as_json(explained: Explained) -> dict[str, object]:
-    state = explained.state
-    whole = ("complete", "counts", "rows", "rows_planned", "tokens_per_second", "hours_left")
-    return {
-        **{name: getattr(state, name) for name in whole},
+def _json_text(state: RunStatus, others: list[Element]) -> str:
+    plain = ("complete", "counts", "rows", "rows_planned", "tokens_per_second", "hours_left")
+    whole = {
+        **{name: getattr(state, name) for name in plain},
         "shards": [
             {
                 "shard": found.shard.number,
@@ -131,10 +132,124 @@ def _as_json(explained: Explained) -> dict[str, object]:
             for found in state.shards
         ],
         "other_jobs": [
-            {"job": other.id, "name": other.name, "state": other.state, "reason": other.reason}
-            for other in explained.others
+            {"job": other.id, "name": other.name, "state": other.state, "reason": other.reason} for other in others
         ],
     }
+    return json.dumps(whole, indent=2)
+
+
+def after_shards(root: Path) -> str:
+    """The command that comes behind the shards: the calling where a prediction was asked for, else the merging."""
+    command = "predict --from" if (root / "predict.json").exists() else "reduce"
+    return f"python -m jobs.{command} {quote(str(root))}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Planning:
+    """The job that plans a run which is not planned yet."""
+
+    job: str
+    state: str  # ``waits``, ``runs``, ``ended``, or ``was submitted`` if the scheduler does not answer
+    error: str | None  # why it waits, or the last line of its log
+    log: str | None
+
+
+def _planning(root: Path) -> _Planning | None:
+    """How the planning of a run is, where that is a job and not done; None otherwise."""
+    if (root / "run.json").exists():
+        return None
+    jobs = [entry for entry in submitted(root) if entry.name.endswith("-plan")]
+    if not jobs:
+        return None
+    executor, last = scheduler(root), jobs[-1].job
+    path = root / "logs" / executor.log(last, None)
+    log = str(path) if path.exists() else None
+    queue = executor.state(root)
+    element = next((found for found in queue or [] if found.id == last), None)
+    if element is not None:
+        return _Planning(last, "waits" if element.waiting else "runs", element.reason if element.waiting else None, log)
+    words, how = last_words(log), executor.ended([last]).get(last)
+    if how:
+        words = f"{words or 'no word'} ({executor.title}: {how})"
+    return _Planning(last, "was submitted" if queue is None else "ended", words, log)
+
+
+def _explain(run: Run, state: RunStatus) -> tuple[RunStatus, list[Element]]:
+    """Tell waiting from running from vanished tasks, where the scheduler answers; what is done stays done.
+
+    Returns:
+        The state, and the run's jobs in the queue that make no shard, such as the merging.
+    """
+    jobs, executor = submitted(run.paths.root), scheduler(run.paths.root)
+    queue = executor.state(run.paths.root) if jobs and not state.complete else []
+    by_shard = {element.shard: element for element in queue or [] if element.shard is not None}
+    known = {entry.job for entry in jobs}
+    last = {shard: entry for entry in jobs for shard in entry.shards}
+    logs = _files(run.paths.logs) if last else {}
+    shards = []
+    for found in state.shards:
+        number = found.shard.number
+        element, entry = by_shard.get(number), last.get(number)
+        if found.state in ("done", "damaged", "unknown"):
+            shards.append(found)
+        elif element is not None:
+            shards.append(_in_queue(found, element, run.paths.logs))
+        elif entry is not None:
+            shards.append(_out_of_queue(found, entry, executor, known, queue is not None, logs))
+        else:
+            shards.append(found)
+    others = [element for element in queue or [] if element.shard is None]
+    return replace(state, shards=_with_reasons(shards, executor)), others
+
+
+def _files(folder: Path) -> dict[str, str]:
+    try:
+        return {entry.name: entry.path for entry in os.scandir(folder)}
+    except OSError:
+        return {}
+
+
+def _in_queue(found: ShardStatus, element: Element, logs: Path) -> ShardStatus:
+    if element.waiting:
+        before = f"; before: {found.error}" if found.error else ""
+        return replace(found, state="queued", error=f"waits: {element.reason}{before}", job=element.id)
+    if element.ending and found.state != "running":
+        return found
+    error = None if found.state == "running" else "starting"
+    return replace(found, state="running", error=error, job=element.id, log=str(logs / element.log))
+
+
+def _out_of_queue(
+    found: ShardStatus, entry: Submitted, executor: Executor, known: set[str], answered: bool, logs: dict[str, str]
+) -> ShardStatus:
+    """A shard that was submitted, whose job the queue does not have, or of which it could not be asked."""
+    own = (found.job or "").partition("_")[0]
+    if found.state == "running":
+        # Its own sign of life counts for more than the queue of what may be another cluster.
+        elsewhere = answered and own in known and not found.here
+        return replace(found, error="not in the queue here") if elsewhere else found
+    if found.attempts and (own == entry.job or own not in known):
+        return found
+    # The last job for it never began the shard: what there is to say of that is in the job's log.
+    index = found.shard.number - entry.base
+    log, job = logs.get(executor.log(entry.job, index)), executor.task_id(entry.job, index)
+    if log is None:
+        words = "its job ended or was cancelled before it started" if answered else "submitted, no sign of it yet"
+        return replace(found, error=words, job=job)
+    words = last_words(log) or "its task ended before it began the shard"
+    return replace(found, state="failed" if answered else found.state, error=words, log=log, job=job)
+
+
+def _with_reasons(shards: list[ShardStatus], executor: Executor) -> list[ShardStatus]:
+    """Add how the scheduler says that failed tasks ended."""
+    unexplained = [found.job for found in shards if found.state in ("failed", "missing", "stopped") and found.job]
+    words = executor.ended(unexplained[:_EXPLAINED])
+    return [
+        replace(found, error=f"{found.error or 'the task vanished'} ({executor.title}: {words[found.job]})")
+        if found.state in ("failed", "missing", "stopped") and found.job in words
+        else found
+        for found in shards
+    ]
 
 
 if __name__ == "__main__":

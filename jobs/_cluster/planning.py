@@ -135,6 +135,11 @@ def shard_table(run: Run, profile: Profile | None) -> list[Shard]:
     return read_plan(run.paths.plan, run.request.plan_sha256)
 
 
+def look(run: Run, profile: Profile | None = None) -> RunStatus:
+    """How far a run is, from its files; ``profile`` has the image that reads the plan if this Python cannot."""
+    return run_status(run, shard_table(run, profile))
+
+
 def _ask_image(profile: Profile, paths: list[Path], wish: dict[str, Any]) -> tuple[bool, list[Shard]]:
     """Let ``main`` below answer, in the image."""
     resources = next((found for kind in reversed(KINDS) if (found := profile.of(kind)).image), None)

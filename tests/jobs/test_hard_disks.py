@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from jobs._cluster.state import after_shards
 from jobs._cluster.task import STOPPED
+from jobs.status import after_shards
 from tests.jobs.commands import REPOSITORY, call, clean, extract
 from tests.runs.making import coding, plan_run, write_fasta
 from vnp.errors import StorageError

@@ -15,8 +15,7 @@ import pytest
 from jobs._cluster import executor
 from jobs._cluster.executor import Job
 from jobs._cluster.profile import Profile, Resources
-from jobs._cluster.sbatch import max_array_size
-from jobs._cluster.slurm import Slurm
+from jobs._cluster.slurm import Slurm, max_array_size
 from jobs._cluster.task import run_task
 from tests.jobs.fake_slurm import FakeSlurm, slurm
 from vnp.errors import UsageError, VnpError
