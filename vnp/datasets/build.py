@@ -1,14 +1,25 @@
-"""Makes a training set: from a sheet of annotated genomes to labelled chunks, a table and a data card."""
+"""Makes a training set: from a sheet of annotated genomes to labelled chunks, a table and a data card.
+
+Files are worked through in processes of their own, so many at a time, and what is found in each is kept in the folder
+until the set is finished.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
-from vnp.datasets._workers import Tell, work_through
 from vnp.datasets.choosing._part import Part, has_part, read_part, writing_part
 from vnp.datasets.choosing._prophages import ViralIndex, read_regions
 from vnp.datasets.choosing._sample import choose
@@ -16,27 +27,41 @@ from vnp.datasets.choosing._split import describe_units, find_units, genomes_to_
 from vnp.datasets.choosing.candidates import Search, find_candidates
 from vnp.datasets.recipe import Recipe, Request, make_request
 from vnp.datasets.sheet import read_sheet
-from vnp.datasets.writing._gather import Gathered, gather, summarise
-from vnp.datasets.writing.card import render_card
+from vnp.datasets.writing.card import render_card, summarise
 from vnp.datasets.writing.write import (
+    CARD,
+    FASTA,
     KEY,
     REQUEST,
     SUMMARY,
-    Folder,
+    TABLE,
+    Gathered,
     describe,
+    gather,
+    read_metadata,
     require_pyarrow,
     write_fasta,
     write_table,
-)
-from vnp.errors import ChangedInputError, InputError
-from vnp.files.durable import replacing
+)  # fmt: skip
+from vnp.errors import ChangedInputError, InputError, RunError, RunExistsError, VnpError, storage_error
+from vnp.files.claims import alone, make_folder, require_free
+from vnp.files.durable import final_path, remove_temporaries, replacing, sync_folder
+from vnp.files.records import read_record, write_record
+from vnp.sequences.reading import input_digest
 
-Advance = Callable[[int], None]
-Step = Callable[[str, float | None, str, float], AbstractContextManager[Advance]]
+Tell = Callable[[int], None]
+"""Told how much was done since the last call."""
+Step = Callable[[str, float | None, str, float], AbstractContextManager[Tell]]
 """Begins a step: what it does, its total if that is known, the unit, and how many make one; gives what to tell."""
+_REQUEST_FILE = "request.json"
+_DONE = ".parts-done"
+_RUN_FILE = "run.json"
+_LOOK_SECONDS = 0.5
+# Forked, so that what is large in memory, such as an index, is there without a copy.
+_FORK = multiprocessing.get_context("fork")
 
 
-def _silent(_what: str, _total: float | None, _unit: str, _scale: float, /) -> AbstractContextManager[Advance]:
+def _silent(_what: str, _total: float | None, _unit: str, _scale: float, /) -> AbstractContextManager[Tell]:
     return nullcontext(lambda _amount: None)
 
 
@@ -137,7 +162,7 @@ def _state(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _viral_genomes(request: Request, place: Folder, numbers: Sequence[int], advance: Advance) -> Iterator[bytes]:
+def _viral_genomes(request: Request, place: Folder, numbers: Sequence[int], advance: Tell) -> Iterator[bytes]:
     for number in numbers:
         part = read_part(place.parts, request.part_key(number))
         for record, about in enumerate(part.records):
@@ -191,3 +216,194 @@ def _require_regions(request: Request, found: Gathered) -> None:
             f"set, such as {min(hosts, default='none')}: the names must be the same",
             path=request.recipe.prophages,
         )
+
+
+class Folder:
+    """The folder of a training set.
+
+    While a set is made there is a folder ``parts`` in it, whose ``request.json`` says which set that is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.parts = folder / "parts"
+        self.fasta = folder / FASTA
+        self.table = folder / TABLE
+        self.card = folder / CARD
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Make the folder, and keep others that make a set in it out meanwhile: UsageError for them."""
+        make_folder(self._folder)
+        with alone(self._folder, "dataset"):
+            yield
+
+    def begin(self, request: str, *, force: bool) -> dict[str, Any] | None:
+        """Make ready for the set of a digest, or give the summary where it is finished already.
+
+        Raises:
+            RunExistsError: another set, or a part of one, is there, or a run, or a folder ``parts`` of something else.
+            StorageError: the folder cannot be made or written.
+        """
+        stopped_here = self._stored_request() == request
+        if not force and not stopped_here and (summary := self._finished(request)) is not None:
+            self._sweep()
+            return summary
+        require_free(
+            (self.fasta, self.table, self.card),
+            force=force,
+            ours=stopped_here,
+            why="already there, and not made from these files with these options",
+            remedy="Choose another --out, or --force to write over it",
+        )
+        self._require_own_parts()
+        make_folder(self.parts)
+        self._sweep()
+        write_record(self.parts / _REQUEST_FILE, {"sha256": request})
+        return None
+
+    def finish(self) -> None:
+        """Remove what was kept to go on from; in one step, so that it is there whole or not at all."""
+        self._remove_done()
+        try:
+            self.parts.rename(self._folder / _DONE)
+            sync_folder(self._folder)
+        except OSError as error:
+            raise storage_error(error, f"removing {self.parts}") from error
+        self._remove_done()
+
+    def _require_own_parts(self) -> None:
+        """Refuse a folder whose ``parts`` is not that of a set, for it is deleted in the end; with force too."""
+        try:
+            if (self._folder / _RUN_FILE).exists():
+                raise RunExistsError(f"{self._folder} is the folder of a run: choose another --out")
+            if self.parts.is_dir():
+                # A run that was stopped at its first step has left its request's temporary file, or nothing.
+                others = any(final_path(path).name != _REQUEST_FILE for path in self.parts.iterdir())
+                foreign = others and self._stored_request() is None
+            else:
+                foreign = self.parts.exists()
+        except OSError as error:
+            raise storage_error(error, f"looking into {self._folder}") from error
+        if foreign:
+            raise RunExistsError(
+                f"{self.parts} is there and is not of a training set that was begun. Choose another --out, or move "
+                "it away"
+            )
+
+    def _stored_request(self) -> str | None:
+        """Digest of the set that was begun here, if one was."""
+        try:
+            return (read_record(self.parts / _REQUEST_FILE, dict[str, str]) or {}).get("sha256")
+        except RunError:
+            return None
+
+    def _finished(self, request: str) -> dict[str, Any] | None:
+        """The summary, where the files are those that the request would make."""
+        if not (self.fasta.exists() and self.table.exists() and self.card.exists()):
+            return None
+        try:
+            metadata = read_metadata(self.table)
+        except (OSError, ValueError):
+            return None
+        if metadata.get(REQUEST) != {"sha256": request} or KEY not in metadata:
+            return None
+        summary = metadata.get(SUMMARY)
+        same = input_digest(self.fasta) == metadata[KEY].get("fasta_sha256")
+        return summary if same and isinstance(summary, dict) else None
+
+    def _sweep(self) -> None:
+        """Remove what killed runs left behind."""
+        self._remove_done()
+        for folder in (self._folder, self.parts):
+            if folder.is_dir():
+                remove_temporaries(folder)
+
+    def _remove_done(self) -> None:
+        shutil.rmtree(self._folder / _DONE, ignore_errors=True)
+
+
+def work_through(
+    names: Sequence[str], work: Callable[[int, Tell], None], *, workers: int, progress: Tell = lambda _amount: None
+) -> None:
+    """Do pieces of work of these names, ``workers`` at a time; with 1 in this process.
+
+    ``work`` does the piece of a number, and is given a function to tell its progress with.
+
+    Raises:
+        VnpError: what a piece of work raised, as soon as it does; what other processes were at is given up.
+        RunError: a process died.
+    """
+    if workers == 1 or len(names) < 2:
+        for number in range(len(names)):
+            work(number, progress)
+        return
+    done = _FORK.Value(ctypes.c_int64, 0)
+    told = 0
+    waiting = list(range(len(names)))[::-1]
+    running: dict[Connection, tuple[int, ForkProcess]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                number = waiting.pop()
+                ours, theirs = _FORK.Pipe(duplex=False)
+                process = _FORK.Process(target=_child, args=(work, number, done, theirs), daemon=True)
+                process.start()
+                theirs.close()
+                running[ours] = (number, process)
+            for connection in wait(list(running), _LOOK_SECONDS):
+                assert isinstance(connection, Connection)
+                number, process = running.pop(connection)
+                _collect(connection, process, names[number])
+            now = int(done.value)
+            progress(now - told)
+            told = now
+    finally:
+        for connection, (_, process) in running.items():
+            process.kill()
+            process.join()
+            connection.close()
+
+
+def _child(work: Callable[[int, Tell], None], number: int, done: Any, answer: Connection) -> None:
+    # Ctrl-C reaches every process of the terminal; the parent ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def tell(amount: int) -> None:
+        with done.get_lock():
+            done.value += amount
+
+    error: BaseException | None = None
+    try:
+        work(number, tell)
+    except (VnpError, OSError, MemoryError) as found:
+        error = found
+    answer.send(error)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent does, even by a signal that lets it do nothing."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _collect(connection: Connection, process: ForkProcess, name: str) -> None:
+    """Take a process's answer, and raise what it raised."""
+    try:
+        error = connection.recv()
+    except EOFError:
+        process.join()
+        died = process.exitcode or 0
+        how = f"was killed by signal {-died}" if died < 0 else f"ended with {died}"
+        raise RunError(
+            f"the process that worked on {name} {how}; if memory ran out, take fewer --workers. What is finished is "
+            "kept: run the same command again"
+        ) from None
+    finally:
+        connection.close()
+    process.join()
+    if error is not None:
+        raise error

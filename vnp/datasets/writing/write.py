@@ -1,12 +1,10 @@
-"""Writes the chunks of a training set as FASTA and a table with a row for each frame, and keeps its folder."""
+"""Puts what was found in all files together, and writes it: chunks as FASTA, and a table with a row for each frame."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,15 +14,15 @@ import numpy as np
 from jaxtyping import Int8, Int64, UInt8
 
 from vnp import __version__
+from vnp.datasets.choosing._part import Part, PartRecord
+from vnp.datasets.choosing._sample import Pool
+from vnp.datasets.choosing._split import UnitRecord
 from vnp.datasets.sheet import Source
-from vnp.errors import RunError, RunExistsError, UsageError, storage_error
+from vnp.errors import InputError, UsageError
 from vnp.features.split import PARTS
-from vnp.files.claims import alone, make_folder, require_free
-from vnp.files.durable import final_path, remove_temporaries, replacing, sync_folder
+from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
-from vnp.files.records import read_record, write_record
 from vnp.sequences.frames import FRAME_NAMES
-from vnp.sequences.reading import input_digest
 
 FASTA = "dataset.fna.gz"
 TABLE = "dataset.parquet"
@@ -43,9 +41,6 @@ _COLUMNS = {
 }  # fmt: skip
 _BATCH = 1 << 16
 _LEVEL = 6
-_REQUEST_FILE = "request.json"
-_DONE = ".parts-done"
-_RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +77,100 @@ class Chosen:
         """Take the chunks from ``first`` up to, not including, ``last``; the arrays are views."""
         columns = (self.record, self.start, self.end, self.frames, self.annotated)
         return Chosen(*(column[first:last] for column in columns))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gathered:
+    """The records that can be used, and the candidates, of all files, in the order of the sheet."""
+
+    parts: Sequence[Part]  # of the files
+    records: Sequence[UnitRecord]  # that can be used
+    source: Int64[np.ndarray, "records"]  # index of each record's file
+    number: Int64[np.ndarray, "records"]  # of each record in its file
+    # of each candidate, an index into ``records``; candidates are in order of file, record, start, end
+    record: Int64[np.ndarray, "candidates"]
+    first: Int64[np.ndarray, "sources+1"]  # the first candidate of each file, and the number of all
+
+    def column(self, name: str) -> Any:
+        """A column of all candidates."""
+        return np.concatenate([getattr(part, name) for part in self.parts])
+
+    def sequence(self, record: int) -> bytes:
+        """The bases of a record."""
+        return self.parts[int(self.source[record])].sequence(int(self.number[record]))
+
+    def pool(self) -> Pool:
+        """The candidates, for sampling."""
+        groups = {record.organism_group: record.label for record in self.records}
+        group_names = sorted(groups)
+        genome_names = sorted({record.genome for record in self.records})
+        group_numbers = {name: number for number, name in enumerate(group_names)}
+        genome_numbers = {name: number for number, name in enumerate(genome_names)}
+        group = np.array([group_numbers[record.organism_group] for record in self.records], np.int64)
+        genome = np.array([genome_numbers[record.genome] for record in self.records], np.int64)
+        return Pool(
+            group=group[self.record],
+            genome=genome[self.record],
+            length=self.column("length").astype(np.int64),
+            key=self.column("key"),
+            groups=group_names,
+            labels=[groups[name] for name in group_names],
+            genomes=genome_names,
+        )
+
+    def table(self, units: Sequence[str], split: Mapping[str, int]) -> Records:
+        """The records as the written table refers to them."""
+        return Records(
+            name=[record.name for record in self.records],
+            source=self.source,
+            unit=units,
+            organism_group=[record.organism_group for record in self.records],
+            part=np.array([split[unit] for unit in units], np.int8),
+        )
+
+    def chosen(self, rows: Int64[np.ndarray, "chosen"]) -> Chosen:
+        """Some of the candidates; ``rows`` ascend."""
+        start, end, frames, annotated = (self.column(name)[rows] for name in ("start", "end", "frames", "annotated"))
+        return Chosen(self.record[rows], start, end, frames, annotated)
+
+    def bases(self, rows: Int64[np.ndarray, "chosen"]) -> Iterator[bytes]:
+        """The bases of some of the candidates; ``rows`` ascend."""
+        edges = np.searchsorted(rows, self.first)
+        for index, part in enumerate(self.parts):
+            yield from part.bases(rows[edges[index] : edges[index + 1]] - self.first[index])
+
+
+def gather(sources: Sequence[Source], parts: Sequence[Part]) -> Gathered:
+    """Put the parts of all files together; InputError where two files have a record of the same name."""
+    records: list[UnitRecord] = []
+    places: list[tuple[int, int]] = []
+    seen: dict[str, Source] = {}
+    of_candidates = []
+    for index, (source, part) in enumerate(zip(sources, parts, strict=True)):
+        own = np.full(len(part.records), -1)
+        for number, about in enumerate(part.records):
+            if about.problem is not None:
+                continue
+            other = seen.setdefault(about.name, source)
+            if other is not source:
+                raise InputError(
+                    f"the record stands in {other.path} too; remove one of the two", path=source.path, record=about.name
+                )
+            own[number] = len(records)
+            places.append((index, number))
+            records.append(_record(source, about))
+        of_candidates.append(own[part.record])
+    pairs = np.array(places, np.int64).reshape(-1, 2)
+    first = np.cumsum([0, *map(len, of_candidates)])
+    return Gathered(parts, records, pairs[:, 0], pairs[:, 1], np.concatenate(of_candidates), first)
+
+
+def _record(source: Source, about: PartRecord) -> UnitRecord:
+    genome = about.genome
+    if source.group is not None and genome == about.name:
+        # The file does not say whose the record is, as FASTA does not; the contigs of a given group are one genome.
+        genome = source.group
+    return UnitRecord(about.name, genome, source.label, about.group, about.bases, source.group, str(source.path))
 
 
 def require_pyarrow() -> None:
@@ -223,108 +312,3 @@ def _columns(sources: Sequence[Source], records: Records, chosen: Chosen) -> dic
         "start": start,
         "end": end,
     }
-
-
-class Folder:
-    """The folder of a training set.
-
-    While a set is made there is a folder ``parts`` in it, whose ``request.json`` says which set that is.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.parts = folder / "parts"
-        self.fasta = folder / FASTA
-        self.table = folder / TABLE
-        self.card = folder / CARD
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Make the folder, and keep others that make a set in it out meanwhile: UsageError for them."""
-        make_folder(self._folder)
-        with alone(self._folder, "dataset"):
-            yield
-
-    def begin(self, request: str, *, force: bool) -> dict[str, Any] | None:
-        """Make ready for the set of a digest, or give the summary where it is finished already.
-
-        Raises:
-            RunExistsError: another set, or a part of one, is there, or a run, or a folder ``parts`` of something else.
-            StorageError: the folder cannot be made or written.
-        """
-        stopped_here = self._stored_request() == request
-        if not force and not stopped_here and (summary := self._finished(request)) is not None:
-            self._sweep()
-            return summary
-        require_free(
-            (self.fasta, self.table, self.card),
-            force=force,
-            ours=stopped_here,
-            why="already there, and not made from these files with these options",
-            remedy="Choose another --out, or --force to write over it",
-        )
-        self._require_own_parts()
-        make_folder(self.parts)
-        self._sweep()
-        write_record(self.parts / _REQUEST_FILE, {"sha256": request})
-        return None
-
-    def finish(self) -> None:
-        """Remove what was kept to go on from; in one step, so that it is there whole or not at all."""
-        self._remove_done()
-        try:
-            self.parts.rename(self._folder / _DONE)
-            sync_folder(self._folder)
-        except OSError as error:
-            raise storage_error(error, f"removing {self.parts}") from error
-        self._remove_done()
-
-    def _require_own_parts(self) -> None:
-        """Refuse a folder whose ``parts`` is not that of a set, for it is deleted in the end; with force too."""
-        try:
-            if (self._folder / _RUN_FILE).exists():
-                raise RunExistsError(f"{self._folder} is the folder of a run: choose another --out")
-            if self.parts.is_dir():
-                # A run that was stopped at its first step has left its request's temporary file, or nothing.
-                others = any(final_path(path).name != _REQUEST_FILE for path in self.parts.iterdir())
-                foreign = others and self._stored_request() is None
-            else:
-                foreign = self.parts.exists()
-        except OSError as error:
-            raise storage_error(error, f"looking into {self._folder}") from error
-        if foreign:
-            raise RunExistsError(
-                f"{self.parts} is there and is not of a training set that was begun. Choose another --out, or move "
-                "it away"
-            )
-
-    def _stored_request(self) -> str | None:
-        """Digest of the set that was begun here, if one was."""
-        try:
-            return (read_record(self.parts / _REQUEST_FILE, dict[str, str]) or {}).get("sha256")
-        except RunError:
-            return None
-
-    def _finished(self, request: str) -> dict[str, Any] | None:
-        """The summary, where the files are those that the request would make."""
-        if not (self.fasta.exists() and self.table.exists() and self.card.exists()):
-            return None
-        try:
-            metadata = read_metadata(self.table)
-        except (OSError, ValueError):
-            return None
-        if metadata.get(REQUEST) != {"sha256": request} or KEY not in metadata:
-            return None
-        summary = metadata.get(SUMMARY)
-        same = input_digest(self.fasta) == metadata[KEY].get("fasta_sha256")
-        return summary if same and isinstance(summary, dict) else None
-
-    def _sweep(self) -> None:
-        """Remove what killed runs left behind."""
-        self._remove_done()
-        for folder in (self._folder, self.parts):
-            if folder.is_dir():
-                remove_temporaries(folder)
-
-    def _remove_done(self) -> None:
-        shutil.rmtree(self._folder / _DONE, ignore_errors=True)
