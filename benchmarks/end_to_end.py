@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 
 from jobs._cli import options
 from jobs._cli.command import command
-from jobs._cli.end_to_end import encoders_of, measure_runs
-from jobs._cli.speed import SpeedOptions, end_to_end_options, speed_options, speed_out
+from jobs._cli.speed import SpeedOptions, encoders_of, end_to_end_options, measure_runs, speed_options, speed_out
 from vnp.encoders.device import choose_device
 from vnp.encoders.models.bare import random_model
 from vnp.encoders.spec import spec as lookup

@@ -13,7 +13,14 @@ import click
 from jobs._cli import options
 from jobs._cli.command import command, group
 from jobs._cli.progress import Progress
-from jobs._cli.speed import SpeedOptions, end_to_end_options, measure_speed, speed_options, speed_out
+from jobs._cli.speed import (
+    SpeedOptions,
+    end_to_end_options,
+    measure_runs,
+    measure_speed,
+    speed_options,
+    speed_out,
+)
 from vnp.classifier.recipe import RECIPES
 from vnp.errors import InputError, RunExistsError, UsageError
 from vnp.metrics.rules import BEST_FRAME
@@ -235,8 +242,6 @@ def speed(
     of pooled embeddings to float32. A precision that cannot run says why. With --end-to-end, extract itself is timed.
     """
     if not encoder_only:
-        from jobs._cli.end_to_end import measure_runs
-
         measure_runs(SpeedOptions(**given), reads=reads, gpus=gpus, shards=shards, cold=cold, scratch=scratch)
         return
     for name, value in (("reads", reads), ("gpus", gpus), ("shards", shards), ("cold", cold), ("folder", scratch)):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks.end_to_end import make_folder
-from jobs._cli import end_to_end
+from jobs._cli import speed as end_to_end
 from tests.jobs.commands import call, clean
 from tests.speed.tiny import tiny_model
 from vnp.encoders.measured import tuned_path
