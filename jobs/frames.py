@@ -43,12 +43,14 @@ def main(
     begun = time.monotonic()
     files = read_inputs(input)
     warn_of_lost_tables(files)
-    ask = RunOptions(files=tuple(files), chunk=chunk, prefix_ids=prefix_ids)
-    ask.check()
+    run_options = RunOptions(files=tuple(files), chunk=chunk, prefix_ids=prefix_ids)
+    run_options.check()
     require_free(frames_paths(folder), force=force)
-    size = sum(file.path.stat().st_size for file in ask.files)
+    size = sum(file.path.stat().st_size for file in run_options.files)
     with Progress("reading", size, "MB", scale=1e6) as progress:
-        found = survey(ask.files, ask.chunk, prefix_ids=ask.prefix_ids, progress=progress.advance)
+        found = survey(
+            run_options.files, run_options.chunk, prefix_ids=run_options.prefix_ids, progress=progress.advance
+        )
     with Progress("writing", found.totals.rows, "frames") as progress:
         written = write_frames(found, folder, progress=progress.advance)
     totals = found.totals

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Float32, Int64
-from scipy.fft import dct
 
 from vnp.errors import LayoutError
 
@@ -169,6 +168,9 @@ def project(rows: np.ndarray) -> Float32[np.ndarray, "n 384"]:
     Returns:
         (n, 384) float32; the same bytes for a row whatever stands around it.
     """
+    # Here, because it takes a third of a second to load, and of all who read a layout few project.
+    from scipy.fft import dct
+
     spectrum = dct(rows.astype(np.float32) * _SIGNS, type=2, norm="ortho", axis=1, overwrite_x=True)
     projected: Float32[np.ndarray, "n 384"] = spectrum[:, _CHOICE] * np.float32(np.sqrt(NATIVE_DNA / PROJECTED_DNA))
     return projected
