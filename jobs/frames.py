@@ -11,7 +11,6 @@ import click
 from jobs._cli import options
 from jobs._cli.command import command
 from jobs._cli.progress import Progress, duration
-from jobs._cluster.planning import warn_of_lost_tables
 from vnp.files.claims import require_free
 
 
@@ -38,11 +37,12 @@ def main(
     from vnp.runs.frames import frames_paths, write_frames
     from vnp.runs.planning.options import RunOptions
     from vnp.runs.planning.survey import survey
-    from vnp.sequences.samplesheet import read_inputs
+    from vnp.sequences.samplesheet import lost_tables, read_inputs
 
     begun = time.monotonic()
     files = read_inputs(input)
-    warn_of_lost_tables(files)
+    for warning in lost_tables(files):
+        click.echo(warning, err=True)
     run_options = RunOptions(files=tuple(files), chunk=chunk, prefix_ids=prefix_ids)
     run_options.check()
     require_free(frames_paths(folder), force=force)

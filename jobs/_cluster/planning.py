@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from vnp.files.records import from_json, to_json
 from vnp.runs.done.status import RunStatus, run_status
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.request import Position, Run, Shard
-from vnp.sequences.samplesheet import DATASET_TABLE, InputFile, read_inputs
+from vnp.sequences.samplesheet import lost_tables, read_inputs
 
 
 def run_options(
@@ -46,7 +45,8 @@ def run_options(
     if every_frame:
         files = [replace(file, dataset=None) for file in files]
     else:
-        warn_of_lost_tables(files)
+        for warning in lost_tables(files):
+            click.echo(warning, err=True)
     options = RunOptions(files=tuple(files), shards=shards, **encoding)
     options.check()
     if executor.waits and options.device == "auto" and options.needs_gpu:
@@ -55,17 +55,6 @@ def run_options(
         if not torch.cuda.is_available():
             return replace(options, device="cpu")
     return options
-
-
-def warn_of_lost_tables(files: Iterable[InputFile]) -> None:
-    """Say which inputs look like a dataset without its table, and what that means."""
-    for file in files:
-        if file.lacks_table:
-            click.echo(
-                f"warning: {file.path} has no {DATASET_TABLE} beside it, so it is taken as plain FASTA: every open "
-                "frame becomes a row, and none has a label, unit or part of a split",
-                err=True,
-            )
 
 
 def input_paths(options: RunOptions) -> list[Path]:

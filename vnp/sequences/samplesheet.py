@@ -199,6 +199,16 @@ def read_inputs(paths: Sequence[str | Path]) -> list[InputFile]:
     return inputs
 
 
+def lost_tables(files: Iterable[InputFile]) -> list[str]:
+    """Warnings of inputs that look like a dataset without its table, and what that means."""
+    return [
+        f"warning: {file.path} has no {DATASET_TABLE} beside it, so it is taken as plain FASTA: every open frame "
+        "becomes a row, and none has a label, unit or part of a split"
+        for file in files
+        if file.lacks_table
+    ]
+
+
 def _input(path: Path) -> InputFile:
     """A file, or a dataset by its folder or one of its files."""
     folder = path if path.is_dir() else path.parent
