@@ -28,7 +28,7 @@ _CALLS = ("mkdir", "link", "replace", "rename", "unlink", "rmdir", "fsync", "fda
 _FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 WRITING = frozenset(
-    ["mkdir", "open", "create", "write", "write of HDF5", "pwrite", "fsync", "fdatasync", "link", "replace"]
+    ["mkdir", "create", "write", "write of HDF5", "pwrite", "fsync", "fdatasync", "link", "replace"]
 )
 """Names of the calls that bring something onto the disk."""
 
