@@ -27,9 +27,7 @@ _PATIENCE_SECONDS = 120.0
 _CALLS = ("mkdir", "link", "replace", "rename", "unlink", "rmdir", "fsync", "fdatasync", "pwrite")
 _FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
-WRITING = frozenset(
-    ["mkdir", "create", "write", "write of HDF5", "pwrite", "fsync", "fdatasync", "link", "replace"]
-)
+WRITING = frozenset(["mkdir", "create", "write", "write of HDF5", "pwrite", "fsync", "fdatasync", "link", "replace"])
 """Names of the calls that bring something onto the disk."""
 
 
