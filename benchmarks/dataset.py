@@ -14,8 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from benchmarks import show
-from jobs._cli import options
-from jobs._cli.command import command
+from benchmarks._commands import command, options
 from vnp.datasets.annotations.annotated import Annotated
 from vnp.datasets.annotations.contained import ContainmentIndex
 from vnp.datasets.annotations.reading import read_annotated

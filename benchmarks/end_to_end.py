@@ -11,8 +11,7 @@ from typing import Any
 import click
 from safetensors.torch import save_file
 
-from jobs._cli import options
-from jobs._cli.command import command
+from benchmarks._commands import command, options
 from jobs._cli.speed import SpeedOptions, encoders_of, end_to_end_options, measure_runs, speed_options, speed_out
 from vnp.encoders.device import choose_device
 from vnp.encoders.models.bare import random_model

@@ -14,8 +14,7 @@ import click
 import numpy as np
 
 from benchmarks import MOST, show
-from jobs._cli import options
-from jobs._cli.command import command
+from benchmarks._commands import command, options
 from vnp.errors import InputError
 from vnp.runs.planning.options import LARGEST_CHUNK
 from vnp.sequences.chunks import Chunking

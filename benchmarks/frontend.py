@@ -17,8 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from benchmarks import MOST
-from jobs._cli import options
-from jobs._cli.command import command
+from benchmarks._commands import command, options
 from vnp.encoders.packing import distinct
 from vnp.encoders.spec import DEFAULTS, spec
 from vnp.encoders.tokens.tokenizers import DnabertTokenizer, Esm2Tokenizer

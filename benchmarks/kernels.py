@@ -19,7 +19,7 @@ import click
 import numpy as np
 import torch
 
-from jobs._cli.command import command
+from benchmarks._commands import command
 from vnp.doctor.engine import Reference, compare_packed, find_spec
 from vnp.encoders.build import DTYPES
 from vnp.encoders.device import choose_device

@@ -19,8 +19,7 @@ import click
 import numpy as np
 
 from benchmarks import MOST, show
-from jobs._cli import options
-from jobs._cli.command import command
+from benchmarks._commands import command, options
 from vnp.encoders import describe
 from vnp.errors import FeatureError, UsageError, storage_error
 from vnp.features.layout import PROJECTED_DNA, PROJECTION

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from jobs._cli import options
-from jobs._cli.command import command
+from benchmarks._commands import command, options
 from jobs._cli.speed import SpeedOptions, measure_speed, speed_options, speed_out
 from vnp.encoders.build import DTYPES
 from vnp.encoders.kernels.attention import Padded

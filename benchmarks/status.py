@@ -13,8 +13,7 @@ from tempfile import TemporaryDirectory
 import click
 
 from benchmarks import show
-from jobs._cli import options
-from jobs._cli.command import command
+from benchmarks._commands import command, options
 from vnp.runs.done.receipts import Receipt
 from vnp.runs.done.status import run_status
 from vnp.runs.planning.options import MOST_SHARDS, RunOptions

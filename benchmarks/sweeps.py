@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import torch
 
-from jobs._cli.command import command
+from benchmarks._commands import command
 from vnp.encoders.device import choose_device
 from vnp.encoders.models.bare import BareModel
 from vnp.encoders.spec import DEFAULTS, weighted

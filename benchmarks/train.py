@@ -15,9 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import MOST
-from jobs._cli import options
-from jobs._cli.command import command
-from jobs._cli.progress import duration
+from benchmarks._commands import command, duration, options
 from vnp.classifier.fit import Stepper, epoch_order, fit
 from vnp.classifier.model import MLPClassifier
 from vnp.classifier.recipe import ADAMW, VIRNUCPRO, Recipe

@@ -18,8 +18,7 @@ from typing import Any
 
 import click
 
-from jobs._cli import options
-from jobs._cli.command import command
+from benchmarks._commands import command, options
 from jobs.extract import main as extract
 
 _PACKAGES = ("vnp.", "jobs.")

@@ -1,0 +1,7 @@
+"""What measurements take of the commands: the one door between the two."""
+
+from jobs._cli import options
+from jobs._cli.command import command
+from jobs._cli.progress import duration
+
+__all__ = ["command", "duration", "options"]
