@@ -15,10 +15,12 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from shlex import quote
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from jobs._cluster.profile import JobKind, Profile, load_profile
 from vnp.errors import RunExistsError, UsageError
+
+if TYPE_CHECKING:
+    from jobs._cluster.profile import JobKind, Profile
 
 EXECUTORS = {
     "slurm": "jobs._cluster.slurm.Slurm",
@@ -151,6 +153,9 @@ def choose_executor(
     for option, value, least in (("--parallelism", parallelism, 1), ("--retries", retries, 0)):
         if value is not None and value < least:
             raise UsageError(f"{option} must be at least {least}, not {value}")
+    # Only here, for every command reads this module to name the places.
+    from jobs._cluster.profile import load_profile
+
     return kind(load_profile(profile).changed(parallelism=parallelism, retries=retries))
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from vnp.errors import ChangedInputError
 from vnp.files.claims import make_folder
 from vnp.files.durable import replacing
-from vnp.runs.done.reduce import HEADER, skipped_lines
 from vnp.runs.planning.survey import Survey
 from vnp.runs.request import START, Position
-from vnp.runs.units import prepare, read_units
+from vnp.runs.units import SKIPPED_HEADER, prepare, read_units, skipped_lines
 
 NUCLEOTIDE = "identified_nucleotide.fa"
 PROTEIN = "identified_protein.faa"
@@ -58,7 +57,7 @@ def write_frames(found: Survey, folder: Path, *, progress: Callable[[int], None]
         nucleotide, protein, skipped = (
             stack.enter_context(path.open("x", encoding="utf-8", newline="")) for path in temporaries
         )
-        skipped.write(HEADER)
+        skipped.write(SKIPPED_HEADER)
         for batch in read_units(found.inputs, found.chunk, Position(0, *START), found.totals.units):
             prepared = prepare([batch], found.inputs, found.selections)
             names = [name.decode() for name in prepared.rows.ids]

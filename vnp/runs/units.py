@@ -20,10 +20,12 @@ from vnp.features.table import Records, Rows, Skipped
 from vnp.runs.planning.plan import Selection
 from vnp.runs.request import START, PlannedInput, Position
 from vnp.sequences.chunks import Chunking, Chunks
-from vnp.sequences.frames import Frames, Reason, frame_ids, open_frames
+from vnp.sequences.frames import FRAME_NAMES, Frames, Reason, frame_ids, open_frames
 from vnp.sequences.reading import Record, read_records
 
 BATCH_UNITS = 8_192
+SKIPPED_HEADER = "record\tinput\tlength\tchunk\tframe\treason\n"
+_BREAKS = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 _BATCH_BASES = 8_000_000
 
 
@@ -312,3 +314,27 @@ def _join(kind: type[_Columns], parts: Sequence[_Columns], kept: np.ndarray | No
             texts = chain.from_iterable(values)
             columns[name] = list(texts if kept is None else compress(texts, kept.tolist()))
     return kind(**columns)
+
+
+def skipped_lines(inputs: Sequence[PlannedInput], records: Records, skipped: Skipped) -> Iterator[str]:
+    """The lines of some entries, in their order.
+
+    Args:
+        inputs: the run's files.
+        records: consecutive records, those of the entries among them.
+        skipped: the entries.
+    """
+    places = (skipped.record - records.ordinal[:1]).tolist()
+    for at, chunk, frame, reason in zip(
+        places, skipped.chunk.tolist(), skipped.frame.tolist(), skipped.reason, strict=True
+    ):
+        cells = (
+            records.name[at].decode(),
+            inputs[records.input[at]].path,
+            str(records.length[at]),
+            str(chunk or ""),
+            FRAME_NAMES[frame] if frame >= 0 else "",
+            reason.decode(),
+        )
+        # Names of records hold no breaks; paths, and what --prefix-ids makes of them, may.
+        yield "\t".join([cell.translate(_BREAKS) for cell in cells]) + "\n"

@@ -28,8 +28,8 @@ from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
 from vnp.runs.done.receipts import Receipt, require_sealed, tidy, withdraw
 from vnp.runs.planning.plan import read_plan
-from vnp.runs.request import PlannedInput, Run, Shard, shard_name, versions
-from vnp.sequences.frames import FRAME_NAMES
+from vnp.runs.request import Run, Shard, shard_name, versions
+from vnp.runs.units import SKIPPED_HEADER, skipped_lines
 
 _NAMED = 12
 _MOST_THREADS = 4
@@ -296,34 +296,6 @@ def _hashed_ahead(run: Run, receipts: Sequence[Receipt]) -> Iterator[Callable[[i
         threads.shutdown(cancel_futures=True)
 
 
-HEADER = "record\tinput\tlength\tchunk\tframe\treason\n"
-_BREAKS = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
-
-
-def skipped_lines(inputs: Sequence[PlannedInput], records: Records, skipped: Skipped) -> Iterator[str]:
-    """The lines of some entries, in their order.
-
-    Args:
-        inputs: the run's files.
-        records: consecutive records, those of the entries among them.
-        skipped: the entries.
-    """
-    places = (skipped.record - records.ordinal[:1]).tolist()
-    for at, chunk, frame, reason in zip(
-        places, skipped.chunk.tolist(), skipped.frame.tolist(), skipped.reason, strict=True
-    ):
-        cells = (
-            records.name[at].decode(),
-            inputs[records.input[at]].path,
-            str(records.length[at]),
-            str(chunk or ""),
-            FRAME_NAMES[frame] if frame >= 0 else "",
-            reason.decode(),
-        )
-        # Names of records hold no breaks; paths, and what --prefix-ids makes of them, may.
-        yield "\t".join([cell.translate(_BREAKS) for cell in cells]) + "\n"
-
-
 def write_skipped(run: Run) -> None:
     """Write every record, chunk or frame that has no row, in input order, with its reason.
 
@@ -331,7 +303,7 @@ def write_skipped(run: Run) -> None:
         StorageError: the disk is full or cannot be written.
     """
     with replacing(run.paths.skipped) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        file.write(HEADER)
+        file.write(SKIPPED_HEADER)
         for number in range(run.request.shards):
             with h5py.File(run.paths.shard(number), "r", locking=False) as shard:
                 for records, skipped in _windows(shard):
