@@ -104,8 +104,9 @@ def batch_units(records: Iterator[Record], chunk: int, index: int, start: Positi
     ordinal, skip = start.record, start.chunk
     for record in records:
         waiting.append(record)
-        bases += len(record.sequence)
-        units += max(1, number(len(record.sequence)))
+        bases += (size := len(record.sequence))
+        # Most records of most inputs are reads, which are one unit.
+        units += number(size) if size > chunk else 1
         if bases >= _BATCH_BASES or units - skip >= BATCH_UNITS:
             yield from _cut_batches(waiting, chunk, index, ordinal, skip)
             ordinal += len(waiting)
