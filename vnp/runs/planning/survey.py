@@ -203,12 +203,11 @@ def _count(batch: UnitBatch, marks: Marks, only: UInt8[np.ndarray, "chunks"] | N
     work[has_chunk, 1] = expected_tokens(rows_per_chunk.astype(np.int64), residues_per_chunk.astype(np.int64))
     work[has_chunk, 2] = batch.chunks.end - batch.chunks.start
     numbers = batch.numbers().astype(np.int64)
-    of_record = [
-        (-1 if record.offset is None else record.offset, -1 if record.line is None else record.line)
-        for record in batch.records
-    ]
-    owned = np.array(of_record, np.int64).reshape(-1, 2)[batch.owner]
-    places = np.column_stack([batch.ordinals[batch.owner], np.maximum(numbers - 1, 0), owned])
+    count = len(batch.records)
+    offsets = np.fromiter((-1 if record.offset is None else record.offset for record in batch.records), np.int64, count)
+    lines = np.fromiter((-1 if record.line is None else record.line for record in batch.records), np.int64, count)
+    owner = batch.owner
+    places = np.column_stack([batch.ordinals[owner], np.maximum(numbers - 1, 0), offsets[owner], lines[owner]])
     marks.add(batch.input, places, work)
     ends = np.flatnonzero(has_chunk & (numbers == batch.counts[batch.owner]))
     return int(sum(len(batch.records[i].sequence) for i in batch.owner[ends]))
