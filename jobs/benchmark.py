@@ -34,7 +34,7 @@ def main() -> None:
     """Time the parts of the suite on this machine."""
 
 
-@command("python -m jobs.benchmark accuracy RUN_FASTESM2 RUN_ESM2_3B --part dna --part protein --out AB", group=main)
+@command("python -m jobs.benchmark accuracy RUN_A RUN_B --part protein --out AB", group=main)
 @click.argument("contestant", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
 @click.option(
@@ -166,7 +166,7 @@ def _name(path: Path, own: Path | None) -> str:
     return path.resolve().parent.name if path.name == "features.h5" else path.stem
 
 
-@command("python -m jobs.benchmark reads samplesheet.csv --split model.split.tsv --out READS", group=main)
+@command("python -m jobs.benchmark reads sheet.csv --split M.split.tsv --out READS", group=main)
 @click.argument("input", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the reads.")
 @click.option("--length", type=click.IntRange(min=3), default=150, help="Bases of a read.")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vnp.datasets.build import Built
 
 
-@command("python -m jobs.dataset genomes.csv --out DIR --lengths 150,300,500 --per-group 20000 --balance label")
+@command("python -m jobs.dataset genomes.csv --out DIR --lengths 150,300,500")
 @click.argument("sheet", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
     "--out", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the set."

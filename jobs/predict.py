@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vnp.prediction.predict import Predicted
 
 
-@command("python -m jobs.predict contigs.fna.gz --checkpoint model_fastesm650.pth --out CALLS --shards 8")
+@command("python -m jobs.predict contigs.fna.gz --checkpoint model.pth --out CALLS")
 @click.argument("input", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--checkpoint",

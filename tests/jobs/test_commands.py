@@ -40,8 +40,9 @@ def fasta(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_help_shows_defaults_and_one_example(name: str) -> None:
-    result = CliRunner().invoke(commands, [*name.split(), "--help"], prog_name="vnp")
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(commands, [*name.split(), "--help"], prog_name="vnp")
     assert result.exit_code == 0
+    assert max(map(len, result.output.splitlines())) <= 80
     assert result.output.count("Example:") == 1
     example = result.output.split("Example:")[1].strip()
     assert example.startswith(f"python -m jobs.{name.split()[0]}")
