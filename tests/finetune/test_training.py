@@ -1,0 +1,143 @@
+"""A training ends in a folder that works, gives the same bytes again, and survives being killed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import vnp.finetune.loop
+from tests.finetune.conftest import SMALL, recipe
+from vnp.encoders.models.sixframe import KINDS, SixFrame, SixFrameEncoder
+from vnp.errors import EncoderError, FeatureError, WeightsError
+from vnp.finetune.crops import Crops, DeviceGenomes
+from vnp.finetune.folder import CONFIG, METRICS, WEIGHTS, draw_training, read_folder, write_folder
+from vnp.finetune.genomes import Genomes
+from vnp.finetune.loop import LOG, STATE, Pace, learning_rate, losses, train
+
+CPU = torch.device("cpu")
+PACE = Pace(log=3, save=4, watch=6, windows=10)
+
+
+def weights(network: SixFrame) -> bytes:
+    return b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
+
+
+def test_learns_and_writes_a_folder_that_can_be_used(genomes: Genomes, tmp_path: Path) -> None:
+    asked = recipe(steps=60, rate=5e-3, average=0.9)
+    network = train(genomes, asked, tmp_path, CPU, pace=PACE)
+    metrics = write_folder(tmp_path, network, DeviceGenomes(genomes, CPU), asked, count=60)
+    draw_training(tmp_path / LOG, tmp_path / "training.png")
+    assert metrics["windows"]["one"]["300"]["roc_auc"] > 0.95
+    assert metrics == json.loads((tmp_path / METRICS).read_text())
+    trained = read_folder(tmp_path)
+    encoder = SixFrameEncoder(trained.network)
+    logits = encoder.logits(["AATTATATTA" * 30, "GCGGCCGCGC" * 30])
+    assert logits[0, :2].max() > logits[0, 2:].max()
+    assert logits[1, :2].max() < logits[1, 2:].max()
+    assert (tmp_path / "training.png").stat().st_size > 1000
+
+
+def test_same_seed_gives_same_bytes_and_another_does_not(genomes: Genomes, tmp_path: Path) -> None:
+    made = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        (tmp_path / name).mkdir()
+        made.append(weights(train(genomes, recipe(seed=seed), tmp_path / name, CPU, pace=PACE)))
+    assert made[0] == made[1]
+    assert made[0] != made[2]
+
+
+def test_killed_training_goes_on_to_the_same_bytes(
+    genomes: Genomes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = recipe(set_aside_at=3, set_aside_logit=-50.0)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    whole = train(genomes, asked, tmp_path / "whole", CPU, pace=PACE)
+    real = learning_rate
+
+    def dying(step: int, asked: object) -> float:
+        if step == 10:
+            raise KeyboardInterrupt
+        return real(step, asked)
+
+    monkeypatch.setattr(vnp.finetune.loop, "learning_rate", dying)
+    with pytest.raises(KeyboardInterrupt):
+        train(genomes, asked, tmp_path / "killed", CPU, pace=PACE)
+    monkeypatch.undo()
+    again = train(genomes, asked, tmp_path / "killed", CPU, pace=PACE)
+    assert weights(again) == weights(whole)
+    logs = [
+        [{k: v for k, v in json.loads(line).items()} for line in (tmp_path / name / LOG).read_text().splitlines()]
+        for name in ("whole", "killed")
+    ]
+    assert [entry["step"] for entry in logs[0]] == [entry["step"] for entry in logs[1]]
+
+
+def test_state_of_another_training_is_refused(genomes: Genomes, tmp_path: Path) -> None:
+    train(genomes, recipe(steps=4), tmp_path, CPU, pace=PACE)
+    with pytest.raises(FeatureError, match="another training"):
+        train(genomes, recipe(steps=5), tmp_path, CPU, pace=PACE)
+    (tmp_path / STATE).write_bytes(b"not a state")
+    with pytest.raises(FeatureError, match="damaged"):
+        train(genomes, recipe(steps=4), tmp_path, CPU, pace=PACE)
+
+
+def test_loss_that_is_no_number_stops_the_training(genomes: Genomes, tmp_path: Path) -> None:
+    with pytest.raises(EncoderError, match="not a number"):
+        train(genomes, recipe(rate=float("nan")), tmp_path, CPU, pace=PACE)
+
+
+def test_loss_asks_nothing_about_kinds_that_are_not_known() -> None:
+    logits = torch.randn(3, len(KINDS), requires_grad=True)
+    bases, viral, used = torch.zeros(3, 10, dtype=torch.uint8), torch.tensor([True, False, False]), torch.ones(3) > 0
+    everything = Crops(bases, torch.tensor([0b11, 0b1111100, 0b1111100], dtype=torch.uint8), viral, used)
+    total, binary = losses(logits, everything, recipe())
+    assert total.item() == pytest.approx(binary.item(), abs=1e-6)
+    one = everything._replace(kinds=torch.tensor([0b01, 0b0001100, 0b0000100], dtype=torch.uint8))
+    total, binary = losses(logits, one, recipe())
+    log = torch.log_softmax(logits, 1)
+    viruses, hosts = log[:, :2].logsumexp(1), log[:, 2:].logsumexp(1)
+    expected = viruses[0] - log[0, 0] + hosts[1] - log[1, 2:4].logsumexp(0) + hosts[2] - log[2, 2]
+    assert total.item() == pytest.approx(binary.item() + 0.3 * expected.item() / 3, rel=1e-5)
+    unused = everything._replace(used=torch.tensor([True, False, False]))
+    losses(logits, unused, recipe())[0].backward()
+    assert logits.grad is not None
+    assert logits.grad[1:].abs().max() == 0
+    assert logits.grad[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("damage", ["weights", "config", "kinds", "missing", "calibration"])
+def test_damaged_folder_is_refused(genomes: Genomes, tmp_path: Path, damage: str) -> None:
+    asked = recipe()
+    write_folder(tmp_path, SixFrame(SMALL), DeviceGenomes(genomes, CPU), asked, count=20)
+    read_folder(tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    if damage == "weights":
+        content = bytearray((tmp_path / WEIGHTS).read_bytes())
+        content[-1] ^= 1
+        (tmp_path / WEIGHTS).write_bytes(content)
+    elif damage == "missing":
+        (tmp_path / WEIGHTS).unlink()
+    elif damage == "config":
+        (tmp_path / CONFIG).write_text("{")
+    elif damage == "kinds":
+        (tmp_path / CONFIG).write_text(json.dumps({**config, "kinds": ["cat"]}))
+    else:
+        (tmp_path / CONFIG).write_text(json.dumps({**config, "calibration": {**config["calibration"], "slopes": []}}))
+    with pytest.raises(WeightsError):
+        read_folder(tmp_path)
+
+
+def test_command_writes_a_folder_and_does_not_write_over_it(sheet: Path, tmp_path: Path) -> None:
+    from jobs.finetune import main
+
+    plain = ["--steps", "2", "--bases", "12000", "--set-aside", "0", "--device", "cpu"]
+    short = CliRunner().invoke(main, [str(sheet), "--out", str(tmp_path / "m"), *plain])
+    assert short.exit_code == 1, short.output
+    assert "5000" in short.output  # the genomes of this test are shorter than the longest crops
+    assert np.load(tmp_path / "m/genomes.npz")["starts"][-1] == 36 * 3002

@@ -1,0 +1,416 @@
+"""A small convolutional network that reads the codons of all six frames of a DNA window.
+
+A window of L bases has P = (L - 2) // 3 codons in each frame; what does not fill a codon in all three is left off at
+the end of each strand, so that the six frames are equally long. One network reads every frame (residual blocks: He et
+al., CVPR 2016); then, at every place of a strand, its three frames are weighed against each other and become one track,
+which also sees the other strand's, turned round; a second network reads the two tracks; what is found is pooled over
+places and tracks. Only sums and maxima join the tracks, so a window and its reverse complement have the same row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int, Int64, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - as everybody calls it
+
+from vnp.errors import WeightsError
+
+KINDS: tuple[str, ...] = ("phage", "eukaryotic_virus", "bacteria", "archaea", "eukaryote", "plasmid", "organelle")
+"""What a window can be, in the order of the network's outputs."""
+VIRAL_KINDS = 2
+"""The first so many kinds are viruses; a phage is any virus of bacteria or archaea."""
+AMBIGUOUS = 4
+"""The code of a base that is not A, C, G or T (0 to 3)."""
+SHORTEST = 8
+"""Bases of the shortest window that has a codon in every frame and two places to pool over."""
+
+_UNKNOWN_CODON = 64
+_CODES = np.full(256, AMBIGUOUS, dtype=np.uint8)
+for _code, _letters in enumerate(("Aa", "Cc", "Gg", "TtUu")):
+    for _letter in _letters:
+        _CODES[ord(_letter)] = _code
+
+
+@dataclass(frozen=True, slots=True)
+class SixFrameConfig:
+    """The sizes of a network.
+
+    Attributes:
+        embedding: numbers a codon is turned into.
+        stem: channels at the resolution of codons, seven of which each place sees.
+        local: channels of the blocks that read each frame, at half that resolution.
+        context: channels of the blocks that read the two tracks, at a quarter of it.
+        local_dilations: one residual block each, with the distance between the places that a convolution joins.
+        context_dilations: the same of the tracks.
+        heads: ways in which frames, and then places, are weighed.
+        hidden: width of the layer before the last.
+        dropout: share of pooled features switched off in training.
+        depth_drop: share of windows in which a block is passed over in training (Huang et al., ECCV 2016).
+    """
+
+    embedding: int = 32
+    stem: int = 128
+    local: int = 192
+    context: int = 256
+    local_dilations: tuple[int, ...] = (1, 2)
+    context_dilations: tuple[int, ...] = (1, 2, 4)
+    heads: int = 8
+    hidden: int = 256
+    dropout: float = 0.3
+    depth_drop: float = 0.1
+
+    @property
+    def width(self) -> int:
+        """Numbers in a row: weighed mean, maximum and mean of every channel."""
+        return 3 * self.context
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> SixFrameConfig:
+        """Read what ``to_json`` gave.
+
+        Raises:
+            WeightsError: something is missing or of another kind.
+        """
+        try:
+            values = {each.name: stored[each.name] for each in fields(cls)}
+            config = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        except (KeyError, TypeError) as error:
+            raise WeightsError(f"this is not the configuration of a sixframe network: {error}") from error
+        sizes = (config.embedding, config.stem, config.local, config.context, config.heads, config.hidden)
+        if any(not isinstance(size, int) or size < 1 for size in (*sizes, *config.local_dilations)):
+            raise WeightsError("a sixframe network's sizes must be whole numbers above 0")
+        if config.local % config.heads or config.context % config.heads:
+            raise WeightsError(f"{config.heads} heads do not divide {config.local} and {config.context} channels")
+        return config
+
+    def to_json(self) -> dict[str, Any]:
+        """As what JSON holds."""
+        return asdict(self)
+
+
+def base_codes(sequence: str) -> UInt8[np.ndarray, " bases"]:
+    """Turn letters of either case into 0 to 3 for A, C, G, T (or U), and ``AMBIGUOUS`` for all others."""
+    codes: UInt8[np.ndarray, " bases"] = _CODES[np.frombuffer(sequence.encode("latin-1", "replace"), dtype=np.uint8)]
+    return codes
+
+
+def codon_ids(
+    bases: UInt8[Tensor, "windows bases"], lengths: Int64[Tensor, " windows"] | None = None
+) -> Int[Tensor, "windows 6 codons"]:
+    """Read the codons of the six frames: three of the strand, three of its reverse complement.
+
+    Args:
+        bases: codes of ``base_codes``; behind the end of a shorter window anything.
+        lengths: bases of each window; None where all are as long as the array.
+
+    Returns:
+        16 * first + 4 * second + third base, or 64 with an ambiguous one.
+    """
+    length = bases.shape[1]
+    codons = (length - 2) // 3
+    wide = bases.int()
+    first, second, third = wide[:, :-2], wide[:, 1:-1], wide[:, 2:]
+    known = (first < AMBIGUOUS) & (second < AMBIGUOUS) & (third < AMBIGUOUS)
+    forward = torch.where(known, first * 16 + second * 4 + third, _UNKNOWN_CODON)
+    other = torch.where(known, (3 - third) * 16 + (3 - second) * 4 + (3 - first), _UNKNOWN_CODON)
+    if lengths is None:
+        other = other.flip(1)
+    else:
+        places = lengths[:, None] - 3 - torch.arange(length - 2, device=bases.device)
+        other = other.gather(1, places.clamp(min=0))
+    frames = [strand[:, k : k + 3 * codons - 2 : 3] for strand in (forward, other) for k in range(3)]
+    return torch.stack(frames, 1)
+
+
+class Convolution(nn.Module):
+    """A convolution along a frame and what keeps its output in range.
+
+    Args:
+        before: channels it reads.
+        after: channels it gives.
+        width: places that one output sees; odd.
+        stride: places between outputs.
+        dilation: places between those that an output sees.
+        silent: give nothing until training says otherwise.
+    """
+
+    def __init__(
+        self, before: int, after: int, width: int, *, stride: int = 1, dilation: int = 1, silent: bool = False
+    ) -> None:
+        super().__init__()
+        around = dilation * (width // 2)
+        self.conv = nn.Conv2d(before, after, (1, width), (1, stride), (0, around), (1, dilation), bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(after, momentum=0.02)
+        if silent:
+            nn.init.zeros_(self.norm.weight)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Read (windows, before, rows, places), give (windows, after, rows, fewer places)."""
+        normed: Tensor = self.norm(self.conv(x))
+        return normed
+
+    def fold(self) -> None:
+        """Move the normalisation into the weights; the output stays the same but for rounding."""
+        if not isinstance(self.norm, nn.BatchNorm2d):
+            return
+        norm = self.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        bias = norm.bias - norm.running_mean * scale
+        self.conv.weight = nn.Parameter((self.conv.weight * scale[:, None, None, None]).detach())
+        self.conv.bias = nn.Parameter(bias.detach())
+        self.norm = nn.Identity()
+
+
+class Block(nn.Module):
+    """Two convolutions beside a path that leaves things as they are.
+
+    Args:
+        channels: read and given.
+        dilation: of the first convolution.
+        drop: share of windows that take only the path, in training.
+    """
+
+    def __init__(self, channels: int, dilation: int, drop: float) -> None:
+        super().__init__()
+        self.first = Convolution(channels, channels, 3, dilation=dilation)
+        self.second = Convolution(channels, channels, 3, silent=True)
+        self.drop = drop
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Read and give (windows, channels, rows, places); what ``mask`` has 0 for stays 0."""
+        y = self.second(_masked(F.relu(self.first(x)), mask))
+        if self.training and self.drop:
+            kept = torch.rand(len(y), 1, 1, 1, device=y.device) >= self.drop
+            y = y * (kept.to(y.dtype) / (1 - self.drop))
+        return _masked(F.relu(x + y), mask)
+
+
+class SixFrame(nn.Module):
+    """The network: codons of six frames to a row, and to a logit for each of ``KINDS``."""
+
+    def __init__(self, config: SixFrameConfig) -> None:
+        super().__init__()
+        self.config = config
+        local, context = config.local, config.context
+        self.embedding = nn.Embedding(_UNKNOWN_CODON + 1, config.embedding)
+        self.stem = Convolution(config.embedding, config.stem, 7)
+        self.halve = Convolution(config.stem, local, 3, stride=2)
+        self.local = nn.ModuleList(Block(local, dilation, config.depth_drop) for dilation in config.local_dilations)
+        self.weigh_frames = nn.Conv2d(local, config.heads, 1)
+        self.join = Convolution(2 * local, context, 3, stride=2)
+        self.context = nn.ModuleList(
+            Block(context, dilation, config.depth_drop) for dilation in config.context_dilations
+        )
+        self.weigh_places = nn.Conv2d(context, config.heads, 1)
+        self.head = nn.Sequential(
+            nn.LayerNorm(config.width),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.width, config.hidden),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.hidden, len(KINDS)),
+        )
+
+    def forward(
+        self, ids: Int[Tensor, "n 6 codons"], codons: Int64[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n 7"]:
+        """Give a logit for each of ``KINDS``; arguments as of ``rows``."""
+        logits: Tensor = self.head(self.rows(ids, codons))
+        return logits
+
+    def rows(
+        self, ids: Int[Tensor, "n 6 codons"], codons: Int64[Tensor, " n"] | None = None
+    ) -> Float32[Tensor, "n width"]:
+        """Turn windows into rows.
+
+        Args:
+            ids: what ``codon_ids`` gives.
+            codons: how many of them each window has; None where all have as many as the array is long.
+        """
+        mask = _mask(codons, ids.shape[2], ids.device)
+        x = _masked(self.embedding(ids).permute(0, 3, 1, 2), mask)
+        x = _masked(F.relu(self.stem(x)), mask)
+        codons = None if codons is None else (codons + 1) // 2
+        x = F.relu(self.halve(x))
+        mask = _mask(codons, x.shape[3], x.device)
+        x = _masked(x, mask)
+        for block in self.local:
+            x = block(x, mask)
+        x = self._tracks(x, codons, mask)
+        codons = None if codons is None else (codons + 1) // 2
+        x = F.relu(self.join(x))
+        mask = _mask(codons, x.shape[3], x.device)
+        x = _masked(x, mask)
+        for block in self.context:
+            x = block(x, mask)
+        return self._pool(x, mask)
+
+    def _tracks(self, x: Tensor, places: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Make one track of a strand's three frames, and put the other strand's, turned round, beside it."""
+        n, channels, _, length = x.shape
+        heads = self.config.heads
+        weights = self.weigh_frames(x).permute(0, 2, 3, 1).reshape(n, 2, 3, length, heads, 1)
+        values = x.permute(0, 2, 3, 1).reshape(n, 2, 3, length, heads, channels // heads)
+        track = (values * weights.float().softmax(2).to(x.dtype)).sum(2).reshape(n, 2, length, channels)
+        if places is None or mask is None:
+            other = track.flip(1, 2)
+        else:
+            turned = (places[:, None] - 1 - torch.arange(length, device=x.device)).clamp(min=0)
+            other = track.flip(1).gather(2, turned[:, None, :, None].expand(-1, 2, -1, channels))
+            other = other * mask.to(x.dtype).permute(0, 2, 3, 1)
+        return torch.cat((track, other), 3).permute(0, 3, 1, 2)
+
+    def _pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Weighed mean, maximum and mean over the places of both tracks, in float32."""
+        n, channels, _, length = x.shape
+        heads = self.config.heads
+        scores, x = self.weigh_places(x).float(), x.float()
+        highest = x
+        if mask is not None:
+            scores = scores.masked_fill(mask == 0, -torch.inf)
+            highest = x.masked_fill(mask == 0, -torch.inf)
+        weights = (scores - scores.amax((2, 3), keepdim=True)).exp()
+        values = x.reshape(n, heads, channels // heads, 2, length)
+        # Each track is summed by itself, and two numbers have the same sum in either order.
+        sums = (values * weights[:, :, None]).sum(4)
+        weight = weights.sum(3)
+        total = x.sum(3)
+        places = torch.tensor(float(length), device=x.device) if mask is None else mask.sum(3)[:, 0].float()
+        attended = (sums[..., 0] + sums[..., 1]) / (weight[..., 0] + weight[..., 1])[:, :, None]
+        mean = (total[..., 0] + total[..., 1]) / (2 * places)
+        return torch.cat((attended.reshape(n, channels), highest.amax((2, 3)), mean), 1)
+
+    def fold(self) -> SixFrame:
+        """Make it ready for use: no dropout, normalisation inside the weights, memory laid out by channels."""
+        self.eval()
+        for part in self.modules():
+            if isinstance(part, Convolution):
+                part.fold()
+        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def viral_logit(logits: Float[Tensor, "n 7"]) -> Float[Tensor, " n"]:
+    """The log-odds of virus against host: of the sums of the kinds of each."""
+    return logits[:, :VIRAL_KINDS].logsumexp(1) - logits[:, VIRAL_KINDS:].logsumexp(1)
+
+
+def _mask(places: Tensor | None, length: int, device: torch.device) -> Tensor | None:
+    """1 for the places that a window has, 0 behind them: (windows, 1, 1, places)."""
+    if places is None:
+        return None
+    return (torch.arange(length, device=device) < places[:, None])[:, None, None, :].to(torch.uint8)
+
+
+def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    return x if mask is None else x * mask.to(x.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Results that are there already.
+
+    Attributes:
+        rows: one a sequence.
+        gpu_seconds: not measured.
+    """
+
+    rows: Float32[np.ndarray, "n width"]
+    gpu_seconds: float = 0.0
+
+    def result(self) -> Float32[np.ndarray, "n width"]:
+        """Give the rows."""
+        return self.rows
+
+
+class SixFrameEncoder:
+    """Turns DNA into rows, or into logits of ``KINDS``.
+
+    Every array that reaches the network has a shape that follows from the length of one sequence alone: sequences whose
+    lengths round up to the same number go together, a fixed number at a time, the last ones filled up. So a row never
+    depends on what else is asked for, to the last bit.
+
+    Args:
+        network: trained; it is folded.
+        spec: what the encoder is; None where nobody asks.
+        device: such as ``cpu`` or ``cuda:0``.
+        precision: ``fp32``, ``fp16`` or ``bf16``.
+    """
+
+    def __init__(
+        self, network: SixFrame, spec: Any = None, *, device: str | torch.device = "cpu", precision: str = "fp32"
+    ) -> None:
+        self.spec: Any = spec
+        self.network = network.fold().to(device)
+        self.width: int = network.config.width
+        self.device = torch.device(device)
+        self.precision: str = precision
+        self.token_budget: int | None = None
+        self.events: list[str] = []
+        self.kernel: str = "convolutions"
+        self.tokens_read: int = 0
+        self._half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
+        self._batch_bases = 1 << 22 if self.device.type == "cuda" else 1 << 11
+
+    def prepare(self, sequences: Sequence[str]) -> list[UInt8[np.ndarray, " bases"]]:
+        """Turn letters into codes."""
+        return [base_codes(sequence) for sequence in sequences]
+
+    def launch(self, work: Sequence[UInt8[np.ndarray, " bases"]]) -> Scored:
+        """Embed what ``prepare`` gave."""
+        return Scored(self._run(work, self.network.rows, self.width))
+
+    def embed(self, sequences: Sequence[str]) -> Float32[np.ndarray, "n width"]:
+        """Embed sequences, in input order; one too short for a codon in every frame is a row of zeros."""
+        return self._run(self.prepare(sequences), self.network.rows, self.width)
+
+    def logits(self, sequences: Sequence[str]) -> Float32[np.ndarray, "n 7"]:
+        """Give each sequence's logits of ``KINDS``, in input order; zeros where it is too short for any."""
+        return self._run(self.prepare(sequences), self.network, len(KINDS))
+
+    def token_counts(self, sequences: Sequence[str]) -> Int64[np.ndarray, " n"]:
+        """Count the codons of all six frames: what a sequence costs."""
+        return np.fromiter((max(0, 2 * (len(one) - 2)) for one in sequences), np.int64, len(sequences))
+
+    def _run(
+        self, work: Sequence[UInt8[np.ndarray, " bases"]], function: Any, width: int
+    ) -> Float32[np.ndarray, "n w"]:
+        out = np.zeros((len(work), width), np.float32)
+        classes: dict[int, list[int]] = {}
+        for index, codes in enumerate(work):
+            if len(codes) >= SHORTEST:
+                classes.setdefault(padded_length(len(codes)), []).append(index)
+        for size, members in sorted(classes.items()):
+            batch = max(1, self._batch_bases // size)
+            bases = np.full((batch, size), AMBIGUOUS, np.uint8)
+            lengths = np.full(batch, size, np.int64)
+            for start in range(0, len(members), batch):
+                some = members[start : start + batch]
+                for row, index in enumerate(some):
+                    lengths[row] = len(work[index])
+                    bases[row, : lengths[row]] = work[index]
+                out[some] = self._network(bases, lengths, function)[: len(some)]
+        self.tokens_read += sum(max(0, 2 * (len(codes) - 2)) for codes in work)
+        return out
+
+    @torch.inference_mode()
+    def _network(self, bases: np.ndarray, lengths: np.ndarray, function: Any) -> np.ndarray:
+        on_device = torch.from_numpy(bases).to(self.device), torch.from_numpy(lengths).to(self.device)
+        ids = codon_ids(*on_device)
+        with torch.autocast(self.device.type, dtype=self._half, enabled=self._half is not None):
+            result: Tensor = function(ids, (on_device[1] - 2) // 3)
+        found: np.ndarray = result.float().cpu().numpy()
+        return found
+
+
+def padded_length(length: int) -> int:
+    """Round a length up to the next of a few: at most an eighth more."""
+    step = max(12, 1 << max(0, length.bit_length() - 4))
+    return -(-length // step) * step

@@ -1,0 +1,280 @@
+"""Measures a trained network and writes the folder that is used from then on.
+
+    FOLDER/model.safetensors   weights in half precision, normalisation folded into them
+    FOLDER/config.json         architecture, sizes, SHA-256 of the weights, calibration, thresholds, recipe, provenance
+    FOLDER/metrics.json        accuracy by length, group and sample on units that were kept apart
+    FOLDER/log.jsonl           the loss, and validation, step by step
+    FOLDER/training.png        the same, drawn
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from vnp import __version__
+from vnp.encoders.models.sixframe import KINDS, SixFrame, SixFrameConfig
+from vnp.errors import WeightsError
+from vnp.files.durable import replacing
+from vnp.files.records import write_json
+from vnp.finetune.calibration import LengthCalibration, calibration_error, fit
+from vnp.finetune.crops import DeviceGenomes
+from vnp.finetune.genomes import TEST, VALIDATION
+from vnp.finetune.measure import (
+    CLASSES,
+    LENGTHS,
+    WINDOW,
+    Windows,
+    draw,
+    kind_of,
+    logits_of,
+    mean_viral_logits,
+    recall_at,
+    roc_auc,
+)
+from vnp.finetune.recipe import Recipe
+
+SCHEMA = "sixframe-1"
+MODEL_TYPE = "sixframe"
+WEIGHTS, CONFIG, METRICS, PLOT = "model.safetensors", "config.json", "metrics.json", "training.png"
+PRESETS: Mapping[str, float] = {"relaxed": 0.95, "default": 0.99, "conservative": 0.999}
+"""Share of hosts of the validation units that a preset calls hosts."""
+_PROKARYOTES = ("bacteria", "archaea")
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A network that can be used, and what is known of it.
+
+    Attributes:
+        network: folded, in evaluation mode, float32.
+        config: the whole of ``config.json``.
+        calibration: from log-odds to probabilities.
+        window: bases that it reads at once.
+        thresholds: the probability from which on each preset calls a record viral.
+    """
+
+    network: SixFrame
+    config: Mapping[str, Any]
+    calibration: LengthCalibration
+    window: int
+    thresholds: Mapping[str, float]
+
+
+def write_folder(
+    folder: Path,
+    network: SixFrame,
+    held: DeviceGenomes,
+    recipe: Recipe,
+    *,
+    count: int = 4000,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Calibrate on the validation units, measure on the test units, and write everything.
+
+    Args:
+        folder: that is there.
+        network: what ``train`` gave; it is folded, and its weights are rounded to half precision first.
+        held: the genomes.
+        recipe: that it was trained by.
+        count: windows, or contigs, of each label in each measurement.
+        say: told what happens.
+
+    Returns:
+        The metrics.
+    """
+    content = _half_weights(network)
+    say("calibrating")
+    calibration, thresholds = _calibrate(network, held, count)
+    say("measuring")
+    metrics = measure(network, held, calibration, count)
+    genomes = held.genomes
+    config = {
+        "schema": SCHEMA,
+        "model_type": MODEL_TYPE,
+        "network": recipe.network.to_json(),
+        "width": recipe.network.width,
+        "kinds": list(KINDS),
+        "window": WINDOW,
+        "weights_sha256": hashlib.sha256(content).hexdigest(),
+        "calibration": calibration.to_json(),
+        "thresholds": thresholds,
+        "recipe": recipe.to_json(),
+        "provenance": {
+            "genomes_sha256": genomes.digest(),
+            "records": len(genomes.unit),
+            "units": len(genomes.units),
+            "bases": len(genomes.codes),
+            "ignored_bases": int(genomes.ignored[:, 1].sum()),
+            "vnp": __version__,
+            "torch": torch.__version__,
+            "device": torch.cuda.get_device_name(held.device) if held.device.type == "cuda" else platform.machine(),
+        },
+    }
+    with replacing(folder / WEIGHTS) as temporary:
+        temporary.write_bytes(content)
+    write_json(folder / METRICS, metrics)
+    write_json(folder / CONFIG, config)
+    return metrics
+
+
+def _half_weights(network: SixFrame) -> bytes:
+    """Fold, round to half precision and give the bytes; the network then is what these bytes are."""
+    network.fold()
+    state = {name: tensor.detach().half().contiguous().cpu() for name, tensor in network.state_dict().items()}
+    network.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    content: bytes = save(state)
+    return content
+
+
+def read_folder(folder: Path, *, weights_sha256: str | None = None) -> Trained:
+    """Read what ``write_folder`` wrote and check it.
+
+    Args:
+        folder: holds ``config.json`` and ``model.safetensors``.
+        weights_sha256: what the weights' digest must be besides what the configuration says.
+
+    Raises:
+        WeightsError: a file is missing, damaged, or of another network.
+    """
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read: {error}; it is written by finetune") from error
+    if not isinstance(config, dict) or config.get("model_type") != MODEL_TYPE or config.get("schema") != SCHEMA:
+        raise WeightsError(f"{path} is not of a sixframe network of this version")
+    if config.get("kinds") != list(KINDS):
+        raise WeightsError(f"{path} names other kinds than {', '.join(KINDS)}")
+    try:
+        content = (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{folder / WEIGHTS} cannot be read: {error}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != config.get("weights_sha256") or weights_sha256 not in (None, found):
+        raise WeightsError(f"{folder / WEIGHTS} is damaged or of another training: its SHA-256 is {found}")
+    network = SixFrame(SixFrameConfig.from_json(config.get("network", {}))).fold()
+    try:
+        network.load_state_dict({name: tensor.float() for name, tensor in load(content).items()})
+    except (SafetensorError, RuntimeError) as error:
+        raise WeightsError(f"{folder / WEIGHTS} does not fit its configuration: {error}") from error
+    thresholds = config.get("thresholds")
+    if not isinstance(thresholds, dict) or set(thresholds) != set(PRESETS) or config.get("window") != WINDOW:
+        raise WeightsError(f"{path} has no thresholds of {', '.join(PRESETS)}, or another window than {WINDOW}")
+    calibration = LengthCalibration.from_json(config.get("calibration", {}))
+    return Trained(network, config, calibration, WINDOW, thresholds)
+
+
+def _contigs(network: SixFrame, held: DeviceGenomes, part: int, count: int) -> tuple[Windows, np.ndarray]:
+    """Contigs of every length class of one part's units, and their mean log-odds."""
+    chosen = held.genomes.part == part
+    drawn = [
+        draw(held, chosen, low, high - 1, max(1, count // max(1, high // 10000)), seed=13)
+        for low, high in CLASSES
+        if (held.genomes.lengths[chosen] >= low).any()
+    ]
+    pieces = Windows(*(np.concatenate(columns) for columns in zip(*drawn, strict=True)))
+    return pieces, mean_viral_logits(network, held, pieces)
+
+
+def _calibrate(network: SixFrame, held: DeviceGenomes, count: int) -> tuple[LengthCalibration, dict[str, float]]:
+    pieces, logit = _contigs(network, held, VALIDATION, count)
+    viral = held.genomes.viral[pieces.record]
+    calibration = fit(viral, logit, pieces.length)
+    hosts = calibration.probability(logit, pieces.length)[~viral]
+    return calibration, {name: round(float(np.quantile(hosts, share)), 4) for name, share in PRESETS.items()}
+
+
+def measure(
+    network: SixFrame, held: DeviceGenomes, calibration: LengthCalibration, count: int, part: int = TEST
+) -> dict[str, Any]:
+    """Accuracy on units that were kept apart.
+
+    Returns:
+        For each sample and length of windows the ROC-AUC, that of phages against prokaryotes, the recall at 99 %
+        specificity, and the share of each group that is called right at one half; for each class of contigs the
+        calibration error.
+    """
+    genomes = held.genomes
+    found: dict[str, Any] = {"windows": {}, "contigs": {}}
+    for sample, name in enumerate(genomes.samples):
+        chosen = (genomes.part == part) & (genomes.sample == sample)
+        for length in LENGTHS:
+            if not (genomes.lengths[chosen] >= length).any():
+                continue
+            pieces = draw(held, chosen, length, length, count, seed=11)
+            logit = mean_viral_logits(network, held, pieces)
+            found["windows"].setdefault(name, {})[str(length)] = _table(held, pieces, logit, calibration)
+    pieces, logit = _contigs(network, held, part, count)
+    viral = genomes.viral[pieces.record]
+    chance = calibration.probability(logit, pieces.length)
+    for low, high in CLASSES:
+        some = (pieces.length >= low) & (pieces.length < high)
+        if some.any():
+            found["contigs"][f"{low}-{high}"] = {
+                "contigs": int(some.sum()),
+                "roc_auc": roc_auc(viral[some], chance[some]),
+                "ece": calibration_error(viral[some], chance[some]),
+                "accuracy": float(((chance[some] > 0.5) == viral[some]).mean()),
+                "kind_accuracy": _kind_accuracy(network, held, Windows(*(column[some] for column in pieces))),
+            }
+    return found
+
+
+def _table(
+    held: DeviceGenomes, pieces: Windows, logit: np.ndarray, calibration: LengthCalibration
+) -> dict[str, Any]:
+    genomes = held.genomes
+    viral = genomes.viral[pieces.record]
+    groups = np.array(genomes.groups)[genomes.group[pieces.record]]
+    phages = (groups == "phage") | np.isin(groups, _PROKARYOTES)
+    right = (calibration.probability(logit, pieces.length) > 0.5) == viral
+    return {
+        "windows": len(viral),
+        "roc_auc": roc_auc(viral, logit),
+        "phage_roc_auc": roc_auc(viral[phages], logit[phages]),
+        "recall_at_99": recall_at(viral, logit),
+        "right_by_group": {str(group): float(right[groups == group].mean()) for group in np.unique(groups)},
+    }
+
+
+def _kind_accuracy(network: SixFrame, held: DeviceGenomes, pieces: Windows) -> float:
+    """How often the likeliest kind of a contig's first window is one that it may be, given its label."""
+    genomes = held.genomes
+    logits = logits_of(network, held, pieces.start, np.minimum(pieces.length, WINDOW))
+    likeliest = kind_of(logits, genomes.viral[pieces.record])
+    return float((genomes.kinds[pieces.record] >> likeliest.astype(np.uint8) & 1).mean())
+
+
+def draw_training(log: Path, plot: Path) -> None:
+    """Draw the loss by length of the crops, and the validation units' ROC-AUC."""
+    from matplotlib.figure import Figure
+
+    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    losses = [entry for entry in entries if "loss" in entry]
+    watched = [entry for entry in entries if "validation" in entry]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for length in sorted({length for entry in losses for length in entry["by_length"]}, key=int):
+        points = [(entry["step"], entry["by_length"][length]) for entry in losses if length in entry["by_length"]]
+        left.plot(*zip(*points, strict=True), label=f"{length} bases", linewidth=1)
+    for length in sorted({length for entry in watched for length in entry["validation"]}, key=int):
+        points = [(entry["step"], entry["validation"][length]) for entry in watched if length in entry["validation"]]
+        right.plot(*zip(*points, strict=True), label=f"{length} bases", marker="o", markersize=3)
+    left.set(xlabel="step", ylabel="loss, virus against host")
+    right.set(xlabel="step", ylabel="ROC-AUC, validation units")
+    for axes in (left, right):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=7)
+    with replacing(plot) as temporary:
+        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})

@@ -1,0 +1,40 @@
+"""Canonical k-mers of coded bases, as hashes."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, UInt8, UInt64
+
+from vnp.encoders.models.sixframe import AMBIGUOUS
+
+
+def kmer_hashes(
+    codes: UInt8[np.ndarray, " bases"], k: int
+) -> tuple[UInt64[np.ndarray, " places"], Bool[np.ndarray, " places"]]:
+    """Hash the k-mer at each place; a k-mer and its reverse complement have one hash.
+
+    Args:
+        codes: as ``base_codes`` has them.
+        k: bases, at most 32.
+
+    Returns:
+        The hashes, and which of them have no ambiguous base.
+    """
+    places = max(0, len(codes) - k + 1)
+    forward, reverse = np.zeros(places, np.uint64), np.zeros(places, np.uint64)
+    known = np.ones(places, np.bool_)
+    for at in range(k):
+        base = codes[at : at + places]
+        known &= base != AMBIGUOUS
+        two = (base & 3).astype(np.uint64)
+        forward = forward << np.uint64(2) | two
+        reverse |= (np.uint64(3) - two) << np.uint64(2 * at)
+    return _mixed(np.minimum(forward, reverse)), known
+
+
+def _mixed(x: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
+    """Spread numbers over 64 bits (multiply and shift, as in splitmix64: Steele et al., OOPSLA 2014)."""
+    x = x * np.uint64(0x9E3779B97F4A7C15)
+    x ^= x >> np.uint64(32)
+    x = x * np.uint64(0xD6E8FEB86659FD93)
+    return x ^ x >> np.uint64(29)

@@ -1,0 +1,241 @@
+"""The training of ``sixframe``, from top to bottom; the same seed on the same machine gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - as everybody calls it
+
+from vnp.encoders.models.sixframe import KINDS, VIRAL_KINDS, SixFrame, codon_ids, viral_logit
+from vnp.errors import EncoderError, FeatureError
+from vnp.files.durable import replacing
+from vnp.files.hashing import json_sha256
+from vnp.finetune.crops import Crops, CropSampler, DeviceGenomes
+from vnp.finetune.genomes import TRAIN, Genomes, with_ignored
+from vnp.finetune.measure import looks_viral, watch
+
+STATE = "state.pt"
+LOG = "log.jsonl"
+_FADE_IN = 20.0  # steps in which the average follows the weights more closely
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often something is done besides training.
+
+    Attributes:
+        log: steps between lines of the log.
+        save: steps between states that a killed training goes on from.
+        watch: steps between looks at the validation units.
+        windows: of each label and length in one of those looks.
+    """
+
+    log: int = 200
+    save: int = 1000
+    watch: int = 2000
+    windows: int = 1500
+
+
+def train(
+    genomes: Genomes,
+    recipe: Any,
+    folder: Path,
+    device: torch.device,
+    *,
+    pace: Pace | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> SixFrame:
+    """Train a network, or go on where a killed training of the same genomes and recipe was.
+
+    Args:
+        genomes: split, with what is ignored marked.
+        recipe: what to do.
+        folder: that is there; holds the log and the state.
+        device: where.
+        pace: how often to log, save and watch.
+        say: told one line at a time what happens.
+
+    Returns:
+        The average of the weights over the last steps, in float32 on the device.
+
+    Raises:
+        EncoderError: the loss is not a number any more.
+        FeatureError: the state in the folder is of another training.
+    """
+    pace = pace or Pace()
+    _be_reproducible()
+    identity = json_sha256({"recipe": recipe.to_json(), "genomes": genomes.digest()})
+    torch.manual_seed(recipe.seed)
+    network = SixFrame(recipe.network).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = SixFrame(recipe.network).to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    average.load_state_dict(network.state_dict())
+    optimiser = _optimiser(network, recipe)
+    pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
+    slow = [one for one, _ in pairs if one.is_floating_point()]
+    fast = [other for one, other in pairs if one.is_floating_point()]
+    held = DeviceGenomes(genomes, device)
+    step, ignored = _restore(folder / STATE, identity, network, average, optimiser, device)
+    if ignored is not None:
+        held.ignore(with_ignored(genomes, ignored))
+    sampler = CropSampler(held, TRAIN, recipe)
+    log = _Log(folder / LOG, step)
+    half = device.type == "cuda"
+    network.train()
+    started, first = time.perf_counter(), step
+    while step < recipe.steps:
+        crops = sampler.draw(step)
+        torch.manual_seed(recipe.seed * 1_000_003 + step)
+        ids = sampler.hide(codon_ids(crops.bases))
+        rate = learning_rate(step, recipe)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+            logits = network(ids)
+        loss, binary = losses(logits.float(), crops, recipe)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0, foreach=True)
+        optimiser.step()
+        nearness = 1 - min(recipe.average, (1 + step) / (_FADE_IN + step))
+        torch._foreach_lerp_(slow, fast, nearness)
+        log.add(crops.bases.shape[1], binary)
+        step += 1
+        if step == recipe.set_aside_at:
+            ignored = looks_viral(average, held, recipe.set_aside_logit)
+            held.ignore(with_ignored(genomes, ignored))
+            say(f"step {step}: {int(ignored[:, 1].sum()):,} bases of hosts look viral and are set aside")
+        if step % pace.log == 0 or step == recipe.steps:
+            speed = (step - first) * recipe.bases / 1e6 / (time.perf_counter() - started)
+            say(log.write(step, rate, speed))
+        if step % pace.watch == 0 and step < recipe.steps:
+            found = watch(average, held, pace.windows)
+            log.note({"step": step, "validation": found})
+            say(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
+        if step % pace.save == 0 or step == recipe.steps:
+            _save(folder / STATE, identity, step, ignored, network, average, optimiser)
+    return average
+
+
+def learning_rate(step: int, recipe: Any) -> float:
+    """Rise in a straight line, then fall as a cosine (Loshchilov and Hutter, ICLR 2017)."""
+    rise = min(1.0, (step + 1) / recipe.warm_up)
+    return float(recipe.rate * rise * (0.5 + 0.5 * math.cos(math.pi * step / recipe.steps)))
+
+
+def losses(logits: Tensor, crops: Crops, recipe: Any) -> tuple[Tensor, Tensor]:
+    """What training makes small, and of it what tells viruses from hosts.
+
+    The probability of a label is the sum of those of its kinds; where a crop may be of several kinds, any of them is
+    right, and where it may be all of its label's, nothing is asked.
+    """
+    target = crops.viral.float() * (1 - 2 * recipe.smoothing) + recipe.smoothing
+    binary = F.binary_cross_entropy_with_logits(viral_logit(logits), target, reduction="none")
+    bits = torch.arange(len(KINDS), device=logits.device)
+    possible = (crops.kinds[:, None].long() >> bits & 1).bool()
+    of_label = (bits < VIRAL_KINDS) == crops.viral[:, None]
+    among = logits.masked_fill(~of_label, -1e4).logsumexp(1) - logits.masked_fill(~possible, -1e4).logsumexp(1)
+    weight = crops.used.float()
+    weight = weight / weight.sum().clamp(min=1)
+    binary = (binary * weight).sum()
+    return binary + recipe.kind_weight * (among * weight).sum(), binary.detach()
+
+
+def _optimiser(network: SixFrame, recipe: Any) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter, ICLR 2019), which leaves biases and normalisations without decay."""
+    wide = [weight for weight in network.parameters() if weight.ndim > 1]
+    narrow = [weight for weight in network.parameters() if weight.ndim <= 1]
+    groups = [{"params": wide, "weight_decay": recipe.decay}, {"params": narrow, "weight_decay": 0.0}]
+    fused = next(network.parameters()).is_cuda
+    return torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98), fused=fused)
+
+
+def _be_reproducible() -> None:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def _save(
+    path: Path,
+    identity: str,
+    step: int,
+    ignored: np.ndarray | None,
+    network: SixFrame,
+    average: SixFrame,
+    optimiser: torch.optim.AdamW,
+) -> None:
+    state = {
+        "identity": identity,
+        "step": step,
+        "ignored": None if ignored is None else torch.from_numpy(ignored),
+        "network": network.state_dict(),
+        "average": average.state_dict(),
+        "optimiser": optimiser.state_dict(),
+    }
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _restore(
+    path: Path,
+    identity: str,
+    network: SixFrame,
+    average: SixFrame,
+    optimiser: torch.optim.AdamW,
+    device: torch.device,
+) -> tuple[int, np.ndarray | None]:
+    if not path.exists():
+        return 0, None
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        if state["identity"] != identity:
+            raise FeatureError(f"{path} is of another training; remove it, or choose another --out")
+        network.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+    except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
+        raise FeatureError(f"{path} is damaged: {error}; remove it to begin again") from error
+    ignored = state["ignored"]
+    return int(state["step"]), None if ignored is None else ignored.cpu().numpy()
+
+
+class _Log:
+    """Lines of JSON; what a killed training wrote behind its last state is cut off."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self.seen: list[tuple[int, Tensor]] = []
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def add(self, length: int, loss: Tensor) -> None:
+        self.seen.append((length, loss))
+
+    def note(self, entry: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def write(self, step: int, rate: float, speed: float) -> str:
+        """Write the mean loss since the last time, over all crops and for each length."""
+        values = torch.stack([loss for _, loss in self.seen]).tolist()
+        if not all(map(math.isfinite, values)):
+            raise EncoderError(f"the loss is not a number any more at step {step}; train with a smaller --rate")
+        by_length: dict[int, list[float]] = {}
+        for (length, _), value in zip(self.seen, values, strict=True):
+            by_length.setdefault(length, []).append(value)
+        self.seen = []
+        means = {str(length): round(float(np.mean(one)), 5) for length, one in sorted(by_length.items())}
+        loss = float(np.mean(values))
+        self.note({"step": step, "loss": round(loss, 5), "rate": rate, "by_length": means})
+        return f"step {step}: loss {loss:.4f}, {speed:.1f} Mb/s"

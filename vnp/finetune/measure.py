@@ -1,0 +1,204 @@
+"""How good a network is on windows and contigs of units that it did not see."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Float64, Int64
+from torch import Tensor
+
+from vnp.encoders.models.sixframe import KINDS, VIRAL_KINDS, SixFrame, codon_ids, padded_length, viral_logit
+from vnp.finetune.crops import DeviceGenomes
+from vnp.finetune.genomes import TRAIN, VALIDATION, Genomes, runs_of
+
+WINDOW = 2000
+"""Bases that the network reads at once; longer records are cut."""
+LENGTHS = (150, 300, 500, 1000, 3000, 10000)
+CLASSES = ((150, 300), (300, 500), (500, 1000), (1000, 3000), (3000, 10000), (10000, 30000), (30000, 100000))
+"""Lengths of the contigs that calls of records are measured on: from, to."""
+_MOST_IGNORED = 0.1
+_BASES = 1 << 22
+_RUN = 5  # windows that look viral one after the other
+
+
+class Windows(NamedTuple):
+    """Pieces of records, half of them viral where there are enough.
+
+    Attributes:
+        record: that each is of.
+        start: its first base among all bases.
+        length: its bases.
+    """
+
+    record: Int64[np.ndarray, " n"]
+    start: Int64[np.ndarray, " n"]
+    length: Int64[np.ndarray, " n"]
+
+
+def draw(
+    held: DeviceGenomes, chosen: Bool[np.ndarray, " records"], shortest: int, longest: int, count: int, seed: int
+) -> Windows:
+    """Draw up to ``count`` pieces of each label: hosts evenly by group, units by the square root of their size.
+
+    Args:
+        held: the genomes.
+        chosen: records that pieces may be of.
+        shortest: bases of a piece.
+        longest: the same; the logarithm of the length is uniform.
+        count: pieces of a label.
+        seed: of what is drawn.
+    """
+    genomes, random = held.genomes, np.random.default_rng(seed)
+    lengths = genomes.lengths
+    found = []
+    for viral in (True, False):
+        weights = _weights(genomes, chosen & (genomes.viral == viral) & (lengths >= shortest), by_group=not viral)
+        if not weights.any():
+            continue
+        record = random.choice(len(weights), size=2 * count, p=weights / weights.sum())
+        drawn = np.exp(random.uniform(np.log(shortest), np.log(longest + 1), 2 * count)).astype(np.int64)
+        length = np.minimum(np.clip(drawn, shortest, longest), lengths[record])
+        start = genomes.starts[record] + (random.random(2 * count) * (lengths[record] - length + 1)).astype(np.int64)
+        ignored = _ignored(held, start, length)
+        good = np.flatnonzero(ignored <= _MOST_IGNORED * length)[:count]
+        found.append(Windows(record[good], start[good], length[good]))
+    return Windows(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
+
+
+def _weights(genomes: Genomes, usable: Bool[np.ndarray, " n"], *, by_group: bool) -> Float64[np.ndarray, " n"]:
+    lengths = genomes.lengths
+    size = np.bincount(genomes.unit, weights=lengths * usable, minlength=len(genomes.units))
+    weights = np.where(usable, lengths / np.sqrt(np.maximum(size[genomes.unit], 1)), 0.0)
+    if by_group:
+        for group in np.unique(genomes.group[usable]):
+            weights[genomes.group == group] /= weights[genomes.group == group].sum()
+    return weights
+
+
+def _ignored(held: DeviceGenomes, start: np.ndarray, length: np.ndarray) -> np.ndarray:
+    before = held.ignored_before
+    on = torch.from_numpy(start).to(held.device), torch.from_numpy(start + length).to(held.device)
+    counted: np.ndarray = (before[on[1]] - before[on[0]]).cpu().numpy()
+    return counted
+
+
+@torch.inference_mode()
+def logits_of(
+    network: SixFrame, held: DeviceGenomes, start: Int64[np.ndarray, " n"], length: Int64[np.ndarray, " n"]
+) -> Float32[np.ndarray, "n 7"]:
+    """The network's logits of windows of any lengths, as bf16 gives them on a GPU."""
+    out = np.zeros((len(start), len(KINDS)), np.float32)
+    sizes = np.array([padded_length(int(one)) for one in length])
+    sizes = np.where(np.isin(length, [WINDOW, *LENGTHS]), length, sizes)
+    was_training = network.training
+    network.eval()
+    for size in np.unique(sizes).tolist():
+        members = np.flatnonzero(sizes == size)
+        batch = max(1, _BASES // size)
+        for at in range(0, len(members), batch):
+            some = members[at : at + batch]
+            out[some] = _logits(network, held, start[some], length[some], size).cpu().numpy()
+    network.train(was_training)
+    return out
+
+
+def _logits(network: SixFrame, held: DeviceGenomes, start: np.ndarray, length: np.ndarray, size: int) -> Tensor:
+    first = torch.from_numpy(start).to(held.device)
+    places = (first[:, None] + torch.arange(size, device=held.device)).clamp(max=len(held.codes) - 1)
+    bases = held.codes[places]
+    with torch.autocast(held.device.type, dtype=torch.bfloat16, enabled=held.device.type == "cuda"):
+        if (length == size).all():
+            return network(codon_ids(bases)).float()  # type: ignore[no-any-return]
+        lengths = torch.from_numpy(length).to(held.device)
+        return network(codon_ids(bases, lengths), (lengths - 2) // 3).float()  # type: ignore[no-any-return]
+
+
+def cut(length: int, window: int = WINDOW) -> Int64[np.ndarray, " windows"]:
+    """Where the windows of a record begin: as few as cover it, all full, evenly spread."""
+    count = max(1, -(-length // window))
+    if count == 1:
+        return np.zeros(1, np.int64)
+    return np.arange(count, dtype=np.int64) * (length - window) // (count - 1)
+
+
+def record_logits(network: SixFrame, held: DeviceGenomes, pieces: Windows) -> Float32[np.ndarray, "n 7"]:
+    """The mean over its windows of each piece's log-probabilities of kinds, of which sums keep the mean log-odds."""
+    begins = [cut(int(length)) for length in pieces.length]
+    owner = np.repeat(np.arange(len(begins)), [len(one) for one in begins])
+    start = pieces.start[owner] + np.concatenate(begins)
+    logits = logits_of(network, held, start, np.minimum(pieces.length, WINDOW)[owner])
+    total = np.zeros((len(begins), len(KINDS)))
+    np.add.at(total, owner, logits)
+    return (total / np.bincount(owner, minlength=len(begins))[:, None]).astype(np.float32)
+
+
+def viral_logits(logits: Float32[np.ndarray, "n 7"]) -> Float64[np.ndarray, " n"]:
+    """The log-odds of virus against host."""
+    return viral_logit(torch.from_numpy(logits).double()).numpy()
+
+
+def mean_viral_logits(network: SixFrame, held: DeviceGenomes, pieces: Windows) -> Float64[np.ndarray, " n"]:
+    """The mean over its windows of each piece's log-odds of virus against host."""
+    begins = [cut(int(length)) for length in pieces.length]
+    owner = np.repeat(np.arange(len(begins)), [len(one) for one in begins])
+    start = pieces.start[owner] + np.concatenate(begins)
+    odds = viral_logits(logits_of(network, held, start, np.minimum(pieces.length, WINDOW)[owner]))
+    return np.bincount(owner, weights=odds, minlength=len(begins)) / np.bincount(owner, minlength=len(begins))
+
+
+def roc_auc(viral: Bool[np.ndarray, " n"], score: Float64[np.ndarray, " n"]) -> float:
+    """The chance that a virus has the higher score; ties count half (Mann and Whitney, 1947)."""
+    _, place, count = np.unique(score, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2)[place]
+    viruses, hosts = int(viral.sum()), int((~viral).sum())
+    if not viruses or not hosts:
+        return float("nan")
+    return float((rank[viral].sum() - viruses * (viruses + 1) / 2) / (viruses * hosts))
+
+
+def recall_at(viral: Bool[np.ndarray, " n"], score: Float64[np.ndarray, " n"], specificity: float = 0.99) -> float:
+    """The share of viruses above the score that so many hosts do not reach."""
+    if not viral.any() or viral.all():
+        return float("nan")
+    return float((score[viral] > np.quantile(score[~viral], specificity)).mean())
+
+
+def watch(network: SixFrame, held: DeviceGenomes, count: int) -> dict[str, float]:
+    """ROC-AUC on windows of the validation units."""
+    found = {}
+    for length in LENGTHS:
+        chosen = held.genomes.part == VALIDATION
+        if (held.genomes.lengths[chosen] < length).all():
+            continue
+        pieces = draw(held, chosen, length, length, count, seed=7)
+        found[str(length)] = roc_auc(held.genomes.viral[pieces.record], mean_viral_logits(network, held, pieces))
+    return found
+
+
+def looks_viral(network: SixFrame, held: DeviceGenomes, logit: float) -> Int64[np.ndarray, "runs 2"]:
+    """Pieces of the hosts to train on whose windows look viral for five windows, 10 kb, together: likely prophages."""
+    genomes = held.genomes
+    runs = [np.zeros((0, 2), np.int64)]
+    records = np.flatnonzero((genomes.part == TRAIN) & ~genomes.viral & (genomes.lengths >= _RUN * WINDOW))
+    counts = genomes.lengths[records] // WINDOW
+    owner = np.repeat(np.arange(len(records)), counts)
+    within = np.concatenate([np.arange(count) for count in counts]) if len(records) else np.zeros(0, np.int64)
+    start = genomes.starts[records][owner] + within * WINDOW
+    odds = viral_logits(logits_of(network, held, start, np.full(len(start), WINDOW)))
+    edges = np.concatenate(([0], np.cumsum(counts)))
+    for at in range(len(records)):
+        one = odds[edges[at] : edges[at + 1]]
+        mean = np.convolve(one, np.ones(_RUN) / _RUN, mode="valid")
+        marked = np.zeros(len(one), np.bool_)
+        for first in np.flatnonzero(mean > logit):
+            marked[first : first + _RUN] = True
+        runs.append(runs_of(marked) * WINDOW + np.array([genomes.starts[records[at]], 0]))
+    return np.concatenate(runs)
+
+
+def kind_of(logits: Float32[np.ndarray, "n 7"], viral: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """The likeliest kind of each, among those of its call."""
+    hidden = np.where(viral[:, None] == (np.arange(len(KINDS)) < VIRAL_KINDS), logits, -np.inf)
+    return np.argmax(hidden, axis=1)

@@ -1,0 +1,42 @@
+"""From a sheet to genomes that can be trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vnp.finetune.genomes import Genomes, load_genomes, read_genomes, save_genomes
+from vnp.finetune.matches import ignore_matches
+from vnp.finetune.sheet import read_sheet
+from vnp.finetune.split import split
+
+PACKED = ".npz"
+
+
+def prepare(
+    source: Path, packed: Path, *, validation: float, test: float, say: Callable[[str], None] = lambda _: None
+) -> Genomes:
+    """Read, split and mask the genomes of a sheet and pack them, or read a packed set.
+
+    Args:
+        source: a sheet, or a packed set, whose split then stays as it is.
+        packed: where to pack the sheet's; what is there already is read instead.
+        validation: share of the units to watch.
+        test: share of the units to keep for the test.
+        say: told what happens.
+
+    Raises:
+        InputError: the sheet or a file of it cannot be used.
+        FeatureError: the packed set is damaged.
+        StorageError: the disk is full or cannot be written.
+    """
+    if source.suffix == PACKED:
+        return load_genomes(source)
+    if packed.exists():
+        return load_genomes(packed)
+    genomes = read_genomes(read_sheet(source))
+    say(f"{len(genomes.codes):,} bases, {len(genomes.unit):,} records, {len(genomes.units):,} units")
+    genomes = ignore_matches(split(genomes, validation=validation, test=test))
+    say(f"{int(genomes.ignored[:, 1].sum()):,} bases of hosts match viruses and are left out")
+    save_genomes(genomes, packed)
+    return genomes

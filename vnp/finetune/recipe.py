@@ -1,0 +1,80 @@
+"""What a training of ``sixframe`` is asked to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from vnp.encoders.models.sixframe import SixFrameConfig
+from vnp.errors import UsageError
+
+LENGTHS: Mapping[int, float] = {
+    120: 0.03, 150: 0.09, 200: 0.08, 300: 0.15, 500: 0.19, 800: 0.10, 1000: 0.13, 1500: 0.07, 2000: 0.08, 3000: 0.05,
+    5000: 0.03,
+}  # fmt: skip
+"""Bases of a step's crops, and how often there is such a step."""
+SHARES: Mapping[str, float] = {
+    "phage": 0.31, "eukaryotic_virus": 0.165, "virus": 0.025, "bacteria": 0.21, "archaea": 0.06, "plasmid": 0.06,
+    "organelle": 0.03, "fungi": 0.03, "protozoa": 0.025, "plant": 0.025, "invertebrate": 0.025, "vertebrate": 0.035,
+}  # fmt: skip
+"""How much of a step is of each group; each label is brought to one half, and groups not named here share alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything but the genomes that decides what comes out.
+
+    Attributes:
+        steps: of the optimiser.
+        bases: in the crops of one step.
+        rate: the learning rate at its highest.
+        warm_up: steps in which it rises; then it falls to nothing as a cosine.
+        decay: of weights (AdamW).
+        average: of the weights over steps, which is what is kept in the end.
+        smoothing: how far from 0 and 1 the target of a label is.
+        kind_weight: how much telling kinds apart counts beside telling viruses from hosts.
+        mutated: share of crops with substitutions.
+        substitutions: share of bases that are substituted in one of them, at most.
+        hidden_codons: share of codons that are hidden in half of the crops, at most.
+        set_aside_at: step after which pieces of hosts that look viral for 10 kb are no longer trained on; 0 for never.
+        set_aside_logit: mean log-odds of such a piece, at least.
+        seed: of weights, crops and dropout.
+        lengths: see ``LENGTHS``.
+        shares: see ``SHARES``.
+        network: its sizes.
+    """
+
+    steps: int = 10_000
+    bases: int = 1_000_000
+    rate: float = 2e-3
+    warm_up: int = 200
+    decay: float = 0.1
+    average: float = 0.999
+    smoothing: float = 0.01
+    kind_weight: float = 0.3
+    mutated: float = 0.6
+    substitutions: float = 0.2
+    hidden_codons: float = 0.2
+    set_aside_at: int = 2_500
+    set_aside_logit: float = 1.0
+    seed: int = 1
+    lengths: Mapping[int, float] = field(default_factory=lambda: dict(LENGTHS), hash=False)
+    shares: Mapping[str, float] = field(default_factory=lambda: dict(SHARES), hash=False)
+    network: SixFrameConfig = field(default_factory=SixFrameConfig)
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.bases, self.warm_up) < 1:
+            raise UsageError("steps, bases of a step and warm-up must be above 0")
+        if not self.lengths or min(self.lengths) < 20 or min(self.lengths.values()) <= 0:
+            raise UsageError("crops must be of 20 bases or more, and each length be drawn at times")
+        shares = (self.smoothing, self.mutated, self.substitutions, self.hidden_codons)
+        if not all(0 <= share < 1 for share in shares[:1]) or not all(0 <= share <= 1 for share in shares):
+            raise UsageError("a share must be from 0 to 1")
+
+    def to_json(self) -> dict[str, Any]:
+        """As what JSON holds."""
+        stored = asdict(self)
+        stored["lengths"] = {str(length): share for length, share in self.lengths.items()}
+        stored["network"] = self.network.to_json()
+        return stored
