@@ -55,7 +55,7 @@ def main(collections: tuple[Path, ...], out: Path) -> None:
 
 def _records(folder: Path) -> Iterator[tuple[dict[str, str], bytes]]:
     with gzip.open(folder / "records.tsv.gz", "rt") as table:
-        listed = [row for row in csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE)]
+        listed = list(csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE))
     rows = {(row["file"], row["accession"], int(row["length"])): row for row in listed}
     for name in sorted({row["file"] for row in listed if row["file"].endswith(".fna.gz")}):
         for record in read_records(folder / name):

@@ -16,7 +16,7 @@ from jobs._cli.command import command
 @click.argument("genomes", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--encoder", type=click.Choice(["sixframe"]), default="sixframe", help="What to train, from scratch.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder to write.")
-@click.option("--steps", type=click.IntRange(1), default=10_000, help="Of the optimiser.")
+@click.option("--steps", type=click.IntRange(1), default=8000, help="Of the optimiser.")
 @click.option("--bases", type=click.IntRange(1000), default=1_000_000, help="In the crops of one step.")
 @click.option("--rate", type=float, default=2e-3, help="Learning rate at its highest.")
 @click.option("--validation", type=click.FloatRange(0.01, 0.5), default=0.08, help="Share of the units to watch.")
@@ -84,7 +84,8 @@ def main(
     for sample, by_length in metrics["windows"].items():
         for length, found in by_length.items():
             label = f"{sample} " if sample else ""
-            click.echo(f"  {label}{length:>6} bases: ROC-AUC {found['roc_auc']:.4f} on units kept apart")
+            shown = "none, of one label" if found["roc_auc"] is None else f"{found['roc_auc']:.4f}"
+            click.echo(f"  {label}{length:>6} bases: ROC-AUC {shown}, on units kept apart")
     click.echo(f"next: python -m jobs.predict CONTIGS --checkpoint {out} --out CALLS")
 
 

@@ -72,8 +72,7 @@ def test_killed_training_goes_on_to_the_same_bytes(
     again = train(genomes, asked, tmp_path / "killed", CPU, pace=PACE)
     assert weights(again) == weights(whole)
     logs = [
-        [{k: v for k, v in json.loads(line).items()} for line in (tmp_path / name / LOG).read_text().splitlines()]
-        for name in ("whole", "killed")
+        [json.loads(line) for line in (tmp_path / name / LOG).read_text().splitlines()] for name in ("whole", "killed")
     ]
     assert [entry["step"] for entry in logs[0]] == [entry["step"] for entry in logs[1]]
 
@@ -89,7 +88,7 @@ def test_state_of_another_training_is_refused(genomes: Genomes, tmp_path: Path) 
 
 def test_loss_that_is_no_number_stops_the_training(genomes: Genomes, tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match="not a number"):
-        train(genomes, recipe(rate=float("nan")), tmp_path, CPU, pace=PACE)
+        train(genomes, recipe(rate=1e30), tmp_path, CPU, pace=PACE)
 
 
 def test_loss_asks_nothing_about_kinds_that_are_not_known() -> None:

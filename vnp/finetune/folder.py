@@ -1,16 +1,17 @@
 """Measures a trained network and writes the folder that is used from then on.
 
-    FOLDER/model.safetensors   weights in half precision, normalisation folded into them
-    FOLDER/config.json         architecture, sizes, SHA-256 of the weights, calibration, thresholds, recipe, provenance
-    FOLDER/metrics.json        accuracy by length, group and sample on units that were kept apart
-    FOLDER/log.jsonl           the loss, and validation, step by step
-    FOLDER/training.png        the same, drawn
+FOLDER/model.safetensors   weights in half precision, normalisation folded into them
+FOLDER/config.json         architecture, sizes, SHA-256 of the weights, calibration, thresholds, recipe, provenance
+FOLDER/metrics.json        accuracy by length, group and sample on units that were kept apart
+FOLDER/log.jsonl           the loss, and validation, step by step
+FOLDER/training.png        the same, drawn
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -123,9 +124,17 @@ def write_folder(
     }
     with replacing(folder / WEIGHTS) as temporary:
         temporary.write_bytes(content)
+    metrics = _without_nan(metrics)
     write_json(folder / METRICS, metrics)
     write_json(folder / CONFIG, config)
     return metrics
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with None for numbers that could not be had, such as the ROC-AUC of one label."""
+    if isinstance(value, dict):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _half_weights(network: SixFrame) -> bytes:
@@ -231,9 +240,7 @@ def measure(
     return found
 
 
-def _table(
-    held: DeviceGenomes, pieces: Windows, logit: np.ndarray, calibration: LengthCalibration
-) -> dict[str, Any]:
+def _table(held: DeviceGenomes, pieces: Windows, logit: np.ndarray, calibration: LengthCalibration) -> dict[str, Any]:
     genomes = held.genomes
     viral = genomes.viral[pieces.record]
     groups = np.array(genomes.groups)[genomes.group[pieces.record]]

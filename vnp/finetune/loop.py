@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -203,8 +204,8 @@ def _restore(
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
-    except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
-        raise FeatureError(f"{path} is damaged: {error}; remove it to begin again") from error
+    except (OSError, RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
+        raise FeatureError(f"{path} is damaged; remove it to begin again") from error
     ignored = state["ignored"]
     return int(state["step"]), None if ignored is None else ignored.cpu().numpy()
 

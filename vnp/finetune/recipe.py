@@ -45,7 +45,7 @@ class Recipe:
         network: its sizes.
     """
 
-    steps: int = 10_000
+    steps: int = 8_000
     bases: int = 1_000_000
     rate: float = 2e-3
     warm_up: int = 200

@@ -1,0 +1,145 @@
+"""The six-frame network: what it reads, and that a row depends on nothing but its window."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vnp.encoders.models.sixframe import (
+    KINDS,
+    SHORTEST,
+    SixFrame,
+    SixFrameConfig,
+    SixFrameEncoder,
+    base_codes,
+    codon_ids,
+    padded_length,
+    viral_logit,
+)
+from vnp.errors import WeightsError
+
+SMALL = SixFrameConfig(embedding=8, stem=8, local=16, context=16, heads=4, hidden=16)
+COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
+
+
+@pytest.fixture(scope="module")
+def encoder() -> SixFrameEncoder:
+    """A network whose normalisations have something to fold."""
+    torch.manual_seed(5)
+    network = SixFrame(SMALL)
+    with torch.no_grad():
+        for part in network.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                part.weight.uniform_(0.5, 1.5)
+                part.bias.normal_(0, 0.3)
+                assert part.running_mean is not None
+                assert part.running_var is not None
+                part.running_mean.normal_(0, 0.1)
+                part.running_var.uniform_(0.05, 0.2)
+    return SixFrameEncoder(network)
+
+
+def dna(length: int, seed: int = 0) -> str:
+    return "".join(np.random.default_rng(seed).choice(list("ACGTN"), length, p=[0.25, 0.25, 0.25, 0.24, 0.01]))
+
+
+def by_hand(sequence: str) -> list[list[int]]:
+    """The frames, spelled out."""
+    letters = {letter: at for at, letter in enumerate("ACGT")}
+    codons = (len(sequence) - 2) // 3
+    found = []
+    for strand in (sequence, sequence.translate(COMPLEMENT)[::-1]):
+        for frame in range(3):
+            words = [strand[frame + 3 * at : frame + 3 * at + 3] for at in range(codons)]
+            found.append(
+                [64 if "N" in word else sum(letters[b] * 4 ** (2 - i) for i, b in enumerate(word)) for word in words]
+            )
+    return found
+
+
+@given(st.text("ACGTN", min_size=5, max_size=70), st.integers(0, 9))
+@settings(max_examples=60, deadline=None)
+def test_codons_are_those_of_both_strands(sequence: str, padding: int) -> None:
+    codes = torch.from_numpy(base_codes(sequence))[None]
+    assert codon_ids(codes)[0].tolist() == by_hand(sequence)
+    behind = torch.cat((codes, torch.full((1, padding), 2, dtype=torch.uint8)), 1)
+    padded = codon_ids(behind, torch.tensor([len(sequence)]))
+    assert padded[0, :, : (len(sequence) - 2) // 3].tolist() == by_hand(sequence)
+
+
+def test_letters_of_either_case_and_of_rna_are_bases() -> None:
+    assert base_codes("ACGTacgtUuNn-R").tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 3, 3, 4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("length", [8, 9, 10, 11, 100, 149, 150, 151, 500, 998, 1300])
+def test_both_strands_have_the_same_row(encoder: SixFrameEncoder, length: int) -> None:
+    sequence = dna(length)
+    one, other = encoder.embed([sequence, sequence.translate(COMPLEMENT)[::-1]])
+    assert np.abs(one).max() > 0
+    np.testing.assert_array_equal(one, other)
+
+
+def test_row_depends_on_its_window_alone(encoder: SixFrameEncoder) -> None:
+    sequences = [dna(length, seed) for seed, length in enumerate([30, 31, 150, 150, 150, 151, 399, 400, 401, 1000])]
+    together = encoder.embed(sequences)
+    assert together.dtype == np.float32
+    assert together.shape == (10, SMALL.width)
+    for row, sequence in zip(together, sequences, strict=True):
+        np.testing.assert_array_equal(row, encoder.embed([sequence])[0])
+    np.testing.assert_array_equal(together[::-1], encoder.embed(sequences[::-1]))
+    assert len({row.tobytes() for row in together}) == 10
+
+
+@pytest.mark.parametrize("length", [8, 20, 61, 150, 333])
+def test_padding_never_changes_a_row(encoder: SixFrameEncoder, length: int) -> None:
+    codes = torch.from_numpy(base_codes(dna(length)))[None]
+    with torch.inference_mode():
+        alone = encoder.network.rows(codon_ids(codes))
+        for more in (1, 2, 3, 4, 50):
+            behind = torch.cat((codes, torch.randint(0, 5, (1, more), dtype=torch.uint8)), 1)
+            lengths = torch.tensor([length])
+            padded = encoder.network.rows(codon_ids(behind, lengths), (lengths - 2) // 3)
+            torch.testing.assert_close(padded, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_folding_changes_nothing_but_speed() -> None:
+    torch.manual_seed(1)
+    network = SixFrame(SMALL).train()
+    ids = codon_ids(torch.randint(0, 4, (8, 90), dtype=torch.uint8))
+    for _ in range(5):
+        network(ids)
+    with torch.inference_mode():
+        before = network.eval()(ids)
+        after = network.fold()(ids)
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+
+
+def test_too_short_windows_have_rows_of_zeros(encoder: SixFrameEncoder) -> None:
+    rows = encoder.embed(["", "ACG", "A" * (SHORTEST - 1), "A" * SHORTEST, "N" * 50])
+    assert not rows[:3].any()
+    assert rows[3:].any(axis=1).all()
+    assert np.isfinite(rows).all()
+    assert encoder.embed([]).shape == (0, SMALL.width)
+
+
+def test_viral_probability_is_the_sum_of_the_virus_kinds() -> None:
+    logits = torch.randn(6, len(KINDS))
+    torch.testing.assert_close(torch.sigmoid(viral_logit(logits)), torch.softmax(logits, 1)[:, :2].sum(1))
+
+
+@given(st.integers(1, 300_000))
+def test_lengths_are_rounded_up_by_an_eighth_at_most(length: int) -> None:
+    assert length <= padded_length(length) <= max(length + 12, length * 9 / 8 + 1)
+    assert padded_length(padded_length(length)) == padded_length(length)
+
+
+@pytest.mark.parametrize("change", [{"heads": 5}, {"stem": 0}, {"local": "many"}, {"embedding": None}])
+def test_impossible_configurations_are_refused(change: dict[str, object]) -> None:
+    assert SixFrameConfig.from_json(SMALL.to_json()) == SMALL
+    with pytest.raises(WeightsError):
+        SixFrameConfig.from_json({**SMALL.to_json(), **change})
+    with pytest.raises(WeightsError):
+        SixFrameConfig.from_json({})
