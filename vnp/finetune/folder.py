@@ -124,7 +124,7 @@ def write_folder(
     }
     with replacing(folder / WEIGHTS) as temporary:
         temporary.write_bytes(content)
-    metrics = _without_nan(metrics)
+    metrics = dict(_without_nan(metrics))
     write_json(folder / METRICS, metrics)
     write_json(folder / CONFIG, config)
     return metrics

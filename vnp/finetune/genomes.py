@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Bool, Int8, Int32, Int64, UInt8
@@ -66,9 +68,9 @@ class Genomes:
     def digest(self) -> str:
         """SHA-256 of everything."""
         seen = hashlib.sha256(SCHEMA.encode())
-        seen.update(self.codes)
+        seen.update(self.codes.data)
         for name in _ARRAYS:
-            seen.update(np.ascontiguousarray(getattr(self, name)))
+            seen.update(np.ascontiguousarray(getattr(self, name)).data)
         for name in _NAMES:
             seen.update("\n".join(getattr(self, name)).encode())
         return seen.hexdigest()
@@ -122,8 +124,8 @@ def save_genomes(genomes: Genomes, path: Path) -> None:
     bases = np.where(ambiguous, 0, genomes.codes)
     bases = np.concatenate((bases, np.zeros(-len(bases) % 4, np.uint8))).reshape(-1, 4)
     packed = bases[:, 0] | bases[:, 1] << 2 | bases[:, 2] << 4 | bases[:, 3] << 6
-    stored = {name: getattr(genomes, name) for name in _ARRAYS}
-    names = {name: np.array(getattr(genomes, name), dtype=np.str_) for name in _NAMES}
+    stored: dict[str, Any] = {name: getattr(genomes, name) for name in _ARRAYS}
+    stored |= {name: np.array(getattr(genomes, name), dtype=np.str_) for name in _NAMES}
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
@@ -132,7 +134,6 @@ def save_genomes(genomes: Genomes, path: Path) -> None:
             packed=packed.astype(np.uint8),
             ambiguous=runs_of(ambiguous),
             **stored,
-            **names,
         )
 
 
@@ -150,10 +151,11 @@ def load_genomes(path: Path) -> Genomes:
             codes = np.stack([packed >> shift & 3 for shift in (0, 2, 4, 6)], axis=1).reshape(-1)
             codes = codes[: file["starts"][-1]]
             codes[within(file["ambiguous"], len(codes))] = AMBIGUOUS
-            names = {name: tuple(map(str, file[name])) for name in _NAMES}
-            genomes = Genomes(codes=codes, **{name: file[name] for name in _ARRAYS}, **names)
+            columns: dict[str, Any] = {name: file[name] for name in _ARRAYS}
+            columns |= {name: tuple(map(str, file[name])) for name in _NAMES}
+            genomes = Genomes(codes=codes, **columns)
             digest = str(file["digest"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise FeatureError(f"{path} is not a packed set of genomes, or is damaged: {error}; make it again") from error
     if genomes.digest() != digest:
         raise FeatureError(f"{path} is damaged: its content is not what was written; make it again")

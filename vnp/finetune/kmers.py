@@ -37,4 +37,5 @@ def _mixed(x: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
     x = x * np.uint64(0x9E3779B97F4A7C15)
     x ^= x >> np.uint64(32)
     x = x * np.uint64(0xD6E8FEB86659FD93)
-    return x ^ x >> np.uint64(29)
+    spread: UInt64[np.ndarray, " n"] = x ^ x >> np.uint64(29)
+    return spread

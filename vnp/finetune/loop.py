@@ -104,7 +104,7 @@ def train(
             logits = network(ids)
         loss, binary = losses(logits.float(), crops, recipe)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0, foreach=True)
         optimiser.step()
         nearness = 1 - min(recipe.average, (1 + step) / (_FADE_IN + step))
@@ -124,7 +124,7 @@ def train(
             say(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
         if step % pace.save == 0 or step == recipe.steps:
             _save(folder / STATE, identity, step, ignored, network, average, optimiser)
-    return average
+    return average  # type: ignore[no-any-return]
 
 
 def learning_rate(step: int, recipe: Any) -> float:

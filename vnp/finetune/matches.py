@@ -67,4 +67,6 @@ def _varied(codes: UInt8[np.ndarray, " bases"]) -> Bool[np.ndarray, " k"]:
         before = np.concatenate(([0], np.cumsum(codes == base)))
         counts.append(before[_K:] - before[:-_K])
     a, c, g, t = counts
-    return (np.max(counts, axis=0) <= _MOST_OF_ONE) & (a + t <= _MOST_OF_A_PAIR) & (c + g <= _MOST_OF_A_PAIR)
+    varied: Bool[np.ndarray, " k"] = np.max(counts, axis=0) <= _MOST_OF_ONE
+    varied &= (a + t <= _MOST_OF_A_PAIR) & (c + g <= _MOST_OF_A_PAIR)
+    return varied

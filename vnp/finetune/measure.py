@@ -123,20 +123,10 @@ def cut(length: int, window: int = WINDOW) -> Int64[np.ndarray, " windows"]:
     return np.arange(count, dtype=np.int64) * (length - window) // (count - 1)
 
 
-def record_logits(network: SixFrame, held: DeviceGenomes, pieces: Windows) -> Float32[np.ndarray, "n 7"]:
-    """The mean over its windows of each piece's log-probabilities of kinds, of which sums keep the mean log-odds."""
-    begins = [cut(int(length)) for length in pieces.length]
-    owner = np.repeat(np.arange(len(begins)), [len(one) for one in begins])
-    start = pieces.start[owner] + np.concatenate(begins)
-    logits = logits_of(network, held, start, np.minimum(pieces.length, WINDOW)[owner])
-    total = np.zeros((len(begins), len(KINDS)))
-    np.add.at(total, owner, logits)
-    return (total / np.bincount(owner, minlength=len(begins))[:, None]).astype(np.float32)
-
-
 def viral_logits(logits: Float32[np.ndarray, "n 7"]) -> Float64[np.ndarray, " n"]:
     """The log-odds of virus against host."""
-    return viral_logit(torch.from_numpy(logits).double()).numpy()
+    odds: Float64[np.ndarray, " n"] = viral_logit(torch.from_numpy(logits).double()).numpy()
+    return odds
 
 
 def mean_viral_logits(network: SixFrame, held: DeviceGenomes, pieces: Windows) -> Float64[np.ndarray, " n"]:
@@ -201,4 +191,5 @@ def looks_viral(network: SixFrame, held: DeviceGenomes, logit: float) -> Int64[n
 def kind_of(logits: Float32[np.ndarray, "n 7"], viral: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     """The likeliest kind of each, among those of its call."""
     hidden = np.where(viral[:, None] == (np.arange(len(KINDS)) < VIRAL_KINDS), logits, -np.inf)
-    return np.argmax(hidden, axis=1)
+    likeliest: Int64[np.ndarray, " n"] = np.argmax(hidden, axis=1)
+    return likeliest

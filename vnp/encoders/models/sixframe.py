@@ -31,6 +31,8 @@ SHORTEST = 8
 """Bases of the shortest window that has a codon in every frame and two places to pool over."""
 
 _UNKNOWN_CODON = 64
+# Lengths that so many windows have that they are not rounded up: those of reads, and of windows of long records.
+_COMMON_LENGTHS = frozenset((100, 125, 150, 200, 250, 300, 500, 1000, 2000, 3000, 5000))
 _CODES = np.full(256, AMBIGUOUS, dtype=np.uint8)
 for _code, _letters in enumerate(("Aa", "Cc", "Gg", "TtUu")):
     for _letter in _letters:
@@ -78,8 +80,9 @@ class SixFrameConfig:
             WeightsError: something is missing or of another kind.
         """
         try:
-            values = {each.name: stored[each.name] for each in fields(cls)}
-            config = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+            stored = {each.name: stored[each.name] for each in fields(cls)}
+            values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
+            config = cls(**values)
         except (KeyError, TypeError) as error:
             raise WeightsError(f"this is not the configuration of a sixframe network: {error}") from error
         sizes = (config.embedding, config.stem, config.local, config.context, config.heads, config.hidden)
@@ -148,7 +151,7 @@ class Convolution(nn.Module):
         self.conv = nn.Conv2d(before, after, (1, width), (1, stride), (0, around), (1, dilation), bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(after, momentum=0.02)
         if silent:
-            nn.init.zeros_(self.norm.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(self.norm.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Read (windows, before, rows, places), give (windows, after, rows, fewer places)."""
@@ -186,11 +189,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Read and give (windows, channels, rows, places); what ``mask`` has 0 for stays 0."""
-        y = self.second(_masked(F.relu(self.first(x)), mask))
+        y = self.second(_masked(F.relu(self.first(x), inplace=True), mask))
         if self.training and self.drop:
             kept = torch.rand(len(y), 1, 1, 1, device=y.device) >= self.drop
             y = y * (kept.to(y.dtype) / (1 - self.drop))
-        return _masked(F.relu(x + y), mask)
+        return _masked(F.relu(x + y, inplace=True), mask)
 
 
 class SixFrame(nn.Module):
@@ -237,16 +240,16 @@ class SixFrame(nn.Module):
         """
         mask = _mask(codons, ids.shape[2], ids.device)
         x = _masked(self.embedding(ids).permute(0, 3, 1, 2), mask)
-        x = _masked(F.relu(self.stem(x)), mask)
+        x = _masked(F.relu(self.stem(x), inplace=True), mask)
         codons = None if codons is None else (codons + 1) // 2
-        x = F.relu(self.halve(x))
+        x = F.relu(self.halve(x), inplace=True)
         mask = _mask(codons, x.shape[3], x.device)
         x = _masked(x, mask)
         for block in self.local:
             x = block(x, mask)
         x = self._tracks(x, codons, mask)
         codons = None if codons is None else (codons + 1) // 2
-        x = F.relu(self.join(x))
+        x = F.relu(self.join(x), inplace=True)
         mask = _mask(codons, x.shape[3], x.device)
         x = _masked(x, mask)
         for block in self.context:
@@ -403,14 +406,19 @@ class SixFrameEncoder:
     @torch.inference_mode()
     def _network(self, bases: np.ndarray, lengths: np.ndarray, function: Any) -> np.ndarray:
         on_device = torch.from_numpy(bases).to(self.device), torch.from_numpy(lengths).to(self.device)
-        ids = codon_ids(*on_device)
+        # No other length is rounded up to a common one, so there nothing is padded and nothing needs to be masked.
+        full = bases.shape[1] in _COMMON_LENGTHS
+        ids = codon_ids(on_device[0], None if full else on_device[1])
+        codons = None if full else (on_device[1] - 2) // 3
         with torch.autocast(self.device.type, dtype=self._half, enabled=self._half is not None):
-            result: Tensor = function(ids, (on_device[1] - 2) // 3)
+            result: Tensor = function(ids, codons)
         found: np.ndarray = result.float().cpu().numpy()
         return found
 
 
 def padded_length(length: int) -> int:
-    """Round a length up to the next of a few: at most an eighth more."""
+    """Round a length up to the next of a few: at most an eighth more; common lengths stay as they are."""
+    if length in _COMMON_LENGTHS:
+        return length
     step = max(12, 1 << max(0, length.bit_length() - 4))
     return -(-length // step) * step
