@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 from dataclasses import replace
@@ -13,9 +14,11 @@ import torch
 from tests.classifier.making import ENCODERS, LAYOUT
 from vnp.classifier.calibration import Calibration
 from vnp.classifier.checkpoint import Checkpoint
+from vnp.classifier.classifier import margins
 from vnp.classifier.model import MLPClassifier
 from vnp.errors import FeatureError, LayoutError, StorageError, UsageError
 from vnp.features.layout import make_layout
+from vnp.metrics.presets import Preset
 
 
 @pytest.fixture
@@ -23,7 +26,8 @@ def checkpoint() -> Checkpoint:
     torch.manual_seed(1)
     calibration = Calibration("isotonic", margins=(-1.0, 0.0, 2.0), probabilities=(0.1, 0.4, 0.9))
     about: dict[str, Any] = {"recipe": {"batch": 32}, "metrics": None}
-    return Checkpoint(MLPClassifier(20).state_dict(), LAYOUT, ENCODERS, 300, calibration, 0.7, training=about)
+    presets = {"default": Preset((500,), (0.75, 0.5), 0.99)}
+    return Checkpoint(MLPClassifier(20).state_dict(), LAYOUT, ENCODERS, 300, calibration, 0.7, presets, training=about)
 
 
 def test_it_comes_back_whole_and_without_pickles_that_run(tmp_path: Path, checkpoint: Checkpoint) -> None:
@@ -32,7 +36,18 @@ def test_it_comes_back_whole_and_without_pickles_that_run(tmp_path: Path, checkp
     assert torch.load(path, weights_only=True)["format"] == "vnp-classifier/1"
     again = Checkpoint.load(path)
     assert again.digest == checkpoint.digest
-    for name in ("layout", "encoders", "chunk", "calibration", "threshold", "classes", "origin", "training"):
+    for name in (
+        "layout",
+        "encoders",
+        "chunk",
+        "calibration",
+        "threshold",
+        "presets",
+        "rows",
+        "classes",
+        "origin",
+        "training",
+    ):
         assert getattr(again, name) == getattr(checkpoint, name), name
     rows = np.random.default_rng(0).normal(size=(9, 20)).astype(np.float32)
     assert np.array_equal(again.scorer("cpu").scores(rows).raw, checkpoint.scorer("cpu").scores(rows).raw)
@@ -57,6 +72,40 @@ def test_scores_are_those_of_the_network_calibrated_beside_raw(checkpoint: Check
     assert np.allclose(scores.probability, np.interp(odds, [-1, 0, 2], [0.1, 0.4, 0.9]), atol=1e-6)
     assert scores.raw.dtype == scores.probability.dtype == np.float64
     assert len(checkpoint.scorer("cpu").scores(rows[:0])) == 0
+
+
+def test_one_of_before_presets_has_none(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    checkpoint.write(tmp_path / "model.pth")
+    content = torch.load(tmp_path / "model.pth", weights_only=True)
+    about = json.loads(content["about"])
+    del about["presets"], about["rows"]
+    torch.save({**content, "about": json.dumps(about)}, tmp_path / "old.pth")
+    old = Checkpoint.load(tmp_path / "old.pth")
+    assert (old.presets, old.rows, old.threshold) == ({}, "frames", 0.7)
+    about["presets"] = {"default": {"lengths": [], "thresholds": [2.0], "specificity": 0.99}}
+    torch.save({**content, "about": json.dumps(about)}, tmp_path / "odd.pth")
+    with pytest.raises(FeatureError, match="default"):
+        Checkpoint.load(tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_rows_logits_do_not_depend_on_the_others(checkpoint: Checkpoint, dtype: type) -> None:
+    rows: Any = np.random.default_rng(3).normal(size=(2_500, 20)).astype(dtype)
+    scorer = checkpoint.scorer("cpu")
+    whole = scorer.logits(rows)
+    for border in (1, 700, 1024, 1500):
+        parts = [scorer.logits(rows[:border]), scorer.logits(rows[border:])]
+        assert np.array_equal(np.concatenate(parts), whole)
+
+
+def test_log_odds_are_of_the_sums_of_kinds() -> None:
+    logits = np.random.default_rng(4).normal(size=(5, 4)).astype(np.float32)
+    share = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    viral = share[:, 0] + share[:, 2]
+    found = margins(logits, ("phage", "bacteria", "virus", "plasmid"), ("phage", "virus"))
+    assert found == pytest.approx(np.log(viral / (1 - viral)), rel=1e-5)
+    two = margins(logits[:, :2], ("host", "viral"), ("viral",))
+    assert np.array_equal(two, logits[:, 1].astype(np.float64) - logits[:, 0])
 
 
 def test_rows_that_do_not_fit_are_not_scored(checkpoint: Checkpoint) -> None:

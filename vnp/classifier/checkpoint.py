@@ -16,15 +16,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32, Float64, Int64
 
 from vnp.classifier.calibration import Calibration, logistic
-from vnp.classifier.model import CLASSES, MLPClassifier, margin
+from vnp.classifier.classifier import RowKind, margins
+from vnp.classifier.model import CLASSES, MLPClassifier
 from vnp.encoders.device import choose_device
 from vnp.errors import FeatureError, LayoutError, storage_error
 from vnp.features.layout import FeatureLayout
 from vnp.features.table import all_finite
 from vnp.files.durable import replacing
+from vnp.metrics.presets import Preset, presets_from_json
+from vnp.metrics.rules import BEST_FRAME
 
 VIRNUCPRO_CLASS = "__main__.MLPClassifier"
 """What the pickled classifiers of VirNucPro are."""
@@ -45,7 +48,9 @@ class Checkpoint:
     encoders: Mapping[str, Mapping[str, Any]]
     chunk: int  # bases of a chunk
     calibration: Calibration = field(default_factory=Calibration)  # from log-odds to probability
-    threshold: float = 0.5  # probability from which on a row is called viral, unless the user says otherwise
+    threshold: float = 0.5  # probability from which on a row is called viral, where there are no presets
+    presets: Mapping[str, Preset] = field(default_factory=dict)  # thresholds for records, by name
+    rows: RowKind = "frames"  # what a row is
     classes: tuple[str, ...] = CLASSES  # names of the outputs
     origin: str = "vnp"  # ``vnp``, or ``VirNucPro`` for a converted one
     training: Mapping[str, Any] = field(default_factory=dict)  # recipe, rows, digest of the training data, epochs
@@ -62,6 +67,32 @@ class Checkpoint:
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        return self.classes
+
+    @property
+    def viral(self) -> tuple[str, ...]:
+        """Those of them that are viruses."""
+        return self.classes[1:]
+
+    @property
+    def rule(self) -> str:
+        """How rows decide for their record: as in VirNucPro."""
+        return BEST_FRAME
+
+    @property
+    def calibrated(self) -> str:
+        """How log-odds become a probability."""
+        return self.calibration.kind
+
+    def probability(
+        self, margin: Float64[np.ndarray, "n"], _length: Int64[np.ndarray, "n"] | None = None
+    ) -> Float64[np.ndarray, "n"]:
+        """Calibrated probability of log-odds, the same at every length."""
+        return self.calibration.apply(margin)
 
     def __str__(self) -> str:
         return f"{self.layout}; chunk {self.chunk}; {_named(self.encoders)}"
@@ -116,6 +147,8 @@ class Checkpoint:
             "layout": json.loads(self.layout.to_json()),
             "classes": list(self.classes),
             "calibration": asdict(self.calibration),
+            "presets": {name: asdict(preset) for name, preset in self.presets.items()},
+            "rows": self.rows,
         }
         content = {
             "format": f"{_FORMAT}/{_VERSION}",
@@ -148,6 +181,9 @@ class Checkpoint:
                 layout=FeatureLayout.from_json(json.dumps(about["layout"])),
                 classes=tuple(about["classes"]),
                 calibration=Calibration.from_dict(about["calibration"]),
+                # What was written before there were any has none.
+                presets=presets_from_json(about.get("presets", {})),
+                rows="chunks" if about.get("rows") == "chunks" else "frames",
                 **{name: about[name] for name in _PLAIN},
             )
             loaded.model()
@@ -207,7 +243,7 @@ def _version(content: Any, path: Path) -> int:
     return int(number)
 
 
-_ROWS_AT_ONCE = 8_192
+_ROWS_AT_ONCE = 1_024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -234,25 +270,41 @@ class Scorer:
 
     def __init__(self, checkpoint: Checkpoint, device: str = "auto") -> None:
         self.device = choose_device(device)
-        self._calibration = checkpoint.calibration
-        self._width = checkpoint.layout.width
+        self._checkpoint = checkpoint
         self._network = checkpoint.model().to(self.device)
 
     def scores(self, features: Float[np.ndarray, "n width"]) -> Scores:
-        """Score rows, some thousand at a time."""
-        margins = self.margins(features)
-        return Scores(logistic(margins), self._calibration.apply(margins))
+        """Score rows."""
+        found = margins(self.logits(features), self._checkpoint.kinds, self._checkpoint.viral)
+        return Scores(logistic(found), self._checkpoint.probability(found))
 
-    def margins(self, features: Float[np.ndarray, "n width"]) -> Float64[np.ndarray, "n"]:
-        """Log-odds of viral against host, not calibrated."""
-        if features.ndim != 2 or features.shape[1] != self._width:
-            raise FeatureError(f"the classifier reads rows of {self._width} numbers, these have {features.shape[1:]}")
-        if not all_finite(features):
-            raise FeatureError("a row holds NaN or infinity and cannot be scored")
-        found = np.empty(len(features), np.float64)
-        with torch.inference_mode():
-            for low in range(0, len(features), _ROWS_AT_ONCE):
-                window = torch.from_numpy(np.ascontiguousarray(features[low : low + _ROWS_AT_ONCE]))
-                logits = self._network(window.to(self.device).float())
-                found[low : low + _ROWS_AT_ONCE] = margin(logits).double().cpu().numpy()
-        return found
+    def logits(self, rows: Float[np.ndarray, "n width"]) -> Float32[np.ndarray, "n k"]:
+        """What the network says of each row, a number for each class.
+
+        Rows go through it so many at a time, the last ones filled up, because a product's last bits depend on its
+        shape: so a row's numbers do not depend on how many others there are.
+        """
+        return in_batches(self._network, rows, self._checkpoint.layout.width, self.device)
+
+
+def in_batches(
+    network: torch.nn.Module, rows: Float[np.ndarray, "n width"], width: int, device: torch.device
+) -> Float32[np.ndarray, "n k"]:
+    """Logits of rows by a network, in batches of one shape.
+
+    Raises:
+        FeatureError: rows are of another width, or hold NaN or infinity.
+    """
+    if rows.ndim != 2 or rows.shape[1] != width:
+        raise FeatureError(f"the classifier reads rows of {width} numbers, these have {rows.shape[1:]}")
+    if not all_finite(rows):
+        raise FeatureError("a row holds NaN or infinity and cannot be scored")
+    found = []
+    with torch.inference_mode():
+        for low in range(0, max(len(rows), 1), _ROWS_AT_ONCE):
+            some = rows[low : low + _ROWS_AT_ONCE]
+            batch = np.zeros((_ROWS_AT_ONCE, width), rows.dtype)
+            batch[: len(some)] = some
+            logits = network(torch.from_numpy(batch).to(device).float())
+            found.append(logits[: len(some)].float().cpu().numpy())
+    return np.concatenate(found)

@@ -35,6 +35,7 @@ from vnp.files.claims import alone_with, require_apart, require_free
 from vnp.files.durable import remove_temporaries, write_text
 from vnp.files.records import write_json
 from vnp.metrics.metrics import binary_metrics, bootstrap_intervals, with_intervals
+from vnp.metrics.presets import Preset, measure_presets
 from vnp.metrics.rules import aggregate, chunk_keys
 from vnp.report.plots import Series, write_training_plots
 from vnp.runs.request import versions
@@ -221,6 +222,9 @@ def _finish(
         chunk=features.chunk,
         calibration=calibration,
         threshold=training.threshold,
+        presets=_presets(features, watched, label, calibration.apply(margins)),
+        # A row without a protein is a chunk; with one it is an open frame.
+        rows="frames" if "protein" in features.provenance.get("encoders", {"protein": {}}) else "chunks",
         training={
             "recipe": asdict(training.recipe),
             "seed": training.seed,
@@ -235,7 +239,9 @@ def _finish(
         metrics=metrics,
         code=versions(),
     )
-    write_json(outputs.metrics, {**metrics, "calibration": asdict(calibration), "split": checkpoint.split})
+    presets = {name: asdict(preset) for name, preset in checkpoint.presets.items()}
+    told = {"calibration": asdict(calibration), "presets": presets, "split": checkpoint.split}
+    write_json(outputs.metrics, {**metrics, **told})
     series = [
         Series(PARTS[part], label[split.rows(part)], calibration.apply(parts[part]))
         for part in sorted(parts, reverse=True)
@@ -243,6 +249,20 @@ def _finish(
     write_training_plots(outputs.plots, fitted.history, series, training.threshold)
     checkpoint.write(outputs.checkpoint)
     return checkpoint
+
+
+def _presets(
+    features: Features,
+    rows: Int64[np.ndarray, "m"],
+    label: Int8[np.ndarray, "n"],
+    probability: Float64[np.ndarray, "m"],
+) -> dict[str, Preset]:
+    """Thresholds for records, by those of the validation part; the label is that of all rows."""
+    record = np.concatenate([*features.number_windows("record")])[rows]
+    found = aggregate(probability, record)
+    records = features.records()
+    length = records.length[np.searchsorted(records.ordinal, found.key)]
+    return measure_presets(found.probability, label[rows][found.first] == 1, length)
 
 
 def deal(

@@ -1,0 +1,120 @@
+"""What calls need of a classifier: one of ``train``, one of VirNucPro, or the native network's head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64, Int64
+
+from vnp.features.layout import FeatureLayout
+from vnp.metrics.presets import Preset
+
+RowKind = Literal["frames", "chunks"]
+"""What a row is: an open frame of a chunk, or a chunk."""
+
+
+class RowScorer(Protocol):
+    """A classifier that is ready to score."""
+
+    def logits(self, rows: Float[np.ndarray, "n width"]) -> Float32[np.ndarray, "n k"]:
+        """What the network says of each row, a number for each kind; a row's do not depend on the others.
+
+        Raises:
+            FeatureError: rows are of another width, or hold NaN or infinity.
+        """
+
+
+class Classifier(Protocol):
+    """From rows to a probability of being viral, and what rows it reads."""
+
+    @property
+    def layout(self) -> FeatureLayout:
+        """Columns of the rows that it reads."""
+
+    @property
+    def encoders(self) -> Mapping[str, Mapping[str, Any]]:
+        """Identity of the encoder of each part of the layout."""
+
+    @property
+    def chunk(self) -> int:
+        """Bases of a chunk."""
+
+    @property
+    def rows(self) -> RowKind:
+        """What a row is."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
+
+    @property
+    def viral(self) -> tuple[str, ...]:
+        """Those of the kinds that are viruses."""
+
+    @property
+    def rule(self) -> str:
+        """How rows decide for their record, unless the user says otherwise; one of ``vnp.metrics.rules.RULES``."""
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which on a record is viral, where there are no presets."""
+
+    @property
+    def presets(self) -> Mapping[str, Preset]:
+        """Thresholds by the names of ``vnp.metrics.presets``; there may be none."""
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, in a word."""
+
+    @property
+    def calibrated(self) -> str:
+        """How log-odds become a probability, in a word."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over its weights: two with the same one give the same logits."""
+
+    def require(self, layout: FeatureLayout, encoders: Mapping[str, Mapping[str, Any]], chunk: int, where: str) -> None:
+        """Make sure that rows are of the kind that it was trained on.
+
+        Args:
+            layout: of the rows.
+            encoders: identities of the encoders that made them, by part.
+            chunk: bases of their chunks.
+            where: what the rows belong to, for the message.
+
+        Raises:
+            LayoutError: the columns are others; the message shows both.
+            FeatureError: the encoders or the chunk are others; the message shows both.
+        """
+
+    def scorer(self, device: str = "auto") -> RowScorer:
+        """Make it ready to score."""
+
+    def probability(self, margin: Float64[np.ndarray, "n"], length: Int64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
+        """Calibrated probability of viral.
+
+        Args:
+            margin: log-odds of viral against all else.
+            length: bases of what each speaks of.
+        """
+
+
+def margins(
+    logits: Float[np.ndarray, "n k"], kinds: tuple[str, ...], viral: tuple[str, ...]
+) -> Float64[np.ndarray, "n"]:
+    """Log-odds of viral against all else: of the sums of the kinds of either, by the softmax of the logits."""
+    is_viral = np.array([kind in viral for kind in kinds])
+    wide = logits.astype(np.float64)
+    found: Float64[np.ndarray, "n"] = _log_sum(wide[:, is_viral]) - _log_sum(wide[:, ~is_viral])
+    return found
+
+
+def _log_sum(values: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, "n"]:
+    most: Float64[np.ndarray, "n"] = values.max(axis=1)
+    if values.shape[1] > 1:
+        most += np.log(np.exp(values - most[:, None]).sum(axis=1))
+    return most
