@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs._cli import options
-from jobs._cli.command import command, group
+from jobs._cli.command import command, echo, group
 from jobs._cli.progress import Progress
 from jobs._cli.speed import (
     SpeedOptions,
@@ -114,15 +114,15 @@ def accuracy(
         results = contest(contestants, comparing, out, Progress)
         paths = write_results(results, out)
     if as_json:
-        click.echo(json.dumps(results.to_json(), indent=2))
+        echo(json.dumps(results.to_json(), indent=2))
         return
-    click.echo(summary(results))
+    echo(summary(results))
     for note in results.notes:
-        click.echo(f"note: {note}")
+        echo(f"note: {note}")
     if len(results.compared[0].measured) > 1:
-        click.echo(f"calls differ on {len(results.disagreements):,} of {results.records:,} records: {paths[3]}")
-    click.echo(f"wrote {', '.join(path.name for path in paths)} in {out}")
-    click.echo(f"look at: {paths[2]}")
+        echo(f"calls differ on {len(results.disagreements):,} of {results.records:,} records: {paths[3]}")
+    echo(f"wrote {', '.join(path.name for path in paths)} in {out}")
+    echo(f"look at: {paths[2]}")
 
 
 def _contestants(words: Sequence[str], checkpoint: Path | None, groups: Path | None) -> list[Contestant]:
@@ -218,8 +218,8 @@ def reads(
         )
     out.mkdir(parents=True, exist_ok=True)
     count, records = cut_reads(entries, out, groups=group_of, only=only, **chosen)
-    click.echo(f"cut {count:,} reads from {records:,} records: {sheet}")
-    click.echo(f"next: python -m jobs.extract {sheet} --out RUN, with the --chunk and encoders of the checkpoint")
+    echo(f"cut {count:,} reads from {records:,} records: {sheet}")
+    echo(f"next: python -m jobs.extract {sheet} --out RUN, with the --chunk and encoders of the checkpoint")
 
 
 @command("python -m jobs.benchmark speed --out SPEED", group=main)

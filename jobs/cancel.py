@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from shlex import quote
 
-import click
-
 from jobs._cli import options
-from jobs._cli.command import command
+from jobs._cli.command import command, echo
 from jobs._cluster.executor import in_order, jobs_file, scheduler
 from vnp.errors import UsageError, VnpError
 
@@ -30,18 +28,18 @@ def main(run: Path) -> None:
         )
     found = [element for element in queue if not element.ending]
     if not found:
-        click.echo("nothing to cancel: no job of this run is in the queue")
+        echo("nothing to cancel: no job of this run is in the queue")
         return
     # Whole arrays: one word to Slurm ends thousands of waiting elements. The youngest first: those that wait for others
     # must be gone before they could start.
     jobs = in_order(root, [element.job for element in found])[::-1]
     executor.cancel(jobs)
     running = sum(not element.waiting for element in found)
-    click.echo(
+    echo(
         f"cancelled {len(found)} task{'s' * (len(found) != 1)} of {len(jobs)} job{'s' * (len(jobs) != 1)} "
         f"({running} had started; their finished blocks are kept)"
     )
-    click.echo(f"next: python -m jobs.status {quote(str(run))}, or python -m jobs.rerun {quote(str(run))}")
+    echo(f"next: python -m jobs.status {quote(str(run))}, or python -m jobs.rerun {quote(str(run))}")
 
 
 if __name__ == "__main__":

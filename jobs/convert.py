@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from jobs._cli import options
-from jobs._cli.command import command
+from jobs._cli.command import command, echo
 from vnp.errors import RunExistsError, storage_error
 
 
@@ -39,11 +39,11 @@ def main(old: Path, out: Path, chunk: int, protein: str | None, force: bool, as_
     made.write(out)
     if as_json:
         found = {"checkpoint": str(out), "layout": json.loads(made.layout.to_json()), "chunk": chunk}
-        click.echo(json.dumps({**found, "weights_sha256": made.digest}, indent=2))
+        echo(json.dumps({**found, "weights_sha256": made.digest}, indent=2))
         return
-    click.echo(f"wrote {out}: {made}")
-    click.echo("it has no calibration, so its probabilities are the network's own")
-    click.echo(f"next: python -m jobs.predict INPUT --checkpoint {shlex.quote(str(out))} --out DIR")
+    echo(f"wrote {out}: {made}")
+    echo("it has no calibration, so its probabilities are the network's own")
+    echo(f"next: python -m jobs.predict INPUT --checkpoint {shlex.quote(str(out))} --out DIR")
 
 
 if __name__ == "__main__":

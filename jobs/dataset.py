@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs._cli import options
-from jobs._cli.command import command
+from jobs._cli.command import command, echo
 from jobs._cli.progress import Progress, duration
 from vnp.errors import UsageError
 
@@ -100,7 +100,7 @@ def main(
         sheet, folder, Recipe(read_lengths(lengths), **recipe), workers=workers, force=force, step=_step
     )
     if as_json:
-        click.echo(json.dumps({"folder": str(folder), **built.summary}, indent=2))
+        echo(json.dumps({"folder": str(folder), **built.summary}, indent=2))
     else:
         _report(built, time.monotonic() - begun)
 
@@ -117,20 +117,20 @@ def _report(built: Built, seconds: float) -> None:
     summary = built.summary
     labels = ", ".join(f"{row['chunks']:,} {row['label']}" for row in summary["labels"])
     done = "already made" if built.again else f"wrote in {duration(seconds)}"
-    click.echo(f"{done}: {summary['chunks']:,} chunks ({labels}), {summary['rows']:,} frames, in {built.folder}:")
+    echo(f"{done}: {summary['chunks']:,} chunks ({labels}), {summary['rows']:,} frames, in {built.folder}:")
     for name in ("dataset.fna.gz", "dataset.parquet", "dataset.md"):
-        click.echo(f"  {name}  {(built.folder / name).stat().st_size / 1e6:,.1f} MB")
+        echo(f"  {name}  {(built.folder / name).stat().st_size / 1e6:,.1f} MB")
     for line in chunk_lines(summary):
-        click.echo(line)
+        echo(line)
     if summary["problem_count"]:
         first = summary["problems"][0]
-        click.echo(
+        echo(
             f"{summary['problem_count']:,} records could not be used, such as {first['record']} of {first['file']}: "
             f"{first['problem']}"
         )
     if mismatched := sum(file["mismatched"] for file in summary["files"]):
-        click.echo(f"{mismatched:,} annotated proteins do not agree with their sequence and were left out")
-    click.echo(f"next: python -m jobs.extract {shlex.quote(str(built.folder))} --out RUN, which embeds them")
+        echo(f"{mismatched:,} annotated proteins do not agree with their sequence and were left out")
+    echo(f"next: python -m jobs.extract {shlex.quote(str(built.folder))} --out RUN, which embeds them")
 
 
 if __name__ == "__main__":

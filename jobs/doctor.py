@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs._cli.command import command
+from jobs._cli.command import command, echo
 from vnp.encoders.spec import spec, weighted
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def main(
 
         findings.append(in_8_bits(fp8, weights))
     if as_json:
-        click.echo(json.dumps([asdict(one) for one in findings], indent=2))
+        echo(json.dumps([asdict(one) for one in findings], indent=2))
     else:
         _print(findings)
     sys.exit(0 if healthy(findings) else 1)

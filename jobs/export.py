@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from jobs._cli import options
-from jobs._cli.command import command
+from jobs._cli.command import command, echo
 from jobs._cli.progress import Progress, duration
 
 _READ = {
@@ -69,19 +69,19 @@ def main(
             progress=progress.advance,
         )
     spent = duration(time.monotonic() - begun)
-    click.echo(f"wrote {exported.rows:,} rows of {exported.width} in float32 in {spent}:")
+    echo(f"wrote {exported.rows:,} rows of {exported.width} in float32 in {spent}:")
     for path in exported.paths[:_SHOWN]:
-        click.echo(f"  {path}  {path.stat().st_size / 1e6:,.1f} MB")
+        echo(f"  {path}  {path.stat().st_size / 1e6:,.1f} MB")
     if len(exported.paths) > _SHOWN:
-        click.echo(f"  … and {len(exported.paths) - _SHOWN} more")
-    click.echo(f"  {features.layout}")
+        echo(f"  … and {len(exported.paths) - _SHOWN} more")
+    echo(f"  {features.layout}")
     projected = [part for part in features.layout.parts if part.projection]
     if format == "pt" and projected:
         whole = sum(part.native for part in features.layout.parts)
-        click.echo(
+        echo(
             f"VirNucPro's own rows have {whole} numbers with these encoders: for those, reduce with --layout full first"
         )
-    click.echo(f"next: read it in Python with {_READ[format].format(path=str(exported.paths[0]))}")
+    echo(f"next: read it in Python with {_READ[format].format(path=str(exported.paths[0]))}")
 
 
 if __name__ == "__main__":

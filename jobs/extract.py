@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from jobs._cli import options
-from jobs._cli.command import command
+from jobs._cli.command import command, echo
 from jobs._cli.progress import duration
 from jobs._cluster import chain
 from jobs._cluster.executor import Executor, choose_executor, log_path, note_own_job
@@ -69,21 +69,21 @@ def main(
     # What is planned already is not read again.
     if plan_job and (force or not (run / "run.json").exists()):
         chain.start(chain.plan_and_shards(asked, root, executor, force=force), executor)
-        click.echo(f"next: python -m jobs.status {quote(str(run))}, once the planning is done")
+        echo(f"next: python -m jobs.status {quote(str(run))}, once the planning is done")
         return
     planned, status = plan_run(asked, run, executor, force=force)
     todo, count = status.unfinished, len(status.shards)
     if not todo:
-        click.echo(f"nothing to do: all {count} shards of {planned.paths.root} are done")
-        click.echo(f"next: python -m jobs.reduce {quote(str(run))}")
+        echo(f"nothing to do: all {count} shards of {planned.paths.root} are done")
+        echo(f"next: python -m jobs.reduce {quote(str(run))}")
         return
     if len(todo) < count:
-        click.echo(f"{count - len(todo)} of {count} shards are done")
+        echo(f"{count - len(todo)} of {count} shards are done")
     rows = sum(status.shards[number].shard.rows for number in todo)
     made = f"made {len(todo)} shards, {rows:,} rows"
     job = chain.shards(planned, todo, lambda seconds: f"{made}, in {duration(seconds)}: {planned.paths.shards}")
     chain.start((job,), executor)
-    click.echo(f"next: python -m jobs.{'reduce' if executor.waits else 'status'} {quote(str(run))}")
+    echo(f"next: python -m jobs.{'reduce' if executor.waits else 'status'} {quote(str(run))}")
 
 
 def _show_plan(asked: RunOptions, out: Path, executor: Executor) -> None:
@@ -92,21 +92,19 @@ def _show_plan(asked: RunOptions, out: Path, executor: Executor) -> None:
         planned, _, table = make_plan(asked, Path(folder) / "run", executor.profile)
     tokens = [shard.tokens for shard in table]
     totals = planned.request.totals
-    click.echo(f"{totals.records:,} records, {totals.bases:,} bases, {totals.rows:,} rows")
-    click.echo(
+    echo(f"{totals.records:,} records, {totals.bases:,} bases, {totals.rows:,} rows")
+    echo(
         f"{len(table)} shards of {min(tokens):,} to {max(tokens):,} expected tokens "
         f"(ratio {max(tokens) / max(min(tokens), 1):.3f})"
     )
     for shard in table[:_SHOWN]:
-        click.echo(
-            f"  shard {shard.number:5d}  {shard.units:10,} chunks  {shard.rows:10,} rows  {shard.tokens:12,} tokens"
-        )
+        echo(f"  shard {shard.number:5d}  {shard.units:10,} chunks  {shard.rows:10,} rows  {shard.tokens:12,} tokens")
     if len(table) > _SHOWN:
-        click.echo(f"  … and {len(table) - _SHOWN} more")
+        echo(f"  … and {len(table) - _SHOWN} more")
     if not executor.waits:
         job = chain.shards(Run(RunPaths(out.absolute()), planned.request), range(len(table)))
-        click.echo(f"\n----- {job.name}\n{executor.script(job)}")
-    click.echo(f"would run on: {executor.name}; nothing was written to {out}")
+        echo(f"\n----- {job.name}\n{executor.script(job)}")
+    echo(f"would run on: {executor.name}; nothing was written to {out}")
 
 
 def _only(root: Path, text: str, has_input: bool) -> None:
@@ -121,9 +119,9 @@ def _only(root: Path, text: str, has_input: bool) -> None:
     with stop_signals() as stop:
         outcomes, failed = make_shards(run, numbers, stop=stop, block_done=print_blocks, log=log_path())
     for outcome in outcomes:
-        click.echo(f"shard {outcome.shard}: {outcome.state}, {outcome.rows:,} rows")
+        echo(f"shard {outcome.shard}: {outcome.state}, {outcome.rows:,} rows")
     for number, error in failed:
-        click.echo(f"shard {number}: {error}", err=True)
+        echo(f"shard {number}: {error}", err=True)
     if not failed and any(outcome.state == "stopped" for outcome in outcomes):
         raise SystemExit(STOPPED)
     require_complete(run, numbers)

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from jobs._cli import options
-from jobs._cli.command import command
+from jobs._cli.command import command, echo
 from jobs._cli.progress import Progress
 from vnp.encoders.spec import DEFAULTS, MOLECULES, EncoderSpec, names, spec, weighted
 from vnp.encoders.weights.folders import weights_root
@@ -98,9 +98,9 @@ def main(
         raise UsageError("--revision is for one encoder: name it")
     entries = {one.name: _check(one, root) if check else _fetch(one, root, revision) for one in specs}
     if as_json:
-        click.echo(json.dumps({name: entry and to_json(entry) for name, entry in entries.items()}, indent=2))
+        echo(json.dumps({name: entry and to_json(entry) for name, entry in entries.items()}, indent=2))
     elif not check:
-        click.echo(f"next: python -m jobs.extract INPUT --out RUN --weights {shlex.quote(str(root))}")
+        echo(f"next: python -m jobs.extract INPUT --out RUN --weights {shlex.quote(str(root))}")
 
 
 def _fetch_refseq(
@@ -137,36 +137,34 @@ def _fetch_refseq(
             connections=connections,
             force=force,
             progress=lambda done, total: bar.to(done, f" of {total / 1e6:,.0f} MB" if total else ""),
-            say=lambda text: click.echo(text, err=True),
+            say=lambda text: echo(text, err=True),
         )
     size = sum(one.size or 0 for one in fetched.lock.files) / 1e6
     release = fetched.lock.release or "without a number"
     what = f"{len(fetched.lock.files)} files, {size:,.0f} MB, {len(fetched.new)} of them fetched now"
-    click.echo(f"RefSeq release {release}: {what} -> {folder}", err=True)
+    echo(f"RefSeq release {release}: {what} -> {folder}", err=True)
     if not fasta:
-        click.echo("without FASTA files, GenBank records that have no bases of their own cannot be used", err=True)
+        echo("without FASTA files, GenBank records that have no bases of their own cannot be used", err=True)
     if as_json:
-        click.echo(_lock_json(fetched.lock))
+        echo(_lock_json(fetched.lock))
     else:
-        click.echo(f"next: python -m jobs.dataset {shlex.quote(str(fetched.sheet))} --out DATASET")
+        echo(f"next: python -m jobs.dataset {shlex.quote(str(fetched.sheet))} --out DATASET")
 
 
 def _show(lock: Lock, as_json: bool) -> None:
     if as_json:
-        click.echo(_lock_json(lock))
+        echo(_lock_json(lock))
         return
     width = max(len(one.name) for one in lock.files)
     for one in lock.files:
         size = "unknown" if one.size is None else f"{one.size / 1e6:,.1f} MB"
         state = "here" if one.sha256 else one.kind
-        click.echo(f"{one.name:<{width}}  {one.group:<20}  {size:>12}  {state}")
+        echo(f"{one.name:<{width}}  {one.group:<20}  {size:>12}  {state}")
     known = sum(one.size or 0 for one in lock.files)
     unknown = sum(one.size is None for one in lock.files)
     more = f", and {unknown} of unknown size" if unknown else ""
     release = lock.release or "without a number"
-    click.echo(
-        f"RefSeq release {release}: {len(lock.files)} files, {known / 1e6:,.1f} MB{more}; nothing was downloaded"
-    )
+    echo(f"RefSeq release {release}: {len(lock.files)} files, {known / 1e6:,.1f} MB{more}; nothing was downloaded")
 
 
 def _lock_json(lock: Lock) -> str:
@@ -207,7 +205,7 @@ def _fetch(one: EncoderSpec, root: Path, revision: str | None) -> LockedEncoder:
         )
     size = sum(file.size for file in entry.files.values()) / 1e6
     what = f"fetched {size:,.0f} MB" if new else f"already here, {size:,.0f} MB"
-    click.echo(f"{one.name}: {what}, revision {entry.revision}, licence {entry.licence} -> {root / one.name}", err=True)
+    echo(f"{one.name}: {what}, revision {entry.revision}, licence {entry.licence} -> {root / one.name}", err=True)
     return entry
 
 
@@ -223,7 +221,7 @@ def _check(one: EncoderSpec, root: Path) -> LockedEncoder | None:
         against = "as in weights.lock.json"
     elif one.pins:
         against = "as pinned"
-    click.echo(f"{one.name}: {len(found.weights)} weight file(s) hashed, {against}", err=True)
+    echo(f"{one.name}: {len(found.weights)} weight file(s) hashed, {against}", err=True)
     return entry
 
 

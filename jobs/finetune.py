@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from jobs._cli import options
-from jobs._cli.command import command
+from jobs._cli.command import command, echo
 
 
 @command("python -m jobs.finetune genomes.csv --encoder sixframe --out sixframe/")
@@ -64,7 +64,7 @@ def main(
     from vnp.finetune.recipe import Recipe
 
     def say(line: str) -> None:
-        click.echo(line, err=True)
+        echo(line, err=True)
 
     recipe = Recipe(steps=steps, bases=bases, rate=rate, set_aside_at=set_aside, seed=seed)
     where = choose_device(device)
@@ -78,15 +78,15 @@ def main(
         draw_training(out / LOG, out / PLOT)
         (out / STATE).unlink(missing_ok=True)
     if as_json:
-        click.echo(json.dumps({"folder": str(out), "metrics": metrics}, sort_keys=True))
+        echo(json.dumps({"folder": str(out), "metrics": metrics}, sort_keys=True))
         return
-    click.echo(f"wrote {out}: {WEIGHTS}, {CONFIG}, {METRICS}, {LOG}, {PLOT}")
+    echo(f"wrote {out}: {WEIGHTS}, {CONFIG}, {METRICS}, {LOG}, {PLOT}")
     for sample, by_length in metrics["windows"].items():
         for length, found in by_length.items():
             label = f"{sample} " if sample else ""
             shown = "none, of one label" if found["roc_auc"] is None else f"{found['roc_auc']:.4f}"
-            click.echo(f"  {label}{length:>6} bases: ROC-AUC {shown}, on units kept apart")
-    click.echo(f"next: python -m jobs.predict CONTIGS --checkpoint {out} --out CALLS")
+            echo(f"  {label}{length:>6} bases: ROC-AUC {shown}, on units kept apart")
+    echo(f"next: python -m jobs.predict CONTIGS --checkpoint {out} --out CALLS")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from jobs._cli import options
-from jobs._cli.command import command
+from jobs._cli.command import command, echo
 from jobs._cli.progress import Progress, duration
 from vnp.files.claims import require_free
 
@@ -42,7 +42,7 @@ def main(
     begun = time.monotonic()
     files = read_inputs(input)
     for warning in lost_tables(files):
-        click.echo(warning, err=True)
+        echo(warning, err=True)
     run_options = RunOptions(files=tuple(files), chunk=chunk, prefix_ids=prefix_ids)
     run_options.check()
     require_free(frames_paths(folder), force=force)
@@ -55,15 +55,15 @@ def main(
         written = write_frames(found, folder, progress=progress.advance)
     totals = found.totals
     spent = duration(time.monotonic() - begun)
-    click.echo(f"wrote {written.rows:,} open frames of {totals.records:,} records, {totals.bases:,} bases, in {spent}:")
+    echo(f"wrote {written.rows:,} open frames of {totals.records:,} records, {totals.bases:,} bases, in {spent}:")
     for path in written.paths:
-        click.echo(f"  {path}  {path.stat().st_size / 1e6:,.1f} MB")
+        echo(f"  {path}  {path.stat().st_size / 1e6:,.1f} MB")
     if written.skipped:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(written.skipped.items()))
-        click.echo(f"without a row: {reasons}")
+        echo(f"without a row: {reasons}")
     prefixed = " --prefix-ids" if prefix_ids else ""
     inputs = shlex.join(map(str, input))
-    click.echo(f"next: python -m jobs.extract {inputs} --out RUN --chunk {found.chunk}{prefixed}, which embeds them")
+    echo(f"next: python -m jobs.extract {inputs} --out RUN --chunk {found.chunk}{prefixed}, which embeds them")
 
 
 if __name__ == "__main__":

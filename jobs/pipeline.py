@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from jobs._cli import options
-from jobs._cli.command import command
+from jobs._cli.command import command, echo
 from jobs._cluster import chain
 from jobs._cluster.executor import Job, choose_executor
 from jobs._cluster.planning import plan_run, run_options
@@ -68,8 +68,8 @@ def main(
     behind = chain.train_and_measure(root) if train and chain.can_train(asked.files) else ()
     chain.start((*first, chain.reduce(root, layout), *behind), executor)
     if not executor.waits:
-        click.echo(f"next: python -m jobs.status {quote(str(run))}")
-        click.echo(f"if shards fail: python -m jobs.rerun {quote(str(run))} --then pipeline")
+        echo(f"next: python -m jobs.status {quote(str(run))}")
+        echo(f"if shards fail: python -m jobs.rerun {quote(str(run))} --then pipeline")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs._cli import options
-from jobs._cli.command import command
+from jobs._cli.command import command, echo
 from jobs._cli.progress import Progress, duration
 from jobs._cluster import chain
 from jobs._cluster.executor import Executor, choose_executor
@@ -112,12 +112,12 @@ def main(
             chain.start((shards_job, *behind), executor)
             if not executor.waits:
                 folder = shlex.quote(str(out))
-                click.echo(f"next: python -m jobs.status {folder}")
-                click.echo(f"if shards fail: python -m jobs.rerun {folder} --then predict")
+                echo(f"next: python -m jobs.status {folder}")
+                echo(f"if shards fail: python -m jobs.rerun {folder} --then predict")
                 return
             _say(found := called[0], out)
     if as_json:
-        click.echo(json.dumps(found.summary, indent=2))
+        echo(json.dumps(found.summary, indent=2))
 
 
 @contextlib.contextmanager
@@ -203,16 +203,16 @@ def _again(source: Path, settings: dict[str, Any]) -> str:
 
 def _say(found: Predicted, source: Path) -> None:
     counts, settings = found.summary["counts"], found.summary["settings"]
-    click.echo(
+    echo(
         f"{counts['viral']:,} of {counts['records']:,} records are called viral, {counts['host']:,} host, "
         f"{counts['no_call']:,} have no call" + ("" if found.fresh else " (these predictions were there already)")
     )
     if counts["viral"]:
-        click.echo(f"  {found.summary['expected_false_calls']:,.1f} of the viral calls are expected to be wrong")
+        echo(f"  {found.summary['expected_false_calls']:,.1f} of the viral calls are expected to be wrong")
     for name, size in found.summary["files"].items():
-        click.echo(f"  {found.paths.root / name}  {size / 1e6:,.1f} MB")
-    click.echo(f"report: {found.paths.report}")
-    click.echo(
+        echo(f"  {found.paths.root / name}  {size / 1e6:,.1f} MB")
+    echo(f"report: {found.paths.report}")
+    echo(
         f"next: look at the report; other thresholds (now {settings['threshold']:g}) without embedding again: "
         f"{_again(source, settings)} --out OTHER --threshold 0.9 --max-fdr 0.05"
     )

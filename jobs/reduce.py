@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import click
-
 from jobs._cli import options
-from jobs._cli.command import command
+from jobs._cli.command import command, echo
 from jobs._cluster.chain import merge_run, reduce_here
 from vnp.runs.request import Run
 
@@ -37,7 +35,7 @@ def main(run: Path, layout: str, force: bool, as_json: bool) -> None:
         "split": reduced.parts,
         "written": reduced.fresh,
     }
-    click.echo(json.dumps(result, indent=2))
+    echo(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

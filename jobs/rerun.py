@@ -8,7 +8,7 @@ from shlex import quote
 import click
 
 from jobs._cli import options
-from jobs._cli.command import command
+from jobs._cli.command import command, echo
 from jobs._cli.progress import duration
 from jobs._cluster import chain
 from jobs._cluster.executor import Job, choose_executor
@@ -49,7 +49,7 @@ def main(
     executor = choose_executor(cluster, profile, parallelism, retries)
     todo = look(opened, executor.profile).unfinished
     if not todo:
-        click.echo(f"nothing to do: all {opened.request.shards} shards are done")
+        echo(f"nothing to do: all {opened.request.shards} shards are done")
     behind: tuple[Job, ...] = ()
     if settings is not None:
         binds = predict_binds(opened, settings)
@@ -60,9 +60,9 @@ def main(
     shards = chain.shards(opened, todo, lambda seconds: f"made {len(todo)} shards in {duration(seconds)}")
     ids = chain.start((shards, *behind), executor, force=force)
     if ids:
-        click.echo(f"next: python -m jobs.status {quote(str(root))}")
+        echo(f"next: python -m jobs.status {quote(str(root))}")
     elif not then:
-        click.echo(f"next: {after_shards(run if executor.waits else root)}")
+        echo(f"next: {after_shards(run if executor.waits else root)}")
 
 
 def _settings(run: Run) -> PredictOptions:

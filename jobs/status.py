@@ -13,7 +13,7 @@ from shlex import quote
 import click
 
 from jobs._cli import options
-from jobs._cli.command import command
+from jobs._cli.command import command, echo
 from jobs._cli.progress import duration
 from jobs._cluster.executor import Element, Executor, Submitted, scheduler, submitted
 from jobs._cluster.planning import look
@@ -49,9 +49,8 @@ def main(context: click.Context, run: Path, show_all: bool, watch: bool, as_json
             text = _json_text(state, others) if as_json else _text(state, others, run, show_all)
             code = 0 if state.complete else 3
         if watch and sys.stdout.isatty():
-            # In one piece, from the top left: no flicker.
-            click.echo("\x1b[H\x1b[2J", nl=False)
-        click.echo(text)
+            click.clear()
+        echo(text)
         if not watch or code == 0:
             context.exit(code)
         time.sleep(_WATCH_SECONDS)
@@ -109,7 +108,7 @@ def _next(state: RunStatus, others: list[Element], root: Path) -> list[str]:
 def _line(found: ShardStatus) -> str:
     blocks = f"{found.blocks[0]}/{found.blocks[1]}"
     rows = f"{found.receipt.rows:,}" if found.receipt else f"({found.shard.rows:,})"
-    note = found.error or ""
+    note = " ".join((found.error or "").splitlines())
     if found.log and found.state != "done":
         note += f" [{found.log}]"
     return f"{found.shard.number:5d}  {found.state:<8} {blocks:<10} {rows:<12} {found.attempts:8d}  {note}".rstrip()

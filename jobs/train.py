@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs._cli import options
-from jobs._cli.command import command
+from jobs._cli.command import command, echo
 from jobs._cli.progress import Progress, duration
 from vnp.classifier.recipe import RECIPES
 from vnp.errors import UsageError
@@ -132,11 +132,9 @@ def main(
         files = {
             name: str(getattr(trained.outputs, name)) for name in ("checkpoint", "split", "log", "metrics", "plots")
         }
-        click.echo(
-            json.dumps({**files, **trained.checkpoint.training, "metrics": trained.checkpoint.metrics}, indent=2)
-        )
+        echo(json.dumps({**files, **trained.checkpoint.training, "metrics": trained.checkpoint.metrics}, indent=2))
         return
-    click.echo(_summary(trained))
+    echo(_summary(trained))
 
 
 @contextlib.contextmanager
@@ -151,13 +149,13 @@ def _watching(
     from vnp.classifier.train import Watcher
 
     if training.split == "random":
-        click.echo(
+        echo(
             "warning: a random split leaks: rows of one genome stand on both sides, so its metrics are too good. "
             "It is there to reproduce VirNucPro's numbers only",
             err=True,
         )
     if training.split != "auto" and not quiet and (features.splits() >= 0).any():
-        click.echo(f"note: the data brings a split of its own, which --split {training.split} overrides")
+        echo(f"note: the data brings a split of its own, which --split {training.split} overrides")
     with contextlib.ExitStack() as opened:
         make_board = _board_maker() if tensorboard else None
         board: Any = None
@@ -173,7 +171,7 @@ def _watching(
         def dealt(summary: Mapping[str, Any]) -> None:
             reading.close()
             if not quiet:
-                click.echo(_split_text(summary))
+                echo(_split_text(summary))
 
         def epoch(history: list[dict[str, Any]]) -> None:
             nonlocal shown, board
@@ -183,7 +181,7 @@ def _watching(
                 opened.callback(board.close)
             for row in history[shown:]:
                 if not quiet:
-                    click.echo(_epoch_text(row) if row["epoch"] > 1 else f"{_HEADER}\n{_epoch_text(row)}")
+                    echo(_epoch_text(row) if row["epoch"] > 1 else f"{_HEADER}\n{_epoch_text(row)}")
                 if board is not None:
                     _add(board, row)
             shown = len(history)

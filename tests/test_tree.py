@@ -106,6 +106,19 @@ def test_pickles_are_never_loaded_freely() -> None:
     assert not found, "loads a pickle that can run code:\n" + "\n".join(found)
 
 
+def test_commands_print_by_echo() -> None:
+    """Which makes visible what a terminal would act on; a task prints to its log."""
+    found = [
+        f"{shown(path)}:{node.lineno}"
+        for path in MODULES
+        if path.is_relative_to(REPOSITORY / "jobs")
+        and module_name(path) not in {"jobs._cli.command", "jobs._cluster.task"}
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {"print", "click.echo", "click.secho"}
+    ]
+    assert not found, "from jobs._cli.command import echo:\n" + "\n".join(found)
+
+
 def test_no_reader_of_pickles_is_made() -> None:
     """But in the tests of the converter, where a free one shows that their malicious files do run."""
     found = {

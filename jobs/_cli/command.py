@@ -1,4 +1,4 @@
-"""What all commands share: options from ``vnp.toml``, errors as one message, and exit codes."""
+"""What all commands share: options from ``vnp.toml``, what they print, errors as one message, and exit codes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,19 @@ from vnp.files.records import read_toml
 CONFIG = "vnp.toml"
 # What a signed number of eight bytes holds.
 _LARGEST = 2**63 - 1
+# Control characters but for the line feed and the tabulator, and marks that turn the direction of writing.
+_ACTED_ON = [*range(9), *range(11, 32), *range(127, 160), *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
+_SHOWN = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _ACTED_ON}
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print what a command says; names in files, messages and logs stay text on a terminal."""
+    click.echo(printable(text), err=err)
+
+
+def printable(text: str) -> str:
+    r"""The text with what a terminal would act on made visible, ESC as ``\x1b``; lines stay lines."""
+    return text.translate(_SHOWN)
 
 
 class Command(click.Command):
@@ -31,6 +44,9 @@ class Command(click.Command):
         """Read the options and what ``vnp.toml`` has of them, where a mistake is one message too."""
         try:
             return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            # Click prints it, and it may be of what stands in a file.
+            raise click.UsageError(printable(error.format_message()), error.ctx) from None
         except VnpError as error:
             _say(error)
             sys.exit(error.exit_code)
@@ -128,7 +144,7 @@ def _shown(example: str) -> dict[str, Any]:
 
 
 def _say(error: Exception | str) -> None:
-    click.echo(f"error: {error}", err=True)
+    echo(f"error: {error}", err=True)
 
 
 def _read(context: click.Context, _option: click.Parameter, path: Path | None) -> None:

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-import click
+from jobs._cli.command import echo
 
 LOG_SECONDS = 30.0
 
@@ -73,7 +73,7 @@ class Progress:
         elif time.monotonic() - self._logged >= LOG_SECONDS:
             self._logged = time.monotonic()
             spent = duration(self._logged - self._began)
-            click.echo(f"{self._what}: {self._count()}{note} after {spent}", err=True)
+            echo(f"{self._what}: {self._count()}{note} after {spent}", err=True)
 
     def _count(self) -> str:
         done = f"{self._done / self._scale:,.0f}"

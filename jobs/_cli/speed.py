@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from jobs._cli.command import echo
 from jobs._cli.progress import Progress, duration
 from jobs._cluster.task import interrupt_when_told
 from vnp.encoders.spec import DEFAULTS, spec, weighted
@@ -167,9 +168,9 @@ def measure_speed(given: SpeedOptions, rivals: Rivals | None = None) -> None:
 
     device = choose_device(given.device)
     machine = describe_machine(device)
-    click.echo(f"{machine['name']}, {machine['processor']}, torch {machine['versions']['torch']}", err=True)  # type: ignore[index]
+    echo(f"{machine['name']}, {machine['processor']}, torch {machine['versions']['torch']}", err=True)  # type: ignore[index]
     if device.type != "cuda" and not given.full:
-        click.echo("on a CPU: small models with random weights; --full measures the published sizes", err=True)
+        echo("on a CPU: small models with random weights; --full measures the published sizes", err=True)
     clock = Clock(given.seconds or (_QUICK_SECONDS if given.quick else _SECONDS))
     found: list[ModelReport] = []
     names = _names(given)
@@ -184,7 +185,7 @@ def measure_speed(given: SpeedOptions, rivals: Rivals | None = None) -> None:
                 )  # fmt: skip
                 found.append(report)
                 if not given.as_json:
-                    click.echo("\n".join(table(report)) + "\n")
+                    echo("\n".join(table(report)) + "\n")
                 if report.interrupted:
                     raise KeyboardInterrupt
     except KeyboardInterrupt as error:
@@ -193,9 +194,9 @@ def measure_speed(given: SpeedOptions, rivals: Rivals | None = None) -> None:
         interrupted = error
     if given.out is not None:
         for path in write(given.out, machine, found):
-            click.echo(f"wrote {path}", err=True)
+            echo(f"wrote {path}", err=True)
     if given.as_json:
-        click.echo(json.dumps(as_json(machine, found), indent=2))
+        echo(json.dumps(as_json(machine, found), indent=2))
     if given.tune and not _keep(found, device) and interrupted is None:
         raise UsageError("nothing could be tuned: no batch was measured; the lines above say why")
     if interrupted is not None:
@@ -262,7 +263,7 @@ def _keep(found: list[ModelReport], device: torch.device) -> int:
             torch=torch.__version__,
         )
         path = write_tuned(device_name(device), name, sweep.precision, budget)
-        click.echo(f"{name}, {sweep.precision}: {best.budget:,} tokens a batch, kept in {path}", err=True)
+        echo(f"{name}, {sweep.precision}: {best.budget:,} tokens a batch, kept in {path}", err=True)
         kept += 1
     return kept
 
@@ -299,7 +300,7 @@ def measure_runs(
     if given.out is not None:
         make_folder(given.out)
     if not given.as_json:
-        click.echo(f"{dna} and {protein}, {precision}, weights of {weights}, {machine['name']}")
+        echo(f"{dna} and {protein}, {precision}, weights of {weights}, {machine['name']}")
 
     def note(name: str, figures: RunFigures) -> None:
         # At once: what comes after it may take long, and be ended.
@@ -308,7 +309,7 @@ def measure_runs(
         if given.out is not None:
             write_json(given.out / "end_to_end.json", result)
         if not given.as_json:
-            click.echo("\n".join(["", *_table(name, figures)]))
+            echo("\n".join(["", *_table(name, figures)]))
 
     try:
         with (
@@ -339,11 +340,11 @@ def measure_runs(
                 note(f"{many:,} reads", one_run(what, many, parts, visible[:count], caches))
     except KeyboardInterrupt:
         if given.as_json and result["runs"]:
-            click.echo(json.dumps(result, indent=2))
+            echo(json.dumps(result, indent=2))
         raise
     if given.out is not None:
-        click.echo(f"wrote {given.out / 'end_to_end.json'}", err=True)
-    click.echo(json.dumps(result, indent=2) if given.as_json else "\n".join(_ratios(result)))
+        echo(f"wrote {given.out / 'end_to_end.json'}", err=True)
+    echo(json.dumps(result, indent=2) if given.as_json else "\n".join(_ratios(result)))
 
 
 def encoders_of(given: SpeedOptions) -> tuple[str, str]:

@@ -11,8 +11,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-import click
-
+from jobs._cli.command import echo
 from jobs._cli.progress import Progress, duration
 from jobs._cluster.executor import Executor, Job, in_order, require_idle
 from jobs._cluster.planning import input_paths
@@ -67,14 +66,12 @@ def _submit_shards(executor: Executor, job: Job, force: bool) -> list[str]:
     queue = executor.state(job.root)
     todo = job.shards or ()
     if queue is None and not force:
-        click.echo(f"{executor.title}'s queue could not be read; submitting without a look at it", err=True)
+        echo(f"{executor.title}'s queue could not be read; submitting without a look at it", err=True)
     elif queue is not None and not force:
         # A job that is ending may have been cancelled: two tasks for one shard do no harm, none would.
         busy = {one.shard for one in queue if one.shard is not None and not one.ending} & set(todo)
         if busy:
-            click.echo(
-                f"{len(busy)} shards are in the queue already: left to their jobs (rerun --force submits them again)"
-            )
+            echo(f"{len(busy)} shards are in the queue already: left to their jobs (rerun --force submits them again)")
         todo = tuple(number for number in todo if number not in busy)
     ids = [one.job for one in queue or [] if one.shard is not None]
     if todo:
@@ -85,7 +82,7 @@ def _submit_shards(executor: Executor, job: Job, force: bool) -> list[str]:
 def _take(executor: Executor, job: Job) -> list[str]:
     ids = executor.submit(job)
     tasks = "1 task" if job.shards is None else f"{len(job.shards)} tasks"
-    click.echo(f"submitted {job.name}: job {', '.join(ids)}, {tasks}")
+    echo(f"submitted {job.name}: job {', '.join(ids)}, {tasks}")
     return ids
 
 
@@ -195,17 +192,17 @@ def reduce_here(run: Run, layout: str, *, force: bool = False) -> None:
     begun, root = time.monotonic(), quote(str(run.paths.root))
     reduced = merge_run(run, layout, force=force)
     spent = f"merged in {duration(time.monotonic() - begun)}" if reduced.fresh else "was there already"
-    click.echo(f"{reduced.path}: {reduced.rows:,} rows of {reduced.layout.width} ({spent})")
-    click.echo(f"  {reduced.layout}")
+    echo(f"{reduced.path}: {reduced.rows:,} rows of {reduced.layout.width} ({spent})")
+    echo(f"  {reduced.layout}")
     if reduced.skipped:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reduced.skipped.items()))
-        click.echo(f"without a row: {reasons} ({run.paths.skipped})")
+        echo(f"without a row: {reasons} ({run.paths.skipped})")
     if reduced.parts:
         parts = ", ".join(f"{count:,} {name}" for name, count in reduced.parts.items())
-        click.echo(f"rows by the split that came with the data: {parts}")
-        click.echo(f"next: python -m jobs.train {root} --out model.pth")
+        echo(f"rows by the split that came with the data: {parts}")
+        echo(f"next: python -m jobs.train {root} --out model.pth")
         return
-    click.echo(f"next: python -m jobs.export {root} --format npz, or read it with h5py")
+    echo(f"next: python -m jobs.export {root} --format npz, or read it with h5py")
 
 
 def can_train(inputs: Iterable[InputFile | PlannedInput]) -> bool:
@@ -239,9 +236,9 @@ def _train(root: Path) -> Path:
 
         features = open_features(root)
         if Checkpoint.load(path).training.get("data") == data_digest(features, labels_of(features)):
-            click.echo(f"{path} is there already")
+            echo(f"{path} is there already")
             return path
-        click.echo(f"{path} was trained on other features than are in {root} now: training anew")
+        echo(f"{path} was trained on other features than are in {root} now: training anew")
     # A training of these features that was killed goes on all the same; one of other features makes way.
     train.call(features=root, out=path, force=True)
     return path
@@ -253,7 +250,7 @@ def _measure(root: Path) -> Path:
     folder, path = root / "accuracy", _model(root)
     there = folder.exists()
     if there and _measured(folder / "accuracy.json", path):
-        click.echo(f"{folder} is there already")
+        echo(f"{folder} is there already")
         return folder
     over = {"force": True} if there else {}
     accuracy.call(contestant=(f"{root}@{path}",), out=folder, **over)

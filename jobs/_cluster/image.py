@@ -18,10 +18,9 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-import click
-
 import jobs
 import vnp
+from jobs._cli.command import echo
 from jobs._cluster.profile import Resources
 from vnp.errors import UsageError, VnpError
 
@@ -88,7 +87,7 @@ def check_image(image: str) -> None:
     if not Path(image).exists():
         raise UsageError(f"there is no image {image}: build it with make image, or correct `image` in the profile")
     if not _has_apptainer():
-        click.echo(f"no apptainer on PATH here: whether {image} fits is not checked", err=True)
+        echo(f"no apptainer on PATH here: whether {image} fits is not checked", err=True)
         return
     labels = read_labels(image)
     version = labels.get(VERSION)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-import click
-
+from jobs._cli.command import echo
 from jobs._cli.progress import Progress
 from jobs._cluster.executor import Executor, Job, log_path
 from jobs._cluster.task import stop_signals
@@ -32,7 +31,7 @@ class Inline(Executor):
                 ) from None
             require_complete(run, job.shards)
             if job.report is not None:
-                click.echo(job.report(time.monotonic() - begun))
+                echo(job.report(time.monotonic() - begun))
         elif job.here is not None:
             job.here()
         return []
@@ -54,7 +53,7 @@ class Inline(Executor):
 
             _, failed = make_shards(run, shards, stop=stop, block_done=block_done, log=log_path())
         for number, error in failed:
-            click.echo(f"shard {number}: {error}", err=True)
+            echo(f"shard {number}: {error}", err=True)
 
 
 def require_complete(run: Run, shards: Sequence[int]) -> None:

@@ -13,8 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import click
-
+from jobs._cli.command import echo
 from jobs._cli.progress import Progress
 from jobs._cluster.executor import Executor, require_idle
 from jobs._cluster.image import run_in_image
@@ -46,7 +45,7 @@ def run_options(
         files = [replace(file, dataset=None) for file in files]
     else:
         for warning in lost_tables(files):
-            click.echo(warning, err=True)
+            echo(warning, err=True)
     options = RunOptions(files=tuple(files), shards=shards, **encoding)
     options.check()
     if executor.waits and options.device == "auto" and options.needs_gpu:
@@ -69,18 +68,18 @@ def plan_run(options: RunOptions, out: Path, executor: Executor, *, force: bool 
     executor.check()
     run, before, shards = make_plan(options, out, executor.profile, force=force)
     totals = run.request.totals
-    click.echo(
+    echo(
         f"{'found' if before else 'planned'} {run.paths.root}: {totals.records:,} records, {totals.bases:,} bases, "
         f"{totals.rows:,} rows in {len(shards)} shards"
     )
     for entry in run.request.inputs:
         if entry.dataset is not None:
-            click.echo(
+            echo(
                 f"{entry.path}: a dataset of {entry.records:,} chunks, with its own labels, groups and split "
                 f"(chunk {run.request.chunk})"
             )
     if len(shards) < options.shards:
-        click.echo(f"{options.shards} shards were asked for; there are only {totals.units} chunks to share out")
+        echo(f"{options.shards} shards were asked for; there are only {totals.units} chunks to share out")
     return run, run_status(run, shards)
 
 
@@ -153,7 +152,7 @@ def main() -> None:
         else:
             _, before, shards = make_plan(from_json(RunOptions, wish["ask"]), root, None, force=wish["force"])
     except VnpError as error:
-        sys.stderr.write(f"error: {error}\n")
+        echo(f"error: {error}", err=True)
         raise SystemExit(error.exit_code) from None
     json.dump({"before": before, "shards": [asdict(shard) for shard in shards]}, answer)
 

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.status import measure_status
-from jobs import extract, status
+from jobs import extract, reduce, status
+from vnp.runs.done.receipts import Announced
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.planning.start import start_run
 from vnp.sequences.samplesheet import InputFile
@@ -67,7 +68,7 @@ def test_watch_on_a_terminal(run: Path, monkeypatch: pytest.MonkeyPatch) -> None
         pass
     _, code = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(code) == 0
-    assert said.startswith(b"\x1b[H\x1b[2J")
+    assert said.startswith(b"\x1b[2J")
     assert b"2 shards: 2 done" in said
 
 
@@ -80,6 +81,27 @@ def test_state_as_json(run: Path) -> None:
     assert not found["complete"]
     assert [shard["state"] for shard in found["shards"]] == ["missing", "done"]
     assert found["rows"] == found["shards"][1]["rows"]
+
+
+def test_escapes_of_attempts_and_logs_stay_text(run: Path) -> None:
+    """A name, an error or a log must not turn colours on, set the window's title, or hide a line."""
+    evil = "\x1b]0;title\x07 \x1b[31mred \x9b2J \u202etxet"
+    log = run / "logs" / "task.err"
+    log.write_text(f"before\n{evil}\n")
+    shard = Announced(run / "parts" / "shard-00001", str(log))
+    shard.end("failed", f"two\nlines {evil}")
+    said = CliRunner().invoke(status.main, [str(run)], catch_exceptions=False).output
+    assert not set(said) & {"\x1b", "\x07", "\x9b", "\u202e", "\r"}
+    shown = r"\x1b]0;title\x07 \x1b[31mred \x9b2J \u202etxet"
+    assert f"two lines {shown}" in said
+    assert f"       | {shown}" in said.splitlines()
+
+
+@pytest.mark.parametrize("words", [["--layout", "\x1b[31m"], ["--no\x1b[31m"], ["\x1b[31m"]])
+def test_escapes_of_the_command_line_stay_text(words: list[str], run: Path) -> None:
+    said = CliRunner().invoke(reduce.main, [str(run), *words]).output
+    assert r"\x1b[31m" in said
+    assert "\x1b" not in said
 
 
 def test_large_run_is_measured() -> None:
