@@ -119,6 +119,20 @@ def test_commands_print_by_echo() -> None:
     assert not found, "from jobs._cli.command import echo:\n" + "\n".join(found)
 
 
+def test_json_and_toml_are_read_in_one_place() -> None:
+    """There every odd file ends in OSError or ValueError; what this process has just written may be read anyhow."""
+    found = []
+    for path in MODULES:
+        for node in ast.walk(tree(path)):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            owner, name = ast.unparse(node.func.value), node.func.attr
+            own = bool(node.args) and re.search(r"(json\.dumps|\.to_json)\(", ast.unparse(node.args[0])) is not None
+            if owner in ("json", "tomllib") and name in ("load", "loads") and not own:
+                found.append(f"{shown(path)}:{node.lineno}")
+    assert [place.rpartition(":")[0] for place in found] == ["vnp/files/records.py"], found
+
+
 def test_no_reader_of_pickles_is_made() -> None:
     """But in the tests of the converter, where a free one shows that their malicious files do run."""
     found = {

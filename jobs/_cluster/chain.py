@@ -19,7 +19,7 @@ from jobs._cluster.profile import JobKind
 from jobs._cluster.task import plan_task, predict_task, reduce_task, run_task
 from vnp.encoders.weights.folders import weights_root
 from vnp.errors import UsageError
-from vnp.files.records import write_record
+from vnp.files.records import read_json, write_record
 from vnp.runs.planning.options import RunOptions, clear
 from vnp.runs.request import PlannedInput, Run, RunPaths
 from vnp.sequences.samplesheet import InputFile
@@ -265,8 +265,7 @@ def _measured(table: Path, path: Path) -> bool:
     if (table.parent / UNFINISHED).exists():
         return False
     try:
-        found = json.loads(table.read_text())
-        measured = [one["training"] for one in found["contestants"]]
-    except (FileNotFoundError, ValueError, KeyError):
+        measured = [one["training"] for one in read_json(table)["contestants"]]
+    except (OSError, ValueError, KeyError, TypeError):
         return False
     return bool(measured == [json.loads(json.dumps(Checkpoint.load(path).training))])

@@ -18,6 +18,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vnp.errors import RunExistsError, UsageError
+from vnp.files.records import from_json, parse_json, read_regular
 
 if TYPE_CHECKING:
     from jobs._cluster.profile import JobKind, Profile
@@ -221,12 +222,12 @@ def submitted(root: Path) -> list[Submitted]:
     """
     found: list[Submitted] = []
     try:
-        lines = jobs_file(root).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_regular(jobs_file(root)).decode(errors="replace").splitlines()
     except OSError:
         return []
     for line in lines:
         try:
-            entry = Submitted(**json.loads(line))
+            entry = from_json(Submitted, parse_json(line))
         except (ValueError, TypeError):
             continue
         if entry.shards or all(entry.job != other.job for other in found):

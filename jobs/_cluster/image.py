@@ -7,7 +7,6 @@ code from another, and is compared on submission.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shlex
 import shutil
@@ -23,6 +22,7 @@ import vnp
 from jobs._cli.command import echo
 from jobs._cluster.profile import Resources
 from vnp.errors import UsageError, VnpError
+from vnp.files.records import parse_json
 
 VERSION = "org.opencontainers.image.version"
 REVISION = "org.opencontainers.image.revision"
@@ -113,7 +113,7 @@ def read_labels(image: str) -> dict[str, str]:
         timeout=_SECONDS_TO_ANSWER,
     )
     try:
-        found: dict[str, str] = json.loads(done.stdout)["data"]["attributes"]["labels"] or {}
+        found: dict[str, str] = parse_json(done.stdout)["data"]["attributes"]["labels"] or {}
     except (ValueError, KeyError, TypeError):
         words = done.stderr.strip().splitlines()
         raise UsageError(f"{image} is no image that Apptainer reads: {words[-1] if words else 'no word'}") from None

@@ -20,7 +20,7 @@ from jobs._cluster.image import run_in_image
 from jobs._cluster.profile import KINDS, Profile, load_profile
 from vnp.encoders.weights.folders import weights_root
 from vnp.errors import UsageError, VnpError
-from vnp.files.records import from_json, to_json
+from vnp.files.records import from_json, parse_json, to_json
 from vnp.runs.done.status import RunStatus, run_status
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.request import Position, Run, Shard
@@ -136,7 +136,7 @@ def _ask_image(profile: Profile, paths: list[Path], wish: dict[str, Any]) -> tup
             "this Python has no numpy and h5py, which reading a run needs: name a profile with an image (--profile or "
             "VNP_PROFILE), plan in a job (--plan-job), or install vnp with its dependencies"
         )
-    answer = json.loads(run_in_image(resources, paths, ["python", "-m", "jobs._cluster.planning"], json.dumps(wish)))
+    answer = parse_json(run_in_image(resources, paths, ["python", "-m", "jobs._cluster.planning"], json.dumps(wish)))
     return answer["before"], [Shard(**{**one, "start": Position(**one["start"])}) for one in answer["shards"]]
 
 
@@ -144,7 +144,7 @@ def main() -> None:
     """Answer the host: plan what is asked, if anything, and tell the shard table."""
     # Nothing else may get between the lines of the answer.
     answer, sys.stdout = sys.stdout, sys.stderr
-    wish = json.load(sys.stdin)
+    wish = parse_json(sys.stdin.read())
     root = Path(wish["root"])
     try:
         if wish["ask"] is None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,19 @@ import pytest
 
 from vnp.errors import RunError, UsageError, WeightsError
 from vnp.files.hashing import file_sha256, json_sha256, remembered_sha256
-from vnp.files.records import canonical_json, from_json, read_record, read_toml, to_json, write_json, write_record
+from vnp.files.records import (
+    canonical_json,
+    from_json,
+    open_regular,
+    read_json,
+    read_record,
+    read_regular,
+    read_toml,
+    require_regular,
+    to_json,
+    write_json,
+    write_record,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +102,18 @@ def test_every_flipped_bit_of_a_sealed_record_shows(tmp_path: Path, seal: str) -
         (b"\xff\xfe", "damaged"),
         (b"[1]", "holds no object"),
         (b"null", "holds no object"),
-        (b"[" * 100_000, "damaged"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
         (b'{"schema": 2}', "another version of vnp; this one reads 1: fetch again"),
         (b"{}", "another version"),
         (b'{"schema": 1}', "missing"),
         (b'{"schema": 1, "name": "x", "width": 1, "odd": 1}', "'odd' that does not belong"),
         (b'{"schema": 1, "name": "x", "width": "1"}', "'1' is no int"),
         (b'{"schema": 1, "name": "x", "width": true}', "True is no int"),
-        (b'{"schema": 1, "name": "x", "width": ' + b"1" * 10_000 + b"}", "damaged"),
+        (b'{"schema": 1, "name": "x", "width": ' + b"1" * 10_000 + b"}", "a number in it is too long"),
+        (b'{"schema": 1, "name": "x", "width": 1, "scale": NaN}', "NaN is no finite number"),
+        (b'{"schema": 1, "name": "x", "width": 1, "scale": 1e999}', "1e999 is no finite number"),
+        (b'{"schema": 1, "name": "x", "width": 1, "name": "y"}', "'name' is given twice"),
     ],
 )
 def test_one_message_for_what_is_no_record(tmp_path: Path, content: bytes, why: str) -> None:
@@ -111,6 +128,49 @@ def test_one_message_for_what_is_no_record(tmp_path: Path, content: bytes, why: 
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot be read: Is a directory"):
         read_record(tmp_path, Part)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "nothing"])
+def test_only_files_are_opened(tmp_path: Path, kind: str) -> None:
+    """A pipe would be waited for, and a device that gives bytes for ever fill the memory."""
+    path = tmp_path / "record.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    why = {"pipe": "is a pipe", "device": "is a device", "folder": "Is a directory", "nothing": "No such file"}[kind]
+    for read in (open_regular, require_regular, read_regular, read_json, file_sha256):
+        with pytest.raises(OSError, match=why):
+            read(path)
+    if kind != "nothing":
+        with pytest.raises(RunError, match=rf"record\.json cannot be read: {why}"):
+            read_record(path, Part)
+    with pytest.raises(UsageError, match=rf"record\.json cannot be read: {why}"):
+        read_toml(path, UsageError)
+
+
+def test_a_file_has_so_many_bytes_at_most(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    assert read_regular(path, 5) == b"12345"
+    with pytest.raises(OSError, match="has more than 4 bytes"):
+        read_regular(path, 4)
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(RunError, match="has more than"):
+        read_record(path, Part)
+    with pytest.raises(UsageError, match="has more than"):
+        read_toml(path, UsageError)
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "1" * 10_000, "a = 1\na = 2", "a = \0"])
+def test_odd_toml_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "vnp.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"vnp\.toml is no TOML"):
+        read_toml(path, UsageError)
 
 
 def test_toml(tmp_path: Path) -> None:

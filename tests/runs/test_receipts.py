@@ -139,7 +139,7 @@ class TestSeals:
                 patch.setattr(Path, "stat", lambda found, **more: (refuse if found == path else stat)(found, **more))
             else:
                 path = own.paths.receipt(0)
-                patch.setattr("vnp.files.records._read", lambda found: refuse(found) if found == path else None)
+                patch.setattr("vnp.files.records.read_regular", lambda found: refuse(found) if found == path else None)
             for look in (require_sealed, sealed):
                 with pytest.raises(StorageError, match=f"^reading {path}: "):
                     look(own, 0, full=True)

@@ -26,6 +26,7 @@ from vnp.errors import FeatureError, LayoutError, storage_error
 from vnp.features.layout import FeatureLayout
 from vnp.features.table import all_finite
 from vnp.files.durable import replacing
+from vnp.files.records import parse_json, read_regular
 from vnp.metrics.presets import Preset, presets_from_json
 from vnp.metrics.rules import BEST_FRAME
 
@@ -175,7 +176,7 @@ class Checkpoint:
                 path=path,
             )
         try:
-            about = json.loads(content["about"])
+            about = parse_json(content["about"])
             loaded = cls(
                 weights={str(name): tensor for name, tensor in content["weights"].items()},
                 layout=FeatureLayout.from_json(json.dumps(about["layout"])),
@@ -214,7 +215,7 @@ def _named(encoders: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _read(path: Path) -> Any:
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise storage_error(error, f"reading {path}") from error
     try:

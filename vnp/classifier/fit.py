@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +30,7 @@ from vnp.classifier.rows import Pool, RowStore
 from vnp.classifier.split import Split
 from vnp.errors import FeatureError
 from vnp.features.split import TRAIN, VALIDATION
+from vnp.files.records import open_regular, parse_json
 from vnp.metrics.metrics import binary_metrics
 
 _WATCHED = ("accuracy", "f1", "roc_auc")
@@ -244,7 +246,7 @@ def read_state(path: Path, digest: str) -> TrainingState | None:
         content = _load(path)
         if content["digest"] != digest:
             return None
-        about = json.loads(content["about"])
+        about = parse_json(content["about"])
         return TrainingState(weights=content["weights"], optimiser=content["optimiser"], best=content["best"], **about)
     except _UNREADABLE:
         return None
@@ -259,7 +261,7 @@ def is_state_of(path: Path, request: str) -> bool:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
+    with BufferedReader(open_regular(path)) as file:
         content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     if content["format"] != _FORMAT:
         raise ValueError(f"the format is {content['format']}")

@@ -20,6 +20,7 @@ from vnp.classifier.checkpoint import VIRNUCPRO_CLASS, Checkpoint
 from vnp.encoders.spec import spec
 from vnp.errors import FeatureError, LayoutError, UsageError, storage_error
 from vnp.features.layout import FULL, FeatureLayout, make_layout
+from vnp.files.records import read_regular
 from vnp.runs.request import versions
 
 _DNA = "dnabert_s"
@@ -118,9 +119,7 @@ def _identity(name: str, part: str) -> dict[str, Any]:
 
 def _load(path: Path) -> Any:
     """A shell of the network, or the state dictionary, that a file holds."""
-    if path.stat().st_size > _MOST_BYTES:
-        raise _ForeignError(f"it is larger than {_MOST_BYTES >> 20} MB")
-    content = path.read_bytes()
+    content = read_regular(path, _MOST_BYTES)
     if zipfile.is_zipfile(io.BytesIO(content)):
         _operations(io.BytesIO(_pickle_in(content)))
     else:

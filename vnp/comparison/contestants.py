@@ -23,7 +23,7 @@ from vnp.features.read import Features
 from vnp.files.claims import alone, make_folder, require_apart
 from vnp.files.durable import remove_temporaries
 from vnp.files.hashing import file_sha256
-from vnp.files.records import write_json
+from vnp.files.records import read_json, write_json
 from vnp.metrics.metrics import REPLICATES
 from vnp.metrics.rules import BEST_FRAME
 
@@ -123,7 +123,7 @@ def claimed(folder: Path, contestants: Sequence[Contestant], options: CompareOpt
         path = folder / UNFINISHED
         request, stored = _request(contestants, options), None
         with contextlib.suppress(OSError, ValueError):
-            stored = json.loads(path.read_bytes())
+            stored = read_json(path)
         if not force and stored != request:
             before = "which were there before"
             _require_none(folder, before if stored is None else "which another comparison left when it was stopped")

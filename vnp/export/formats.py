@@ -22,6 +22,7 @@ from jaxtyping import Float32
 
 from vnp.errors import FeatureError, UsageError
 from vnp.files.durable import replacing
+from vnp.files.records import require_regular
 
 LABELS = {"host": 0, "viral": 1}
 
@@ -118,6 +119,7 @@ def load(path: Path) -> dict[str, Any]:
         FeatureError: it is missing, damaged, or holds more than tensors, lists, numbers and text.
     """
     try:
+        require_regular(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise FeatureError(f"{path}: there is no such file") from error

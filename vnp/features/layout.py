@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from vnp.errors import LayoutError
+from vnp.files.records import parse_json
 
 PROJECTED = "1664"
 FULL = "full"
@@ -96,7 +97,7 @@ class FeatureLayout:
             LayoutError: the text is not a layout.
         """
         try:
-            stored = json.loads(text)
+            stored = parse_json(text)
             layout = cls(tuple(Part(**part) for part in stored["parts"]))
         except (ValueError, TypeError, KeyError) as error:
             raise LayoutError(f"not a feature layout: {text[:200]!r}") from error

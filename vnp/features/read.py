@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -33,6 +32,7 @@ from vnp.features.table import (
     require_finite,
     require_schema,
 )
+from vnp.files.records import parse_json, require_regular
 
 _WINDOW_BYTES = 32 << 20
 _COLUMN_ROWS = 65_536
@@ -233,7 +233,7 @@ def open_features(path: Path | str) -> Features:
             layout=FeatureLayout.from_json(file.attrs["layout"]),
             chunk=int(file.attrs["chunk"]),
             run=str(file.attrs["run"]),
-            provenance=dict(json.loads(file.attrs["provenance"])),
+            provenance=dict(parse_json(file.attrs["provenance"])),
         )
         _require_whole(file, features)
     return features
@@ -270,10 +270,13 @@ def _remedy(path: Path) -> str:
 def _find(path: Path) -> Path:
     if not path.exists():
         raise InputError("there is no such run or file; check the path", path=path)
-    if not path.is_dir():
-        return path
-    if (path / FEATURES_NAME).exists():
-        return path / FEATURES_NAME
+    file = path / FEATURES_NAME if path.is_dir() else path
+    if file.exists():
+        try:
+            require_regular(file)
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror}", path=file) from error
+        return file
     if (path / RUN_NAME).exists():
         raise RunError(f"{path} has no {FEATURES_NAME} yet. Merge its shards: python -m jobs.reduce {quote(str(path))}")
     raise UsageError(f"{path} is not a run: it has no {RUN_NAME} and no {FEATURES_NAME}")

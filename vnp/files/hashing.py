@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from vnp.errors import StorageError
 from vnp.files.machine import cache_folder
-from vnp.files.records import canonical_json, write_json
+from vnp.files.records import canonical_json, open_regular, read_json, write_json
 
 REMEMBERED_BYTES = 16 << 20
 """Smaller files are hashed sooner than looked up."""
@@ -23,7 +22,7 @@ def file_sha256(path: Path) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -73,7 +72,7 @@ def _stamp(path: Path) -> list[int]:
 def _recall(memory: Path, now: list[int]) -> str | None:
     """The digest of an unchanged file; anything unreadable is as good as nothing."""
     try:
-        content = json.loads(memory.read_bytes())
+        content = read_json(memory)
     except (OSError, ValueError):
         return None
     if not isinstance(content, dict) or content.get("stamp") != now:

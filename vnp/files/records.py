@@ -1,17 +1,22 @@
 """Records: frozen dataclasses as JSON files with a schema, and sealed with a digest where every bit counts.
 
 The types of a dataclass's fields say how its JSON is read: other dataclasses, tuples, lists, tables, paths and None.
+Whatever JSON or TOML vnp reads is read here, so that no file, however odd, ends in anything but OSError or ValueError.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
+from io import FileIO
+from math import isfinite
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -21,7 +26,98 @@ from vnp.files.durable import creating, replacing
 
 T = TypeVar("T")
 _LARGEST = 1 << 28
+_LARGEST_TOML = 1 << 20
 _DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+_NO_FILE = {
+    stat.S_IFIFO: "is a pipe, not a file that can be read again",
+    stat.S_IFCHR: "is a device, not a file",
+    stat.S_IFBLK: "is a device, not a file",
+    stat.S_IFSOCK: "is a socket, not a file",
+}
+
+
+def open_regular(path: Path) -> FileIO:
+    """Open a file to read its bytes, without a buffer, and nothing but a file.
+
+    Opening a pipe waits for somebody who writes into it, and a device may have no end.
+
+    Raises:
+        OSError: it cannot be opened; ``strerror`` says so of a folder, a pipe or a device too.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(descriptor)
+        number = errno.EISDIR if kind == stat.S_IFDIR else errno.EINVAL
+        raise OSError(number, _NO_FILE.get(kind, os.strerror(number)), str(path))
+    return FileIO(descriptor, "rb")
+
+
+def require_regular(path: Path) -> None:
+    """Make sure that a library may open a path.
+
+    Raises:
+        OSError: it is no file that can be opened, as ``open_regular`` says.
+    """
+    open_regular(path).close()
+
+
+def read_regular(path: Path, most: int = _LARGEST) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        OSError: it cannot be read, or has more than ``most`` bytes.
+    """
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise OSError(errno.EINVAL, f"has more than {most:,} bytes", str(path))
+        return file.read()
+
+
+def read_json(path: Path, most: int = _LARGEST) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OSError: it cannot be read, or has more than ``most`` bytes.
+        ValueError: it is no JSON.
+    """
+    return parse_json(read_regular(path, most))
+
+
+def parse_json(content: bytes | str) -> Any:
+    """What JSON says; NaN and infinity, which JSON has not, and a name given twice are no JSON.
+
+    Raises:
+        ValueError: it is no JSON in UTF-8, or is nested too deeply to be read.
+    """
+    try:
+        return _STRICT.decode(content if isinstance(content, str) else content.decode())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except ValueError as problem:
+        raise (_long_number() if "int_max_str_digits" in str(problem) else problem) from None
+
+
+def _long_number() -> ValueError:
+    return ValueError("a number in it is too long")
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{max(names, key=names.count)!r:.60} is given twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"{text:.20} is no finite number")
+    return number
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_named_once, parse_float=_finite, parse_constant=_finite)
 
 
 def canonical_json(value: Mapping[str, object]) -> bytes:
@@ -117,12 +213,12 @@ def read_record(
         VnpError: ``error``: the file cannot be read, was changed, or is of another version.
     """
     try:
-        content = _read(path)
+        content = read_regular(path)
         if seal is not None and not _sealed(content, seal):
             # What is no JSON at all is told as that.
-            _object(json.loads(content), schema)
+            _object(parse_json(content), schema)
             raise ValueError("it was changed after it was written")
-        stored = _object(json.loads(content), schema)
+        stored = _object(parse_json(content), schema)
         if schema is not None:
             del stored["schema"]
         if seal is not None:
@@ -146,22 +242,18 @@ def read_toml(path: Path, error: type[VnpError]) -> dict[str, Any]:
         VnpError: ``error``: the file cannot be read or is no TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_regular(path, _LARGEST_TOML).decode())
     except OSError as problem:
         raise error(f"{path} cannot be read: {problem.strerror}") from problem
-    except (ValueError, RecursionError) as problem:
-        raise error(f"{path} is no TOML: {problem}") from problem
+    except RecursionError:
+        raise error(f"{path} is no TOML that can be read: it is nested too deeply") from None
+    except ValueError as problem:
+        why = _long_number() if "int_max_str_digits" in str(problem) else problem
+        raise error(f"{path} is no TOML: {why}") from problem
 
 
 class _OtherVersionError(Exception):
     """The schema is another."""
-
-
-def _read(path: Path) -> bytes:
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - status reads ten thousand
-        if os.fstat(file.fileno()).st_size > _LARGEST:
-            raise ValueError(f"it has more than {_LARGEST:,} bytes")
-        return file.read()
 
 
 def _object(stored: Any, schema: str | int | None) -> dict[str, Any]:

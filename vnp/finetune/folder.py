@@ -10,7 +10,6 @@ FOLDER/training.png        the same, drawn
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import platform
 from collections.abc import Callable, Mapping
@@ -27,7 +26,7 @@ from vnp import __version__
 from vnp.encoders.models.sixframe import KINDS, SixFrame, SixFrameConfig
 from vnp.errors import WeightsError
 from vnp.files.durable import replacing
-from vnp.files.records import write_json
+from vnp.files.records import parse_json, read_json, read_regular, write_json
 from vnp.finetune.calibration import LengthCalibration, calibration_error, fit
 from vnp.finetune.crops import DeviceGenomes
 from vnp.finetune.genomes import TEST, VALIDATION
@@ -158,7 +157,7 @@ def read_folder(folder: Path, *, weights_sha256: str | None = None) -> Trained:
     """
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_bytes())
+        config = read_json(path)
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read: {error}; it is written by finetune") from error
     if not isinstance(config, dict) or config.get("model_type") != MODEL_TYPE or config.get("schema") != SCHEMA:
@@ -166,7 +165,7 @@ def read_folder(folder: Path, *, weights_sha256: str | None = None) -> Trained:
     if config.get("kinds") != list(KINDS):
         raise WeightsError(f"{path} names other kinds than {', '.join(KINDS)}")
     try:
-        content = (folder / WEIGHTS).read_bytes()
+        content = read_regular(folder / WEIGHTS)
     except OSError as error:
         raise WeightsError(f"{folder / WEIGHTS} cannot be read: {error}") from error
     found = hashlib.sha256(content).hexdigest()
@@ -267,7 +266,7 @@ def draw_training(log: Path, plot: Path) -> None:
     """Draw the loss by length of the crops, and the validation units' ROC-AUC."""
     from matplotlib.figure import Figure
 
-    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    entries = [parse_json(line) for line in log.read_text(encoding="utf-8").splitlines()]
     losses = [entry for entry in entries if "loss" in entry]
     watched = [entry for entry in entries if "validation" in entry]
     figure = Figure(figsize=(10, 4), layout="constrained")

@@ -21,6 +21,7 @@ from vnp.encoders.models.sixframe import KINDS, VIRAL_KINDS, SixFrame, codon_ids
 from vnp.errors import EncoderError, FeatureError
 from vnp.files.durable import replacing
 from vnp.files.hashing import json_sha256
+from vnp.files.records import parse_json
 from vnp.finetune.crops import Crops, CropSampler, DeviceGenomes
 from vnp.finetune.genomes import TRAIN, Genomes, with_ignored
 from vnp.finetune.measure import looks_viral, watch
@@ -217,7 +218,7 @@ class _Log:
         self.path = path
         self.seen: list[tuple[int, Tensor]] = []
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        kept = [line for line in lines if parse_json(line)["step"] <= step]
         path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def add(self, length: int, loss: Tensor) -> None:

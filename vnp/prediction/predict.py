@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,7 @@ from vnp.features.layout import make_layout
 from vnp.files.claims import make_folder, standing
 from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
-from vnp.files.records import write_json
+from vnp.files.records import read_json, write_json
 from vnp.prediction.options import CHOICES, OutputPaths, PredictOptions
 from vnp.prediction.scores import read_scores, write_scores
 from vnp.prediction.writing import SCHEMA, Progress, Writing
@@ -240,7 +239,7 @@ def _same(stored: Any, options: PredictOptions) -> bool:
 
 def _read_summary(paths: OutputPaths) -> dict[str, Any] | None:
     try:
-        summary = json.loads(paths.summary.read_bytes())
+        summary = read_json(paths.summary)
     except (OSError, ValueError):
         return None
     return summary if isinstance(summary, dict) and summary.get("schema") == SCHEMA else None

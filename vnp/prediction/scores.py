@@ -15,6 +15,7 @@ from jaxtyping import Float64, Int8, Int32, Int64
 from vnp.errors import FeatureError
 from vnp.features.read import Features, damage
 from vnp.features.table import Records, read_records, read_rows, read_skipped, windows
+from vnp.files.records import require_regular
 from vnp.runs.request import PlannedInput
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def write_scores(
 def read_scores(path: Path, rows: int) -> np.ndarray:
     """Map scores into memory."""
     try:
+        require_regular(path)
         scores: np.ndarray = np.load(path, mmap_mode="r" if rows else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise FeatureError(f"cannot be read and is probably damaged ({error})", path=path) from error

@@ -24,6 +24,7 @@ from isal import igzip, isal_zlib
 from vnp.errors import DownloadError, storage_error
 from vnp.files.durable import sync_file, sync_folder
 from vnp.files.hashing import file_sha256
+from vnp.files.records import read_json
 from vnp.refseq.server import Fault, Server
 
 _BLOCK = 1 << 20
@@ -209,7 +210,7 @@ class _Transfer:
 
     def _read_notes(self) -> tuple[str | None, str | None]:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            content = json.loads(self.notes.read_text("utf-8"))
+            content = read_json(self.notes)
             if content["url"] == self._url:
                 return content["validator"], content["last_modified"]
         return None, None

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Int64, UInt8, UInt64
 
 from vnp.datasets.annotations.annotated import Annotated
 from vnp.files.durable import replacing
+from vnp.files.records import parse_json
 
 COUNTED = (
     "chunks", "ambiguous", "no_open_frame", "unannotated", "listed", "matched", "kept",
@@ -240,7 +241,7 @@ def read_part(folder: Path, key: str) -> Part:
     """Read a part; the bases stay on the disk."""
     with np.load(folder / f"{key}.npz", allow_pickle=False) as file:
         columns = {name: file[name] for name in _COLUMNS}
-        about = json.loads(file["about"].tobytes())
+        about = parse_json(file["about"].tobytes())
     path = folder / f"{key}.bases"
     text = np.memmap(path, np.uint8, "r") if about["bases"] else np.zeros(0, np.uint8)
     return Part(

@@ -22,6 +22,7 @@ from vnp.errors import InputError, UsageError
 from vnp.features.split import PARTS
 from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
+from vnp.files.records import parse_json
 from vnp.sequences.frames import FRAME_NAMES
 
 FASTA = "dataset.fna.gz"
@@ -278,7 +279,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     for key, value in (parquet.read_schema(path).metadata or {}).items():
         name = key.decode()
         if name == KEY or name.startswith(f"{KEY}."):
-            found[name] = json.loads(value)
+            found[name] = parse_json(value)
     return found
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Int64
 
 from vnp.encoders.tokens.bpe import FEWEST, FastBpe, NotPlainError, Pieces
 from vnp.errors import WeightsError
+from vnp.files.records import parse_json, read_regular
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as PublishedTokenizer
@@ -114,7 +115,7 @@ class DnabertTokenizer:
         from tokenizers import Tokenizer
 
         try:
-            self._content = json.loads(text)
+            self._content = parse_json(text)
             self._content["padding"] = self._content["truncation"] = None
             self.digest: str = _bpe_digest(self._content)
             self._published: PublishedTokenizer = Tokenizer.from_str(json.dumps(self._content))
@@ -201,7 +202,7 @@ def tokenizer_digest(folder: Path, kind: str) -> str | None:
     if not path.exists():
         return None
     try:
-        return _bpe_digest(json.loads(_read(path)))
+        return _bpe_digest(parse_json(_read(path)))
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise WeightsError(f"{path} does not describe a tokenizer: {error}") from error
 
@@ -215,7 +216,7 @@ def _ascii(sequence: str) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return read_regular(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise WeightsError(f"{path} cannot be read: {error}") from error
 

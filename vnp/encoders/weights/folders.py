@@ -16,8 +16,11 @@ from shlex import quote
 from vnp.encoders.spec import TRAINED, EncoderSpec, Family
 from vnp.errors import WeightsError
 from vnp.files.machine import cache_folder
+from vnp.files.records import read_json
 
 CONFIG_NAME = "config.json"
+_LARGEST_CONFIG = 1 << 20
+_LARGEST_INDEX = 1 << 26
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 _ORDER = (
     "model.safetensors",
@@ -81,7 +84,7 @@ def read_config(folder: Path) -> dict[str, object]:
     """Read ``config.json``."""
     path = folder / CONFIG_NAME
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = read_json(path, _LARGEST_CONFIG)
     except FileNotFoundError:
         raise WeightsError(f"{path} is missing; a weights folder needs it (python -m jobs.fetch)") from None
     except (OSError, ValueError) as error:
@@ -126,7 +129,7 @@ def weight_files(folder: Path, pins: Mapping[str, str] | None = None) -> tuple[s
 def read_index(path: Path) -> dict[str, str]:
     """Read the index of sharded weights: tensor to file name, each of a file in the same folder."""
     try:
-        table = json.loads(path.read_text("utf-8"))["weight_map"]
+        table = read_json(path, _LARGEST_INDEX)["weight_map"]
         index = {str(tensor): str(file) for tensor, file in table.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path} is not an index of weights ({type(error).__name__}: {error})") from error

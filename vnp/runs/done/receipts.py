@@ -9,7 +9,6 @@ task starts, touched while it lives, and completed with how it ended where it co
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import socket
@@ -23,7 +22,7 @@ from typing import Any
 from vnp.errors import DamagedShardError, storage_error
 from vnp.files.durable import remove_temporaries
 from vnp.files.hashing import file_sha256
-from vnp.files.records import from_json, read_record, write_record
+from vnp.files.records import from_json, read_json, read_record, write_record
 from vnp.runs.request import Run, shard_name
 
 SCHEMA = "vnp-receipt/1"
@@ -282,7 +281,7 @@ def read_attempts(folder: Path) -> list[tuple[Path, Attempt]]:
     found = []
     for path in sorted(folder.glob("attempt-*.json")):
         with contextlib.suppress(OSError, ValueError, TypeError):
-            found.append((path, from_json(Attempt, json.loads(path.read_bytes()))))
+            found.append((path, from_json(Attempt, read_json(path))))
     return found
 
 

@@ -26,6 +26,7 @@ from vnp.features.split import part_counts
 from vnp.features.table import SCHEMA, Records, Skipped, read_records, read_skipped, windows
 from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
+from vnp.files.records import parse_json, require_regular
 from vnp.runs.done.receipts import Receipt, require_sealed, tidy, withdraw
 from vnp.runs.planning.plan import read_plan
 from vnp.runs.request import Run, Shard, shard_name, versions
@@ -191,8 +192,9 @@ def _already(run: Run, kind: str, layout: FeatureLayout, provenance: dict[str, A
     """The features that are there, if they are these."""
     path = run.paths.features
     try:
+        require_regular(path)
         with h5py.File(path, "r", locking=False) as file:
-            stored = json.loads(file.attrs["provenance"])
+            stored = parse_json(file.attrs["provenance"])
             same = (
                 file.attrs.get("schema") == SCHEMA
                 and file.attrs["layout"] == layout.to_json()
@@ -203,7 +205,7 @@ def _already(run: Run, kind: str, layout: FeatureLayout, provenance: dict[str, A
             reasons: dict[str, int] = {}
             add_reasons(file, reasons)
             parts = part_counts(file["split"][:])
-    except (OSError, KeyError, ValueError, RuntimeError):
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
         same = False
     missing = "" if run.paths.skipped.exists() else f", but {run.paths.skipped.name} beside it is not"
     if not same or missing:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vnp.errors import DamagedShardError, StorageError, storage_error
+from vnp.files.records import open_regular
 from vnp.runs.done.receipts import Receipt, read_attempts, require_sealed
 from vnp.runs.request import Run, Shard, shard_name
 
@@ -159,7 +160,7 @@ def log_tail(log: str | None, lines: int) -> list[str]:
     if log is None:
         return []
     try:
-        with Path(log).open("rb") as file:
+        with open_regular(Path(log)) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
             found = [line.rstrip() for line in file.read().decode(errors="replace").splitlines()]
     except OSError:

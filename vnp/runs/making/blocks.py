@@ -25,6 +25,7 @@ from vnp.features.merge import merge
 from vnp.features.table import CONTENT, content_digest, require_schema, write_table
 from vnp.files.durable import creating, replacing
 from vnp.files.hashing import file_sha256
+from vnp.files.records import from_json, parse_json, require_regular
 from vnp.runs.done.receipts import Attempt, Receipt, job_id, now, sealed
 from vnp.runs.request import Run, RunPaths, Shard, shard_name, versions
 from vnp.runs.units import Prepared
@@ -107,13 +108,14 @@ def read_block(path: Path, plan: BlockPlan, block: int) -> Account | None:
     if not path.exists():
         return None
     try:
+        require_regular(path)
         with h5py.File(path, "r", locking=False) as file:
             require_schema(file, path)
             if file.attrs.get(CONTENT) != content_digest(file):
                 raise FeatureError(f"{path} is damaged")
             if any(file.attrs.get(key) != value for key, value in plan.attributes(block).items()):
                 raise FeatureError(f"{path} belongs to another run")
-            return Account(**json.loads(file.attrs[_ACCOUNT]))
+            return from_json(Account, parse_json(file.attrs[_ACCOUNT]))
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, FeatureError):
         path.unlink(missing_ok=True)
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pyarrow import compute, parquet
 
 from vnp.errors import InputError
 from vnp.features.split import PARTS
+from vnp.files.records import parse_json
 from vnp.runs.planning.plan import Selection
 from vnp.sequences.frames import FRAME_NAMES
 from vnp.sequences.reading import input_digest
@@ -68,7 +68,7 @@ def _about(file: Any, table: Path) -> dict[str, Any]:
     raw = (file.schema_arrow.metadata or {}).get(b"vnp")
     missing = [name for name in _COLUMNS if name not in file.schema_arrow.names]
     try:
-        about = dict(json.loads(raw)) if raw is not None else {}
+        about = dict(parse_json(raw)) if raw is not None else {}
     except ValueError:
         about = {}
     if missing or about.get("schema") != SCHEMA:
