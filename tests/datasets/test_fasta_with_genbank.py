@@ -144,7 +144,7 @@ def test_own_bases_of_another_length_than_the_locus_line_says(read: Read) -> Non
 
 def test_problems_of_fasta_records(read: Read) -> None:
     (first, second) = read({"V1.1": "ACG!T", "V2.1": BASES}, genbank("V1", BASES, FEATURES) + genbank("V2", BASES))
-    assert first.problem == "invalid letter '!' at base 4"
+    assert first.problem == "invalid letter ! at base 4"
     assert first.genome == "Madeup virus"
     assert second.problem is None
 

@@ -294,5 +294,5 @@ def test_genbank_with_an_annotation_beside_it(tmp_path: Path) -> None:
 
 def test_records_that_cannot_be_used(read: Read) -> None:
     records = read(line(0, SIZE), {"c1": "ACG!T", "c2": FORWARD})
-    assert records[0].problem == "invalid letter '!' at base 4"
+    assert records[0].problem == "invalid letter ! at base 4"
     assert records[1].problem is None

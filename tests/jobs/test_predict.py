@@ -42,7 +42,7 @@ def call(*words: object, command: Any = predict) -> Result:
 
 def table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+        return list(csv.DictReader(file, delimiter="\t"))
 
 
 @pytest.fixture(scope="module")

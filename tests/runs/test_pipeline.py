@@ -165,7 +165,7 @@ def test_every_record_is_accounted_for(run: Run) -> None:
     reasons = {line[0]: line[5] for line in lines}
     assert reasons["empty"] == "the record is empty"
     assert reasons["n"] == "only ambiguous bases"
-    assert reasons["gap"].startswith("invalid letter '-' at base 5")
+    assert reasons["gap"].startswith("invalid letter - at base 5")
     assert reasons["tiny"] == "shorter than 3 bases"
     assert {line[1] for line in lines if line[0].startswith("z")} == {run.request.inputs[1].path}
 

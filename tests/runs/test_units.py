@@ -30,7 +30,7 @@ def naive(files: list[list[tuple[str, str]]], chunk: int) -> list[Unit]:
     for index, records in enumerate(files):
         for ordinal, (name, bases) in enumerate(records):
             if not bases or "*" in bases:
-                problem = "the record is empty" if not bases else f"invalid letter '*' at base {bases.index('*') + 1}"
+                problem = "the record is empty" if not bases else f"invalid letter * at base {bases.index('*') + 1}"
                 found.append((index, ordinal, name, 0, 0, b"", problem))
                 continue
             count = math.ceil(len(bases) / chunk)

@@ -7,9 +7,7 @@ share of both. Groups that are nearly the same genome can be found first, so tha
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +22,7 @@ from vnp.errors import ChangedInputError, FeatureError, InputError
 from vnp.features.read import Features
 from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION, deal, shares_of_parts, some
 from vnp.features.table import Records
+from vnp.files.tables import table_rows, table_text
 from vnp.runs.planning.plan import check_inputs
 from vnp.runs.request import PlannedInput
 from vnp.sequences.identity import IDENTITY, SHORTEST, clusters_of_genomes
@@ -69,11 +68,7 @@ class Split:
         whole = self._by_group()
         key = "id" if whole is None else "group"
         pairs = zip(ids, self.part.tolist(), strict=True) if whole is None else whole.items()
-        text = io.StringIO(newline="")
-        table = csv.writer(text, delimiter="\t", lineterminator="\n")
-        table.writerow([key, "part"])
-        table.writerows((name, PARTS[part]) for name, part in pairs)
-        return text.getvalue()
+        return table_text([(key, "part"), *((name, PARTS[part]) for name, part in pairs)])
 
     def cut_groups(self) -> list[str]:
         """Groups with rows in more than one part."""
@@ -247,18 +242,13 @@ def _present(split: Split) -> dict[int, float]:
 
 def read_split(path: Path) -> tuple[str, dict[str, int]]:
     """Read a split that was written."""
-    try:
-        # Excel puts a mark at the beginning of what it calls UTF-8.
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read as a split ({error})", path=path) from error
-    table = csv.reader(lines, delimiter="\t")
-    header = next(table, [])
+    table = table_rows(path, "split")
+    _, header = next(table, (1, []))
     if len(header) < 2 or header[0] not in ("group", "id") or "part" not in header:
         raise InputError("a split has the columns group (or id) and part, separated by tabs", path=path, line=1)
     column = header.index("part")
     stored: dict[str, int] = {}
-    for line, fields in enumerate(table, start=2):
+    for line, fields in table:
         if not fields:
             continue
         if len(fields) <= column or fields[column] not in PARTS:

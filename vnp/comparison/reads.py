@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from vnp.errors import InputError, UsageError
-from vnp.files.durable import replacing
+from vnp.files.durable import replacing, write_text
+from vnp.files.tables import table_text
 from vnp.sequences.reading import Record, read_records
 from vnp.sequences.record import reverse_complement
 from vnp.sequences.samplesheet import InputFile
@@ -76,8 +76,8 @@ def cut_reads(
     if not group_of:
         raise InputError(f"no record has {length} bases, or none is of the groups asked for")
     sheet, table = folder / "samplesheet.csv", folder / "groups.tsv"
-    _write_table(table, group_of.items(), "\t")
-    _write_table(sheet, [("path", "label", "group"), *lines], ",")
+    write_text(table, table_text(group_of.items()))
+    write_text(sheet, table_text([("path", "label", "group"), *lines], ","))
     return len(group_of), records
 
 
@@ -92,11 +92,6 @@ def _cut(record: Record, length: int, most: int, chance: np.random.Generator) ->
             bases, strand = reverse_complement(bases), ":r"
         found[f"{record.name}:{start + 1}-{start + length}{strand}"] = bases
     return found
-
-
-def _write_table(path: Path, rows: Iterable[Sequence[str]], delimiter: str) -> None:
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as text:
-        csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(rows)
 
 
 def _group(name: str, entry: InputFile, groups: Mapping[str, str] | None) -> str:

@@ -5,9 +5,7 @@ Numbers are written once, for the page and for the terminal alike.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +13,7 @@ from typing import Any, NamedTuple
 from vnp.comparison.comparison import Compared, Measured, Pair, as_json
 from vnp.files.durable import write_text
 from vnp.files.records import write_json
+from vnp.files.tables import table_text
 from vnp.metrics.metrics import METRICS, NAMES, Interval
 from vnp.report.pages import render
 from vnp.report.plots import Series, comparison_plots
@@ -64,10 +63,10 @@ class Results:
 def write_results(results: Results, folder: Path) -> list[Path]:
     """Write ``accuracy.tsv``, ``accuracy.json``, ``accuracy.html`` and ``disagreements.tsv`` into a folder."""
     paths = [folder / name for name in FILES]
-    write_text(paths[0], _tab_separated(_metric_rows(results.compared)))
+    write_text(paths[0], table_text(_metric_rows(results.compared)))
     write_json(paths[1], results.to_json())
     write_text(paths[2], page(results))
-    write_text(paths[3], _tab_separated(_disagreement_rows(results.disagreements)))
+    write_text(paths[3], table_text(_disagreement_rows(results.disagreements)))
     return paths
 
 
@@ -258,12 +257,6 @@ def _disagreement_rows(found: Sequence[Disagreement]) -> Iterator[list[str]]:
             cell for name in names for cell in (_exact(one.probabilities[name]), "viral" if one.calls[name] else "host")
         ]
         yield [one.name, str(one.length), "viral" if one.label else "host", one.group, one.organism, *cells]
-
-
-def _tab_separated(rows: Iterable[Sequence[str]]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, delimiter="\t", lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Int8
 
 from vnp.errors import InputError, UsageError
+from vnp.files.tables import table_rows
 
 PARTS = ("train", "validation", "test")
 """Names of the parts of a split, by number."""
@@ -72,22 +72,14 @@ def read_groups(path: Path) -> dict[str, str]:
         InputError: the file cannot be read, a line has not two columns, or a record stands in two groups.
     """
     found: dict[str, str] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            for line, cells in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
-                if not cells or (line == 1 and (cells[0] == "record" or cells[0].startswith("#"))):
-                    continue
-                if len(cells) != 2 or not all(cell.strip() for cell in cells):
-                    raise InputError(
-                        f"has {len(cells)} columns; give record and group, with a tab", path=path, line=line
-                    )
-                record, group = (cell.strip() for cell in cells)
-                if found.setdefault(record, group) != group:
-                    raise InputError(f"puts {record} into {group} and into {found[record]}", path=path, line=line)
-    except UnicodeDecodeError as error:
-        raise InputError("is not UTF-8 text", path=path) from error
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", path=path) from error
+    for line, cells in table_rows(path, "table of groups"):
+        if not cells or (line == 1 and (cells[0] == "record" or cells[0].startswith("#"))):
+            continue
+        if len(cells) != 2 or not all(cell.strip() for cell in cells):
+            raise InputError(f"has {len(cells)} columns; give record and group, with a tab", path=path, line=line)
+        record, group = (cell.strip() for cell in cells)
+        if found.setdefault(record, group) != group:
+            raise InputError(f"puts {record} into {group} and into {found[record]}", path=path, line=line)
     if not found:
         raise InputError("names no record", path=path)
     return found

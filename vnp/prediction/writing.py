@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Literal, NamedTuple, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int64
 from vnp.errors import ChangedInputError
 from vnp.features.table import Records
 from vnp.files.durable import replacing
+from vnp.files.tables import open_text_table, table_lines
 from vnp.metrics.rules import find_rule
 from vnp.prediction.calls import (
     CALL_NAMES,
@@ -55,8 +56,8 @@ _FASTA_LINE = 80
 Rows = TypeVar("Rows")
 Values = Sequence[str] | np.ndarray
 _ARROW = {"text": "string", "int": "int64", "ratio": "float64"}
-_FRAMES_HEADER = "Sequence_ID\tPrediction\tscore1\tscore2\n"
-_CHUNKS_HEADER = "Modified_ID\tIs_Virus\tmax_score_0\tmax_score_1\n"
+_FRAMES_HEADER = ("Sequence_ID", "Prediction", "score1", "score2")
+_CHUNKS_HEADER = ("Modified_ID", "Is_Virus", "max_score_0", "max_score_1")
 _FRAME_NAME = 2
 """Characters that name the frame at the end of an id."""
 
@@ -88,25 +89,18 @@ def open_table(
         StorageError: the disk is full or cannot be written.
     """
     with ExitStack() as stack:
-        file = _opened(text, stack)
-        file.write("\t".join(column.name for column in columns) + "\n")
+        file = stack.enter_context(open_text_table(text, [column.name for column in columns]))
         write_batch = _parquet_writer(columns, parquet, stack) if parquet is not None else None
 
         def add(rows: Rows) -> None:
             values = [column.values(rows) for column in columns]
             texts = [_texts(found, column.kind) for found, column in zip(values, columns, strict=True)]
-            lines = list(map("\t".join, zip(*texts, strict=True)))
-            if lines:
-                file.write("\n".join(lines) + "\n")
+            if texts[0]:
+                file.write(table_lines(texts))
                 if write_batch is not None:
                     write_batch(values)
 
         yield add
-
-
-def _opened(path: Path, stack: ExitStack) -> TextIO:
-    temporary = stack.enter_context(replacing(path))
-    return stack.enter_context(temporary.open("x", encoding="utf-8", newline=""))
 
 
 def _parquet_writer(columns: Sequence[Column[Any]], path: Path, stack: ExitStack) -> Callable[[Sequence[Values]], None]:
@@ -153,9 +147,8 @@ def open_virnucpro_files(frames: Path, chunks: Path) -> Iterator[Callable[[Batch
         What takes rows, of which no chunk is cut, and the row of each chunk's first frame, rising.
     """
     with ExitStack() as stack:
-        frame_file, chunk_file = _opened(frames, stack), _opened(chunks, stack)
-        frame_file.write(_FRAMES_HEADER)
-        chunk_file.write(_CHUNKS_HEADER)
+        frame_file = stack.enter_context(open_text_table(frames, _FRAMES_HEADER))
+        chunk_file = stack.enter_context(open_text_table(chunks, _CHUNKS_HEADER))
 
         def add(batch: Batch, first: Int64[np.ndarray, "m"]) -> None:
             if not len(batch):
@@ -163,22 +156,18 @@ def open_virnucpro_files(frames: Path, chunks: Path) -> Iterator[Callable[[Batch
             virus = batch.score
             others = 1 - virus
             ids = [name.decode() for name in batch.ids]
-            frame_file.writelines(
-                # Of two equal scores VirNucPro takes the first for a frame, which is others, and virus for a chunk.
-                f"{name}\t{'virus' if high > low else 'others'}\t{low:.8g}\t{high:.8g}\n"
-                for name, low, high in zip(ids, others.tolist(), virus.tolist(), strict=True)
-            )
-            highest = zip(
-                first.tolist(),
-                np.maximum.reduceat(others, first).tolist(),
-                np.maximum.reduceat(virus, first).tolist(),
-                strict=True,
-            )
-            chunk_file.writelines(
-                f"{ids[row][:-_FRAME_NAME]}\t{high >= low}\t{low:.8g}\t{high:.8g}\n" for row, low, high in highest
-            )
+            # Of two equal scores VirNucPro takes the first for a frame, which is others, and virus for a chunk.
+            words = ["virus" if above else "others" for above in (virus > others).tolist()]
+            frame_file.write(table_lines((ids, words, *_scores(others, virus))))
+            low, high = (np.maximum.reduceat(scores, first) for scores in (others, virus))
+            called = [ids[row][:-_FRAME_NAME] for row in first.tolist()]
+            chunk_file.write(table_lines((called, list(map(str, (high >= low).tolist())), *_scores(low, high))))
 
         yield add
+
+
+def _scores(*columns: np.ndarray) -> list[list[str]]:
+    return [list(map("{:.8g}".format, column.tolist())) for column in columns]
 
 
 class _FrameRows(NamedTuple):

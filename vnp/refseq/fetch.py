@@ -7,7 +7,6 @@ on with the same choice, and a later one can tell whether the files are still wh
 
 from __future__ import annotations
 
-import csv
 import datetime
 import shutil
 import threading
@@ -18,8 +17,9 @@ from pathlib import Path
 
 from vnp.errors import DownloadError, StorageError, UsageError, storage_error
 from vnp.files.claims import alone
-from vnp.files.durable import replacing
+from vnp.files.durable import write_text
 from vnp.files.records import read_record, write_record
+from vnp.files.tables import table_text
 from vnp.refseq.choice import GROUPS, choose, fasta_name
 from vnp.refseq.download import Contents, download, part_path, read_contents
 from vnp.refseq.server import MissingError, Server, checksums, folder_files, release_number
@@ -288,14 +288,13 @@ def _write_sheet(folder: Path, lock: Lock) -> Path:
     """
     path = folder / SHEET_NAME
     names = {one.name for one in lock.files}
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("path", "label", "group", "organism_group", "annotation"))
-        for one in lock.files:
-            if one.kind == "genbank":
-                group, fasta = GROUPS[one.group], fasta_name(one.name)
-                files = (fasta, one.name) if fasta in names else (one.name, "")
-                writer.writerow((files[0], group.label, "", group.organisms, files[1]))
+    rows = [("path", "label", "group", "organism_group", "annotation")]
+    for one in lock.files:
+        if one.kind == "genbank":
+            group, fasta = GROUPS[one.group], fasta_name(one.name)
+            files = (fasta, one.name) if fasta in names else (one.name, "")
+            rows.append((files[0], group.label, "", group.organisms, files[1]))
+    write_text(path, table_text(rows, ","))
     return path
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from vnp.errors import ChangedInputError
 from vnp.files.claims import make_folder
 from vnp.files.durable import replacing
+from vnp.files.tables import open_text_table
 from vnp.runs.planning.survey import Survey
 from vnp.runs.request import START, Position
-from vnp.runs.units import SKIPPED_HEADER, prepare, read_units, skipped_lines
+from vnp.runs.units import SKIPPED_COLUMNS, prepare, read_units, skipped_lines
 
 NUCLEOTIDE = "identified_nucleotide.fa"
 PROTEIN = "identified_protein.faa"
@@ -53,17 +54,17 @@ def write_frames(found: Survey, folder: Path, *, progress: Callable[[int], None]
     rows = 0
     reasons: Counter[str] = Counter()
     with ExitStack() as stack:
-        temporaries = [stack.enter_context(replacing(path)) for path in paths]
-        nucleotide, protein, skipped = (
+        temporaries = [stack.enter_context(replacing(path)) for path in paths[:2]]
+        nucleotide, protein = (
             stack.enter_context(path.open("x", encoding="utf-8", newline="")) for path in temporaries
         )
-        skipped.write(SKIPPED_HEADER)
+        skipped = stack.enter_context(open_text_table(paths[2], SKIPPED_COLUMNS))
         for batch in read_units(found.inputs, found.chunk, Position(0, *START), found.totals.units):
             prepared = prepare([batch], found.inputs, found.selections)
             names = [name.decode() for name in prepared.rows.ids]
             nucleotide.write(_fasta(names, prepared.dna))
             protein.write(_fasta(names, prepared.protein))
-            skipped.writelines(skipped_lines(found.inputs, prepared.records, prepared.skipped))
+            skipped.write(skipped_lines(found.inputs, prepared.records, prepared.skipped))
             reasons.update(reason.decode() for reason in prepared.skipped.reason)
             rows += len(names)
             progress(len(names))

@@ -17,6 +17,7 @@ from jaxtyping import Int32, Int64
 
 from vnp.features.split import NO_SPLIT
 from vnp.features.table import Records, Rows, Skipped
+from vnp.files.tables import table_lines
 from vnp.runs.planning.plan import Selection
 from vnp.runs.request import START, PlannedInput, Position
 from vnp.sequences.chunks import Chunking, Chunks
@@ -24,8 +25,7 @@ from vnp.sequences.frames import FRAME_NAMES, Frames, Reason, frame_ids, open_fr
 from vnp.sequences.reading import Record, read_records
 
 BATCH_UNITS = 8_192
-SKIPPED_HEADER = "record\tinput\tlength\tchunk\tframe\treason\n"
-_BREAKS = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
+SKIPPED_COLUMNS = ("record", "input", "length", "chunk", "frame", "reason")
 _BATCH_BASES = 8_000_000
 
 
@@ -317,7 +317,7 @@ def _join(kind: type[_Columns], parts: Sequence[_Columns], kept: np.ndarray | No
     return kind(**columns)
 
 
-def skipped_lines(inputs: Sequence[PlannedInput], records: Records, skipped: Skipped) -> Iterator[str]:
+def skipped_lines(inputs: Sequence[PlannedInput], records: Records, skipped: Skipped) -> str:
     """The lines of some entries, in their order.
 
     Args:
@@ -326,16 +326,13 @@ def skipped_lines(inputs: Sequence[PlannedInput], records: Records, skipped: Ski
         skipped: the entries.
     """
     places = (skipped.record - records.ordinal[:1]).tolist()
-    for at, chunk, frame, reason in zip(
-        places, skipped.chunk.tolist(), skipped.frame.tolist(), skipped.reason, strict=True
-    ):
-        cells = (
-            records.name[at].decode(),
-            inputs[records.input[at]].path,
-            str(records.length[at]),
-            str(chunk or ""),
-            FRAME_NAMES[frame] if frame >= 0 else "",
-            reason.decode(),
+    return table_lines(
+        (
+            [records.name[at].decode() for at in places],
+            [inputs[number].path for number in records.input[places].tolist()],
+            list(map(str, records.length[places].tolist())),
+            [str(chunk or "") for chunk in skipped.chunk.tolist()],
+            [FRAME_NAMES[frame] if frame >= 0 else "" for frame in skipped.frame.tolist()],
+            [reason.decode() for reason in skipped.reason],
         )
-        # Names of records hold no breaks; paths, and what --prefix-ids makes of them, may.
-        yield "\t".join([cell.translate(_BREAKS) for cell in cells]) + "\n"
+    )

@@ -126,4 +126,5 @@ def looks_like_protein(sequence: bytes) -> bool:
 
 
 def _shown(letter: bytes) -> str:
-    return repr(letter.decode("latin-1")) if letter.isascii() else f"byte 0x{letter[0]:02x}"
+    """A letter, or what stands for one that cannot be shown; without quotes, for tables would have to double them."""
+    return repr(letter.decode())[1:-1] if letter.isascii() else f"byte 0x{letter[0]:02x}"

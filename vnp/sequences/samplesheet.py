@@ -6,13 +6,13 @@ here loads numpy, so that a login node can look at its inputs.
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vnp.errors import InputError, UsageError
+from vnp.files.tables import table_rows
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _SEPARATORS = {",": "commas", "\t": "tabs"}
@@ -49,30 +49,21 @@ def read_rows(path: Path, columns: Columns) -> Iterator[tuple[int, dict[str, str
     check_readable(path)
     delimiter = DELIMITERS[path.suffix.lower()]
     rows = 0
-    try:
-        # utf-8-sig, since spreadsheet programs write a byte-order mark.
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            header = next(reader, None)
-            if header is None:
-                names = ", ".join(columns.required)
-                raise InputError(f"the {columns.what} is empty; it needs the columns {names}", path=path)
-            places = _places(header, columns, path, delimiter)
-            for cells in reader:
-                if not any(cell.strip() for cell in cells):
-                    continue
-                rows += 1
-                if len(cells) != len(header):
-                    raise InputError(
-                        f"has {len(cells)} columns, the header {len(header)}", path=path, line=reader.line_num
-                    )
-                row = dict.fromkeys(columns.optional, "")
-                row.update((name, cells[place].strip()) for name, place in places.items())
-                yield reader.line_num, row
-    except UnicodeDecodeError as error:
-        raise InputError(f"the {columns.what} is not UTF-8 text; save it as UTF-8", path=path) from error
-    except csv.Error as error:
-        raise InputError(f"not a table that can be read: {error}", path=path, line=reader.line_num) from error
+    lines = table_rows(path, columns.what, delimiter)
+    _, header = next(lines, (1, None))
+    if header is None:
+        names = ", ".join(columns.required)
+        raise InputError(f"the {columns.what} is empty; it needs the columns {names}", path=path)
+    places = _places(header, columns, path, delimiter)
+    for line, cells in lines:
+        if not any(cell.strip() for cell in cells):
+            continue
+        rows += 1
+        if len(cells) != len(header):
+            raise InputError(f"has {len(cells)} columns, the header {len(header)}", path=path, line=line)
+        row = dict.fromkeys(columns.optional, "")
+        row.update((name, cells[place].strip()) for name, place in places.items())
+        yield line, row
     if not rows:
         raise InputError(f"the {columns.what} has no rows below its header", path=path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vnp.files.claims import make_folder
-from vnp.files.durable import replacing
+from vnp.files.durable import write_text
 from vnp.files.records import write_json
+from vnp.files.tables import table_text
 from vnp.speed.encoders import ModelReport, Row, Sweep
 
 SCHEMA = "vnp-speed/1"
@@ -65,12 +65,11 @@ def write(folder: Path, machine: Mapping[str, object], models: Sequence[ModelRep
     paths = [folder / "speed.json", folder / "speed.tsv"]
     write_json(paths[0], as_json(machine, models))
     columns = [name for name in Row.__dataclass_fields__ if name != "rounds"]
-    with replacing(paths[1]) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, delimiter="\t", lineterminator="\n")
-        table.writerow([*columns, "seconds_each_round"])
-        for row in (row for model in models for row in model.rows):
-            values = ["" if getattr(row, name) is None else getattr(row, name) for name in columns]
-            table.writerow([*values, " ".join(f"{seconds:.6g}" for seconds in row.rounds)])
+    lines = [[*columns, "seconds_each_round"]]
+    for row in (row for model in models for row in model.rows):
+        values = ["" if getattr(row, name) is None else str(getattr(row, name)) for name in columns]
+        lines.append([*values, " ".join(f"{seconds:.6g}" for seconds in row.rounds)])
+    write_text(paths[1], table_text(lines))
     return paths
 
 

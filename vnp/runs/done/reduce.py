@@ -27,10 +27,11 @@ from vnp.features.table import SCHEMA, Records, Skipped, read_records, read_skip
 from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
 from vnp.files.records import parse_json, require_regular
+from vnp.files.tables import open_text_table
 from vnp.runs.done.receipts import Receipt, require_sealed, tidy, withdraw
 from vnp.runs.planning.plan import read_plan
 from vnp.runs.request import Run, Shard, shard_name, versions
-from vnp.runs.units import SKIPPED_HEADER, skipped_lines
+from vnp.runs.units import SKIPPED_COLUMNS, skipped_lines
 
 _NAMED = 12
 _MOST_THREADS = 4
@@ -304,12 +305,11 @@ def write_skipped(run: Run) -> None:
     Raises:
         StorageError: the disk is full or cannot be written.
     """
-    with replacing(run.paths.skipped) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        file.write(SKIPPED_HEADER)
+    with open_text_table(run.paths.skipped, SKIPPED_COLUMNS) as file:
         for number in range(run.request.shards):
             with h5py.File(run.paths.shard(number), "r", locking=False) as shard:
                 for records, skipped in _windows(shard):
-                    file.writelines(skipped_lines(run.request.inputs, records, skipped))
+                    file.write(skipped_lines(run.request.inputs, records, skipped))
 
 
 def _windows(shard: h5py.File) -> Iterator[tuple[Records, Skipped]]:

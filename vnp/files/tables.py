@@ -1,0 +1,90 @@
+r"""Tables as text: every TSV and CSV that is written goes through here, and every one that is read.
+
+The dialect is Python's ``excel-tab``, which pandas and R's ``read.delim`` and ``read.table`` read by their defaults: a
+field that holds a quote, an apostrophe, a ``#`` or the separator stands between double quotes, and a double quote in it
+is written twice. No field holds a line end or a control character other than the tab: they are written as ``\n``,
+``\x1b`` and so on, so that a line is a row.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from vnp.errors import InputError
+from vnp.files.durable import replacing
+
+TAB = "\t"
+# R begins a quoted text at either mark, anywhere in a field, and a comment at a #.
+_MARKS = "\"'#"
+_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160)) if chr(code) != TAB}
+
+
+def table_lines(columns: Sequence[Sequence[str]], separator: str = TAB) -> str:
+    """The lines of some rows, each with its line end.
+
+    Args:
+        columns: texts, as many in each column; two columns at least.
+        separator: what stands between two fields.
+    """
+    lines = "\n".join(map(separator.join, zip(*(_safe(column, separator) for column in columns), strict=True)))
+    return f"{lines}\n" if lines else ""
+
+
+def table_text(rows: Iterable[Sequence[str]], separator: str = TAB) -> str:
+    """A small table, given row by row, its header first."""
+    return table_lines(list(zip(*rows, strict=True)), separator)
+
+
+@contextmanager
+def open_text_table(path: Path, header: Sequence[str]) -> Iterator[TextIO]:
+    """Write a table that appears when the block ends without an error; what ``table_lines`` gives is written to it.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    with replacing(path) as temporary, temporary.open("x", encoding="utf-8", newline="") as file:
+        file.write(table_lines([[name] for name in header]))
+        yield file
+
+
+def _safe(column: Sequence[str], separator: str) -> Sequence[str]:
+    """The fields of a column; in most columns nothing is to be done, which one look at all of its letters tells."""
+    whole = "".join(column)
+    if not whole.isprintable():
+        column = [text.translate(_CONTROLS) for text in column]
+    marks = {*_MARKS, separator}
+    if not any(mark in whole for mark in marks):
+        return column
+    return [text if marks.isdisjoint(text) else '"' + text.replace('"', '""') + '"' for text in column]
+
+
+def table_rows(path: Path, what: str, separator: str = TAB) -> Iterator[tuple[int, list[str]]]:
+    """Read a table in this dialect.
+
+    Args:
+        path: the file.
+        what: it is, for messages: ``samplesheet``.
+        separator: between two fields.
+
+    Yields:
+        The line, from 1, and its fields as they are; of a blank line none.
+
+    Raises:
+        InputError: the file cannot be read, or is not such a table.
+    """
+    try:
+        # utf-8-sig, since spreadsheet programs write a byte-order mark.
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, delimiter=separator, strict=True)
+            for cells in reader:
+                yield reader.line_num, cells
+    except UnicodeDecodeError as error:
+        raise InputError(f"the {what} is not UTF-8 text; save it as UTF-8", path=path) from error
+    except csv.Error as error:
+        raise InputError(f"not a table that can be read: {error}", path=path, line=reader.line_num) from error
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", path=path) from error
