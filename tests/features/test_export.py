@@ -91,6 +91,12 @@ def features(tmp_path: Path) -> Features:
     return open_features(write_features(tmp_path / "run/features.h5"))
 
 
+def unseal(path: Path) -> None:
+    """Make of features what an earlier version wrote, without checksums."""
+    with h5py.File(path, "r+") as file:
+        del file.attrs["content"], file["checksums"]
+
+
 class TestReading:
     def test_everything_comes_back(self, features: Features) -> None:
         assert (features.rows, features.width, features.chunk, features.run) == (11, 8, 300, "digest")
@@ -119,6 +125,8 @@ class TestReading:
 
     def test_windows_hold_little(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("vnp.features.read._WINDOW_BYTES", 4 * 8 * 3)
+        for room in ("read", "table"):
+            monkeypatch.setattr(f"vnp.features.{room}.CHECKED_ROWS", 3)
         assert [len(window) for window in open_features(write_features(tmp_path / "f.h5")).windows()] == [3, 3, 3, 2]
 
     def test_a_run_is_found_by_its_folder(self, features: Features) -> None:
@@ -202,12 +210,46 @@ class TestReading:
     def test_what_does_not_fit_is_refused(
         self, change: Callable[[h5py.File], object], error: type[Exception], words: str, features: Features
     ) -> None:
+        unseal(features.path)
         with h5py.File(features.path, "r+") as file:
             change(file)
         with pytest.raises(error, match=words):
             open_features(features.path)
 
+    def test_without_checksums_it_is_read_and_said(self, features: Features, caplog: pytest.LogCaptureFixture) -> None:
+        unseal(features.path)
+        assert open_features(features.path).ids() == features.ids()
+        assert "has no checksums" in caplog.text
+
+    @pytest.mark.parametrize("name", ["ids", "label", "group", "features", "records/name", "start"])
+    def test_what_was_changed_is_refused_where_it_is_read(self, name: str, features: Features, tmp_path: Path) -> None:
+        with h5py.File(features.path, "r+") as file:
+            place = file[name].id.get_offset()
+        content = bytearray(features.path.read_bytes())
+        content[place] ^= 1
+        features.path.write_bytes(content)
+        opened = open_features(features.path)
+        with pytest.raises(FeatureError, match=f"is damaged: {name} of rows 0 to 11 is not what was written"):
+            opened.check()
+        with pytest.raises(FeatureError, match=f"is damaged: {name}"):
+            (opened.records if "/" in name else lambda: export(opened, "npz", tmp_path))()
+
+    @pytest.mark.parametrize("change", [
+        lambda f: f.attrs.__setitem__("chunk", 301), lambda f: f.__delitem__("checksums"),
+        lambda f: f.attrs.__delitem__("content"), lambda f: f.move("start", "stare"),
+        lambda f: f["checksums"].__setitem__(0, 1),
+    ])  # fmt: skip
+    def test_what_a_file_says_of_itself_is_sealed(
+        self, change: Callable[[h5py.File], object], features: Features
+    ) -> None:
+        with h5py.File(features.path, "r+") as file:
+            change(file)
+        with pytest.raises(FeatureError, match="damaged"):
+            open_features(features.path)
+
     def test_numbers_that_are_not_finite_are_refused(self, features: Features, tmp_path: Path) -> None:
+        unseal(features.path)
+        features = open_features(features.path)
         with h5py.File(features.path, "r+") as file:
             file["features"][4, 2] = np.inf
         for kind in ("npz", "parquet", "pt"):
@@ -219,7 +261,7 @@ class TestReading:
 
 class TestNpz:
     def test_what_is_in_it(self, features: Features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("vnp.features.read._WINDOW_BYTES", 4 * 8 * 4)
+        monkeypatch.setattr(Features, "_step", lambda _features: 4)
         monkeypatch.setattr("vnp.features.read._COLUMN_ROWS", 3)
         told: list[int] = []
         done = export(features, "npz", tmp_path / "out", progress=told.append)
@@ -280,7 +322,7 @@ class TestParquet:
     def test_what_is_in_it(self, features: Features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         import pyarrow.parquet as parquet
 
-        monkeypatch.setattr("vnp.features.read._WINDOW_BYTES", 4 * 8 * 4)
+        monkeypatch.setattr(Features, "_step", lambda _features: 4)
         (path,) = export(features, "parquet", tmp_path).paths
         file = parquet.ParquetFile(path)
         assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [4, 4, 3]

@@ -151,7 +151,7 @@ def test_windows_cover_everything_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_table_is_written_only_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(_file: object) -> str:
+    def fails(*_arguments: object) -> str:
         raise OSError("out of order")
 
     monkeypatch.setattr(table, "content_digest", fails)

@@ -28,10 +28,12 @@ from vnp.features.hdf5 import Extent, allocate, as_array, as_bytes, column_type,
 from vnp.features.table import (
     COLUMNS,
     SCHEMA,
+    Checksums,
     Column,
     all_finite,
     require_finite,
     require_schema,
+    seal,
     windows,
 )
 
@@ -72,6 +74,7 @@ def merge(
     *,
     arrays: Mapping[str, Sequence[str]],
     attributes: Mapping[str, str | int],
+    sealed: bool = False,
     before: Callable[[int], None] = lambda _source: None,
     progress: Callable[[int], None] = lambda _rows: None,
 ) -> Merged:
@@ -82,6 +85,7 @@ def merge(
         target: file to create; the caller gives a temporary name.
         arrays: for each number array of the target, the arrays of the sources that stand side by side in it.
         attributes: stored on the file beside ``schema``.
+        sealed: store checksums of every array in the file too, for who reads parts of it.
         before: called with a source's index before its numbers are copied; raises to refuse it.
         progress: told how many rows were copied since the last call.
 
@@ -97,21 +101,26 @@ def merge(
         "skipped": sum(source.skipped for source in surveyed),
     }
     _require_room(target, surveyed, totals, arrays)
+    sums = {name: Checksums() for name in (*(column.path for column in _ALL), *arrays)} if sealed else {}
     with guarded_file(target) as file:
         file.attrs["schema"] = SCHEMA
         for key, value in attributes.items():
             file.attrs[key] = value
         extents = _make(file, target, surveyed, totals, arrays)
-        digests, reasons = _copy_columns(file, surveyed)
-    first = 0
-    with write_behind(target) as nudge:
-        for index, source in enumerate(surveyed):
-            before(index)
-            for name, parts in arrays.items():
-                copy([source.arrays[part] for part in parts], extents[name], first, _finite(source, name))
-            nudge()
-            first += source.rows
-            progress(source.rows)
+        digests, reasons = _copy_columns(file, surveyed, sums)
+        file.flush()
+        first = 0
+        with write_behind(target) as nudge:
+            for index, source in enumerate(surveyed):
+                before(index)
+                for name, parts in arrays.items():
+                    check = _check(source, name, sums.get(name))
+                    copy([source.arrays[part] for part in parts], extents[name], first, check)
+                nudge()
+                first += source.rows
+                progress(source.rows)
+        if sealed:
+            seal(file, {name: one.found() for name, one in sums.items()})
     widths = {name: found.width for name, found in extents.items()}
     return Merged(totals[""], totals["records"], reasons, digests[-1], digests[:-1], widths)
 
@@ -209,7 +218,9 @@ def _make(
     return {name: extent(target, file[name]) for name in arrays}
 
 
-def _copy_columns(file: h5py.File, surveyed: Sequence[_Source]) -> tuple[list[str], dict[str, int]]:
+def _copy_columns(
+    file: h5py.File, surveyed: Sequence[_Source], sums: Mapping[str, Checksums]
+) -> tuple[list[str], dict[str, int]]:
     """Copy everything but the number arrays; returns digests of each source's ids and of all, and counts."""
     digests: list[str] = []
     whole = hashlib.sha256()
@@ -226,19 +237,21 @@ def _copy_columns(file: h5py.File, surveyed: Sequence[_Source]) -> tuple[list[st
                 text = b"".join(name + b"\n" for name in ids)
                 digest.update(text)
                 whole.update(text)
-                _copy_window(found, file, "", window, at)
+                _copy_window(found, file, "", window, at, sums)
             digests.append(digest.hexdigest())
             repeated = int(source.records > 0 and source.first_record == last_record)
             for window in windows(source.records, repeated):
-                _copy_window(found, file, "records", window, at)
+                _copy_window(found, file, "records", window, at, sums)
             last_record = source.last_record if source.records else last_record
             for window in windows(source.skipped):
-                _copy_window(found, file, "skipped", window, at)
+                _copy_window(found, file, "skipped", window, at, sums)
             add_reasons(found, reasons)
     return [*digests, whole.hexdigest()], reasons
 
 
-def _copy_window(found: h5py.File, file: h5py.File, group: str, window: slice, at: dict[str, int]) -> None:
+def _copy_window(
+    found: h5py.File, file: h5py.File, group: str, window: slice, at: dict[str, int], sums: Mapping[str, Checksums]
+) -> None:
     into = slice(at[group], at[group] + window.stop - window.start)
     at[group] = into.stop
     for column in COLUMNS[group]:
@@ -246,6 +259,8 @@ def _copy_window(found: h5py.File, file: h5py.File, group: str, window: slice, a
         if column.dtype is None:
             values = as_array(as_bytes(values), file[column.path].dtype)
         file[column.path][into] = values
+        if sums:
+            sums[column.path].add(values)
 
 
 def add_reasons(file: h5py.File, counts: dict[str, int]) -> None:
@@ -269,8 +284,10 @@ def _require_rising(found: h5py.File, window: slice, last: int, path: Path) -> i
     return int(key[-1])
 
 
-def _finite(source: _Source, name: str) -> Callable[[np.ndarray, int], None]:
+def _check(source: _Source, name: str, sums: Checksums | None) -> Callable[[np.ndarray, int], None]:
     def check(values: np.ndarray, row: int) -> None:
+        if sums is not None:
+            sums.add(values)
         if all_finite(values):
             return
         with h5py.File(source.path, "r", locking=False) as found:

@@ -1,13 +1,15 @@
-"""Reads merged features: what ``reduce`` wrote, checked when it is opened, in windows of bounded memory.
+"""Reads merged features: what ``reduce`` wrote, in windows of bounded memory, each checked as it is read.
 
-``open_features("RUN")`` checks the file, and its ``windows()`` yield float32 ``values`` (n, 1664) beside ``columns``.
+``open_features("RUN")`` checks what the file says of itself, and its ``windows()`` yield float32 ``values`` (n, 1664)
+beside ``columns``. A number that was changed after it was written is an error, never given out.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
@@ -23,16 +25,25 @@ from vnp.features.hdf5 import as_bytes, extent
 from vnp.features.layout import FeatureLayout
 from vnp.features.split import look_up
 from vnp.features.table import (
+    CHECKED_ROWS,
     COLUMNS,
+    Checksums,
+    Reading,
     Records,
     Rows,
+    Skipped,
     all_finite,
+    read_checksums,
     read_records,
     read_rows,
+    read_skipped,
     require_finite,
     require_schema,
+    windows,
 )
 from vnp.files.records import parse_json, require_regular
+
+log = logging.getLogger(__name__)
 
 _WINDOW_BYTES = 32 << 20
 _COLUMN_ROWS = 65_536
@@ -67,6 +78,7 @@ class Features:
         chunk: bases of a chunk.
         run: digest of the run that it was merged from.
         provenance: inputs, encoders, shards and versions, as ``reduce`` stored them.
+        checksums: of every array, as ``reduce`` stored them; None in a file of an earlier version, which has none.
         columns: which columns of the file the layout speaks of.
         group_of: groups by record, in place of the stored ones; None for those.
     """
@@ -77,6 +89,7 @@ class Features:
     chunk: int
     run: str
     provenance: dict[str, Any]
+    checksums: Mapping[str, Int64[np.ndarray, "k"]] | None = None
     columns: slice = field(default_factory=lambda: slice(None))
     group_of: Mapping[int, bytes] | None = None
 
@@ -114,42 +127,57 @@ class Features:
 
     def labels(self) -> Int8[np.ndarray, "n"]:
         """1 viral, 0 host, -1 unlabelled, for every row."""
-        with self._opened() as file:
-            labels: Int8[np.ndarray, "n"] = file["label"][:]
+        with self.reading() as read:
+            labels: Int8[np.ndarray, "n"] = read("label", slice(None))
             return labels
 
     def splits(self) -> Int8[np.ndarray, "n"]:
         """The part that came with the data: 0 train, 1 validation, 2 test, -1 none, for every row."""
-        with self._opened() as file:
-            splits: Int8[np.ndarray, "n"] = file["split"][:]
+        with self.reading() as read:
+            splits: Int8[np.ndarray, "n"] = read("split", slice(None))
             return splits
 
     def groups(self) -> list[str]:
         """The unit that a split must not cut, for every row."""
         return [text for texts in self.text_windows("group") for text in texts]
 
-    def records(self) -> Records:
-        """The input records, also those without a row."""
-        with self._opened() as file:
-            records = read_records(file)
+    def records(self, window: slice = slice(None)) -> Records:
+        """The input records, also those without a row, or a window of them."""
+        with self.reading() as read:
+            records = read_records(read, window)
         return replace(records, group=self._groups_of(records.ordinal, records.group))
 
     def text_windows(self, column: str) -> Iterator[list[str]]:
         """One text column (``ids`` or ``group``), some rows at a time."""
         for first in range(0, self.rows, _COLUMN_ROWS):
             window = slice(first, first + _COLUMN_ROWS)
-            with self._opened() as file:
-                texts = as_bytes(file[column][window])
+            with self.reading() as read:
+                texts = as_bytes(read(column, window))
                 if column == "group":
-                    texts = self._groups_of(file["record"][window], texts)
+                    texts = self._groups_of(read("record", window), texts)
             yield [text.decode() for text in texts]
 
     def number_windows(self, column: str) -> Iterator[np.ndarray]:
         """One column of numbers, such as ``start``, some rows at a time."""
         for first in range(0, self.rows, _COLUMN_ROWS):
-            with self._opened() as file:
-                numbers: np.ndarray = file[column][first : first + _COLUMN_ROWS]
+            with self.reading() as read:
+                numbers = read(column, slice(first, first + _COLUMN_ROWS))
             yield numbers
+
+    def rows_at(self, window: slice) -> Rows:
+        """What the rows of a window are."""
+        with self.reading() as read:
+            rows = read_rows(read, window)
+        return replace(rows, group=self._groups_of(rows.record, rows.group))
+
+    def skipped_windows(self) -> Iterator[Skipped]:
+        """What has no row, some entries at a time."""
+        with self._opened() as file:
+            count = len(file["skipped/reason"])
+        for window in windows(count):
+            with self.reading() as read:
+                skipped = read_skipped(read, window)
+            yield skipped
 
     def windows(self, first: int = 0, last: int | None = None, *, rows: int | None = None) -> Iterator[Window]:
         """Rows in order, widened to float32.
@@ -162,15 +190,17 @@ class Features:
         Raises:
             FeatureError: the file is damaged or holds NaN or infinity.
         """
-        step = rows or max(1, _WINDOW_BYTES // (4 * self.width))
+        step = rows or self._step()
         end = self.rows if last is None else last
         for low in range(first, end, step):
-            high = min(low + step, end)
-            with self._opened() as file:
-                columns = read_rows(file, slice(low, high))
+            window = slice(low, min(low + step, end))
+            with self.reading() as read:
+                columns = read_rows(read, window)
                 columns = replace(columns, group=self._groups_of(columns.record, columns.group))
-                values = file["features"][low:high, self.columns].astype(np.float32, copy=False)
-            require_finite(values, f"{self.path}: features", columns.ids)
+                values = read("features", window)[:, self.columns].astype(np.float32, copy=False)
+            # What is as reduce wrote it is finite: reduce looked.
+            if self.checksums is None:
+                require_finite(values, f"{self.path}: features", columns.ids)
             yield Window(low, columns, values)
 
     def stored_windows(self, *, rows: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
@@ -179,16 +209,37 @@ class Features:
         Raises:
             FeatureError: the file is damaged or holds NaN or infinity.
         """
-        step = rows or max(1, _WINDOW_BYTES // (4 * self.width))
+        step = rows or self._step()
         for low in range(0, self.rows, step):
-            with self._opened() as file:
-                values: np.ndarray = file["features"][low : low + step, self.columns]
-                if not all_finite(values):
-                    require_finite(values, f"{self.path}: features", read_rows(file, slice(low, low + step)).ids)
+            window = slice(low, min(low + step, self.rows))
+            with self.reading() as read:
+                values = read("features", window)[:, self.columns]
+                if self.checksums is None and not all_finite(values):
+                    require_finite(values, f"{self.path}: features", read_rows(read, window).ids)
             yield low, values
 
+    def _step(self) -> int:
+        """Rows of a window, of whole checksums."""
+        return max(1, _WINDOW_BYTES // (4 * self.width * CHECKED_ROWS)) * CHECKED_ROWS
+
+    def check(self, progress: Callable[[int], None] = lambda _rows: None) -> None:
+        """Read all of a file that has checksums, and compare it with them.
+
+        Raises:
+            FeatureError: something was changed after it was written.
+        """
+        for name in self.checksums or ():
+            with self._opened() as file:
+                count = len(file[name])
+            for first in range(0, count, self._step()):
+                window = slice(first, min(first + self._step(), count))
+                with self.reading() as read:
+                    read(name, window)
+                if name == "features":
+                    progress(window.stop - window.start)
+
     def mapped(self) -> np.ndarray:
-        """Features as they are stored, read from the disk where they are touched; not checked for NaN.
+        """Features as they are stored, read from the disk where they are touched; not checked.
 
         Raises:
             FeatureError: the file is damaged.
@@ -203,6 +254,34 @@ class Features:
 
     def _groups_of(self, record: Int64[np.ndarray, "n"], stored: list[bytes]) -> list[bytes]:
         return stored if self.group_of is None else [self.group_of[number] for number in record.tolist()]
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """Open the file for a while.
+
+        Yields:
+            What reads some rows of an array by its name, and raises FeatureError where they have changed.
+        """
+        with self._opened() as file:
+            yield lambda name, window: self._checked(file[name], name, window)
+
+    def _checked(self, stored: h5py.Dataset, name: str, window: slice) -> np.ndarray:
+        if self.checksums is None:
+            plain: np.ndarray = stored[window]
+            return plain
+        low, high, _ = window.indices(len(stored))
+        first, last = low // CHECKED_ROWS, -(-high // CHECKED_ROWS)
+        values: np.ndarray = stored[first * CHECKED_ROWS : last * CHECKED_ROWS]
+        sums = Checksums()
+        sums.add(values)
+        wrong = np.flatnonzero(self.checksums[name][first:last] != sums.found())
+        if len(wrong):
+            row = (first + int(wrong[0])) * CHECKED_ROWS
+            raise FeatureError(
+                f"{self.path} is damaged: {name} of rows {row:,} to {min(row + CHECKED_ROWS, len(stored)):,} is not "
+                f"what was written. {_remedy(self.path)}"
+            )
+        return values[low - first * CHECKED_ROWS : high - first * CHECKED_ROWS]
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[h5py.File]:
@@ -227,6 +306,10 @@ def open_features(path: Path | str) -> Features:
         kind = file.attrs.get("kind")
         if kind != "features":
             raise FeatureError(f"{path} is a {kind}, not merged features: give the run, or its features.h5")
+        try:
+            checksums = read_checksums(file)
+        except FeatureError as error:
+            raise FeatureError(f"{path} is damaged: {error}. {_remedy(path)}") from error
         features = Features(
             path=path,
             rows=len(file["ids"]),
@@ -234,8 +317,11 @@ def open_features(path: Path | str) -> Features:
             chunk=int(file.attrs["chunk"]),
             run=str(file.attrs["run"]),
             provenance=dict(parse_json(file.attrs["provenance"])),
+            checksums=checksums,
         )
         _require_whole(file, features)
+    if checksums is None:
+        log.warning("%s is of an earlier version of vnp and has no checksums: damage in it would not be seen", path)
     return features
 
 

@@ -9,7 +9,7 @@ contiguous array can be mapped and copied at the speed of the disk.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +20,14 @@ from jaxtyping import Int8, Int32, Int64
 
 from vnp.errors import FeatureError
 from vnp.features.hdf5 import as_array, as_bytes, column_type, whole_file, widest
+from vnp.files.hashing import crc32
 
 SCHEMA = "vnp-features/2"
 CONTENT = "content"
+CHECKSUMS = "checksums"
 ROWS_AT_ONCE = 65_536
+CHECKED_ROWS = 2_048
+"""Rows of a checksum, of every array: few enough that reading a part of a file reads little more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,26 +143,106 @@ def write_table(
                 file.create_dataset(column.path, data=values, dtype=dtype, track_times=False)
         for name, array in arrays.items():
             file.create_dataset(name, data=array, track_times=False)
-        file.attrs[CONTENT] = content_digest(file)
+        seal(file, {name: checksums(array) for name, array in arrays_of(file).items()})
 
 
-def content_digest(file: h5py.File) -> str:
-    """SHA-256 over every array and attribute of an open file, names and shapes included."""
+class Checksums:
+    """CRC-32 of consecutive rows of one array, ``CHECKED_ROWS`` at a time."""
+
+    def __init__(self) -> None:
+        self._found: list[int] = []
+        self._rows = 0
+        self._crc = 0
+
+    def add(self, values: np.ndarray) -> None:
+        """Take in the rows that follow, as they are in memory or as h5py gives them."""
+        done = 0
+        while done < len(values):
+            count = min(CHECKED_ROWS - self._rows, len(values) - done)
+            self._crc = crc32(_plain(values[done : done + count]), self._crc)
+            self._rows += count
+            done += count
+            if self._rows == CHECKED_ROWS:
+                self._close()
+
+    def found(self) -> list[int]:
+        """Those of all rows that were taken in."""
+        if self._rows:
+            self._close()
+        return self._found
+
+    def _close(self) -> None:
+        self._found.append(self._crc)
+        self._rows = self._crc = 0
+
+
+def _plain(values: np.ndarray) -> np.ndarray | bytes:
+    """What stands for values in a digest: their bytes, and of texts of any length the length too."""
+    if values.dtype.kind != "O":
+        return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    texts = [text if isinstance(text, bytes) else text.encode() for text in values.tolist()]
+    return b"".join(len(text).to_bytes(8, "little") + text for text in texts)
+
+
+def checksums(dataset: h5py.Dataset) -> list[int]:
+    """Those of an array of an open file."""
+    sums = Checksums()
+    for window in windows(len(dataset)):
+        sums.add(dataset[window])
+    return sums.found()
+
+
+def content_digest(file: h5py.File, known: Mapping[str, Sequence[int] | np.ndarray] | None = None) -> str:
+    """SHA-256 over every attribute of an open file, and the name, shape, type and checksums of every array.
+
+    Args:
+        file: open.
+        known: the checksums of each array by its name; by default they are computed of what is in the file.
+    """
     digest = hashlib.sha256()
     for key in sorted(file.attrs):
         if key != CONTENT:
             digest.update(f"{key}={file.attrs[key]!s}\n".encode())
-    datasets: dict[str, h5py.Dataset] = {}
-    file.visititems(lambda name, item: datasets.__setitem__(name, item) if isinstance(item, h5py.Dataset) else None)
-    for name, dataset in sorted(datasets.items()):
+    for name, dataset in sorted(arrays_of(file).items()):
+        sums = checksums(dataset) if known is None else known[name]
         digest.update(f"{name}{dataset.shape}{dataset.dtype.str}".encode())
-        if dataset.dtype.kind == "O":
-            for text in as_bytes(dataset[:]):
-                digest.update(len(text).to_bytes(8, "little") + text)
-        elif dataset.size:
-            for window in windows(len(dataset)):
-                digest.update(np.ascontiguousarray(dataset[window]).view(np.uint8).data)
+        digest.update(np.asarray(sums, "<u4").tobytes())
     return digest.hexdigest()
+
+
+def arrays_of(file: h5py.File) -> dict[str, h5py.Dataset]:
+    """Every array of an open file by its name, but its checksums."""
+    found: dict[str, h5py.Dataset] = {}
+    file.visititems(lambda name, item: found.__setitem__(name, item) if isinstance(item, h5py.Dataset) else None)
+    found.pop(CHECKSUMS, None)
+    return found
+
+
+def seal(file: h5py.File, known: Mapping[str, Sequence[int]]) -> None:
+    """Store the checksums of every array in an open file, where ``read_checksums`` finds them, and seal the whole."""
+    joined = np.concatenate([np.asarray(sums, np.uint32) for _, sums in sorted(known.items())])
+    file.create_dataset(CHECKSUMS, data=joined, dtype="<u4", track_times=False)
+    file.attrs[CONTENT] = content_digest(file, known)
+
+
+def read_checksums(file: h5py.File) -> dict[str, Int64[np.ndarray, "k"]] | None:
+    """What ``seal`` stored, once it is sure that it is that; None of a file that was not sealed.
+
+    Raises:
+        FeatureError: an attribute, a name, shape or type, or a checksum has changed.
+    """
+    if CONTENT not in file.attrs and CHECKSUMS not in file:
+        return None
+    stored = file[CHECKSUMS][:].astype(np.int64)
+    found: dict[str, Int64[np.ndarray, "k"]] = {}
+    first = 0
+    for name, dataset in sorted(arrays_of(file).items()):
+        count = -(-len(dataset) // CHECKED_ROWS)
+        found[name] = stored[first : first + count]
+        first += count
+    if first != len(stored) or file.attrs.get(CONTENT) != content_digest(file, found):
+        raise FeatureError("what it says of itself has changed since it was written")
+    return found
 
 
 def windows(count: int, first: int = 0) -> Iterator[slice]:
@@ -167,23 +251,28 @@ def windows(count: int, first: int = 0) -> Iterator[slice]:
         yield slice(low, min(low + ROWS_AT_ONCE, count))
 
 
-def read_rows(file: h5py.File, window: slice = slice(None)) -> Rows:
+Reading = Callable[[str, slice], np.ndarray]
+"""Gives some rows of an array, by its name."""
+
+
+def read_rows(file: h5py.File | Reading, window: slice = slice(None)) -> Rows:
     """The rows of an open file, or a window of them."""
     return Rows(**_read(file, "", window))
 
 
-def read_records(file: h5py.File, window: slice = slice(None)) -> Records:
+def read_records(file: h5py.File | Reading, window: slice = slice(None)) -> Records:
     """The input records of an open file, or a window of them."""
     return Records(**_read(file, "records", window))
 
 
-def read_skipped(file: h5py.File, window: slice = slice(None)) -> Skipped:
+def read_skipped(file: h5py.File | Reading, window: slice = slice(None)) -> Skipped:
     """What has no row, of an open file, or a window of it."""
     return Skipped(**_read(file, "skipped", window))
 
 
-def _read(file: h5py.File, group: str, window: slice) -> dict[str, Any]:
-    found = {column: file[column.path][window] for column in COLUMNS[group]}
+def _read(file: h5py.File | Reading, group: str, window: slice) -> dict[str, Any]:
+    reading = (lambda name, rows: file[name][rows]) if isinstance(file, h5py.File) else file
+    found = {column: reading(column.path, window) for column in COLUMNS[group]}
     return {column.name: values if column.dtype else as_bytes(values) for column, values in found.items()}
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 from jaxtyping import Float64, Int8, Int32, Int64
 
 from vnp.errors import FeatureError
-from vnp.features.read import Features, damage
-from vnp.features.table import Records, read_records, read_rows, read_skipped, windows
+from vnp.features.read import Features
+from vnp.features.table import Records, windows
 from vnp.files.records import require_regular
 from vnp.runs.request import PlannedInput
 
@@ -88,8 +86,7 @@ def batches(features: Features, scores: np.ndarray) -> Iterator[Batch]:
     """All rows with their scores, in order, some ten thousand at a time."""
     held: Batch | None = None
     for window in windows(features.rows):
-        with _opened(features) as file:
-            rows = read_rows(file, window)
+        rows = features.rows_at(window)
         both = (np.ascontiguousarray(scores[window][name]) for name in ("score", "probability"))
         found = Batch(rows.ids, rows.record, rows.chunk, rows.frame, rows.start, rows.end, *both)
         if held is not None:
@@ -112,17 +109,10 @@ def planned_inputs(features: Features) -> list[PlannedInput]:
         raise FeatureError(f"{features.path} does not say what it was made of ({error}): reduce it anew") from error
 
 
-@contextmanager
-def _opened(features: Features) -> Iterator[h5py.File]:
-    with damage(features.path), h5py.File(features.path, "r", locking=False) as file:
-        yield file
-
-
 def record_windows(features: Features, count: int) -> Iterator[Records]:
     """The input records, some ten thousand at a time; a record's ordinal is its place among all."""
     for window in windows(count):
-        with _opened(features) as file:
-            records = read_records(file, window)
+        records = features.records(window)
         if records.ordinal[0] != window.start or records.ordinal[-1] != window.stop - 1:
             raise FeatureError(f"{features.path}: records are missing. Make it again with jobs.reduce --force")
         yield records
@@ -130,9 +120,8 @@ def record_windows(features: Features, count: int) -> Iterator[Records]:
 
 def record_lengths(features: Features) -> np.ndarray:
     """Bases of every record, int64."""
-    with _opened(features) as file:
-        lengths: np.ndarray = file["records/length"][:]
-    return lengths
+    with features.reading() as read:
+        return read("records/length", slice(None))
 
 
 class Reasons:
@@ -155,10 +144,6 @@ class Reasons:
     @staticmethod
     def _whole(features: Features) -> Iterator[tuple[int, str]]:
         """Entries that speak of a whole record or chunk."""
-        with _opened(features) as file:
-            count = len(file["skipped/record"])
-        for window in windows(count):
-            with _opened(features) as file:
-                skipped = read_skipped(file, window)
+        for skipped in features.skipped_windows():
             for place in np.flatnonzero(skipped.frame < 0).tolist():
                 yield int(skipped.record[place]), skipped.reason[place].decode().replace("\t", " ")

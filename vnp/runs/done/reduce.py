@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ import numpy as np
 from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, RunExistsError, storage_error
 from vnp.features.layout import NATIVE_DNA, PROJECTED_DNA, FeatureLayout, make_layout
 from vnp.features.merge import Merged, add_reasons, merge
+from vnp.features.read import open_features
 from vnp.features.split import part_counts
-from vnp.features.table import SCHEMA, Records, Skipped, read_records, read_skipped, windows
+from vnp.features.table import Records, Skipped, read_records, read_skipped, windows
+from vnp.files.claims import alone_with
 from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
-from vnp.files.records import parse_json, require_regular
-from vnp.files.tables import open_text_table
+from vnp.files.tables import open_text_table, table_text
 from vnp.runs.done.receipts import Receipt, require_sealed, tidy, withdraw
 from vnp.runs.planning.plan import read_plan
 from vnp.runs.request import Run, Shard, shard_name, versions
@@ -79,10 +81,22 @@ def reduce_run(
         protein=(run.request.protein.name, widths["protein"]),
     )
     provenance = _provenance(run, receipts)
-    if run.paths.features.exists() and not force:
-        there = _already(run, kind, layout, provenance)
+    with alone_with(run.paths.features, "reduce"):
+        if run.paths.features.exists() and not force:
+            reduced = _already(run, kind, layout, provenance, progress)
+        else:
+            reduced = _merge(run, receipts, layout, provenance, progress)
         tidy(run)
-        return there
+    return reduced
+
+
+def _merge(
+    run: Run,
+    receipts: Sequence[Receipt],
+    layout: FeatureLayout,
+    provenance: dict[str, Any],
+    progress: Callable[[int], None],
+) -> Reduced:
     with replacing(run.paths.features) as temporary, _hashed_ahead(run, receipts) as intact:
 
         def require_intact(index: int) -> None:
@@ -101,18 +115,18 @@ def reduce_run(
                     "chunk": run.request.chunk,
                     "provenance": json.dumps(provenance, sort_keys=True),
                 },
+                sealed=True,
                 before=require_intact,
                 progress=progress,
             )
             _require_whole(run, receipts, merged)
             parts = _reopen(temporary, merged, layout)
-            write_skipped(run)
+            write_skipped(run, temporary)
         except (FeatureError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             explained = _explained(run, receipts, intact, error)
             if explained is error:
                 raise
             raise explained from error
-    tidy(run)
     return Reduced(run.paths.features, merged.rows, layout, merged.skipped, fresh=True, parts=parts)
 
 
@@ -189,31 +203,32 @@ def _provenance(run: Run, receipts: Sequence[Receipt]) -> dict[str, Any]:
     }
 
 
-def _already(run: Run, kind: str, layout: FeatureLayout, provenance: dict[str, Any]) -> Reduced:
-    """The features that are there, if they are these."""
+def _already(
+    run: Run, kind: str, layout: FeatureLayout, provenance: dict[str, Any], progress: Callable[[int], None]
+) -> Reduced:
+    """The features that are there, if they are these, and all of them as they were written."""
     path = run.paths.features
+    anew = f"python -m jobs.reduce {shlex.quote(str(run.paths.root))} --layout {kind} --force"
     try:
-        require_regular(path)
-        with h5py.File(path, "r", locking=False) as file:
-            stored = parse_json(file.attrs["provenance"])
-            same = (
-                file.attrs.get("schema") == SCHEMA
-                and file.attrs["layout"] == layout.to_json()
-                and stored["run"] == provenance["run"]
-                and stored["shards"] == json.loads(json.dumps(provenance["shards"]))
-            )
-            rows = len(file["ids"])
-            reasons: dict[str, int] = {}
-            add_reasons(file, reasons)
-            parts = part_counts(file["split"][:])
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
-        same = False
-    missing = "" if run.paths.skipped.exists() else f", but {run.paths.skipped.name} beside it is not"
-    if not same or missing:
-        anew = f"python -m jobs.reduce {shlex.quote(str(run.paths.root))} --layout {kind} --force"
-        what = missing if same else " and was made otherwise"
-        raise RunExistsError(f"{path} is there{what}. To merge the same shards anew: {anew}")
-    return Reduced(path, rows, layout, reasons, fresh=False, parts=parts)
+        found = open_features(path)
+        found.check(progress)
+    except FeatureError as error:
+        raise RunExistsError(
+            f"{path} is there and is damaged, or was made otherwise. To merge the same shards anew: {anew}"
+        ) from error
+    stored = found.provenance
+    shards = json.loads(json.dumps(provenance["shards"]))
+    if (found.layout, stored.get("run"), stored.get("shards")) != (layout, provenance["run"], shards):
+        raise RunExistsError(f"{path} is there and was made otherwise. To merge the same shards anew: {anew}")
+    if not _skipped_as_written(run):
+        raise RunExistsError(
+            f"{path} is there, but {run.paths.skipped.name} beside it is not, or not as it was written. To merge the "
+            f"same shards anew: {anew}"
+        )
+    with h5py.File(path, "r", locking=False) as file:
+        reasons: dict[str, int] = {}
+        add_reasons(file, reasons)
+    return Reduced(path, found.rows, layout, reasons, fresh=False, parts=part_counts(found.splits()))
 
 
 def _damaged(run: Run, receipts: Sequence[Receipt]) -> DamagedShardError:
@@ -299,28 +314,47 @@ def _hashed_ahead(run: Run, receipts: Sequence[Receipt]) -> Iterator[Callable[[i
         threads.shutdown(cancel_futures=True)
 
 
-def write_skipped(run: Run) -> None:
+def write_skipped(run: Run, features: Path) -> None:
     """Write every record, chunk or frame that has no row, in input order, with its reason.
+
+    Args:
+        run: gets ``skipped.tsv``.
+        features: its merged features, be they under a temporary name.
 
     Raises:
         StorageError: the disk is full or cannot be written.
     """
     with open_text_table(run.paths.skipped, SKIPPED_COLUMNS) as file:
-        for number in range(run.request.shards):
-            with h5py.File(run.paths.shard(number), "r", locking=False) as shard:
-                for records, skipped in _windows(shard):
-                    file.write(skipped_lines(run.request.inputs, records, skipped))
+        file.writelines(_skipped_lines(run, features))
 
 
-def _windows(shard: h5py.File) -> Iterator[tuple[Records, Skipped]]:
+def _skipped_as_written(run: Run) -> bool:
+    """Whether ``skipped.tsv`` is there and says what the features say."""
+    try:
+        with run.paths.skipped.open("rb") as file:
+            lines = chain([table_text([SKIPPED_COLUMNS])], _skipped_lines(run, run.paths.features))
+            return all(file.read(len(line)) == line for line in map(str.encode, lines)) and not file.read(1)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise storage_error(error, f"reading {run.paths.skipped}") from error
+
+
+def _skipped_lines(run: Run, features: Path) -> Iterator[str]:
+    with h5py.File(features, "r", locking=False) as file:
+        for records, skipped in _windows(file):
+            yield skipped_lines(run.request.inputs, records, skipped)
+
+
+def _windows(file: h5py.File) -> Iterator[tuple[Records, Skipped]]:
     """Skipped entries with the records that they speak of, a bounded number of either at a time."""
-    of_entry = shard["skipped/record"]
-    ordinals = shard["records/ordinal"]
+    of_entry = file["skipped/record"]
+    ordinals = file["records/ordinal"]
     for entries in windows(len(of_entry)):
         asked = of_entry[entries]
-        # A shard's records are consecutive, so that an ordinal tells the place.
+        # Records of the file are consecutive, so that an ordinal tells the place.
         first, last = int(asked[0] - ordinals[0]), int(asked[-1] - ordinals[0])
         for places in windows(last + 1, first):
             low, high = np.searchsorted(asked - ordinals[0], (places.start, places.stop))
             if low < high:
-                yield read_records(shard, places), read_skipped(shard, slice(entries.start + low, entries.start + high))
+                yield read_records(file, places), read_skipped(file, slice(entries.start + low, entries.start + high))
