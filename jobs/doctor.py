@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs._cli.command import command, echo
-from vnp.encoders.spec import spec, weighted
+from vnp.encoders.spec import NO_ENCODER, spec, weighted
 
 if TYPE_CHECKING:
     from vnp.doctor import Finding
@@ -64,7 +64,7 @@ def main(
     named = [
         one.name
         for name, molecule in ((dna, "dna"), (protein, "protein"))
-        if name is not None and (one := spec(name, molecule)).needs_weights
+        if name not in (None, NO_ENCODER) and (one := spec(name, molecule)).needs_weights
     ]
     # Here, because it loads much that --help does not need.
     from vnp.doctor import healthy

@@ -13,6 +13,7 @@ from jobs._cli.command import command, echo
 from jobs._cluster import chain
 from jobs._cluster.executor import Job, choose_executor
 from jobs._cluster.planning import plan_run, run_options
+from vnp.runs.request import default_layout
 
 
 @command("python -m jobs.pipeline genomes.csv --out RUN --shards 32")
@@ -34,7 +35,7 @@ def main(
     input: tuple[Path, ...],  # noqa: A002 - the argument's name in help and vnp.toml
     run: Path,
     shards: int,
-    layout: str,
+    layout: str | None,
     cluster: str,
     profile: str | None,
     parallelism: int | None,
@@ -66,7 +67,7 @@ def main(
         planned, status = plan_run(asked, run, executor, force=force)
         first = (chain.shards(planned, status.unfinished),)
     behind = chain.train_and_measure(root) if train and chain.can_train(asked.files) else ()
-    chain.start((*first, chain.reduce(root, layout), *behind), executor)
+    chain.start((*first, chain.reduce(root, layout or default_layout(asked.protein)), *behind), executor)
     if not executor.waits:
         echo(f"next: python -m jobs.status {quote(str(run))}")
         echo(f"if shards fail: python -m jobs.rerun {quote(str(run))} --then pipeline")

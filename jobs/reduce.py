@@ -8,7 +8,7 @@ from pathlib import Path
 from jobs._cli import options
 from jobs._cli.command import command, echo
 from jobs._cluster.chain import merge_run, reduce_here
-from vnp.runs.request import Run
+from vnp.runs.request import Run, default_layout
 
 
 @command("python -m jobs.reduce RUN")
@@ -16,12 +16,13 @@ from vnp.runs.request import Run
 @options.layout
 @options.force
 @options.as_json
-def main(run: Path, layout: str, force: bool, as_json: bool) -> None:
+def main(run: Path, layout: str | None, force: bool, as_json: bool) -> None:
     """Check every shard of RUN and merge them, in input order, into RUN/features.h5.
 
     Also writes RUN/skipped.tsv: every record, chunk or frame that has no row, with its reason.
     """
     opened = Run.open(run)
+    layout = layout or default_layout(opened.request.protein)
     if not as_json:
         reduce_here(opened, layout, force=force)
         return

@@ -17,7 +17,7 @@ from jobs.predict import finish_here, predict_binds
 from jobs.status import after_shards
 from vnp.errors import UsageError
 from vnp.prediction.options import OutputPaths, PredictOptions
-from vnp.runs.request import Run
+from vnp.runs.request import Run, default_layout
 
 
 @command("python -m jobs.rerun RUN")
@@ -39,7 +39,7 @@ def main(
     parallelism: int | None,
     retries: int | None,
     then: str | None,
-    layout: str,
+    layout: str | None,
     force: bool,
 ) -> None:
     """Make exactly the shards of RUN without a valid receipt; finished blocks are used."""
@@ -56,7 +56,7 @@ def main(
         behind = chain.reduce_and_predict(root, settings.layout, binds, lambda: finish_here(run))
     elif then:
         trained = chain.train_and_measure(root) if chain.can_train(opened.request.inputs) else ()
-        behind = (chain.reduce(root, layout), *trained)
+        behind = (chain.reduce(root, layout or default_layout(opened.request.protein)), *trained)
     shards = chain.shards(opened, todo, lambda seconds: f"made {len(todo)} shards in {duration(seconds)}")
     ids = chain.start((shards, *behind), executor, force=force)
     if ids:

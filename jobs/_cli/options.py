@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from jobs._cluster.executor import CLUSTERS
-from vnp.encoders.spec import DEFAULTS, Molecule, names
+from vnp.encoders.spec import DEFAULTS, NO_ENCODER, Molecule, names
 from vnp.metrics.rules import BEST_FRAME, RULES
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -61,8 +61,8 @@ def rule(of: str, default: str | None = None) -> Callable[[_Function], _Function
 layout = click.option(
     "--layout",
     type=click.Choice(["1664", "full"]),
-    default="1664",
-    help="1664 projects the DNA half from 768 to 384 numbers; full keeps all (2048 with the default encoders).",
+    help="1664 projects the DNA half from 768 to 384 numbers; full keeps all (2048 with the default encoders).  "
+    "[default: 1664; full with --protein none]",
 )
 
 
@@ -80,10 +80,15 @@ def slurm(function: _Function) -> _Function:
     return function
 
 
-def _encoder(molecule: Molecule, title: str) -> Callable[[_Function], _Function]:
+def _encoder(molecule: Molecule, title: str, more: str = "") -> Callable[[_Function], _Function]:
     *others, last = names(molecule)
     there = f"{', '.join(others)} or {last}"
-    return click.option(f"--{molecule}", default=DEFAULTS[molecule], help=f"{title} encoder: {there}.")
+    return click.option(
+        f"--{molecule}",
+        default=DEFAULTS[molecule],
+        callback=lambda _context, _option, name: None if name == NO_ENCODER else name,
+        help=f"{title} encoder: {there}{more}.",
+    )
 
 
 _MODELS = (
@@ -94,7 +99,7 @@ _MODELS = (
         "dataset the length of its longest record]",
     ),
     _encoder("dna", "DNA"),
-    _encoder("protein", "Protein"),
+    _encoder("protein", "Protein", "; none makes one row of each chunk, and not of each open frame"),
 )
 _EMBEDDING = (
     click.option(

@@ -10,7 +10,7 @@ from vnp.features.layout import FeatureLayout, make_layout
 DNA, PROTEIN = ("dnabert_s", 768), ("fastesm2_650", 1280)
 
 
-def layout(kind: str = "1664", dna: tuple[str, int] = DNA, protein: tuple[str, int] = PROTEIN) -> FeatureLayout:
+def layout(kind: str = "1664", dna: tuple[str, int] = DNA, protein: tuple[str, int] | None = PROTEIN) -> FeatureLayout:
     return make_layout(kind, dna=dna, protein=protein)
 
 
@@ -21,9 +21,11 @@ def layout(kind: str = "1664", dna: tuple[str, int] = DNA, protein: tuple[str, i
         ("full", PROTEIN, 2048),
         ("1664", ("esm2_3b", 2560), 2944),
         ("full", ("esm2_3b", 2560), 3328),
+        ("1664", None, 384),
+        ("full", None, 768),
     ],
 )
-def test_widths_are_the_documented_ones(kind: str, protein: tuple[str, int], width: int) -> None:
+def test_widths_are_the_documented_ones(kind: str, protein: tuple[str, int] | None, width: int) -> None:
     assert layout(kind, protein=protein).width == width
 
 
@@ -37,11 +39,25 @@ def test_columns_lie_side_by_side_in_order() -> None:
 
 
 @pytest.mark.parametrize("kind", ["1664", "full"])
-def test_json_round_trip(kind: str) -> None:
-    made = layout(kind)
+@pytest.mark.parametrize("protein", [PROTEIN, None])
+def test_json_round_trip(kind: str, protein: tuple[str, int] | None) -> None:
+    made = layout(kind, protein=protein)
     text = made.to_json()
     assert "\n" not in text
     assert FeatureLayout.from_json(text) == made
+    assert made.only("dna").rows == made.rows == ("frames" if protein else "chunks")
+
+
+def test_rows_of_chunks_are_not_rows_of_the_dna_of_frames() -> None:
+    chunks, frames = layout("full", protein=None), layout("full").only("dna")
+    with pytest.raises(LayoutError, match="a row a chunk"):
+        chunks.require(frames, here="a", there="b")
+    stored = json.loads(frames.to_json())
+    del stored["rows"]
+    assert FeatureLayout.from_json(json.dumps(stored)) == frames
+    stored["rows"] = "records"
+    with pytest.raises(LayoutError, match="rows of 'records'"):
+        FeatureLayout.from_json(json.dumps(stored))
 
 
 @pytest.mark.parametrize(

@@ -482,3 +482,29 @@ def test_a_half_finished_run_of_extract_is_no_prediction(features: Features, tmp
     result = call(tmp_path / "run", "--cluster", "inline", "--then", "predict", command=rerun)
     assert result.exit_code == 2
     assert "not made by predict" in result.output
+
+
+def test_rows_of_chunks_from_extract_to_calls(done: Path, features: Features, tmp_path: Path) -> None:
+    chunks = embed([INPUTS[0], INPUTS[3]], tmp_path / "run", layout="full", protein="none")
+    assert chunks.width == 768
+    labelled = tmp_path / "sheet.csv"
+    labelled.write_text(f"path,label,group\n{INPUTS[0]},viral,\n{INPUTS[3]},host,\n")
+    train(embed([labelled], tmp_path / "labelled", layout="full", protein="none"), tmp_path / "chunks.pth")
+    short = tmp_path / "short.fna"
+    short.write_text(f">all\n{'N' * 400}\n>one\n{'ACG' * 70}\n")
+    out = tmp_path / "calls"
+    result = call(INPUTS[0], short, "--checkpoint", tmp_path / "chunks.pth", "--out", out, "--shards", 2)
+    assert result.exit_code == 0, result.output
+    lines = table(out / "predictions.tsv")
+    assert [(line["call"] != "", line["n_scored"] == line["n_chunks"]) for line in lines[-2:]] == [
+        (False, False),
+        (True, True),
+    ]
+    assert lines[0]["call"] == "viral"
+    assert lines[-2]["reason"] == "only ambiguous bases"
+    called = call("--from", tmp_path / "run", "--checkpoint", tmp_path / "chunks.pth", "--out", tmp_path / "again")
+    assert called.exit_code == 0, called.output
+    assert table(tmp_path / "again/predictions.tsv")[0]["score"] == lines[0]["score"]
+    refused = call("--from", done, "--checkpoint", tmp_path / "chunks.pth", "--out", tmp_path / "no")
+    assert refused.exit_code == 1
+    assert "a row a chunk" in refused.stderr

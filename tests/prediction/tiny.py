@@ -17,9 +17,9 @@ from vnp.features.read import Features, open_features
 SAMPLE = Path(__file__).resolve().parents[2] / "vnp" / "sample"
 
 
-def embed(inputs: list[Path], out: Path, *, layout: str = "1664") -> Features:
+def embed(inputs: list[Path], out: Path, *, layout: str = "1664", protein: str = "kmer") -> Features:
     """Features of some files by k-mers, chunk 300."""
-    asked = [*map(str, inputs), "--out", str(out), "--dna", "kmer", "--protein", "kmer", "--cluster", "inline"]
+    asked = [*map(str, inputs), "--out", str(out), "--dna", "kmer", "--protein", protein, "--cluster", "inline"]
     for command, words in ((extract, asked), (reduce, [str(out), "--layout", layout])):
         done = CliRunner().invoke(command, words)
         assert done.exit_code == 0, done.output

@@ -55,6 +55,12 @@ def pair() -> RunEncoders:
     return RunEncoders(load("kmer", molecule="dna"), load("kmer", molecule="protein"), 0.0)
 
 
+@cache
+def alone() -> RunEncoders:
+    """The weight-free encoder of DNA alone, for rows that are chunks."""
+    return RunEncoders(load("kmer", molecule="dna"), None, 0.0)
+
+
 def ask(files: Sequence[Path | InputFile], shards: int = 3, **options: Any) -> RunOptions:
     """A wish for a run of the weight-free encoders."""
     inputs = tuple(file if isinstance(file, InputFile) else InputFile(file.absolute()) for file in files)
@@ -68,7 +74,7 @@ def plan_run(root: Path, files: Sequence[Path | InputFile], shards: int = 3, **o
 
 def make_one(run: Run, number: int, load: Callable[[], RunEncoders] | None = None, **watch: Any) -> Outcome:
     """Make one shard in this process, and raise what is wrong with it."""
-    outcomes, failed = make_shards(run, [number], load=load or pair, **watch)
+    outcomes, failed = make_shards(run, [number], load=load or (pair if run.request.protein else alone), **watch)
     if failed:
         raise failed[0][1]
     (outcome,) = outcomes

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests.runs.making import (
+    alone,
     coding,
     column_bytes,
     dna,
@@ -38,6 +39,7 @@ from vnp.runs.making import blocks as sealing
 from vnp.runs.making import pipeline
 from vnp.runs.making.encoders import Embedding, RunEncoders, to_store
 from vnp.runs.request import Run, RunPaths
+from vnp.sequences.chunks import Chunking
 from vnp.sequences.samplesheet import InputFile
 
 SAMPLE = Path(__file__).resolve().parent.parent.parent / "vnp/sample"
@@ -75,6 +77,52 @@ def run(tmp_path: Path, files: list[InputFile]) -> Run:
     return small_blocks(plan_run(tmp_path / "run", files), 10)
 
 
+def test_a_row_is_a_chunk_without_a_protein_encoder(tmp_path: Path) -> None:
+    made = plan_run(tmp_path / "run", [write_fasta(tmp_path / "a.fa", records())], 3, protein=None)
+    make_all(made)
+    with h5py.File(reduce_run(made, "full").path, "r") as file:
+        ids = [name.decode() for name in file["ids"][:].tolist()]
+        places = zip(ids, file["start"][:].tolist(), file["end"][:].tolist(), strict=True)
+        frames, values = file["frame"][:].tolist(), file["features"][:]
+        found = {name: (start, end) for name, start, end in places}
+    assert (tmp_path / "run/skipped.tsv").read_text().splitlines()[1:] == [
+        f"empty\t{tmp_path}/a.fa\t0\t\t\tthe record is empty",
+        *(f"n\t{tmp_path}/a.fa\t700\t{number}\t\tonly ambiguous bases" for number in (1, 2, 3)),
+        f"gap\t{tmp_path}/a.fa\t27\t\t\tinvalid letter '-' at base 5 (a gap: remove the alignment)",
+    ]
+    expected = {}
+    for name, bases in records():
+        if name not in ("empty", "n", "gap"):
+            cut = Chunking(300).cut(np.array([len(bases)]))
+            for number, start, end in zip(cut.number.tolist(), cut.start.tolist(), cut.end.tolist(), strict=True):
+                expected[f"{name}_chunk_{number}"] = (start, end)
+    assert found == expected
+    assert list(found) == ids
+    assert set(frames) == {-1}
+    texts = dict(records())
+    pieces = [texts[name.rpartition("_chunk_")[0]][start:end] for name, (start, end) in found.items()]
+    np.testing.assert_array_equal(values, alone().dna.embed(pieces).astype(np.float16))
+    assert made.request.totals.rows == len(ids)
+
+
+@pytest.mark.parametrize(("shortest", "rows"), [(1, 3), (100, 1)])
+def test_chunks_too_short_for_an_encoder_have_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shortest: int, rows: int
+) -> None:
+    monkeypatch.setattr(type(alone().dna.spec), "shortest", shortest)
+    path = write_fasta(
+        tmp_path / "a.fa", [("a", "ACGT" * 25), ("b", "A" * 99), ("c", "N" * 40 + "T"), ("d", "N" * 200)]
+    )
+    made = plan_run(tmp_path / "run", [path], 1, protein=None)
+    assert made.request.totals.rows == rows
+    make_all(made)
+    reduced = reduce_run(made, "1664")
+    assert reduced.rows == rows
+    assert str(reduced.layout) == "384 = dna 384 (kmer 768 by srdct384-v1), a row a chunk"
+    missing = {} if shortest == 1 else {"shorter than 100 bases": 2}
+    assert reduced.skipped == {"only ambiguous bases": 1, **missing}
+
+
 @pytest.mark.parametrize(
     ("options", "cuts"),
     [
@@ -82,6 +130,7 @@ def run(tmp_path: Path, files: list[InputFile]) -> Run:
         ({"store": "float32"}, ((1, 1000), (3, 30))),
         ({"chunk": 500}, ((1, 1000), (5, 20))),
         ({"prefix_ids": True}, ((1, 1000), (3, 30))),
+        ({"protein": None}, ((1, 1000), (5, 9))),
     ],
 )
 def test_features_do_not_depend_on_the_number_of_shards(
@@ -446,7 +495,7 @@ class TestFaults:
                 path.write_text(path.read_text().replace("C" * 3, "TAA"))
 
         monkeypatch.setattr(pipeline, "check_inputs", change)
-        with pytest.raises(ChangedInputError, match=r"open frames, the plan counted [\d,]+: .*a\.fa"):
+        with pytest.raises(ChangedInputError, match=r"rows, the plan counted [\d,]+: .*a\.fa"):
             make_one(run, 0)
         assert not list(run.paths.shards.iterdir())
         assert not list(run.paths.receipts.iterdir())

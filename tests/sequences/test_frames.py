@@ -128,7 +128,7 @@ def test_a_chunk_with_a_stop_in_every_frame_has_no_row() -> None:
     _, _, frames = find([stops], 300)
     assert len(frames) == 0
     assert frames.reason.tolist() == [Reason.NO_OPEN_FRAME]
-    assert Reason.NO_OPEN_FRAME.text == "no open frame"
+    assert Reason.NO_OPEN_FRAME.text() == "no open frame"
 
 
 def test_nothing_gives_nothing() -> None:

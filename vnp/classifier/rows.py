@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int8, Int64
 
 from vnp.classifier.model import CLASSES
-from vnp.encoders.spec import spec
+from vnp.encoders.spec import NO_ENCODER, spec
 from vnp.errors import FeatureError, LayoutError
 from vnp.features.layout import make_layout
 from vnp.features.read import Features
@@ -37,12 +37,14 @@ class RequiredFeatures:
 
     layout: str | None = None  # ``1664`` or ``full``
     dna: str | None = None  # name of the DNA encoder
-    protein: str | None = None  # name of the protein encoder
+    protein: str | None = None  # name of the protein encoder; ``none`` for rows of chunks
     chunk: int | None = None  # bases of a chunk
 
     def require(self, features: Features) -> None:
         """Make sure that features are what was asked."""
-        names = {"dna": self.dna, "protein": self.protein}
+        if self.protein == NO_ENCODER and features.layout.rows != "chunks":
+            raise FeatureError("has rows of frames, and --protein none asks for rows of chunks", path=features.path)
+        names = {"dna": self.dna, "protein": None if self.protein == NO_ENCODER else self.protein}
         native: dict[str, tuple[str, int]] = {}
         for part in features.layout.parts:
             name = names[part.name]
@@ -64,9 +66,9 @@ class RequiredFeatures:
             if names[name] is not None and name not in native:
                 raise FeatureError(f"has no {name} columns, {names[name]} was asked for", path=features.path)
         if self.layout is not None:
-            if len(native) < 2:
+            if len(native) < 2 and features.layout.rows == "frames":
                 raise LayoutError(f"the layout {self.layout} was asked for; {features.path} has {features.layout}")
-            required = make_layout(self.layout, dna=native["dna"], protein=native["protein"])
+            required = make_layout(self.layout, dna=native["dna"], protein=native.get("protein"))
             required.require(features.layout, here="asked for", there=str(features.path))
         if self.chunk is not None and self.chunk != features.chunk:
             raise FeatureError(

@@ -52,7 +52,8 @@ class Frames:
 
     def keys(self) -> Int64[np.ndarray, "n"]:
         """One number for each frame: record, chunk and frame."""
-        found: Int64[np.ndarray, "n"] = chunk_keys(self.record, self.chunk) << 3 | self.frame
+        # A row that is a chunk has the frame -1.
+        found: Int64[np.ndarray, "n"] = chunk_keys(self.record, self.chunk) << 3 | (self.frame + 1)
         return found
 
 

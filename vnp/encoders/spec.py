@@ -18,6 +18,8 @@ Molecule = Literal["dna", "protein"]
 Pooling = Literal["residues", "tokens", "spectrum"]
 
 MOLECULES: tuple[Molecule, ...] = ("dna", "protein")
+NO_ENCODER = "none"
+"""What users give as the protein encoder where a row is to be a chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class EncoderSpec:
     depth: int = 0  # layers
     heads: int = 0  # of its attention
     inner: int = 0  # width of its feed-forward network
+    shortest: int = 1  # bases of the shortest chunk that it makes a row of, where a row is a chunk
     timed_tokens: int = 0  # how many tokens a GPU is timed on: enough for a second or so
     hub_id: str | None = None  # the repository on the Hugging Face hub, if it has weights there
     revision: str | None = None  # the pinned commit; None means that ``jobs.fetch`` pins what it finds

@@ -19,7 +19,7 @@ from vnp.export.pt import OURS, WholeDna, plan_pieces, require_memory, write_pie
 from vnp.features.read import Features, Window
 from vnp.files.claims import make_folder, require_free
 from vnp.files.durable import replacing, sync_folder
-from vnp.sequences.frames import FRAME_NAMES
+from vnp.sequences.frames import FRAME_TEXTS
 
 FORMATS = ("pt", "npz", "parquet")
 _MOST_PADDING = 1 << 30
@@ -133,7 +133,7 @@ def write_npz(features: Features, path: Path, progress: Callable[[int], None]) -
         for name, column in _NPZ_NUMBERS.items():
             dtype = next(features.number_windows(column), np.zeros(0, np.int64)).dtype.newbyteorder("<")
             _add(archive, name, dtype, (features.rows,), features.number_windows(column))
-        names = np.array(FRAME_NAMES, "<U2")
+        names = np.array(FRAME_TEXTS, "<U2")
         _add(archive, "frame", names.dtype, (features.rows,), (names[w] for w in features.number_windows("frame")))
         layout = np.array(features.layout.to_json())
         _add(archive, "layout", layout.dtype, (), [layout])
@@ -238,7 +238,7 @@ def _batch(window: Window, schema: Any) -> Any:
     values = arrow.array(np.ascontiguousarray(window.values).reshape(-1))
     data = {
         "id": arrow.array([text.decode() for text in columns.ids]),
-        "frame": arrow.array([FRAME_NAMES[frame] for frame in columns.frame.tolist()]),
+        "frame": arrow.array([FRAME_TEXTS[frame] for frame in columns.frame.tolist()]),
         "group": arrow.array([text.decode() for text in columns.group]),
         "features": arrow.FixedSizeListArray.from_arrays(values, type=schema.field("features").type),
         **{name: arrow.array(getattr(columns, name)) for name in _NUMBERS},

@@ -39,10 +39,9 @@ class Piece:
     name: str  # start of the files' names
     rows: Int64[np.ndarray, "n"]  # numbers of its rows, rising
 
-    def paths(self, folder: Path, *, parts: bool) -> list[Path]:
-        """Its files."""
-        kinds = ("merged", "DNABERT_S", "ESM") if parts else ("merged",)
-        return [folder / f"{self.name}_{kind}.pt" for kind in kinds]
+    def path(self, folder: Path, kind: str) -> Path:
+        """Its file of a kind: ``merged``, ``DNABERT_S`` or ``ESM``."""
+        return folder / f"{self.name}_{kind}.pt"
 
 
 def plan_pieces(features: Features, rows_per_file: int | None) -> list[Piece]:
@@ -87,7 +86,7 @@ def write_piece(
     from vnp.export import formats
 
     count = len(piece.rows)
-    paths = piece.paths(folder, parts=whole is not None)
+    paths = [piece.path(folder, "merged")]
     values = np.empty((count, features.width), np.float32)
     dna = np.empty((count, whole.width) if whole else (0, 0), np.float32)
     ids: list[str] = []
@@ -100,9 +99,12 @@ def write_piece(
         progress(len(window))
     formats.save(formats.merged_content(ids, values, piece.label), paths[0])
     if whole is not None:
-        protein: Float32[np.ndarray, "n width"] = values[:, features.layout.columns("protein")]
-        formats.save(formats.dna_content(ids, dna), paths[1])
-        formats.save(formats.protein_content(ids, np.ascontiguousarray(protein)), paths[2])
+        paths.append(piece.path(folder, "DNABERT_S"))
+        formats.save(formats.dna_content(ids, dna), paths[-1])
+        if features.layout.rows == "frames":
+            paths.append(piece.path(folder, "ESM"))
+            protein: Float32[np.ndarray, "n width"] = values[:, features.layout.columns("protein")]
+            formats.save(formats.protein_content(ids, np.ascontiguousarray(protein)), paths[-1])
     return paths
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -27,6 +28,9 @@ PROJECTION = "srdct384-v1"
 PROJECTION_SHA256 = "b61156e1157e7d85d43613a5a422954d42459214e6ad0539c9b38f19eca07c98"
 NATIVE_DNA = 768
 PROJECTED_DNA = 384
+
+
+RowsOf = Literal["frames", "chunks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +51,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class FeatureLayout:
-    """The parts of a feature row, in column order."""
+    """The parts of a feature row, in column order, and what a row is of."""
 
     parts: tuple[Part, ...]
+    rows: RowsOf = "frames"  # each row is an open frame of a chunk, or a chunk
 
     @property
     def width(self) -> int:
@@ -75,7 +80,7 @@ class FeatureLayout:
         found = tuple(part for part in self.parts if part.name == name)
         if not found:
             raise LayoutError(f"this layout has no part {name!r}: {self}")
-        return FeatureLayout(found)
+        return FeatureLayout(found, self.rows)
 
     def __str__(self) -> str:
         parts = " + ".join(
@@ -83,11 +88,12 @@ class FeatureLayout:
             + (f" {part.native} by {part.projection})" if part.projection else ")")
             for part in self.parts
         )
-        return f"{self.width} = {parts}"
+        return f"{self.width} = {parts}" + (", a row a chunk" if self.rows == "chunks" else "")
 
     def to_json(self) -> str:
         """One line of JSON, the form stored in files."""
-        return json.dumps({"width": self.width, "parts": [asdict(part) for part in self.parts]}, sort_keys=True)
+        stored = {"width": self.width, "rows": self.rows, "parts": [asdict(part) for part in self.parts]}
+        return json.dumps(stored, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> FeatureLayout:
@@ -98,11 +104,14 @@ class FeatureLayout:
         """
         try:
             stored = parse_json(text)
-            layout = cls(tuple(Part(**part) for part in stored["parts"]))
+            # Before there were rows of chunks, nothing was said of rows.
+            layout = cls(tuple(Part(**part) for part in stored["parts"]), stored.get("rows", "frames"))
         except (ValueError, TypeError, KeyError) as error:
             raise LayoutError(f"not a feature layout: {text[:200]!r}") from error
         if layout.width != stored.get("width"):
             raise LayoutError(f"a feature layout of {layout.width} columns says that it has {stored.get('width')}")
+        if layout.rows not in get_args(RowsOf):
+            raise LayoutError(f"a feature layout has rows of {layout.rows!r}; known are {', '.join(get_args(RowsOf))}")
         return layout
 
     def require(self, other: FeatureLayout, *, here: str, there: str) -> None:
@@ -120,14 +129,14 @@ class FeatureLayout:
             raise LayoutError(f"the layouts differ.\n  {here}: {self}\n  {there}: {other}")
 
 
-def make_layout(kind: str, *, dna: tuple[str, int], protein: tuple[str, int]) -> FeatureLayout:
+def make_layout(kind: str, *, dna: tuple[str, int], protein: tuple[str, int] | None) -> FeatureLayout:
     """The layout of merged features.
 
     Args:
         kind: ``1664``, DNA projected from 768 to 384 columns, or ``full``, every number of both encoders. With
-            a protein encoder wider than 1280 a ``1664`` row is as much wider.
+            a protein encoder wider than 1280 a ``1664`` row is as much wider, and without one it has the 384 alone.
         dna: name and width of the DNA encoder.
-        protein: name and width of the protein encoder.
+        protein: name and width of the protein encoder; None where a row is a chunk.
 
     Raises:
         LayoutError: ``kind`` is unknown, or the DNA encoder is not 768 wide and so cannot be projected.
@@ -140,6 +149,8 @@ def make_layout(kind: str, *, dna: tuple[str, int], protein: tuple[str, int]) ->
         if width != NATIVE_DNA:
             raise LayoutError(f"{name} is {width} wide and {PROJECTION} takes {NATIVE_DNA}: use the layout {FULL!r}")
         dna_part = Part("dna", name, width, PROJECTED_DNA, PROJECTION)
+    if protein is None:
+        return FeatureLayout((dna_part,), "chunks")
     return FeatureLayout((dna_part, Part("protein", protein[0], protein[1], protein[1], None)))
 
 

@@ -32,13 +32,13 @@ CHECKED_ROWS = 2_048
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """One row for each open frame, in input order."""
+    """One row for each open frame, or for each chunk, in input order."""
 
-    ids: list[bytes]  # ``{record}_chunk_{n}{F|R}{k}``, UTF-8
+    ids: list[bytes]  # ``{record}_chunk_{n}{F|R}{k}``, or of a chunk ``{record}_chunk_{n}``, UTF-8
     record: Int64[np.ndarray, "n"]  # ordinal of the input record over the whole run, 0-based
     chunk: Int32[np.ndarray, "n"]  # number of the chunk within its record, 1-based
-    frame: Int8[np.ndarray, "n"]  # index into ``vnp.sequences.frames.FRAME_NAMES``
-    start: Int64[np.ndarray, "n"]  # where the frame's DNA starts on the record's forward strand, 0-based
+    frame: Int8[np.ndarray, "n"]  # index into ``vnp.sequences.frames.FRAME_NAMES``, or -1 where a row is a chunk
+    start: Int64[np.ndarray, "n"]  # where the row's DNA starts on the record's forward strand, 0-based
     end: Int64[np.ndarray, "n"]  # where it ends, exclusive
     label: Int8[np.ndarray, "n"]  # 1 viral, 0 host, -1 unlabelled
     split: Int8[np.ndarray, "n"]  # the part that came with the data: 0 train, 1 validation, 2 test, -1 none

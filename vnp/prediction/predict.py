@@ -59,17 +59,19 @@ def choose_options(
 def encoding_for(checkpoint: Checkpoint) -> dict[str, Any]:
     """What a classifier decides about embedding; a half that it does not read is made by what costs least."""
     encoders = {part.name: part.encoder for part in checkpoint.layout.parts}
-    return {"chunk": checkpoint.chunk, "dna": encoders.get("dna", "kmer"), "protein": encoders.get("protein", "kmer")}
+    protein = None if checkpoint.layout.rows == "chunks" else encoders.get("protein", "kmer")
+    return {"chunk": checkpoint.chunk, "dna": encoders.get("dna", "kmer"), "protein": protein}
 
 
 def require_fit(planned: RunOptions, checkpoint: Checkpoint, options: PredictOptions) -> None:
     """Make sure that what will be embedded is what the classifier reads, before anything is."""
-    dna, protein = planned.encoder("dna"), planned.encoder("protein")
-    layout = make_layout(options.layout, dna=(dna.name, dna.width), protein=(protein.name, protein.width))
+    encoders = planned.encoders()
+    native = {molecule: (choice.name, choice.width) for molecule, choice in encoders.items()}
+    layout = make_layout(options.layout, dna=native["dna"], protein=native.get("protein"))
     if len(checkpoint.layout.parts) == 1:
         layout = layout.only(checkpoint.layout.parts[0].name)
-    encoders = {"dna": dna.identity, "protein": protein.identity}
-    checkpoint.require(layout, encoders, planned.chunk or 0, "this installation")
+    identities = {molecule: choice.identity for molecule, choice in encoders.items()}
+    checkpoint.require(layout, identities, planned.chunk or 0, "this installation")
 
 
 def require_free(

@@ -42,7 +42,7 @@ from vnp.report.calls import HOST, NO_CALL, RELIABILITY_NAMES, VIRAL, Report, re
 from vnp.runs.planning.plan import check_inputs
 from vnp.runs.request import PlannedInput, versions
 from vnp.sequences.chunks import Chunking
-from vnp.sequences.frames import FRAME_NAMES
+from vnp.sequences.frames import FRAME_TEXTS
 from vnp.sequences.reading import read_records
 
 if TYPE_CHECKING:
@@ -58,8 +58,6 @@ Values = Sequence[str] | np.ndarray
 _ARROW = {"text": "string", "int": "int64", "ratio": "float64"}
 _FRAMES_HEADER = ("Sequence_ID", "Prediction", "score1", "score2")
 _CHUNKS_HEADER = ("Modified_ID", "Is_Virus", "max_score_0", "max_score_1")
-_FRAME_NAME = 2
-"""Characters that name the frame at the end of an id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +158,7 @@ def open_virnucpro_files(frames: Path, chunks: Path) -> Iterator[Callable[[Batch
             words = ["virus" if above else "others" for above in (virus > others).tolist()]
             frame_file.write(table_lines((ids, words, *_scores(others, virus))))
             low, high = (np.maximum.reduceat(scores, first) for scores in (others, virus))
-            called = [ids[row][:-_FRAME_NAME] for row in first.tolist()]
+            called = [ids[row].removesuffix(FRAME_TEXTS[batch.frame[row]]) for row in first.tolist()]
             chunk_file.write(table_lines((called, list(map(str, (high >= low).tolist())), *_scores(low, high))))
 
         yield add
@@ -202,7 +200,7 @@ FRAMES: tuple[Column[_FrameRows], ...] = (
     Column("frame_id", "text", lambda rows: rows.ids),
     Column("record", "text", lambda rows: rows.records),
     Column("chunk", "int", lambda rows: rows.batch.chunk),
-    Column("frame", "text", lambda rows: [FRAME_NAMES[frame] for frame in rows.batch.frame.tolist()]),
+    Column("frame", "text", lambda rows: [FRAME_TEXTS[frame] for frame in rows.batch.frame.tolist()]),
     Column("start", "int", lambda rows: rows.batch.start),
     Column("end", "int", lambda rows: rows.batch.end),
     Column("score", "ratio", lambda rows: rows.batch.score),

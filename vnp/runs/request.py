@@ -14,6 +14,7 @@ from shlex import quote
 from typing import Any
 
 from vnp import __version__
+from vnp.encoders.spec import spec as encoder_spec
 from vnp.errors import RunError, UsageError, storage_error
 from vnp.features import FEATURES_NAME, RUN_NAME
 from vnp.files.hashing import json_sha256
@@ -99,8 +100,8 @@ class Shard:
     number: int  # 0-based
     start: Position  # its first unit
     units: int  # how many units it holds
-    rows: int  # how many open frames these have
-    tokens: int  # expected tokens of both encoders
+    rows: int  # how many rows these have
+    tokens: int  # expected tokens of the encoders
     bases: int
 
     def blocks(self, block_units: int) -> int:
@@ -147,6 +148,14 @@ class EncoderChoice:
         return int(self.identity["width"])
 
 
+def default_layout(protein: object | None) -> str:
+    """The layout of merged rows where nobody says: ``1664``; ``full`` where no protein encoder is.
+
+    The projection keeps the DNA half from outweighing the protein; DNA alone is best kept whole.
+    """
+    return "full" if protein is None else "1664"
+
+
 @dataclass(frozen=True, slots=True)
 class Totals:
     """What the plan counted."""
@@ -154,8 +163,8 @@ class Totals:
     records: int
     bases: int
     units: int  # chunks, records without a chunk counted as one
-    rows: int  # open frames, each of which becomes one row
-    tokens: int  # expected tokens of both encoders
+    rows: int  # open frames, or chunks, each of which becomes one row
+    tokens: int  # expected tokens of the encoders
 
 
 @dataclass(frozen=True)
@@ -165,7 +174,7 @@ class Request:
     inputs: tuple[PlannedInput, ...]
     chunk: int  # bases
     dna: EncoderChoice
-    protein: EncoderChoice
+    protein: EncoderChoice | None  # None where a row is a chunk, and not an open frame of one
     store: str  # dtype of the stored numbers
     asked_shards: int  # how many were asked for
     shards: int  # how many there are: fewer where there are fewer chunks
@@ -190,9 +199,20 @@ class Request:
         return json_sha256(decisive)
 
     @property
+    def encoders(self) -> dict[str, EncoderChoice]:
+        """The encoder of each molecule that is embedded."""
+        both = {"dna": self.dna, "protein": self.protein}
+        return {molecule: choice for molecule, choice in both.items() if choice is not None}
+
+    @property
+    def shortest(self) -> int | None:
+        """Bases of the shortest chunk that is a row; None where rows are open frames."""
+        return None if self.protein is not None else encoder_spec(self.dna.name, "dna").shortest
+
+    @property
     def needs_weights(self) -> bool:
-        """Whether an encoder is a transformer, which has weights and may use a GPU."""
-        return any(choice.identity.get("weights") for choice in (self.dna, self.protein))
+        """Whether an encoder is a network, which has weights and may use a GPU."""
+        return any(choice.identity.get("weights") for choice in self.encoders.values())
 
     def write(self, path: Path) -> None:
         """Write ``run.json`` durably.

@@ -21,7 +21,7 @@ from vnp.files.tables import table_lines
 from vnp.runs.planning.plan import Selection
 from vnp.runs.request import START, PlannedInput, Position
 from vnp.sequences.chunks import Chunking, Chunks
-from vnp.sequences.frames import FRAME_NAMES, Frames, Reason, frame_ids, open_frames
+from vnp.sequences.frames import CODON, FRAME_TEXTS, Frames, Reason, frame_ids, open_frames, whole_chunks
 from vnp.sequences.reading import Record, read_records
 
 BATCH_UNITS = 8_192
@@ -197,7 +197,6 @@ def window(batch: UnitBatch, first: int, last: int) -> UnitBatch:
 
 ONLY_X = b"only ambiguous codons"
 _Columns = TypeVar("_Columns", Rows, Records, Skipped)
-_REASONS = [reason.text.encode() for reason in Reason]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +208,7 @@ class Prepared:
         records: the input records that it touches.
         skipped: what has no row.
         dna: n DNA sequences, each on its frame's own strand.
-        protein: n proteins.
+        protein: n proteins; none where a row is a chunk.
     """
 
     rows: Rows
@@ -220,20 +219,25 @@ class Prepared:
 
 
 def prepare(
-    block: Sequence[UnitBatch], inputs: Sequence[PlannedInput], selections: Mapping[int, Selection] | None = None
+    block: Sequence[UnitBatch],
+    inputs: Sequence[PlannedInput],
+    selections: Mapping[int, Selection] | None = None,
+    shortest: int | None = None,
 ) -> Prepared:
-    """Find and translate the open frames of a block; of a dataset's records those that it lists.
+    """Find and translate the open frames of a block, of a dataset's records those that it lists; or take its chunks.
 
     Args:
         block: consecutive units, possibly of several files.
         inputs: the run's files.
         selections: what datasets say of the records of these units, by the index of the input.
+        shortest: None for open frames; else every chunk of so many bases or more is one row. Each record of a dataset
+            is one chunk, which is a row because a frame of it is listed.
 
     Raises:
         InputError: a sequence holds letters that are no nucleotides.
     """
     chosen = selections or {}
-    parts = [_prepare(batch, inputs[batch.input], chosen.get(batch.input)) for batch in block]
+    parts = [_prepare(batch, inputs[batch.input], chosen.get(batch.input), shortest) for batch in block]
     # A record that is cut by a border inside the block is there twice.
     ordinals = np.concatenate([part.records.ordinal for part in parts])
     return Prepared(
@@ -245,7 +249,7 @@ def prepare(
     )
 
 
-def _prepare(batch: UnitBatch, entry: PlannedInput, selection: Selection | None) -> Prepared:
+def _prepare(batch: UnitBatch, entry: PlannedInput, selection: Selection | None, shortest: int | None) -> Prepared:
     names = [entry.record_name(record.name) for record in batch.records]
     encoded = [name.encode() for name in names]
     only = None
@@ -257,7 +261,10 @@ def _prepare(batch: UnitBatch, entry: PlannedInput, selection: Selection | None)
         label, split = selection.label[at], selection.split[at]
         group = [selection.units[number] for number in selection.unit[at].tolist()]
         only = selection.frames[at][batch.chunks.sequence]
-    frames = open_frames(batch.sequences, batch.chunks, only)
+    if shortest is None:
+        frames = open_frames(batch.sequences, batch.chunks, only)
+    else:
+        frames = whole_chunks(batch.sequences, batch.chunks, shortest)
     ordinals = batch.ordinals + entry.first_record
     owner = batch.chunks.sequence[frames.chunk]
     return Prepared(
@@ -282,13 +289,13 @@ def _prepare(batch: UnitBatch, entry: PlannedInput, selection: Selection | None)
             split=split,
             group=group,
         ),
-        skipped=_skipped(batch, frames, ordinals),
+        skipped=_skipped(batch, frames, ordinals, shortest),
         dna=frames.nucleotides(),
-        protein=frames.proteins(),
+        protein=frames.proteins() if shortest is None else [],
     )
 
 
-def _skipped(batch: UnitBatch, frames: Frames, ordinals: Int64[np.ndarray, "r"]) -> Skipped:
+def _skipped(batch: UnitBatch, frames: Frames, ordinals: Int64[np.ndarray, "r"], shortest: int | None) -> Skipped:
     """Records that cannot be used, chunks without a row, and ambiguous frames beside rows, in input order."""
     whole = np.flatnonzero(batch.unit_chunk < 0)
     closed = np.flatnonzero(frames.reason != Reason.HAS_ROWS)
@@ -299,7 +306,8 @@ def _skipped(batch: UnitBatch, frames: Frames, ordinals: Int64[np.ndarray, "r"])
     chunk = np.concatenate([np.zeros(len(whole), np.int32), batch.chunks.number[chunks]])
     frame = np.concatenate([np.full(len(whole) + len(closed), -1), beside[:, 1]]).astype(np.int8)
     reasons = [(batch.records[index].problem or "empty").encode() for index in records.tolist()]
-    reasons += [_REASONS[code] for code in frames.reason[closed].tolist()] + [ONLY_X] * len(beside)
+    texts = [reason.text(shortest or CODON).encode() for reason in Reason]
+    reasons += [texts[code] for code in frames.reason[closed].tolist()] + [ONLY_X] * len(beside)
     order = np.lexsort((frame, chunk, record))
     return Skipped(record[order], chunk[order], frame[order], [reasons[index] for index in order.tolist()])
 
@@ -332,7 +340,7 @@ def skipped_lines(inputs: Sequence[PlannedInput], records: Records, skipped: Ski
             [inputs[number].path for number in records.input[places].tolist()],
             list(map(str, records.length[places].tolist())),
             [str(chunk or "") for chunk in skipped.chunk.tolist()],
-            [FRAME_NAMES[frame] if frame >= 0 else "" for frame in skipped.frame.tolist()],
+            [FRAME_TEXTS[frame] for frame in skipped.frame.tolist()],
             [reason.decode() for reason in skipped.reason],
         )
     )

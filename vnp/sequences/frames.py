@@ -19,6 +19,9 @@ from vnp.sequences.chunks import BLOCK_BASES, Chunks, Layout, lay_out
 from vnp.sequences.record import CODONS, COMPLEMENT, STANDARD_CODE, reverse_complement
 
 FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
+# The same by the number of a row's frame: -1, which is the last, stands for the whole chunk.
+FRAME_TEXTS = (*FRAME_NAMES, "")
+CODON = 3
 # Rows so uneven that copying all at the length of the longest would cost more than one by one.
 _UNEVEN = 16
 _Bytes = UInt8[np.ndarray, "n"]
@@ -27,6 +30,7 @@ _Bytes = UInt8[np.ndarray, "n"]
 # is 16 x first + 4 x second + third, read on the forward strand.
 _AMBIGUOUS = 64
 _CODED = "ACTG"
+_KNOWN = frozenset((b"A", b"C", b"G", b"T"))
 _NONE = np.zeros(0, dtype=np.int64)
 
 
@@ -38,18 +42,17 @@ class Reason(IntEnum):
     ONLY_AMBIGUOUS = 2
     NO_OPEN_FRAME = 3
 
-    @property
-    def text(self) -> str:
-        """The reason in words."""
-        return ("has rows", "shorter than 3 bases", "only ambiguous bases", "no open frame")[self]
+    def text(self, shortest: int = CODON) -> str:
+        """The reason in words; ``shortest`` is how many bases a chunk needs."""
+        return ("has rows", f"shorter than {shortest} bases", "only ambiguous bases", "no open frame")[self]
 
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """The open frames of a table of chunks, in order of chunk, then F1 F2 F3 R1 R2 R3."""
+    """The open frames of a table of chunks, in order of chunk, then F1 F2 F3 R1 R2 R3; or chunks in their place."""
 
     chunk: Int64[np.ndarray, "rows"]  # row of the chunk in the table of chunks
-    frame: Int8[np.ndarray, "rows"]  # index into ``FRAME_NAMES``
+    frame: Int8[np.ndarray, "rows"]  # index into ``FRAME_TEXTS``
     start: Int64[np.ndarray, "rows"]  # first base of the frame's DNA, 0-based, on the forward strand of the record
     end: Int64[np.ndarray, "rows"]  # one past its last base
     protein: UInt8[np.ndarray, "residues"]  # the residues of all frames, one after the other, ASCII
@@ -152,8 +155,64 @@ def count_open(
     return np.bitwise_count(opened).astype(np.int8), residues
 
 
+def whole_chunks(sequences: Sequence[bytes], chunks: Chunks, shortest: int) -> Frames:
+    """Take chunks as they are, on the forward strand, as rows without a protein.
+
+    Args:
+        sequences: as for ``open_frames``.
+        chunks: chunks of these sequences.
+        shortest: bases of the shortest chunk that becomes a row.
+
+    Returns:
+        A row for each chunk that is long enough and holds a base that is known.
+    """
+    pieces = _pieces(sequences, chunks)
+    reason = _whole_reasons(pieces, chunks, shortest)
+    chunk = np.flatnonzero(reason == Reason.HAS_ROWS)
+    start, end = chunks.start[chunk], chunks.end[chunk]
+    letters = b"".join(pieces if len(chunk) == len(pieces) else [pieces[row] for row in chunk.tolist()])
+    return Frames(
+        chunk=chunk,
+        frame=np.full(len(chunk), -1, np.int8),
+        start=start,
+        end=end,
+        protein=np.zeros(0, np.uint8),
+        protein_offsets=np.zeros(len(chunk) + 1, np.int64),
+        nucleotide=np.frombuffer(letters, np.uint8),
+        nucleotide_offsets=_offsets(end - start),
+        ambiguous=np.zeros((0, 2), np.int64),
+        reason=reason,
+    )
+
+
+def count_whole(sequences: Sequence[bytes], chunks: Chunks, shortest: int) -> Int8[np.ndarray, "chunks"]:
+    """Count the rows that ``whole_chunks`` would make of each chunk, 1 or 0."""
+    rows: Int8[np.ndarray, "chunks"] = (
+        _whole_reasons(_pieces(sequences, chunks), chunks, shortest) == Reason.HAS_ROWS
+    ).astype(np.int8)
+    return rows
+
+
+def _pieces(sequences: Sequence[bytes], chunks: Chunks) -> list[bytes]:
+    places = zip(chunks.sequence.tolist(), chunks.start.tolist(), chunks.end.tolist(), strict=True)
+    return [sequences[index][start:end] for index, start, end in places]
+
+
+def _whole_reasons(pieces: Sequence[bytes], chunks: Chunks, shortest: int) -> Int8[np.ndarray, "chunks"]:
+    # Nearly all begin with a known base, which is soon seen.
+    unknown = [row for row, piece in enumerate(pieces) if piece[:1] not in _KNOWN and not _has_known(piece)]
+    reason = np.full(len(pieces), Reason.HAS_ROWS, dtype=np.int8)
+    reason[unknown] = Reason.ONLY_AMBIGUOUS
+    reason[chunks.end - chunks.start < shortest] = Reason.TOO_SHORT
+    return reason
+
+
+def _has_known(piece: bytes) -> bool:
+    return len(piece.translate(None, b"ACGT")) < len(piece)
+
+
 def frame_ids(names: Sequence[str], chunks: Chunks, frames: Frames) -> list[str]:
-    """Name the rows as VirNucPro does: ``{record}_chunk_{n}{F|R}{k}``.
+    """Name the rows as VirNucPro does: ``{record}_chunk_{n}{F|R}{k}``; a whole chunk ``{record}_chunk_{n}``.
 
     Args:
         names: the name of each sequence that ``chunks`` refers to.
@@ -163,7 +222,7 @@ def frame_ids(names: Sequence[str], chunks: Chunks, frames: Frames) -> list[str]
     sequence = chunks.sequence[frames.chunk].tolist()
     number = chunks.number[frames.chunk].tolist()
     return [
-        f"{names[index]}_chunk_{chunk}{FRAME_NAMES[frame]}"
+        f"{names[index]}_chunk_{chunk}{FRAME_TEXTS[frame]}"
         for index, chunk, frame in zip(sequence, number, frames.frame.tolist(), strict=True)
     ]
 

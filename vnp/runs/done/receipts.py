@@ -46,7 +46,7 @@ class Receipt:
     widths: dict[str, int]  # columns of each number array
     dtype: str  # of the numbers
     projections: dict[str, str]  # name of the projection of each array that is one
-    encoders: dict[str, dict[str, Any]]  # identities of both encoders as they ran, precision included
+    encoders: dict[str, dict[str, Any]]  # identities of the encoders as they ran, precision included
     attempt: int  # which attempt finished it, 1-based
     host: str
     job: str | None  # Slurm or local job id, if any

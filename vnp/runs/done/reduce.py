@@ -74,12 +74,8 @@ def reduce_run(
     shards = read_plan(run.paths.plan, run.request.plan_sha256)
     receipts = _receipts(run, shards)
     _require_alike(run, receipts)
-    widths = {molecule: int(identity["width"]) for molecule, identity in receipts[0].encoders.items()}
-    layout = make_layout(
-        kind,
-        dna=(run.request.dna.name, widths["dna"]),
-        protein=(run.request.protein.name, widths["protein"]),
-    )
+    native = {molecule: (choice.name, choice.width) for molecule, choice in run.request.encoders.items()}
+    layout = make_layout(kind, dna=native["dna"], protein=native.get("protein"))
     provenance = _provenance(run, receipts)
     with alone_with(run.paths.features, "reduce"):
         if run.paths.features.exists() and not force:
@@ -162,7 +158,7 @@ def _rerun(run: Run, count: int) -> str:
 def _require_alike(run: Run, receipts: Sequence[Receipt]) -> None:
     """Widths and dtypes are the planned ones; encoders and precision are those of the first shard in all others."""
     leader = receipts[0]
-    widths = {"dna": run.request.dna.width, "protein": run.request.protein.width}
+    widths = {molecule: choice.width for molecule, choice in run.request.encoders.items()}
     if widths["dna"] == NATIVE_DNA:
         widths["dna_projected"] = PROJECTED_DNA
     planned = {"widths": widths, "dtype": run.request.store, "projections": leader.projections}

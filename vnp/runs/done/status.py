@@ -43,7 +43,7 @@ class RunStatus:
     shards: list[ShardStatus]  # one state a shard, in order
     rows: int  # rows sealed
     rows_planned: int  # rows in all
-    # of both encoders together in one task, while it embeds; None before the first is done
+    # of all encoders together in one task, while it embeds; None before the first is done
     tokens_per_second: float | None
     # for the shards that are not done at the pace of those that are and with as many tasks as run now, at least one;
     # None before the first shard is done

@@ -74,7 +74,7 @@ class BlockPlan:
 class Account:
     """How a block came about."""
 
-    encoders: dict[str, dict[str, Any]]  # identities of both encoders, precision included
+    encoders: dict[str, dict[str, Any]]  # identities of the encoders, precision included
     device: str  # name of the GPU, or ``cpu``
     kernels: dict[str, str]  # the attention kernel of each encoder
     tokens: dict[str, int]  # tokens that each encoder read
@@ -183,7 +183,7 @@ def seal_shard(run: Run, plan: BlockPlan, current: Attempt, seconds: Mapping[str
             )
         if merged.rows != shard.rows:
             raise ChangedInputError(
-                f"{shard_name(number)} has {merged.rows:,} open frames, the plan counted {shard.rows:,}: "
+                f"{shard_name(number)} has {merged.rows:,} rows, the plan counted {shard.rows:,}: "
                 f"{run.request.inputs[shard.start.input].path} or an input after it changed while it was read. "
                 "Extract the run anew with --force"
             )

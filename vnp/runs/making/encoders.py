@@ -1,4 +1,4 @@
-"""The two encoders of a run, loaded once in a process and used for shard after shard."""
+"""The encoders of a run, loaded once in a process and used for shard after shard."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from vnp.runs.request import EncoderChoice, Request, RunPaths
 
 Embedded = tuple[dict[str, Float32[np.ndarray, "n width"]], Account]
 """Rows of each molecule, and how they came about."""
-MOLECULES = ("dna", "protein")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +31,13 @@ class RunEncoders:
     """The DNA and the protein encoder, ready."""
 
     dna: Encoder
-    protein: Encoder
+    protein: Encoder | None  # None where a row is a chunk
     seconds: float  # how long it took to load them
     weights_seconds: float = 0.0  # how much of that went into reading the weights of the one that took longer
 
     @classmethod
     def load(cls, request: Request) -> RunEncoders:
-        """Load both encoders as the run asks, side by side: most of the time goes into compiling their kernels.
+        """Load the encoders as the run asks, side by side: most of the time goes into compiling their kernels.
 
         Raises:
             WeightsError: weights are missing or damaged.
@@ -50,18 +49,23 @@ class RunEncoders:
         with ThreadPoolExecutor(1) as thread:
             beside = thread.submit(_load, request, "dna")
             # Proteins' take longer: they are loaded here, where Ctrl-C can end it.
-            protein = _load(request, "protein")
+            protein = None if request.protein is None else _load(request, "protein")
             dna = beside.result()
-        weights = max(getattr(each, "weights_seconds", 0.0) for each in (dna, protein))
-        return cls(dna, protein, time.perf_counter() - started, weights)
+        loaded = cls(dna, protein, time.perf_counter() - started)
+        weights = max(getattr(each, "weights_seconds", 0.0) for each in loaded.by_molecule().values())
+        return replace(loaded, weights_seconds=weights)
+
+    def by_molecule(self) -> dict[str, Encoder]:
+        """The encoder of each molecule that is embedded."""
+        return {"dna": self.dna} if self.protein is None else {"dna": self.dna, "protein": self.protein}
 
     def identities(self) -> dict[str, dict[str, Any]]:
         """What makes the numbers comparable."""
-        return {"dna": dict(identity(self.dna)), "protein": dict(identity(self.protein))}
+        return {name: dict(identity(encoder)) for name, encoder in self.by_molecule().items()}
 
     def device(self) -> str:
         """Name of the GPU that the encoders run on, or ``cpu``."""
-        for encoder in (self.protein, self.dna):
+        for encoder in reversed(self.by_molecule().values()):
             if str(getattr(encoder, "device", "cpu")).startswith("cuda"):
                 import torch
 
@@ -69,8 +73,9 @@ class RunEncoders:
         return "cpu"
 
     def prepare(self, dna: Sequence[str], protein: Sequence[str]) -> dict[str, Any]:
-        """Do of embedding n frames what needs no GPU, which another thread can do ahead; see ``Encoder.prepare``."""
-        return {"dna": self.dna.prepare(dna), "protein": self.protein.prepare(protein)}
+        """Do of embedding n rows what needs no GPU, which another thread can do ahead; see ``Encoder.prepare``."""
+        letters = {"dna": dna, "protein": protein}
+        return {name: encoder.prepare(letters[name]) for name, encoder in self.by_molecule().items()}
 
     def embed(self, work: Mapping[str, Any]) -> Embedding:
         """Begin to embed what ``prepare`` made; another thread can take the result.
@@ -82,14 +87,14 @@ class RunEncoders:
         """
         launched: dict[str, Launched] = {}
         seconds, tokens, events = {}, {}, []
-        for name, encoder in ((name, getattr(self, name)) for name in MOLECULES):
+        for name, encoder in self.by_molecule().items():
             started, before = time.perf_counter(), encoder.tokens_read
             encoder.events.clear()
             launched[name] = encoder.launch(work[name])
             seconds[name] = time.perf_counter() - started
             tokens[name] = encoder.tokens_read - before
             events += [f"{name}: {event}" for event in encoder.events]
-        kernels = {name: getattr(self, name).kernel for name in MOLECULES}
+        kernels = {name: encoder.kernel for name, encoder in self.by_molecule().items()}
         account = Account(self.identities(), self.device(), kernels, tokens, seconds, events)
         return Embedding(launched, account)
 
@@ -105,8 +110,8 @@ class Embedding:
         """Wait for the embeddings.
 
         Returns:
-            ``dna`` and ``protein``, and how they came about. An encoder's seconds are those that the GPU had its work;
-            without a GPU those that it took.
+            ``dna`` and, where there is a protein encoder, ``protein``, and how they came about. An encoder's seconds
+            are those that the GPU had its work; without a GPU those that it took.
 
         Raises:
             EncoderError: a value is not finite.
@@ -154,7 +159,7 @@ def _import_libraries() -> None:
 
 
 def _load(request: Request, molecule: str) -> Encoder:
-    choice: EncoderChoice = getattr(request, molecule)
+    choice = request.encoders[molecule]
     encoder = load(
         choice.name,
         molecule=molecule,

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from vnp.encoders.spec import DEFAULTS
+from vnp.encoders.spec import DEFAULTS, EncoderSpec
 from vnp.encoders.spec import spec as encoder_spec
 from vnp.errors import RunExistsError, UsageError, storage_error
 from vnp.files.claims import standing
@@ -15,6 +15,7 @@ from vnp.runs.done.receipts import read_attempts
 from vnp.runs.request import STORES, EncoderChoice, RunPaths
 from vnp.sequences.samplesheet import InputFile
 
+DEFAULT_CHUNK = 300
 _SMALLEST_CHUNK = 30
 # Six frames of such a chunk have 2,000,000,000 residues, which are counted in signed numbers of four bytes.
 LARGEST_CHUNK = 1_000_000_000
@@ -28,9 +29,9 @@ class RunOptions:
 
     files: tuple[InputFile, ...]
     shards: int = 1  # how many pieces
-    chunk: int | None = None  # bases; None is 300, or with datasets the bases of their longest record
+    chunk: int | None = None  # bases; None is ``default_chunk``, or with datasets the bases of their longest record
     dna: str = DEFAULTS["dna"]  # name of the DNA encoder
-    protein: str = DEFAULTS["protein"]  # name of the protein encoder
+    protein: str | None = DEFAULTS["protein"]  # name of the protein encoder; None makes each chunk a row
     precision: str = "auto"  # ``auto``, ``fp16``, ``bf16``, ``fp32`` or ``fp8``
     store: str = "float16"  # dtype of the stored numbers
     prefix_ids: bool = False  # put each input's name in front of its records' names
@@ -63,11 +64,21 @@ class RunOptions:
 
     @property
     def needs_gpu(self) -> bool:
-        """Whether an encoder is a transformer that may use a GPU."""
+        """Whether an encoder is a network that may use a GPU."""
         return self.device != "cpu" and self.needs_weights
 
-    def encoder(self, molecule: str) -> EncoderChoice:
-        """One encoder with its identity, found without loading it.
+    @property
+    def specs(self) -> dict[str, EncoderSpec]:
+        """What the encoder of each molecule that is embedded is.
+
+        Raises:
+            UsageError: there is no such encoder.
+        """
+        both = {"dna": self.dna, "protein": self.protein}
+        return {molecule: encoder_spec(name, molecule) for molecule, name in both.items() if name is not None}
+
+    def encoders(self) -> dict[str, EncoderChoice]:
+        """The encoder of each molecule that is embedded, with its identity, found without loading it.
 
         Raises:
             UsageError: there is no such encoder.
@@ -76,15 +87,27 @@ class RunOptions:
         # Here, because it loads numpy, which a login node may not have.
         from vnp.encoders.registry import describe
 
-        name = self.dna if molecule == "dna" else self.protein
-        return EncoderChoice(name, self.precision, dict(describe(name, molecule, self.weights, self.precision)))
+        return {
+            molecule: EncoderChoice(
+                one.name, self.precision, dict(describe(one.name, molecule, self.weights, self.precision))
+            )
+            for molecule, one in self.specs.items()
+        }
+
+    @property
+    def shortest(self) -> int | None:
+        """Bases of the shortest chunk that is a row; None where rows are open frames."""
+        return None if self.protein is not None else self.specs["dna"].shortest
+
+    @property
+    def default_chunk(self) -> int:
+        """Bases of a chunk where nobody says."""
+        return DEFAULT_CHUNK
 
     @property
     def needs_weights(self) -> bool:
-        """Whether an encoder is a transformer."""
-        return any(
-            spec.needs_weights for spec in (encoder_spec(self.dna, "dna"), encoder_spec(self.protein, "protein"))
-        )
+        """Whether an encoder is a network."""
+        return any(one.needs_weights for one in self.specs.values())
 
 
 def clear(paths: RunPaths, *, force: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from vnp.errors import RunExistsError
 from vnp.runs.done.receipts import now
 from vnp.runs.planning.options import RunOptions, clear, require_free
 from vnp.runs.planning.plan import check_inputs, check_tables, write_plan
-from vnp.runs.planning.survey import DEFAULT_CHUNK, Survey, survey
+from vnp.runs.planning.survey import Survey, survey
 from vnp.runs.request import EncoderChoice, Request, Run, RunPaths, versions
 
 # A block is what a killed task can lose: seconds on a GPU, some minutes for a transformer on a CPU.
@@ -41,30 +41,37 @@ def start_run(
     """
     options.check()
     paths = RunPaths(root.absolute())
-    dna, protein = options.encoder("dna"), options.encoder("protein")
+    encoders = options.encoders()
     if paths.request.exists() and not force:
-        return _find(root, options, dna, protein), True
+        return _find(root, options, encoders), True
     # What stands there is deleted only when the new run is sure to be planned.
     require_free(paths, force=force)
-    found = survey(options.files, options.chunk, prefix_ids=options.prefix_ids, progress=progress)
+    found = survey(
+        options.files,
+        options.chunk,
+        prefix_ids=options.prefix_ids,
+        shortest=options.shortest,
+        default_chunk=options.default_chunk,
+        progress=progress,
+    )
     if paths.request.exists() and not force:
         # Somebody else has planned it in the meantime.
-        return _find(root, options, dna, protein), True
+        return _find(root, options, encoders), True
     clear(paths, force=force)
     paths.make()
     shards = found.marks.cut(options.shards)
-    request = make_request(options, found, len(shards), write_plan(paths.plan, shards, found.selections))
+    request = make_request(options, encoders, found, len(shards), write_plan(paths.plan, shards, found.selections))
     request.write(paths.request)
     return Run(paths, request), False
 
 
-def _find(root: Path, options: RunOptions, dna: EncoderChoice, protein: EncoderChoice) -> Run:
+def _find(root: Path, options: RunOptions, encoders: Mapping[str, EncoderChoice]) -> Run:
     """Open the run that is there, if it is the one that is asked for.
 
     What decides no number follows the new command: where to compute, and where the weights are.
     """
     run = Run.open(root)
-    _require_same(run, options, dna, protein)
+    _require_same(run, options, encoders)
     check_inputs(run.request.inputs)
     check_tables(run.request.inputs)
     asked = replace(run.request, device=options.device, weights=_folder(options))
@@ -78,17 +85,18 @@ def _folder(options: RunOptions) -> str | None:
     return None if options.weights is None else str(options.weights.absolute())
 
 
-def make_request(options: RunOptions, found: Survey, shards: int, plan_sha256: str) -> Request:
+def make_request(
+    options: RunOptions, encoders: Mapping[str, EncoderChoice], found: Survey, shards: int, plan_sha256: str
+) -> Request:
     """What goes into ``run.json``."""
-    dna, protein = options.encoder("dna"), options.encoder("protein")
     slow = options.device == "cpu" and options.needs_weights
     block_tokens = options.block_tokens or (_BLOCK_TOKENS_SLOW if slow else _BLOCK_TOKENS)
     totals = found.totals
     return Request(
         inputs=found.inputs,
         chunk=found.chunk,
-        dna=dna,
-        protein=protein,
+        dna=encoders["dna"],
+        protein=encoders.get("protein"),
         store=options.store,
         asked_shards=options.shards,
         shards=shards,
@@ -103,18 +111,18 @@ def make_request(options: RunOptions, found: Survey, shards: int, plan_sha256: s
     )
 
 
-def _require_same(run: Run, options: RunOptions, dna: EncoderChoice, protein: EncoderChoice) -> None:
+def _require_same(run: Run, options: RunOptions, encoders: Mapping[str, EncoderChoice]) -> None:
     """Refuse to go on with a run that was asked for otherwise."""
     request = run.request
     chunk = options.chunk
     if chunk is None:
-        chunk = DEFAULT_CHUNK if all(file.dataset is None for file in options.files) else request.chunk
+        chunk = options.default_chunk if all(file.dataset is None for file in options.files) else request.chunk
     files = [(str(one.path), one.label, one.group, one.dataset and str(one.dataset)) for one in options.files]
     compared: dict[str, tuple[Any, Any]] = {
         "inputs": ([(one.path, one.label, one.group, one.dataset) for one in request.inputs], files),
         "chunk": (request.chunk, chunk),
-        "DNA encoder": (request.dna, dna),
-        "protein encoder": (request.protein, protein),
+        "DNA encoder": (request.dna, encoders["dna"]),
+        "protein encoder": (request.protein, encoders.get("protein")),
         "store": (request.store, options.store),
         "shards": (request.asked_shards, options.shards),
         "token budget": (request.token_budget, options.token_budget),
@@ -139,5 +147,5 @@ def _difference(name: str, there: Any, here: Any) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, EncoderChoice):
         return f"{value.name} ({value.precision})"
-    text = str(value)
+    text = "none" if value is None else str(value)
     return text if len(text) <= 120 else text[:117] + "…"

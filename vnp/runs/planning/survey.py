@@ -1,7 +1,7 @@
 """One streaming pass over the inputs of a run: what they hold, and where they can be cut into shards.
 
-Expected work is counted, not guessed: the pass finds the open frames of every chunk, so a shard's number of rows is
-known before it is embedded and checked after.
+Expected work is counted, not guessed: the pass finds the open frames of every chunk, or which chunks can be rows, so a
+shard's number of rows is known before it is embedded and checked after.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from vnp.errors import InputError, UsageError
+from vnp.runs.planning.options import DEFAULT_CHUNK
 from vnp.runs.planning.plan import Selection
 from vnp.runs.request import START, PlannedInput, Position, Shard, Totals
 from vnp.runs.units import UnitBatch, batch_units, iter_records
-from vnp.sequences.frames import count_open
+from vnp.sequences.frames import count_open, count_whole
 from vnp.sequences.names import NameCheck
 from vnp.sequences.reading import input_digest
 from vnp.sequences.samplesheet import InputFile
 
 if TYPE_CHECKING:
     from vnp.runs.planning.dataset import Dataset
-
-DEFAULT_CHUNK = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ def expected_tokens(rows: np.ndarray, residues: np.ndarray) -> np.ndarray:
     """Tokens of both encoders for chunks with so many open frames and residues.
 
     Protein: the residues and two special tokens a frame. DNA: byte-pair tokens hold 4.9 bases on average on
-    genomes, and two special tokens a frame.
+    genomes, and two special tokens a frame. Rows of chunks have the second half alone.
     """
     tokens: np.ndarray = residues + (residues * 3) // 5 + rows * 4
     return tokens
@@ -56,14 +55,18 @@ def survey(
     chunk: int | None,
     *,
     prefix_ids: bool = False,
+    shortest: int | None = None,
+    default_chunk: int = DEFAULT_CHUNK,
     progress: Callable[[int], None] = lambda _bytes: None,
 ) -> Survey:
     """Read every input once, streaming; memory grows with the records of datasets alone, by some 15 bytes each.
 
     Args:
         files: the inputs.
-        chunk: bases of a chunk; None is 300, or with datasets the bases of their longest record.
+        chunk: bases of a chunk; None is ``default_chunk``, or with datasets the bases of their longest record.
         prefix_ids: put each input's name in front of its records' names.
+        shortest: None where rows are open frames; else every chunk of so many bases or more is one row.
+        default_chunk: bases of a chunk where nobody says.
         progress: told how many bytes of the files were read since the last call.
 
     Raises:
@@ -72,7 +75,7 @@ def survey(
         UsageError: ``chunk`` is smaller than a record of a dataset, or pyarrow is needed for one and missing.
     """
     datasets = _read_datasets(files)
-    chunk = _decide_chunk(chunk, files, datasets)
+    chunk = _decide_chunk(chunk, default_chunk, files, datasets)
     marks = Marks()
     planned: list[PlannedInput] = []
     prefixes = _prefixes(files) if prefix_ids else [None] * len(files)
@@ -92,7 +95,7 @@ def survey(
                 dataset=None if file.dataset is None else str(file.dataset),
                 dataset_sha256=None if file.dataset is None else input_digest(file.dataset),
             )
-            planned.append(_survey_file(index, entry, chunk, datasets.get(index), names, marks, progress))
+            planned.append(_survey_file(index, entry, chunk, shortest, datasets.get(index), names, marks, progress))
         _refuse_duplicates(planned, names)
     records, bases = sum(entry.records for entry in planned), sum(entry.bases for entry in planned)
     totals = Totals(records, bases, marks.units, marks.rows, marks.tokens)
@@ -114,11 +117,11 @@ def _read_datasets(files: Sequence[InputFile]) -> dict[int, Dataset]:
     return found
 
 
-def _decide_chunk(chunk: int | None, files: Sequence[InputFile], datasets: Mapping[int, Dataset]) -> int:
+def _decide_chunk(chunk: int | None, default: int, files: Sequence[InputFile], datasets: Mapping[int, Dataset]) -> int:
     """Each record of a dataset is one chunk, so none may be longer."""
     longest = max(datasets, key=lambda index: datasets[index].chunk, default=None)
     if longest is None:
-        return DEFAULT_CHUNK if chunk is None else chunk
+        return default if chunk is None else chunk
     needed = datasets[longest].chunk
     if chunk is not None and chunk < needed:
         raise UsageError(
@@ -132,6 +135,7 @@ def _survey_file(
     index: int,
     entry: PlannedInput,
     chunk: int,
+    shortest: int | None,
     dataset: Dataset | None,
     names: NameCheck,
     marks: Marks,
@@ -149,7 +153,7 @@ def _survey_file(
         names.add([_checked_name(entry, batch, i) for i in np.flatnonzero(whole).tolist()])
         records += int(whole.sum())
         only = None if dataset is None else _chosen_frames(batch, dataset, entry)
-        bases += _count(batch, marks, only, entry)
+        bases += _mark(batch, marks, _work(batch, shortest, only, entry))
     if not records:
         raise InputError("holds no sequence", path=path)
     sha256 = hasher.hexdigest()
@@ -187,21 +191,31 @@ def _checked_name(entry: PlannedInput, batch: UnitBatch, index: int) -> str:
     return f"\0{entry.first_record + int(batch.ordinals[index])}"
 
 
-def _count(batch: UnitBatch, marks: Marks, only: UInt8[np.ndarray, "chunks"] | None, entry: PlannedInput) -> int:
-    """Add a batch's units to the marks; returns its bases."""
-    rows_per_chunk, residues_per_chunk = count_open(batch.sequences, batch.chunks, only)
-    if only is not None and (closed := rows_per_chunk < np.bitwise_count(only)).any():
+def _work(
+    batch: UnitBatch, shortest: int | None, only: UInt8[np.ndarray, "chunks"] | None, entry: PlannedInput
+) -> Int64[np.ndarray, "chunks 3"]:
+    """Rows, tokens and bases of each chunk."""
+    bases = batch.chunks.end - batch.chunks.start
+    if shortest is not None:
+        rows = count_whole(batch.sequences, batch.chunks, shortest).astype(np.int64)
+        return np.column_stack([rows, rows * (bases // 5 + 2), bases])
+    opened, residues = count_open(batch.sequences, batch.chunks, only)
+    if only is not None and (closed := opened < np.bitwise_count(only)).any():
         record = batch.records[int(batch.chunks.sequence[np.flatnonzero(closed)[0]])]
         raise InputError(
             f"{entry.dataset} lists a frame of it that has a stop; make the dataset again",
             path=entry.path,
             record=record.name,
         )
+    rows = opened.astype(np.int64)
+    return np.column_stack([rows, expected_tokens(rows, residues.astype(np.int64)), bases])
+
+
+def _mark(batch: UnitBatch, marks: Marks, of_chunks: Int64[np.ndarray, "chunks 3"]) -> int:
+    """Add a batch's units to the marks; returns its bases."""
     has_chunk = batch.unit_chunk >= 0
     work = np.zeros((len(batch), 3), np.int64)
-    work[has_chunk, 0] = rows_per_chunk
-    work[has_chunk, 1] = expected_tokens(rows_per_chunk.astype(np.int64), residues_per_chunk.astype(np.int64))
-    work[has_chunk, 2] = batch.chunks.end - batch.chunks.start
+    work[has_chunk] = of_chunks
     numbers = batch.numbers().astype(np.int64)
     count = len(batch.records)
     offsets = np.fromiter((-1 if record.offset is None else record.offset for record in batch.records), np.int64, count)
@@ -290,7 +304,7 @@ class Marks:
 
     @property
     def rows(self) -> int:
-        """Their open frames."""
+        """Their rows."""
         return int(self._total[1])
 
     @property
