@@ -80,15 +80,20 @@ def slurm(function: _Function) -> _Function:
     return function
 
 
-def _encoder(molecule: Molecule, title: str, more: str = "") -> Callable[[_Function], _Function]:
+def _encoder(molecule: Molecule, title: str) -> Callable[[_Function], _Function]:
     *others, last = names(molecule)
     there = f"{', '.join(others)} or {last}"
+    more, callback = "", None
+    if molecule == "protein":
+        more = "; none makes one row of each chunk, and not of each open frame"
+        callback = _or_none
     return click.option(
-        f"--{molecule}",
-        default=DEFAULTS[molecule],
-        callback=lambda _context, _option, name: None if name == NO_ENCODER else name,
-        help=f"{title} encoder: {there}{more}.",
+        f"--{molecule}", default=DEFAULTS[molecule], callback=callback, help=f"{title} encoder: {there}{more}."
     )
+
+
+def _or_none(_context: click.Context, _option: click.Parameter, name: str) -> str | None:
+    return None if name == NO_ENCODER else name
 
 
 _MODELS = (
@@ -99,7 +104,7 @@ _MODELS = (
         "dataset the length of its longest record]",
     ),
     _encoder("dna", "DNA"),
-    _encoder("protein", "Protein", "; none makes one row of each chunk, and not of each open frame"),
+    _encoder("protein", "Protein"),
 )
 _EMBEDDING = (
     click.option(
