@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 
 from vnp.classifier.calibration import Calibration, logistic
-from vnp.classifier.classifier import RowKind, margins
+from vnp.classifier.classifier import margins
 from vnp.classifier.model import CLASSES, MLPClassifier
 from vnp.encoders.device import choose_device
 from vnp.errors import FeatureError, LayoutError, storage_error
@@ -51,7 +51,6 @@ class Checkpoint:
     calibration: Calibration = field(default_factory=Calibration)  # from log-odds to probability
     threshold: float = 0.5  # probability from which on a row is called viral, where there are no presets
     presets: Mapping[str, Preset] = field(default_factory=dict)  # thresholds for records, by name
-    rows: RowKind = "frames"  # what a row is
     classes: tuple[str, ...] = CLASSES  # names of the outputs
     origin: str = "vnp"  # ``vnp``, or ``VirNucPro`` for a converted one
     training: Mapping[str, Any] = field(default_factory=dict)  # recipe, rows, digest of the training data, epochs
@@ -149,7 +148,6 @@ class Checkpoint:
             "classes": list(self.classes),
             "calibration": asdict(self.calibration),
             "presets": {name: asdict(preset) for name, preset in self.presets.items()},
-            "rows": self.rows,
         }
         content = {
             "format": f"{_FORMAT}/{_VERSION}",
@@ -184,7 +182,6 @@ class Checkpoint:
                 calibration=Calibration.from_dict(about["calibration"]),
                 # What was written before there were any has none.
                 presets=presets_from_json(about.get("presets", {})),
-                rows="chunks" if about.get("rows") == "chunks" else "frames",
                 **{name: about[name] for name in _PLAIN},
             )
             loaded.model()

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
 from vnp.features.layout import FeatureLayout
 from vnp.metrics.presets import Preset
-
-RowKind = Literal["frames", "chunks"]
-"""What a row is: an open frame of a chunk, or a chunk."""
 
 
 class RowScorer(Protocol):
@@ -31,7 +28,7 @@ class Classifier(Protocol):
 
     @property
     def layout(self) -> FeatureLayout:
-        """Columns of the rows that it reads."""
+        """Columns of the rows that it reads, and whether a row is a frame or a chunk."""
 
     @property
     def encoders(self) -> Mapping[str, Mapping[str, Any]]:
@@ -40,10 +37,6 @@ class Classifier(Protocol):
     @property
     def chunk(self) -> int:
         """Bases of a chunk."""
-
-    @property
-    def rows(self) -> RowKind:
-        """What a row is."""
 
     @property
     def kinds(self) -> tuple[str, ...]:

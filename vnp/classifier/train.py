@@ -224,7 +224,6 @@ def _finish(
         threshold=training.threshold,
         presets=_presets(features, watched, label, calibration.apply(margins)),
         # A row without a protein is a chunk; with one it is an open frame.
-        rows="frames" if "protein" in features.provenance.get("encoders", {"protein": {}}) else "chunks",
         training={
             "recipe": asdict(training.recipe),
             "seed": training.seed,
