@@ -244,11 +244,8 @@ def synthetic_run(root: Path, rows: int, shards: int, store: str = "float16", se
 
 def _make_shard(run: Run, shard: Shard, low: int, high: int, pool: np.ndarray) -> None:
     """Write pieces, merge them into the shard as a task does, and write its receipt."""
-    widths = {
-        "dna": int(run.request.dna.identity["width"]),
-        "dna_projected": PROJECTED_DNA,
-        "protein": int(run.request.protein.identity["width"]),
-    }
+    chosen = run.request.encoders
+    widths = {"dna": chosen["dna"].width, "dna_projected": PROJECTED_DNA, "protein": chosen["protein"].width}
     pieces = []
     for first in range(low, high, _PIECE_ROWS):
         last = min(first + _PIECE_ROWS, high)
@@ -268,7 +265,7 @@ def _make_shard(run: Run, shard: Shard, low: int, high: int, pool: np.ndarray) -
     sync_file(target)
     for piece in pieces:
         piece.unlink()
-    encoders = {"dna": run.request.dna.identity, "protein": run.request.protein.identity}
+    encoders = {molecule: choice.identity for molecule, choice in chosen.items()}
     Receipt(
         run=run.request.digest,
         shard=shard.number,

@@ -78,10 +78,10 @@ def test_one_of_before_presets_has_none(tmp_path: Path, checkpoint: Checkpoint) 
     checkpoint.write(tmp_path / "model.pth")
     content = torch.load(tmp_path / "model.pth", weights_only=True)
     about = json.loads(content["about"])
-    del about["presets"], about["rows"]
+    del about["presets"], about["layout"]["rows"]
     torch.save({**content, "about": json.dumps(about)}, tmp_path / "old.pth")
     old = Checkpoint.load(tmp_path / "old.pth")
-    assert (old.presets, old.rows, old.threshold) == ({}, "frames", 0.7)
+    assert (old.presets, old.layout.rows, old.threshold) == ({}, "frames", 0.7)
     about["presets"] = {"default": {"lengths": [], "thresholds": [2.0], "specificity": 0.99}}
     torch.save({**content, "about": json.dumps(about)}, tmp_path / "odd.pth")
     with pytest.raises(FeatureError, match="default"):

@@ -60,8 +60,9 @@ def test_device_and_place_of_the_weights_follow_the_new_command(tmp_path: Path, 
 
 def test_other_weights_are_said_to_be_other_weights(tmp_path: Path, fasta: Path) -> None:
     run, _ = start_run(ask([fasta]), tmp_path / "run")
-    identity = {**run.request.protein.identity, "weights": {"model.safetensors": "0" * 64}}
-    replace(run.request, protein=replace(run.request.protein, identity=identity)).write(run.paths.request)
+    protein = run.request.encoders["protein"]
+    identity = {**protein.identity, "weights": {"model.safetensors": "0" * 64}}
+    replace(run.request, protein=replace(protein, identity=identity)).write(run.paths.request)
     with pytest.raises(RunExistsError, match=r"protein encoder: kmer \(auto\) with other weights\)"):
         start_run(ask([fasta]), tmp_path / "run")
 
