@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import errno
+import os
+import socket
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from vnp.errors import RunExistsError, StorageError, UsageError
+from vnp.files import claims, machine
 from vnp.files import machine as memory
 from vnp.files.claims import alone, alone_with, make_folder, require_apart, require_free
+from vnp.files.durable import here
 from vnp.files.machine import available_memory, cache_folder, peak_memory, resident_memory, settings_folder
+from vnp.files.records import read_json, write_json
 
 
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
@@ -59,6 +67,93 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     assert list(model.parent.iterdir()) == []
 
 
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that has none."""
+
+    def refuse(*_arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+
+
+@pytest.mark.usefixtures("no_locks")
+class TestWithoutLocks:
+    def test_one_at_a_time(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(claims, "BEAT_SECONDS", 0.01)
+        here = rf"\(process {os.getpid()} on {socket.gethostname()}\)"
+        model = tmp_path / "model.pth"
+        with alone(tmp_path, "fetch"), alone_with(model, "training"):
+            with (
+                pytest.raises(UsageError, match=f"another fetch is at work in .* {here}; wait"),
+                alone(tmp_path, "fetch"),
+            ):
+                pass
+            with pytest.raises(UsageError, match=f"training is at work on .* {here}"), alone_with(model, "training"):
+                pass
+            os.utime(tmp_path / ".fetch.lock", (0, 0))
+            while (tmp_path / ".fetch.lock").stat().st_mtime == 0:
+                pass
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("silent", [0, 100, 250])
+    @pytest.mark.parametrize("elsewhere", [False, True])
+    def test_an_owner_that_died_is_followed(self, tmp_path: Path, silent: int, elsewhere: bool) -> None:
+        """Here its process tells, elsewhere the time since its last sign of life."""
+        dead = subprocess.Popen(["true"])
+        dead.wait()
+        lock = tmp_path / ".fetch.lock"
+        own = {"host": "node3", "here": "node3-1" if elsewhere else here(), "process": dead.pid, "start": "5"}
+        write_json(lock, own)
+        os.utime(lock, (lock.stat().st_mtime - silent,) * 2)
+        if elsewhere and silent < claims.SILENT_SECONDS:
+            with pytest.raises(UsageError, match="node3"), alone(tmp_path, "fetch"):
+                pass
+            assert read_json(lock) == own
+        else:
+            with alone(tmp_path, "fetch"):
+                assert read_json(lock)["process"] == os.getpid()
+            assert list(tmp_path.iterdir()) == []
+
+    def test_what_another_has_made_meanwhile_is_his(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of two that find an owner dead, the slower one finds the owner file of the faster one."""
+        lock = tmp_path / ".fetch.lock"
+        write_json(lock, {"here": here(), "process": 1 << 30, "start": "5"})
+        living = {"host": "h", "here": here(), "process": os.getpid(), "start": machine.process_start(os.getpid())}
+        rename = Path.rename
+
+        def late(path: Path, target: Path) -> Path:
+            write_json(lock, living)
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", late)
+        with pytest.raises(UsageError, match=f"process {os.getpid()} on h"), alone(tmp_path, "fetch"):
+            pass
+        assert read_json(lock) == living
+
+    @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}"])
+    def test_an_owner_file_that_says_nothing_counts_by_its_age(self, tmp_path: Path, content: bytes) -> None:
+        lock = tmp_path / ".fetch.lock"
+        lock.write_bytes(content)
+        with pytest.raises(UsageError, match="at work"), alone(tmp_path, "fetch"):
+            pass
+        os.utime(lock, (0, 0))
+        with alone(tmp_path, "fetch"):
+            pass
+
+
+@pytest.mark.parametrize("ahead", [-7200, 0, 7200])
+def test_the_clock_of_the_host_ends_nobodys_work(tmp_path: Path, ahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + ahead)
+    living, dead = (tmp_path / f".a.h5.node3-1-{number}0000000.tmp" for number in (1, 2))
+    for path in (living, dead):
+        path.touch()
+    os.utime(dead, (now() - 3700,) * 2)
+    with alone(tmp_path, "fetch", ["a.h5"]):
+        assert list(tmp_path.iterdir()) == [living]
+
+
 def test_the_users_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "VNP_CONFIG"):
         monkeypatch.delenv(name, raising=False)
@@ -81,7 +176,7 @@ def test_the_users_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_memory_is_told() -> None:
-    peak, now, free = peak_memory(), resident_memory(), available_memory()
+    now, peak, free = resident_memory(), peak_memory(), available_memory()
     assert peak is not None
     assert now is not None
     assert free is not None

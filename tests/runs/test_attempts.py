@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from vnp.files.claims import SILENT_SECONDS
 from vnp.files.records import write_json
 from vnp.runs.done import receipts as attempts
-from vnp.runs.done.receipts import SILENT_SECONDS, Announced, Attempt, job_id, read_attempts
+from vnp.runs.done.receipts import Announced, Attempt, job_id, read_attempts
 
 
 def only(folder: Path) -> tuple[Path, Attempt]:

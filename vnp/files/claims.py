@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
+import socket
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from vnp.errors import RunExistsError, UsageError, storage_error
+from vnp.files.durable import here, remove_temporaries, seconds_since, temporary_name
+from vnp.files.machine import process_start
+from vnp.files.records import read_json, write_json
 
+BEAT_SECONDS = 20
+"""How often a process that works gives a sign of life: it touches a file."""
+SILENT_SECONDS = 180
+"""After how long without a sign of life a process on another machine counts as dead."""
 _NAMED = 3
 
 
@@ -85,21 +96,31 @@ def make_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def alone(folder: Path, what: str) -> Iterator[None]:
-    """Keep other processes that do the same out of a folder meanwhile, where its file system can.
+def alone(folder: Path, what: str, names: Iterable[str] = ()) -> Iterator[None]:
+    """Keep other processes that do the same out of a folder meanwhile.
+
+    By a lock, which a dead process cannot hold; on a file system that has none, by the file ``.WHAT.lock``, which names
+    its owner and is touched while he lives.
 
     Args:
         folder: that is there.
         what: is done, for the message: ``"fetch"``.
+        names: of files that are written there; what killed processes left of them under temporary names is removed.
 
     Raises:
         UsageError: another one is at work.
+        StorageError: the folder cannot be opened or written.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        if not _lock(descriptor):
-            raise UsageError(f"another {what} is at work in {folder}; wait for it")
-        yield
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise storage_error(error, f"opening {folder}") from error
+    try:
+        with _held(
+            _lock(descriptor), folder / f".{what}.lock", f"another {what} is at work in {folder}", "wait for it"
+        ):
+            tidy(folder, names)
+            yield
     finally:
         os.close(descriptor)
 
@@ -109,7 +130,8 @@ def alone_with(path: Path, what: str) -> Iterator[None]:
     """The same for the files that are named after one, whose folder others may use; the folder is made.
 
     Args:
-        path: the file that gives the others their names; the lock is ``.STEM.lock`` beside it.
+        path: the file that gives the others their names; the lock is ``.STEM.lock`` beside it. What killed processes
+            left of the file under temporary names is removed.
         what: is done, for the message: ``"training"``.
 
     Raises:
@@ -119,39 +141,113 @@ def alone_with(path: Path, what: str) -> Iterator[None]:
     lock = path.with_name(f".{path.stem}.lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _locked_file(lock)
+        descriptor, locked = _locked_file(lock)
     except OSError as error:
         raise storage_error(error, f"writing {lock}") from error
-    if descriptor is None:
-        raise UsageError(f"another {what} is at work on {path}; wait for it, or choose another --out")
     try:
-        yield
+        busy = f"another {what} is at work on {path}"
+        with _held(locked, lock.with_suffix(".owner"), busy, "wait for it, or choose another --out"):
+            tidy(path.parent, [path.name])
+            yield
     finally:
-        with contextlib.suppress(OSError):
-            lock.unlink(missing_ok=True)
+        if locked is not False:
+            with contextlib.suppress(OSError):
+                lock.unlink(missing_ok=True)
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
-    """Whether the lock is ours; on a file system without locks two at once are not found out."""
+def tidy(folder: Path, names: Iterable[str]) -> None:
+    """Remove what killed processes left, under temporary names, of files that are written in a folder."""
+    # What cannot be removed does no harm.
+    with contextlib.suppress(OSError):
+        for name in names:
+            remove_temporaries(folder, glob.escape(name))
+
+
+@contextlib.contextmanager
+def _held(locked: bool | None, owner_file: Path, busy: str, remedy: str) -> Iterator[None]:
+    """Go on with a lock, or where there are no locks with a file that names its owner."""
+    if locked is False:
+        raise UsageError(f"{busy}; {remedy}")
+    if locked:
+        yield
+        return
+    pid = os.getpid()
+    own = {"host": socket.gethostname(), "here": here(), "process": pid, "start": process_start(pid)}
+    while True:
+        try:
+            write_json(owner_file, own, exclusive=True)
+            break
+        except FileExistsError:
+            if (owner := _living_owner(owner_file)) is not None:
+                raise UsageError(f"{busy} ({owner}); {remedy}") from None
+    over = threading.Event()
+
+    def keep_alive() -> None:
+        while not over.wait(BEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                os.utime(owner_file)
+
+    beat = threading.Thread(target=keep_alive, daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        over.set()
+        beat.join()
+        with contextlib.suppress(OSError, ValueError):
+            if read_json(owner_file) == own:
+                owner_file.unlink()
+
+
+def _living_owner(path: Path) -> str | None:
+    """Who holds a file of an owner; one that is dead is put aside, so that the file can be made anew."""
+    owner = _owner(path)
+    host, process = owner.get("host"), owner.get("process")
+    if owner.get("here") == here() and isinstance(process, int):
+        alive = process_start(process) == owner.get("start")
+    else:
+        alive = seconds_since(path) < SILENT_SECONDS
+    if alive and path.exists():
+        return f"process {process} on {host}"
+    aside = temporary_name(path)
+    with contextlib.suppress(OSError):
+        path.rename(aside)
+        # Somebody else found it dead too and has made his own meanwhile: back it goes.
+        if _owner(aside) != owner:
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, path)
+        aside.unlink()
+    return None
+
+
+def _owner(path: Path) -> dict[str, Any]:
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Whether the lock is ours; None on a file system without locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        pass
+        return None
     return True
 
 
-def _locked_file(path: Path) -> int | None:
-    """A descriptor of the file that holds its lock, or None where another process has it."""
+def _locked_file(path: Path) -> tuple[int, bool | None]:
+    """A descriptor of a file, and whether its lock is ours."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        if not _lock(descriptor):
-            os.close(descriptor)
-            return None
+        if (locked := _lock(descriptor)) is not True:
+            return descriptor, locked
         # Whoever had it before may have removed the file between our opening and locking it.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
+                return descriptor, True
         os.close(descriptor)

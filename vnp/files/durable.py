@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +27,7 @@ _OPENED_BY_HDF5 = re.compile(r"unable to open file: name = '(?P<name>.+)', errno
 
 def temporary_name(path: Path) -> Path:
     """A name beside ``path`` that no other writer uses: it carries the host, the process and a random part."""
-    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}")
+    return path.with_name(f".{path.name}.{here()}-{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}")
 
 
 def final_path(path: Path) -> Path:
@@ -37,8 +36,13 @@ def final_path(path: Path) -> Path:
     return path if parts is None else path.with_name(parts["name"])
 
 
-def _host() -> str:
-    return socket.gethostname().split(".")[0][:32]
+def here() -> str:
+    """What ids of processes belong to: the machine, and where a container has ids of its own, that too."""
+    try:
+        space = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        space = 0
+    return f"{socket.gethostname().split('.')[0][:32]}-{space}"
 
 
 def sync_file(path: Path) -> None:
@@ -156,9 +160,23 @@ def remove_temporaries(folder: Path, name: str = "*") -> int:
 def _abandoned(path: Path) -> bool:
     """Whether no one writes a temporary file any more: on this machine its process tells, elsewhere its age."""
     parts = _TEMPORARY.fullmatch(path.name)
-    if parts is not None and parts["host"] == _host():
+    if parts is not None and parts["host"] == here():
         return not Path("/proc", parts["process"]).exists()
+    return seconds_since(path) > _ABANDONED_SECONDS
+
+
+def seconds_since(path: Path) -> float:
+    """Seconds since a file was last written or touched, by the clock of its file system: those of hosts differ.
+
+    A file that is gone, or in a folder where nothing can be written, was touched this moment.
+    """
+    probe = temporary_name(path.with_name("clock"))
     try:
-        return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
+        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            return os.fstat(descriptor).st_mtime - path.stat().st_mtime
+        finally:
+            os.close(descriptor)
+            probe.unlink()
     except OSError:
-        return False
+        return 0.0

@@ -1,4 +1,4 @@
-"""What the machine leaves to a process: folders of the user's, and memory."""
+"""What the machine leaves to a process: folders of the user's, memory, and which processes still run."""
 
 from __future__ import annotations
 
@@ -70,6 +70,15 @@ def peak_memory() -> int | None:
 def resident_memory() -> int | None:
     """Bytes that this process holds now; None where the system does not say."""
     return _field(_STATUS, "VmRSS:", 1024)
+
+
+def process_start(pid: int) -> str:
+    """When a process began, in clock ticks since boot, which tells it from others of its id; nothing if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in ("Z", "X") else fields[19]
 
 
 def _machine() -> int | None:

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from vnp.errors import DamagedShardError, storage_error
+from vnp.files.claims import BEAT_SECONDS, SILENT_SECONDS
 from vnp.files.durable import remove_temporaries
 from vnp.files.hashing import file_sha256
+from vnp.files.machine import process_start
 from vnp.files.records import from_json, read_json, read_record, write_record
 from vnp.runs.request import Run, shard_name
 
@@ -182,10 +184,6 @@ def tidy(run: Run) -> None:
             receipt.unlink(missing_ok=True)
 
 
-BEAT_SECONDS = 20
-SILENT_SECONDS = 180
-
-
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One task's work on one shard."""
@@ -208,7 +206,7 @@ class Attempt:
         if self.outcome != "running":
             return False
         if self.host == socket.gethostname():
-            return _process_start(self.pid) == self.boot
+            return process_start(self.pid) == self.boot
         try:
             return time.time() - path.stat().st_mtime < SILENT_SECONDS
         except OSError:
@@ -243,7 +241,7 @@ class Announced:
         while True:
             number += 1
             self._path = folder / f"attempt-{number:05d}.json"
-            self.attempt = Attempt(number, socket.gethostname(), own, _process_start(own), job_id(), log, now())
+            self.attempt = Attempt(number, socket.gethostname(), own, process_start(own), job_id(), log, now())
             with contextlib.suppress(FileExistsError):
                 write_record(self._path, self.attempt, exclusive=True)
                 break
@@ -283,12 +281,3 @@ def read_attempts(folder: Path) -> list[tuple[Path, Attempt]]:
         with contextlib.suppress(OSError, ValueError, TypeError):
             found.append((path, from_json(Attempt, read_json(path))))
     return found
-
-
-def _process_start(pid: int) -> str:
-    """Start time of a process in clock ticks since boot, or nothing if there is no such process."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in ("Z", "X") else fields[19]
