@@ -35,6 +35,11 @@ _COLOURS = {"ok": "green", "warning": "yellow", "fails": "bold red", "not here":
 @click.option("--protein", help="Protein encoder that you will use: its weights must be here.")
 @click.option("--full", is_flag=True, help="Hash every weight file again, even if it looks unchanged.")
 @click.option(
+    "--known",
+    is_flag=True,
+    help="Also embed fixed sequences with the weights that are here, and compare with published numbers.",
+)
+@click.option(
     "--reference",
     type=click.Choice([one.name for one in weighted()]),
     help="Also load the published model and compare it with ours. This runs the model's own code.",
@@ -52,6 +57,7 @@ def main(
     dna: str | None,
     protein: str | None,
     full: bool,
+    known: bool,
     reference: str | None,
     fp8: str | None,
     as_json: bool,
@@ -71,6 +77,10 @@ def main(
     from vnp.doctor.examine import examine
 
     findings = list(examine(run, weights, named=named, full=full))
+    if known:
+        from vnp.doctor.known import known as known_answer
+
+        findings += [known_answer(one, weights, needed=one.name in named) for one in weighted()]
     if reference is not None:
         from vnp.doctor.reference import reference as compare
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Collection, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +78,8 @@ def main(
     NAMES are {names}; without any, {defaults}. The files are
     compared with the pinned hashes and with those in weights.lock.json; what is there and right is not downloaded
     again, and what was interrupted goes on. Without --revision, an encoder comes at its pinned commit, else at the
-    one in the lock, else at the newest, which the lock then holds on to. No other command opens a connection.
+    one in the lock, else at the newest, which the lock then holds on to. No other command opens a connection. At the
+    end the weights embed fixed sequences, and the numbers are compared with published ones (jobs.doctor --known).
 
     With --refseq, files of NCBI's RefSeq release are chosen by VirNucPro's rules and fetched into --out, with a
     samplesheet, refseq.csv, for jobs.dataset, and refseq.lock.json. Groups are viral, bacteria, archaea, fungi,
@@ -97,9 +100,12 @@ def main(
     if revision is not None and len(specs) != 1:
         raise UsageError("--revision is for one encoder: name it")
     entries = {one.name: _check(one, root) if check else _fetch(one, root, revision) for one in specs}
+    good = [_known(one, root) for one in specs]
     if as_json:
         echo(json.dumps({name: entry and to_json(entry) for name, entry in entries.items()}, indent=2))
-    elif not check:
+    if not all(good):
+        sys.exit(1)
+    if not check and not as_json:
         echo(f"next: python -m jobs.extract INPUT --out RUN --weights {shlex.quote(str(root))}")
 
 
@@ -223,6 +229,20 @@ def _check(one: EncoderSpec, root: Path) -> LockedEncoder | None:
         against = "as pinned"
     echo(f"{one.name}: {len(found.weights)} weight file(s) hashed, {against}", err=True)
     return entry
+
+
+def _known(one: EncoderSpec, root: Path) -> bool:
+    """Compare weights with published numbers where encoders can run; whether nothing speaks against them."""
+    if find_spec("torch") is None:
+        echo(f"{one.name}: no torch here; where there is: python -m jobs.doctor --known", err=True)
+        return True
+    # Here, because it loads torch.
+    from vnp.doctor.known import known
+
+    finding = known(one, root)
+    mend = f" ({finding.mend})" if finding.mend and finding.state in ("warning", "fails") else ""
+    echo(f"{finding.about}: {finding.state}: {finding.found}{mend}", err=True)
+    return finding.state != "fails"
 
 
 if __name__ == "__main__":

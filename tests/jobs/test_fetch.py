@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from safetensors.torch import save
 from jobs import fetch as command
 from tests.encoders._folders import ESM2_CONFIG, TINY, esm2_state
 from tests.encoders._hub_server import COMMIT, HubContent, serve
+from vnp.doctor.known import Answer, random_proteins
+from vnp.encoders import from_folder
 from vnp.encoders.spec import spec
 from vnp.encoders.weights.download import HuggingFaceHub
 from vnp.encoders.weights.lock import read_lock
@@ -70,6 +73,30 @@ def test_check_finds_a_changed_byte(content: dict[str, bytes], tmp_path: Path, m
     assert result.exit_code == 1
     assert str(path) in result.stderr
     assert "python -m jobs.fetch tiny" in result.stderr
+
+
+def test_fetch_ends_by_comparing_with_known_answers(
+    content: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right weights end with 0, weights that give other numbers with 1, and both are said."""
+    root = tmp_path / "weights"
+    with serve(HubContent(content)) as address:
+        use_hub(monkeypatch, address)
+        first = run("tiny", "--weights", str(root))
+    assert "known answers tiny: not here: nobody published" in first.stderr
+    rows = from_folder(root / "tiny").embed(random_proteins())
+    answer = Answer("tiny", "itself", "fp32", "proteins", 0, 1, tuple(map(tuple, rows.tolist())))
+    monkeypatch.setattr("vnp.doctor.known.known_answers", lambda name: [answer])
+    good = run("tiny", "--weights", str(root), "--check")
+    assert (good.exit_code, "known answers tiny: ok" in good.stderr) == (0, True)
+    answer = dataclasses.replace(answer, rows=answer.rows[::-1])
+    bad = run("tiny", "--weights", str(root))
+    assert (bad.exit_code, "known answers tiny: fails" in bad.stderr) == (1, True)
+    assert "do not use these weights" in bad.stderr
+    assert "next:" not in bad.stdout
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    without = run("tiny", "--weights", str(root))
+    assert (without.exit_code, "jobs.doctor --known" in without.stderr) == (0, True)
 
 
 def test_no_internet_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
