@@ -132,7 +132,9 @@ def compare(name: str, encoder: Encoder, answers: Sequence[Answer]) -> Finding:
     said, good = [], True
     for answer in answers:
         sequences = random_proteins() if answer.sequences == "proteins" else frames(encoder.spec.molecule)
-        distance = distances(encoder.embed(sequences)[:, answer.first :: answer.step], np.float32(answer.rows))
+        distance = distances(
+            encoder.embed(sequences)[:, answer.first :: answer.step], np.array(answer.rows, np.float32)
+        )
         allowed = _PUBLISHED[answer.precision] + _HERE[encoder.precision]
         good &= bool((distance <= allowed).all())
         said.append(
