@@ -71,7 +71,8 @@ def main(
     made = [out / name for name in (CONFIG, WEIGHTS, METRICS, PLOT)]
     require_free(made, force=force)
     make_folder(out)
-    with alone(out, "training"):
+    with alone(out, "training", ["*"]):
+        require_free(made, force=force)
         held = prepare(genomes, out / "genomes.npz", validation=validation, test=test, say=say)
         network = train(held, recipe, out, where, pace=Pace(save=save_every), say=say)
         metrics = write_folder(out, network, DeviceGenomes(held, where), recipe, say=say)

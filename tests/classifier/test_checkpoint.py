@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from vnp.classifier.classifier import margins
 from vnp.classifier.model import MLPClassifier
 from vnp.errors import FeatureError, LayoutError, StorageError, UsageError
 from vnp.features.layout import make_layout
+from vnp.files.tensors import load_tensors, save_tensors
 from vnp.metrics.presets import Preset
 
 
@@ -43,7 +45,6 @@ def test_it_comes_back_whole_and_without_pickles_that_run(tmp_path: Path, checkp
         "calibration",
         "threshold",
         "presets",
-        "rows",
         "classes",
         "origin",
         "training",
@@ -76,7 +77,7 @@ def test_scores_are_those_of_the_network_calibrated_beside_raw(checkpoint: Check
 
 def test_one_of_before_presets_has_none(tmp_path: Path, checkpoint: Checkpoint) -> None:
     checkpoint.write(tmp_path / "model.pth")
-    content = torch.load(tmp_path / "model.pth", weights_only=True)
+    content = load_tensors(tmp_path / "model.pth")
     about = json.loads(content["about"])
     del about["presets"], about["layout"]["rows"]
     torch.save({**content, "about": json.dumps(about)}, tmp_path / "old.pth")
@@ -171,7 +172,7 @@ def test_other_tensors_are_no_checkpoint(tmp_path: Path, content: object) -> Non
 def test_a_checkpoint_with_a_part_missing_is_damaged(tmp_path: Path, checkpoint: Checkpoint, missing: str) -> None:
     path = tmp_path / "model.pth"
     checkpoint.write(path)
-    content = torch.load(path, weights_only=True)
+    content = load_tensors(path)
     del content[missing]
     torch.save(content, path)
     with pytest.raises(FeatureError, match="damaged checkpoint"):
@@ -220,3 +221,38 @@ def test_zip_archives_and_text_are_no_checkpoints(tmp_path: Path) -> None:
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"none\.pth"):
         Checkpoint.load(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_one_flipped_bit_is_found(tmp_path: Path, checkpoint: Checkpoint, sealed: bool) -> None:
+    """Those of before there were digests are checked by the sums in the archive."""
+    path = tmp_path / "model.pth"
+    checkpoint.write(path)
+    if not sealed:
+        save_tensors(path, load_tensors(path), sealed=False)
+    whole = path.read_bytes()
+    choose = random.Random(5)
+    noticed = 0
+    for _ in range(60):
+        content = bytearray(whole)
+        content[choose.randrange(len(content))] ^= 1 << choose.randrange(8)
+        path.write_bytes(content)
+        try:
+            # What is left are bits that nobody reads, such as times and padding.
+            assert contents(Checkpoint.load(path)) == contents(checkpoint)
+        except FeatureError:
+            noticed += 1
+    assert noticed > 40
+
+
+def contents(checkpoint: Checkpoint) -> tuple[object, ...]:
+    return (checkpoint.digest, checkpoint.layout, checkpoint.encoders, checkpoint.metrics, checkpoint.calibration)
+
+
+def test_a_digest_that_is_not_its_own_is_damage(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    checkpoint.write(tmp_path / "model.pth")
+    content = torch.load(tmp_path / "model.pth", weights_only=True)
+    content["weights"]["hidden.bias"][0] += 1
+    torch.save(content, tmp_path / "model.pth")
+    with pytest.raises(FeatureError, match="a damaged one"):
+        Checkpoint.load(tmp_path / "model.pth")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +21,7 @@ from vnp.classifier.train import Training, Watcher, train
 from vnp.errors import FeatureError, RunExistsError, UsageError
 from vnp.features.read import Features, open_features
 from vnp.files.claims import alone_with
+from vnp.files.durable import here
 
 CPU = torch.device("cpu")
 TRAINING = Training(recipe=replace(VIRNUCPRO, epochs=2, rate=0.01))
@@ -78,6 +78,22 @@ def test_a_split_that_is_read_is_never_written_over(features: Features, tmp_path
     assert contents(tmp_path) == before
 
 
+def test_a_damaged_state_is_none_and_is_said(
+    features: Features, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, state = tmp_path / "model.pth", tmp_path / "model.state.pth"
+    with pytest.raises(KeyboardInterrupt):
+        train(features, out, TRAINING, CPU, watcher=Watcher(epoch=stop))
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    with pytest.raises(RunExistsError, match=r"model\.state\.pth: there already"):
+        train(features, out, replace(TRAINING, seed=1), CPU)
+    assert train(features, out, TRAINING, CPU).fitted.resumed_after == 0
+    assert "model.state.pth is damaged" in caplog.text
+    assert "training begins anew" in caplog.text
+
+
 def stop(_history: list[dict[str, Any]]) -> None:
     raise KeyboardInterrupt
 
@@ -129,9 +145,7 @@ def test_the_checkpoint_comes_last(
 
 def test_half_written_files_of_killed_trainings_are_removed(features: Features, tmp_path: Path) -> None:
     gone = int(Path("/proc/sys/kernel/pid_max").read_text()) + 1
-    host = os.uname().nodename.split(".")[0][:32]
-    left = tmp_path / f".model.pth.{host}-{gone}-01234567.tmp"
-    other = tmp_path / f".other.pth.{host}-{gone}-01234567.tmp"
+    left, other = (tmp_path / f".{name}.pth.{here()}-{gone}-01234567.tmp" for name in ("model", "other"))
     for path in (left, other):
         path.write_text("half")
     train(features, tmp_path / "model.pth", TRAINING, CPU)
@@ -187,7 +201,7 @@ def test_nothing_is_left_of_a_training_that_is_refused(tmp_path: Path) -> None:
     path = write_features(tmp_path / "features.h5", groups=both_classes(4, 4))
     with h5py.File(path, "r+") as file:
         file["features"][3, 2] = np.nan
-    with pytest.raises(FeatureError, match="NaN"):
+    with pytest.raises(FeatureError, match="is damaged: features of rows 0 to 32"):
         train(open_features(path), tmp_path / "model.pth", TRAINING, CPU)
     assert not contents(tmp_path)
 

@@ -1,13 +1,13 @@
 """A trained classifier: its file, with all that is needed to know what it may be used on, and what scores rows by it.
 
 A checkpoint is what ``torch.save`` makes of a dictionary of tensors and text: ``torch.load`` reads it with
-``weights_only=True``, and nothing in it can run. The same training writes the same bytes: no time, no path is in it.
+``weights_only=True``, and nothing in it can run. The same training writes the same bytes: no time, no path is in it. A
+digest of its content is in it, and compared when it is read.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -25,8 +25,8 @@ from vnp.encoders.device import choose_device
 from vnp.errors import FeatureError, LayoutError, storage_error
 from vnp.features.layout import FeatureLayout
 from vnp.features.table import all_finite
-from vnp.files.durable import replacing
 from vnp.files.records import parse_json, read_regular
+from vnp.files.tensors import load_tensors, save_tensors
 from vnp.metrics.presets import Preset, presets_from_json
 from vnp.metrics.rules import BEST_FRAME
 
@@ -140,8 +140,17 @@ class Checkpoint:
                     f"{expected[key]!r}\n  {where} has {given.get('name')} with {key} {given.get(key)!r}"
                 )
 
-    def write(self, path: Path) -> None:
-        """Write the checkpoint durably, in place of what is there."""
+    def write(self, path: Path, *, exclusive: bool = False) -> None:
+        """Write the checkpoint durably, in place of what is there.
+
+        Args:
+            path: the file.
+            exclusive: the first writer wins.
+
+        Raises:
+            FileExistsError: ``exclusive`` and the file is there.
+            StorageError: the disk is full or cannot be written.
+        """
         about = {
             **{name: getattr(self, name) for name in _PLAIN},
             "layout": json.loads(self.layout.to_json()),
@@ -154,7 +163,7 @@ class Checkpoint:
             "about": json.dumps(about, sort_keys=True),
             "weights": {name: tensor.detach().cpu().clone() for name, tensor in sorted(self.weights.items())},
         }
-        save_tensors(path, content)
+        save_tensors(path, content, exclusive=exclusive)
 
     @classmethod
     def load(cls, path: Path | str) -> Checkpoint:
@@ -193,19 +202,6 @@ class Checkpoint:
 _PLAIN = ("encoders", "chunk", "threshold", "origin", "training", "split", "metrics", "code")
 
 
-def save_tensors(path: Path, content: dict[str, Any]) -> None:
-    """Write durably what ``torch.save`` makes of tensors and text, the same bytes every time.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
-    """
-    # Into memory first: torch.save puts the file's name into the file.
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
-
-
 def _named(encoders: Mapping[str, Mapping[str, Any]]) -> str:
     return ", ".join(f"{part} by {identity.get('name')}" for part, identity in encoders.items())
 
@@ -216,7 +212,7 @@ def _read(path: Path) -> Any:
     except OSError as error:
         raise storage_error(error, f"reading {path}") from error
     try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return load_tensors(content)
     except Exception as error:
         # Damaged bytes make torch raise all kinds of errors.
         if VIRNUCPRO_CLASS in str(error):

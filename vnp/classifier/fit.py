@@ -9,12 +9,12 @@ keeps its place in the order of the epoch.
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from io import BufferedReader
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,15 +23,17 @@ import torch
 from jaxtyping import Float64, Int8, Int64
 
 from vnp.classifier.calibration import log_loss, logistic
-from vnp.classifier.checkpoint import save_tensors
 from vnp.classifier.model import MLPClassifier, margin
 from vnp.classifier.recipe import Recipe
 from vnp.classifier.rows import Pool, RowStore
 from vnp.classifier.split import Split
 from vnp.errors import FeatureError
 from vnp.features.split import TRAIN, VALIDATION
-from vnp.files.records import open_regular, parse_json
+from vnp.files.records import parse_json
+from vnp.files.tensors import load_tensors, save_tensors
 from vnp.metrics.metrics import binary_metrics
+
+log = logging.getLogger(__name__)
 
 _WATCHED = ("accuracy", "f1", "roc_auc")
 _ROWS_AT_ONCE = 16_384
@@ -241,28 +243,35 @@ def write_state(path: Path, state: TrainingState, digest: str) -> None:
 
 
 def read_state(path: Path, digest: str) -> TrainingState | None:
-    """Read a state; None if there is none, or it is of another training, or it cannot be read."""
+    """Read a state; None if there is none, or it is of another training, or it is damaged, which is said."""
     try:
         content = _load(path)
-        if content["digest"] != digest:
+        if content is None or content["digest"] != digest:
             return None
         about = parse_json(content["about"])
         return TrainingState(weights=content["weights"], optimiser=content["optimiser"], best=content["best"], **about)
-    except _UNREADABLE:
+    except _UNREADABLE as error:
+        log.warning("%s is damaged (%s): training begins anew", path, str(error).partition("\n")[0])
         return None
 
 
-def is_state_of(path: Path, request: str) -> bool:
-    """Whether a state is there whose digest begins with ``request:``, be it of another machine or of other code."""
+def state_of(path: Path) -> str:
+    """The digest of the training that a state is of, be it of another machine or of other code; of none, nothing.
+
+    Raises:
+        ValueError: there is a state, and it is damaged.
+    """
     try:
-        return bool(_load(path)["digest"].partition(":")[0] == request)
-    except _UNREADABLE:
-        return False
+        content = _load(path)
+        return "" if content is None else str(content["digest"]).partition(":")[0]
+    except _UNREADABLE as error:
+        raise ValueError(f"{path} is damaged") from error
 
 
-def _load(path: Path) -> dict[str, Any]:
-    with BufferedReader(open_regular(path)) as file:
-        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+def _load(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    content: dict[str, Any] = load_tensors(path)
     if content["format"] != _FORMAT:
         raise ValueError(f"the format is {content['format']}")
     return content

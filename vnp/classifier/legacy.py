@@ -21,6 +21,7 @@ from vnp.encoders.spec import spec
 from vnp.errors import FeatureError, LayoutError, UsageError, storage_error
 from vnp.features.layout import FULL, FeatureLayout, make_layout
 from vnp.files.records import read_regular
+from vnp.files.tensors import require_intact
 from vnp.runs.request import versions
 
 _DNA = "dnabert_s"
@@ -121,6 +122,7 @@ def _load(path: Path) -> Any:
     """A shell of the network, or the state dictionary, that a file holds."""
     content = read_regular(path, _MOST_BYTES)
     if zipfile.is_zipfile(io.BytesIO(content)):
+        require_intact(content)
         _operations(io.BytesIO(_pickle_in(content)))
     else:
         content = _without_sources(content)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import glob
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from jaxtyping import Float64, Int8, Int64
 
 from vnp.classifier.calibration import fit_calibration
 from vnp.classifier.checkpoint import Checkpoint
-from vnp.classifier.fit import Fitted, fit, is_state_of, margins_of, shown_odds
+from vnp.classifier.fit import Fitted, fit, margins_of, shown_odds, state_of
 from vnp.classifier.model import MLPClassifier
 from vnp.classifier.recipe import VIRNUCPRO, Recipe, require_seed
 from vnp.classifier.rows import Memory, RequiredFeatures, RowStore, data_digest, labels_of, open_rows
@@ -31,9 +31,9 @@ from vnp.classifier.split import (
 from vnp.errors import RunExistsError, UsageError
 from vnp.features.read import Features
 from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION
-from vnp.files.claims import alone_with, require_apart, require_free
-from vnp.files.durable import remove_temporaries, write_text
-from vnp.files.records import write_json
+from vnp.files.claims import alone_with, require_apart, require_free, tidy
+from vnp.files.durable import write_text
+from vnp.files.records import read_regular, write_json
 from vnp.metrics.metrics import binary_metrics, bootstrap_intervals, with_intervals
 from vnp.metrics.presets import Preset, measure_presets
 from vnp.metrics.rules import aggregate, chunk_keys
@@ -154,15 +154,14 @@ def train(
     split = deal(features, label, training, watcher.comparing)
     data = data_digest(features, label)
     request = _request(training, split.summary(label), data)
+    text = split.text(features.ids() if split.kind in ("random", "file") else ())
     with alone_with(out, "training"):
         if not force:
-            outputs.require_free(ours=is_state_of(outputs.state, request))
-        for path in outputs[:-1]:
-            remove_temporaries(path.parent, glob.escape(path.name))
-        remove_temporaries(outputs.plots)
+            outputs.require_free(ours=_ours(outputs, request, text))
+        tidy(out.parent, (path.name for path in outputs[:-1]))
+        tidy(outputs.plots, ["*"])
         watcher.dealt(split.summary(label))
         store = open_rows(features, label, device, training.memory, watcher.reading)
-        text = split.text(features.ids() if split.kind in ("random", "file") else ())
         written = False
 
         def after_epoch(history: list[dict[str, Any]]) -> None:
@@ -183,6 +182,16 @@ def train(
         checkpoint = _finish(features, store, split, training, fitted, outputs, data, text)
         outputs.state.unlink(missing_ok=True)
     return Trained(checkpoint, outputs, fitted)
+
+
+def _ours(outputs: Outputs, request: str, text: str) -> bool:
+    """Whether what stands there was left by this very training: by its state or, where that is damaged, its split."""
+    try:
+        return state_of(outputs.state) == request
+    except ValueError:
+        with contextlib.suppress(OSError):
+            return read_regular(outputs.split) == text.encode()
+        return False
 
 
 def _finish(

@@ -21,8 +21,7 @@ import torch
 from jaxtyping import Float32
 
 from vnp.errors import FeatureError, UsageError
-from vnp.files.durable import replacing
-from vnp.files.records import require_regular
+from vnp.files.tensors import load_tensors, save_tensors
 
 LABELS = {"host": 0, "viral": 1}
 
@@ -71,14 +70,7 @@ def save(content: dict[str, Any], path: Path) -> None:
     Raises:
         StorageError: the disk is full or cannot be written.
     """
-    with replacing(path) as temporary, temporary.open("xb") as file:
-        try:
-            torch.save(content, file)
-        except RuntimeError as error:
-            # torch reports a write that failed as an error of its own and keeps the system's behind it.
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from error
-            raise
+    save_tensors(path, content, sealed=False)
 
 
 def read_dna(path: Path) -> tuple[list[str], list[dict[str, Any]], Float32[np.ndarray, "n width"]]:
@@ -119,8 +111,7 @@ def load(path: Path) -> dict[str, Any]:
         FeatureError: it is missing, damaged, or holds more than tensors, lists, numbers and text.
     """
     try:
-        require_regular(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_tensors(path)
     except FileNotFoundError as error:
         raise FeatureError(f"{path}: there is no such file") from error
     # torch raises whatever the damage makes of the file: RuntimeError, EOFError, UnpicklingError, KeyError …

@@ -157,11 +157,11 @@ def alone_with(path: Path, what: str) -> Iterator[None]:
 
 
 def tidy(folder: Path, names: Iterable[str]) -> None:
-    """Remove what killed processes left, under temporary names, of files that are written in a folder."""
+    """Remove what killed processes left, under temporary names, of files that are written in a folder; ``*`` is any."""
     # What cannot be removed does no harm.
     with contextlib.suppress(OSError):
         for name in names:
-            remove_temporaries(folder, glob.escape(name))
+            remove_temporaries(folder, name if name == "*" else glob.escape(name))
 
 
 @contextlib.contextmanager

@@ -19,9 +19,9 @@ from torch.nn import functional as F  # noqa: N812 - as everybody calls it
 
 from vnp.encoders.models.sixframe import KINDS, VIRAL_KINDS, SixFrame, codon_ids, viral_logit
 from vnp.errors import EncoderError, FeatureError
-from vnp.files.durable import replacing
 from vnp.files.hashing import json_sha256
 from vnp.files.records import parse_json
+from vnp.files.tensors import load_tensors, save_tensors
 from vnp.finetune.crops import Crops, CropSampler, DeviceGenomes
 from vnp.finetune.genomes import TRAIN, Genomes, with_ignored
 from vnp.finetune.measure import looks_viral, watch
@@ -184,8 +184,7 @@ def _save(
         "average": average.state_dict(),
         "optimiser": optimiser.state_dict(),
     }
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
+    save_tensors(path, state)
 
 
 def _restore(
@@ -199,13 +198,13 @@ def _restore(
     if not path.exists():
         return 0, None
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = load_tensors(path, device)
         if state["identity"] != identity:
             raise FeatureError(f"{path} is of another training; remove it, or choose another --out")
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
-    except (OSError, RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, EOFError, UnpicklingError) as error:
         raise FeatureError(f"{path} is damaged; remove it to begin again") from error
     ignored = state["ignored"]
     return int(state["step"]), None if ignored is None else ignored.cpu().numpy()
