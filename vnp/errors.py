@@ -13,7 +13,8 @@
     │   ├── RunExistsError       2   something stands where the output should go
     │   ├── IncompleteRunError   3   shards are missing
     │   └── DamagedShardError    1   a shard or receipt is not what was written
-    └── StorageError             1   a disk is full or cannot be written
+    ├── StorageError             1   a disk is full or cannot be written
+    └── MachineError             1   memory, threads, processes or open files ran out
 
 The number is the exit code of a command that ends with it. A message says what is wrong, where (file, line
 or record), and what to do about it.
@@ -22,6 +23,7 @@ or record), and what to do about it.
 from __future__ import annotations
 
 import errno
+import os
 from typing import ClassVar
 
 
@@ -118,6 +120,10 @@ class StorageError(VnpError):
     """A disk is full or cannot be written."""
 
 
+class MachineError(VnpError):
+    """Memory, threads, processes or open files ran out."""
+
+
 _STORAGE_REASONS = {
     errno.ENOSPC: "no space left on the disk",
     errno.EDQUOT: "the disk quota is used up",
@@ -127,7 +133,18 @@ _STORAGE_REASONS = {
     errno.EIO: "the disk reported an input/output error",
     errno.EFBIG: "the file is too large for this file system",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.ESTALE: "the network file system has lost it",
 }
+_LACKS = {
+    errno.ENOMEM: "memory",
+    errno.EMFILE: "open files (ulimit -n)",
+    errno.ENFILE: "open files of the whole machine",
+    errno.EAGAIN: "processes or threads (ulimit -u, or the limit of a container or job)",
+}
+_MEMORY = "not enough memory: free some or ask for more, or take less at once, as by a smaller --token-budget"
+# What libraries say when memory runs out, in errors of their own; lower case.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc")
+_NO_THREAD = ("can't start new thread", "resource temporarily unavailable", "thread creation failed")
 
 
 def storage_error(error: OSError, doing: str) -> StorageError:
@@ -142,3 +159,48 @@ def storage_error(error: OSError, doing: str) -> StorageError:
     """
     reason = _STORAGE_REASONS.get(error.errno or 0, error.strerror or str(error))
     return StorageError(f"{doing}: {reason}")
+
+
+def machine_error(error: BaseException) -> VnpError | None:
+    """What the machine lacks, where that is what an error of Python, torch, HDF5 or the system says.
+
+    Args:
+        error: any that came up.
+
+    Returns:
+        An error to show in its place; None where it is another one, and so a fault of vnp's own.
+    """
+    text = _said(error).lower()
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return MachineError(_MEMORY)
+    if isinstance(error, RecursionError):
+        return VnpError("something that this reads is nested too deeply; nobody writes such files by accident")
+    if type(error).__name__ == "BrokenProcessPool":
+        return MachineError("a process that helped was killed, most likely because memory ran out: ask for more memory")
+    if isinstance(error, FileNotFoundError) and error.filename is None and not _has_working_directory():
+        return StorageError("the working directory was deleted: go to one that is there (cd), and begin again")
+    if isinstance(error, OSError) and error.errno in _LACKS:
+        return MachineError(f"no more {_LACKS[error.errno]}: raise the limit, or end what else runs")
+    if isinstance(error, OSError) and error.errno is not None:
+        return None
+    if isinstance(error, (RuntimeError, OSError, ImportError)):
+        if any(words in text for words in _OUT_OF_MEMORY) or "failed to map segment" in text:
+            return MachineError(_MEMORY)
+        if any(words in text for words in _NO_THREAD):
+            return MachineError(
+                f"no more {_LACKS[errno.EAGAIN]}: raise the limit, or take fewer threads with OMP_NUM_THREADS=1"
+            )
+    return None
+
+
+def _said(error: BaseException | None) -> str:
+    """The words of an error and of what caused it: libraries hide the system's behind their own."""
+    return "" if error is None else f"{error}\n{_said(error.__cause__)}"
+
+
+def _has_working_directory() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109 - its Path says the same
+    except OSError:
+        return False
+    return True

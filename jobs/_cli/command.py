@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-import os
+import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any, NamedTuple
 
 import click
 
-from vnp.errors import UsageError, VnpError, storage_error
+from jobs._cli.ending import SIGNALLED, EndedError, ended_by_signals, keep_streams, require_written
+from vnp.errors import UsageError, VnpError, machine_error, storage_error
 from vnp.files.records import read_toml
 
 CONFIG = "vnp.toml"
@@ -19,17 +21,23 @@ CONFIG = "vnp.toml"
 _LARGEST = 2**63 - 1
 # Control characters but for the line feed and the tabulator, and marks that turn the direction of writing.
 _ACTED_ON = [*range(9), *range(11, 32), *range(127, 160), *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
+_MODULE = re.compile(r"\bpython -m jobs\.(?=[a-z])")
 _SHOWN = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _ACTED_ON}
 
 
 def echo(text: str, *, err: bool = False) -> None:
     """Print what a command says; names in files, messages and logs stay text on a terminal."""
-    click.echo(printable(text), err=err)
+    click.echo(as_typed(printable(text)), err=err)
 
 
 def printable(text: str) -> str:
     r"""The text with what a terminal would act on made visible, ESC as ``\x1b``; lines stay lines."""
     return text.translate(_SHOWN)
+
+
+def as_typed(text: str) -> str:
+    """The text with commands in the form that the user typed: ``vnp NAME``, where it has ``python -m jobs.NAME``."""
+    return _MODULE.sub("vnp ", text) if Path(sys.argv[0]).stem == "vnp" else text
 
 
 class Command(click.Command):
@@ -42,14 +50,18 @@ class Command(click.Command):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         """Read the options and what ``vnp.toml`` has of them, where a mistake is one message too."""
+        keep_streams()
         try:
             return super().make_context(info_name, args, parent, **extra)
         except click.UsageError as error:
             # Click prints it, and it may be of what stands in a file.
             raise click.UsageError(printable(error.format_message()), error.ctx) from None
-        except VnpError as error:
-            _say(error)
-            sys.exit(error.exit_code)
+        except Exception as error:
+            told = self._mendable(error)
+            if told is None:
+                raise
+            _say(told)
+            sys.exit(told.exit_code)
 
     def call(self, **values: Any) -> None:
         """Do what the command does, from within another one; where it fails, the process ends as it would by itself.
@@ -74,13 +86,16 @@ class Command(click.Command):
                     raise click.BadParameter(f"{number} is out of range.", ctx, parameter)
         return rest
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> None:
         """Run the command and turn what a user can mend into one message."""
         try:
-            return super().invoke(ctx)
-        except VnpError as error:
-            _say(error)
-            ctx.exit(error.exit_code)
+            with ended_by_signals():
+                self._do(ctx)
+            require_written()
+        except KeyboardInterrupt as error:
+            ended = error if isinstance(error, EndedError) else EndedError(signal.SIGINT)
+            _say(f"{ended}. What is finished is safe; give the same command again to go on")
+            ctx.exit(SIGNALLED + ended.number)
         except ModuleNotFoundError as error:
             library = (error.name or "").partition(".")[0]
             if library in ("", "vnp", "jobs"):
@@ -90,15 +105,28 @@ class Command(click.Command):
                 f"run the command in the image: apptainer run IMAGE {self.name} …"
             )
             ctx.exit(1)
-        except BrokenPipeError:
-            # The reader of our output has gone, as `head` does; Python must not complain at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(0)
-        except OSError as error:
-            if error.errno is None:
+        except Exception as error:
+            told = self._mendable(error)
+            if told is None:
                 raise
-            _say(storage_error(error, error.filename or self.name or "vnp"))
-            ctx.exit(1)
+            _say(told)
+            ctx.exit(told.exit_code)
+
+    def _do(self, ctx: click.Context) -> None:
+        try:
+            super().invoke(ctx)
+        except click.exceptions.Exit as end:
+            if end.exit_code:
+                raise
+
+    def _mendable(self, error: Exception) -> VnpError | None:
+        """What to say of an error that is none of ours, where it is the machine's; None where it is a fault here."""
+        if isinstance(error, VnpError):
+            return error
+        found = machine_error(error)
+        if found is None and isinstance(error, OSError) and error.errno is not None:
+            return storage_error(error, error.filename or self.name or "vnp")
+        return found
 
 
 def command(example: str, group: click.Group | None = None) -> Callable[[Callable[..., Any]], Command]:

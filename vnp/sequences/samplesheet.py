@@ -128,7 +128,9 @@ def require_utf8(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
-        shown = str(path).encode("utf-8", "backslashreplace").decode()
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        if "\\x" not in shown:
+            raise InputError("this locale has not all letters of the path; set PYTHONUTF8=1", path=shown) from error
         raise InputError("the path is not UTF-8; rename the file or folder", path=shown) from error
 
 

@@ -1,0 +1,120 @@
+"""How a command ends: a signal ends it with a message and a code, and nobody who stops listening ends its work."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from vnp.errors import storage_error
+
+SIGNALLED = 128
+"""Added to a signal's number, it is the exit code of a command that the signal ended, as a shell has it."""
+_ENDING = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "asked to end (SIGTERM), as by kill, a time limit or a scheduler",
+    signal.SIGHUP: "its terminal was closed (SIGHUP); to outlive that, start it with nohup, tmux or screen",
+}
+
+
+class EndedError(KeyboardInterrupt):
+    """A signal came that ends the command; what is to be tidied up is tidied up on the way."""
+
+    def __init__(self, number: int) -> None:
+        self.number = signal.Signals(number)
+        super().__init__(_ENDING[self.number])
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let the first of Ctrl-C, TERM and HUP end what is done here by ``EndedError``, and a second one the process.
+
+    What the caller has the process ignore, as ``nohup`` does HUP, it goes on to ignore.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() != owner:
+            # A child by fork: its parent tells what happened.
+            signal.raise_signal(number)
+        raise EndedError(number)
+
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Lasting(io.FileIO):
+    """A stream whose reader may go away, or whose disk may be full: what cannot be written is dropped, and noted."""
+
+    failed: OSError | None = None
+
+    def write(self, data: Any, /) -> Any:
+        if self.failed is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.failed = error
+        return len(data)
+
+
+class _Stream(io.TextIOWrapper):
+    """A text stream on one; letters that the locale does not have are written as escapes."""
+
+    def __init__(self, number: int, encoding: str | None) -> None:
+        self.end = _Lasting(number, "w", closefd=False)
+        lines = number == 2 or os.isatty(number)
+        super().__init__(io.BufferedWriter(self.end), encoding, "backslashreplace", line_buffering=lines)
+
+
+def keep_streams() -> None:
+    """Make sure that the process has three streams, and that writing to them cannot end its work.
+
+    Where one is closed, the next file that is opened would take its number, and get what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Takes the lowest number that is free, which is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        stream = getattr(sys, name)
+        # Not where somebody listens in this process, as tests do.
+        if stream is not getattr(sys, f"__{name}__"):
+            continue
+        if number == 0:
+            sys.stdin = stream or open(number)  # noqa: PTH123, SIM115 - a stream, not a file
+            continue
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.flush()
+        setattr(sys, name, _Stream(number, None if stream is None else stream.encoding))
+
+
+def require_written() -> None:
+    """Make sure that what was printed has arrived, but where its reader went away on purpose, as ``head`` does.
+
+    Raises:
+        StorageError: it has not.
+    """
+    sys.stdout.flush()
+    failed = sys.stdout.end.failed if isinstance(sys.stdout, _Stream) else None
+    if failed is not None and failed.errno != errno.EPIPE:
+        raise storage_error(failed, "all is done, but what was printed could not be written")

@@ -1,0 +1,197 @@
+"""However a command ends, it says so in one message, with a code that tells; and nobody who stops listening ends it."""
+
+from __future__ import annotations
+
+import concurrent.futures.process
+import errno
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from jobs.__main__ import every_command
+from jobs._cli.command import as_typed
+from tests.jobs.commands import KMER, REPOSITORY, SAMPLE, call, clean, extract, start
+from vnp.errors import EncoderError, IncompleteRunError, UsageError, machine_error
+
+COMMANDS = {" ".join(command.table): command for command in every_command()}  # type: ignore[attr-defined]
+ERRORS: list[tuple[BaseException, int, str]] = [
+    (MemoryError(), 1, "not enough memory"),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 7 bytes"), 1, "memory"),
+    (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried"), 1, "--token-budget"),
+    (OSError("Unable to synchronously create dataset (memory allocation: cannot allocate memory)"), 1, "memory"),
+    (RecursionError("maximum recursion depth exceeded"), 1, "nested too deeply"),
+    (RuntimeError("can't start new thread"), 1, "ulimit -u"),
+    (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), 1, "ulimit -u"),
+    (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), 1, "ulimit -n"),
+    (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), 1, "memory"),
+    (ImportError("libx.so: failed to map segment from shared object"), 1, "not enough memory"),
+    (concurrent.futures.process.BrokenProcessPool("terminated abruptly"), 1, "was killed"),
+    (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "here"), 1, "here: permission denied"),
+    (EncoderError("no"), 1, "no"),
+    (UsageError("no"), 2, "no"),
+    (IncompleteRunError("no"), 3, "no"),
+    (KeyboardInterrupt(), 130, "interrupted. What is finished is safe; give the same command again"),
+]
+SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "nohup"}
+
+
+def ended(command: click.Command, act: Callable[[], object]) -> Result:
+    """Run a command that does something else, without its options."""
+
+    with mock.patch.object(command, "callback", act), mock.patch.object(command, "params", []):
+        return CliRunner().invoke(command, [])
+
+
+def throw(error: BaseException) -> Callable[[], object]:
+    def act() -> object:
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_ends_with_one_message(name: str) -> None:
+    for error, code, words in ERRORS:
+        result = ended(COMMANDS[name], throw(error))
+        assert result.exit_code == code, (error, result)
+        assert result.stderr.startswith("error: ")
+        assert words in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_tells_which_signal_ended_it(name: str) -> None:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, words in SIGNALS.items():
+        tidied: list[bool] = []
+
+        def act(number: signal.Signals = number, tidied: list[bool] = tidied) -> None:
+            try:
+                signal.raise_signal(number)
+            finally:
+                tidied.append(True)
+
+        result = ended(COMMANDS[name], act)
+        assert result.exit_code == 128 + number
+        assert words in clean(result)
+        assert tidied
+    assert before == {number: signal.getsignal(number) for number in SIGNALS}
+
+
+def test_a_fault_of_vnp_is_shown_as_such() -> None:
+    for error in (ValueError("odd"), RuntimeError("shapes differ"), OSError("HDF5 says no")):
+        assert ended(COMMANDS["reduce"], throw(error)).exception is error
+        assert machine_error(error) is None
+
+
+def test_ignored_signals_stay_ignored() -> None:
+    """As ``nohup`` has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert ended(COMMANDS["reduce"], lambda: signal.raise_signal(signal.SIGHUP)).exit_code == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_commands_are_named_as_they_were_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "next: python -m jobs.reduce RUN, not python -m jobs._cluster.task"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/vnp", "extract"])
+    assert as_typed(text) == "next: vnp reduce RUN, not python -m jobs._cluster.task"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/jobs/extract.py"])
+    assert as_typed(text) == text
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("ending") / "run"
+    assert extract(SAMPLE.parent / "viral/phage_t4.fna.gz", "--out", root, "--shards", 2).exit_code == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("ending") / "labelled"
+    assert extract(SAMPLE, "--out", root).exit_code == 0
+    assert call("reduce", root).exit_code == 0
+    return root
+
+
+def shell(line: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of shell in which VNP is the command line of vnp."""
+    own = {"VNP": f"{shlex.quote(sys.executable)} -m jobs", "PYTHONPATH": str(REPOSITORY)}
+    line = line.replace("VNP", own["VNP"])
+    return subprocess.run(["bash", "-c", line], env={**os.environ, **own, **more}, capture_output=True, text=True)
+
+
+class TestStreams:
+    """What is printed may go nowhere; what is written is written."""
+
+    @pytest.mark.parametrize("streams", ["<&- >&- 2>&-", ">/dev/full 2>/dev/full", "2>/dev/full | true", "2>&1 | true"])
+    def test_the_work_is_done_all_the_same(self, run: Path, tmp_path: Path, streams: str) -> None:
+        done = shell(
+            f"VNP frames {SAMPLE.parent}/viral/phage_t4.fna.gz --out {tmp_path}/out {streams}; exit $PIPESTATUS"
+        )
+        assert {path.name for path in (tmp_path / "out").iterdir()} >= {"skipped.tsv"}
+        assert done.returncode == (1 if streams.startswith(">/dev/full") else 0)
+        assert "Traceback" not in done.stderr
+
+    def test_what_could_not_be_printed_is_told(self, run: Path) -> None:
+        done = shell(f"VNP status {run} --json >/dev/full")
+        assert done.returncode == 1
+        assert done.stderr == (
+            "error: all is done, but what was printed could not be written: no space left on the disk\n"
+        )
+
+    def test_a_closed_stream_is_no_file_that_is_opened(self, tmp_path: Path) -> None:
+        """Else what is printed would stand in the first file that is opened."""
+        done = shell(
+            f"VNP frames {SAMPLE.parent}/viral/phage_t4.fna.gz --out {tmp_path}/out 2>&- && "
+            f"VNP frames {SAMPLE.parent}/viral/phage_t4.fna.gz --out {tmp_path}/other"
+        )
+        assert done.returncode == 0
+        for path in (tmp_path / "out").iterdir():
+            assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes()
+
+
+class TestPlaces:
+    """Odd working directories, homes and locales."""
+
+    def test_the_working_directory_is_gone(self, run: Path, tmp_path: Path) -> None:
+        (tmp_path / "gone").mkdir()
+        done = shell(f"cd {tmp_path}/gone && rmdir ../gone && VNP status {run} && VNP reduce somewhere")
+        assert "2 shards: 2 done" in done.stdout
+        assert done.returncode == 1
+        assert done.stderr == (
+            "error: the working directory was deleted: go to one that is there (cd), and begin again\n"
+        )
+
+    def test_letters_that_the_locale_has_not(self, tmp_path: Path) -> None:
+        path = tmp_path / "é.fna.gz"
+        path.symlink_to(SAMPLE.parent / "viral/phage_t4.fna.gz")
+        ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+        done = shell(f"VNP extract {path} --out {tmp_path}/run {shlex.join(KMER)} --cluster inline", **ascii_only)
+        assert done.returncode == 1
+        assert "PYTHONUTF8=1" in done.stderr
+        assert "rename" not in done.stderr
+
+
+def test_a_training_that_is_ended_is_tidied_up(labelled: Path, tmp_path: Path) -> None:
+    process = start("train", labelled, "--out", tmp_path / "m.pth", "--epochs", 100_000, "--patience", 100_000)
+    while process.poll() is None and not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]:
+        time.sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "SIGTERM" in said
+    assert "Traceback" not in said
+    assert not [path.name for path in tmp_path.iterdir() if path.suffix in (".tmp", ".lock")]
