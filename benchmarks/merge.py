@@ -230,6 +230,7 @@ def synthetic_run(root: Path, rows: int, shards: int, store: str = "float16", se
         totals=Totals(records, bases, rows, rows, rows),
         token_budget=None,
         device="cpu",
+        cluster="inline",
         weights=None,
         versions=versions(),
         created=now(),

@@ -22,7 +22,7 @@ from vnp.runs.request import Run, default_layout
 
 @command("python -m jobs.rerun RUN")
 @options.run_argument
-@options.cluster
+@options.same_cluster
 @options.slurm
 @click.option(
     "--then",
@@ -31,22 +31,26 @@ from vnp.runs.request import Run, default_layout
     "or with predict the calling.",
 )
 @options.layout
+@click.option("--accept-code", is_flag=True, help="Go on though vnp's code has changed since the run was planned.")
 @click.option("--force", is_flag=True, help="Slurm: submit shards again that are in the queue.")
 def main(
     run: Path,
-    cluster: str,
+    cluster: str | None,
     profile: str | None,
     parallelism: int | None,
     retries: int | None,
     then: str | None,
     layout: str | None,
+    accept_code: bool,
     force: bool,
 ) -> None:
     """Make exactly the shards of RUN without a valid receipt; finished blocks are used."""
     opened = Run.open(run)
     root = opened.paths.root
     settings = _settings(opened) if then == "predict" else None
-    executor = choose_executor(cluster, profile, parallelism, retries)
+    executor = choose_executor(cluster or opened.request.cluster, profile, parallelism, retries)
+    if accept_code:
+        opened = opened.accept_code()
     todo = look(opened, executor.profile).unfinished
     if not todo:
         echo(f"nothing to do: all {opened.request.shards} shards are done")

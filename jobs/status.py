@@ -17,14 +17,11 @@ from jobs._cli.command import command, echo
 from jobs._cli.progress import duration
 from jobs._cluster.executor import Element, Executor, Submitted, scheduler, submitted
 from jobs._cluster.planning import look
-from vnp.runs.done.status import RunStatus, ShardStatus, last_words, log_tail
+from vnp.runs.done.status import RunStatus, ShardStatus, last_words, log_tails
 from vnp.runs.request import Run
 
 _SHOWN = 40
 _EXPLAINED = 1000
-_TAILS = 3
-_TAIL = 4
-_WIDTH = 200
 _WATCH_SECONDS = 5.0
 
 
@@ -73,12 +70,9 @@ def _planning_text(found: _Planning, root: Path, as_json: bool) -> str:
 def _text(state: RunStatus, others: list[Element], root: Path, show_all: bool) -> str:
     shown = [shard for shard in state.shards if show_all or shard.state != "done"]
     lines = ["shard  state    blocks     rows         attempts  note"] if shown else []
-    tails = 0
+    tails = log_tails(shown)
     for shard in shown if show_all else shown[:_SHOWN]:
-        lines.append(_line(shard))
-        if shard.state == "failed" and tails < _TAILS:
-            tails += 1
-            lines += [f"       | {line[:_WIDTH]}" for line in log_tail(shard.log, _TAIL)]
+        lines += [_line(shard), *tails.get(shard.shard.number, [])]
     if not show_all and len(shown) > _SHOWN:
         lines.append(f"… and {len(shown) - _SHOWN} more; --all lists every shard")
     counts = ", ".join(f"{count} {name}" for name, count in state.counts.items())

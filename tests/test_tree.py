@@ -108,11 +108,11 @@ def test_pickles_are_never_loaded_freely() -> None:
 
 def test_commands_print_by_echo() -> None:
     """Which makes visible what a terminal would act on; a task prints to its log."""
+    free = {"jobs._cli.command", "jobs._cluster.task", "jobs._cluster.worker"}
     found = [
         f"{shown(path)}:{node.lineno}"
         for path in MODULES
-        if path.is_relative_to(REPOSITORY / "jobs")
-        and module_name(path) not in {"jobs._cli.command", "jobs._cluster.task"}
+        if path.is_relative_to(REPOSITORY / "jobs") and module_name(path) not in free
         for node in ast.walk(tree(path))
         if isinstance(node, ast.Call) and ast.unparse(node.func) in {"print", "click.echo", "click.secho"}
     ]

@@ -17,13 +17,12 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 run_argument = click.argument("run", type=click.Path(path_type=Path, file_okay=False))
 force = click.option("--force", is_flag=True, help="Write over what is there.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-cluster = click.option(
-    "--cluster",
-    type=click.Choice(CLUSTERS),
-    default="auto",
-    help="Where to run: auto is Slurm where sbatch is on PATH, else local processes, one for each GPU or group "
-    "of cores; inline is this process.",
+_PLACES = (
+    "Where to run: auto is Slurm where sbatch is on PATH, but this machine inside of a job; local is processes of this "
+    "machine, one for each GPU or group of cores; inline is this process."
 )
+cluster = click.option("--cluster", type=click.Choice(CLUSTERS), default="auto", help=_PLACES)
+same_cluster = click.option("--cluster", type=click.Choice(CLUSTERS), help=f"{_PLACES}  [default: as the run was made]")
 
 
 groups = click.option(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ import click
 from jobs._cli.command import echo
 from jobs._cli.progress import Progress, duration
 from jobs._cluster.task import interrupt_when_told
+from jobs._cluster.worker import SAFELY, environment
 from vnp.encoders.spec import DEFAULTS, spec, weighted
 from vnp.encoders.weights.folders import weights_root
 from vnp.errors import RunError, UsageError
@@ -379,13 +379,13 @@ def _run(words: Sequence[str], room: Path, gpus: Sequence[str], caches: Mapping[
 
     run, log, settings = room / "run", room / "run.log", room / "none.toml"
     settings.touch()
-    command = [sys.executable, "-m", "jobs.extract", *words, "--out", str(run), "--config", str(settings)]
-    environment = {**os.environ, **caches}
+    command = [sys.executable, *SAFELY, "jobs.extract", *words, "--out", str(run), "--config", str(settings)]
+    variables = {**environment(), **caches}
     if gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     begun = time.time()
     with log.open("wb") as file:
-        process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, env=variables, stdout=file, stderr=subprocess.STDOUT)
         try:
             process.wait()
         except BaseException:

@@ -118,7 +118,13 @@ def require_scheduler(executor: Executor) -> None:
 
 
 def shards(run: Run, numbers: Sequence[int], report: Callable[[float], str] | None = None) -> Job:
-    """The making of a planned run's shards; it asks for GPUs only if an encoder is a transformer."""
+    """The making of a planned run's shards; it asks for GPUs only if an encoder is a transformer.
+
+    Raises:
+        RunError: other code planned the run.
+    """
+    if numbers:
+        run.require_code()
     request = run.request
     weights = _weights(Path(request.weights) if request.weights else None) if request.needs_weights else []
     gpu = request.needs_weights and request.device != "cpu"

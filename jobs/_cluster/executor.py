@@ -17,6 +17,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from jobs._cli.command import echo
 from vnp.errors import RunExistsError, UsageError
 from vnp.files.records import from_json, parse_json, read_regular
 
@@ -75,6 +76,7 @@ class Executor(ABC):
     title: ClassVar[str] = ""  # of a scheduler, as messages have it
     tools: ClassVar[tuple[str, str]] = ("", "")  # a scheduler's programs that list and cancel jobs
     waits: ClassVar[bool] = True  # ``submit`` returns when the job is done; a scheduler takes it and returns at once
+    asked: str = "auto"  # what --cluster was, for the run to remember
 
     def __init__(self, profile: Profile | None = None) -> None:
         self.profile = profile
@@ -82,6 +84,11 @@ class Executor(ABC):
     @classmethod
     def missing(cls) -> str | None:
         """What keeps it from being used here, and what to do about it; None if nothing does."""
+        return None
+
+    @classmethod
+    def own_job(cls) -> str | None:
+        """The scheduler's job that this process is in, if any."""
         return None
 
     @abstractmethod
@@ -116,7 +123,7 @@ class Executor(ABC):
         return job if index is None else f"{job}_{index}"
 
     def log(self, job: str, index: int | None) -> str:
-        """Name of the file in the run's ``logs`` that such a task writes errors to; submitit's by default."""
+        """Name of the file in the run's ``logs`` that such a task writes errors to."""
         return f"{self.task_id(job, index)}_0_log.err"
 
     def check(self) -> None:
@@ -144,11 +151,22 @@ def choose_executor(
     Raises:
         UsageError: it is not here, there is no such profile, or something in that is wrong.
     """
-    kinds = map(_load, EXECUTORS if cluster == "auto" else [cluster])
+    made = _choose(cluster, profile, parallelism, retries)
+    made.asked = cluster
+    return made
+
+
+def _choose(cluster: str, profile: str | None, parallelism: int | None, retries: int | None) -> Executor:
+    kinds = [_load(name) for name in (EXECUTORS if cluster == "auto" else [cluster])]
     kind = next(one for one in kinds if cluster != "auto" or one.missing() is None)
-    missing = kind.missing()
+    missing, job = kind.missing(), kind.own_job()
     if missing is not None:
         raise UsageError(f"--cluster {cluster}: {missing}")
+    if cluster == "auto" and job is not None:
+        echo(
+            f"inside {kind.title}'s job {job}: it is done in this job; --cluster {kind.name} submits new ones", err=True
+        )
+        return _choose("local", profile, parallelism, retries)
     if kind.waits:
         return kind()
     for option, value, least in (("--parallelism", parallelism, 1), ("--retries", retries, 0)):
@@ -257,10 +275,6 @@ def in_order(root: Path, jobs: Sequence[str]) -> list[str]:
 
 
 def log_path() -> str | None:
-    """The file that this process's errors go to, where submitit or the batch script for hand use started it."""
-    if not os.environ.get("SUBMITIT_FOLDER"):
-        log = os.environ.get("VNP_LOG")
-        return None if log is None else str(Path(log).absolute())
-    import submitit
-
-    return str(submitit.JobEnvironment().paths.stderr)
+    """The file that this process's errors go to, where it was started as a task."""
+    log = os.environ.get("VNP_LOG")
+    return None if log is None else str(Path(log).absolute())

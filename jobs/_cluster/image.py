@@ -6,7 +6,6 @@ code from another, and is compared on submission.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 import shutil
@@ -17,11 +16,11 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-import jobs
 import vnp
 from jobs._cli.command import echo
 from jobs._cluster.profile import Resources
 from vnp.errors import UsageError, VnpError
+from vnp.files.hashing import code_digest
 from vnp.files.records import parse_json
 
 VERSION = "org.opencontainers.image.version"
@@ -161,17 +160,6 @@ def same_paths(paths: Iterable[Path]) -> list[str]:
 def libraries_here() -> bool:
     """Whether this Python has what reading and planning need."""
     return all(find_spec(name) is not None for name in ("numpy", "h5py", "zstandard", "jaxtyping"))
-
-
-def code_digest() -> str:
-    """SHA-256 over the names and bytes of all Python files of ``vnp`` and ``jobs``, wherever they are installed."""
-    digest = hashlib.sha256()
-    for package in (Path(vnp.__file__).parent, Path(jobs.__file__).parent):
-        for path in sorted(package.rglob("*.py")):
-            content = path.read_bytes()
-            name = path.relative_to(package.parent).as_posix()
-            digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()
 
 
 def _steps(path: Path) -> Iterator[Path]:

@@ -10,7 +10,7 @@ from jobs._cli.progress import Progress
 from jobs._cluster.executor import Executor, Job, log_path
 from jobs._cluster.task import stop_signals
 from vnp.errors import IncompleteRunError
-from vnp.runs.done.status import run_status
+from vnp.runs.done.status import log_tails, run_status
 from vnp.runs.request import Run, shard_name
 
 
@@ -66,10 +66,11 @@ def require_complete(run: Run, shards: Sequence[int]) -> None:
     bad = [found for found in run_status(run).shards if found.shard.number in wanted and found.state != "done"]
     if not bad:
         return
-    lines = []
+    lines, tails = [], log_tails(bad)
     for found in bad[:10]:
         log = f" (log: {found.log})" if found.log else ""
         lines.append(f"  {shard_name(found.shard.number)} {found.state}: {found.error or 'no error was noted'}{log}")
+        lines += tails.get(found.shard.number, [])
     if len(bad) > 10:
         lines.append(f"  and {len(bad) - 10} more")
     raise IncompleteRunError(

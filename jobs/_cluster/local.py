@@ -1,26 +1,29 @@
-"""Shards as processes on this machine, through submitit's local executor."""
+"""Shards as processes on this machine."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jobs._cli.progress import Progress
 from jobs._cluster.inline import Inline
-from jobs._cluster.task import noted, run_task
+from jobs._cluster.task import STOPPED, claimant, claimed, noted, run_task
+from jobs._cluster.worker import environment, task_words
 from vnp.errors import StorageError, storage_error
-from vnp.runs.done.status import run_status
+from vnp.runs.done.receipts import note_death
+from vnp.runs.done.status import last_words, run_status
 from vnp.runs.request import Request, Run
 
-_YEAR_MINUTES = 525_600
 _CORES_A_TASK = 8
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 10.0
@@ -78,6 +81,13 @@ class Local(Inline):
             poll()
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    process: subprocess.Popen[bytes]
+    log: Path
+    claimed: int  # how many shards were claimed when it was started
+
+
 def _run_tasks(run: Run, shards: Sequence[int], poll: Callable[[], None]) -> None:
     """Make shards, at most one a slot at a time; returns when no task is left.
 
@@ -88,40 +98,69 @@ def _run_tasks(run: Run, shards: Sequence[int], poll: Callable[[], None]) -> Non
         KeyboardInterrupt: after the tasks have been ended.
         StorageError: tasks cannot be started, say because the disk is full; those that were have been ended.
     """
-    # Here, because it takes long to load, and to name this place does not need it.
-    import submitit
-
     places = slots(run.request)[: len(shards)]
     run.paths.make()
     with _writing_logs(run):
         claims = Path(tempfile.mkdtemp(prefix="claims-", dir=run.paths.logs))
-        executor = submitit.LocalExecutor(folder=run.paths.logs)
-    executor.update_parameters(timeout_min=_YEAR_MINUTES)
+    names = (f"local-{os.getpid()}-{number}" for number in itertools.count())
 
-    def start(slot: Slot) -> Any:
-        with _writing_logs(run), _stderr_in(run.paths.logs / "local.err"):
-            return executor.submit(run_task, str(run.paths.request), list(shards), str(claims), slot.gpu, slot.threads)
+    def start(slot: Slot, claimed: int = 0) -> _Task:
+        words = task_words(run_task, [str(run.paths.request), list(shards), str(claims), slot.gpu, slot.threads])
+        name = next(names)
+        out, log = run.paths.logs / f"{name}.out", run.paths.logs / f"{name}.err"
+        with _writing_logs(run), out.open("ab") as said, log.open("ab") as errors:
+            process = subprocess.Popen(
+                [sys.executable, *words],
+                env={**environment(), "VNP_JOB": name, "VNP_LOG": str(log)},
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=errors,
+            )
+        return _Task(process, log, claimed)
 
-    tasks: dict[int, tuple[Any, int]] = {}
+    tasks: dict[int, _Task] = {}
     with noted(signal.SIGINT, signal.SIGTERM) as interrupted:
         try:
             for index, slot in enumerate(places):
-                tasks[index] = (start(slot), 0)
+                tasks[index] = start(slot)
             while tasks:
-                for index, (task, claimed) in list(tasks.items()):
-                    if task.done():
-                        del tasks[index]
-                        now_claimed = len(list(claims.iterdir()))
-                        # A task that took nothing before it died would only die again.
-                        if claimed < now_claimed < len(shards) and not interrupted():
-                            tasks[index] = (start(places[index]), now_claimed)
+                for index, task in list(tasks.items()):
+                    if task.process.poll() is None:
+                        continue
+                    del tasks[index]
+                    now_claimed = len(list(claims.iterdir()))
+                    _note_end(run, task, claims, shards)
+                    # A task that took nothing before it died would only die again.
+                    if task.claimed < now_claimed < len(shards) and task.process.returncode and not interrupted():
+                        tasks[index] = start(places[index], now_claimed)
                 if interrupted():
                     raise KeyboardInterrupt
                 poll()
                 time.sleep(_POLL_SECONDS)
         finally:
-            _end([task for task, _ in tasks.values()])
+            _end(list(tasks.values()))
             shutil.rmtree(claims, ignore_errors=True)
+
+
+def _note_end(run: Run, task: _Task, claims: Path, shards: Sequence[int]) -> None:
+    """Note in the shards that a task left how it died, where it could not do so itself."""
+    code, pid = task.process.returncode, task.process.pid
+    if code in (0, STOPPED):
+        return
+    how = _killed_by(-code) if code < 0 else f"{last_words(str(task.log)) or 'it said nothing'} (exit code {code})"
+    with suppress(OSError):
+        mine = [number for number in shards if claimant(claims, number) == pid]
+        if not mine:
+            # It never came to take one: the next one shows it.
+            mine = list(itertools.islice(claimed(claims, shards), 1))
+        for number in mine:
+            note_death(run, number, pid, str(task.log), how)
+
+
+def _killed_by(number: int) -> str:
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    hint = ": by somebody, or by the system because memory ran out" if number == signal.SIGKILL else ""
+    return f"killed by {name}{hint}"
 
 
 @contextmanager
@@ -129,42 +168,24 @@ def _writing_logs(run: Run) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise storage_error(error, f"writing below {run.paths.logs}") from error
+        raise storage_error(error, f"starting a task, with its log below {run.paths.logs}") from error
 
 
-@contextmanager
-def _stderr_in(path: Path) -> Iterator[None]:
-    """Let processes that are started here write their stderr to a file.
-
-    Between us and each task stands a process of submitit's, which prints a traceback when it is asked to end.
-    """
-    kept = os.dup(2)
-    try:
-        with path.open("ab") as file:
-            os.dup2(file.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def _end(tasks: list[Any]) -> None:
+def _end(tasks: list[_Task]) -> None:
     """Ask tasks to end, and wait until they have."""
-    for task in tasks:
-        if not task.done():
-            # The process between passes it on, and the task ends after its block.
-            os.kill(int(task.job_id), signal.SIGTERM)
-    if _ended(tasks, _OWN_WAY_SECONDS):
-        return
-    for task in tasks:
-        if not task.done():
-            task.cancel()
-    _ended(tasks, _GRACE_SECONDS)
+    for ask, seconds in (
+        # After its block; now; at once, which loses no more than the block.
+        (signal.SIGTERM, _OWN_WAY_SECONDS), (signal.SIGINT, _GRACE_SECONDS), (signal.SIGKILL, _GRACE_SECONDS),
+    ):  # fmt: skip
+        for task in tasks:
+            task.process.send_signal(ask)
+        if _ended(tasks, seconds):
+            return
 
 
-def _ended(tasks: list[Any], seconds: float) -> bool:
+def _ended(tasks: list[_Task], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    while not all(task.done() for task in tasks):
+    while any(task.process.poll() is None for task in tasks):
         if time.monotonic() > deadline:
             return False
         time.sleep(_POLL_SECONDS)

@@ -1,6 +1,6 @@
 """Planning for the commands that start a run: here, or in the profile's image where this Python lacks the libraries.
 
-A host that has Click and submitit and nothing else writes one JSON object to ``python -m jobs._cluster.planning`` in
+A host that has Click and submitit and nothing else writes one JSON object to ``python -P -m jobs._cluster.planning`` in
 the image, and reads one from it; progress and errors pass through to the user.
 """
 
@@ -18,6 +18,7 @@ from jobs._cli.progress import Progress
 from jobs._cluster.executor import Executor, require_idle
 from jobs._cluster.image import run_in_image
 from jobs._cluster.profile import KINDS, Profile, load_profile
+from jobs._cluster.worker import SAFELY
 from vnp.encoders.weights.folders import weights_root
 from vnp.errors import UsageError, VnpError
 from vnp.files.records import from_json, parse_json, to_json
@@ -46,7 +47,7 @@ def run_options(
     else:
         for warning in lost_tables(files):
             echo(warning, err=True)
-    options = RunOptions(files=tuple(files), shards=shards, **encoding)
+    options = RunOptions(files=tuple(files), shards=shards, cluster=executor.asked, **encoding)
     options.check()
     if executor.waits and options.device == "auto" and options.needs_gpu:
         import torch
@@ -136,7 +137,7 @@ def _ask_image(profile: Profile, paths: list[Path], wish: dict[str, Any]) -> tup
             "this Python has no numpy and h5py, which reading a run needs: name a profile with an image (--profile or "
             "VNP_PROFILE), plan in a job (--plan-job), or install vnp with its dependencies"
         )
-    answer = parse_json(run_in_image(resources, paths, ["python", "-m", "jobs._cluster.planning"], json.dumps(wish)))
+    answer = parse_json(run_in_image(resources, paths, ["python", *SAFELY, "jobs._cluster.planning"], json.dumps(wish)))
     return answer["before"], [Shard(**{**one, "start": Position(**one["start"])}) for one in answer["shards"]]
 
 

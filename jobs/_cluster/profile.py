@@ -17,7 +17,9 @@ from vnp.files.records import read_toml
 
 JobKind = Literal["gpu", "cpu", "reduce"]
 _OPTION = re.compile(r"--([a-z][a-z-]*)(?:=.+)?$")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*$")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+"""What no line of a batch script may hold."""
 _OURS = {"array", "dependency", "error", "open-mode", "output", "requeue", "no-requeue", "signal", "wrap"}
 KINDS: tuple[JobKind, ...] = ("gpu", "cpu", "reduce")
 VARIABLE = "VNP_PROFILE"
@@ -136,6 +138,7 @@ def _resources(name: str, kind: JobKind, values: dict[str, Any]) -> Resources:
                 f"{name}: unknown key {key!r}; the keys are {keys}, on the top level or in {', '.join(KINDS)}"
             )
         _require_type(name, key, value, str(known[key].type))
+        _require_plain(name, key, value)
     if kind != "gpu":
         values = {**values, "gpus": None, "gres": None}
     elif values.get("gres"):
@@ -159,7 +162,7 @@ def _check(name: str, made: Resources) -> None:
         if value < least:
             raise UsageError(f"{name}: {key} must be at least {least}, not {value}")
     for variable in made.environment:
-        if not _VARIABLE.match(variable):
+        if not _VARIABLE.fullmatch(variable):
             raise UsageError(f"{name}: environment: {variable!r} is no name of a variable")
     for option in made.extra:
         match = _OPTION.match(option)
@@ -182,6 +185,14 @@ def _require_type(name: str, key: str, value: Any, declared: str) -> None:
     if not fits:
         wanted = declared.replace("tuple[str, ...]", "a list of text").replace("dict[str, str]", "a table of text")
         raise UsageError(f"{name}: {key} must be {wanted.removesuffix(' | None')}, not {value!r}")
+
+
+def _require_plain(name: str, key: str, value: Any) -> None:
+    """Refuse control characters; what ``setup`` holds is shell text, of many lines if need be."""
+    texts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    for text in texts if key != "setup" else ():
+        if isinstance(text, str) and CONTROL.search(text):
+            raise UsageError(f"{name}: {key} has a control character, such as a line break: {text!r}")
 
 
 def parse_minutes(time: str | int) -> int:

@@ -1,4 +1,4 @@
-"""Slurm: what it says of a run's jobs, and submission to it through submitit.
+"""Slurm: what it says of a run's jobs, and submission to it with scripts that submitit writes.
 
 What it says only explains: a shard is done by its receipt, whatever is said here. An array element is one shard, and
 its index is the shard's number, so that ``squeue`` and the logs speak of shards. Where numbers pass the site's
@@ -11,31 +11,34 @@ again itself, is left as it is.
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
 import re
 import shutil
 import subprocess
 import sys
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from shlex import quote
+from tempfile import NamedTemporaryFile
 from typing import Any
 
+from jobs._cli.command import echo
 from jobs._cluster.executor import Element, Executor, Job, note, submitted
 from jobs._cluster.image import check_place, python_command
-from jobs._cluster.profile import KINDS, Profile, Resources, load_profile
+from jobs._cluster.profile import CONTROL, KINDS, Profile, Resources, load_profile
 from jobs._cluster.task import CRASHED, STOPPED
+from jobs._cluster.worker import search_path, task_words
 from vnp.errors import UsageError, VnpError
 
-_SECONDS_TO_ANSWER = 20
-_SECONDS_TO_CONFIGURE = 30
+_SECONDS_TO_ANSWER = 30
 _DEFAULT_MAX_ARRAY = 1001
 _PATHS = {"PATH", "LD_LIBRARY_PATH"}
+# Options of Slurm's programs as variables, but for those that say which Slurm it is and who asks.
+_CHANGING = ("SBATCH_", "SLURM_", "SLURMD_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_")
+_NEEDED = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT"}
+_HANDED_ON = re.compile("VNP_(?!LOG$|JOB$)|XDG_(CACHE|CONFIG)_HOME$")
 _HAS_ENDED = re.compile("already complet|Invalid job id", re.IGNORECASE)
 _AT_ONCE = 500
 _WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "REQUEUE_FED"}
@@ -66,14 +69,12 @@ class Slurm(Executor):
             check_place(self._profile.of(kind))
 
     def submit(self, job: Job) -> list[str]:
-        if "%" in str(job.root):
-            raise UsageError(f"{job.root}: Slurm takes % in a path for a placeholder; choose another --out")
         resources = self._profile.of(job.kind)
         check_place(resources, [job.root, *job.binds])
         return _submit(job, resources)
 
     def script(self, job: Job) -> str:
-        return _script(job, self._profile.of(job.kind))
+        return _batch_script(job, self._profile.of(job.kind), *_arrays(job)[0])
 
     def state(self, root: Path) -> list[Element] | None:
         known = {entry.job: entry for entry in submitted(root)}
@@ -124,69 +125,41 @@ class Slurm(Executor):
     def cancel(self, jobs: Sequence[str]) -> None:
         for first in range(0, len(jobs), _AT_ONCE):
             words = ["scancel", *jobs[first : first + _AT_ONCE]]
-            try:
-                done = subprocess.run(words, capture_output=True, text=True, errors="replace")
-            except OSError as error:
-                raise VnpError(f"scancel cannot be run: {error.strerror}") from error
+            done = _call(words, None)
             said = [line for line in done.stderr.splitlines() if not _HAS_ENDED.search(line)]
             if done.returncode and said:
                 raise VnpError("\n".join(said))
 
+    @classmethod
+    def own_job(cls) -> str | None:
+        return os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
+
     def note_own_job(self, root: Path) -> None:
-        job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
+        job = self.own_job()
         if job and all(entry.job != job for entry in submitted(root)):
             note(root, job, os.environ.get("SLURM_JOB_NAME", ""), 0, [])
 
 
 def _ask(words: list[str]) -> str | None:
     try:
-        done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=_SECONDS_TO_ANSWER)
-    except (OSError, subprocess.SubprocessError):
+        done = _call(words, _SECONDS_TO_ANSWER)
+    except (VnpError, subprocess.SubprocessError):
         return None
     return done.stdout if done.returncode == 0 else None
 
 
-@cache
-def _submitit() -> Any:
-    """Submitit's executor; in a function, because submitit takes longer to load than Slurm to say how a run is."""
-    import submitit
-    from submitit.core import utils
+def _call(words: list[str], seconds: float | None) -> subprocess.CompletedProcess[str]:
+    """Run one of Slurm's programs without the variables that change what it does, or come from a job around us.
 
-    class Arrays(submitit.SlurmExecutor):
-        """submitit's executor, with arrays of chosen indexes; one element is an array too."""
-
-        indexes: Sequence[int] | None = None
-        submitted: Callable[[str], None] = staticmethod(lambda _job: None)
-
-        def _submit_command(self, command: str) -> Any:
-            # submitit prints what Slurm said, besides raising it.
-            with redirect_stderr(io.StringIO()):
-                job = super()._submit_command(command)
-            self.submitted(job.job_id)
-            return job
-
-        def _internal_process_submissions(self, delayed_submissions: list[Any]) -> list[Any]:
-            if self.indexes is None:
-                return super()._internal_process_submissions(delayed_submissions)
-            folder = utils.JobPaths.get_first_id_independent_folder(self.folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            pickles = []
-            for delayed in delayed_submissions:
-                path = folder / f"{uuid.uuid4().hex}.pkl"
-                delayed.set_timeout(self.parameters["time"], self.max_num_timeout)
-                delayed.dump(path)
-                pickles.append(path)
-            self.parameters["map_count"] = len(self.indexes)
-            first = self._submit_command(self._submitit_command_str)
-            jobs: list[Any] = [
-                submitit.SlurmJob(folder=self.folder, job_id=f"{first.job_id}_{index}", tasks=[0])
-                for index in self.indexes
-            ]
-            for job, path in zip(jobs, pickles, strict=True):
-                job.paths.move_temporary_file(path, "submitted_pickle")
-            return jobs
-
-    return Arrays
+    Raises:
+        VnpError: it cannot be run.
+        SubprocessError: it takes longer than it may.
+    """
+    kept = {name: value for name, value in os.environ.items() if name in _NEEDED or not name.startswith(_CHANGING)}
+    try:
+        return subprocess.run(words, env=kept, capture_output=True, text=True, errors="replace", timeout=seconds)
+    except OSError as error:
+        raise VnpError(f"{words[0]} cannot be run: {error.strerror}") from error
 
 
 def _submit(job: Job, resources: Resources) -> list[str]:
@@ -195,35 +168,27 @@ def _submit(job: Job, resources: Resources) -> list[str]:
     Raises:
         VnpError: Slurm refused it, in Slurm's words.
     """
-    from submitit.core import utils
-
     ids: list[str] = []
+    (job.root / "logs").mkdir(parents=True, exist_ok=True)
+    _name_foreign()
     for base, indexes in _arrays(job):
-        numbers = [None] if indexes is None else [base + index for index in indexes]
-        executor = _make_executor(job, resources, indexes)
-        executor.submitted = _noter(job, base, numbers, ids)
-        try:
-            with _outside_of_jobs(), executor.batch():
-                for number in numbers:
-                    chosen = [] if number is None else [[number]]
-                    executor.submit(job.function, str(job.root / "run.json"), *chosen, *job.arguments)
-        except (utils.FailedJobError, utils.FailedSubmissionError, subprocess.CalledProcessError) as error:
-            raise VnpError(_refusal(job, error, ids)) from error
+        text = _batch_script(job, resources, base, indexes)
+        # Not in the run, where others may write.
+        with NamedTemporaryFile("w", prefix="vnp-", suffix=".sh", errors="surrogateescape") as file:
+            file.write(text)
+            file.flush()
+            done = _call(["sbatch", file.name], None)
+        found = re.search(r"\bjob (\d+)", done.stdout)
+        if done.returncode or found is None:
+            raise VnpError(_refusal(job, done.stderr or done.stdout, ids))
+        ids.append(found[1])
+        # At once: an id that nobody knows could not be cancelled.
+        note(job.root, found[1], job.name, base, [base + index for index in indexes or []])
     return ids
 
 
-def _noter(job: Job, base: int, numbers: Sequence[int | None], ids: list[str]) -> Callable[[str], None]:
-    """Notes a submission the moment that Slurm has taken it: an id that nobody knows could not be cancelled."""
-
-    def submitted(found: str) -> None:
-        ids.append(found)
-        note(job.root, found, job.name, base, [number for number in numbers if number is not None])
-
-    return submitted
-
-
-def _refusal(job: Job, error: Exception, ids: Sequence[str]) -> str:
-    text = f"Slurm refused the job {job.name}: {_slurm_words(error)}"
+def _refusal(job: Job, said: str, ids: Sequence[str]) -> str:
+    text = f"Slurm refused the job {job.name}: {_slurm_words(said)}"
     if ids:
         text += (
             f"\nThe jobs {', '.join(ids)} before it were submitted. The rest, once the cause is mended: "
@@ -232,39 +197,33 @@ def _refusal(job: Job, error: Exception, ids: Sequence[str]) -> str:
     return text
 
 
-@contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Hide the variables of the job that this process is in, if any: sbatch would hand them on to the new one."""
-    inherited = (
-        {name for name in os.environ if name.startswith(("SLURM_", "SRUN_", "SLURMD_"))} - {"SLURM_CONF"}
-        if "SLURM_JOB_ID" in os.environ
-        else set()
-    )
-    hidden = {name: os.environ.pop(name) for name in inherited}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
+@cache
+def _name_foreign() -> None:
+    """Say which variables would have changed what is submitted."""
+    foreign = sorted(name for name in os.environ if name.startswith("SBATCH_"))
+    if foreign:
+        echo(f"{', '.join(foreign)} of your environment left aside: what a job asks for is in the profile", err=True)
 
 
-def _script(job: Job, resources: Resources) -> str:
-    """The text that ``sbatch`` would get, of the first array."""
-    _, indexes = _arrays(job)[0]
-    executor = _make_executor(job, resources, indexes)
-    if indexes is not None:
-        executor.parameters["map_count"] = len(indexes)
-    text: str = executor._make_submission_file_text(executor._submitit_command_str, "")
-    return text
+def _batch_script(job: Job, wanted: Resources, base: int, indexes: Sequence[int] | None) -> str:
+    """The text that ``sbatch`` gets for a job or one array.
 
+    Raises:
+        UsageError: a path or a value cannot stand in it.
+    """
+    # Here, because it takes longer to load than Slurm to say how a run is.
+    import submitit
 
-def _make_executor(job: Job, wanted: Resources, indexes: Sequence[int] | None) -> Any:
-    """An executor for one job or array."""
     python = python_command(wanted, [job.root, *job.binds]) if wanted.image else quote(sys.executable)
-    executor = _submitit()(folder=job.root / "logs", python=python)
-    executor.indexes = indexes
+    words = task_words(job.function, [str(job.root / "run.json"), *job.arguments])
+    command = " ".join([python, *map(quote, words)])
+    exports = _exports(wanted)
+    _require_plain(job.root, [job.name, command, *exports])
+    executor = submitit.SlurmExecutor(folder=job.root / "logs", python=python)
     additional: dict[str, Any] = {"requeue": True, **_extra(wanted.extra)}
     if indexes is not None:
         additional["array"] = f"{_ranges(indexes)}%{min(len(indexes), wanted.parallelism)}"
+        command += f' "$(({base} + SLURM_ARRAY_TASK_ID))"'
     if job.after:
         additional["kill-on-invalid-dep"] = "yes"
     given = {
@@ -281,27 +240,35 @@ def _make_executor(job: Job, wanted: Resources, indexes: Sequence[int] | None) -
         **{name: value for name, value in given.items() if value is not None},
         time=wanted.minutes,
         cpus_per_task=wanted.cpus,
-        # From Slurm 22.05 on, srun no longer takes this from sbatch.
-        srun_args=[f"--cpus-per-task={wanted.cpus}"],
+        # From Slurm 22.05 on, srun no longer takes the first from sbatch; the second holds where a site, or
+        # SLURM_EXPORT_ENV, has it that jobs begin with an empty environment.
+        srun_args=[f"--cpus-per-task={wanted.cpus}", "--export=ALL"],
         wckey=None,
         mem=wanted.mem,
         signal_delay_s=wanted.grace,
         array_parallelism=wanted.parallelism,
-        setup=_setup(wanted),
+        setup=_setup(wanted, exports, job.root / "logs"),
         teardown=_requeue_lines(wanted.retries),
         additional_parameters=additional,
     )
-    return executor
+    if indexes is not None:
+        executor.parameters["map_count"] = len(indexes)
+    text: str = executor._make_submission_file_text(command, "")
+    return text
+
+
+def _require_plain(root: Path, strings: Iterable[str]) -> None:
+    """Refuse what Slurm or a script would take for something else; a profile has looked at its own values."""
+    if mark := next((mark for mark in "%\\" if mark in str(root)), None):
+        raise UsageError(f"{root}: Slurm takes {mark} in a path for a placeholder; choose another --out")
+    for text in (str(root), *strings):
+        if CONTROL.search(text):
+            raise UsageError(f"{text!r} has a control character, such as a line break, which no batch script may hold")
 
 
 def max_array_size() -> int:
     """How many elements an array may have here, counted from index 0: MaxArraySize or less."""
-    try:
-        answer = subprocess.run(
-            ["scontrol", "show", "config"], capture_output=True, text=True, check=True, timeout=_SECONDS_TO_CONFIGURE
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return _DEFAULT_MAX_ARRAY
+    answer = _ask(["scontrol", "show", "config"]) or ""
     found = re.findall(r"^MaxArraySize\s*=\s*(\d+)|\bmax_array_tasks=(\d+)", answer, re.MULTILINE)
     # 0 is written where a site allows no arrays at all; sbatch then says so.
     sizes = [int(size or tasks) for size, tasks in found]
@@ -326,24 +293,32 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ",".join(pieces)
 
 
-def _setup(wanted: Resources) -> list[str]:
+def _exports(wanted: Resources) -> list[str]:
+    """Shell lines that set what a task needs to find in its environment."""
     variables = dict(sorted(wanted.environment.items()))
     if wanted.image:
         # What an image sets itself wins over the plain variable, as it must for the paths of programs.
         variables |= {f"APPTAINERENV_{name}": value for name, value in variables.items() if name not in _PATHS}
-    exports = [f"export {name}={quote(value)}" for name, value in variables.items()]
+    # Some sites hand nothing on to a job.
+    handed = {name: os.environ[name] for name in sorted(os.environ) if _HANDED_ON.match(name)}
+    safe = {"PYTHONPATH": search_path(variables.get("PYTHONPATH")), "PYTHONSAFEPATH": "1"}
+    return [f"export {name}={quote(value)}" for name, value in {**handed, **variables, **safe}.items()]
+
+
+def _setup(wanted: Resources, exports: Sequence[str], logs: Path) -> list[str]:
     # Libraries would count the cores of the whole node, where Slurm does not hide the others.
     threads = 'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"'
     # Without a handler the shell dies of a TERM before it can queue the task again; with one it waits for the task.
-    return ["trap : TERM USR2", *exports, *wanted.setup, threads]
+    # One element of an array has the array's own id in SLURM_JOB_ID: that would mean all of them.
+    me = 'me="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"'
+    log = f'export VNP_LOG={quote(str(logs))}/"$me"_0_log.err'
+    return ["trap : TERM USR2", me, log, *exports, *wanted.setup, threads]
 
 
 def _requeue_lines(retries: int) -> list[str]:
     """Queue a task again that was told to stop or was killed, unless somebody cancelled it or it ran too often."""
     return [
         "code=$?",
-        # One element of an array has the array's own id in SLURM_JOB_ID: that would mean all of them.
-        'me="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"',
         f'if [ "$code" -eq {STOPPED} ] || [ "$code" -eq {CRASHED} ] || [ "$code" -ge 128 ]; then',
         f'  if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {retries} ]; then',
         '    echo "ended with $code after being queued again ${SLURM_RESTART_COUNT:-0} times: given up" >&2',
@@ -366,7 +341,7 @@ def _extra(options: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _slurm_words(error: Exception) -> str:
-    lines = [line.removeprefix("sbatch: ").strip() for line in str(error).splitlines() if line.strip()]
+def _slurm_words(text: str) -> str:
+    lines = [line.removeprefix("sbatch: ").strip() for line in text.splitlines() if line.strip()]
     said = [line.partition(": ")[2] for line in lines if line.startswith(("error: ", "fatal: "))]
     return "; ".join(said or lines[-1:]) or "it gave no reason"

@@ -53,7 +53,7 @@ def run_task(
         run = Run.open(Path(request).parent)
         # An array is submitted before the plan is made where that is a job too; it can have too many elements.
         known = [number for number in shards if number < run.request.shards]
-        chosen = iter(known) if claims is None else _claimed(Path(claims), known)
+        chosen = iter(known) if claims is None else claimed(Path(claims), known)
         outcomes, failed = make_shards(run, chosen, stop=stop, block_done=print_blocks, log=log_path())
         for number, error in failed:
             print(f"error: shard {number}: {error}", file=sys.stderr, flush=True)
@@ -117,14 +117,27 @@ def _exit_codes() -> Iterator[None]:
         sys.exit(CRASHED)
 
 
-def _claimed(folder: Path, shards: Sequence[int]) -> Iterator[int]:
-    """The shards that this task is first to claim."""
+def claimed(folder: Path, shards: Sequence[int]) -> Iterator[int]:
+    """The shards that this process is first to claim."""
     for number in shards:
         try:
-            (folder / f"{number:05d}").touch(exist_ok=False)
+            with _claim(folder, number).open("x") as file:
+                file.write(str(os.getpid()))
         except FileExistsError:
             continue
         yield number
+
+
+def claimant(folder: Path, number: int) -> int | None:
+    """The process that has claimed a shard, if any."""
+    try:
+        return int(_claim(folder, number).read_text() or 0)
+    except FileNotFoundError:
+        return None
+
+
+def _claim(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}"
 
 
 def print_blocks(shard: int, done: int, blocks: int) -> None:

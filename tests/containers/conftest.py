@@ -8,8 +8,9 @@ from typing import NoReturn
 
 import pytest
 
-from jobs._cluster.image import CODE, code_digest
+from jobs._cluster.image import CODE
 from tests.containers.box import Box
+from vnp.files.hashing import code_digest
 
 
 def _absent(why: str) -> NoReturn:

@@ -199,7 +199,7 @@ def test_job_names_are_plain(name: str, slurm: FakeSlurm, fasta: Path, tmp_path:
 def test_dry_run_prints_the_script(slurm: FakeSlurm, fasta: Path, run: Path) -> None:
     said = invoke(extract.main, fasta, "--out", run, "--shards", 3, *KMER, "--dry-run")
     assert "#SBATCH --array=0-2%3" in said
-    assert "submitit.core._submit" in said
+    assert " -P -u -m jobs._cluster.worker " in said
     assert not run.exists()
     assert slurm.scripts() == []
 

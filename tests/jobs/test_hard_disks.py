@@ -158,16 +158,16 @@ class TestGone:
 
 class TestLocal:
     def test_a_full_disk_names_the_folder(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        import submitit
-
-        def full(*_: Any) -> None:
+        def full(*_: Any, **__: Any) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(submitit.LocalExecutor, "submit", full)
+        monkeypatch.setattr(subprocess, "Popen", full)
         run.paths.receipt(0).unlink()
         result = call("rerun", run.paths.root, "--cluster", "local")
         assert result.exit_code == 1
-        assert clean(result).endswith(f"error: writing below {run.paths.logs}: no space left on the disk\n")
+        assert clean(result).endswith(
+            f"error: starting a task, with its log below {run.paths.logs}: no space left on the disk\n"
+        )
         assert not list(run.paths.logs.glob("claims-*"))
 
     def test_a_look_that_fails_ends_no_task(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

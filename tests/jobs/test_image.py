@@ -13,12 +13,13 @@ import pytest
 
 import vnp
 from jobs._cluster import image as _image
-from jobs._cluster.image import CODE, VERSION, check_image, check_place, code_digest, python_command, same_paths
+from jobs._cluster.image import CODE, VERSION, check_image, check_place, python_command, same_paths
 from jobs._cluster.profile import Profile, Resources
 from jobs._cluster.slurm import Slurm
 from tests.conftest import REPOSITORY
 from tests.light_host import make_light_host
 from vnp.errors import UsageError
+from vnp.files.hashing import code_digest
 
 # An apptainer that has this Python inside, sees what is bound, and says what its labels are.
 APPTAINER = r"""#!{python}
@@ -194,6 +195,9 @@ def test_code_digest_follows_the_code(tmp_path: Path) -> None:
         return subprocess.run(words, cwd=copy, capture_output=True, text=True, check=True).stdout.splitlines()
 
     assert lines() == [f"{VERSION} {vnp.__version__}", f"{CODE} {code_digest()}"]
+    for path in copy.rglob("*.py"):
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert lines()[1] == f"{CODE} {code_digest()}", "another machine's line ends"
     with (copy / "vnp/errors.py").open("a") as file:
         file.write("# changed\n")
     assert lines()[1] != f"{CODE} {code_digest()}"
@@ -253,7 +257,7 @@ def test_light_host_plans_submits_and_looks_through_the_image(
     script = (tmp_path / "tools/scripts").read_text()
     assert "apptainer exec --bind" in script
     assert f" --bind {out} " in script
-    assert f"{image} python -u -m submitit.core._submit" in script
+    assert f"{image} python -P -u -m jobs._cluster.worker " in script
     assert "--array=0-1%" in script
     assert 'OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"' in script
     assert "export APPTAINERENV_HDF5_USE_FILE_LOCKING=TRUE" in script

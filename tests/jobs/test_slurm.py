@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import pytest
 from jobs._cluster import executor
 from jobs._cluster.executor import Job
 from jobs._cluster.profile import Profile, Resources
-from jobs._cluster.slurm import Slurm, max_array_size
+from jobs._cluster.slurm import Slurm, _name_foreign, max_array_size
 from jobs._cluster.task import run_task
 from tests.jobs.fake_slurm import FakeSlurm, slurm
 from vnp.errors import UsageError, VnpError
+from vnp.files.hashing import code_digest
 
 __all__ = ["slurm"]
 
@@ -99,10 +101,6 @@ def test_elements_are_shards(slurm: FakeSlurm, tmp_path: Path) -> None:
     assert site().submit(job(tmp_path, (0, 1, 2, 3, 7, 12))) == ["41"]
     (text,) = slurm.scripts()
     assert options(text)["array"] == "0-3,7,12%6"
-    logs = tmp_path / "run" / "logs"
-    assert {path.name for path in logs.glob("*_submitted.pkl")} == {
-        f"41_{index}_submitted.pkl" for index in (0, 1, 2, 3, 7, 12)
-    }
     (entry,) = executor.submitted(tmp_path / "run")
     assert (entry.job, entry.base, entry.shards) == ("41", 0, [0, 1, 2, 3, 7, 12])
 
@@ -112,12 +110,60 @@ def test_one_element_is_an_array_too(slurm: FakeSlurm, tmp_path: Path) -> None:
     assert options(slurm.scripts()[0])["array"] == "5%1"
 
 
-def test_pickle_is_small_and_names_a_function(slurm: FakeSlurm, tmp_path: Path) -> None:
-    site().submit(job(tmp_path, (5,)))
-    content = (tmp_path / "run" / "logs" / "41_5_submitted.pkl").read_bytes()
-    assert len(content) < 600
-    assert b"jobs._cluster.task" in content
-    assert b"run_task" in content
+def task(text: str, folder: Path, **variables: str) -> list[str]:
+    """The words that srun is called with, once bash has read a script."""
+    srun = folder / "slurm" / "srun"
+    srun.write_text('#!/bin/sh\nprintf \'%s\\0\' "$VNP_LOG" "$@"\n')
+    environment = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "41", **variables}
+    done = subprocess.run(["bash", "-c", text], env=environment, capture_output=True, text=True)
+    assert done.stderr == ""
+    return done.stdout.split("\0")[:-1]
+
+
+@pytest.mark.parametrize(
+    "name", ["run", "a b", "it's", 'say "no"', "$HOME", "`id`", "-n", "$(id)", "a;id", "#x", "é", "*", "&|<>!~"]
+)
+def test_a_task_is_its_command_line(name: str, slurm: FakeSlurm, tmp_path: Path) -> None:
+    """Nothing that lies in the run meanwhile, where others may write, decides what is run."""
+    root = tmp_path / name
+    site().submit(replace(job(tmp_path, (5, 6)), root=root, arguments=("it's", None, 3)))
+    assert [path.name for path in (root / "logs").iterdir()] == ["jobs.jsonl"]
+    log, *words = task(slurm.scripts()[0], tmp_path, SLURM_ARRAY_JOB_ID="41", SLURM_ARRAY_TASK_ID="6")
+    assert log == f"{root}/logs/41_6_0_log.err"
+    start = words.index(sys.executable)
+    assert "--export=ALL" in words[:start]
+    *called, arguments, shard = words[start + 1 :]
+    assert called == ["-P", "-u", "-m", "jobs._cluster.worker", code_digest(), "jobs._cluster.task:run_task"]
+    assert (json.loads(arguments), shard) == ([str(root / "run.json"), "it's", None, 3], "6")
+
+
+def test_a_plain_job_has_no_shard(slurm: FakeSlurm, tmp_path: Path) -> None:
+    site().submit(job(tmp_path, None))
+    log, *words = task(slurm.scripts()[0], tmp_path)
+    assert log == f"{tmp_path}/run/logs/41_0_log.err"
+    assert json.loads(words[-1]) == [str(tmp_path / "run" / "run.json")]
+
+
+@pytest.mark.parametrize("place", ["root", "name", "bind", "variable"])
+@pytest.mark.parametrize("evil", ["a\nb", "a\rb", "\x1b[31m", "a\x7f"])
+def test_control_characters_reach_no_script(
+    place: str, evil: str, slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, asked = site(), job(tmp_path)
+    if place == "root":
+        asked = replace(asked, root=tmp_path / evil)
+    elif place == "name":
+        asked = replace(asked, name=evil)
+    elif place == "bind":
+        wanted, asked = site(image="/x.sif"), replace(asked, binds=(tmp_path / evil,))
+    else:
+        monkeypatch.setenv("VNP_WEIGHTS", evil)
+    with pytest.raises(UsageError, match="control character"):
+        wanted.script(asked)
+    monkeypatch.setattr("jobs._cluster.slurm.check_place", lambda *_: None)
+    with pytest.raises(UsageError, match="control character"):
+        wanted.submit(asked)
+    assert slurm.calls("sbatch") == []
 
 
 @pytest.mark.parametrize(
@@ -176,9 +222,11 @@ def test_refusal_of_a_later_array_names_the_earlier_ones(
     assert [entry.shards for entry in executor.submitted(tmp_path / "run")] == [[0, 1]]
 
 
-def test_percent_in_the_run_directory_is_refused(slurm: FakeSlurm, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="%"):
-        site().submit(replace(job(tmp_path), root=tmp_path / "50%a"))
+@pytest.mark.parametrize("name", ["50%a", "a\\b"])
+def test_placeholders_in_the_run_directory_are_refused(name: str, slurm: FakeSlurm, tmp_path: Path) -> None:
+    for use in (site().submit, site().script):
+        with pytest.raises(UsageError, match="placeholder; choose another --out"):
+            use(replace(job(tmp_path), root=tmp_path / name))
 
 
 def test_variables_of_a_job_are_not_handed_on(
@@ -194,6 +242,44 @@ def test_variables_of_a_job_are_not_handed_on(
     assert "SLURM_MEM_PER_NODE" not in seen
     assert "SLURM_CONF=/etc/slurm.conf" in seen
     assert os.environ["SLURM_MEM_PER_NODE"] == "100"
+
+
+def test_options_of_slurm_in_the_environment_are_left_aside(
+    slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """They would go before what the script says, and filter what the queue shows."""
+    for name in ("sbatch", "squeue", "scancel", "sacct"):
+        path = slurm.folder / name
+        path.write_text(path.read_text().replace("#!/bin/sh", f"#!/bin/sh\nenv >> '{tmp_path}/seen'"))
+    foreign = ["SBATCH_EXPORT", "SBATCH_PARTITION", "SBATCH_WAIT"]
+    for name in (*foreign, "SLURM_EXPORT_ENV", "SQUEUE_STATES", "SCANCEL_STATE", "SACCT_FORMAT", "SLURM_NTASKS"):
+        monkeypatch.setenv(name, "1")
+    _name_foreign.cache_clear()
+    for _ in range(2):
+        site().submit(job(tmp_path))
+    site().state(tmp_path / "run")
+    site().ended(["41"])
+    site().cancel(["41"])
+    assert not re.search("^(SBATCH|SLURM|SQUEUE|SCANCEL|SACCT)_", (tmp_path / "seen").read_text(), re.MULTILINE)
+    assert capfd.readouterr().err == (
+        f"{', '.join(foreign)} of your environment left aside: what a job asks for is in the profile\n"
+    )
+
+
+def test_the_script_says_what_a_task_needs(slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where sites or users have it that jobs begin with an empty environment."""
+    monkeypatch.setenv("VNP_WEIGHTS", "/we ights")
+    monkeypatch.setenv("VNP_LOG", "/another/task's")
+    monkeypatch.setenv("PYTHONPATH", f":lib:{tmp_path}")
+    text = site(environment={"VNP_CONFIG": "/c"}).script(job(tmp_path))
+    said = dict(re.findall(r"^export (\w+)=(.*)$", text, re.MULTILINE))
+    assert said["VNP_WEIGHTS"] == "'/we ights'"
+    assert said["VNP_CONFIG"] == "/c"
+    assert said["PYTHONSAFEPATH"] == "1"
+    assert said["PYTHONPATH"] == str(tmp_path)
+    assert "another" not in said["VNP_LOG"]
+    text = site(environment={"PYTHONPATH": "/own:"}).script(job(tmp_path))
+    assert "export PYTHONPATH=/own\n" in text
 
 
 @pytest.mark.parametrize(

@@ -127,13 +127,14 @@ def test_a_folder_that_goes_meanwhile_is_no_error(tmp_path: Path) -> None:
 
 
 def test_job_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_ID", "SUBMITIT_LOCAL_JOB_ID"):
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_ID", "VNP_JOB"):
         monkeypatch.delenv(name, raising=False)
     assert job_id() is None
-    monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "77")
-    assert job_id() == "77"
     monkeypatch.setenv("SLURM_JOB_ID", "9")
     assert job_id() == "9"
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "8")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     assert job_id() == "8_3"
+    # Tasks of this machine, be it that the whole is a job.
+    monkeypatch.setenv("VNP_JOB", "local-5-0")
+    assert job_id() == "local-5-0"

@@ -1,4 +1,4 @@
-"""Digests of files and of values; nothing else opens a file to hash it.
+"""Digests of files, of values and of vnp's own code; nothing else opens a file to hash it.
 
 SHA-256 says what a file is. Where a large one is only to be checked as it is read, CRC-32 does, at many times the
 speed: it finds every change of one or two bits, every burst of up to 32, and all but one in four thousand million of
@@ -13,8 +13,10 @@ import importlib
 import os
 import zlib
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
+import vnp
 from vnp.errors import StorageError
 from vnp.files.machine import cache_folder
 from vnp.files.records import canonical_json, open_regular, read_json, write_json
@@ -75,6 +77,17 @@ def remembered_sha256(path: Path, *, again: bool = False) -> str:
 def json_sha256(value: Mapping[str, object]) -> str:
     """SHA-256 of a value's canonical JSON, as 64 hexadecimal digits."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 over the names and lines of all Python files of ``vnp`` and ``jobs``, wherever they are installed."""
+    digest = hashlib.sha256()
+    root = Path(vnp.__file__).parent.parent
+    for path in sorted(path for package in ("vnp", "jobs") for path in (root / package).rglob("*.py")):
+        lines = path.read_bytes().replace(b"\r\n", b"\n")
+        digest.update(f"{path.relative_to(root).as_posix()}\0{len(lines)}\0".encode() + lines)
+    return digest.hexdigest()
 
 
 def _stamp(path: Path) -> list[int]:

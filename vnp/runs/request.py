@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from shlex import quote
@@ -17,10 +17,11 @@ from vnp import __version__
 from vnp.encoders.spec import spec as encoder_spec
 from vnp.errors import RunError, UsageError, storage_error
 from vnp.features import FEATURES_NAME, RUN_NAME
-from vnp.files.hashing import json_sha256
+from vnp.files.hashing import code_digest, json_sha256
 from vnp.files.records import from_json, read_record, write_record
 
 SCHEMA = "vnp-run/2"
+_HERE = Path(__file__).resolve().parent.parent
 STORES = ("float16", "float32")
 
 
@@ -184,7 +185,9 @@ class Request:
     token_budget: int | None  # tokens of one batch, or None for the encoder's own
     device: str
     weights: str | None  # the folder of weights, or None for the default
-    versions: dict[str, str]  # of vnp, Python and the libraries, when the run was planned
+    cluster: str  # where its tasks run, as --cluster has it
+    # of vnp, Python and the libraries, when the run was planned, and the digest of vnp's code: ``code``
+    versions: dict[str, str]
     created: str  # UTC, ISO 8601
 
     # Asked for once a shard, over ten thousand shards.
@@ -192,7 +195,7 @@ class Request:
     def digest(self) -> str:
         """SHA-256 of what decides the features; a block, shard or receipt of another digest is not this run's."""
         decisive = asdict(self)
-        for name in ("versions", "created", "weights", "device"):
+        for name in ("versions", "created", "weights", "device", "cluster"):
             del decisive[name]
         for planned in decisive["inputs"]:
             del planned["mtime_ns"]
@@ -259,6 +262,28 @@ class Run:
         paths = RunPaths(root.absolute())
         return cls(paths, Request.read(paths.request))
 
+    def require_code(self) -> None:
+        """Make sure that shards are made by the code that planned them.
+
+        Raises:
+            RunError: it is another one.
+        """
+        planned = self.request.versions.get("code")
+        if planned != code_digest():
+            raise RunError(
+                f"{self.paths.root} was planned by other code than this ({_HERE}, vnp {__version__}): run it with the "
+                f"code that planned it (vnp {self.request.versions.get('vnp')}), or go on with this one, if the change "
+                f"does not touch the numbers: {self.rerun_command} --accept-code. To begin anew: extract with --force"
+            )
+
+    def accept_code(self) -> Run:
+        """The same with the code that runs now as the one that its shards are made by; ``run.json`` says so."""
+        if self.request.versions.get("code") == code_digest():
+            return self
+        request = replace(self.request, versions=versions())
+        request.write(self.paths.request)
+        return Run(self.paths, request)
+
     @property
     def rerun_command(self) -> str:
         """The command that makes what is missing."""
@@ -267,11 +292,11 @@ class Run:
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of vnp, Python and the libraries that are installed, for receipts and provenance; imports none."""
+    """Versions of vnp, Python and the libraries that are installed, and the digest of vnp's code; imports none."""
     # Here, because it takes as long to import as all else that a command's help needs.
     from importlib import metadata
 
-    found = {"vnp": __version__, "python": platform.python_version()}
+    found = {"vnp": __version__, "code": code_digest(), "python": platform.python_version()}
     for name in ("torch", "numpy", "scipy", "h5py", "scikit-learn", "tokenizers"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vnp.errors import DamagedShardError, storage_error
+from vnp.errors import DamagedShardError, StorageError, storage_error
 from vnp.files.claims import BEAT_SECONDS, SILENT_SECONDS
 from vnp.files.durable import remove_temporaries
 from vnp.files.hashing import file_sha256
@@ -219,11 +219,13 @@ def now() -> str:
 
 
 def job_id() -> str | None:
-    """The id of the job that this process runs in, as ``squeue`` shows it, or submitit's local id."""
+    """The id of the job that this process runs in, as ``squeue`` shows it, or the name of a task of this machine."""
     environment = os.environ
+    if name := environment.get("VNP_JOB"):
+        return name
     if array := environment.get("SLURM_ARRAY_JOB_ID"):
         return f"{array}_{environment.get('SLURM_ARRAY_TASK_ID', '0')}"
-    return environment.get("SLURM_JOB_ID") or environment.get("SUBMITIT_LOCAL_JOB_ID")
+    return environment.get("SLURM_JOB_ID")
 
 
 class Announced:
@@ -235,16 +237,10 @@ class Announced:
     """
 
     def __init__(self, folder: Path, log: str | None) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        number = len(list(folder.glob("attempt-*.json")))
         own = os.getpid()
-        while True:
-            number += 1
-            self._path = folder / f"attempt-{number:05d}.json"
-            self.attempt = Attempt(number, socket.gethostname(), own, process_start(own), job_id(), log, now())
-            with contextlib.suppress(FileExistsError):
-                write_record(self._path, self.attempt, exclusive=True)
-                break
+        self._path, self.attempt = _announce(
+            folder, Attempt(0, socket.gethostname(), own, process_start(own), job_id(), log, now())
+        )
         self._over = threading.Event()
         self._beat = threading.Thread(target=self._keep_alive, daemon=True)
         self._beat.start()
@@ -272,6 +268,41 @@ class Announced:
             return
         message = (str(error).splitlines() or [""])[0]
         self.end("failed", f"{type(error).__name__}: {message}" if message else type(error).__name__)
+
+
+def _announce(folder: Path, attempt: Attempt) -> tuple[Path, Attempt]:
+    """Write an attempt under the next free number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = len(list(folder.glob("attempt-*.json")))
+    while True:
+        number += 1
+        path, numbered = folder / f"attempt-{number:05d}.json", replace(attempt, number=number)
+        with contextlib.suppress(FileExistsError):
+            write_record(path, numbered, exclusive=True)
+            return path, numbered
+
+
+def note_death(run: Run, number: int, pid: int, log: str, error: str) -> None:
+    """Note how a process of this machine ended that can no longer do so itself.
+
+    Args:
+        run: the run.
+        number: a shard that it had in hand, or that it was started for.
+        pid: its id.
+        log: path of its log.
+        error: how it ended.
+    """
+    if run.paths.receipt(number).exists():
+        return
+    folder, here = run.paths.blocks(number), socket.gethostname()
+    mine = [(path, one) for path, one in read_attempts(folder) if (one.host, one.pid) == (here, pid)]
+    with contextlib.suppress(StorageError):
+        for path, attempt in mine:
+            if attempt.outcome == "running":
+                write_record(path, replace(attempt, ended=now(), outcome="failed", error=error))
+        if not mine:
+            job = Path(log).stem
+            _announce(folder, Attempt(0, here, pid, "", job, log, now(), ended=now(), outcome="failed", error=error))
 
 
 def read_attempts(folder: Path) -> list[tuple[Path, Attempt]]:

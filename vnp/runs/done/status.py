@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from vnp.runs.request import Run, Shard, shard_name
 
 STATES = ("done", "running", "queued", "stopped", "failed", "damaged", "unknown", "missing")
 _TAIL_BYTES = 8192
+_TAILS = 3
+_TAIL_LINES = 4
+_TAIL_WIDTH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,15 @@ def log_tail(log: str | None, lines: int) -> list[str]:
     except OSError:
         return []
     return [line for line in found if line.strip()][-lines:]
+
+
+def log_tails(shards: Iterable[ShardStatus]) -> dict[int, list[str]]:
+    """The last words of the first failed shards, for people: a few lines by the shard's number."""
+    failed = [found for found in shards if found.state == "failed"][:_TAILS]
+    return {
+        found.shard.number: [f"       | {line[:_TAIL_WIDTH]}" for line in log_tail(found.log, _TAIL_LINES)]
+        for found in failed
+    }
 
 
 def _pace(done: list[Receipt]) -> float | None:

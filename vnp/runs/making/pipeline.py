@@ -83,9 +83,10 @@ def make_shards(
         How each ended, and what went wrong with those that could not be made; what is finished of them stays.
 
     Raises:
-        RunError: the plan is damaged.
+        RunError: the plan is damaged, or other code planned it.
         StorageError: a folder of the run is gone and cannot be made again.
     """
+    run.require_code()
     run.paths.make()
     pipeline = _Pipeline(run, iter(shards), stop, block_done, log, load or (lambda: _load(run)))
     pipeline.work()

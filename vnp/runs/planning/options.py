@@ -41,6 +41,7 @@ class RunOptions:
     block_tokens: int | None = None
     device: str = "auto"
     weights: Path | None = None  # folder of weights, or None for the default
+    cluster: str = "auto"  # what --cluster is: where rerun makes what is missing
 
     def check(self) -> None:
         """Refuse what cannot be.

@@ -74,7 +74,7 @@ def _find(root: Path, options: RunOptions, encoders: Mapping[str, EncoderChoice]
     _require_same(run, options, encoders)
     check_inputs(run.request.inputs)
     check_tables(run.request.inputs)
-    asked = replace(run.request, device=options.device, weights=_folder(options))
+    asked = replace(run.request, device=options.device, weights=_folder(options), cluster=options.cluster)
     if asked != run.request:
         asked.write(run.paths.request)
         run = Run(run.paths, asked)
@@ -106,6 +106,7 @@ def make_request(
         token_budget=options.token_budget,
         device=options.device,
         weights=_folder(options),
+        cluster=options.cluster,
         versions=versions(),
         created=now(),
     )
