@@ -10,7 +10,8 @@ import click
 
 from jobs._cli import options
 from jobs._cli.command import command, echo
-from vnp.errors import RunExistsError, storage_error
+from vnp.errors import RunExistsError
+from vnp.files.claims import make_folder, tidy
 
 
 @command("python -m jobs.convert 300_model.pth --chunk 300 --out virnucpro_300.pth")
@@ -27,16 +28,18 @@ def main(old: Path, out: Path, chunk: int, protein: str | None, force: bool, as_
     class and tensors and refuses all else, so nothing in it runs. VirNucPro's columns are all of DNABERT-S and of
     ESM2-3B: features for it are made with --protein esm2_3b, and reduced with --layout full.
     """
+    there = RunExistsError(f"{out} is there; --force writes over it")
     if out.exists() and not force:
-        raise RunExistsError(f"{out} is there; --force writes over it")
+        raise there
     from vnp.classifier.legacy import convert
 
     made = convert(old, chunk=chunk, protein=protein)
+    make_folder(out.parent)
+    tidy(out.parent, [out.name])
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(error, f"making {out.parent}") from error
-    made.write(out)
+        made.write(out, exclusive=not force)
+    except FileExistsError:
+        raise there from None
     if as_json:
         found = {"checkpoint": str(out), "layout": json.loads(made.layout.to_json()), "chunk": chunk}
         echo(json.dumps({**found, "weights_sha256": made.digest}, indent=2))

@@ -11,7 +11,7 @@ import click
 from jobs._cli import options
 from jobs._cli.command import command, echo
 from jobs._cli.progress import Progress, duration
-from vnp.files.claims import require_free
+from vnp.files.claims import alone, make_folder, require_free
 
 
 @command("python -m jobs.frames genomes.fna.gz --chunk 300 --out frames")
@@ -45,14 +45,18 @@ def main(
         echo(warning, err=True)
     run_options = RunOptions(files=tuple(files), chunk=chunk, prefix_ids=prefix_ids)
     run_options.check()
-    require_free(frames_paths(folder), force=force)
+    paths = frames_paths(folder)
+    require_free(paths, force=force)
     size = sum(file.path.stat().st_size for file in run_options.files)
     with Progress("reading", size, "MB", scale=1e6) as progress:
         found = survey(
             run_options.files, run_options.chunk, prefix_ids=run_options.prefix_ids, progress=progress.advance
         )
-    with Progress("writing", found.totals.rows, "frames") as progress:
-        written = write_frames(found, folder, progress=progress.advance)
+    make_folder(folder)
+    with alone(folder, "frames", (path.name for path in paths)):
+        require_free(paths, force=force)
+        with Progress("writing", found.totals.rows, "frames") as progress:
+            written = write_frames(found, folder, progress=progress.advance)
     totals = found.totals
     spent = duration(time.monotonic() - begun)
     echo(f"wrote {written.rows:,} open frames of {totals.records:,} records, {totals.bases:,} bases, in {spent}:")

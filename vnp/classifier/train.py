@@ -41,6 +41,7 @@ from vnp.report.plots import Series, write_training_plots
 from vnp.runs.request import versions
 
 FILE_NAMES = ("split.tsv", "log.jsonl", "metrics.json", "state.pth", "plots")
+_AGAIN = "--force trains anew and writes over it"
 _DEDUPE = "--dedupe keeps groups together, so it goes with --split group only"
 
 
@@ -83,7 +84,7 @@ class Outputs(NamedTuple):
     def require_free(self, *, ours: bool) -> None:
         """Make sure that no other training's files are there."""
         if self.checkpoint.exists():
-            raise RunExistsError(f"{self.checkpoint} is there; --force trains anew and writes over it")
+            raise RunExistsError(f"{self.checkpoint} is there; {_AGAIN}")
         remedy = "Choose another --out, or --force to train anew and write over them"
         require_free(self[1:], force=False, ours=ours, why="there already, and not of this training", remedy=remedy)
 
@@ -180,6 +181,10 @@ def train(
         if not written:
             after_epoch(fitted.history)
         checkpoint = _finish(features, store, split, training, fitted, outputs, data, text)
+        try:
+            checkpoint.write(outputs.checkpoint, exclusive=not force)
+        except FileExistsError:
+            raise RunExistsError(f"{outputs.checkpoint} was made by something else meanwhile; {_AGAIN}") from None
         outputs.state.unlink(missing_ok=True)
     return Trained(checkpoint, outputs, fitted)
 
@@ -204,7 +209,7 @@ def _finish(
     data: str,
     text: str,
 ) -> Checkpoint:
-    """Calibrate, measure and plot, then write the checkpoint: where it is, all else is too."""
+    """Calibrate, measure and plot. The checkpoint comes after: where it is, all else is too."""
     label = store.label
     network = MLPClassifier(store.width, dropout=training.recipe.dropout).to(store.device)
     network.load_state_dict(fitted.weights)
@@ -255,7 +260,6 @@ def _finish(
         for part in sorted(parts, reverse=True)
     ]
     write_training_plots(outputs.plots, fitted.history, series, training.threshold)
-    checkpoint.write(outputs.checkpoint)
     return checkpoint
 
 

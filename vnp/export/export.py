@@ -6,23 +6,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vnp.errors import FeatureError, UsageError
+from vnp.errors import FeatureError, UsageError, storage_error
 from vnp.export.pt import OURS, WholeDna, plan_pieces, require_memory, write_piece
 from vnp.features.read import Features, Window
-from vnp.files.claims import make_folder, require_free
-from vnp.files.durable import replacing, sync_folder
+from vnp.files.claims import alone, make_folder, require_free
+from vnp.files.durable import replacing, sync_folder, temporary_name
 from vnp.sequences.frames import FRAME_TEXTS
 
 FORMATS = ("pt", "npz", "parquet")
 _MOST_PADDING = 1 << 30
+_HALF = ".pt-unfinished"
 # Columns of numbers as an .npz names them, and their types in Parquet.
 _NPZ_NUMBERS = {"labels": "label", **{name: name for name in ("split", "record", "chunk", "start", "end")}}
 _NPZ_TEXTS = {"ids": "ids", "groups": "group"}
@@ -79,7 +81,9 @@ def export(
     target = folder / f"features.{kind}"
     require_free([target], force=force)
     make_folder(folder)
-    (write_npz if kind == "npz" else write_parquet)(features, target, progress)
+    with alone(folder, "export", [target.name]):
+        require_free([target], force=force)
+        (write_npz if kind == "npz" else write_parquet)(features, target, progress)
     return Exported((target,), features.rows, features.width)
 
 
@@ -101,19 +105,45 @@ def _export_pt(
     progress: Callable[[int], None],
 ) -> Exported:
     pieces = plan_pieces(features, rows_per_file)
-    before = sorted(path for path in folder.glob("*.pt") if OURS.fullmatch(path.name)) if folder.is_dir() else []
-    require_free(before, force=force)
+    require_free(_standing(folder), force=force)
     require_memory(features, pieces, parts=parts)
     whole = WholeDna(features) if parts else None
     make_folder(folder)
-    paths: list[Path] = []
-    for piece in pieces:
-        paths += write_piece(features, piece, folder, whole, progress)
-    # A reader takes every file of the folder, so what an earlier export left must not stay beside these.
-    for path in set(before) - set(paths):
+    with alone(folder, "export", ["pt"]):
+        require_free(_standing(folder), force=force)
+        # A reader takes every file of the folder, so they get their names when all of them are written.
+        stage = temporary_name(folder / "pt")
+        try:
+            make_folder(stage)
+            names = [path.name for piece in pieces for path in write_piece(features, piece, stage, whole, progress)]
+            _publish(stage, folder, names)
+        except OSError as error:
+            raise storage_error(error, f"writing {folder}") from error
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+    return Exported(tuple(folder / name for name in names), features.rows, features.width)
+
+
+def _ours(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.pt") if OURS.fullmatch(path.name)) if folder.is_dir() else []
+
+
+def _standing(folder: Path) -> list[Path]:
+    """The files of an earlier export; what one left that was killed while they got their names is none."""
+    return [] if (folder / _HALF).exists() else _ours(folder)
+
+
+def _publish(stage: Path, folder: Path, names: Sequence[str]) -> None:
+    """Put finished files in place of all that stand there; while that goes on, a folder beside them says so."""
+    half = folder / _HALF
+    shutil.rmtree(half, ignore_errors=True)
+    stage.rename(half)
+    for path in _ours(folder):
         path.unlink()
+    for name in names:
+        (half / name).rename(folder / name)
+    half.rmdir()
     sync_folder(folder)
-    return Exported(tuple(paths), features.rows, features.width)
 
 
 def write_npz(features: Features, path: Path, progress: Callable[[int], None]) -> None:
@@ -203,6 +233,7 @@ def write_parquet(features: Features, path: Path, progress: Callable[[int], None
             schema,
             compression="zstd",
             compression_level=1,
+            write_page_checksum=True,
             use_dictionary=["frame", "group"],
             column_encoding={"features.list.element": "BYTE_STREAM_SPLIT"},
             write_statistics=[name for name in schema.names if name != "features"],

@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,9 +152,12 @@ def _other_file(error: OSError, path: Path, temporary: Path) -> str | None:
 
 def remove_temporaries(folder: Path, name: str = "*") -> int:
     """Delete what killed writers left behind for files whose name matches ``name``; returns how many."""
-    found = [path for path in folder.glob(f".{name}.*{_SUFFIX}") if path.is_file() and _abandoned(path)]
+    found = [path for path in folder.glob(f".{name}.*{_SUFFIX}") if _abandoned(path)]
     for path in found:
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     return len(found)
 
 
