@@ -196,7 +196,7 @@ main.help = str(main.help).format(names=_listed([one.name for one in weighted()]
 
 def _weighted(name: str) -> EncoderSpec:
     if any(name in names(molecule) for molecule in MOLECULES) and name not in [one.name for one in weighted()]:
-        raise UsageError(f"{name} has no weights to fetch; use it as it is")
+        raise UsageError(f"{name} needs nothing that is fetched; use it as it is")
     return spec(name)
 
 

@@ -99,8 +99,8 @@ _MODELS = (
     click.option(
         "--chunk",
         type=int,
-        help="Bases of a chunk: 300 or 500, as VirNucPro's models have it, or any from 30 on.  [default: 300; with a "
-        "dataset the length of its longest record]",
+        help="Bases of a chunk: 300 or 500, as VirNucPro's models have it, or any from 30 on.  [default: 300; 2,000 "
+        "for sixframe with --protein none; with a dataset the length of its longest record]",
     ),
     _encoder("dna", "DNA"),
     _encoder("protein", "Protein"),
@@ -110,8 +110,8 @@ _EMBEDDING = (
         "--precision",
         type=click.Choice(["auto", "fp32", "fp16", "bf16", "fp8"]),
         default="auto",
-        help="Arithmetic of the encoders; auto is fp16 on CUDA and fp32 on a CPU. fp8 is for ESM2 on Hopper or newer, "
-        "once doctor --fp8 has found that the weights bear it.",
+        help="Arithmetic of the encoders; auto is fp16 on CUDA (bf16 for sixframe) and fp32 on a CPU. fp8 is for ESM2 "
+        "on Hopper or newer, once doctor --fp8 has found that the weights bear it.",
     ),
     click.option(
         "--store",
@@ -135,7 +135,7 @@ _EMBEDDING = (
         "--block-tokens",
         type=int,
         help="Expected tokens of a block, the piece of a shard that a killed task can lose.  "
-        "[default: 1,048,576; 32,768 for a transformer on a CPU]",
+        "[default: 1,048,576; on a CPU 262,144 for sixframe, 32,768 for a transformer]",
     ),
     click.option("--prefix-ids", is_flag=True, help="Put each input's name in front of its records' names."),
 )

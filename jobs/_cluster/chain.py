@@ -179,6 +179,9 @@ def _shards_name(root: Path, numbers: Sequence[int]) -> str:
 def _weights(given: Path | None) -> list[Path]:
     """The folder of weights, and the files in it that are links to somewhere else, as in a cache of the hub."""
     root = weights_root(given).absolute()
+    # There need be none: some come with the package.
+    if not root.exists():
+        return []
     return [root, *(path for path in sorted(root.rglob("*")) if path.is_symlink())]
 
 

@@ -103,7 +103,9 @@ def make_plan(
     made = not root.exists()
     # It must be there to be bound.
     root.mkdir(parents=True, exist_ok=True)
-    paths = [root, *input_paths(options), *([weights_root(options.weights)] if options.needs_weights else [])]
+    paths = [root, *input_paths(options)]
+    if options.needs_weights and weights_root(options.weights).exists():
+        paths.append(weights_root(options.weights))
     try:
         before, shards = _ask_image(profile, paths, {"ask": to_json(options), "root": str(root), "force": force})
     except BaseException:

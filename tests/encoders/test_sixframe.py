@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
+import vnp
+from vnp.encoders import Encoder, describe, from_folder, identity, load
 from vnp.encoders.models.sixframe import (
     KINDS,
     SHORTEST,
     SixFrame,
     SixFrameConfig,
-    SixFrameEncoder,
     base_codes,
     codon_ids,
     padded_length,
     viral_logit,
 )
-from vnp.errors import WeightsError
+from vnp.encoders.spec import spec
+from vnp.encoders.windows import SixFrameEncoder
+from vnp.errors import EncoderError, WeightsError
 
 SMALL = SixFrameConfig(embedding=8, stem=8, local=16, context=16, heads=4, hidden=16)
 COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
@@ -143,3 +151,66 @@ def test_impossible_configurations_are_refused(change: dict[str, object]) -> Non
         SixFrameConfig.from_json({**SMALL.to_json(), **change})
     with pytest.raises(WeightsError):
         SixFrameConfig.from_json({})
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Encoder:
+    return load("sixframe", device="cpu")
+
+
+def test_the_bundled_encoder_is_in_the_registry(bundled: Encoder) -> None:
+    assert identity(bundled) == {**describe("sixframe", "dna"), "precision": "fp32"}
+    assert identity(bundled)["weights"] == dict(spec("sixframe").pins)
+    rows = bundled.embed(["ACGT" * 60, "TTGCA" * 40, "ACGT" * 60])
+    assert rows.shape == (3, bundled.spec.width) == (3, bundled.width)
+    np.testing.assert_array_equal(rows[0], rows[2])
+    assert bundled.tokens_read == sum(bundled.token_counts(["ACGT" * 60, "TTGCA" * 40, "ACGT" * 60])) == 680
+
+
+@pytest.mark.parametrize("budget", [1, 700, 100_000])
+def test_batches_of_any_size_give_nearly_the_same(bundled: Encoder, budget: int) -> None:
+    sequences = [dna(length, length) for length in (100, 150, 150, 150, 333, 999, 2000)]
+    other = load("sixframe", device="cpu", token_budget=budget)
+    np.testing.assert_allclose(other.embed(sequences), bundled.embed(sequences), rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A folder with another network than the bundled one, as finetune writes it."""
+    folder, source = tmp_path / "trained", Path(vnp.__file__).parent / "native"
+    folder.mkdir()
+    state = {name: tensor * 0.5 for name, tensor in load_file(source / "model.safetensors").items()}
+    save_file(state, folder / "model.safetensors")
+    config = json.loads((source / "config.json").read_text())
+    config["weights_sha256"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_folder_of_finetune_takes_the_place_of_the_bundled_weights(trained: Path, bundled: Encoder) -> None:
+    other = load("sixframe", weights=trained, device="cpu")
+    assert identity(other) == {**describe("sixframe", "dna", trained), "precision": "fp32"}
+    assert identity(other)["weights"] != identity(bundled)["weights"]
+    assert not np.allclose(other.embed(["ACGT" * 60]), bundled.embed(["ACGT" * 60]))
+    np.testing.assert_array_equal(from_folder(trained).embed(["ACGT" * 60]), other.embed(["ACGT" * 60]))
+    # A folder with a folder an encoder, as fetch makes it, has the bundled ones where it has none of its own.
+    trained.rename(trained.parent / "sixframe")
+    assert describe("sixframe", "dna", trained.parent)["weights"] == identity(other)["weights"]
+    (trained.parent / "empty").mkdir()
+    assert describe("sixframe", "dna", trained.parent / "empty")["weights"] == identity(bundled)["weights"]
+
+
+def test_damaged_or_foreign_weights_are_refused(trained: Path) -> None:
+    content = bytearray((trained / "model.safetensors").read_bytes())
+    content[len(content) // 2] ^= 1
+    (trained / "model.safetensors").write_bytes(content)
+    for use in (describe, load):
+        with pytest.raises(WeightsError, match="train it again"):
+            use("sixframe", molecule="dna", weights=trained)
+    with pytest.raises(WeightsError, match="does not exist; sixframe has its weights in the package"):
+        describe("sixframe", "dna", trained / "missing")
+    (trained / "config.json").write_text('{"model_type": "fast_esm", "hidden_size": 1280}')
+    with pytest.raises(WeightsError, match="type 'fast_esm'; sixframe has its weights in the package"):
+        describe("sixframe", "dna", trained)
+    with pytest.raises(EncoderError, match="sees no GPU"):
+        load("sixframe", device="cuda")

@@ -13,7 +13,7 @@ from vnp.errors import UsageError
 
 def test_every_name_has_a_spec_with_its_molecule() -> None:
     assert names("protein") == ("fastesm2_650", "esm2_650m", "esm2_3b", "kmer")
-    assert names("dna") == ("dnabert_s", "kmer")
+    assert names("dna") == ("dnabert_s", "sixframe", "kmer")
     for molecule in ("dna", "protein"):
         for name in names(molecule):
             assert (spec(name, molecule).name, spec(name, molecule).molecule) == (name, molecule)
@@ -26,6 +26,7 @@ def test_every_name_has_a_spec_with_its_molecule() -> None:
         ("esm2_650m", "protein", 1280),
         ("esm2_3b", "protein", 2560),
         ("dnabert_s", "dna", 768),
+        ("sixframe", "dna", 768),
         ("kmer", "dna", 768),
         ("kmer", "protein", 1280),
     ],
@@ -34,13 +35,14 @@ def test_widths(name: str, molecule: str, width: int) -> None:
     assert spec(name, molecule).width == width
 
 
-def test_only_kmer_needs_no_weights() -> None:
+def test_which_weights_are_fetched() -> None:
     assert not spec("kmer", "dna").needs_weights
+    assert spec("sixframe").needs_weights
     assert {one.name for one in weighted()} == {"fastesm2_650", "esm2_650m", "esm2_3b", "dnabert_s"}
 
 
 def test_unknown_name_lists_those_of_the_molecule() -> None:
-    with pytest.raises(UsageError, match="no dna encoder is called 'esm2_3b'; there are: dnabert_s, kmer"):
+    with pytest.raises(UsageError, match="no dna encoder is called 'esm2_3b'; there are: dnabert_s, sixframe, kmer"):
         spec("esm2_3b", "dna")
     with pytest.raises(UsageError, match="fastesm2_650"):
         spec("prot_t5")

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 import vnp.finetune.loop
 from tests.finetune.conftest import SMALL, recipe
-from vnp.encoders.models.sixframe import KINDS, SixFrame, SixFrameEncoder
+from vnp.encoders.models.sixframe import KINDS, SixFrame
+from vnp.encoders.windows import SixFrameEncoder
 from vnp.errors import EncoderError, FeatureError, WeightsError
 from vnp.finetune.crops import Crops, DeviceGenomes
 from vnp.finetune.folder import CONFIG, METRICS, WEIGHTS, draw_training, read_folder, write_folder

@@ -121,7 +121,8 @@ def test_the_user_said_offline(content: dict[str, bytes], tmp_path: Path, monkey
     ("arguments", "said"),
     [
         (["prot_t5"], "no encoder is called 'prot_t5'"),
-        (["kmer"], "has no weights to fetch"),
+        (["kmer"], "needs nothing that is fetched"),
+        (["sixframe"], "needs nothing that is fetched"),
         (["--revision", "main"], "is for one encoder"),
         (["esm2_650m", "--revision", "main"], "is pinned to revision 08e4846e"),
         (["dnabert_s", "--out", "x"], "--out is for genomes"),

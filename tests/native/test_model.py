@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 
 from vnp.encoders.models.sixframe import KINDS
-from vnp.errors import UsageError, WeightsError
+from vnp.errors import WeightsError
 from vnp.finetune.folder import CONFIG, METRICS, PRESETS, WEIGHTS, read_folder
 from vnp.native.model import (
     FOLDER,
     SHORTEST_RECORD,
     WEIGHTS_SHA256,
     RecordScorer,
-    bundled_encoder,
     load_native,
 )
 
@@ -74,12 +73,3 @@ def test_score_is_that_of_the_record_and_its_strand_alone() -> None:
         turned = record.translate(str.maketrans("ACGT", "TGCA"))[::-1]
         for alone in (scorer.score([record]), scorer.score([turned])):
             np.testing.assert_allclose(alone.logit[0], together.logit[at], rtol=1e-12)
-
-
-def test_encoder_gives_rows_of_its_width() -> None:
-    encoder = bundled_encoder(device="cpu")
-    rows = encoder.embed(["ACGT" * 60, "TTGCA" * 40])
-    assert rows.shape == (2, encoder.spec.width) == (2, encoder.width)
-    assert encoder.spec.algorithm == f"sixframe-{WEIGHTS_SHA256[:12]}"
-    with pytest.raises(UsageError, match="DNA"):
-        bundled_encoder("protein")

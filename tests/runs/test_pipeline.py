@@ -88,7 +88,7 @@ def test_a_row_is_a_chunk_without_a_protein_encoder(tmp_path: Path) -> None:
     assert (tmp_path / "run/skipped.tsv").read_text().splitlines()[1:] == [
         f"empty\t{tmp_path}/a.fa\t0\t\t\tthe record is empty",
         *(f"n\t{tmp_path}/a.fa\t700\t{number}\t\tonly ambiguous bases" for number in (1, 2, 3)),
-        f"gap\t{tmp_path}/a.fa\t27\t\t\tinvalid letter '-' at base 5 (a gap: remove the alignment)",
+        f"gap\t{tmp_path}/a.fa\t27\t\t\tinvalid letter - at base 5 (a gap: remove the alignment)",
     ]
     expected = {}
     for name, bases in records():

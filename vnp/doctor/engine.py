@@ -18,7 +18,7 @@ from vnp.doctor import Finding, guarded
 from vnp.encoders.build import DTYPES
 from vnp.encoders.device import choose_device
 from vnp.encoders.models.bare import BareModel, mixed_lengths, random_model
-from vnp.encoders.spec import TRAINED, EncoderSpec, weighted
+from vnp.encoders.spec import TRANSFORMERS, EncoderSpec, weighted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +37,7 @@ def gpus_and_kernels() -> list[Finding]:
     for place in ("cpu", *(f"cuda:{number}" for number in gpus)):
         for precision in ("fp16", "bf16") if place != "cpu" else ("fp32",):
             findings.append(_sdpa(place, precision))
-            findings += [_packed(place, precision, family.name) for family in TRAINED]
+            findings += [_packed(place, precision, family.name) for family in TRANSFORMERS]
     return findings
 
 

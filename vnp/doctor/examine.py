@@ -17,7 +17,7 @@ from shlex import quote
 
 from vnp import __version__
 from vnp.doctor import Finding, guarded
-from vnp.encoders.spec import EncoderSpec, weighted
+from vnp.encoders.spec import EncoderSpec, spec, weighted
 from vnp.encoders.weights.folders import CONFIG_NAME, find_folder, weights_root
 from vnp.errors import WeightsError
 
@@ -230,32 +230,49 @@ def torch_itself() -> Finding:
 
 def look_at_weights(root: Path | None, named: Collection[str], *, full: bool = False) -> list[Finding]:
     """Look at the weights of each encoder: are they here, and are they those that the lock and the pins name?"""
-    return [_weights(spec, root, spec.name in named, full) for spec in weighted()]
+    return [
+        _bundled(root if "sixframe" in named else None),
+        *(_weights(one, root, one.name in named, full) for one in weighted()),
+    ]
 
 
-def _weights(spec: EncoderSpec, root: Path | None, needed: bool, full: bool) -> Finding:
+def _bundled(root: Path | None) -> Finding:
+    """The encoder whose weights come with the package, or those that were trained to take their place."""
+    from vnp.encoders.weights.lock import resolve
+
+    one = spec("sixframe")
+    try:
+        folder = find_folder(one, root)
+        digest = resolve(one, folder).weights["model.safetensors"]
+    except WeightsError as error:
+        return Finding("weights sixframe", "fails", str(error), "leave out --weights, or install vnp again")
+    whose = "of this version of vnp" if digest == one.pins["model.safetensors"] else "trained by jobs.finetune"
+    return Finding("weights sixframe", "ok", f"{folder}: {whose}, sha256 {digest[:12]}…")
+
+
+def _weights(one: EncoderSpec, root: Path | None, needed: bool, full: bool) -> Finding:
     from vnp.encoders.weights.lock import LOCK_NAME, check_fit, find_lock, resolve
 
-    about = f"weights {spec.name}"
+    about = f"weights {one.name}"
     place = weights_root(root)
-    how = f"python -m jobs.fetch {spec.name} --weights {quote(str(place))}"
+    how = f"python -m jobs.fetch {one.name} --weights {quote(str(place))}"
     if (place / CONFIG_NAME).is_file() and not needed:
         try:
-            check_fit(spec, place)
+            check_fit(one, place)
         except WeightsError:
             return Finding(about, "not here", f"{place} holds another model", how)
-    if not (place / spec.name).is_dir() and not (place / CONFIG_NAME).is_file():
-        return Finding(about, "fails" if needed else "not here", f"not fetched ({place / spec.name})", how)
+    if not (place / one.name).is_dir() and not (place / CONFIG_NAME).is_file():
+        return Finding(about, "fails" if needed else "not here", f"not fetched ({place / one.name})", how)
     try:
-        folder = find_folder(spec, root)
-        found = resolve(spec, folder, full=full)
-        entry = find_lock(spec.name, folder)
+        folder = find_folder(one, root)
+        found = resolve(one, folder, full=full)
+        entry = find_lock(one.name, folder)
     except WeightsError as error:
         return Finding(about, "fails", str(error).splitlines()[0], how)
     revision = (found.revision or "unknown")[:12]
     seen = f"{folder}: revision {revision}, licence {found.licence or 'unknown'}, sha256 as "
     if entry is not None:
         return Finding(about, "ok", seen + LOCK_NAME)
-    if spec.pins:
+    if one.pins:
         return Finding(about, "ok", seen + "pinned")
     return Finding(about, "warning", f"{folder}: not in {LOCK_NAME}, so nothing to compare with", how)

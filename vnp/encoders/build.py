@@ -23,7 +23,7 @@ from vnp.encoders.kernels.attention import choose
 from vnp.encoders.measured import read_tuned
 from vnp.encoders.models.trunk import Trunk
 from vnp.encoders.packing import Attention, AttentionShape
-from vnp.encoders.spec import TRAINED, EncoderSpec, Family
+from vnp.encoders.spec import TRANSFORMERS, EncoderSpec, Family
 from vnp.encoders.tokens.tokenizers import Tokenizer
 from vnp.encoders.weights.folders import SINGLE_FILES, read_index, weight_files
 from vnp.errors import EncoderError, WeightsError
@@ -81,7 +81,7 @@ def build(
     """
     kind = str(config.get("model_type"))
     if kind not in spec.family.model_types:
-        known = sorted(name for family in TRAINED for name in family.model_types)
+        known = sorted(name for family in TRANSFORMERS for name in family.model_types)
         raise WeightsError(f"config.json: 'model_type' is {kind!r}; known are {', '.join(known)}")
     if precision not in DTYPES:
         raise EncoderError(f"no precision is called {precision!r}; use {', '.join(DTYPES)}")
@@ -140,7 +140,7 @@ def _fastest(model: Trunk, family: Family, shape: AttentionShape, wanted: str) -
 
 def _in_8_bits(model: Trunk, family: Family, shape: AttentionShape) -> tuple[Model, Attention, str]:
     if family.eight_bits is None:
-        able = " and ".join(one.title for one in TRAINED if one.eight_bits is not None)
+        able = " and ".join(one.title for one in TRANSFORMERS if one.eight_bits is not None)
         raise EncoderError(f"fp8 is for {able} models; use fp16")
     try:
         from vnp.encoders.kernels.fused import fuse_fp8

@@ -6,6 +6,8 @@ import torch
 
 from vnp.errors import EncoderError, UsageError
 
+_FIRST_WITH_BF16 = (8, 0)
+
 
 def choose_device(name: str | torch.device) -> torch.device:
     """Turn a name into a device that is there.
@@ -36,8 +38,17 @@ def choose_device(name: str | torch.device) -> torch.device:
     return torch.device("cuda", int(number) if number else torch.cuda.current_device())
 
 
-def choose_precision(name: str, device: torch.device) -> str:
-    """Settle what ``auto`` means: fp16 on CUDA, fp32 on the CPU; any other precision stays."""
+def choose_precision(name: str, device: torch.device, half: str = "fp16") -> str:
+    """Settle what ``auto`` means: fp32 on the CPU, on CUDA ``half`` or else fp16; any other precision stays.
+
+    Raises:
+        EncoderError: bf16 was asked for, and the GPU does not have it.
+    """
+    if device.type != "cuda":
+        return "fp32" if name == "auto" else name
+    has_bf16 = torch.cuda.get_device_capability(device) >= _FIRST_WITH_BF16
+    if name == "bf16" and not has_bf16:
+        raise EncoderError(f"{torch.cuda.get_device_name(device)} has no bf16: use --precision fp16 or fp32")
     if name != "auto":
         return name
-    return "fp16" if device.type == "cuda" else "fp32"
+    return "fp16" if half == "bf16" and not has_bf16 else half

@@ -14,7 +14,7 @@ from vnp.encoders.measured import require_fp8_record
 from vnp.encoders.spec import EncoderSpec
 from vnp.encoders.spec import spec as lookup
 from vnp.encoders.tokens.tokenizers import load_tokenizer
-from vnp.encoders.weights.folders import config_family, find_folder, read_config
+from vnp.encoders.weights.folders import config_family, config_width, find_folder, read_config
 from vnp.encoders.weights.lock import resolve
 from vnp.errors import UsageError, WeightsError
 
@@ -75,9 +75,10 @@ def load(
         molecule: ``dna`` or ``protein``; needed for ``kmer``, which exists for both.
         weights: folder of this model, or one with a folder an encoder; default as in ``weights_root``.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
-        precision: ``auto`` (fp16 on CUDA, fp32 on the CPU), ``fp16``, ``bf16``, ``fp32``, or ``fp8`` (ESM2's products
-            in 8 bits on Hopper or newer; DNABERT-S, which has no 8-bit form, in fp16).
-        token_budget: tokens in a batch; by default what suits the device.
+        precision: ``auto`` (fp16 on CUDA, bf16 for ``sixframe`` where the GPU has it, fp32 on the CPU), ``fp16``,
+            ``bf16``, ``fp32``, or ``fp8`` (ESM2's products in 8 bits on Hopper or newer; others, which have no 8-bit
+            form, in fp16).
+        token_budget: tokens in a batch, for ``sixframe`` bases; by default what suits the device.
 
     Returns:
         The encoder.
@@ -109,7 +110,7 @@ def from_folder(
 
     Args:
         folder: holds ``config.json``, the tokenizer's files and the weights of an ESM2 or DNABERT-S model of
-            any size.
+            any size, or what ``finetune`` wrote.
         device: as in ``load``.
         precision: as in ``load``.
         token_budget: as in ``load``.
@@ -199,16 +200,22 @@ def _build(
     from vnp.encoders.device import choose_device, choose_precision
 
     place = choose_device(device)
+    precision = choose_precision(precision, place, spec.family.half)
     started = time.perf_counter()
     state = read_state(folder, spec.pins)
     read = time.perf_counter() - started
+    if spec.family.tokenizer == "none":
+        convolutions: Encoder = spec.family.load_model()(
+            read_config(folder), state, spec, device=place, precision=precision, token_budget=token_budget
+        )
+        return convolutions
     encoder = build(
         read_config(folder),
         state,
         load_tokenizer(folder, spec.family.tokenizer),
         spec,
         device=place,
-        precision=choose_precision(precision, place),
+        precision=precision,
         token_budget=token_budget,
         attention=attention,
     )
@@ -219,7 +226,7 @@ def _build(
 def _folder_spec(folder: Path) -> EncoderSpec:
     config = read_config(folder)
     family = config_family(config, folder)
-    width = config.get("hidden_size")
+    width = config_width(config)
     if not isinstance(width, int) or width < 1:
         raise WeightsError(f"{folder / 'config.json'}: hidden_size is {width!r}, not a number of columns")
     return EncoderSpec(folder.resolve().name, family.molecule, width, family)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from vnp.errors import UsageError
 
 Molecule = Literal["dna", "protein"]
-Pooling = Literal["residues", "tokens", "spectrum"]
+Pooling = Literal["residues", "tokens", "spectrum", "places"]
 
 MOLECULES: tuple[Molecule, ...] = ("dna", "protein")
 NO_ENCODER = "none"
@@ -28,9 +28,11 @@ class Family:
 
     name: str  # in one word
     title: str  # what messages call it
-    model: str  # runs it; takes configuration, tensors, device and type, or, without weights, the molecule
-    # ``residues`` is the mean without the first and last token, ``tokens`` the mean over all, ``spectrum`` no pooling
-    # at all
+    # runs it. With a tokenizer, a model for the engine: takes configuration, tensors, device and type. Without one, the
+    # encoder itself: takes what ``registry`` gives it, or, without weights, the molecule
+    model: str
+    # ``residues`` is the mean without the first and last token, ``tokens`` the mean over all, ``places`` means and
+    # maxima over the places of a convolution, ``spectrum`` no pooling at all
     pooling: Pooling
     # ``letters`` (``vocab.txt``), ``pieces`` (``tokenizer.json``) or ``none``
     tokenizer: Literal["letters", "pieces", "none"] = "none"
@@ -41,6 +43,7 @@ class Family:
     key: str = ""  # what its ``config.json`` must have besides; empty where nothing must
     fused: str | None = None  # its layers fused for a GPU, if anybody wrote them
     eight_bits: str | None = None  # the same with products in 8 bits
+    half: str = "fp16"  # what ``auto`` is on a GPU that has it
 
     def describes(self, config: Mapping[str, object]) -> bool:
         """Whether a ``config.json`` is of this architecture."""
@@ -78,7 +81,19 @@ DNABERT = Family(
 )
 KMER = Family(name="kmer", title="k-mers", model="vnp.encoders.models.kmer:KmerEncoder", pooling="spectrum")
 
-TRAINED: tuple[Family, ...] = (ESM2, DNABERT)
+SIXFRAME = Family(
+    name="sixframe",
+    title="sixframe",
+    model="vnp.encoders.windows:SixFrameEncoder.build",
+    pooling="places",
+    molecule="dna",
+    model_types=("sixframe",),
+    half="bf16",
+)
+
+TRANSFORMERS: tuple[Family, ...] = (ESM2, DNABERT)
+"""The architectures that the engine runs."""
+TRAINED: tuple[Family, ...] = (*TRANSFORMERS, SIXFRAME)
 """The architectures that have weights."""
 
 
@@ -94,6 +109,8 @@ class EncoderSpec:
     heads: int = 0  # of its attention
     inner: int = 0  # width of its feed-forward network
     shortest: int = 1  # bases of the shortest chunk that it makes a row of, where a row is a chunk
+    window: int | None = None  # bases that it was trained to read at once: the chunk where nobody says
+    bundled: str | None = None  # the room whose folder has its weights, where they come with the package
     timed_tokens: int = 0  # how many tokens a GPU is timed on: enough for a second or so
     hub_id: str | None = None  # the repository on the Hugging Face hub, if it has weights there
     revision: str | None = None  # the pinned commit; None means that ``jobs.fetch`` pins what it finds
@@ -108,7 +125,7 @@ class EncoderSpec:
 
     @property
     def needs_weights(self) -> bool:
-        """Whether there are files to fetch before this encoder can run."""
+        """Whether it has weights: it is a network, and may use a GPU."""
         return self.algorithm is None
 
     @property
@@ -136,6 +153,11 @@ _ALL: tuple[EncoderSpec, ...] = (
         "dnabert_s", "dna", 768, DNABERT, depth=12, heads=12, inner=3072, timed_tokens=1_040_000,
         hub_id="zhihan1996/DNABERT-S",
     ),
+    EncoderSpec(
+        "sixframe", "dna", 768, SIXFRAME, shortest=100, window=2000, timed_tokens=20_000_000,
+        bundled="native", licence="MIT",
+        pins={"model.safetensors": "6da3293f308b6534a97f65121143cb7ac23c6427aeaa327d6eccb1644c421528"},
+    ),
     EncoderSpec("kmer", "dna", 768, KMER, algorithm="kmer-dna-1"),
     EncoderSpec("kmer", "protein", 1280, KMER, algorithm="kmer-protein-1"),
 )  # fmt: skip
@@ -162,8 +184,8 @@ def names(molecule: str) -> tuple[str, ...]:
 
 
 def weighted() -> tuple[EncoderSpec, ...]:
-    """List the encoders that need weight files, in the order of the documentation."""
-    return tuple(one for one in _ALL if one.needs_weights)
+    """List the encoders whose weights are to be fetched, in the order of the documentation."""
+    return tuple(one for one in _ALL if one.needs_weights and one.bundled is None)
 
 
 def spec(name: str, molecule: str | None = None) -> EncoderSpec:

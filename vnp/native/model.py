@@ -9,21 +9,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from vnp.encoders.device import choose_device, choose_precision
-from vnp.encoders.models.sixframe import AMBIGUOUS, SixFrameEncoder, base_codes
-from vnp.encoders.spec import EncoderSpec, Family
-from vnp.errors import UsageError
+from vnp.encoders.models.sixframe import AMBIGUOUS, base_codes
+from vnp.encoders.spec import spec
+from vnp.encoders.windows import SixFrameEncoder
 from vnp.finetune.folder import Trained, read_folder
 from vnp.finetune.measure import cut, kind_of, viral_logits
 
 FOLDER = Path(__file__).parent
-WEIGHTS_SHA256 = "6da3293f308b6534a97f65121143cb7ac23c6427aeaa327d6eccb1644c421528"
+WEIGHTS_SHA256 = spec("sixframe").pins["model.safetensors"]
 SHORTEST_RECORD = 100
 """Bases of the shortest record that is scored."""
-
-SIXFRAME = Family(
-    name="sixframe", title="sixframe", model="vnp.native.model:bundled_encoder", pooling="spectrum", molecule="dna"
-)
 
 
 def load_native() -> Trained:
@@ -33,29 +28,6 @@ def load_native() -> Trained:
         WeightsError: a file is missing, damaged, or not the one that this version came with.
     """
     return read_folder(FOLDER, weights_sha256=WEIGHTS_SHA256)
-
-
-def bundled_encoder(molecule: str = "dna", *, device: str = "auto", precision: str = "auto") -> SixFrameEncoder:
-    """The bundled network as an encoder of DNA, whose rows can stand where DNABERT-S's do.
-
-    Args:
-        molecule: ``dna``.
-        device: as in ``vnp.encoders.load``.
-        precision: as there, but in 8 bits.
-
-    Raises:
-        UsageError: the molecule is another one, or no device is called so.
-        EncoderError: the device is not there.
-        WeightsError: as in ``load_native``.
-    """
-    if molecule != "dna":
-        raise UsageError("the encoder 'sixframe' reads DNA")
-    place = choose_device(device)
-    network = load_native().network
-    spec = EncoderSpec(
-        "sixframe", "dna", network.config.width, SIXFRAME, licence="MIT", algorithm=f"sixframe-{WEIGHTS_SHA256[:12]}"
-    )
-    return SixFrameEncoder(network, spec, device=place, precision=choose_precision(precision, place))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 
+import vnp
 from vnp.encoders.spec import TRAINED, EncoderSpec, Family
 from vnp.errors import WeightsError
 from vnp.files.machine import cache_folder
@@ -33,7 +34,7 @@ _ORDER = (
 _NUMERIC_KEYS = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"),
     *("layer_norm_eps", "hidden_act", "position_embedding_type", "emb_layer_norm_before"),
-    *("token_dropout", "mask_token_id", "pad_token_id", "type_vocab_size"),
+    *("token_dropout", "mask_token_id", "pad_token_id", "type_vocab_size", "network"),
 )
 
 
@@ -67,6 +68,8 @@ def find_folder(spec: EncoderSpec, weights: Path | None = None) -> Path:
     Raises:
         WeightsError: it is not there; the message has the command that fetches it.
     """
+    if spec.bundled is not None:
+        return _own_folder(spec, weights)
     root = weights_root(weights)
     for folder in (root, root / spec.name):
         if (folder / CONFIG_NAME).is_file():
@@ -78,6 +81,37 @@ def find_folder(spec: EncoderSpec, weights: Path | None = None) -> Path:
         f"no weights for {spec.name}: {root / spec.name} does not exist. On a node with internet run: {how}\n"
         "or name the folder that has them (--weights DIR or VNP_WEIGHTS)"
     )
+
+
+def bundled_folder(spec: EncoderSpec) -> Path | None:
+    """The folder of the package with an encoder's weights, if they come with it."""
+    return None if spec.bundled is None else Path(vnp.__file__).parent / spec.bundled
+
+
+def _own_folder(spec: EncoderSpec, weights: Path | None) -> Path:
+    """Where an encoder's weights are that come with the package, and that users may have trained anew."""
+    bundled = bundled_folder(spec)
+    assert bundled is not None
+    if weights is None:
+        return bundled
+    root = weights_root(weights)
+    without = f"{spec.name} has its weights in the package: leave out --weights (and VNP_WEIGHTS), or name"
+    if not root.is_dir():
+        raise WeightsError(f"{root} does not exist; {without} a folder that jobs.finetune wrote")
+    for folder in (root, root / spec.name):
+        if (folder / CONFIG_NAME).is_file():
+            kind = read_config(folder).get("model_type")
+            if kind not in spec.family.model_types:
+                raise WeightsError(
+                    f"{folder} holds a model of the type {kind!r}; {without} a folder with a folder an encoder"
+                )
+            return folder
+    return bundled
+
+
+def config_width(config: Mapping[str, object]) -> object:
+    """The numbers of a row, as a configuration says."""
+    return config.get("hidden_size", config.get("width"))
 
 
 def read_config(folder: Path) -> dict[str, object]:

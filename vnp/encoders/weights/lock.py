@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vnp.encoders.spec import EncoderSpec
+from vnp.encoders.spec import SIXFRAME, EncoderSpec
 from vnp.encoders.tokens.tokenizers import tokenizer_digest
 from vnp.encoders.weights.folders import (
     CONFIG_NAME,
+    SINGLE_FILES,
+    bundled_folder,
     config_digest,
     config_family,
+    config_width,
     read_config,
     weight_files,
 )
@@ -108,6 +111,8 @@ def verify(spec: EncoderSpec, folder: Path, *, full: bool = False) -> dict[str, 
     entry = find_lock(spec.name, folder)
     used = weight_files(folder, spec.pins)
     again = f"fetch it again: python -m jobs.fetch {spec.name}"
+    if spec.family is SIXFRAME:
+        again = "install vnp again" if folder == bundled_folder(spec) else "bring it back, or train it again"
     if spec.pins and set(used) != set(spec.pins):
         raise WeightsError(
             f"{folder}: {spec.name} is pinned to {', '.join(sorted(spec.pins))}, found {', '.join(used)}; {again}"
@@ -165,14 +170,24 @@ def check_fit(spec: EncoderSpec, folder: Path) -> tuple[str, str | None]:
     family = config_family(config, folder)
     if family != spec.family:
         raise WeightsError(f"{folder} holds {family.name} weights, {spec.name} needs {spec.family.name}")
-    if config.get("hidden_size") != spec.width:
+    if config_width(config) != spec.width:
         raise WeightsError(
-            f"{folder / CONFIG_NAME}: hidden_size is {config.get('hidden_size')}, {spec.name} is {spec.width} wide"
+            f"{folder / CONFIG_NAME}: hidden_size is {config_width(config)}, {spec.name} is {spec.width} wide"
         )
     tokenizer = tokenizer_digest(folder, spec.family.tokenizer)
     if tokenizer is None and spec.hub_id is not None:
         raise WeightsError(f"{folder / 'tokenizer.json'} is missing; fetch it again: python -m jobs.fetch {spec.name}")
     return config_digest(config), tokenizer
+
+
+def _as_trained(spec: EncoderSpec, folder: Path) -> EncoderSpec:
+    """The pins of the bundled weights are for these alone; a folder of ``finetune`` names its own."""
+    if folder == bundled_folder(spec):
+        return spec
+    digest = read_config(folder).get("weights_sha256")
+    if not isinstance(digest, str) or len(digest) != 64:
+        raise WeightsError(f"{folder / CONFIG_NAME} does not name the SHA-256 of its weights; train it again")
+    return replace(spec, pins={SINGLE_FILES[0]: digest}, licence=None)
 
 
 def resolve(spec: EncoderSpec, folder: Path, *, full: bool = False) -> EncoderSpec:
@@ -190,6 +205,8 @@ def resolve(spec: EncoderSpec, folder: Path, *, full: bool = False) -> EncoderSp
         WeightsError: files are missing or are not the right ones.
     """
     config, tokenizer = check_fit(spec, folder)
+    if spec.family is SIXFRAME:
+        spec, full = _as_trained(spec, folder), True
     entry = find_lock(spec.name, folder)
     return replace(
         spec,

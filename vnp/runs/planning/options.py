@@ -102,8 +102,8 @@ class RunOptions:
 
     @property
     def default_chunk(self) -> int:
-        """Bases of a chunk where nobody says."""
-        return DEFAULT_CHUNK
+        """Bases of a chunk where nobody says: what the encoder reads at once, where a row is a chunk, or 300."""
+        return (None if self.protein is not None else self.specs["dna"].window) or DEFAULT_CHUNK
 
     @property
     def needs_weights(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vnp.encoders.spec import NO_ENCODER
 from vnp.errors import RunExistsError
 from vnp.runs.done.receipts import now
 from vnp.runs.planning.options import RunOptions, clear, require_free
@@ -14,9 +15,11 @@ from vnp.runs.planning.plan import check_inputs, check_tables, write_plan
 from vnp.runs.planning.survey import Survey, survey
 from vnp.runs.request import EncoderChoice, Request, Run, RunPaths, versions
 
-# A block is what a killed task can lose: seconds on a GPU, some minutes for a transformer on a CPU.
+# A block is what a killed task can lose: seconds on a GPU, some minutes for a transformer on a CPU. A network that
+# reads windows takes some ten times less for a token.
 _BLOCK_TOKENS = 1 << 20
 _BLOCK_TOKENS_SLOW = 1 << 15
+_BLOCK_TOKENS_WINDOWS = 1 << 18
 _LEAST_BLOCK_UNITS = 64
 
 
@@ -89,8 +92,10 @@ def make_request(
     options: RunOptions, encoders: Mapping[str, EncoderChoice], found: Survey, shards: int, plan_sha256: str
 ) -> Request:
     """What goes into ``run.json``."""
-    slow = options.device == "cpu" and options.needs_weights
-    block_tokens = options.block_tokens or (_BLOCK_TOKENS_SLOW if slow else _BLOCK_TOKENS)
+    block_tokens = options.block_tokens or _BLOCK_TOKENS
+    if options.device == "cpu" and options.needs_weights and options.block_tokens is None:
+        windows = all(one.window or not one.needs_weights for one in options.specs.values())
+        block_tokens = _BLOCK_TOKENS_WINDOWS if windows else _BLOCK_TOKENS_SLOW
     totals = found.totals
     return Request(
         inputs=found.inputs,
@@ -123,7 +128,7 @@ def _require_same(run: Run, options: RunOptions, encoders: Mapping[str, EncoderC
         "inputs": ([(one.path, one.label, one.group, one.dataset) for one in request.inputs], files),
         "chunk": (request.chunk, chunk),
         "DNA encoder": (request.dna, encoders["dna"]),
-        "protein encoder": (request.protein, encoders.get("protein")),
+        "protein encoder": (request.protein or NO_ENCODER, encoders.get("protein", NO_ENCODER)),
         "store": (request.store, options.store),
         "shards": (request.asked_shards, options.shards),
         "token budget": (request.token_budget, options.token_budget),
@@ -148,5 +153,5 @@ def _difference(name: str, there: Any, here: Any) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, EncoderChoice):
         return f"{value.name} ({value.precision})"
-    text = "none" if value is None else str(value)
+    text = str(value)
     return text if len(text) <= 120 else text[:117] + "…"
