@@ -20,6 +20,7 @@ from jobs._cluster.executor import Executor, choose_executor
 from jobs._cluster.inline import require_complete
 from jobs._cluster.planning import plan_run, run_options
 from vnp.errors import UsageError
+from vnp.metrics.presets import SPECIFICITIES
 from vnp.prediction.options import CHOICES, OutputPaths, PredictOptions, check_numbers
 from vnp.runs.done.status import run_status
 from vnp.runs.planning.options import RunOptions
@@ -45,8 +46,13 @@ if TYPE_CHECKING:
     "was; without --out, results go into the run.",
 )
 @options.rule("a record")
+@click.option("--threshold", type=float, help="Probability from which on a record is viral, in place of a preset.")
 @click.option(
-    "--threshold", type=float, help="Probability from which on a record is viral.  [default: the checkpoint's]"
+    "--preset",
+    type=click.Choice(list(SPECIFICITIES)),
+    help="The threshold, by the record's length, that "
+    + ", ".join(f"{share:.1%} ({name})" for name, share in SPECIFICITIES.items())
+    + " of held-out hosts stay under.  [default: default, where the checkpoint has it]",
 )
 @click.option("--max-fdr", type=float, help="Largest false discovery rate of a viral call.")
 @click.option("--min-length", type=int, help="Bases below which a record is not called.  [default: 0]")
@@ -60,6 +66,7 @@ if TYPE_CHECKING:
 )
 @click.option("--fasta/--no-fasta", default=None, help="Write the called sequences to viral.fna.  [default: fasta]")
 @click.option("--shards", type=int, default=1, help="Number of shards, each one task.")
+@click.option("--keep-embeddings", is_flag=True, help="Keep rows beside scores, for other checkpoints and for reduce.")
 @options.embedding
 @options.cluster
 @options.slurm
@@ -71,6 +78,7 @@ def main(
     out: Path | None,
     source: Path | None,
     shards: int,
+    keep_embeddings: bool,
     cluster: str,
     profile: str | None,
     parallelism: int | None,
@@ -83,7 +91,8 @@ def main(
 
     INPUT is as for extract, and so is the folder: what is done of the same run is kept, and status, rerun and cancel
     work on it. Writes predictions.tsv (every record), chunks.tsv, frames.tsv, viral.fna, report.html and
-    predictions.json. On Slurm, the shards, the merging and the calling are jobs that wait for each other.
+    predictions.json. Tasks keep scores, and of embeddings nothing unless asked. On Slurm, the shards and the calling
+    are jobs, one behind the other.
     """
     given = {name: embedding.pop(name) for name in CHOICES}
     check_numbers(given["threshold"], given["max_fdr"], given["min_length"])
@@ -98,18 +107,16 @@ def main(
             executor = choose_executor(cluster, profile, parallelism, retries)
             from vnp.prediction.predict import choose_options, encoding_for, require_fit
 
-            loaded, calling = choose_options(checkpoint, given)
-            encoding = {**embedding, **encoding_for(loaded)}
+            loaded, calling = choose_options(str(checkpoint), given)
+            encoding = {**embedding, **encoding_for(loaded, calling), "keep_embeddings": keep_embeddings}
             planned = run_options(input, shards, encoding, executor, every_frame=True)
             require_fit(planned, loaded, calling)
             run, todo = _plan(planned, out, calling, executor, force)
             binds = predict_binds(run, calling)
             called: list[Predicted] = []
             shards_job = chain.shards(run, todo, lambda seconds: f"made {len(todo)} shards in {duration(seconds)}")
-            behind = chain.reduce_and_predict(
-                run.paths.root, calling.layout, binds, lambda: called.append(_finish(run, calling, out, False))
-            )
-            chain.start((shards_job, *behind), executor)
+            calls_job = chain.predict(run.paths.root, binds, lambda: called.append(_finish(run, calling, out, False)))
+            chain.start((shards_job, calls_job), executor)
             if not executor.waits:
                 folder = shlex.quote(str(out))
                 echo(f"next: python -m jobs.status {folder}")
@@ -144,7 +151,8 @@ def _plan(
 
 def predict_binds(run: Run, calling: PredictOptions) -> list[Path]:
     """What the calling reads besides the run."""
-    return [Path(calling.checkpoint), *(Path(entry.path) for entry in run.request.inputs)]
+    classifier = calling.classifier.path
+    return [*(() if classifier is None else (classifier,)), *(Path(entry.path) for entry in run.request.inputs)]
 
 
 def _from(
@@ -154,15 +162,15 @@ def _from(
 
     run = Run.open(source)
     before = PredictOptions.read(OutputPaths(run.paths.root).settings)
-    path = checkpoint or (Path(before.checkpoint) if before else None)
-    if path is None:
+    name = str(checkpoint) if checkpoint else (before.checkpoint if before else None)
+    if name is None:
         raise UsageError(f"{source} was not made by predict: name a classifier with --checkpoint")
-    _, calling = choose_options(path, given, before)
+    _, calling = choose_options(name, given, before)
     return _finish(run, calling, out or source, force, device)
 
 
 def finish_here(root: Path) -> None:
-    """Merge and call in this process, as the settings in the run say.
+    """Call records in this process, as the settings in the run say.
 
     Raises:
         UsageError: nobody asked for a prediction here.
@@ -171,24 +179,24 @@ def finish_here(root: Path) -> None:
 
 
 def _finish(run: Run, calling: PredictOptions, out: Path, force: bool, device: str = "auto") -> Predicted:
-    """Merge the shards if they are not, then call."""
-    from vnp.features.read import open_features
+    """Call the records of a run whose shards are done."""
     from vnp.prediction.predict import predict
 
-    if not run.paths.features.exists():
-        require_complete(run, run_status(run).unfinished)
-        chain.merge_run(run, calling.layout)
-    features = open_features(run.paths.root)
+    require_complete(run, run_status(run).unfinished)
     chosen = run.request.device if device == "auto" else device
     bars: dict[str, Progress] = {}
     with contextlib.ExitStack() as stack:
 
         def progress(what: str, rows: int) -> None:
             if what not in bars:
-                bars[what] = stack.enter_context(Progress(what, features.rows, "rows"))
+                bars[what] = stack.enter_context(Progress(what, run.request.totals.rows, "rows"))
             bars[what].advance(rows)
 
-        return predict(features, calling, out.absolute(), force=force, device=chosen, progress=progress)
+        return predict(run, calling, out.absolute(), force=force, device=chosen, progress=progress)
+
+
+def _viral_from(settings: dict[str, Any]) -> str:
+    return f"{settings['threshold']:g}" if settings["threshold"] is not None else f"preset {settings['preset']}"
 
 
 def _again(source: Path, settings: dict[str, Any]) -> str:
@@ -209,11 +217,11 @@ def _say(found: Predicted, source: Path) -> None:
     )
     if counts["viral"]:
         echo(f"  {found.summary['expected_false_calls']:,.1f} of the viral calls are expected to be wrong")
-    for name, size in found.summary["files"].items():
-        echo(f"  {found.paths.root / name}  {size / 1e6:,.1f} MB")
+    for name, written in found.summary["files"].items():
+        echo(f"  {found.paths.root / name}  {written['size'] / 1e6:,.1f} MB")
     echo(f"report: {found.paths.report}")
     echo(
-        f"next: look at the report; other thresholds (now {settings['threshold']:g}) without embedding again: "
+        f"next: look at the report; other thresholds (now {_viral_from(settings)}) without embedding again: "
         f"{_again(source, settings)} --out OTHER --threshold 0.9 --max-fdr 0.05"
     )
 

@@ -57,7 +57,7 @@ def main(
     behind: tuple[Job, ...] = ()
     if settings is not None:
         binds = predict_binds(opened, settings)
-        behind = chain.reduce_and_predict(root, settings.layout, binds, lambda: finish_here(run))
+        behind = (chain.predict(root, binds, lambda: finish_here(run)),)
     elif then:
         trained = chain.train_and_measure(root) if chain.can_train(opened.request.inputs) else ()
         behind = (chain.reduce(root, layout or default_layout(opened.request.protein)), *trained)

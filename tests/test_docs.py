@@ -20,7 +20,7 @@ from vnp.encoders import identity, load
 from vnp.encoders import spec as encoder_specs
 from vnp.encoders.spec import EncoderSpec, Family
 from vnp.features.table import PARTS
-from vnp.prediction.writing import CHUNKS, FRAMES, PREDICTIONS
+from vnp.prediction.tables import CHUNKS, FRAMES, PREDICTIONS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -145,7 +145,7 @@ def test_the_example_of_a_column_has_values() -> None:
 
 def test_lines_around_the_changes_of_the_examples_are_those_of_the_code() -> None:
     files = [
-        REPOSITORY / name for name in ("vnp/encoders/spec.py", "jobs/_cluster/executor.py", "vnp/prediction/writing.py")
+        REPOSITORY / name for name in ("vnp/encoders/spec.py", "jobs/_cluster/executor.py", "vnp/prediction/tables.py")
     ]
     code = "".join(path.read_text() for path in files)
     diffs = re.findall(r"```diff\n(.*?)```", CONTRIBUTING, flags=re.DOTALL)

@@ -128,7 +128,10 @@ def shards(run: Run, numbers: Sequence[int], report: Callable[[float], str] | No
     request = run.request
     weights = _weights(Path(request.weights) if request.weights else None) if request.needs_weights else []
     gpu = request.needs_weights and request.device != "cpu"
-    job = _shards(run.paths.root, numbers, gpu, (*(Path(entry.path) for entry in request.inputs), *weights))
+    binds = [*(Path(entry.path) for entry in request.inputs), *weights]
+    if request.classifier is not None and (path := request.classifier.path) is not None:
+        binds.append(path)
+    job = _shards(run.paths.root, numbers, gpu, tuple(binds))
     return replace(job, report=report)
 
 
@@ -150,10 +153,12 @@ def reduce(root: Path, layout: str) -> Job:
     )
 
 
-def reduce_and_predict(root: Path, layout: str, binds: Iterable[Path], here: Callable[[], object]) -> tuple[Job, Job]:
-    """The merging and the calling of records; in this process ``here`` does both, and says what it found."""
-    calling = Job(root, _name(root, "predict"), predict_task, "reduce", binds=tuple(binds), here=here)
-    return replace(reduce(root, layout), here=None), calling
+def predict(root: Path, binds: Iterable[Path], here: Callable[[], object]) -> Job:
+    """The calling of records; in this process ``here`` does it, and says what it found.
+
+    As a job it starts when the shards' have ended, however they ended, and says what is missing.
+    """
+    return Job(root, _name(root, "predict"), predict_task, "reduce", binds=tuple(binds), here=here, anyhow=True)
 
 
 def train_and_measure(root: Path) -> tuple[Job, Job]:

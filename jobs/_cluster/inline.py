@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from jobs._cli.command import echo
 from jobs._cli.progress import Progress
-from jobs._cluster.executor import Executor, Job, log_path
-from jobs._cluster.task import stop_signals
+from jobs._cluster.executor import Executor, Job
+from jobs._cluster.task import make, stop_signals
 from vnp.errors import IncompleteRunError
 from vnp.runs.done.status import log_tails, run_status
 from vnp.runs.request import Run, shard_name
@@ -38,7 +38,6 @@ class Inline(Executor):
 
     def make(self, run: Run, shards: Sequence[int]) -> None:
         """What went wrong with one shard is said, and the others are made."""
-        from vnp.runs.making.pipeline import make_shards
         from vnp.runs.planning.plan import read_plan
 
         plan = read_plan(run.paths.plan, run.request.plan_sha256)
@@ -51,7 +50,7 @@ class Inline(Executor):
                 progress.to(finished + weights[number] * done / blocks)
                 finished += weights[number] if done == blocks else 0
 
-            _, failed = make_shards(run, shards, stop=stop, block_done=block_done, log=log_path())
+            _, failed = make(run, shards, stop, block_done)
         for number, error in failed:
             echo(f"shard {number}: {error}", err=True)
 

@@ -6,10 +6,11 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from jobs._cluster.executor import log_path
 from vnp.errors import UsageError, VnpError
@@ -17,6 +18,9 @@ from vnp.files.records import read_record
 from vnp.prediction.options import OutputPaths, PredictOptions
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.request import Run, RunPaths
+
+if TYPE_CHECKING:
+    from vnp.runs.making.pipeline import Outcome
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 FAILED = 1
@@ -48,13 +52,11 @@ def run_task(
     if threads is not None:
         os.environ.update(dict.fromkeys(_THREADS, str(threads)))
     with stop_signals() as stop, _exit_codes(), first_interrupt_only():
-        from vnp.runs.making.pipeline import make_shards
-
         run = Run.open(Path(request).parent)
         # An array is submitted before the plan is made where that is a job too; it can have too many elements.
         known = [number for number in shards if number < run.request.shards]
         chosen = iter(known) if claims is None else claimed(Path(claims), known)
-        outcomes, failed = make_shards(run, chosen, stop=stop, block_done=print_blocks, log=log_path())
+        outcomes, failed = make(run, chosen, stop, print_blocks)
         for number, error in failed:
             print(f"error: shard {number}: {error}", file=sys.stderr, flush=True)
         if failed:
@@ -62,6 +64,20 @@ def run_task(
         if any(outcome.state == "stopped" for outcome in outcomes):
             sys.exit(STOPPED)
         return f"{len(outcomes)} shards, {sum(outcome.rows for outcome in outcomes):,} rows"
+
+
+def make(
+    run: Run, shards: Iterable[int], stop: Callable[[], bool], block_done: Callable[[int, int, int], None]
+) -> tuple[list[Outcome], list[tuple[int, VnpError]]]:
+    """Make shards in this process; those of a prediction with the scores of its classifier."""
+    from vnp.runs.making.pipeline import make_shards
+
+    scoring = None
+    if run.request.classifier is not None:
+        from vnp.prediction.classifiers import scoring_of
+
+        scoring = scoring_of(run.request)
+    return make_shards(run, shards, stop=stop, block_done=block_done, log=log_path(), scoring=scoring)
 
 
 def plan_task(request: str) -> str:
@@ -87,17 +103,16 @@ def reduce_task(request: str, layout: str) -> str:
 
 
 def predict_task(request: str) -> str:
-    """Call the records of a merged run as the settings beside its ``run.json`` say."""
-    with _exit_codes():
-        from vnp.features.read import open_features
+    """Call the records of a run whose shards are done, as the settings beside its ``run.json`` say."""
+    with end_when_told(STOPPED), _exit_codes():
         from vnp.prediction.predict import predict
 
         root = Path(request).parent
         settings = PredictOptions.read(OutputPaths(root).settings)
         if settings is None:
             raise UsageError(f"{root} has no predict.json: nobody asked for a prediction here")
-        device = Run.open(root).request.device
-        found = predict(open_features(root), settings, root, device=device)
+        run = Run.open(root)
+        found = predict(run, settings, root, device=run.request.device)
         counts = found.summary["counts"]
         return f"{counts['viral']:,} of {counts['records']:,} records are called viral: {found.paths.report}"
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import resource
@@ -20,17 +21,19 @@ from click.testing import CliRunner, Result
 from jobs._cluster.executor import Job
 from jobs._cluster.slurm import Slurm
 from jobs.predict import main as predict
+from jobs.reduce import main as reduce
 from jobs.rerun import main as rerun
 from jobs.status import main as status
 from tests.prediction.conftest import INPUTS, checkpoint, features
 from tests.prediction.tiny import embed, train
 from vnp.classifier.checkpoint import Checkpoint
 from vnp.features.read import Features
+from vnp.metrics.presets import Preset
 from vnp.sequences.reading import read_records
 
 __all__ = ["checkpoint", "features"]
 
-WRITTEN = {"frames.tsv", "chunks.tsv", "predictions.tsv", "scores.npy", "viral.fna", "report.html"}
+WRITTEN = {"frames.tsv", "chunks.tsv", "predictions.tsv", "viral.fna", "report.html"}
 
 
 def call(*words: object, command: Any = predict) -> Result:
@@ -85,7 +88,7 @@ def test_every_record_has_one_line(done: Path, odd: Path) -> None:
     assert by_name["protein"]["reason"].startswith("looks like protein")
     assert by_name["whole"]["call"] == "viral"
     assert by_name["whole"]["reason"] == ""
-    assert {path.name for path in done.iterdir()} >= WRITTEN | {"predictions.json", "features.h5", "run.json"}
+    assert {path.name for path in done.iterdir()} >= WRITTEN | {"predictions.json", "run.json"}
 
 
 def test_tables_tell_the_same_story(done: Path) -> None:
@@ -118,7 +121,10 @@ def test_called_sequences_and_summary(done: Path) -> None:
     summary = json.loads((done / "predictions.json").read_text())
     assert summary["counts"]["viral"] == len(viral)
     assert summary["counts"]["records"] == sum(summary["counts"][name] for name in ("viral", "host", "no_call"))
-    assert summary["files"] == {name: (done / name).stat().st_size for name in WRITTEN}
+    assert summary["files"] == {
+        name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in ((name, (done / name).read_bytes()) for name in WRITTEN)
+    }
 
 
 def test_the_same_again_does_nothing(done: Path, odd: Path, checkpoint: Path) -> None:
@@ -157,7 +163,6 @@ def test_other_thresholds_from_what_is_there(done: Path, tmp_path: Path) -> None
             assert new["reason"] == "shorter than 1,000 bases"
         elif row["probability"]:
             assert new["call"] == ("viral" if float(row["probability"]) >= 0.999 else "host")
-    assert not (out / "scores.npy").exists()
     names = {path.name for path in out.iterdir()}
     assert {"predictions.parquet", "prediction_results.txt", "prediction_results_highestscore.csv"} <= names
 
@@ -208,10 +213,12 @@ def small(checkpoint: Path, tmp_path: Path) -> list[Any]:
     return words
 
 
-@pytest.mark.parametrize("name", ["viral.fna", "report.html", "chunks.tsv", "scores.npy", "predict.json"])
+@pytest.mark.parametrize("name", ["viral.fna", "report.html", "chunks.tsv", "predict.json"])
 def test_files_of_somebody_else_in_a_run_are_left_alone(name: str, checkpoint: Path, tmp_path: Path) -> None:
     run = tmp_path / "my run"
-    embed([INPUTS[1]], run)
+    assert call(INPUTS[1], "--checkpoint", checkpoint, "--out", run).exit_code == 0
+    for written in (*WRITTEN, "predict.json", "predictions.json"):
+        (run / written).unlink()
     (run / name).write_text("my own")
     before = content(run)
     refused = call(INPUTS[1], "--checkpoint", checkpoint, "--out", run)
@@ -222,7 +229,7 @@ def test_files_of_somebody_else_in_a_run_are_left_alone(name: str, checkpoint: P
     assert (run / "viral.fna").read_text() != "my own"
 
 
-@pytest.mark.parametrize("name", ["scores.npy", "predict.json", "viral.fna"])
+@pytest.mark.parametrize("name", ["predict.json", "viral.fna"])
 def test_files_of_somebody_else_in_another_folder_are_left_alone(name: str, done: Path, tmp_path: Path) -> None:
     (tmp_path / name).write_text("my own")
     refused = call("--from", done, "--out", tmp_path)
@@ -253,8 +260,8 @@ def test_what_broke_off_goes_on_with_the_same_command_alone(small: list[Any], tm
     assert content(tmp_path / "small") == before
     assert call(*small).exit_code == 0
     assert content(tmp_path / "small") == whole
-    # Scores alone, as a stop while tables are written leaves them, are no predictions.
-    for name in WRITTEN - {"scores.npy"} | {"predictions.json"}:
+    # Settings alone, as a stop while tables are written leaves them, are no predictions.
+    for name in WRITTEN | {"predictions.json"}:
         (tmp_path / "small" / name).unlink()
     assert call("--from", tmp_path / "small", "--threshold", 0.9).exit_code == 0
 
@@ -262,14 +269,14 @@ def test_what_broke_off_goes_on_with_the_same_command_alone(small: list[Any], tm
 def test_predictions_of_another_run_make_way_but_nothing_else(small: list[Any], tmp_path: Path) -> None:
     out = tmp_path / "small"
     assert call("--from", out, "--force", "--no-fasta").exit_code == 0
-    embed([INPUTS[2]], tmp_path / "other")
-    for name in ("run.json", "plan.h5", "features.h5", "skipped.tsv", "receipts", "shards"):
+    words = [INPUTS[2], *small[1:]]
+    assert call(*words[:-1], tmp_path / "other").exit_code == 0
+    for name in ("run.json", "plan.h5", "receipts", "shards"):
         path, new = out / name, tmp_path / "other" / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         new.rename(path)
     (out / "viral.fna").write_text("my own")
     before = content(out)
-    words = [INPUTS[2], *small[1:]]
     refused = call(*words)
     assert refused.exit_code == 2
     assert "(viral.fna)" in refused.output
@@ -299,24 +306,94 @@ def test_the_next_command_works(done: Path, checkpoint: Path, tmp_path: Path, mo
     assert call(*words, "--out", tmp_path / "o5").exit_code == 0
 
 
-def test_another_checkpoint_scores_anew(done: Path, features: Features, tmp_path: Path) -> None:
+def test_another_checkpoint_needs_rows(done: Path, checkpoint: Path, features: Features, tmp_path: Path) -> None:
     other = tmp_path / "other.pth"
     train(features, other, steps=5)
-    assert call("--from", done, "--out", tmp_path / "out", "--checkpoint", other).exit_code == 0
-    assert (tmp_path / "out" / "scores.npy").exists()
-    old, new = (table(folder / "predictions.tsv") for folder in (done, tmp_path / "out"))
-    assert [row["score"] for row in old] != [row["score"] for row in new]
-    # Going back to the first one must not find the scores of the second.
-    words = ["--checkpoint", json.loads((done / "predict.json").read_text())["checkpoint"], "--force"]
-    assert call("--from", done, "--out", tmp_path / "out", *words).exit_code == 0
-    assert (tmp_path / "out" / "predictions.tsv").read_bytes() == (done / "predictions.tsv").read_bytes()
+    refused = call("--from", done, "--out", tmp_path / "out", "--checkpoint", other)
+    assert refused.exit_code == 2
+    assert "--keep-embeddings" in refused.output
+    assert not (tmp_path / "out").exists()
+    kept = tmp_path / "kept"
+    words = [INPUTS[1], INPUTS[3], "--checkpoint", checkpoint, "--shards", 2]
+    assert call(*words, "--out", tmp_path / "plain").exit_code == 0
+    assert call(*words, "--out", kept, "--keep-embeddings").exit_code == 0
+    for name in WRITTEN - {"report.html"}:
+        assert (kept / name).read_bytes() == (tmp_path / "plain" / name).read_bytes(), name
+    assert call("--from", kept, "--out", tmp_path / "out", "--checkpoint", other).exit_code == 0
+    assert call(INPUTS[1], INPUTS[3], "--checkpoint", other, "--out", tmp_path / "anew").exit_code == 0
+    for name in WRITTEN - {"report.html"}:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "anew" / name).read_bytes(), name
+    assert (tmp_path / "out" / "frames.tsv").read_bytes() != (kept / "frames.tsv").read_bytes()
+    # Rows that are kept can be merged as those of extract, and scores cannot.
+    assert call(kept, command=reduce).exit_code == 0
+    only = call(tmp_path / "plain", command=reduce)
+    assert only.exit_code == 2
+    assert "--keep-embeddings" in only.output
+
+
+@pytest.mark.parametrize("shards", [1, 2, 5])
+def test_any_number_of_shards_gives_the_same_bytes(
+    done: Path, odd: Path, checkpoint: Path, tmp_path: Path, shards: int
+) -> None:
+    words = ["--checkpoint", checkpoint, "--out", tmp_path / "calls", "--shards", shards]
+    assert call(odd, INPUTS[1], INPUTS[3], *words).exit_code == 0
+    for name in WRITTEN - {"report.html"}:
+        assert (tmp_path / "calls" / name).read_bytes() == (done / name).read_bytes(), name
+
+
+def test_a_damaged_shard_is_not_believed(done: Path, odd: Path, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "calls"
+    shutil.copytree(done, out)
+    path = out / "shards/shard-00001.h5"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    refused = call("--from", out, "--out", tmp_path / "new")
+    assert refused.exit_code == 1
+    assert "shard-00001.h5 is not the file that its receipt names" in refused.output
+    assert not (tmp_path / "new" / "predictions.json").exists()
+    assert call(out, "--cluster", "inline", command=rerun).exit_code == 0
+    assert call("--from", out, "--out", tmp_path / "new").exit_code == 0
+    assert (tmp_path / "new" / "chunks.tsv").read_bytes() == (done / "chunks.tsv").read_bytes()
+
+
+@pytest.mark.parametrize("name", [*sorted(WRITTEN), "predictions.json"])
+def test_predictions_that_changed_are_not_there_already(small: list[Any], name: str, tmp_path: Path) -> None:
+    path = tmp_path / "small" / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
+    for words in (small, ["--from", tmp_path / "small"]):
+        refused = call(*words)
+        assert refused.exit_code == 2, refused.output
+        assert name in refused.output
+    assert path.read_bytes() != whole
+    assert call("--from", tmp_path / "small", "--force").exit_code == 0
+    assert path.read_bytes() == whole
+
+
+def test_presets_are_thresholds_by_length(done: Path, checkpoint: Path, tmp_path: Path) -> None:
+    refused = call("--from", done, "--out", tmp_path / "out", "--preset", "relaxed")
+    assert refused.exit_code == 2
+    assert "--preset relaxed is not in" in refused.output
+    both = call("--from", done, "--out", tmp_path / "out", "--preset", "relaxed", "--threshold", 0.5)
+    assert both.exit_code == 2
+    presets = {"default": Preset((1000,), (1.0, 0.5), 0.99), "relaxed": Preset((), (0.0,), 0.95)}
+    replace(Checkpoint.load(checkpoint), presets=presets).write(tmp_path / "with.pth")
+    result = call(INPUTS[1], INPUTS[3], "--checkpoint", tmp_path / "with.pth", "--out", tmp_path / "calls")
+    assert result.exit_code == 0, result.output
+    assert "(now preset default)" in result.output
+    for row in table(tmp_path / "calls" / "predictions.tsv"):
+        least = 1.0 if int(row["length"]) < 1000 else 0.5
+        assert row["call"] == ("" if not row["score"] else "viral" if float(row["probability"]) >= least else "host")
+    assert call("--from", tmp_path / "calls", "--out", tmp_path / "all", "--preset", "relaxed").exit_code == 0
+    assert {row["call"] for row in table(tmp_path / "all" / "predictions.tsv") if row["score"]} == {"viral"}
 
 
 def test_a_run_goes_on_where_it_was_left(done: Path, odd: Path, checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "calls"
     words = [odd, INPUTS[1], INPUTS[3], "--checkpoint", checkpoint, "--out", out, "--shards", 3]
     assert call(*words).exit_code == 0
-    for name in ("predictions.json", "features.h5", "scores.npy", "receipts/shard-00001.json"):
+    for name in ("predictions.json", "receipts/shard-00001.json"):
         (out / name).unlink()
     unfinished = call("--from", out)
     assert unfinished.exit_code == 3
@@ -385,10 +462,11 @@ def test_wrong_use(done: Path, checkpoint: Path, features: Features, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_of_another_kind_is_refused_with_both_sides(done: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_run_of_another_kind_is_refused_with_both_sides(features: Features, checkpoint: Path, tmp_path: Path) -> None:
     loaded = Checkpoint.load(checkpoint)
     replace(loaded, chunk=500).write(tmp_path / "500.pth")
-    result = call("--from", done, "--checkpoint", tmp_path / "500.pth", "--out", tmp_path / "out")
+    rows = features.path.parent
+    result = call("--from", rows, "--checkpoint", tmp_path / "500.pth", "--out", tmp_path / "out")
     assert result.exit_code == 1
     assert "500" in result.output
     assert "300" in result.output
@@ -410,11 +488,12 @@ def test_a_checkpoint_that_is_none(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_checkpoint_of_protein_alone(done: Path, features: Features, tmp_path: Path) -> None:
+def test_a_checkpoint_of_protein_alone(features: Features, tmp_path: Path) -> None:
     train(features.only("protein"), tmp_path / "protein.pth", steps=20)
     fresh = call(INPUTS[1], "--checkpoint", tmp_path / "protein.pth", "--out", tmp_path / "fresh")
     assert fresh.exit_code == 0, fresh.output
-    assert call("--from", done, "--checkpoint", tmp_path / "protein.pth", "--out", tmp_path / "from").exit_code == 0
+    rows = features.path.parent
+    assert call("--from", rows, "--checkpoint", tmp_path / "protein.pth", "--out", tmp_path / "from").exit_code == 0
     scores = {row["frame_id"]: row["score"] for row in table(tmp_path / "from" / "frames.tsv")}
     for row in table(tmp_path / "fresh" / "frames.tsv"):
         # Rows of another width are multiplied in another order, so last digits depend on the CPU.
@@ -447,7 +526,7 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(done: Path, tmp_path: Pat
     assert call("--from", done, "--out", tmp_path / "out").exit_code == 0
 
 
-def test_on_slurm_three_jobs_wait_for_each_other(checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_on_slurm_the_calling_waits_for_the_shards(checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
     submitted: list[Job] = []
 
     def submit(_slurm: Slurm, job: Job) -> list[str]:
@@ -463,16 +542,17 @@ def test_on_slurm_three_jobs_wait_for_each_other(checkpoint: Path, tmp_path: Pat
     words = ["--checkpoint", checkpoint, "--out", out, "--shards", 2, "--cluster", "slurm", "--rule", "length-weighted"]
     result = call(INPUTS[0], INPUTS[1], *words)
     assert result.exit_code == 0, result.output
-    array, merging, calling = submitted
+    array, calling = submitted
     assert array.shards == (0, 1)
-    assert (merging.after, merging.anyhow) == (("101",), True)
-    assert merging.arguments == ("1664",)
-    assert (calling.after, calling.anyhow) == (("102",), False)
+    assert (calling.after, calling.anyhow) == (("101",), True)
     assert checkpoint in calling.binds
+    assert checkpoint in array.binds
     run = str(out / "run.json")
-    for element in array.shards:
-        array.function(run, [element])
-    merging.function(run, *merging.arguments)
+    array.function(run, [1])
+    with pytest.raises(SystemExit) as ended:
+        calling.function(run)
+    assert ended.value.code == 3
+    array.function(run, [0])
     assert "called viral" in calling.function(run, *calling.arguments)
     assert json.loads((out / "predictions.json").read_text())["settings"]["rule"] == "length-weighted"
 
@@ -484,7 +564,7 @@ def test_a_half_finished_run_of_extract_is_no_prediction(features: Features, tmp
     assert "not made by predict" in result.output
 
 
-def test_rows_of_chunks_from_extract_to_calls(done: Path, features: Features, tmp_path: Path) -> None:
+def test_rows_of_chunks_from_extract_to_calls(features: Features, tmp_path: Path) -> None:
     chunks = embed([INPUTS[0], INPUTS[3]], tmp_path / "run", layout="full", protein="none")
     assert chunks.width == 768
     labelled = tmp_path / "sheet.csv"
@@ -495,6 +575,7 @@ def test_rows_of_chunks_from_extract_to_calls(done: Path, features: Features, tm
     out = tmp_path / "calls"
     result = call(INPUTS[0], short, "--checkpoint", tmp_path / "chunks.pth", "--out", out, "--shards", 2)
     assert result.exit_code == 0, result.output
+    assert not (out / "frames.tsv").exists()
     lines = table(out / "predictions.tsv")
     assert [(line["call"] != "", line["n_scored"] == line["n_chunks"]) for line in lines[-2:]] == [
         (False, False),
@@ -505,6 +586,6 @@ def test_rows_of_chunks_from_extract_to_calls(done: Path, features: Features, tm
     called = call("--from", tmp_path / "run", "--checkpoint", tmp_path / "chunks.pth", "--out", tmp_path / "again")
     assert called.exit_code == 0, called.output
     assert table(tmp_path / "again/predictions.tsv")[0]["score"] == lines[0]["score"]
-    refused = call("--from", done, "--checkpoint", tmp_path / "chunks.pth", "--out", tmp_path / "no")
+    refused = call("--from", features.path.parent, "--checkpoint", tmp_path / "chunks.pth", "--out", tmp_path / "no")
     assert refused.exit_code == 1
     assert "a row a chunk" in refused.stderr

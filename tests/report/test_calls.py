@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from vnp.prediction.calls import Tally, decide
+from vnp.prediction.calls import Found, decide
 from vnp.prediction.options import PredictOptions
 from vnp.report.calls import HOST, NO_CALL, VIRAL, Report, render
 
@@ -39,15 +39,16 @@ class Balance(HTMLParser):
 def make_report(records: int, *, scored: float = 0.9, name: str = "contig_{}", **changes: Any) -> Report:
     random = np.random.default_rng(3)
     settings = PredictOptions("model.pth", "0" * 64, "1664", **{"threshold": 0.5, **changes})
-    tally = Tally(records, settings.rule, settings.threshold)
+    tally = Found(records)
     has = random.random(records) < scored
     tally.probability[has] = random.beta(0.3, 0.6, int(has.sum()))
     tally.score[has] = tally.probability[has]
     tally.scored[has] = random.integers(1, 9, int(has.sum()))
-    tally.frames[:] = tally.scored * 2
-    tally.viral_frames[:] = random.binomial(tally.frames, 0.5)
-    length = random.integers(60, 60_000, records)
-    calls = decide(tally, length, 300, settings)
+    tally.agreement[has] = random.random(int(has.sum()))
+    tally.viral[has] = tally.probability[has] >= settings.threshold
+    tally.by[has] = 1
+    tally.length[:] = length = random.integers(60, 60_000, records)
+    calls = decide(tally, 300, settings)
     viral = calls.call == VIRAL
     about = {
         "run": "a" * 64,
@@ -61,8 +62,9 @@ def make_report(records: int, *, scored: float = 0.9, name: str = "contig_{}", *
             "no_call": int((calls.call == NO_CALL).sum()),
             "scored": int(has.sum()),
             "chunks": int(tally.scored.sum()),
-            "frames": int(tally.frames.sum()),
+            "rows": 2 * int(tally.scored.sum()),
         },
+        "threshold": settings.threshold,
         "expected_false_calls": 1.5,
         "no_call_reasons": {"no open frame": 3},
         "inputs": [{"path": "<b>contigs&.fna", "records": records, "bases": 5}],
@@ -70,6 +72,7 @@ def make_report(records: int, *, scored: float = 0.9, name: str = "contig_{}", *
             "origin": "vnp",
             "layout": "1664 = dna + protein",
             "chunk": 300,
+            "rows": "frames",
             "calibration": "isotonic",
             "encoders": {"dna": {"name": "kmer", "hub_id": None}},
         },

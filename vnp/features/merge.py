@@ -75,6 +75,7 @@ def merge(
     arrays: Mapping[str, Sequence[str]],
     attributes: Mapping[str, str | int],
     sealed: bool = False,
+    more: Callable[[h5py.File], None] = lambda _file: None,
     before: Callable[[int], None] = lambda _source: None,
     progress: Callable[[int], None] = lambda _rows: None,
 ) -> Merged:
@@ -86,6 +87,7 @@ def merge(
         arrays: for each number array of the target, the arrays of the sources that stand side by side in it.
         attributes: stored on the file beside ``schema``.
         sealed: store checksums of every array in the file too, for who reads parts of it.
+        more: writes what else belongs into the file.
         before: called with a source's index before its numbers are copied; raises to refuse it.
         progress: told how many rows were copied since the last call.
 
@@ -108,6 +110,7 @@ def merge(
             file.attrs[key] = value
         extents = _make(file, target, surveyed, totals, arrays)
         digests, reasons = _copy_columns(file, surveyed, sums)
+        more(file)
         file.flush()
         first = 0
         with write_behind(target) as nudge:

@@ -111,6 +111,7 @@ def write_table(
     skipped: Skipped,
     arrays: Mapping[str, np.ndarray],
     attributes: Mapping[str, str | int],
+    more: Callable[[h5py.File], None] = lambda _file: None,
 ) -> None:
     """Write one table to a new file; the caller gives a temporary name.
 
@@ -121,6 +122,7 @@ def write_table(
         skipped: what has no row.
         arrays: number arrays by name, each (n, width).
         attributes: stored on the file beside ``schema``.
+        more: writes what else belongs into the file.
 
     Raises:
         FeatureError: an array is not n rows long or holds a value that is not finite.
@@ -143,6 +145,7 @@ def write_table(
                 file.create_dataset(column.path, data=values, dtype=dtype, track_times=False)
         for name, array in arrays.items():
             file.create_dataset(name, data=array, track_times=False)
+        more(file)
         seal(file, {name: checksums(array) for name, array in arrays_of(file).items()})
 
 

@@ -125,12 +125,14 @@ def calibration_error(
 def prevalence(probability: Float64[np.ndarray, " n"]) -> float:
     """The share of viruses that explains best how probable records look (Saerens et al., Neural Computation 14, 2002).
 
+    One record of either label is assumed beside them, so that few do not make the share 0 or 1.
+
     Args:
         probability: of each record, where half of all were viral.
     """
     share = 0.5
     for _ in range(_ROUNDS):
-        found = float(at_prevalence(probability, share).mean()) if len(probability) else share
+        found = (float(at_prevalence(probability, share).sum()) + 1) / (len(probability) + 2)
         if abs(found - share) < 1e-6:
             break
         share = found

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 LEVELS = ("frame", "chunk", "record")
+_LEAST = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +33,6 @@ class Rule:
     # frames in an order that keeps those of one key together; where in this order each key begins; and the surest frame
     # of each key
     combine: Callable[[Any, Any, Any, Any, Any], Float64[np.ndarray, "m"]]
-    # how much of a new part, from 0 (nothing) to 1 (only it), goes into what is known of a record. It is given the
-    # probability known so far, that of the new part, and the bases behind each
-    share: Callable[[Any, Any, Any, Any], Float64[np.ndarray, "m"]]
-
-
-def _sureness(probability: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
-    import numpy as np
-
-    sureness: Float64[np.ndarray, "n"] = np.maximum(probability, 1 - probability)
-    return sureness
-
-
-def _share_of_surer(
-    known: Float64[np.ndarray, "m"], new: Float64[np.ndarray, "m"], _bases: Any, _new_bases: Any
-) -> Float64[np.ndarray, "m"]:
-    old_sureness, sureness = _sureness(known), _sureness(new)
-    share: Float64[np.ndarray, "m"] = 1.0 - ((old_sureness > sureness) | ((old_sureness == sureness) & (known >= new)))
-    return share
 
 
 def _weighted_mean(values: Any, weight: Any, order: Any, start: Any, _best: Any) -> Float64[np.ndarray, "m"]:
@@ -59,6 +42,16 @@ def _weighted_mean(values: Any, weight: Any, order: Any, start: Any, _best: Any)
         weight[order], start
     )
     return mean
+
+
+def _mean_logit(values: Any, _weight: Any, order: Any, start: Any, _best: Any) -> Float64[np.ndarray, "m"]:
+    import numpy as np
+
+    sure = np.clip(values, _LEAST, 1 - _LEAST)
+    logit = np.log(sure) - np.log1p(-sure)
+    mean = np.add.reduceat(logit[order], start) / np.diff(np.r_[start, len(order)])
+    found: Float64[np.ndarray, "m"] = 1 / (1 + np.exp(-mean))
+    return found
 
 
 RULES = {
@@ -71,7 +64,6 @@ RULES = {
             # The highest P(viral) of all frames against their highest P(host); viral where two are as sure.
             "The surest open frame of a record decides (VirNucPro's rule).",
             combine=lambda values, _weight, _order, _start, best: values[best],
-            share=_share_of_surer,
         ),
         Rule(
             "length-weighted",
@@ -79,12 +71,20 @@ RULES = {
             "their mean weighted with their lengths",
             "A record has the mean of its open frames, weighted with their lengths.",
             combine=_weighted_mean,
-            share=lambda _known, _new, bases, new_bases: new_bases / (bases + new_bases),
+        ),
+        Rule(
+            "mean-logit",
+            "logit",
+            "the mean of their log-odds",
+            "A record has the mean of the log-odds of its rows, calibrated for its length.",
+            combine=_mean_logit,
         ),
     )
 }
 BEST_FRAME = "best-frame"
 """The rule of VirNucPro, and the default."""
+MEAN_LOGIT = "mean-logit"
+"""The rule of the native network."""
 
 
 def find_rule(name: str) -> Rule:

@@ -1,4 +1,4 @@
-"""From scores of frames to calls of records.
+"""From scores of rows to calls of records.
 
 The false discovery rate is geNomad's (Camargo et al., Nature Biotechnology 2024, doi:10.1038/s41587-023-01953-y): with
 records sorted by falling probability, the mean of 1 - probability over a record and all before it. Records that share
@@ -7,13 +7,18 @@ a probability share the rate of the last of them, so that it does not depend on 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float64, Int8, Int32, Int64
+from jaxtyping import Bool, Float32, Float64, Int8, Int32, Int64
 
-from vnp.metrics.rules import Aggregated, aggregate, chunk_keys, find_rule
+from vnp.classifier.calibration import logistic
+from vnp.classifier.classifier import Classifier, margins
+from vnp.features.scores import Scores
+from vnp.finetune.calibration import at_prevalence, prevalence
+from vnp.metrics.rules import MEAN_LOGIT, aggregate, chunk_keys
 from vnp.report.calls import HIGH, HOST, LOW, MEDIUM, NO_CALL, VIRAL, CalledRecords
 
 if TYPE_CHECKING:
@@ -23,28 +28,145 @@ if TYPE_CHECKING:
 CALL_NAMES = {VIRAL: "viral", HOST: "host", NO_CALL: ""}
 UNSCORED, SHORT, UNSURE, CALLED = 1, 2, 3, 0
 """Why a record has no call: no score, too short, false discovery rate too high; or that it has one."""
+NOBODY, CHECKPOINT, NATIVE = 0, 1, 2
+SCORED_BY = {NOBODY: "", CHECKPOINT: "checkpoint", NATIVE: "native"}
+"""Whose scores a call rests on."""
 
 HIGH_AGREEMENT = 0.8
 LOW_AGREEMENT = 0.6
 HIGH_CHUNKS = 3
+_SHORTEST_SURE = 300
 
 
-def combine(
-    batch: Batch, key: Int64[np.ndarray, "n"], rule: str
-) -> tuple[Aggregated, Float64[np.ndarray, "m"], Float64[np.ndarray, "m"]]:
-    """Frames to what ``key`` says, by a rule of ``PredictOptions``.
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """What classifiers say of n rows."""
 
-    Returns:
-        The aggregation with calibrated probabilities, the raw scores that belong to them, and the bases that went
-        into each.
-    """
-    found = aggregate(batch.probability, key, rule=rule, length=batch.length)
-    if not len(found):
-        return found, np.empty(0), np.empty(0)
-    # Rows are in rising order of record and chunk, so those of one key stand together from `first` on.
-    weight = batch.length.astype(np.float64)
-    score = find_rule(rule).combine(batch.score, weight, np.arange(len(batch)), found.first, found.best)
-    return found, score, np.add.reduceat(weight, found.first)
+    by: Int8[np.ndarray, "n"]  # ``CHECKPOINT`` or ``NATIVE``
+    margin: Float64[np.ndarray, "n"]  # log-odds of viral
+    probability: Float64[np.ndarray, "n"]  # calibrated
+    length: Int64[np.ndarray, "n"]  # bases
+    kinds: Float32[np.ndarray, "n k"] | None  # logits of the kinds that are told, or None
+
+    def __len__(self) -> int:
+        return len(self.by)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Votes:
+    """What rows come to, for each of m keys, rising."""
+
+    first: Int64[np.ndarray, "m"]  # place of the first row
+    rows: Int64[np.ndarray, "m"]  # how many rows decide
+    decides: Bool[np.ndarray, "n"]  # for each row, whether it does
+    score: Float64[np.ndarray, "m"]  # probability of viral as the network gives it
+    probability: Float64[np.ndarray, "m"]  # the same, calibrated
+    by: Int8[np.ndarray, "m"]  # ``CHECKPOINT`` or ``NATIVE``
+
+
+@dataclass(frozen=True, slots=True)
+class Judges:
+    """The classifier that was asked for and, where that has nothing to go by, the native one, whose logits follow."""
+
+    classifier: Classifier
+    rule: str  # how rows of the classifier decide, one of ``vnp.metrics.rules.RULES``
+    native: Classifier | None = None
+
+    @property
+    def first_by(self) -> int:
+        """Whose the classifier's own scores are."""
+        return NATIVE if self.classifier.origin == "native" else CHECKPOINT
+
+    @property
+    def telling(self) -> Classifier | None:
+        """The classifier that tells kinds, if one does."""
+        return next((one for one in (self.classifier, self.native) if one is not None and len(one.kinds) > 2), None)
+
+    def judge(self, rows: Scores) -> Judged:
+        """Logits to log-odds and probabilities."""
+        own = len(self.classifier.kinds)
+        length = rows.end - rows.start
+        by = np.full(len(rows), self.first_by, np.int8)
+        margin = margins(rows.logits[:, :own], self.classifier.kinds, self.classifier.viral)
+        probability = self.classifier.probability(margin, length)
+        if self.native is not None:
+            # A row that is no frame stands for a chunk without one.
+            other = np.flatnonzero(rows.frame < 0)
+            by[other] = NATIVE
+            margin[other] = margins(rows.logits[other, own:], self.native.kinds, self.native.viral)
+            probability[other] = self.native.probability(margin[other], length[other])
+        kinds = None
+        if self.telling is not None:
+            kinds = rows.logits[:, :own] if self.telling is self.classifier else rows.logits[:, own:]
+        return Judged(by, margin, probability, length, kinds)
+
+    def vote(
+        self,
+        judged: Judged,
+        key: Int64[np.ndarray, "n"],
+        length: Callable[[Int64[np.ndarray, "m"]], Int64[np.ndarray, "m"]],
+    ) -> Votes:
+        """Rows to what ``key``, which never falls, says; a key with rows of the classifier is decided by these alone.
+
+        Args:
+            judged: the rows.
+            key: what each belongs to.
+            length: gives the bases of what the keys mean, by the places of their first rows.
+        """
+        first = np.flatnonzero(np.diff(key, prepend=-1))
+        group = np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(key)]))
+        own = judged.by == self.first_by
+        has_own = np.zeros(len(first), bool)
+        has_own[group[own]] = True
+        decides = own | ~has_own[group]
+        bases = length(first)
+        score, probability = np.empty(len(first)), np.empty(len(first))
+        for one, rule, rows, spoken_of in (
+            (self.classifier, self.rule, np.flatnonzero(own), bases),
+            # It has seen no more of a record than chunks, and is no surer than of one.
+            (self.native, MEAN_LOGIT, np.flatnonzero(decides & ~own), np.minimum(bases, self.classifier.chunk)),
+        ):
+            if one is not None and len(rows):
+                at, found, chance = _combine(one, rule, judged, group, rows, spoken_of)
+                score[at], probability[at] = found, chance
+        by = np.where(has_own, self.first_by, NATIVE).astype(np.int8)
+        return Votes(first, np.bincount(group[decides], minlength=len(first)), decides, score, probability, by)
+
+    def kind(self, judged: Judged, votes: Votes, viral: Bool[np.ndarray, "m"]) -> Int8[np.ndarray, "m"]:
+        """The likeliest kind by the mean of the logits, of those on the side of the call; -1 where none is told."""
+        telling = self.telling
+        if telling is None or judged.kinds is None:
+            return np.full(len(viral), -1, np.int8)
+        summed = np.add.reduceat(np.where(votes.decides[:, None], judged.kinds, 0), votes.first, axis=0)
+        is_viral = np.array([name in telling.viral for name in telling.kinds])
+        found: Int8[np.ndarray, "m"] = (
+            np.where(is_viral[None, :] == viral[:, None], summed, -np.inf).argmax(axis=1).astype(np.int8)
+        )
+        teller = self.first_by if telling is self.classifier else NATIVE
+        found[votes.by != teller] = -1
+        return found
+
+
+def _combine(
+    classifier: Classifier,
+    rule: str,
+    judged: Judged,
+    group: Int64[np.ndarray, "n"],
+    rows: Int64[np.ndarray, "s"],
+    bases: Int64[np.ndarray, "m"],
+) -> tuple[Int64[np.ndarray, "g"], Float64[np.ndarray, "g"], Float64[np.ndarray, "g"]]:
+    """Some rows by a rule; the groups that they are of, with score and probability."""
+    key, margin, weight = group[rows], judged.margin[rows], judged.length[rows]
+    if rule == MEAN_LOGIT:
+        first = np.flatnonzero(np.diff(key, prepend=-1))
+        mean = np.add.reduceat(margin, first) / np.diff(np.r_[first, len(key)])
+        return key[first], logistic(mean), classifier.probability(mean, bases[key[first]])
+    found = aggregate(judged.probability[rows], key, rule=rule, length=weight)
+    # The score is of the same rows in the same shares as the probability.
+    if rule == "best-frame":
+        return found.key, logistic(margin[found.best]), found.probability
+    share = np.add.reduceat(logistic(margin) * weight, found.first) / np.add.reduceat(weight.astype(float), found.first)
+    return found.key, share, found.probability
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,47 +175,78 @@ class Chunks:
 
     record: Int64[np.ndarray, "m"]
     chunk: Int32[np.ndarray, "m"]
-    frames: Int64[np.ndarray, "m"]
+    start: Int64[np.ndarray, "m"]
+    end: Int64[np.ndarray, "m"]
+    frames: Int64[np.ndarray, "m"]  # open frames; none where the chunk is a row
     score: Float64[np.ndarray, "m"]
     probability: Float64[np.ndarray, "m"]
-    first: Int64[np.ndarray, "m"]
+    by: Int8[np.ndarray, "m"]
 
 
-def score_chunks(batch: Batch, rule: str) -> Chunks:
-    """Frames of a batch to chunks."""
-    found, score, _ = combine(batch, chunk_keys(batch.record, batch.chunk), rule)
-    first = found.first
-    return Chunks(batch.record[first], batch.chunk[first], found.frames, score, found.probability, first)
-
-
-class Tally:
+class Found:
     """What is known of every record, gathered batch by batch; about 50 bytes a record."""
 
-    def __init__(self, records: int, rule: str, threshold: float) -> None:
-        self._rule = find_rule(rule)
-        self._threshold = threshold
-        self._bases = np.zeros(records)
+    def __init__(self, records: int) -> None:
+        self.length: Int64[np.ndarray, "r"] = np.zeros(records, np.int64)
         self.score: Float64[np.ndarray, "r"] = np.full(records, np.nan)
         self.probability: Float64[np.ndarray, "r"] = np.full(records, np.nan)
         self.scored: Int32[np.ndarray, "r"] = np.zeros(records, np.int32)
         """Chunks with a score."""
-        self.frames: Int32[np.ndarray, "r"] = np.zeros(records, np.int32)
-        self.viral_frames: Int32[np.ndarray, "r"] = np.zeros(records, np.int32)
+        self.agreement: Float32[np.ndarray, "r"] = np.full(records, np.nan, np.float32)
+        self.viral: Bool[np.ndarray, "r"] = np.zeros(records, bool)
+        """Whether the probability is that of a viral call."""
+        self.kind: Int8[np.ndarray, "r"] = np.full(records, -1, np.int8)
+        self.by: Int8[np.ndarray, "r"] = np.zeros(records, np.int8)
+        self.rows = 0
 
-    def add(self, batch: Batch, chunks: Chunks) -> None:
-        """Take in a batch of rows and what its chunks came to."""
-        found, score, bases = combine(batch, batch.record, self._rule.name)
-        at = found.key
-        share = self._rule.share(self.probability[at], found.probability, self._bases[at], bases)
-        for known, new in ((self.probability, found.probability), (self.score, score)):
-            before = np.where(share < 1, known[at], 0.0)
-            known[at] = before + (new - before) * share
-        self._bases[at] += bases
-        low = int(at[0]) if len(at) else 0
-        self.scored[at] += np.bincount(chunks.record - low)[at - low].astype(np.int32)
-        self.frames[at] += found.frames.astype(np.int32)
-        viral = np.bincount(batch.record - low, weights=batch.probability >= self._threshold)
-        self.viral_frames[at] += viral[at - low].astype(np.int32)
+    def add(
+        self,
+        batch: Batch,
+        judges: Judges,
+        threshold: Callable[[Int64[np.ndarray, "m"]], Float64[np.ndarray, "m"]],
+        spans: Callable[[Batch, Int64[np.ndarray, "m"]], tuple[Int64[np.ndarray, "m"], Int64[np.ndarray, "m"]]],
+    ) -> tuple[Judged, Chunks]:
+        """Take in records with their rows.
+
+        Args:
+            batch: of records that were not there yet.
+            judges: who score them.
+            threshold: the probability from which on records of some lengths are viral.
+            spans: where the chunks of some rows start and end.
+
+        Returns:
+            What the rows and their chunks came to.
+        """
+        rows, names = batch.rows, batch.records
+        place = slice(batch.first, batch.first + len(names))
+        self.length[place] = names.length
+        judged = judges.judge(rows)
+        owner = batch.owner
+        chunk_key = chunk_keys(owner, rows.chunk)
+        starts = np.flatnonzero(np.diff(chunk_key, prepend=-1))
+        start, end = spans(batch, starts)
+        of_chunks = judges.vote(judged, chunk_key, lambda _first: end - start)
+        frames = np.add.reduceat((rows.frame >= 0).astype(np.int64), starts) if len(starts) else starts
+        chunks = Chunks(
+            rows.record[starts], rows.chunk[starts], start, end, frames, of_chunks.score, of_chunks.probability,
+            of_chunks.by,
+        )  # fmt: skip
+        self.rows += len(rows)
+        if not len(rows):
+            return judged, chunks
+        votes = judges.vote(judged, owner, lambda first: names.length[owner[first]])
+        at = owner[votes.first]
+        least = threshold(names.length[at])
+        viral = votes.probability >= least
+        group = np.searchsorted(at, owner)
+        same = votes.decides & ((judged.probability >= least[group]) == viral[group])
+        agreement = np.bincount(group[same], minlength=len(at)) / votes.rows
+        where = at + batch.first
+        self.score[where], self.probability[where], self.by[where] = votes.score, votes.probability, votes.by
+        self.viral[where], self.agreement[where] = viral, agreement
+        self.kind[where] = judges.kind(judged, votes, viral)
+        self.scored[where] = np.bincount(owner[starts], minlength=len(names))[at].astype(np.int32)
+        return judged, chunks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,15 +254,34 @@ class Calls(CalledRecords):
     """What is said of each record, and why there is no call."""
 
     why: Int8[np.ndarray, "r"]  # ``CALLED``, or why there is no call
+    by: Int8[np.ndarray, "r"]  # whose scores the call rests on, of ``SCORED_BY``
+    kind: Int8[np.ndarray, "r"]  # the likeliest kind, or -1
+    wrong: float  # how many of the viral calls are expected to be wrong
+    share: float | None  # share of viruses that the probabilities were moved to for the rate, or None
 
 
-def decide(tally: Tally, length: Int64[np.ndarray, "r"], chunk: int, settings: PredictOptions) -> Calls:
-    """Call records."""
-    scored = tally.scored > 0
+def decide(found: Found, chunk: int, settings: PredictOptions) -> Calls:
+    """Call records.
+
+    Probabilities of the native classifier hold where half of all records are viral. For rates, and for how many calls
+    are wrong, they are moved to the share of viruses that explains best how probable the records look.
+
+    Args:
+        found: what is known of them.
+        chunk: bases of a chunk.
+        settings: what a call takes.
+    """
+    length, scored = found.length, found.scored > 0
     eligible = scored & (length >= settings.min_length)
+    chance, share = found.probability, None
+    native = eligible & (found.by == NATIVE)
+    if native.any():
+        share = prevalence(chance[native])
+        chance = chance.copy()
+        chance[native] = at_prevalence(chance[native], share)
     fdr = np.full(len(length), np.nan)
-    fdr[eligible] = false_discovery_rate(tally.probability[eligible])
-    viral = scored & (tally.probability >= settings.threshold)
+    fdr[eligible] = false_discovery_rate(chance[eligible])
+    viral = scored & found.viral
     why = np.full(len(length), CALLED, np.int8)
     if settings.max_fdr is not None:
         # A running mean of rising terms passes its limit only once; rounding must not put a rate of 0.05 above it.
@@ -117,10 +289,12 @@ def decide(tally: Tally, length: Int64[np.ndarray, "r"], chunk: int, settings: P
     why[scored & ~eligible] = SHORT
     why[~scored] = UNSCORED
     call = np.where(why == CALLED, viral, NO_CALL).astype(np.int8)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        agreement = np.where(viral, tally.viral_frames, tally.frames - tally.viral_frames) / tally.frames
-    reliability = judge(length, tally.scored, agreement, chunk)
-    return Calls(length, tally.scored, tally.score, tally.probability, call, fdr, agreement, reliability, why)
+    reliability = judge(length, found.scored, found.agreement, chunk)
+    wrong = float((1 - chance[call == VIRAL]).sum())
+    return Calls(
+        length, found.scored, found.score, found.probability, call, fdr, found.agreement, reliability, why, found.by,
+        found.kind, wrong, share,
+    )  # fmt: skip
 
 
 def false_discovery_rate(probability: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
@@ -137,32 +311,37 @@ def false_discovery_rate(probability: Float64[np.ndarray, "n"]) -> Float64[np.nd
 def reliability_levels(chunk: int) -> str:
     """The rule of ``judge`` in words, for pages."""
     return (
-        f"low if the record is shorter than {chunk / 2:g} bases (half a training chunk) or fewer than "
-        f"{LOW_AGREEMENT:.0%} of its frames agree; high if at least {HIGH_CHUNKS} chunks have a score and at least "
-        f"{HIGH_AGREEMENT:.0%} of its frames agree; else medium."
+        f"low if the record is shorter than {_short(chunk):g} bases or fewer than {LOW_AGREEMENT:.0%} of its rows "
+        f"agree; high if at least {HIGH_CHUNKS} chunks have a score and at least {HIGH_AGREEMENT:.0%} of its rows "
+        "agree; else medium."
     )
+
+
+def _short(chunk: int) -> float:
+    """Bases below which a call is of low reliability: half a chunk, but no more than a native call needs."""
+    return min(chunk / 2, _SHORTEST_SURE)
 
 
 def judge(
     length: Int64[np.ndarray, "r"],
     scored: Int32[np.ndarray, "r"],
-    agreement: Float64[np.ndarray, "r"],
+    agreement: Float32[np.ndarray, "r"],
     chunk: int,
 ) -> Int8[np.ndarray, "r"]:
     """How far to trust a call, by a plain rule.
 
-    Low: the record is shorter than half a chunk of the kind that the classifier was trained on, or fewer than 60 % of
-    its frames agree with its call. High: not low, at least 3 chunks have a score and at least 80 % of the frames
-    agree. Medium: the others. -1: no score.
+    Low: the record is shorter than half a chunk of the kind that the classifier was trained on (at most 300 bases), or
+    fewer than 60 % of its rows agree with its call. High: not low, at least 3 chunks have a score and at least 80 % of
+    the rows agree. Medium: the others. -1: no score.
 
     Args:
         length: bases of the record.
         scored: its chunks with a score.
-        agreement: share of its frames that agree with its call.
+        agreement: share of its rows that agree with its call.
         chunk: bases of a chunk.
     """
     found = np.full(len(length), MEDIUM, np.int8)
-    found[(scored >= HIGH_CHUNKS) & (agreement >= HIGH_AGREEMENT)] = HIGH
-    found[(agreement < LOW_AGREEMENT) | (2 * length < chunk)] = LOW
+    found[(scored >= HIGH_CHUNKS) & (agreement >= np.float32(HIGH_AGREEMENT))] = HIGH
+    found[(agreement < np.float32(LOW_AGREEMENT)) | (length < _short(chunk))] = LOW
     found[scored == 0] = -1
     return found

@@ -8,19 +8,21 @@ from pathlib import Path
 from vnp.errors import UsageError
 from vnp.files.records import read_record, write_record
 from vnp.metrics.rules import BEST_FRAME, RULES
+from vnp.runs.request import ClassifierChoice
 
-SCHEMA = "vnp-predict/1"
+SCHEMA = "vnp-predict/2"
 
 
 @dataclass(frozen=True, slots=True)
 class PredictOptions:
     """What decides the calls, and what is written beside them."""
 
-    checkpoint: str  # absolute path of the classifier
+    checkpoint: str  # absolute path of the classifier, or ``native``
     checkpoint_sha256: str  # of its bytes
     layout: str  # kind of layout that it reads, ``1664`` or ``full``
-    threshold: float  # probability from which on a record is called viral
-    rule: str = BEST_FRAME  # how frames decide for their record, one of ``vnp.metrics.rules.RULES``
+    threshold: float | None = None  # probability from which on a record is called viral; None where a preset says
+    preset: str | None = None  # name of the thresholds by length, of the classifier's presets; None where there is one
+    rule: str = BEST_FRAME  # how rows decide for their record, one of ``vnp.metrics.rules.RULES``
     max_fdr: float | None = None  # largest false discovery rate of a viral call, or None
     min_length: int = 0  # bases below which a record is not called
     parquet: bool = False  # write the tables as Parquet too
@@ -34,8 +36,20 @@ class PredictOptions:
             UsageError: a number is out of range, or there is no such rule.
         """
         check_numbers(self.threshold, self.max_fdr, self.min_length)
+        if (self.threshold is None) == (self.preset is None):
+            raise UsageError("--threshold and --preset both say what is viral: give one of them")
         if self.rule not in RULES:
             raise UsageError(f"--rule must be one of {', '.join(RULES)}, not {self.rule!r}")
+
+    @property
+    def classifier(self) -> ClassifierChoice:
+        """The classifier, as a run has it."""
+        return ClassifierChoice(self.checkpoint, self.checkpoint_sha256, self.layout)
+
+    @property
+    def viral_from(self) -> str:
+        """What makes a record viral, in words."""
+        return f"threshold {self.threshold:g}" if self.threshold is not None else f"preset {self.preset}"
 
     def write(self, path: Path) -> None:
         """Write them durably, for the step that comes after the shards.
@@ -88,11 +102,6 @@ class OutputPaths:
         """What was found; written last, and proof that the other files are whole."""
         return self.root / "predictions.json"
 
-    @property
-    def scores(self) -> Path:
-        """The score of every row, so that other thresholds need neither encoders nor features."""
-        return self.root / "scores.npy"
-
     def table(self, name: str) -> Path:
         """``frames``, ``chunks`` or ``predictions`` as TSV."""
         return self.root / f"{name}.tsv"
@@ -124,7 +133,7 @@ class OutputPaths:
     def results(self) -> list[Path]:
         """All that a prediction can write but its settings, the summary first."""
         tables = [form(name) for name in TABLES for form in (self.table, self.parquet)]
-        others = [self.scores, self.fasta, self.report, self.virnucpro_frames, self.virnucpro_chunks]
+        others = [self.fasta, self.report, self.virnucpro_frames, self.virnucpro_chunks]
         return [self.summary, *tables, *others]
 
 

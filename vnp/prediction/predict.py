@@ -1,30 +1,28 @@
-"""Features and a classifier to everything that ``jobs.predict`` writes, and what stands where that goes."""
+"""A run and a classifier to everything that ``jobs.predict`` writes, and what stands where that goes."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from vnp.classifier.checkpoint import Checkpoint
-from vnp.errors import FeatureError, RunError, RunExistsError, storage_error
+from vnp.classifier.classifier import Classifier
+from vnp.errors import RunError, RunExistsError, UsageError, storage_error
 from vnp.export.export import require_pyarrow
-from vnp.features.layout import make_layout
-from vnp.files.claims import make_folder, standing
-from vnp.files.durable import replacing
+from vnp.files.claims import alone_with, make_folder, standing
+from vnp.files.durable import remove_temporaries
 from vnp.files.hashing import file_sha256
-from vnp.files.records import read_json, write_json
+from vnp.files.records import read_record, write_record
+from vnp.metrics.presets import DEFAULT
+from vnp.prediction.calls import Judges
+from vnp.prediction.classifiers import bring_back, find_classifier
 from vnp.prediction.options import CHOICES, OutputPaths, PredictOptions
-from vnp.prediction.scores import read_scores, write_scores
+from vnp.prediction.scores import Source, layout_of
 from vnp.prediction.writing import SCHEMA, Progress, Writing
-
-if TYPE_CHECKING:
-    from vnp.features.read import Features
-    from vnp.runs.planning.options import RunOptions
+from vnp.runs.planning.options import RunOptions
+from vnp.runs.request import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,41 +35,68 @@ class Predicted:
 
 
 def choose_options(
-    path: Path, given: dict[str, Any], before: PredictOptions | None = None
-) -> tuple[Checkpoint, PredictOptions]:
-    """A classifier, and how to call by it."""
-    checkpoint = Checkpoint.load(path)
-    options = PredictOptions(
-        checkpoint=str(path.absolute()),
-        checkpoint_sha256=_sha256(path),
-        layout="1664" if any(part.projection for part in checkpoint.layout.parts) else "full",
-        threshold=checkpoint.threshold,
-    )
+    name: str, given: dict[str, Any], before: PredictOptions | None = None
+) -> tuple[Classifier, PredictOptions]:
+    """A classifier, and how to call by it.
+
+    Args:
+        name: of the classifier, as users give it.
+        given: what they say of the calls; None where they say nothing.
+        before: how the same records were called, which holds where nothing is said.
+
+    Raises:
+        UsageError: what is said cannot be.
+    """
+    classifier, sha256 = find_classifier(name)
+    said = {choice: value for choice, value in given.items() if value is not None}
+    if "threshold" in said and "preset" in said:
+        raise UsageError("--threshold and --preset both say what is viral: give one of them")
+    kept: dict[str, Any] = {}
     if before is not None:
-        same = before.checkpoint_sha256 == options.checkpoint_sha256
-        kept = [name for name in CHOICES if same or name != "threshold"]
-        options = replace(options, **{name: getattr(before, name) for name in kept})
-    options = replace(options, **{name: value for name, value in given.items() if value is not None})
+        same = before.checkpoint_sha256 == sha256
+        kept = {choice: getattr(before, choice) for choice in CHOICES if same or choice not in _OF_CLASSIFIER}
+    if {"threshold", "preset"} & said.keys():
+        kept |= {"threshold": None, "preset": None}
+    elif kept.get("threshold") is None and kept.get("preset") is None:
+        has_default = DEFAULT in classifier.presets
+        kept |= {"preset": DEFAULT} if has_default else {"threshold": classifier.threshold}
+    options = PredictOptions(
+        checkpoint=str(Path(name).absolute()),
+        checkpoint_sha256=sha256,
+        layout="1664" if any(part.projection for part in classifier.layout.parts) else "full",
+        **{"rule": classifier.rule, **kept, **said},
+    )
     options.check()
-    return checkpoint, options
+    if options.preset is not None and options.preset not in classifier.presets:
+        there = ", ".join(classifier.presets) or "none: too few hosts were held out when it was trained, or it is older"
+        raise UsageError(
+            f"--preset {options.preset} is not in {name}, which has {there}. Give --threshold, from 0 to 1, or leave "
+            "both out"
+        )
+    if options.virnucpro and classifier.layout.rows != "frames":
+        raise UsageError(f"--virnucpro-output is of open frames, and {name} scores whole chunks: leave it out")
+    return classifier, options
 
 
-def encoding_for(checkpoint: Checkpoint) -> dict[str, Any]:
+_OF_CLASSIFIER = ("threshold", "preset", "rule")
+
+
+def encoding_for(classifier: Classifier, options: PredictOptions) -> dict[str, Any]:
     """What a classifier decides about embedding; a half that it does not read is made by what costs least."""
-    encoders = {part.name: part.encoder for part in checkpoint.layout.parts}
-    protein = None if checkpoint.layout.rows == "chunks" else encoders.get("protein", "kmer")
-    return {"chunk": checkpoint.chunk, "dna": encoders.get("dna", "kmer"), "protein": protein}
+    encoders = {part.name: part.encoder for part in classifier.layout.parts}
+    return {
+        "chunk": classifier.chunk,
+        "dna": encoders.get("dna", "kmer"),
+        "protein": None if classifier.layout.rows == "chunks" else encoders.get("protein", "kmer"),
+        "classifier": options.classifier,
+    }
 
 
-def require_fit(planned: RunOptions, checkpoint: Checkpoint, options: PredictOptions) -> None:
+def require_fit(planned: RunOptions, classifier: Classifier, options: PredictOptions) -> None:
     """Make sure that what will be embedded is what the classifier reads, before anything is."""
-    encoders = planned.encoders()
-    native = {molecule: (choice.name, choice.width) for molecule, choice in encoders.items()}
-    layout = make_layout(options.layout, dna=native["dna"], protein=native.get("protein"))
-    if len(checkpoint.layout.parts) == 1:
-        layout = layout.only(checkpoint.layout.parts[0].name)
-    identities = {molecule: choice.identity for molecule, choice in encoders.items()}
-    checkpoint.require(layout, identities, planned.chunk or 0, "this installation")
+    identities = {molecule: dict(choice.identity) for molecule, choice in planned.encoders().items()}
+    layout = layout_of(options.layout, identities, classifier.layout)
+    classifier.require(layout, identities, planned.chunk or 0, "this installation")
 
 
 def require_free(
@@ -105,7 +130,7 @@ def require_free(
         there.append(paths.settings)
     elif begun is not None and not paths.summary.exists():
         # Settings without a summary are left by a prediction that did not come to its end.
-        there = [] if _same(asdict(begun), options) else [path for path in there if path != paths.scores]
+        there = [] if _same(asdict(begun), options) else there
     if there and not force:
         names = ", ".join(path.name for path in there[:4]) + (" …" if len(there) > 4 else "")
         raise RunExistsError(
@@ -125,12 +150,20 @@ def claim(paths: OutputPaths, options: PredictOptions, run: str, *, force: bool,
 
 
 def finished(paths: OutputPaths, options: PredictOptions, run: str) -> dict[str, Any] | None:
-    """The summary of predictions of a run that are there and are just these, else None."""
+    """The summary of predictions of a run that are there and are just these, else None.
+
+    Raises:
+        RunExistsError: they are, but a file of them is not as it was written.
+    """
     summary = _read_summary(paths)
     if summary is None or summary.get("run") != run or not _same(summary.get("settings"), options):
         return None
-    files = summary.get("files", {})
-    return summary if all(_size(paths.root / name) == size for name, size in files.items()) else None
+    for name, written in summary["files"].items():
+        path = paths.root / name
+        if not path.exists() or file_sha256(path) != written["sha256"]:
+            what = "has changed since it was written" if path.exists() else "is gone"
+            raise RunExistsError(f"{path} {what}; the other files of these predictions are there. --force writes anew")
+    return summary
 
 
 def left_by_others(paths: OutputPaths, run: str) -> list[Path]:
@@ -143,7 +176,7 @@ def left_by_others(paths: OutputPaths, run: str) -> list[Path]:
 
 
 def predict(
-    features: Features,
+    run: Run,
     options: PredictOptions,
     out: Path,
     *,
@@ -151,87 +184,45 @@ def predict(
     device: str = "auto",
     progress: Progress = lambda _what, _rows: None,
 ) -> Predicted:
-    """Score features, call records and write all tables, sequences and the report.
-
-    Scores that stand beside the features, or in ``out``, are used if they are of the same rows and classifier.
+    """Call the records of a run whose shards are done, and write all tables, sequences and the report.
 
     Args:
-        features: of the run.
+        run: made by a prediction, whose shards hold scores, or by ``extract``, whose rows are scored now.
         options: what to do.
         out: folder of the results; the run itself, or another.
         force: write over what is there.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: where rows are scored: ``auto``, ``cpu`` or ``cuda``.
         progress: told what is done.
 
     Raises:
-        FeatureError: features and classifier do not fit, or one is damaged.
+        IncompleteRunError: shards are missing.
+        DamagedShardError: one is not the file that its receipt names.
+        FeatureError: run and classifier do not fit, or one is damaged.
         RunExistsError: other predictions are there.
         InputError: an input has changed, so that called sequences cannot be written.
+        UsageError: another prediction is at work there.
         StorageError: the disk is full or cannot be written.
     """
     options.check()
-    checkpoint = _load_checkpoint(options)
-    if len(checkpoint.layout.parts) == 1:
-        features = features.only(checkpoint.layout.parts[0].name)
-    checkpoint.require(features.layout, features.provenance.get("encoders", {}), features.chunk, str(features.path))
     paths = OutputPaths(out)
-    there = finished(paths, options, features.run)
-    if there is not None and not force:
+    classifier = bring_back(options.classifier)
+    source = Source(run, classifier, options.classifier, device)
+    there = None if force else finished(paths, options, run.request.digest)
+    if there is not None:
         return Predicted(paths, there, fresh=False)
     require_free(paths, options, force=force)
     if options.parquet:
         require_pyarrow()
     make_folder(out)
-    options.write(paths.settings)
-    scores = _scores(features, options, checkpoint, paths, device, progress)
-    # From here to the new summary nothing proves that the files belong together.
-    _remove([paths.summary])
-    summary = Writing(features, options, checkpoint, paths, progress).run(scores)
-    _remove(path for path in paths.results() if path.name not in summary["files"] and path != paths.summary)
-    write_json(paths.summary, summary)
+    with alone_with(paths.summary, "prediction"):
+        options.write(paths.settings)
+        # From here to the new summary nothing proves that the files belong together.
+        _remove([paths.summary])
+        summary = Writing(source, options, Judges(classifier, options.rule), paths, progress).run()
+        _remove(path for path in paths.results() if path.name not in summary["files"] and path != paths.summary)
+        write_record(paths.summary, summary, schema=SCHEMA, seal="digest")
+        remove_temporaries(out)
     return Predicted(paths, summary, fresh=True)
-
-
-def _load_checkpoint(options: PredictOptions) -> Checkpoint:
-    path = Path(options.checkpoint)
-    if _sha256(path) != options.checkpoint_sha256:
-        raise FeatureError(
-            "is another checkpoint than when the prediction was asked for: bring it back, or name it anew with "
-            "--checkpoint",
-            path=path,
-        )
-    return Checkpoint.load(path)
-
-
-def _scores(
-    features: Features,
-    options: PredictOptions,
-    checkpoint: Checkpoint,
-    paths: OutputPaths,
-    device: str,
-    progress: Progress,
-) -> np.ndarray:
-    """Scores of all rows, from the disk if they are there."""
-    for folder in (paths, OutputPaths(features.path.parent)):
-        stored = _stored_scores(folder, features, options)
-        if stored is not None:
-            if folder.root.resolve() != paths.root.resolve():
-                _remove([paths.summary, paths.scores])
-            return stored
-    _remove([paths.summary])
-    with replacing(paths.scores) as temporary:
-        write_scores(features, checkpoint.scorer(device), temporary, lambda rows: progress("scoring", rows))
-    return read_scores(paths.scores, features.rows)
-
-
-def _stored_scores(paths: OutputPaths, features: Features, options: PredictOptions) -> np.ndarray | None:
-    """Scores of an earlier prediction, if it was of these rows by this classifier."""
-    summary = _read_summary(paths) or {}
-    of = (summary.get("run"), summary.get("settings", {}).get("checkpoint_sha256"))
-    if of == (features.run, options.checkpoint_sha256):
-        with suppress(FeatureError):
-            return read_scores(paths.scores, features.rows)
-    return None
 
 
 def _same(stored: Any, options: PredictOptions) -> bool:
@@ -240,18 +231,10 @@ def _same(stored: Any, options: PredictOptions) -> bool:
 
 
 def _read_summary(paths: OutputPaths) -> dict[str, Any] | None:
-    try:
-        summary = read_json(paths.summary)
-    except (OSError, ValueError):
-        return None
-    return summary if isinstance(summary, dict) and summary.get("schema") == SCHEMA else None
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return file_sha256(path)
-    except OSError as error:
-        raise storage_error(error, f"reading {path}") from error
+    """The summary that is there, if it is whole and of this version."""
+    with suppress(RunError):
+        return read_record(paths.summary, dict, schema=SCHEMA, seal="digest")
+    return None
 
 
 def _remove(paths: Iterable[Path]) -> None:
@@ -261,10 +244,3 @@ def _remove(paths: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise storage_error(error, f"deleting {error.filename}") from error
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None

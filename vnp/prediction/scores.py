@@ -1,149 +1,254 @@
-"""Scores of all rows on disk, 16 bytes a row in the order of the rows, and what else predictions read of features."""
+"""What is called: the sealed shards of a run, read in order, with the scores of their rows.
+
+A shard of a prediction holds scores; of one that holds rows, the rows are scored as they are read. Nothing is merged.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
 
+import h5py
 import numpy as np
-from jaxtyping import Float64, Int8, Int32, Int64
+from jaxtyping import Float32, Int64
 
-from vnp.errors import FeatureError
-from vnp.features.read import Features
-from vnp.features.table import Records, windows
-from vnp.files.records import require_regular
-from vnp.runs.request import PlannedInput
+from vnp.classifier.classifier import Classifier
+from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, UsageError
+from vnp.features.layout import FeatureLayout, make_layout
+from vnp.features.scores import GROUP, Named, Scores, read_named, read_scores
+from vnp.features.table import Skipped, read_skipped, windows
+from vnp.prediction.classifiers import join_parts
+from vnp.runs.done.receipts import Receipt, require_sealed, withdraw
+from vnp.runs.planning.plan import read_plan
+from vnp.runs.request import ClassifierChoice, PlannedInput, Run, shard_name
 
-if TYPE_CHECKING:
-    from vnp.classifier.checkpoint import Scorer
-
+_NAMED = 12
 _NAMED_REASONS = 3
-SCORE_TYPE = np.dtype([("score", "<f8"), ("probability", "<f8")])
-
-
-def write_scores(
-    features: Features, scorer: Scorer, path: Path, progress: Callable[[int], None] = lambda _rows: None
-) -> None:
-    """Score every row and write the scores as one NumPy array; the caller gives a temporary name."""
-    header = {"descr": SCORE_TYPE.descr, "fortran_order": False, "shape": (features.rows,)}
-    with path.open("xb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for _, values in features.stored_windows():
-            found = scorer.scores(values)
-            scores = np.empty(len(found), SCORE_TYPE)
-            scores["score"], scores["probability"] = found.raw, found.probability
-            file.write(scores.tobytes())
-            progress(len(values))
-
-
-def read_scores(path: Path, rows: int) -> np.ndarray:
-    """Map scores into memory."""
-    try:
-        require_regular(path)
-        scores: np.ndarray = np.load(path, mmap_mode="r" if rows else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise FeatureError(f"cannot be read and is probably damaged ({error})", path=path) from error
-    if scores.dtype != SCORE_TYPE or scores.shape != (rows,):
-        raise FeatureError(f"holds {scores.shape} scores of {scores.dtype}, expected {rows:,} rows", path=path)
-    return scores
+_ROWS_AT_ONCE = 1 << 18
+_RECORDS_AT_ONCE = 1 << 16
+_SCORED_AT_ONCE = 1 << 13
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Consecutive rows with their scores; no chunk is in two batches."""
+    """Consecutive records, each of them whole, and the scores of their rows."""
 
-    ids: list[bytes]  # of the rows
-    record: Int64[np.ndarray, "n"]  # ordinal of the input record
-    chunk: Int32[np.ndarray, "n"]  # number within the record, from 1
-    frame: Int8[np.ndarray, "n"]  # index into ``vnp.sequences.frames.FRAME_NAMES``
-    start: Int64[np.ndarray, "n"]  # where the frame's DNA starts on the record, 0-based
-    end: Int64[np.ndarray, "n"]  # where it ends, exclusive
-    score: Float64[np.ndarray, "n"]  # raw probability of viral
-    probability: Float64[np.ndarray, "n"]  # the same, calibrated
-
-    def __len__(self) -> int:
-        return len(self.ids)
+    records: Named
+    rows: Scores
 
     @property
-    def length(self) -> Int64[np.ndarray, "n"]:
-        """Bases of each frame."""
-        length: Int64[np.ndarray, "n"] = self.end - self.start
-        return length
+    def first(self) -> int:
+        """Ordinal of the first record."""
+        return int(self.records.ordinal[0])
 
-    def part(self, first: int, last: int) -> Batch:
-        """Rows ``first`` up to, not including, ``last``."""
-        return Batch(*(getattr(self, name)[first:last] for name in self.__slots__))
+    @property
+    def owner(self) -> Int64[np.ndarray, "n"]:
+        """For each row, the place of its record."""
+        owner: Int64[np.ndarray, "n"] = self.rows.record - self.first
+        return owner
+
+    def part(self, low: int, high: int) -> Batch:
+        """Records ``low`` up to, not including, ``high``, by their places."""
+        first, last = np.searchsorted(self.owner, (low, high))
+        return Batch(_part(self.records, low, high), _part(self.rows, int(first), int(last)))
 
     def followed_by(self, other: Batch) -> Batch:
-        """These rows and others behind them."""
-        arrays = (np.concatenate([getattr(self, name), getattr(other, name)]) for name in self.__slots__[1:])
-        return Batch(self.ids + other.ids, *arrays)
+        """These records and those behind them, of which the first may be this one's last."""
+        return Batch(_joined_records(self.records, other.records), _joined(self.rows, other.rows))
 
 
-def batches(features: Features, scores: np.ndarray) -> Iterator[Batch]:
-    """All rows with their scores, in order, some ten thousand at a time."""
-    held: Batch | None = None
-    for window in windows(features.rows):
-        rows = features.rows_at(window)
-        both = (np.ascontiguousarray(scores[window][name]) for name in ("score", "probability"))
-        found = Batch(rows.ids, rows.record, rows.chunk, rows.frame, rows.start, rows.end, *both)
+_Table = TypeVar("_Table", Named, Scores, Skipped)
+
+
+def _joined(one: _Table, other: _Table, again: int = 0) -> _Table:
+    """Rows of a table, and those behind them but the first so many."""
+    columns: list[Any] = []
+    for column in fields(one):
+        before, behind = getattr(one, column.name), getattr(other, column.name)[again:]
+        columns.append(before + behind if isinstance(before, list) else np.concatenate([before, behind]))
+    return type(one)(*columns)
+
+
+def _joined_records(one: Named, other: Named) -> Named:
+    """Records and those behind them, of which the first may be the last of these."""
+    return _joined(one, other, int(one.ordinal[-1] == other.ordinal[0]))
+
+
+def _part(table: _Table, low: int, high: int) -> _Table:
+    return type(table)(*(getattr(table, one.name)[low:high] for one in fields(table)))
+
+
+def reasons_of(names: Named, skipped: Skipped, asked: Int64[np.ndarray, "u"]) -> list[str]:
+    """Why some records have no row: each one's own reason, or those of its chunks, each once.
+
+    Args:
+        names: records.
+        skipped: what has no row of them.
+        asked: places of the records that are asked about.
+    """
+    entries = np.flatnonzero(skipped.frame < 0)
+    of_entry, ordinals = skipped.record[entries], names.ordinal[asked]
+    low, high = (np.searchsorted(of_entry, ordinals, side=side) for side in ("left", "right"))
+    found = []
+    for first, last in zip(low.tolist(), high.tolist(), strict=True):
+        texts = dict.fromkeys(skipped.reason[place] for place in entries[first:last].tolist())
+        named = [text.decode() for text in list(texts)[:_NAMED_REASONS]]
+        found.append("; ".join(named) or "no open frame")
+    return found
+
+
+class Source:
+    """The shards of a run, whose rows a classifier has scored or will score.
+
+    Args:
+        run: whose shards are done.
+        classifier: by which records are called.
+        choice: what it is.
+        device: where rows are scored that are not yet.
+
+    Raises:
+        IncompleteRunError: shards are missing.
+        DamagedShardError: receipts are damaged.
+        FeatureError: the classifier does not fit the rows.
+        UsageError: the run keeps the scores of another classifier, and no rows.
+    """
+
+    def __init__(self, run: Run, classifier: Classifier, choice: ClassifierChoice, device: str = "auto") -> None:
+        self.run = run
+        self.classifier = classifier
+        self._receipts = _receipts(run)
+        own = run.request.classifier
+        self.stored = own is not None and own.sha256 == choice.sha256
+        """Whether shards hold the scores of this classifier."""
+        if self.stored:
+            return
+        if not run.request.keeps_rows:
+            raise UsageError(
+                f"{run.paths.root} keeps the scores of {Path(own.name).name if own else 'another'} and no rows "
+                "that another checkpoint could score: predict its inputs anew, or with --keep-embeddings the next time"
+            )
+        identities = self._receipts[0].encoders
+        layout = layout_of(choice.layout, identities, classifier.layout)
+        classifier.require(layout, identities, run.request.chunk, str(run.paths.root))
+        self._scorer = classifier.scorer(device)
+
+    @property
+    def inputs(self) -> Sequence[PlannedInput]:
+        """The files that the run was made of."""
+        return self.run.request.inputs
+
+    @property
+    def rows(self) -> int:
+        """Rows in all."""
+        return sum(receipt.rows for receipt in self._receipts)
+
+    def batches(self) -> Iterator[Batch]:
+        """All records with the scores of their rows, in order, some ten thousand at a time.
+
+        Raises:
+            DamagedShardError: a shard is not the file that its receipt names; it counts as missing from now on.
+        """
+        held: Batch | None = None
+        for receipt in self._receipts:
+            self._require_whole(receipt)
+            with self._opened(receipt) as file:
+                for found in self._pieces(file):
+                    batch = found if held is None else held.followed_by(found)
+                    # The last record can go on in what comes next.
+                    if len(batch.records) > 1:
+                        yield batch.part(0, len(batch.records) - 1)
+                    held = batch.part(len(batch.records) - 1, len(batch.records))
         if held is not None:
-            found = held.followed_by(found)
-        # The last chunk can go on in the next window.
-        others = np.flatnonzero((found.record != found.record[-1]) | (found.chunk != found.chunk[-1]))
-        border = int(others[-1]) + 1 if len(others) else 0
-        if border:
-            yield found.part(0, border)
-        held = found.part(border, len(found))
-    if held is not None:
-        yield held
+            yield held
+
+    def named(self) -> Iterator[tuple[Named, Skipped]]:
+        """All records again, each once, with what was skipped of them, some ten thousand at a time."""
+        held: tuple[Named, Skipped] | None = None
+        for receipt in self._receipts:
+            with self._opened(receipt) as file:
+                of_entry = file["skipped/record"][:]
+                for window in windows(len(file["records/ordinal"])):
+                    names = read_named(file, window)
+                    first, last = np.searchsorted(of_entry, (names.ordinal[0], names.ordinal[-1] + 1))
+                    skipped = read_skipped(file, slice(int(first), int(last)))
+                    if held is not None:
+                        names, skipped = _joined_records(held[0], names), _joined(held[1], skipped)
+                    # The last record can go on in the next shard.
+                    border = int(np.searchsorted(skipped.record, names.ordinal[-1]))
+                    if len(names) > 1:
+                        yield _part(names, 0, len(names) - 1), _part(skipped, 0, border)
+                    held = _part(names, len(names) - 1, len(names)), _part(skipped, border, len(skipped))
+        if held is not None:
+            yield held
+
+    def _pieces(self, file: h5py.File) -> Iterator[Batch]:
+        """The records of a shard with their rows, so many at a time that they fit into memory."""
+        group = f"{GROUP}/" if self.stored else ""
+        ordinals = file["records/ordinal"]
+        if not len(ordinals):
+            return
+        first, count = int(ordinals[0]), len(ordinals)
+        starts = np.searchsorted(file[f"{group}record"][:], np.arange(first, first + count + 1))
+        low = 0
+        while low < count:
+            room = int(np.searchsorted(starts, starts[low] + _ROWS_AT_ONCE, side="right")) - 1
+            high = max(low + 1, min(low + _RECORDS_AT_ONCE, room))
+            window = slice(int(starts[low]), int(starts[high]))
+            rows = read_scores(file, window) if self.stored else self._score(file, window)
+            yield Batch(read_named(file, slice(low, high)), rows)
+            low = high
+
+    def _score(self, file: h5py.File, window: slice) -> Scores:
+        columns = {one.name: file[one.name][window] for one in fields(Scores) if one.name != "logits"}
+        parts = self.classifier.layout.parts
+        logits: list[Float32[np.ndarray, "n k"]] = []
+        for low in range(window.start, max(window.stop, window.start + 1), _SCORED_AT_ONCE):
+            some = slice(low, min(low + _SCORED_AT_ONCE, window.stop))
+            arrays = {part.source: file[part.source][some] for part in parts}
+            logits.append(self._scorer.logits(join_parts(self.classifier.layout, arrays)))
+        return Scores(**columns, logits=np.concatenate(logits))
+
+    def _require_whole(self, receipt: Receipt) -> None:
+        try:
+            require_sealed(self.run, receipt.shard, full=True)
+        except DamagedShardError as error:
+            withdraw(self.run, receipt.shard)
+            raise DamagedShardError(f"{error}\nMake it with: {self.run.rerun_command}") from error
+
+    @contextmanager
+    def _opened(self, receipt: Receipt) -> Iterator[h5py.File]:
+        path = self.run.paths.shard(receipt.shard)
+        try:
+            with h5py.File(path, "r", locking=False) as file:
+                yield file
+        except (OSError, KeyError, RuntimeError) as error:
+            raise FeatureError(f"cannot be read ({error})", path=path) from error
 
 
-def planned_inputs(features: Features) -> list[PlannedInput]:
-    """The files that the features were made of."""
-    try:
-        return [PlannedInput(**entry) for entry in features.provenance["inputs"]]
-    except (KeyError, TypeError) as error:
-        raise FeatureError(f"{features.path} does not say what it was made of ({error}): reduce it anew") from error
+def layout_of(kind: str, identities: dict[str, dict[str, object]], read: FeatureLayout) -> FeatureLayout:
+    """The layout of rows by some encoders, as far as a classifier of another layout reads it."""
+    native = {name: (str(identity["name"]), int(str(identity["width"]))) for name, identity in identities.items()}
+    layout = make_layout(kind, dna=native["dna"], protein=native.get("protein"))
+    return layout.only(read.parts[0].name) if len(read.parts) == 1 else layout
 
 
-def record_windows(features: Features, count: int) -> Iterator[Records]:
-    """The input records, some ten thousand at a time; a record's ordinal is its place among all."""
-    for window in windows(count):
-        records = features.records(window)
-        if records.ordinal[0] != window.start or records.ordinal[-1] != window.stop - 1:
-            raise FeatureError(f"{features.path}: records are missing. Make it again with jobs.reduce --force")
-        yield records
-
-
-def record_lengths(features: Features) -> np.ndarray:
-    """Bases of every record, int64."""
-    with features.reading() as read:
-        return read("records/length", slice(None))
-
-
-class Reasons:
-    """Why records have no row, asked for in rising order of the records."""
-
-    def __init__(self, features: Features) -> None:
-        self._entries = self._whole(features)
-        self._next = next(self._entries, None)
-
-    def of(self, record: int) -> str:
-        """The reasons of one record: its own, or those of its chunks, each once."""
-        found: dict[str, None] = {}
-        while self._next is not None and self._next[0] <= record:
-            if self._next[0] == record:
-                found[self._next[1]] = None
-            self._next = next(self._entries, None)
-        named = list(found)[:_NAMED_REASONS]
-        return "; ".join(named) or "no open frame"
-
-    @staticmethod
-    def _whole(features: Features) -> Iterator[tuple[int, str]]:
-        """Entries that speak of a whole record or chunk."""
-        for skipped in features.skipped_windows():
-            for place in np.flatnonzero(skipped.frame < 0).tolist():
-                yield int(skipped.record[place]), skipped.reason[place].decode().replace("\t", " ")
+def _receipts(run: Run) -> list[Receipt]:
+    """The receipts of all shards; what is wrong is said of all of them at once."""
+    shards = read_plan(run.paths.plan, run.request.plan_sha256)
+    found: list[Receipt] = []
+    missing: list[str] = []
+    for shard in shards:
+        receipt = require_sealed(run, shard.number)
+        if receipt is None:
+            missing.append(shard_name(shard.number))
+        else:
+            found.append(receipt)
+    if missing:
+        names = ", ".join(missing[:_NAMED]) + (" …" if len(missing) > _NAMED else "")
+        raise IncompleteRunError(
+            f"{len(missing)} of {len(shards)} shards are missing: {names}\nMake them with: {run.rerun_command}"
+        )
+    return found

@@ -2,331 +2,190 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float64, Int64
 
+from vnp.classifier.calibration import logistic
 from vnp.errors import ChangedInputError
-from vnp.features.table import Records
+from vnp.features.scores import Scores
 from vnp.files.durable import replacing
-from vnp.files.tables import open_text_table, table_lines
-from vnp.metrics.rules import find_rule
+from vnp.files.hashing import file_sha256
+from vnp.metrics.rules import chunk_keys, find_rule
 from vnp.prediction.calls import (
-    CALL_NAMES,
     CALLED,
+    NATIVE,
     SHORT,
     UNSCORED,
+    UNSURE,
     Calls,
-    Chunks,
-    Tally,
+    Found,
+    Judged,
+    Judges,
     decide,
     reliability_levels,
-    score_chunks,
 )
-from vnp.prediction.options import TABLES, OutputPaths, PredictOptions
-from vnp.prediction.scores import (
-    Batch,
-    Reasons,
-    batches,
-    planned_inputs,
-    record_lengths,
-    record_windows,
+from vnp.prediction.options import OutputPaths, PredictOptions
+from vnp.prediction.scores import Batch, Source, reasons_of
+from vnp.prediction.tables import (
+    CHUNKS,
+    FRAMES,
+    PREDICTIONS,
+    ChunkRows,
+    Column,
+    FrameRows,
+    RecordRows,
+    looked_up,
+    open_table,
+    open_virnucpro_files,
 )
-from vnp.report.calls import HOST, NO_CALL, RELIABILITY_NAMES, VIRAL, Report, render
+from vnp.report.calls import HOST, NO_CALL, VIRAL, Report, render
 from vnp.runs.planning.plan import check_inputs
 from vnp.runs.request import PlannedInput, versions
 from vnp.sequences.chunks import Chunking
-from vnp.sequences.frames import FRAME_TEXTS
+from vnp.sequences.frames import FRAME_NAMES
 from vnp.sequences.reading import read_records
 
-if TYPE_CHECKING:
-    from vnp.classifier.checkpoint import Checkpoint
-    from vnp.features.read import Features
-
-SCHEMA = "vnp-predictions/1"
+SCHEMA = "vnp-predictions/2"
 Progress = Callable[[str, int], None]
 """Told what is being done (``scoring`` or ``writing``) and how many rows were done since the last call."""
 _FASTA_LINE = 80
 Rows = TypeVar("Rows")
-Values = Sequence[str] | np.ndarray
-_ARROW = {"text": "string", "int": "int64", "ratio": "float64"}
-_FRAMES_HEADER = ("Sequence_ID", "Prediction", "score1", "score2")
-_CHUNKS_HEADER = ("Modified_ID", "Is_Virus", "max_score_0", "max_score_1")
-
-
-@dataclass(frozen=True, slots=True)
-class Column(Generic[Rows]):
-    """A column of a table."""
-
-    name: str  # in the first line
-    kind: Literal["text", "int", "ratio"]  # what it holds; ``ratio`` is a number whose NaN means that there is none
-    values: Callable[[Rows], Values]  # of some rows, one for each
-
-
-@contextmanager
-def open_table(
-    columns: Sequence[Column[Rows]], text: Path, parquet: Path | None = None
-) -> Iterator[Callable[[Rows], None]]:
-    """Write a table, some rows at a time; its files appear when the block ends without an error.
-
-    Args:
-        columns: of the table.
-        text: path of the tab-separated file.
-        parquet: path of the Parquet file, or None.
-
-    Yields:
-        What takes rows.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
-    """
-    with ExitStack() as stack:
-        file = stack.enter_context(open_text_table(text, [column.name for column in columns]))
-        write_batch = _parquet_writer(columns, parquet, stack) if parquet is not None else None
-
-        def add(rows: Rows) -> None:
-            values = [column.values(rows) for column in columns]
-            texts = [_texts(found, column.kind) for found, column in zip(values, columns, strict=True)]
-            if texts[0]:
-                file.write(table_lines(texts))
-                if write_batch is not None:
-                    write_batch(values)
-
-        yield add
-
-
-def _parquet_writer(columns: Sequence[Column[Any]], path: Path, stack: ExitStack) -> Callable[[Sequence[Values]], None]:
-    import pyarrow as arrow
-    import pyarrow.parquet as parquet
-
-    schema = arrow.schema([(column.name, _ARROW[column.kind]) for column in columns])
-    temporary = stack.enter_context(replacing(path))
-    writer = stack.enter_context(parquet.ParquetWriter(temporary, schema, compression="zstd"))
-
-    def write(values: Sequence[Values]) -> None:
-        arrays = [
-            arrow.array(found, type=field.type, from_pandas=True) for found, field in zip(values, schema, strict=True)
-        ]
-        writer.write_batch(arrow.RecordBatch.from_arrays(arrays, schema=schema))
-
-    return write
-
-
-def _texts(values: Values, kind: str) -> Sequence[str]:
-    if kind == "text":
-        return list(values)
-    numbers = np.asarray(values)
-    if kind == "int":
-        return list(map(str, numbers.tolist()))
-    texts = list(map("{:.6g}".format, numbers.tolist()))
-    for place in np.flatnonzero(np.isnan(numbers)).tolist():
-        texts[place] = ""
-    return texts
-
-
-@contextmanager
-def open_virnucpro_files(frames: Path, chunks: Path) -> Iterator[Callable[[Batch, Int64[np.ndarray, "m"]], None]]:
-    """Write VirNucPro's files, batch by batch, so that what reads them goes on working.
-
-    ``prediction_results.txt`` (``frames``) has a line for each frame: id, ``virus`` or ``others``, the scores of others
-    and of virus. ``prediction_results_highestscore.csv`` (``chunks``), separated by tabs in spite of its name, has one
-    for each chunk: its id, whether the highest score of virus over its frames is at least the highest of others, and
-    both. VirNucPro knows no calibration: its scores are the raw ones here. Both files are in input order; VirNucPro
-    sorts the second as text. Source of the formats: the public repository Li-Jing-1997/VirNucPro (Li et al., Briefings
-    in Bioinformatics 2025, bbaf224) and programs that read its files.
-
-    Yields:
-        What takes rows, of which no chunk is cut, and the row of each chunk's first frame, rising.
-    """
-    with ExitStack() as stack:
-        frame_file = stack.enter_context(open_text_table(frames, _FRAMES_HEADER))
-        chunk_file = stack.enter_context(open_text_table(chunks, _CHUNKS_HEADER))
-
-        def add(batch: Batch, first: Int64[np.ndarray, "m"]) -> None:
-            if not len(batch):
-                return
-            virus = batch.score
-            others = 1 - virus
-            ids = [name.decode() for name in batch.ids]
-            # Of two equal scores VirNucPro takes the first for a frame, which is others, and virus for a chunk.
-            words = ["virus" if above else "others" for above in (virus > others).tolist()]
-            frame_file.write(table_lines((ids, words, *_scores(others, virus))))
-            low, high = (np.maximum.reduceat(scores, first) for scores in (others, virus))
-            called = [ids[row].removesuffix(FRAME_TEXTS[batch.frame[row]]) for row in first.tolist()]
-            chunk_file.write(table_lines((called, list(map(str, (high >= low).tolist())), *_scores(low, high))))
-
-        yield add
-
-
-def _scores(*columns: np.ndarray) -> list[list[str]]:
-    return [list(map("{:.8g}".format, column.tolist())) for column in columns]
-
-
-class _FrameRows(NamedTuple):
-    """Rows of the table of frames."""
-
-    batch: Batch
-    ids: list[str]
-    records: list[str]
-
-
-class _ChunkRows(NamedTuple):
-    """Rows of the table of chunks."""
-
-    chunks: Chunks
-    records: list[str]
-    start: np.ndarray
-    end: np.ndarray
-    viral: np.ndarray
-
-
-class _RecordRows(NamedTuple):
-    """Rows of the table of records: the window of all records that they are, and what is known of them."""
-
-    window: slice
-    records: Records
-    names: list[str]
-    calls: Calls
-    reasons: list[str]
-
-
-FRAMES: tuple[Column[_FrameRows], ...] = (
-    Column("frame_id", "text", lambda rows: rows.ids),
-    Column("record", "text", lambda rows: rows.records),
-    Column("chunk", "int", lambda rows: rows.batch.chunk),
-    Column("frame", "text", lambda rows: [FRAME_TEXTS[frame] for frame in rows.batch.frame.tolist()]),
-    Column("start", "int", lambda rows: rows.batch.start),
-    Column("end", "int", lambda rows: rows.batch.end),
-    Column("score", "ratio", lambda rows: rows.batch.score),
-    Column("probability", "ratio", lambda rows: rows.batch.probability),
-)
-CHUNKS: tuple[Column[_ChunkRows], ...] = (
-    Column("record", "text", lambda rows: rows.records),
-    Column("chunk", "int", lambda rows: rows.chunks.chunk),
-    Column("start", "int", lambda rows: rows.start),
-    Column("end", "int", lambda rows: rows.end),
-    Column("n_frames", "int", lambda rows: rows.chunks.frames),
-    Column("score", "ratio", lambda rows: rows.chunks.score),
-    Column("probability", "ratio", lambda rows: rows.chunks.probability),
-    Column("call", "text", lambda rows: [CALL_NAMES[VIRAL if viral else HOST] for viral in rows.viral.tolist()]),
-)
-PREDICTIONS: tuple[Column[_RecordRows], ...] = (
-    Column("name", "text", lambda rows: rows.names),
-    Column("length", "int", lambda rows: rows.records.length),
-    Column("n_chunks", "int", lambda rows: rows.records.chunks),
-    Column("n_scored", "int", lambda rows: rows.calls.scored[rows.window]),
-    Column("score", "ratio", lambda rows: rows.calls.score[rows.window]),
-    Column("probability", "ratio", lambda rows: rows.calls.probability[rows.window]),
-    Column("call", "text", lambda rows: [CALL_NAMES[call] for call in rows.calls.call[rows.window].tolist()]),
-    Column("fdr", "ratio", lambda rows: rows.calls.fdr[rows.window]),
-    Column("agreement", "ratio", lambda rows: rows.calls.agreement[rows.window]),
-    Column(
-        "reliability", "text",
-        lambda rows: [RELIABILITY_NAMES[level] for level in rows.calls.reliability[rows.window].tolist()],
-    ),
-    Column("reason", "text", lambda rows: rows.reasons),
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Writing:
     """One prediction on its way to the disk."""
 
-    features: Features
+    source: Source
     options: PredictOptions
-    checkpoint: Checkpoint
+    judges: Judges
     paths: OutputPaths
     progress: Progress
 
-    def run(self, scores: np.ndarray) -> dict[str, Any]:
-        """Write tables, sequences and the report; returns the summary, with the size of every file."""
-        paths, options = self.paths, self.options
-        lengths, inputs = record_lengths(self.features), planned_inputs(self.features)
-        written = [paths.scores, paths.report, *map(paths.table, TABLES)]
+    def run(self) -> dict[str, Any]:
+        """Write tables, sequences and the report; returns the summary, with size and SHA-256 of every file."""
+        paths, options, run = self.paths, self.options, self.source.run
         with ExitStack() as stack:
-            tally = self._write_rows(scores, lengths, stack)
-            calls = decide(tally, lengths, self.features.chunk, options)
+            found = self._write_rows(stack)
+            calls = decide(found, self.source.run.request.chunk, options)
             names, reasons = self._write_records(calls, stack)
             if options.fasta:
-                write_called(inputs, calls.call == VIRAL, stack.enter_context(replacing(paths.fasta)))
-                written.append(paths.fasta)
-            about = self._about(calls, inputs, reasons)
-            levels = reliability_levels(self.checkpoint.chunk)
+                write_called(run.request.inputs, calls.call == VIRAL, stack.enter_context(replacing(paths.fasta)))
+            about = self._about(found, calls, reasons)
+            levels = reliability_levels(run.request.chunk)
             report = Report(about, calls, names, find_rule(options.rule).sentence, levels)
             stack.enter_context(replacing(paths.report)).write_text(render(report), encoding="utf-8")
-        if options.parquet:
-            written += map(paths.parquet, TABLES)
+        files = {path.name: {"size": path.stat().st_size, "sha256": file_sha256(path)} for path in self.written()}
+        return {**about, "files": files}
+
+    def written(self) -> list[Path]:
+        """The files that are written."""
+        paths, options = self.paths, self.options
+        names = (
+            ["frames", "chunks", "predictions"]
+            if self.judges.classifier.layout.rows == "frames"
+            else ["chunks", "predictions"]
+        )
+        found = [*map(paths.table, names), *(map(paths.parquet, names) if options.parquet else ()), paths.report]
+        if options.fasta:
+            found.append(paths.fasta)
         if options.virnucpro:
-            written += [paths.virnucpro_frames, paths.virnucpro_chunks]
-        sizes = {path.name: path.stat().st_size for path in paths.results() if path in written and path.exists()}
-        return {**about, "files": sizes}
+            found += [paths.virnucpro_frames, paths.virnucpro_chunks]
+        return found
 
     def _table(self, name: str, columns: Sequence[Column[Rows]], stack: ExitStack) -> Callable[[Rows], None]:
         parquet = self.paths.parquet(name) if self.options.parquet else None
         return stack.enter_context(open_table(columns, self.paths.table(name), parquet))
 
-    def _write_rows(self, scores: np.ndarray, lengths: np.ndarray, stack: ExitStack) -> Tally:
-        tally = Tally(len(lengths), self.options.rule, self.options.threshold)
-        add_frames = self._table("frames", FRAMES, stack)
+    def _write_rows(self, stack: ExitStack) -> Found:
+        judges, request = self.judges, self.source.run.request
+        found, chunking = Found(request.totals.records), Chunking(request.chunk)
         add_chunks = self._table("chunks", CHUNKS, stack)
+        add_frames = self._table("frames", FRAMES, stack) if judges.classifier.layout.rows == "frames" else None
         add_virnucpro = None
         if self.options.virnucpro:
             files = open_virnucpro_files(self.paths.virnucpro_frames, self.paths.virnucpro_chunks)
             add_virnucpro = stack.enter_context(files)
-        for batch in batches(self.features, scores):
-            found = score_chunks(batch, self.options.rule)
-            tally.add(batch, found)
-            ids = [name.decode() for name in batch.ids]
-            records = [name.rpartition("_chunk_")[0] for name in ids]
-            add_frames(_FrameRows(batch, ids, records))
-            start, end = _spans(found, lengths, Chunking(self.features.chunk))
-            viral = found.probability >= self.options.threshold
-            add_chunks(_ChunkRows(found, [records[row] for row in found.first.tolist()], start, end, viral))
-            if add_virnucpro is not None:
-                add_virnucpro(batch, found.first)
-            self.progress("writing", len(batch))
-        return tally
+        for batch in self.source.batches():
+            judged, chunks = found.add(batch, judges, self._threshold, partial(_spans, chunking=chunking))
+            names = [name.decode() for name in batch.records.name]
+            viral = chunks.probability >= self._threshold(chunks.end - chunks.start)
+            records = [names[at] for at in (chunks.record - batch.first).tolist()]
+            add_chunks(ChunkRows(chunks, records, viral))
+            if add_frames is not None:
+                frames = self._frames(batch, judged, names)
+                add_frames(frames)
+                if add_virnucpro is not None:
+                    of_chunk = chunk_keys(frames.rows.record - batch.first, frames.rows.chunk)
+                    add_virnucpro(frames.ids, logistic(frames.judged.margin), of_chunk)
+            self.progress("calling", len(batch.rows))
+        return found
+
+    @staticmethod
+    def _frames(batch: Batch, judged: Judged, names: list[str]) -> FrameRows:
+        """The rows that are frames, with their ids."""
+        own = np.flatnonzero(batch.rows.frame >= 0)
+        rows = Scores(*(getattr(batch.rows, name)[own] for name in Scores.__slots__))
+        kept = replace(judged, by=judged.by[own], margin=judged.margin[own], probability=judged.probability[own])
+        records = [names[at] for at in (rows.record - batch.first).tolist()]
+        each = zip(records, rows.chunk.tolist(), rows.frame.tolist(), strict=True)
+        ids = [f"{record}_chunk_{chunk}{FRAME_NAMES[frame]}" for record, chunk, frame in each]
+        return FrameRows(rows, kept, ids, records)
+
+    def _threshold(self, length: Int64[np.ndarray, "m"]) -> Float64[np.ndarray, "m"]:
+        """The probability from which on records of these lengths are viral."""
+        if self.options.preset is not None:
+            return self.judges.classifier.presets[self.options.preset].of(length)
+        return np.full(len(length), self.options.threshold)
 
     def _write_records(self, calls: Calls, stack: ExitStack) -> tuple[list[tuple[int, str]], Counter[str]]:
         """Write the table of records; returns place and name of the best, and how often there is which reason."""
         add = self._table("predictions", PREDICTIONS, stack)
-        no_rows, counts, best = Reasons(self.features), Counter[str](), calls.best()
-        names: dict[int, str] = {}
-        for records in record_windows(self.features, len(calls.length)):
+        counts, best = Counter[str](), calls.best()
+        chosen, names = np.zeros(len(calls.length), bool), dict[int, str]()
+        chosen[best] = True
+        for records, skipped in self.source.named():
             window = slice(int(records.ordinal[0]), int(records.ordinal[-1]) + 1)
             found = [name.decode() for name in records.name]
-            reasons = [
-                self._reason(record, why, no_rows)
-                for record, why in enumerate(calls.why[window].tolist(), window.start)
-            ]
+            why = calls.why[window]
+            reasons = looked_up(self._whys, why)
+            asked = np.flatnonzero(why == UNSCORED)
+            for at, reason in zip(asked.tolist(), reasons_of(records, skipped, asked), strict=True):
+                reasons[at] = reason
             # A message about a letter at a base is one of its kind; counted is what it is about.
             counts.update(reason.partition(" at ")[0] for reason in reasons if reason)
-            add(_RecordRows(window, records, found, calls, reasons))
-            names |= {at: found[at - window.start] for at in best if window.start <= at < window.stop}
+            kinds = self.judges.telling.kinds if self.judges.telling is not None else ()
+            add(RecordRows(window, records, found, calls, kinds, reasons))
+            names |= {window.start + at: found[at] for at in np.flatnonzero(chosen[window]).tolist()}
         return [(at, names[at]) for at in best], counts
 
-    def _reason(self, record: int, why: int, no_rows: Reasons) -> str:
+    @property
+    def _whys(self) -> dict[int, str]:
         """Why a record has no call; empty where it has one."""
-        if why == CALLED:
-            return ""
-        if why == UNSCORED:
-            return no_rows.of(record)
-        if why == SHORT:
-            return f"shorter than {self.options.min_length:,} bases"
-        return f"false discovery rate above {self.options.max_fdr:g}"
-
-    def _about(self, calls: Calls, inputs: Sequence[PlannedInput], reasons: Counter[str]) -> dict[str, Any]:
-        checkpoint, features = self.checkpoint, self.features
-        viral = calls.call == VIRAL
         return {
-            "schema": SCHEMA,
-            "run": features.run,
+            CALLED: "",
+            UNSCORED: "",
+            SHORT: f"shorter than {self.options.min_length:,} bases",
+            UNSURE: f"false discovery rate above {self.options.max_fdr or 0:g}",
+        }
+
+    def _about(self, found: Found, calls: Calls, reasons: Counter[str]) -> dict[str, Any]:
+        classifier, run = self.judges.classifier, self.source.run
+        viral = calls.call == VIRAL
+        scored = calls.scored > 0
+        telling = self.judges.telling
+        kinds = Counter(looked_up(telling.kinds, calls.kind[calls.kind >= 0])) if telling is not None else {}
+        return {
+            "run": run.request.digest,
             "settings": asdict(self.options),
             "counts": {
                 "records": len(calls.call),
@@ -335,34 +194,46 @@ class Writing:
                 "viral_bases": int(calls.length[viral].sum()),
                 "host": int((calls.call == HOST).sum()),
                 "no_call": int((calls.call == NO_CALL).sum()),
-                "scored": int((calls.scored > 0).sum()),
+                "scored": int(scored.sum()),
+                "scored_by_native": int((calls.by == NATIVE).sum()),
                 "chunks": int(calls.scored.sum()),
-                "frames": features.rows,
+                "rows": found.rows,
             },
-            "expected_false_calls": round(float((1 - calls.probability[viral]).sum()), 3),
+            "kinds": dict(kinds),
+            # With a preset it depends on the length: that of the middle record.
+            "threshold": float(np.median(self._threshold(calls.length[scored] if scored.any() else calls.length))),
+            "expected_false_calls": round(calls.wrong, 3),
+            "viral_share": None if calls.share is None else round(calls.share, 6),
             "no_call_reasons": dict(reasons.most_common(20)),
             "inputs": [
                 {"path": entry.path, "records": entry.records, "bases": entry.bases, "sha256": entry.sha256}
-                for entry in inputs
+                for entry in run.request.inputs
             ],
             "classifier": {
-                "digest": checkpoint.digest,
-                "origin": checkpoint.origin,
-                "layout": str(features.layout),
-                "chunk": checkpoint.chunk,
-                "calibration": checkpoint.calibration.kind,
-                "encoders": {part: dict(identity) for part, identity in checkpoint.encoders.items()},
+                "digest": classifier.digest,
+                "origin": classifier.origin,
+                "layout": str(classifier.layout),
+                "chunk": run.request.chunk,
+                "rows": classifier.layout.rows,
+                "calibration": classifier.calibrated,
+                "presets": {name: asdict(preset) for name, preset in classifier.presets.items()},
+                "encoders": {part: dict(identity) for part, identity in classifier.encoders.items()},
             },
             "versions": versions(),
         }
 
 
-def _spans(found: Chunks, lengths: np.ndarray, chunking: Chunking) -> tuple[np.ndarray, np.ndarray]:
-    """Where chunks start and end on their records."""
-    low, high = int(found.record[0]), int(found.record[-1]) + 1
-    lengths = lengths[low:high]
+def _spans(
+    batch: Batch, starts: Int64[np.ndarray, "m"], chunking: Chunking
+) -> tuple[Int64[np.ndarray, "m"], Int64[np.ndarray, "m"]]:
+    """Where the chunks of some rows start and end on their records."""
+    if not len(starts):
+        return starts, starts
+    owner, number = batch.owner[starts], batch.rows.chunk[starts]
+    low, high = int(owner[0]), int(owner[-1]) + 1
+    lengths = batch.records.length[low:high]
     before = np.cumsum(counts := chunking.count(lengths)) - counts
-    place = before[found.record - low] + found.chunk - 1
+    place = before[owner - low] + number - 1
     table = chunking.cut(lengths, first=int(place[0]), last=int(place[-1]) + 1)
     at = place - place[0]
     return table.start[at], table.end[at]
@@ -372,6 +243,9 @@ def write_called(inputs: Sequence[PlannedInput], called: Bool[np.ndarray, "r"], 
     """Write the records that were called; the caller gives a temporary name.
 
     Names are those of the run, bases are upper case as vnp reads them, 80 a line.
+
+    Raises:
+        ChangedInputError: an input is gone or holds other bytes than when the run was planned.
     """
     wanted = [entry for entry in inputs if called[_records(entry)].any()]
     check_inputs(wanted)
@@ -385,16 +259,16 @@ def _records(entry: PlannedInput) -> slice:
 
 def _write_input(entry: PlannedInput, called: Bool[np.ndarray, "r"], file: BinaryIO) -> int:
     bases = 0
-    left = int(called.sum())
-    for record, chosen in zip(read_records(entry.path), called.tolist(), strict=False):
-        if not chosen:
-            continue
-        file.write(f">{entry.record_name(record.name)}\n".encode())
-        sequence = record.sequence
-        lines = [sequence[first : first + _FASTA_LINE] for first in range(0, len(sequence), _FASTA_LINE)]
-        file.write(b"\n".join(lines) + b"\n")
-        bases += len(sequence)
-        left -= 1
-        if not left:
-            return bases
-    raise ChangedInputError("has fewer records than when it was embedded: extract it anew", path=entry.path)
+    digest = hashlib.sha256()
+    chosen = called.tolist()
+    for count, record in enumerate(read_records(entry.path, hasher=digest)):
+        if count < len(chosen) and chosen[count]:
+            file.write(f">{entry.record_name(record.name)}\n".encode())
+            sequence = record.sequence
+            lines = [sequence[first : first + _FASTA_LINE] for first in range(0, len(sequence), _FASTA_LINE)]
+            file.write(b"\n".join(lines) + b"\n")
+            bases += len(sequence)
+    if digest.hexdigest() != entry.sha256:
+        # Read to its end, for what was copied is what was called only if all of it is as it was.
+        raise ChangedInputError("has changed since the run was planned: predict it anew with --force", path=entry.path)
+    return bases

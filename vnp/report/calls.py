@@ -79,7 +79,7 @@ def render(report: Report) -> str:
         counts=report.about["counts"],
         names=[Path(entry["path"]).name for entry in report.about["inputs"]],
         any_score=bool(scored.any()),
-        threshold=report.about["settings"]["threshold"],
+        threshold=report.about["threshold"],
         histogram=_histogram(report.records.probability[scored]),
         curve=_curve(report.records.fdr[scored], report.about["counts"]["viral"]),
         heat=_heat(report.records.length[scored], report.records.probability[scored]),
@@ -193,7 +193,7 @@ def _row(records: CalledRecords, at: int, name: str) -> dict[str, Any]:
 
 def _facts(about: dict[str, Any]) -> Iterator[tuple[str, str]]:
     settings, classifier, counts = about["settings"], about["classifier"], about["counts"]
-    limits = [f"threshold {settings['threshold']:g}", f"rule {settings['rule']}"]
+    limits = [_viral_from(settings), f"rule {settings['rule']}"]
     if settings["max_fdr"] is not None:
         limits.append(f"false discovery rate at most {settings['max_fdr']:g}")
     if settings["min_length"]:
@@ -204,12 +204,19 @@ def _facts(about: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "calibration", classifier["calibration"]
     yield "encoders", "; ".join(_encoder(part, identity) for part, identity in classifier["encoders"].items())
     yield "features", classifier["layout"]
-    scored = f"{counts['chunks']:,} with a score, {counts['frames']:,} open frames"
+    scored = f"{counts['chunks']:,} with a score, {counts['rows']:,} rows ({classifier['rows']})"
     yield "chunks", f"{classifier['chunk']} bases; {scored}"
     yield "run", about["run"][:16] + "…"
     yield "versions", ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     for entry in about["inputs"][:50]:
         yield "input", f"{entry['path']}: {entry['records']:,} records, {entry['bases']:,} bases"
+
+
+def _viral_from(settings: dict[str, Any]) -> str:
+    """What makes a record viral, in words."""
+    return (
+        f"threshold {settings['threshold']:g}" if settings["threshold"] is not None else f"preset {settings['preset']}"
+    )
 
 
 def _encoder(part: str, identity: dict[str, Any]) -> str:

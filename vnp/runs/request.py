@@ -23,6 +23,8 @@ from vnp.files.records import from_json, read_record, write_record
 SCHEMA = "vnp-run/2"
 _HERE = Path(__file__).resolve().parent.parent
 STORES = ("float16", "float32")
+NATIVE = "native"
+"""Name of the classifier that comes with the package."""
 
 
 def shard_name(number: int) -> str:
@@ -158,6 +160,22 @@ def default_layout(protein: object | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassifierChoice:
+    """A classifier by which tasks score their rows."""
+
+    name: str  # ``native``, or the absolute path of a checkpoint
+    sha256: str  # of the checkpoint, or of the bundled weights
+    layout: str  # kind of layout that it reads, ``1664`` or ``full``
+    # SHA-256 of the weights of the native network, where chunks without an open frame are scored by it; else None
+    native: str | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """Where it lies; None for the one that comes with the package."""
+        return None if self.name == NATIVE else Path(self.name)
+
+
+@dataclass(frozen=True, slots=True)
 class Totals:
     """What the plan counted."""
 
@@ -189,6 +207,8 @@ class Request:
     # of vnp, Python and the libraries, when the run was planned, and the digest of vnp's code: ``code``
     versions: dict[str, str]
     created: str  # UTC, ISO 8601
+    classifier: ClassifierChoice | None = None  # shards hold its scores; None where they hold rows
+    keep_embeddings: bool = False  # shards hold rows beside scores
 
     # Asked for once a shard, over ten thousand shards.
     @cached_property
@@ -199,6 +219,9 @@ class Request:
             del decisive[name]
         for planned in decisive["inputs"]:
             del planned["mtime_ns"]
+        if self.classifier is not None:
+            # It is its content, wherever it lies.
+            del decisive["classifier"]["name"]
         return json_sha256(decisive)
 
     @property
@@ -211,6 +234,11 @@ class Request:
     def shortest(self) -> int | None:
         """Bases of the shortest chunk that is a row; None where rows are open frames."""
         return None if self.protein is not None else encoder_spec(self.dna.name, "dna").shortest
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether its shards hold rows, which can be merged, and not scores alone."""
+        return self.classifier is None or self.keep_embeddings
 
     @property
     def needs_weights(self) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, RunExistsError, storage_error
+from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, RunExistsError, UsageError, storage_error
 from vnp.features.layout import NATIVE_DNA, PROJECTED_DNA, FeatureLayout, make_layout
 from vnp.features.merge import Merged, add_reasons, merge
 from vnp.features.read import open_features
@@ -65,12 +65,17 @@ def reduce_run(
         progress: told how many rows were merged since the last call.
 
     Raises:
+        UsageError: the run keeps no rows.
         IncompleteRunError: shards are missing.
         DamagedShardError: a shard or receipt is not what was written.
         FeatureError: shards do not fit together.
         RunExistsError: other features are there.
         StorageError: the disk is full or cannot be written.
     """
+    if not run.request.keeps_rows:
+        raise UsageError(
+            f"{run.paths.root} keeps scores and no rows to merge; predict keeps them with --keep-embeddings"
+        )
     shards = read_plan(run.paths.plan, run.request.plan_sha256)
     receipts = _receipts(run, shards)
     _require_alike(run, receipts)

@@ -10,8 +10,9 @@ import json
 import shutil
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ import numpy as np
 
 from vnp.errors import ChangedInputError, FeatureError, RunError
 from vnp.features.layout import PROJECTION
-from vnp.features.merge import merge
+from vnp.features.merge import Merged, merge
+from vnp.features.scores import SCHEMA as SCORES
+from vnp.features.scores import Scores, add_scores, join_into, join_scores, write_scores
 from vnp.features.table import CONTENT, content_digest, require_schema, write_table
 from vnp.files.durable import creating, replacing
 from vnp.files.hashing import file_sha256
@@ -83,24 +86,40 @@ class Account:
 
 
 def write_block(
-    path: Path, plan: BlockPlan, block: int, prepared: Prepared, arrays: Mapping[str, np.ndarray], account: Account
+    path: Path,
+    plan: BlockPlan,
+    block: int,
+    prepared: Prepared,
+    arrays: Mapping[str, np.ndarray],
+    account: Account,
+    scores: Scores | None = None,
 ) -> None:
     """Write one block durably; where another task has written it first, that one stays.
+
+    Args:
+        path: of the block.
+        plan: of its shard.
+        block: its number.
+        prepared: what it is of.
+        arrays: its rows; none where only scores are kept.
+        account: how it came about.
+        scores: of its rows, if they were scored.
 
     Raises:
         FeatureError: a value is not finite.
         FileNotFoundError: the shard's folder is gone: another task has sealed the shard.
         StorageError: the disk is full or cannot be written.
     """
+    attributes = {**plan.attributes(block), _ACCOUNT: json.dumps(asdict(account), sort_keys=True)}
+    write: Callable[..., None]
+    if scores is None:
+        write = partial(write_table, rows=prepared.rows, arrays=arrays)
+    elif arrays:
+        write = partial(write_table, rows=prepared.rows, arrays=arrays, more=partial(add_scores, scores=scores))
+    else:
+        write = partial(write_scores, scores=scores)
     with contextlib.suppress(FileExistsError), creating(path) as temporary:
-        write_table(
-            temporary,
-            rows=prepared.rows,
-            records=prepared.records,
-            skipped=prepared.skipped,
-            arrays=arrays,
-            attributes={**plan.attributes(block), _ACCOUNT: json.dumps(asdict(account), sort_keys=True)},
-        )
+        write(temporary, records=prepared.records, skipped=prepared.skipped, attributes=attributes)
 
 
 def read_block(path: Path, plan: BlockPlan, block: int) -> Account | None:
@@ -110,7 +129,8 @@ def read_block(path: Path, plan: BlockPlan, block: int) -> Account | None:
     try:
         require_regular(path)
         with h5py.File(path, "r", locking=False) as file:
-            require_schema(file, path)
+            if file.attrs.get("schema") != SCORES:
+                require_schema(file, path)
             if file.attrs.get(CONTENT) != content_digest(file):
                 raise FeatureError(f"{path} is damaged")
             if any(file.attrs.get(key) != value for key, value in plan.attributes(block).items()):
@@ -171,11 +191,8 @@ def seal_shard(run: Run, plan: BlockPlan, current: Attempt, seconds: Mapping[str
             f"two tasks made blocks of {shard_name(number)} with encoders in different precision: end one of them, "
             f"{go_on}"
         )
-    with h5py.File(paths[0], "r", locking=False) as block:
-        arrays = {name: (name,) for name in ("dna", "dna_projected", "protein") if name in block}
     with replacing(run.paths.shard(number)) as temporary:
-        attributes: dict[str, str | int] = {"kind": "shard", "run": run.request.digest, "shard": number}
-        merged = merge(paths, temporary, arrays=arrays, attributes=attributes)
+        merged = _join(run, number, paths, temporary)
         if _stamps(paths) != stamps:
             raise RunError(
                 f"another task changed blocks of {shard_name(number)} while they were sealed: end one of the two, "
@@ -224,6 +241,21 @@ def seal_shard(run: Run, plan: BlockPlan, current: Attempt, seconds: Mapping[str
         raise LeftToOtherError from None
     shutil.rmtree(run.paths.blocks(number), ignore_errors=True)
     return merged.rows
+
+
+def _join(run: Run, number: int, paths: Sequence[Path], temporary: Path) -> Merged:
+    """Join blocks to a shard file."""
+    attributes: dict[str, str | int] = {"kind": "shard", "run": run.request.digest, "shard": number}
+    if not run.request.keeps_rows:
+        joined = join_scores(paths, temporary, attributes)
+        widths = {"scores": joined.width}
+        return Merged(joined.rows, joined.records, joined.skipped, joined.keys_sha256, [], widths)
+    with h5py.File(paths[0], "r", locking=False) as block:
+        arrays = {name: (name,) for name in ("dna", "dna_projected", "protein") if name in block}
+    if run.request.classifier is None:
+        return merge(paths, temporary, arrays=arrays, attributes=attributes)
+    more = partial(join_into, sources=paths)
+    return merge(paths, temporary, arrays=arrays, attributes=attributes, more=more)
 
 
 def _stamps(paths: Sequence[Path]) -> list[tuple[int, int]]:

@@ -27,9 +27,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from vnp.errors import RunError, UsageError, VnpError, storage_error
+from vnp.features.scores import Scores
 from vnp.runs.done.receipts import Announced, discard, sealed
 from vnp.runs.making.blocks import (
     Account,
@@ -47,6 +50,21 @@ from vnp.runs.request import Run, shard_name
 from vnp.runs.units import Prepared, prepare, read_blocks
 
 _SWITCH_SECONDS = 0.0005
+
+
+class Scoring(Protocol):
+    """What gives the rows of a block their scores, as they are embedded."""
+
+    def score(self, prepared: Prepared, arrays: Mapping[str, np.ndarray]) -> Scores:
+        """Score a block.
+
+        Args:
+            prepared: what the rows are.
+            arrays: the rows by the name of the part, as they would be stored.
+
+        Raises:
+            VnpError: they cannot be scored.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +86,7 @@ def make_shards(
     block_done: Callable[[int, int, int], None] = lambda _shard, _done, _all: None,
     log: str | None = None,
     load: Callable[[], RunEncoders] | None = None,
+    scoring: Callable[[RunEncoders], Scoring] | None = None,
 ) -> tuple[list[Outcome], list[tuple[int, VnpError]]]:
     """Make shards in this process, or find that they are made.
 
@@ -78,6 +97,7 @@ def make_shards(
         block_done: told the shard, its finished blocks and its blocks in all.
         log: path of the task's log, for status.
         load: gives the encoders; called once, and only if there is something to embed.
+        scoring: gives what scores rows, where the run has a classifier; called when the encoders are there.
 
     Returns:
         How each ended, and what went wrong with those that could not be made; what is finished of them stays.
@@ -88,7 +108,7 @@ def make_shards(
     """
     run.require_code()
     run.paths.make()
-    pipeline = _Pipeline(run, iter(shards), stop, block_done, log, load or (lambda: _load(run)))
+    pipeline = _Pipeline(run, iter(shards), stop, block_done, log, load or (lambda: _load(run)), scoring)
     pipeline.work()
     return sorted(pipeline.outcomes, key=lambda one: one.shard), sorted(pipeline.failed, key=lambda one: one[0])
 
@@ -146,12 +166,14 @@ class _Pipeline:
     block_done: Callable[[int, int, int], None]
     log: str | None
     load: Callable[[], RunEncoders]
+    scoring: Callable[[RunEncoders], Scoring] | None = None
     outcomes: list[Outcome] = field(default_factory=list)
     failed: list[tuple[int, VnpError]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._shards = read_plan(self.run.paths.plan, self.run.request.plan_sha256)
         self._ending = False
+        self._scores: Scoring | None = None
         self._begun: list[_Shard] = []
         self._sealing: Future[None] | None = None
         self._writer, self._sealer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
@@ -267,6 +289,7 @@ class _Pipeline:
         """Load the encoders, while the first block of a shard is read."""
         try:
             encoders = self.load()
+            self._scores = None if self.scoring is None else self.scoring(encoders)
         except BaseException:
             # Nobody waits for the thread that reads meanwhile, nor does it for what is not to come.
             self._loaded.cancel()
@@ -293,7 +316,14 @@ class _Pipeline:
         found, account = embedding.result()
         started = time.perf_counter()
         arrays = to_store(found, self.run.request.store)
-        write_block(shard.paths[block.number], shard.plan, block.number, block.prepared, arrays, account)
+        scores = None
+        if self._scores is not None:
+            # Of the rows as they would be stored, so that it makes no difference whether they are.
+            scores = self._scores.score(block.prepared, arrays)
+            arrays = arrays if self.run.request.keeps_rows else {}
+            account.seconds["score"] = round(time.perf_counter() - started, 4)
+            started = time.perf_counter()
+        write_block(shard.paths[block.number], shard.plan, block.number, block.prepared, arrays, account, scores)
         shard.seconds["write"] += time.perf_counter() - started
 
     def _settle(self, shard: _Shard) -> None:

@@ -12,7 +12,7 @@ from vnp.errors import RunExistsError, UsageError, storage_error
 from vnp.files.claims import standing
 from vnp.files.durable import final_path, remove_temporaries
 from vnp.runs.done.receipts import read_attempts
-from vnp.runs.request import STORES, EncoderChoice, RunPaths
+from vnp.runs.request import STORES, ClassifierChoice, EncoderChoice, RunPaths
 from vnp.sequences.samplesheet import InputFile
 
 DEFAULT_CHUNK = 300
@@ -42,6 +42,8 @@ class RunOptions:
     device: str = "auto"
     weights: Path | None = None  # folder of weights, or None for the default
     cluster: str = "auto"  # what --cluster is: where rerun makes what is missing
+    classifier: ClassifierChoice | None = None  # tasks score their rows by it, and keep the scores
+    keep_embeddings: bool = False  # they keep the rows too
 
     def check(self) -> None:
         """Refuse what cannot be.

@@ -13,7 +13,7 @@ from vnp.runs.done.receipts import now
 from vnp.runs.planning.options import RunOptions, clear, require_free
 from vnp.runs.planning.plan import check_inputs, check_tables, write_plan
 from vnp.runs.planning.survey import Survey, survey
-from vnp.runs.request import EncoderChoice, Request, Run, RunPaths, versions
+from vnp.runs.request import ClassifierChoice, EncoderChoice, Request, Run, RunPaths, versions
 
 # A block is what a killed task can lose: seconds on a GPU, some minutes for a transformer on a CPU. A network that
 # reads windows takes some ten times less for a token.
@@ -77,7 +77,13 @@ def _find(root: Path, options: RunOptions, encoders: Mapping[str, EncoderChoice]
     _require_same(run, options, encoders)
     check_inputs(run.request.inputs)
     check_tables(run.request.inputs)
-    asked = replace(run.request, device=options.device, weights=_folder(options), cluster=options.cluster)
+    asked = replace(
+        run.request,
+        device=options.device,
+        weights=_folder(options),
+        cluster=options.cluster,
+        classifier=options.classifier,
+    )
     if asked != run.request:
         asked.write(run.paths.request)
         run = Run(run.paths, asked)
@@ -114,6 +120,8 @@ def make_request(
         cluster=options.cluster,
         versions=versions(),
         created=now(),
+        classifier=options.classifier,
+        keep_embeddings=options.keep_embeddings,
     )
 
 
@@ -132,6 +140,8 @@ def _require_same(run: Run, options: RunOptions, encoders: Mapping[str, EncoderC
         "store": (request.store, options.store),
         "shards": (request.asked_shards, options.shards),
         "token budget": (request.token_budget, options.token_budget),
+        "classifier": (_named(request.classifier), _named(options.classifier)),
+        "kept embeddings": (request.keep_embeddings, options.keep_embeddings),
         "prefixed ids": (request.inputs[0].prefix is not None, options.prefix_ids),
     }
     differing = [_difference(name, there, here) for name, (there, here) in compared.items() if there != here]
@@ -140,6 +150,13 @@ def _require_same(run: Run, options: RunOptions, encoders: Mapping[str, EncoderC
             f"{run.paths.root} holds another run ({'; '.join(differing)}). Choose another --out, or --force to begin "
             "anew"
         )
+
+
+def _named(classifier: ClassifierChoice | None) -> str:
+    """What makes a classifier another one; where it lies does not."""
+    if classifier is None:
+        return "none"
+    return f"{classifier.sha256[:16]}, {classifier.layout}" + (", with native" if classifier.native else "")
 
 
 def _difference(name: str, there: Any, here: Any) -> str:

@@ -1,0 +1,229 @@
+"""Scores of rows as HDF5: what a prediction keeps in place of the rows themselves.
+
+A table of scores has the group ``scores`` (a classifier's logits, and which row they are of), and of the table of
+features the records and what was skipped, as far as calls need them. Ids, labels and groups are left out, for they
+follow from the rest, and columns are packed: of a read some ten bytes are left besides its logits and its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from jaxtyping import Float32, Int8, Int32, Int64
+
+from vnp.errors import FeatureError
+from vnp.features.hdf5 import WIDEST_FIXED, as_array, as_bytes, column_type, guarded_file, whole_file, widest
+from vnp.features.table import CONTENT, Records, Skipped, content_digest, windows
+
+SCHEMA = "vnp-scores/1"
+GROUP = "scores"
+_CHUNK = 16_384
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """Logits of n rows, in input order."""
+
+    record: Int64[np.ndarray, "n"]  # ordinal of the input record over the whole run, 0-based
+    chunk: Int32[np.ndarray, "n"]  # number of the chunk within its record, 1-based
+    frame: Int8[np.ndarray, "n"]  # index into ``vnp.sequences.frames.FRAME_NAMES``, or -1 where a row is a chunk
+    start: Int64[np.ndarray, "n"]  # where the row's DNA starts on the record, 0-based
+    end: Int64[np.ndarray, "n"]  # where it ends, exclusive
+    logits: Float32[np.ndarray, "n k"]  # of each kind
+
+    def __len__(self) -> int:
+        return len(self.record)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Named:
+    """Consecutive records, as calls need them."""
+
+    ordinal: Int64[np.ndarray, "r"]  # position over the whole run, 0-based
+    name: list[bytes]  # UTF-8
+    length: Int64[np.ndarray, "r"]  # bases
+    chunks: Int32[np.ndarray, "r"]  # number of chunks that the record is cut into
+
+    def __len__(self) -> int:
+        return len(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What was joined."""
+
+    rows: int  # rows of which there are scores
+    records: int  # input records
+    skipped: dict[str, int]  # entries without a row, by reason
+    keys_sha256: str  # of record, chunk and frame of the rows
+    width: int  # logits of a row
+
+
+_PARTS: tuple[tuple[str, type[Any]], ...] = ((GROUP, Scores), ("records", Named), ("skipped", Skipped))
+_NUMBERS = {
+    **dict.fromkeys(("record", "ordinal", "start", "end", "length"), np.int64),
+    **dict.fromkeys(("chunk", "chunks"), np.int32),
+    "frame": np.int8,
+    "logits": np.float32,
+}
+
+
+def write_scores(
+    path: Path, *, scores: Scores, records: Records, skipped: Skipped, attributes: Mapping[str, str | int]
+) -> None:
+    """Write a table of scores that fits into memory to a new file; the caller gives a temporary name.
+
+    Raises:
+        FeatureError: a logit is not finite.
+        OSError: the disk is full or cannot be written.
+    """
+    with whole_file(path) as file:
+        file.attrs["schema"] = SCHEMA
+        for key, value in attributes.items():
+            file.attrs[key] = value
+        add_scores(file, scores)
+        named = Named(records.ordinal, records.name, records.length, records.chunks)
+        for group, part in (("records", named), ("skipped", skipped)):
+            _store(file, group, part)
+        file.attrs[CONTENT] = content_digest(file)
+
+
+def add_scores(file: h5py.File, scores: Scores) -> None:
+    """Put scores into a file that is being written."""
+    if not np.isfinite(scores.logits).all():
+        raise FeatureError("a score is NaN or infinite: with fp16 try --precision bf16 or fp32")
+    _store(file, GROUP, scores)
+
+
+def _store(file: h5py.File, group: str, part: Any) -> None:
+    for one in fields(part):
+        values = getattr(part, one.name)
+        shape = (len(part), *np.shape(values)[1:])
+        dtype = _NUMBERS.get(one.name) or column_type(widest(values))
+        target = _packed(file, f"{group}/{one.name}", shape, dtype)
+        if len(part):
+            target[:] = values if one.name in _NUMBERS else as_array(values, np.dtype(dtype))
+
+
+def _packed(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any) -> h5py.Dataset:
+    """A new column; neighbours are much alike, so that packed they take little."""
+    chunk = (max(1, min(_CHUNK, shape[0])), *shape[1:])
+    return file.create_dataset(
+        name, shape, dtype, maxshape=(None, *shape[1:]), chunks=chunk, compression="gzip", compression_opts=1,
+        shuffle=True, track_times=False,
+    )  # fmt: skip
+
+
+def join_scores(sources: Sequence[Path], target: Path, attributes: Mapping[str, str | int]) -> Joined:
+    """Join tables of scores, in input order, to a new file; the caller gives a temporary name.
+
+    Raises:
+        FeatureError: a source does not go on where the one before it ended, or is of another width.
+        OSError: the disk is full or cannot be read.
+    """
+    with guarded_file(target) as file:
+        file.attrs["schema"] = SCHEMA
+        for key, value in attributes.items():
+            file.attrs[key] = value
+        return _join(file, sources, [group for group, _ in _PARTS])
+
+
+def join_into(file: h5py.File, sources: Sequence[Path]) -> None:
+    """Join the scores that stand beside features to a file that is being written."""
+    _join(file, sources, (GROUP,))
+
+
+def _join(file: h5py.File, sources: Sequence[Path], groups: Sequence[str]) -> Joined:
+    kinds = [(group, kind) for group, kind in _PARTS if group in groups]
+    for group, kind in kinds:
+        _make(file, group, kind, sources)
+    digest = hashlib.sha256()
+    reasons: Counter[str] = Counter()
+    counts = dict.fromkeys(groups, 0)
+    last_key, last_record = (-1, -1, -1), -1
+    for path in sources:
+        with h5py.File(path, "r", locking=False) as source:
+            first, last_record = _continues(source["records/ordinal"], last_record, path)
+            for group, kind in kinds:
+                count = len(source[f"{group}/{fields(kind)[0].name}"])
+                for window in windows(count, first if group == "records" else 0):
+                    _copy(source, file, group, kind, window, counts[group])
+                    counts[group] += window.stop - window.start
+            for window in windows(len(source[f"{GROUP}/record"])):
+                key = [source[f"{GROUP}/{name}"][window] for name in ("record", "chunk", "frame")]
+                last_key = _rising(key, last_key, path)
+                for column in key:
+                    digest.update(np.ascontiguousarray(column).data)
+            for window in windows(len(source["skipped/reason"])):
+                reasons.update(reason.decode() for reason in as_bytes(source["skipped/reason"][window]))
+    width = int(file[f"{GROUP}/logits"].shape[1])
+    return Joined(counts[GROUP], counts.get("records", 0), dict(reasons), digest.hexdigest(), width)
+
+
+def _continues(ordinals: h5py.Dataset, last: int, path: Path) -> tuple[int, int]:
+    """The first record of a source that is not in the one before it, 0 or 1, and the ordinal of its last."""
+    if not len(ordinals):
+        return 0, last
+    begins = int(ordinals[0])
+    if last >= 0 and begins not in (last, last + 1):
+        raise FeatureError(
+            f"starts at input record {begins + 1}, the one before it ends at {last + 1}: records are missing or "
+            "repeated",
+            path=path,
+        )
+    return int(begins == last), int(ordinals[-1])
+
+
+def _make(file: h5py.File, group: str, kind: type[Any], sources: Sequence[Path]) -> None:
+    """The empty columns of a group, of a type and width that all sources fit into."""
+    types: dict[str, list[tuple[np.dtype[Any], tuple[int, ...]]]] = {one.name: [] for one in fields(kind)}
+    for path in sources:
+        with h5py.File(path, "r", locking=False) as source:
+            for name, found in types.items():
+                column = source[f"{group}/{name}"]
+                found.append((column.dtype, column.shape[1:]))
+                if found[-1][1] != found[0][1]:
+                    raise FeatureError(f"{name} is {found[-1][1]} wide, elsewhere {found[0][1]}", path=path)
+    for name, found in types.items():
+        dtype = found[0][0]
+        if name not in _NUMBERS:
+            dtype = column_type(max(one.itemsize if one.kind == "S" else WIDEST_FIXED + 1 for one, _ in found))
+        _packed(file, f"{group}/{name}", (0, *found[0][1]), dtype)
+
+
+def _copy(source: h5py.File, file: h5py.File, group: str, kind: type[Any], window: slice, at: int) -> None:
+    for one in fields(kind):
+        path = f"{group}/{one.name}"
+        target, values = file[path], source[path][window]
+        if one.name not in _NUMBERS:
+            values = as_array(as_bytes(values), target.dtype)
+        target.resize(at + len(values), axis=0)
+        target[at:] = values
+
+
+def _rising(key: Sequence[np.ndarray], last: tuple[int, int, int], path: Path) -> tuple[int, int, int]:
+    """Make sure that no row is there twice; returns the last row's key."""
+    record, chunk, frame = (np.r_[before, column.astype(np.int64)] for before, column in zip(last, key, strict=True))
+    more, chunks, frames = np.diff(record), np.diff(chunk), np.diff(frame)
+    rises = (more > 0) | ((more == 0) & ((chunks > 0) | ((chunks == 0) & (frames > 0))))
+    if not rises.all():
+        raise FeatureError(f"scores are there twice or out of order (row {int(np.argmin(rises))})", path=path)
+    return int(record[-1]), int(chunk[-1]), int(frame[-1])
+
+
+def read_scores(file: h5py.File, window: slice = slice(None)) -> Scores:
+    """The scores of an open file, or a window of them."""
+    return Scores(*(file[f"{GROUP}/{one.name}"][window] for one in fields(Scores)))
+
+
+def read_named(file: h5py.File, window: slice = slice(None)) -> Named:
+    """The records of an open file, of scores or of features, or a window of them."""
+    ordinal, name, length, chunks = (file[f"records/{one.name}"][window] for one in fields(Named))
+    return Named(ordinal, as_bytes(name), length, chunks)

@@ -1,0 +1,208 @@
+"""The tables of a prediction: their columns, and how rows become text and Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from vnp.classifier.calibration import logistic
+from vnp.features.scores import Named, Scores
+from vnp.files.durable import replacing
+from vnp.files.tables import open_text_table, table_lines
+from vnp.prediction.calls import CALL_NAMES, SCORED_BY, Calls, Chunks, Judged
+from vnp.report.calls import HOST, RELIABILITY_NAMES, VIRAL
+from vnp.sequences.frames import FRAME_TEXTS
+
+Rows = TypeVar("Rows")
+Values = Sequence[str] | np.ndarray
+_ARROW = {"text": "string", "int": "int64", "ratio": "float64"}
+_FRAMES_HEADER = ("Sequence_ID", "Prediction", "score1", "score2")
+_CHUNKS_HEADER = ("Modified_ID", "Is_Virus", "max_score_0", "max_score_1")
+_FRAME_NAME = 2
+"""Characters that name the frame at the end of an id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column(Generic[Rows]):
+    """A column of a table."""
+
+    name: str  # in the first line
+    kind: Literal["text", "int", "ratio"]  # what it holds; ``ratio`` is a number whose NaN means that there is none
+    values: Callable[[Rows], Values]  # of some rows, one for each
+
+
+@contextmanager
+def open_table(
+    columns: Sequence[Column[Rows]], text: Path, parquet: Path | None = None
+) -> Iterator[Callable[[Rows], None]]:
+    """Write a table, some rows at a time; its files appear when the block ends without an error.
+
+    Args:
+        columns: of the table.
+        text: path of the tab-separated file.
+        parquet: path of the Parquet file, or None.
+
+    Yields:
+        What takes rows.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    with ExitStack() as stack:
+        file = stack.enter_context(open_text_table(text, [column.name for column in columns]))
+        write_batch = _parquet_writer(columns, parquet, stack) if parquet is not None else None
+
+        def add(rows: Rows) -> None:
+            values = [column.values(rows) for column in columns]
+            texts = [_texts(found, column.kind) for found, column in zip(values, columns, strict=True)]
+            if texts[0]:
+                file.write(table_lines(texts))
+                if write_batch is not None:
+                    write_batch(values)
+
+        yield add
+
+
+def _parquet_writer(columns: Sequence[Column[Any]], path: Path, stack: ExitStack) -> Callable[[Sequence[Values]], None]:
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    schema = arrow.schema([(column.name, _ARROW[column.kind]) for column in columns])
+    temporary = stack.enter_context(replacing(path))
+    writer = stack.enter_context(parquet.ParquetWriter(temporary, schema, compression="zstd"))
+
+    def write(values: Sequence[Values]) -> None:
+        arrays = [
+            arrow.array(found, type=field.type, from_pandas=True) for found, field in zip(values, schema, strict=True)
+        ]
+        writer.write_batch(arrow.RecordBatch.from_arrays(arrays, schema=schema))
+
+    return write
+
+
+def _texts(values: Values, kind: str) -> Sequence[str]:
+    if kind == "text":
+        return list(values)
+    numbers = np.asarray(values)
+    if kind == "int":
+        return list(map(str, numbers.tolist()))
+    texts = list(map("{:.6g}".format, numbers.tolist()))
+    for place in np.flatnonzero(np.isnan(numbers)).tolist():
+        texts[place] = ""
+    return texts
+
+
+@contextmanager
+def open_virnucpro_files(
+    frames: Path, chunks: Path
+) -> Iterator[Callable[[list[str], Float64[np.ndarray, "n"], Int64[np.ndarray, "n"]], None]]:
+    """Write VirNucPro's files, batch by batch, so that what reads them goes on working.
+
+    ``prediction_results.txt`` (``frames``) has a line for each frame: id, ``virus`` or ``others``, the scores of others
+    and of virus. ``prediction_results_highestscore.csv`` (``chunks``), separated by tabs in spite of its name, has one
+    for each chunk: its id, whether the highest score of virus over its frames is at least the highest of others, and
+    both. VirNucPro knows no calibration: its scores are the raw ones here. Both files are in input order; VirNucPro
+    sorts the second as text. Source of the formats: the public repository Li-Jing-1997/VirNucPro (Li et al., Briefings
+    in Bioinformatics 2025, bbaf224) and programs that read its files.
+
+    Yields:
+        What takes the ids of frames, their scores, and a number for the chunk of each, rising; no chunk is cut.
+    """
+    with ExitStack() as stack:
+        frame_file = stack.enter_context(open_text_table(frames, _FRAMES_HEADER))
+        chunk_file = stack.enter_context(open_text_table(chunks, _CHUNKS_HEADER))
+
+        def add(ids: list[str], virus: Float64[np.ndarray, "n"], chunk: Int64[np.ndarray, "n"]) -> None:
+            if not ids:
+                return
+            others = 1 - virus
+            first = np.flatnonzero(np.diff(chunk, prepend=-1))
+            # Of two equal scores VirNucPro takes the first for a frame, which is others, and virus for a chunk.
+            words = ["virus" if above else "others" for above in (virus > others).tolist()]
+            frame_file.write(table_lines((ids, words, *_scores(others, virus))))
+            low, high = (np.maximum.reduceat(scores, first) for scores in (others, virus))
+            called = [ids[row][:-_FRAME_NAME] for row in first.tolist()]
+            chunk_file.write(table_lines((called, list(map(str, (high >= low).tolist())), *_scores(low, high))))
+
+        yield add
+
+
+def _scores(*columns: np.ndarray) -> list[list[str]]:
+    return [list(map("{:.8g}".format, column.tolist())) for column in columns]
+
+
+class FrameRows(NamedTuple):
+    """Rows of the table of frames."""
+
+    rows: Scores
+    judged: Judged
+    ids: list[str]
+    records: list[str]
+
+
+class ChunkRows(NamedTuple):
+    """Rows of the table of chunks."""
+
+    chunks: Chunks
+    records: list[str]
+    viral: Bool[np.ndarray, "m"]
+
+
+class RecordRows(NamedTuple):
+    """Rows of the table of records: the window of all records that they are, and what is known of them."""
+
+    window: slice
+    records: Named
+    names: list[str]
+    calls: Calls
+    kinds: tuple[str, ...]
+    reasons: list[str]
+
+
+def looked_up(names: dict[int, str] | Sequence[str], codes: np.ndarray) -> list[str]:
+    """Texts by their numbers."""
+    return [names[code] for code in codes.tolist()]
+
+
+FRAMES: tuple[Column[FrameRows], ...] = (
+    Column("frame_id", "text", lambda rows: rows.ids),
+    Column("record", "text", lambda rows: rows.records),
+    Column("chunk", "int", lambda rows: rows.rows.chunk),
+    Column("frame", "text", lambda rows: looked_up(FRAME_TEXTS, rows.rows.frame)),
+    Column("start", "int", lambda rows: rows.rows.start),
+    Column("end", "int", lambda rows: rows.rows.end),
+    Column("score", "ratio", lambda rows: logistic(rows.judged.margin)),
+    Column("probability", "ratio", lambda rows: rows.judged.probability),
+)
+CHUNKS: tuple[Column[ChunkRows], ...] = (
+    Column("record", "text", lambda rows: rows.records),
+    Column("chunk", "int", lambda rows: rows.chunks.chunk),
+    Column("start", "int", lambda rows: rows.chunks.start),
+    Column("end", "int", lambda rows: rows.chunks.end),
+    Column("n_frames", "int", lambda rows: rows.chunks.frames),
+    Column("score", "ratio", lambda rows: rows.chunks.score),
+    Column("probability", "ratio", lambda rows: rows.chunks.probability),
+    Column("call", "text", lambda rows: [CALL_NAMES[VIRAL if viral else HOST] for viral in rows.viral.tolist()]),
+    Column("scored_by", "text", lambda rows: looked_up(SCORED_BY, rows.chunks.by)),
+)
+PREDICTIONS: tuple[Column[RecordRows], ...] = (
+    Column("name", "text", lambda rows: rows.names),
+    Column("length", "int", lambda rows: rows.records.length),
+    Column("n_chunks", "int", lambda rows: rows.records.chunks),
+    Column("n_scored", "int", lambda rows: rows.calls.scored[rows.window]),
+    Column("score", "ratio", lambda rows: rows.calls.score[rows.window]),
+    Column("probability", "ratio", lambda rows: rows.calls.probability[rows.window]),
+    Column("call", "text", lambda rows: looked_up(CALL_NAMES, rows.calls.call[rows.window])),
+    Column("kind", "text", lambda rows: looked_up((*rows.kinds, ""), rows.calls.kind[rows.window])),
+    Column("fdr", "ratio", lambda rows: rows.calls.fdr[rows.window]),
+    Column("agreement", "ratio", lambda rows: rows.calls.agreement[rows.window]),
+    Column("reliability", "text", lambda rows: looked_up(RELIABILITY_NAMES, rows.calls.reliability[rows.window])),
+    Column("scored_by", "text", lambda rows: looked_up(SCORED_BY, rows.calls.by[rows.window])),
+    Column("reason", "text", lambda rows: rows.reasons),
+)
