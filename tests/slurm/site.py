@@ -92,9 +92,13 @@ class Site:
             code: the exit code that it must have.
             environment: more variables.
         """
+        return self.run([sys.executable, "-m", f"jobs.{command}", *map(str, words)], code=code, **environment)
+
+    def run(self, words: Sequence[str], *, folder: Path = REPOSITORY, code: int = 0, **environment: str) -> str:
+        """Run a command line in a folder; otherwise as ``vnp``."""
         done = subprocess.run(
-            [sys.executable, "-m", f"jobs.{command}", *map(str, words)],
-            cwd=REPOSITORY,
+            words,
+            cwd=folder,
             env={**self.environment, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
