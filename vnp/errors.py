@@ -24,7 +24,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from typing import ClassVar
+
+_NAME_AND_PASSWORD = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#]*@")
+
+
+def without_password(text: str) -> str:
+    """A message without the names and passwords in its addresses: ``https://host`` for ``https://ada:secret@host``."""
+    return _NAME_AND_PASSWORD.sub(r"\1", text)
 
 
 class VnpError(Exception):

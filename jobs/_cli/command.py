@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import click
 
 from jobs._cli.ending import SIGNALLED, EndedError, ended_by_signals, keep_streams, require_written
-from vnp.errors import UsageError, VnpError, machine_error, storage_error
+from vnp.errors import UsageError, VnpError, machine_error, storage_error, without_password
 from vnp.files.records import read_toml
 
 CONFIG = "vnp.toml"
@@ -31,8 +31,8 @@ def echo(text: str, *, err: bool = False) -> None:
 
 
 def printable(text: str) -> str:
-    r"""The text with what a terminal would act on made visible, ESC as ``\x1b``; lines stay lines."""
-    return text.translate(_SHOWN)
+    r"""The text with what a terminal would act on made visible, ESC as ``\x1b``, and without passwords in addresses."""
+    return without_password(text).translate(_SHOWN)
 
 
 def as_typed(text: str) -> str:

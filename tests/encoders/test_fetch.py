@@ -257,6 +257,14 @@ def test_a_node_without_internet_says_so(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*"))) == 0
 
 
+def test_a_password_of_a_mirror_is_told_to_nobody(tmp_path: Path) -> None:
+    with serve(HubContent({})) as address:
+        address = address.replace("//", "//ada:secret@")
+    with pytest.raises(WeightsError, match="no connection to http://127") as refused:
+        download_weights(TINY, tmp_path, HuggingFaceHub(address))
+    assert "secret" not in str(refused.value)
+
+
 def test_an_unknown_repository(tensors: bytes, tmp_path: Path) -> None:
     stranger = dataclasses.replace(TINY, hub_id="someone/else")
     with serve(HubContent(model_files(tensors))) as address, pytest.raises(WeightsError, match="no such repository"):

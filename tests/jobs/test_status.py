@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from benchmarks.status import measure_status
 from jobs import extract, reduce, status
+from jobs._cli.command import echo
 from vnp.runs.done.receipts import Announced
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.planning.start import start_run
@@ -95,6 +96,13 @@ def test_escapes_of_attempts_and_logs_stay_text(run: Path) -> None:
     shown = r"\x1b]0;title\x07 \x1b[31mred \x9b2J \u202etxet"
     assert f"two lines {shown}" in said
     assert f"       | {shown}" in said.splitlines()
+
+
+def test_passwords_of_addresses_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    echo("no answer from https://ada:sec@ret@host:80/x?y and http://ada@b/, a@b, RUN@model.pth, http://h/a@b")
+    assert capsys.readouterr().out == (
+        "no answer from https://host:80/x?y and http://b/, a@b, RUN@model.pth, http://h/a@b\n"
+    )
 
 
 @pytest.mark.parametrize("words", [["--layout", "\x1b[31m"], ["--no\x1b[31m"], ["\x1b[31m"]])

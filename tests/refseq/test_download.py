@@ -276,8 +276,18 @@ def test_a_password_is_told_to_the_server_alone(site: Site) -> None:
     for _ in range(2):
         with pytest.raises(DownloadError, match=f"^{site.address}{REMOTE}: the server answered"):
             download(server, REMOTE, site.path, md5=MD5)
-    with pytest.raises(UsageError, match=r"^'ftp://server/' is not"):
-        Server("ftp://ada:secret@server/")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["ftp://ada:secret@server/", "https://ada:sec/secret@server/", "ada:secret@server/", "https:/ada:secret@server/",
+     "https://server/?key=secret", "https://ada:secret@server:port/", "https://ada:sec@secret@server/#secret"],
+)  # fmt: skip
+def test_a_password_is_not_in_a_refusal(address: str) -> None:
+    with pytest.raises(UsageError, match="is not the address of a folder") as refused:
+        Server(address)
+    assert "secret" not in str(refused.value)
+    assert "server" in str(refused.value)
 
 
 def test_a_certificate_that_is_not_trusted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -92,9 +92,9 @@ class Site:
             code: the exit code that it must have.
             environment: more variables.
         """
-        return self.run([sys.executable, "-m", f"jobs.{command}", *map(str, words)], code=code, **environment)
+        return self.run([sys.executable, "-m", f"jobs.{command}", *map(str, words)], REPOSITORY, environment, code)
 
-    def run(self, words: Sequence[str], *, folder: Path = REPOSITORY, code: int = 0, **environment: str) -> str:
+    def run(self, words: Sequence[str], folder: Path, environment: Mapping[str, str], code: int = 0) -> str:
         """Run a command line in a folder; otherwise as ``vnp``."""
         done = subprocess.run(
             words,

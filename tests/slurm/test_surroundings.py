@@ -46,7 +46,7 @@ def test_tasks_are_what_was_asked_for(
         (tmp_path / module).parent.mkdir(exist_ok=True)
         (tmp_path / f"{module}.py").write_text("raise SystemExit('the working directory was run')\n")
     asked = ["extract", case.input, "--out", case.run, "--shards", "2", *ENCODING, *case.options]
-    said = site.run([sys.executable, "-P", "-c", _COMMAND, *map(str, asked)], folder=tmp_path, **variables)
+    said = site.run([sys.executable, "-P", "-c", _COMMAND, *map(str, asked)], tmp_path, variables)
     assert ("SBATCH_WAIT" in said) == ("SBATCH_WAIT" in variables)
     assert case.submissions()[0]["shards"] == [0, 1]
     case.settle()

@@ -23,7 +23,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 import httpx2
 
 from vnp import __version__
-from vnp.errors import DownloadError, UsageError
+from vnp.errors import DownloadError, UsageError, without_password
 
 TIMEOUT_SECONDS = 60.0
 
@@ -36,7 +36,6 @@ _TRIES = 6
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 _UNSATISFIABLE = 416
 _MOST_TEXT = 256 << 20
-_USER = re.compile(r"(?<=//)[^/@]*@")
 _LINK = re.compile(r"""<a\s[^>]*?\bhref\s*=\s*["']?([^"'\s>]+)""", re.IGNORECASE)
 _NAME = re.compile(r"\w[\w.+-]*")
 _MD5 = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", re.IGNORECASE)
@@ -80,13 +79,15 @@ class Server:
         sleep: Callable[[float], object] | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self.base = _USER.sub("", base).rstrip("/") + "/"
+        self.base = without_password(base).rstrip("/") + "/"
         try:
             url = httpx2.URL(base)
         except httpx2.InvalidURL:
             url = httpx2.URL()
         if url.scheme not in ("https", "http") or not url.host or url.query or url.fragment:
-            raise UsageError(f"{self.base!r} is not the address of a folder, such as https://server/refseq/release/")
+            # Where it is no address, nobody knows where a password ends; and a query may be one.
+            shown = re.split("[?#]", self.base.rpartition("@")[2])[0]
+            raise UsageError(f"{shown!r} is not the address of a folder, such as https://server/refseq/release/")
         self.stopped = threading.Event()
         self._tries = tries
         self._sleep = sleep or self.stopped.wait

@@ -21,7 +21,7 @@ from vnp.encoders.spec import EncoderSpec
 from vnp.encoders.tokens.tokenizers import FILES as TOKENIZER_FILES
 from vnp.encoders.weights.folders import CONFIG_NAME
 from vnp.encoders.weights.lock import LockedEncoder, LockedFile, check_fit, read_lock, verify, weight_sha256, write_lock
-from vnp.errors import StorageError, UsageError, VnpError, WeightsError, storage_error
+from vnp.errors import StorageError, UsageError, VnpError, WeightsError, storage_error, without_password
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -65,6 +65,7 @@ class HuggingFaceHub:
         disable_progress_bars()
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         self.address: str = (endpoint or constants.ENDPOINT).rstrip("/")
+        self.name = without_password(self.address)  # for messages
 
     def resolve(self, hub_id: str, revision: str | None) -> RemoteModel:
         """Look up a repository at a revision (None: its newest commit).
@@ -79,7 +80,7 @@ class HuggingFaceHub:
         except Exception as error:
             raise self._explain(error, f"looking up {hub_id} at {revision or 'its newest commit'}") from error
         if not info.sha:
-            raise WeightsError(f"{self.address} does not say which commit {hub_id} is at")
+            raise WeightsError(f"{self.name} does not say which commit {hub_id} is at")
         files = {
             one.rfilename: RemoteFile(one.size, None if one.lfs is None else one.lfs.sha256)
             for one in info.siblings or []
@@ -107,22 +108,22 @@ class HuggingFaceHub:
         again = "run the same command again, it goes on where it stopped"
         known = (
             (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set; unset it to fetch weights"),
-            (errors.GatedRepoError, f"{self.address} wants a login; set HF_TOKEN to a token with access"),
-            (errors.RevisionNotFoundError, f"{self.address} has no such revision"),
-            (errors.EntryNotFoundError, f"{self.address} has no such file at this revision"),
-            (errors.RepositoryNotFoundError, f"{self.address} has no such repository (or wants HF_TOKEN for it)"),
+            (errors.GatedRepoError, f"{self.name} wants a login; set HF_TOKEN to a token with access"),
+            (errors.RevisionNotFoundError, f"{self.name} has no such revision"),
+            (errors.EntryNotFoundError, f"{self.name} has no such file at this revision"),
+            (errors.RepositoryNotFoundError, f"{self.name} has no such repository (or wants HF_TOKEN for it)"),
         )
         for kind, words in known:
             if isinstance(error, kind):
                 return WeightsError(f"{doing}: {words}")
         if isinstance(error, errors.HfHubHTTPError):
-            return WeightsError(f"{doing}: {self.address} answered: {_first_line(error)}; {again}")
+            return WeightsError(f"{doing}: {self.name} answered: {_first_line(error)}; {again}")
         if (
             isinstance(error, ConnectionError | TimeoutError)
             or type(error).__module__.partition(".")[0] in _NETWORK_LIBRARIES
         ):
             return WeightsError(
-                f"{doing}: no connection to {self.address} ({_first_line(error)}). If this node has no "
+                f"{doing}: no connection to {self.name} ({_first_line(error)}). If this node has no "
                 f"internet, run it on a login node, or fetch elsewhere and copy the folder; else {again}"
             )
         if isinstance(error, OSError) and error.errno is not None:
@@ -158,7 +159,7 @@ def _licence(info: ModelInfo) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip()
+    text = without_password(str(error).strip())
     return text.splitlines()[0] if text else type(error).__name__
 
 
