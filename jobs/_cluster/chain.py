@@ -102,7 +102,7 @@ def plan_and_shards(options: RunOptions, root: Path, executor: Executor, *, forc
     paths = RunPaths(root)
     clear(paths, force=force)
     paths.logs.mkdir(parents=True, exist_ok=True)
-    write_record(paths.options, options)
+    write_record(paths.options, options, seal="digest")
     binds = (*input_paths(options), *(_weights(options.weights) if options.needs_weights else ()))
     numbers = tuple(range(options.shards))
     return (

@@ -86,7 +86,7 @@ def plan_task(request: str) -> str:
         from vnp.runs.planning.start import start_run
 
         root = Path(request).parent
-        options = read_record(RunPaths(root).options, RunOptions, remedy="extract again")
+        options = read_record(RunPaths(root).options, RunOptions, seal="digest", remedy="extract again")
         if options is None:
             raise UsageError(f"{RunPaths(root).options} is missing: extract again")
         run, _ = start_run(options, root)

@@ -18,14 +18,16 @@ import pytest
 from tests.crash._child import Points, die, in_child
 from tests.datasets.genbank import Feature, fasta, genbank, genome_with_genes, gff3_line
 from tests.datasets.making import proteins_of, record, write_set, write_sheet
+from vnp.datasets import build as build_module
 from vnp.datasets.build import Built, build_dataset
 from vnp.datasets.choosing.candidates import find_candidates, read_lengths
 from vnp.datasets.recipe import Recipe
 from vnp.errors import InputError, RunError, RunExistsError, UsageError, VnpError
 from vnp.files.claims import alone
 from vnp.files.durable import temporary_name
+from vnp.runs.planning.dataset import read_dataset
 
-FILES = {"dataset.fna.gz", "dataset.parquet", "dataset.md"}
+FILES = {"dataset.fna.gz", "dataset.json", "dataset.md", "dataset.parquet"}
 RECIPE = Recipe(read_lengths("150,300"), per_group=30, units="genome", seed=3)
 
 pytest.importorskip("pyarrow")
@@ -214,6 +216,43 @@ def test_a_damaged_set_is_not_taken_for_finished(sheet: Path, tmp_path: Path) ->
         build(sheet, out)
     build(sheet, out, force=True)
     assert content(out) == before
+
+
+def test_one_flipped_bit_is_found(sheet: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    build(sheet, out)
+    before = content(out)
+    for name in sorted(FILES):
+        flipped = bytearray(before[name])
+        flipped[len(flipped) // 3] ^= 4
+        (out / name).write_bytes(flipped)
+        with pytest.raises(RunExistsError, match=r"already there, and not made|is not as it was written"):
+            build(sheet, out)
+        if name != "dataset.md":
+            with pytest.raises(InputError, match=r"damaged|is not the FASTA"):
+                read_dataset(out / "dataset.parquet", out / "dataset.fna.gz")
+        (out / name).write_bytes(before[name])
+    assert build(sheet, out).again
+
+
+@pytest.mark.parametrize("kind", ["npz", "bases"])
+def test_a_damaged_part_is_made_anew(sheet: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_arguments: object, **_more: object) -> str:
+        raise KeyboardInterrupt
+
+    build(sheet, tmp_path / "whole")
+    out = tmp_path / "out"
+    with monkeypatch.context() as stopped:
+        stopped.setattr(build_module, "write_fasta", stop)
+        with pytest.raises(KeyboardInterrupt):
+            build(sheet, out)
+    for path in (out / "parts").glob(f"*.{kind}"):
+        flipped = bytearray(path.read_bytes())
+        if flipped:
+            flipped[len(flipped) // 2] ^= 1
+            path.write_bytes(flipped)
+    build(sheet, out)
+    assert content(out) == content(tmp_path / "whole")
 
 
 def test_files_of_somebody_else_are_left_alone(sheet: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytest
 
 from vnp.errors import RunError, UsageError, WeightsError
+from vnp.files import hashing
 from vnp.files.hashing import file_sha256, json_sha256, remembered_sha256
 from vnp.files.records import (
     canonical_json,
@@ -193,12 +194,26 @@ class TestHashing:
         digest = remembered_sha256(path)
         assert digest == file_sha256(path)
         (memory,) = (tmp_path / "cache/vnp/checked").iterdir()
-        stored = json.loads(memory.read_bytes())
-        write_json(memory, {**stored, "sha256": "remembered"})
-        assert remembered_sha256(path) == "remembered"
+        read: list[Path] = []
+
+        def noted(path: Path) -> str:
+            read.append(path)
+            return file_sha256(path)
+
+        monkeypatch.setattr(hashing, "file_sha256", noted)
+        assert remembered_sha256(path) == digest
+        assert not read
         assert remembered_sha256(path, again=True) == digest
+        assert len(read) == 1
+        write_json(memory, {**json.loads(memory.read_bytes()), "sha256": "another"})
+        assert remembered_sha256(path) == digest
+        assert len(read) == 2
+        # Bits that change on the disk change neither size nor time.
+        status, stamp = path.stat(), hashing._stamp(path)
         path.write_bytes(b"y" * 100)
-        assert remembered_sha256(path) == file_sha256(path)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        monkeypatch.setattr(hashing, "_stamp", lambda _path: stamp)
+        assert remembered_sha256(path) == file_sha256(path) != digest
 
     def test_without_a_home_nothing_is_remembered(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("vnp.files.hashing.REMEMBERED_BYTES", 10)

@@ -170,7 +170,7 @@ def test_ctrl_c_leaves_what_is_finished(sheet: Path, tmp_path: Path) -> None:
     for folder in (out, tmp_path / "other"):
         assert call("dataset", sheet, "--out", folder, *SMALL).exit_code == 0
     names = sorted(path.name for path in out.iterdir())
-    assert names == ["dataset.fna.gz", "dataset.md", "dataset.parquet"]
+    assert names == ["dataset.fna.gz", "dataset.json", "dataset.md", "dataset.parquet"]
     assert all((out / name).read_bytes() == (tmp_path / "other" / name).read_bytes() for name in names)
 
 

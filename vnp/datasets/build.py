@@ -32,6 +32,7 @@ from vnp.datasets.writing.write import (
     CARD,
     FASTA,
     KEY,
+    RECORD,
     REQUEST,
     SUMMARY,
     TABLE,
@@ -45,7 +46,8 @@ from vnp.datasets.writing.write import (
 )  # fmt: skip
 from vnp.errors import ChangedInputError, InputError, RunError, RunExistsError, VnpError, storage_error
 from vnp.files.claims import alone, make_folder, require_free
-from vnp.files.durable import final_path, remove_temporaries, replacing, sync_folder
+from vnp.files.durable import final_path, remove_temporaries, sync_folder, write_text
+from vnp.files.manifest import changed_file, write_manifest
 from vnp.files.records import read_record, write_record
 from vnp.sequences.reading import input_digest
 
@@ -199,8 +201,8 @@ def _write(request: Request, parts: Sequence[Part], place: Folder, step: Step) -
     metadata: dict[str, Mapping[str, object]] = {KEY: about, REQUEST: {"sha256": request.digest()}, SUMMARY: summary}
     with step("table", chosen.rows, "rows", 1) as advance:
         write_table(place.table, sources, records, chosen, metadata, progress=advance)
-    with replacing(place.card) as temporary:
-        temporary.write_text(render_card(summary), encoding="utf-8")
+    write_text(place.card, render_card(summary))
+    write_manifest(place.record, place.files, {place.fasta.name: digest})
     return summary
 
 
@@ -230,6 +232,8 @@ class Folder:
         self.fasta = folder / FASTA
         self.table = folder / TABLE
         self.card = folder / CARD
+        self.record = folder / RECORD  # of the three files before it; written last
+        self.files = (self.fasta, self.table, self.card)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -250,7 +254,7 @@ class Folder:
             self._sweep()
             return summary
         require_free(
-            (self.fasta, self.table, self.card),
+            (*self.files, self.record),
             force=force,
             ours=stopped_here,
             why="already there, and not made from these files with these options",
@@ -260,6 +264,7 @@ class Folder:
         make_folder(self.parts)
         self._sweep()
         write_record(self.parts / _REQUEST_FILE, {"sha256": request})
+        self.record.unlink(missing_ok=True)
         return None
 
     def finish(self) -> None:
@@ -299,15 +304,22 @@ class Folder:
             return None
 
     def _finished(self, request: str) -> dict[str, Any] | None:
-        """The summary, where the files are those that the request would make."""
-        if not (self.fasta.exists() and self.table.exists() and self.card.exists()):
+        """The summary, where the files are those that the request would make, and as they were written.
+
+        Raises:
+            RunExistsError: they are those, and one was changed.
+        """
+        if not all(path.exists() for path in self.files):
             return None
         try:
             metadata = read_metadata(self.table)
-        except (OSError, ValueError):
+            changed = changed_file(self.record, self.files) if self.record.exists() else None
+        except (OSError, ValueError, RunError):
             return None
         if metadata.get(REQUEST) != {"sha256": request} or KEY not in metadata:
             return None
+        if changed is not None:
+            raise RunExistsError(f"{changed} is not as it was written: it is damaged. To make the set anew use --force")
         summary = metadata.get(SUMMARY)
         same = input_digest(self.fasta) == metadata[KEY].get("fasta_sha256")
         return summary if same and isinstance(summary, dict) else None

@@ -64,14 +64,14 @@ def write_tuned(device_name: str, encoder: str, precision: str, budget: TunedBud
     make_folder(path.parent)
     budgets = _read_budgets(path)
     budgets.setdefault(device_name, {}).setdefault(encoder, {})[precision] = budget
-    write_record(path, _Budgets(budgets), schema=_BUDGETS_SCHEMA)
+    write_record(path, _Budgets(budgets), schema=_BUDGETS_SCHEMA, seal="digest")
     return path
 
 
 def _read_budgets(path: Path) -> dict[str, dict[str, dict[str, TunedBudget]]]:
     """The budgets of a file; empty if there is none or it cannot be used."""
     try:
-        found = read_record(path, _Budgets, schema=_BUDGETS_SCHEMA, remedy="measure again")
+        found = read_record(path, _Budgets, schema=_BUDGETS_SCHEMA, seal="digest", older=True, remedy="measure again")
         budgets = {} if found is None else found.budgets
         if any(one.tokens < 1 for named in budgets.values() for kinds in named.values() for one in kinds.values()):
             raise RunError(f"{path}: a budget in it is not a number of tokens")
@@ -117,10 +117,10 @@ def keep_fp8_record(record: Fp8Record, folder: Path) -> Path:
     """
     beside, own = _places(folder, record.weights)
     try:
-        write_record(beside, record, schema=_RECORD_SCHEMA)
+        write_record(beside, record, schema=_RECORD_SCHEMA, seal="digest")
     except (StorageError, OSError):
         make_folder(own.parent)
-        write_record(own, record, schema=_RECORD_SCHEMA)
+        write_record(own, record, schema=_RECORD_SCHEMA, seal="digest")
         return own
     return beside
 
@@ -159,6 +159,6 @@ def _places(folder: Path, digest: str) -> tuple[Path, Path]:
 def _read_fp8_record(path: Path) -> Fp8Record | None:
     """A record that is there and whole; what is damaged counts as none."""
     try:
-        return read_record(path, Fp8Record, schema=_RECORD_SCHEMA)
+        return read_record(path, Fp8Record, schema=_RECORD_SCHEMA, seal="digest", older=True)
     except RunError:
         return None

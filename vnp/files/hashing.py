@@ -41,11 +41,24 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def file_crc32(path: Path) -> int:
+    """CRC-32 of a file's bytes.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    crc, buffer = 0, bytearray(1 << 20)
+    with open_regular(path) as file:
+        while count := file.readinto(buffer):
+            crc = crc32(memoryview(buffer)[:count], crc)
+    return crc
+
+
 def remembered_sha256(path: Path, *, again: bool = False) -> str:
     """SHA-256 of a file's bytes, or what is remembered of it.
 
-    The digest of a large file is remembered, with its size, modification time and inode, in the user's cache
-    folder: gigabytes are read once, not at the start of each task.
+    The digest of a large file is remembered in the user's cache folder, with what the system says of the file and its
+    CRC-32, which takes a tenth of the time and is compared each time.
 
     Args:
         path: the file.
@@ -62,15 +75,15 @@ def remembered_sha256(path: Path, *, again: bool = False) -> str:
         memory = cache_folder("checked") / f"{key}.json"
     except StorageError:
         return file_sha256(path)
-    if not again and (known := _recall(memory, now)) is not None:
+    if not again and (known := _recall(memory, now, path)) is not None:
         return known
-    digest = file_sha256(path)
+    digest, crc = file_sha256(path), file_crc32(path)
     # Written to while it was read: the digest belongs to no state of the file, so it is not remembered.
     if _stamp(path) == now:
         # A cache that cannot be written costs time, nothing else.
         with contextlib.suppress(OSError, StorageError):
             memory.parent.mkdir(parents=True, exist_ok=True)
-            write_json(memory, {"stamp": now, "sha256": digest})
+            write_json(memory, {"stamp": now, "crc32": crc, "sha256": digest, "of": _seal_of(now, crc, digest)})
     return digest
 
 
@@ -92,10 +105,14 @@ def code_digest() -> str:
 
 def _stamp(path: Path) -> list[int]:
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
+    return [status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns]
 
 
-def _recall(memory: Path, now: list[int]) -> str | None:
+def _seal_of(stamp: object, crc: object, sha256: object) -> str:
+    return json_sha256({"stamp": stamp, "crc32": crc, "sha256": sha256})
+
+
+def _recall(memory: Path, now: list[int], path: Path) -> str | None:
     """The digest of an unchanged file; anything unreadable is as good as nothing."""
     try:
         content = read_json(memory)
@@ -103,4 +120,6 @@ def _recall(memory: Path, now: list[int]) -> str | None:
         return None
     if not isinstance(content, dict) or content.get("stamp") != now:
         return None
-    return str(content.get("sha256"))
+    crc, sha256 = content.get("crc32"), content.get("sha256")
+    whole = content.get("of") == _seal_of(now, crc, sha256) and crc == file_crc32(path)
+    return str(sha256) if whole else None

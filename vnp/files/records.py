@@ -193,6 +193,7 @@ def read_record(
     *,
     schema: str | int | None = None,
     seal: str | None = None,
+    older: bool = False,
     error: type[VnpError] = RunError,
     remedy: str = "make it again",
 ) -> T | None:
@@ -203,6 +204,7 @@ def read_record(
         kind: the dataclass; ``dict`` for the object as it is.
         schema: that it must have.
         seal: key of the digest of everything else.
+        older: a file without that key, as earlier versions wrote it, is read too.
         error: what to raise.
         remedy: what to do about a file that cannot be used, for the message.
 
@@ -214,15 +216,13 @@ def read_record(
     """
     try:
         content = read_regular(path)
-        if seal is not None and not _sealed(content, seal):
-            # What is no JSON at all is told as that.
-            _object(parse_json(content), schema)
-            raise ValueError("it was changed after it was written")
         stored = _object(parse_json(content), schema)
+        if seal is not None and not (older and seal not in stored) and not _sealed(content, seal):
+            raise ValueError("it was changed after it was written")
         if schema is not None:
             del stored["schema"]
         if seal is not None:
-            del stored[seal]
+            stored.pop(seal, None)
         return from_json(kind, stored)
     except (FileNotFoundError, NotADirectoryError):
         return None

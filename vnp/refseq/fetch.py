@@ -88,7 +88,9 @@ class Fetched:
 def read_lock(folder: Path) -> Lock | None:
     """Read the lock of a folder; None if there is none, DownloadError where it cannot be read."""
     remedy = "delete it and run the same command again with --force, which keeps the files that are right"
-    return read_record(folder / LOCK_NAME, Lock, schema=LOCK_SCHEMA, error=DownloadError, remedy=remedy)
+    return read_record(
+        folder / LOCK_NAME, Lock, schema=LOCK_SCHEMA, seal="digest", older=True, error=DownloadError, remedy=remedy
+    )
 
 
 def plan(server: Server, request: Request, connections: int = 3) -> Lock:
@@ -165,7 +167,7 @@ def fetch(
 
 def write_lock(folder: Path, lock: Lock) -> None:
     """Write the lock durably."""
-    write_record(folder / LOCK_NAME, lock, schema=LOCK_SCHEMA)
+    write_record(folder / LOCK_NAME, lock, schema=LOCK_SCHEMA, seal="digest")
 
 
 def _sound(

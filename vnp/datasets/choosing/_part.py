@@ -7,6 +7,8 @@ has everything else; it is written last, so a part is there if and only if that 
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,6 +21,7 @@ from jaxtyping import Bool, Int64, UInt8, UInt64
 
 from vnp.datasets.annotations.annotated import Annotated
 from vnp.files.durable import replacing
+from vnp.files.hashing import crc32
 from vnp.files.records import parse_json
 
 COUNTED = (
@@ -138,6 +141,7 @@ class PartWriter:
         self._lengths = lengths
         self._limit = limit
         self._place = 0
+        self._crc = 0
         self._records: list[PartRecord] = []
         self._counts: dict[str, Counts] = {}
         self._reservoirs: dict[tuple[str, str, int], _Reservoir] = {}
@@ -179,6 +183,7 @@ class PartWriter:
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)
+        self._crc = crc32(data, self._crc)
         self._place += len(data)
 
     def content(self) -> dict[str, np.ndarray]:
@@ -186,7 +191,12 @@ class PartWriter:
         joined = _joined([none, *(reservoir.columns() for reservoir in self._reservoirs.values())])
         columns = dict(zip(_COLUMNS, joined, strict=True))
         order = np.lexsort((columns["end"], columns["start"], columns["record"]))
-        about = {"bases": self._place, "records": list(map(asdict, self._records)), "counts": self._counts}
+        about = {
+            "bases": self._place,
+            "crc32": self._crc,
+            "records": list(map(asdict, self._records)),
+            "counts": self._counts,
+        }
         text = np.frombuffer(json.dumps(about).encode(), np.uint8)
         return {name: column[order] for name, column in columns.items()} | {"about": text}
 
@@ -234,16 +244,27 @@ class Part:
 
 
 def has_part(folder: Path, key: str) -> bool:
-    return all((folder / f"{key}.{kind}").exists() for kind in ("npz", "bases"))
+    """Whether a part is there and whole; numpy compares what is in the .npz with its sums."""
+    try:
+        read_part(folder, key)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+        return False
+    return True
 
 
 def read_part(folder: Path, key: str) -> Part:
-    """Read a part; the bases stay on the disk."""
+    """Read a part; the bases stay on the disk.
+
+    Raises:
+        ValueError: the bases are not what was written; a damaged ``.npz`` raises what numpy and zipfile do.
+    """
     with np.load(folder / f"{key}.npz", allow_pickle=False) as file:
         columns = {name: file[name] for name in _COLUMNS}
         about = parse_json(file["about"].tobytes())
     path = folder / f"{key}.bases"
     text = np.memmap(path, np.uint8, "r") if about["bases"] else np.zeros(0, np.uint8)
+    if (len(text), crc32(text)) != (about["bases"], about["crc32"]):
+        raise ValueError(f"{path} is not what was written")
     return Part(
         records=tuple(PartRecord(**record) for record in about["records"]), counts=about["counts"], text=text, **columns
     )

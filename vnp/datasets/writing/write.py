@@ -28,6 +28,7 @@ from vnp.sequences.frames import FRAME_NAMES
 FASTA = "dataset.fna.gz"
 TABLE = "dataset.parquet"
 CARD = "dataset.md"
+RECORD = "dataset.json"
 SCHEMA = "vnp-dataset/1"
 KEY = "vnp"
 """Name of the table's metadata."""

@@ -67,14 +67,16 @@ def read_lock(folder: Path) -> dict[str, LockedEncoder]:
         WeightsError: the lock cannot be read.
     """
     again = "delete it and fetch again (python -m jobs.fetch)"
-    found = read_record(folder / LOCK_NAME, _Lock, schema=_SCHEMA, error=WeightsError, remedy=again)
+    found = read_record(
+        folder / LOCK_NAME, _Lock, schema=_SCHEMA, seal="digest", older=True, error=WeightsError, remedy=again
+    )
     return {} if found is None else dict(found.encoders)
 
 
 def write_lock(folder: Path, encoders: Mapping[str, LockedEncoder]) -> Path:
     """Write the lock of a weights folder, all of it or nothing."""
     path = folder / LOCK_NAME
-    write_record(path, _Lock(encoders), schema=_SCHEMA)
+    write_record(path, _Lock(encoders), schema=_SCHEMA, seal="digest")
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,13 @@ from pyarrow import compute, parquet
 
 from vnp.errors import InputError
 from vnp.features.split import PARTS
+from vnp.files.manifest import changed_file
 from vnp.files.records import parse_json
 from vnp.runs.planning.plan import Selection
 from vnp.sequences.frames import FRAME_NAMES
 from vnp.sequences.reading import input_digest
+
+log = logging.getLogger(__name__)
 
 SCHEMA = "vnp-dataset/1"
 _COLUMNS = ("id", "name", "label", "unit", "frame", "split")
@@ -48,6 +52,7 @@ def read_dataset(table: Path, fasta: Path) -> Dataset:
         InputError: the table cannot be used, or the FASTA is another.
     """
     try:
+        _require_as_written(table)
         with parquet.ParquetFile(table) as file:
             about = _about(file, table)
             _require_fasta(fasta, table, about["fasta_sha256"])
@@ -61,6 +66,19 @@ def read_dataset(table: Path, fasta: Path) -> Dataset:
             path=table,
         )
     return Dataset(selection, names, about["chunk"], about["fasta_sha256"])
+
+
+def _require_as_written(table: Path) -> None:
+    """Compare the table with the record beside it; sets of earlier versions have none."""
+    try:
+        changed = changed_file(table.with_suffix(".json"), [table], InputError)
+    except FileNotFoundError:
+        log.warning("%s has no %s beside it: damage in it would not be seen", table, table.with_suffix(".json").name)
+        return
+    if changed is not None:
+        raise InputError(
+            "is not as it was written: it is damaged. Bring it back, or make the dataset again", path=table
+        )
 
 
 def _about(file: Any, table: Path) -> dict[str, Any]:
