@@ -22,16 +22,15 @@ if TYPE_CHECKING:
     from vnp.datasets.build import Built
 
 
-@command("python -m jobs.dataset genomes.csv --out DIR --lengths 150,300,500")
+@command("python -m jobs.dataset genomes.csv --out DIR --units family")
 @click.argument("sheet", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
     "--out", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the set."
 )
 @click.option(
     "--lengths",
-    default="300",
-    help="Bases of the chunks: one length, several (150,300,500), or a range (150-500) of which every chunk has its "
-    "own.",
+    default="150,300,500",
+    help="Bases of the chunks: one length, several with commas, or a range (150-500) of which every chunk has its own.",
 )
 @click.option(
     "--frames",
@@ -50,10 +49,16 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--units",
-    type=click.Choice(["ani", "genome", "record"]),
     default="ani",
-    help="What the split never cuts, where the sheet has no group: genomes of at least 95 % nucleotide identity "
-    "together, each genome, or each record.",
+    help="What the split never cuts, where the sheet has no group: ani, genomes of at least 95 % nucleotide identity; "
+    "genome; record; genus, family or order, from GenBank's lineage; or a column of the sheet, in place of group.",
+)
+@click.option(
+    "--split-by",
+    type=click.Choice(["chance", "date"]),
+    default="chance",
+    help="date trains on what was known first and tests on what came last, by the first submission in each GenBank "
+    "record, or the sheet's column date.",
 )
 @click.option("--validation", type=float, default=0.1, help="Share of the units to watch while training.")
 @click.option("--test", type=float, default=0.2, help="Share of the units to keep apart for the metrics; 0 for none.")
@@ -122,6 +127,8 @@ def _report(built: Built, seconds: float) -> None:
         echo(f"  {name}  {(built.folder / name).stat().st_size / 1e6:,.1f} MB")
     for line in chunk_lines(summary):
         echo(line)
+    for warning in summary["warnings"]:
+        echo(f"warning: {warning}", err=True)
     if summary["problem_count"]:
         first = summary["problems"][0]
         echo(

@@ -468,7 +468,8 @@ def test_a_file_that_changes_meanwhile_is_noticed(sheet: Path, tmp_path: Path, m
     [
         ({"frames": "some"}, UsageError, "--frames is one of annotated, all"),
         ({"balance": "all"}, UsageError, "--balance"),
-        ({"units": "x"}, UsageError, "--units"),
+        ({"units": "x"}, InputError, "no column x: .*--units asks for x"),
+        ({"split_by": "x"}, UsageError, "--split-by is one of chance, date"),
         ({"per_group": 0}, UsageError, "--per-group 0"),
         ({"seed": -1}, UsageError, "--seed -1"),
         ({"test": 0.95}, UsageError, "something must be left"),

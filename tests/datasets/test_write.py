@@ -22,6 +22,8 @@ RECORDS = Records(
     unit=["flu", "flu", "g"],
     organism_group=["viral", "viral", "bacteria"],
     part=np.array([0, 0, 2], np.int8),
+    ranks={"genus": ["Flu", "Flu", ""], "family": ["Fluviridae", "", ""], "order": [""] * 3},
+    date=["2004-01-12", "", "1999"],
 )
 CHOSEN = Chosen(
     record=np.array([0, 1, 2]),
@@ -57,7 +59,7 @@ def test_the_table_has_a_row_for_each_frame(tmp_path: Path) -> None:
     _, table, about = written(tmp_path)
     assert list(table) == [
         "id", "name", "label", "unit", "organism_group", "length", "frame", "annotated", "split", "file", "record",
-        "start", "end",
+        "start", "end", "genus", "family", "order", "date",
     ]  # fmt: skip
     assert table["frame"] == ["F1", "R3", "F2", "F1", "F2", "F3", "R1", "R2", "R3"]
     assert table["id"][:3] == ["NC_1.1:1-5_chunk_1F1", "NC_1.1:1-5_chunk_1R3", "NC_2.1:11-14_chunk_1F2"]

@@ -23,9 +23,9 @@ from typing import Any
 from vnp.datasets.choosing._part import Part, has_part, read_part, writing_part
 from vnp.datasets.choosing._prophages import ViralIndex, read_regions
 from vnp.datasets.choosing._sample import choose
-from vnp.datasets.choosing._split import describe_units, find_units, genomes_to_compare, split_units
+from vnp.datasets.choosing._split import describe_units, find_units, genomes_to_compare, split_by_date, split_units
 from vnp.datasets.choosing.candidates import Search, find_candidates
-from vnp.datasets.recipe import Recipe, Request, make_request
+from vnp.datasets.recipe import UNITS, Recipe, Request, make_request
 from vnp.datasets.sheet import read_sheet
 from vnp.datasets.writing.card import render_card, summarise
 from vnp.datasets.writing.write import (
@@ -101,7 +101,7 @@ def build_dataset(
     """
     recipe.check()
     require_pyarrow()
-    sources = read_sheet(sheet)
+    sources = read_sheet(sheet, None if recipe.units in UNITS else recipe.units)
     for label, name in ((1, "viral"), (0, "host")):
         if not any(source.label == label for source in sources):
             raise InputError(f"none of the files is labelled {name}; a training set needs both", path=sheet)
@@ -182,7 +182,10 @@ def _write(request: Request, parts: Sequence[Part], place: Folder, step: Step) -
     with step("units", compared if recipe.units == "ani" else None, "genomes", 1) as advance:
         units = find_units(found.records, recipe.units, found.sequence, progress=advance)
     described = describe_units(found.records, units)
-    split = split_units(described, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
+    if recipe.split_by == "date":
+        split = split_by_date(described, validation=recipe.validation, test=recipe.test)
+    else:
+        split = split_units(described, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
     rows = choose(found.pool(), per_group=recipe.per_group, balance=recipe.balance, seed=recipe.seed)
     if not len(rows):
         raise InputError(

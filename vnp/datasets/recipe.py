@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vnp.datasets.choosing.candidates import Lengths
+from vnp.datasets.lineage import RANKS
 from vnp.datasets.sheet import Source
 from vnp.errors import UsageError
 from vnp.features.split import shares_of_parts
@@ -17,9 +18,11 @@ from vnp.sequences.identity import require_pyskani
 from vnp.sequences.reading import input_digest
 
 # Goes up when parts of an older state of this code can no longer be used.
-_PARTS = 1
+_PARTS = 2
+UNITS = ("ani", "genome", "record", *RANKS)
+"""What a split never cuts; anything else is a column of the sheet."""
 _CHOICES = {
-    "frames": ("annotated", "all"), "balance": ("none", "label", "group"), "units": ("ani", "genome", "record"),
+    "frames": ("annotated", "all"), "balance": ("none", "label", "group"), "split_by": ("chance", "date"),
 }  # fmt: skip
 
 
@@ -32,7 +35,8 @@ class Recipe:
         frames: ``annotated`` takes the open frames inside an annotated protein, ``all`` every open frame.
         per_group: the most chunks of an organism group; None for all.
         balance: ``none``, ``label`` or ``group``; see ``vnp.datasets.choosing._sample.choose``.
-        units: ``ani``, ``genome`` or ``record``; see ``vnp.datasets.choosing._split.find_units``.
+        units: one of ``UNITS``, see ``vnp.datasets.choosing._split.find_units``, or a column of the sheet.
+        split_by: ``chance``, or ``date``: what was known first is trained on, and what came last tested on.
         validation: share of the units that training is watched on.
         test: share of the units that nothing is decided on.
         seed: of sampling, of the split, and of lengths drawn from a range.
@@ -45,6 +49,7 @@ class Recipe:
     per_group: int | None = None
     balance: str = "none"
     units: str = "ani"
+    split_by: str = "chance"
     validation: float = 0.1
     test: float = 0.2
     seed: int = 0
@@ -55,12 +60,14 @@ class Recipe:
         """Raise UsageError where a value is out of bounds, or a library is missing."""
         for name, values in _CHOICES.items():
             if (value := getattr(self, name)) not in values:
-                raise UsageError(f"--{name} is one of {', '.join(values)}, not {value}")
+                raise UsageError(f"--{name.replace('_', '-')} is one of {', '.join(values)}, not {value}")
         if self.per_group is not None and self.per_group < 1:
             raise UsageError(f"--per-group {self.per_group}: give a number above 0")
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed}: give 0 or a number above")
         shares_of_parts(self.validation, self.test)
+        if not self.units.strip():
+            raise UsageError(f"--units is one of {', '.join(UNITS)}, or a column of the sheet")
         if self.units == "ani":
             require_pyskani("--units ani")
 
@@ -119,7 +126,13 @@ class Request:
     def digest(self) -> str:
         """SHA-256 of everything that decides what is in the set."""
         rows = [
-            {"path": source.name, "label": source.label, "group": source.group, "part": self.part_key(number)}
+            {
+                "path": source.name,
+                "label": source.label,
+                "group": source.group,
+                "date": source.date,
+                "part": self.part_key(number),
+            }
             for number, source in enumerate(self.sources)
         ]
         return json_sha256({"rows": rows, "settings": self.recipe.settings()})

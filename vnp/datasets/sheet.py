@@ -7,7 +7,8 @@ and ``protozoa`` whatever else has a nucleus.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 
 from vnp.datasets.annotations.annotated import Annotated, gff3_of, stem
@@ -31,7 +32,7 @@ _COLUMNS = Columns(
     "sheet of a training set",
     ("path", "label", "group", "organism_group"),
     "of which group and organism_group may be left empty",
-    optional=("annotation",),
+    optional=("annotation", "date"),
 )
 
 
@@ -46,6 +47,7 @@ class Source:
         organism_group: ``viral``, one of ``HOST_GROUPS``, or any other name; None means each record's lineage decides.
         annotation: the GFF3 or GenBank file of a FASTA file, absolute; None where the path is GenBank.
         name: the path as it stands in the sheet.
+        date: of all its records, in place of their own, such as 2004-01-12, 2004-01 or 2004; empty where not given.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class Source:
     organism_group: str | None = None
     annotation: Path | None = None
     name: str = ""
+    date: str = ""
 
     @property
     def label_name(self) -> str:
@@ -67,13 +70,15 @@ class Source:
         }  # fmt: skip
 
 
-def read_sheet(path: str | Path) -> tuple[Source, ...]:
+def read_sheet(path: str | Path, unit_column: str | None = None) -> tuple[Source, ...]:
     """Read the sheet of a training set, in its order.
 
     Args:
         path: ``.csv`` or ``.tsv`` with the columns path, label (viral or host), group (may be empty), organism_group
             (may be empty) and, if it likes, annotation: the GFF3 or GenBank file of a FASTA file. Where that is empty,
-            a GFF3 file is looked for beside the FASTA file, under its name. Paths are relative to the sheet.
+            a GFF3 file is looked for beside the FASTA file, under its name. Paths are relative to the sheet. A column
+            date, if there, has the date of a file's records.
+        unit_column: the column that has the groups, in place of ``group``.
 
     Raises:
         UsageError: the name does not end in .csv or .tsv, or one file stands there twice.
@@ -87,7 +92,7 @@ def read_sheet(path: str | Path) -> tuple[Source, ...]:
     sources = []
     places: dict[Path, int] = {}
     labels: dict[tuple[str, str], tuple[int, int]] = {}
-    for line, source in _sources(path):
+    for line, source in _sources(path, unit_column):
         before = places.setdefault(source.path.resolve(), line)
         if before != line:
             raise UsageError(f"{path}: {source.name} stands in line {before} and in line {line}; remove one")
@@ -106,8 +111,13 @@ def read_sheet(path: str | Path) -> tuple[Source, ...]:
     return tuple(sources)
 
 
-def _sources(path: Path) -> Iterator[tuple[int, Source]]:
-    for line, row in read_rows(path, _COLUMNS):
+def _sources(path: Path, unit_column: str | None) -> Iterator[tuple[int, Source]]:
+    units = "group" if unit_column is None else unit_column.strip().lower()
+    columns = _COLUMNS
+    if units not in columns.required:
+        hint = f"{columns.hint}. --units asks for {units}, and else is ani, genome, record, genus, family or order"
+        columns = replace(columns, required=(*columns.required, units), hint=hint)
+    for line, row in read_rows(path, columns):
         if not row["path"]:
             raise InputError("the path is empty", path=path, line=line)
         if (name := row["label"].lower()) not in LABEL_NAMES:
@@ -117,7 +127,26 @@ def _sources(path: Path) -> Iterator[tuple[int, Source]]:
         file = file_in_sheet(row["path"], path, line)
         require_utf8(file)
         annotation = _annotation(file, row["annotation"], path, line)
-        yield line, Source(file, LABEL_NAMES.index(name), row["group"] or None, organism_group, annotation, row["path"])
+        yield (
+            line,
+            Source(
+                file, LABEL_NAMES.index(name), row[units] or None, organism_group, annotation, row["path"],
+                _date(row["date"], path, line),
+            ),
+        )  # fmt: skip
+
+
+def _date(text: str, path: Path, line: int) -> str:
+    """A date as it stands in the sheet, once it is sure that it is one."""
+    parts = text.split("-")
+    try:
+        if text:
+            date.fromisoformat("-".join([*parts, "01", "01"][: max(3, len(parts))]))
+    except ValueError:
+        raise InputError(
+            f"the date is {text!r}: write it as 2004-01-12, 2004-01 or 2004, or leave it empty", path=path, line=line
+        ) from None
+    return text
 
 
 def _organism_group(text: str, label: str, path: Path, line: int) -> str | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,8 @@ _HEAD = b"LOCUS       x\nFEATURES             Location/Qualifiers\n"
 _LEVEL = 3
 _FULL = "download it with its sequence, as 'GenBank (full)' or with rettype=gbwithparts"
 _MARK = re.compile(rb"\n(LOCUS|ORIGIN|CONTIG|//)(?![^ \n])")
+_SUBMITTED = re.compile(r"Submitted \((\d\d?-[A-Za-z]{3}-\d{4})\)")
+_MONTHS = "JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC".split()  # noqa: SIM905
 _NAME = re.compile(rb"LOCUS +(\S+)")
 _DROPPED = WHITE + b"0123456789"
 _AGAIN = "the file was probably cut off while it was copied or downloaded: get it again"
@@ -167,6 +170,7 @@ class _Entry(NamedTuple):
 
     The name is the accession with version where there is one, else what the LOCUS line calls it; the genome is the
     organism, with strain and isolate, or else the name; ``length`` is what LOCUS says, ``bases`` how many there are.
+    The date is that of the first submission, else that of the LOCUS line.
     """
 
     name: str
@@ -177,6 +181,7 @@ class _Entry(NamedTuple):
     coding: bytes
     line: int
     bases: int = 0
+    date: str = ""
 
 
 def read_genbank(blocks: Iterable[bytes], path: Path) -> Iterator[tuple[int, Annotated]]:
@@ -269,7 +274,7 @@ def _read_entry(flat: FlatRecord, path: Path) -> _Entry:
 
 def _annotate(entry: _Entry, sequence: bytes, problem: str | None) -> Annotated:
     """Check the proteins of a record against its sequence; ``problem`` says why it cannot be used, if so."""
-    record = Annotated(entry.name, sequence, entry.genome, problem=problem, lineage=entry.lineage)
+    record = Annotated(entry.name, sequence, entry.genome, problem=problem, lineage=entry.lineage, date=entry.date)
     return record if problem is not None else record.with_proteins(_proteins(entry, sequence))
 
 
@@ -333,7 +338,18 @@ def _head(text: bytes, path: Path, line: int) -> _Entry:
         )
     organism, lineage = _organism(fields.get("ORGANISM", [""]))
     circular = bool(locus) and "circular" in locus[4].split() if locus else "circular" in lines[0].split()
-    return _Entry(name, int(locus[2]) if locus else None, circular, organism, lineage, b"", line)
+    submitted = filter(None, map(_iso_date, _SUBMITTED.findall("\n".join(lines))))
+    known = min(submitted, default=_iso_date((lines[0].split() or [""])[-1]))
+    return _Entry(name, int(locus[2]) if locus else None, circular, organism, lineage, b"", line, date=known)
+
+
+def _iso_date(text: str) -> str:
+    """``12-JAN-2004`` as 2004-01-12; empty where it is no date."""
+    try:
+        day, month, year = text.upper().split("-")
+        return date(int(year), _MONTHS.index(month) + 1, int(day)).isoformat()
+    except ValueError:
+        return ""
 
 
 def _organism(lines: list[str]) -> tuple[str, tuple[str, ...]]:

@@ -32,6 +32,7 @@ class Annotated:
         unchecked: coding sequences whose location cannot be followed in this record (a piece lies in another record,
             or an end is uncertain), so that their protein could not be checked; they are not in ``proteins``.
         lineage: the organism's taxonomic groups, the widest first; empty where the file does not say.
+        date: when it was made known, such as 2004-01-12; empty where the file does not say.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Annotated:
     problem: str | None = None
     unchecked: int = 0
     lineage: tuple[str, ...] = ()
+    date: str = ""
 
     def with_proteins(self, found: Iterable[Protein]) -> Annotated:
         """The record with the proteins of its coding sequences, and the number of those that have none."""

@@ -94,6 +94,8 @@ class PartRecord:
     problem: str | None
     place: int = -1
     packed: int = 0
+    lineage: tuple[str, ...] = ()
+    date: str = ""
 
 
 class _Reservoir:
@@ -155,7 +157,7 @@ class PartWriter:
         self._records.append(
             PartRecord(
                 record.name, record.genome, group, len(record.sequence), len(record.proteins), record.mismatched,
-                record.untranslated, record.unchecked, record.problem, place, len(packed),
+                record.untranslated, record.unchecked, record.problem, place, len(packed), record.lineage, record.date,
             )
         )  # fmt: skip
         return len(self._records) - 1
@@ -266,5 +268,8 @@ def read_part(folder: Path, key: str) -> Part:
     if (len(text), crc32(text)) != (about["bases"], about["crc32"]):
         raise ValueError(f"{path} is not what was written")
     return Part(
-        records=tuple(PartRecord(**record) for record in about["records"]), counts=about["counts"], text=text, **columns
+        records=tuple(PartRecord(**{**one, "lineage": tuple(one["lineage"])}) for one in about["records"]),
+        counts=about["counts"],
+        text=text,
+        **columns,
     )

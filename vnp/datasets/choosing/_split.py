@@ -1,17 +1,20 @@
 """Joins records into units, and deals these out to training, validation and test.
 
-Units are nearly identical genomes, genomes, or single records, and are never cut; every organism group has its share of
-each part. A group that the sheet gives is a unit as it is, and its records take no part in comparisons.
+Units are genera, families or orders, nearly identical genomes, genomes, or single records, and are never cut. Every
+organism group has its share of each part, or the oldest units are trained on and the newest tested on. A group that the
+sheet gives is a unit as it is, and its records take no part in comparisons.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from vnp.datasets.lineage import RANKS, unit_of
 from vnp.datasets.sheet import LABEL_NAMES
 from vnp.errors import InputError
 from vnp.features.split import PARTS, TRAIN, deal, shares_of_parts
@@ -20,11 +23,12 @@ from vnp.sequences.identity import clusters_of_genomes
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What is dealt out as a whole: its label, organism group, and the bases in all its records."""
+    """What is dealt out as a whole: its label, organism group, the bases in all its records, and the first date."""
 
     label: int
     organism_group: str
     bases: int
+    date: str = ""
 
 
 def split_units(
@@ -65,6 +69,43 @@ def split_units(
     return found
 
 
+def split_by_date(units: Mapping[str, Unit], *, validation: float = 0.1, test: float = 0.2) -> dict[str, int]:
+    """Split units of each label by when they were first known: the oldest to training, the newest to the test part.
+
+    Units of one day stay together, and those without a date go to training; the shares are those of the others. Gives
+    the number of each unit's part.
+
+    Raises:
+        UsageError: the shares leave nothing to train on.
+        InputError: a label has fewer dates than there are parts.
+    """
+    shares = shares_of_parts(validation, test)
+    found = dict.fromkeys(units, TRAIN)
+    for label in (1, 0):
+        dated = sorted((unit.date, name) for name, unit in units.items() if unit.label == label and unit.date)
+        # The newest first, as parts are dealt out: validation, test, then training.
+        order = sorted((part for part in shares if part != TRAIN), reverse=True)
+        days = [day for day, _ in dated]
+        end = len(dated)
+        for place, part in enumerate(order):
+            least = len(order) - place
+            first = max(0, end - max(1, round(shares[part] * len(dated))))
+            if end:
+                # From the first unit of that day on or, where that leaves too little, from the next day on.
+                day = days[first]
+                first = bisect_left(days, day)
+                first = first if first >= least else bisect_right(days, day)
+            if not least <= first < end:
+                raise InputError(
+                    f"{len(dated):,} {LABEL_NAMES[label]} units have a date, on {len(set(days)):,} different days, too "
+                    f"few to give some to each of {', '.join(PARTS[one] for one in shares)}: name dates in a column "
+                    "date of the sheet, or split by chance (--split-by chance)"
+                )
+            found |= {name: part for _, name in dated[first:end]}
+            end = first
+    return found
+
+
 def _piles(units: Mapping[str, Unit], least: int) -> list[Sequence[str]]:
     """Units by organism group, those of small groups together at the end."""
     by_group: dict[str, list[str]] = {}
@@ -89,6 +130,8 @@ class UnitRecord:
     bases: int
     group: str | None = None
     file: str = ""
+    lineage: tuple[str, ...] = ()
+    date: str = ""
 
 
 def find_units(
@@ -102,12 +145,16 @@ def find_units(
 
     It is the sheet's group, the record's name, or the genome's, of several joined the first by name. ``ani`` joins
     genomes of one label of at least 95 % average nucleotide identity, ``genome`` the records of a genome only,
-    ``record`` nothing. A genome too short to be compared stays its own unit. Bases are asked for with ``ani`` only.
+    ``record`` nothing, and a rank of ``RANKS`` the genomes of one genus, family or order, or of the narrower rank that
+    their lineage tells; without any, the genome is the unit, as it is where ``kind`` is a column of the sheet. A genome
+    too short to be compared stays its own unit. Bases are asked for with ``ani`` only.
 
     Raises:
         UsageError: pyskani is not installed.
-        InputError: a unit has both labels.
+        InputError: a unit has both labels, or a rank is asked for and no record without a group has a lineage.
     """
+    if kind in RANKS:
+        _require_lineage(records, kind)
     joined: dict[tuple[int, str], str] = {}
     if kind == "ani":
         for label in (1, 0):
@@ -119,21 +166,37 @@ def find_units(
             units.append(record.group)
         elif kind == "record":
             units.append(record.name)
+        elif kind in RANKS:
+            units.append(unit_of(record.lineage, record.genome, kind) or record.genome)
         else:
             units.append(joined.get((record.label, record.genome), record.genome))
     _require_one_label(records, units)
     return units
 
 
+def _require_lineage(records: Sequence[UnitRecord], kind: str) -> None:
+    asked = [record for record in records if record.group is None]
+    if asked and not any(unit_of(record.lineage, record.genome, kind) for record in asked):
+        raise InputError(
+            f"none of the {len(asked):,} records without a group, such as {asked[0].name}, has a lineage that tells "
+            f"its {kind}; FASTA with GFF3 has none. Take --units ani or genome, or name a column of the sheet"
+        )
+
+
 def describe_units(records: Sequence[UnitRecord], units: Sequence[str]) -> dict[str, Unit]:
-    """Label, organism group and bases of each unit; the organism group is that of most of its bases."""
+    """Label, organism group, bases and first date of each unit; the organism group is that of most of its bases."""
     labels: dict[str, int] = {}
     bases: dict[str, Counter[str]] = {}
+    dates: dict[str, str] = {}
     for record, unit in zip(records, units, strict=True):
         labels[unit] = record.label
         bases.setdefault(unit, Counter())[record.organism_group] += record.bases
+        if record.date:
+            dates[unit] = min(record.date, dates.get(unit, record.date))
     return {
-        unit: Unit(labels[unit], min(counts, key=lambda group: (-counts[group], group)), counts.total())
+        unit: Unit(
+            labels[unit], min(counts, key=lambda group: (-counts[group], group)), counts.total(), dates.get(unit, "")
+        )
         for unit, counts in bases.items()
     }
 

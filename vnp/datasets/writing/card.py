@@ -14,6 +14,7 @@ from jaxtyping import Int64
 from vnp import __version__
 from vnp.datasets.choosing._part import Counts, Part, no_counts
 from vnp.datasets.choosing._split import Unit
+from vnp.datasets.lineage import RANKS
 from vnp.datasets.recipe import Request
 from vnp.datasets.sheet import LABEL_NAMES
 from vnp.datasets.writing.write import SCHEMA, Gathered, Records
@@ -30,6 +31,7 @@ _FRAMES = {
 _TEMPLATE = Path(__file__).with_suffix(".md")
 Row = Mapping[str, Any]
 _SAMPLES = 20
+_FEW_UNITS = 20
 
 
 def summarise(
@@ -85,7 +87,30 @@ def summarise(
         "units": len(units),
         "genomes": len({(one.label, one.genome) for one in found.records}),
         "split": list(_split(records, units, record, frames)),
+        "warnings": list(_warnings(request, found, records, units)),
     }
+
+
+def _warnings(request: Request, found: Gathered, records: Records, units: Mapping[str, Unit]) -> Iterator[str]:
+    """What makes the split worth less than it looks."""
+    kind = request.recipe.units
+    if kind in RANKS:
+        asked = [number for number, one in enumerate(found.records) if one.group is None]
+        without = sum(not records.ranks[kind][number] for number in asked)
+        if without:
+            yield (
+                f"{without:,} of {len(asked):,} records have no {kind} in their lineage: their unit is the narrower "
+                "rank that it tells, or the genome"
+            )
+    if request.recipe.split_by == "date" and (undated := sum(not unit.date for unit in units.values())):
+        yield f"{undated:,} of {len(units):,} units have no date and are in training"
+    for label in (1, 0):
+        count = sum(unit.label == label for unit in units.values())
+        if count < _FEW_UNITS:
+            yield (
+                f"only {count:,} units are {LABEL_NAMES[label]}: what is measured on the few of them that are held out "
+                "says little of others"
+            )
 
 
 def _counted(part: Part) -> dict[str, int]:

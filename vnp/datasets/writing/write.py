@@ -17,6 +17,7 @@ from vnp import __version__
 from vnp.datasets.choosing._part import Part, PartRecord
 from vnp.datasets.choosing._sample import Pool
 from vnp.datasets.choosing._split import UnitRecord
+from vnp.datasets.lineage import RANKS, rank_of
 from vnp.datasets.sheet import Source
 from vnp.errors import InputError, UsageError
 from vnp.features.split import PARTS
@@ -39,7 +40,7 @@ SUMMARY = f"{KEY}.summary"
 _COLUMNS = {
     "id": "string", "name": "string", "label": "string", "unit": "string", "organism_group": "string",
     "length": "int32", "frame": "string", "annotated": "bool", "split": "string", "file": "string", "record": "string",
-    "start": "int64", "end": "int64",
+    "start": "int64", "end": "int64", "genus": "string", "family": "string", "order": "string", "date": "string",
 }  # fmt: skip
 _BATCH = 1 << 16
 _LEVEL = 6
@@ -54,6 +55,8 @@ class Records:
     unit: Sequence[str]
     organism_group: Sequence[str]
     part: Int8[np.ndarray, "records"]
+    ranks: Mapping[str, Sequence[str]]  # genus, family and order of each; empty texts where nothing tells
+    date: Sequence[str]  # when each was known; empty where nothing tells
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,6 +131,8 @@ class Gathered:
             unit=units,
             organism_group=[record.organism_group for record in self.records],
             part=np.array([split[unit] for unit in units], np.int8),
+            ranks={rank: [rank_of(one.lineage, one.genome, rank) for one in self.records] for rank in RANKS},
+            date=[record.date for record in self.records],
         )
 
     def chosen(self, rows: Int64[np.ndarray, "chosen"]) -> Chosen:
@@ -172,7 +177,10 @@ def _record(source: Source, about: PartRecord) -> UnitRecord:
     if source.group is not None and genome == about.name:
         # The file does not say whose the record is, as FASTA does not; the contigs of a given group are one genome.
         genome = source.group
-    return UnitRecord(about.name, genome, source.label, about.group, about.bases, source.group, str(source.path))
+    return UnitRecord(
+        about.name, genome, source.label, about.group, about.bases, source.group, str(source.path),
+        about.lineage, source.date or about.date,
+    )  # fmt: skip
 
 
 def require_pyarrow() -> None:
@@ -313,4 +321,6 @@ def _columns(sources: Sequence[Source], records: Records, chosen: Chosen) -> dic
         "record": [records.name[place] for place in record.tolist()],
         "start": start,
         "end": end,
+        **{rank: [names[place] for place in record.tolist()] for rank, names in records.ranks.items()},
+        "date": [records.date[place] for place in record.tolist()],
     }
