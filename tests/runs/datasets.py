@@ -28,6 +28,9 @@ class Genome:
     part: int
 
 
+RANKS = {"genus": "virus", "family": "viridae", "order": "virales"}
+
+
 def genomes(count: int = 20, length: int = 3000, seed: int = 1, prefix: str = "") -> list[Genome]:
     """Random genomes, every other one viral; of five units three are for training, one for validation, one for test."""
     return [
@@ -91,6 +94,8 @@ def write_dataset(
         unit=[genome.unit for genome in found],
         organism_group=["viral" if genome.viral else "bacteria" for genome in found],
         part=np.array([genome.part for genome in found], np.int8),
+        ranks={rank: [f"{genome.unit}{ending}" for genome in found] for rank, ending in RANKS.items()},
+        date=[""] * len(found),
     )
     bases = (found[number].sequence[first:last] for number, first, last, _ in rows)
     sha256 = write_fasta(folder / FASTA, records, chosen, bases)
