@@ -22,7 +22,7 @@ from vnp.features.split import PARTS
 from vnp.files.records import read_record, write_record
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.planning.options import RunOptions
-from vnp.runs.planning.plan import read_plan, read_selections
+from vnp.runs.planning.plan import read_needed, read_plan
 from vnp.runs.planning.start import start_run
 from vnp.runs.planning.survey import survey
 from vnp.sequences.samplesheet import InputFile, read_inputs
@@ -237,7 +237,7 @@ class TestPlan:
         names = list(dict.fromkeys(table["name"]))
         units = dict(zip(table["name"], table["unit"], strict=True))
         for number, shard in enumerate(shards):
-            (found,) = read_selections(run, shards, number).values()
+            (found,) = read_needed(run, shards, number)[0].values()
             assert (found.first, len(found)) == (shard.start.record, shard.units)
             own = names[found.first : found.first + len(found)]
             assert [found.units[unit].decode() for unit in found.unit] == [units[name] for name in own]

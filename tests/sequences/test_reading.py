@@ -9,6 +9,7 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from vnp.errors import InputError, UsageError
 from vnp.sequences import opening as _files
+from vnp.sequences.opening import BLOCK, block_digest
 from vnp.sequences.reading import Record, input_digest, read_records
 
 FASTA = b">one first record\nACGTN\nacgu\n>two\nRYSWKMBDHV\n"
@@ -84,12 +86,41 @@ def test_several_members_in_one_file(write: Write, packer: str) -> None:
 
 
 @pytest.mark.parametrize("packer", PACKERS)
-def test_the_hasher_gets_every_byte_on_disk(write: Write, packer: str) -> None:
+def test_who_watches_sees_every_byte_on_disk(write: Write, packer: str) -> None:
     path = write(PACKERS[packer](FASTA * 20_000 if packer == "plain" else FASTA))
-    hasher = hashlib.sha256()
-    for _ in read_records(path, hasher=hasher):
+    seen: list[tuple[int, bytes]] = []
+    for _ in read_records(path, watch=lambda *block: seen.append(block)):
         pass
-    assert hasher.hexdigest() == hashlib.sha256(path.read_bytes()).hexdigest() == input_digest(path)
+    assert [number for number, _ in seen] == list(range(len(seen)))
+    blocks = [block for _, block in seen]
+    assert b"".join(blocks) == path.read_bytes()
+    assert blocks[-1] == b""
+    assert {len(block) for block in blocks[:-2]} <= {BLOCK}
+    assert hashlib.sha256(b"".join(blocks)).hexdigest() == input_digest(path)
+
+
+def test_who_watches_sees_the_whole_first_block_of_what_is_read(write: Write) -> None:
+    text = b"".join(b">r%06d\nACGTACGT\n" % number for number in range(50_000))
+    path = write(text)
+    start = text.index(b">r030000")
+    seen: dict[int, bytes] = {}
+    first, *_ = read_records(path, watch=seen.__setitem__, offset=start, line=60_001)
+    assert first.name == "r030000"
+    assert min(seen) == start // BLOCK > 0
+    assert all(block == text[number * BLOCK : (number + 1) * BLOCK] for number, block in seen.items())
+
+
+def test_digests_of_blocks_tell_what_changed() -> None:
+    generator = np.random.default_rng(0)
+    block = generator.integers(0, 256, 10_001, np.uint8).tobytes()
+    others = {block, b"", block[:-1], block + b"\0", *(block[start:] + block[:start] for start in range(500))}
+    for place in generator.integers(0, len(block) * 8, 500).tolist():
+        changed = bytearray(block)
+        changed[place // 8] ^= 1 << place % 8
+        others.add(bytes(changed))
+    assert len({block_digest(one) for one in others}) == len(others)
+    # It stands in plans, so it may never change.
+    assert block_digest(b"ACGT" * 100) == 0x516BE24C8158C480
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
@@ -172,7 +203,7 @@ def test_memory_is_bounded_by_the_longest_record(write: Write) -> None:
     for packed in (data, gzip.compress(data, 1), zstd(data)):
         path = write(packed)
         tracemalloc.start()
-        count = sum(len(record.sequence) for record in read_records(path, hasher=hashlib.sha256()))
+        count = sum(len(record.sequence) for record in read_records(path, watch=lambda _number, _block: None))
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert count == 30_000_000
@@ -316,7 +347,7 @@ def test_a_disk_that_fails_is_one_message(write: Write, monkeypatch: pytest.Monk
         raise OSError(5, "Input/output error")
 
     path = write(FASTA)
-    monkeypatch.setattr(_files._Watched, "read", fail)
+    monkeypatch.setattr(_files._File, "read", fail)
     assert "Input/output error" in message(path)
 
 
@@ -324,17 +355,5 @@ def test_a_record_comes_before_the_rest_of_the_file_is_read(write: Write, monkey
     monkeypatch.setattr(_files, "BLOCK", 64)
     path = write(FASTA * 500)
     taken: list[int] = []
-    monkeypatch.setattr(_files._Watched, "read", watched(taken))
-    assert next(read_records(path)).name == "one"
+    assert next(read_records(path, watch=lambda _number, block: taken.append(len(block)))).name == "one"
     assert 0 < sum(taken) < 1_000
-
-
-def watched(taken: list[int]) -> Callable[[_files._Watched, int], bytes]:
-    whole = _files._Watched.read
-
-    def read(self: _files._Watched, size: int = -1) -> bytes:
-        data = whole(self, size)
-        taken.append(len(data))
-        return data
-
-    return read

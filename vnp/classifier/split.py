@@ -11,6 +11,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,10 +24,9 @@ from vnp.features.read import Features
 from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION, deal, shares_of_parts, some
 from vnp.features.table import Records
 from vnp.files.tables import table_rows, table_text
-from vnp.runs.planning.plan import check_inputs
+from vnp.runs.planning.plan import check_inputs, planned_records
 from vnp.runs.request import PlannedInput
 from vnp.sequences.identity import IDENTITY, SHORTEST, clusters_of_genomes
-from vnp.sequences.reading import read_records
 
 FILE_DIGEST = "file_sha256"
 """Key of a checkpoint's split: SHA-256 of the table that was written beside it."""
@@ -291,7 +291,10 @@ def _sequences(features: Features, records: Records) -> Iterator[tuple[str, byte
     check_inputs(inputs)
     for number, entry in enumerate(inputs):
         own = np.flatnonzero(records.input == number)
-        for place, record in zip(own.tolist(), read_records(entry.path), strict=True):
+        # To the end of the file, where its bytes are known to be those that were planned.
+        for record, place in zip(planned_records(entry), chain(own.tolist(), repeat(None)), strict=False):
+            if place is None:
+                continue
             stored = records.name[place].decode()
             if entry.record_name(record.name) != stored:
                 raise ChangedInputError(

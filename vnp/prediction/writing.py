@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -15,7 +16,6 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from vnp.classifier.calibration import logistic
-from vnp.errors import ChangedInputError
 from vnp.features.scores import Scores
 from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
@@ -48,11 +48,10 @@ from vnp.prediction.tables import (
     open_virnucpro_files,
 )
 from vnp.report.calls import HOST, NO_CALL, VIRAL, Report, render
-from vnp.runs.planning.plan import check_inputs
+from vnp.runs.planning.plan import check_inputs, planned_records
 from vnp.runs.request import PlannedInput, versions
 from vnp.sequences.chunks import Chunking
 from vnp.sequences.frames import FRAME_NAMES
-from vnp.sequences.reading import read_records
 
 SCHEMA = "vnp-predictions/2"
 Progress = Callable[[str, int], None]
@@ -259,16 +258,13 @@ def _records(entry: PlannedInput) -> slice:
 
 def _write_input(entry: PlannedInput, called: Bool[np.ndarray, "r"], file: BinaryIO) -> int:
     bases = 0
-    digest = hashlib.sha256()
-    chosen = called.tolist()
-    for count, record in enumerate(read_records(entry.path, hasher=digest)):
-        if count < len(chosen) and chosen[count]:
-            file.write(f">{entry.record_name(record.name)}\n".encode())
-            sequence = record.sequence
-            lines = [sequence[first : first + _FASTA_LINE] for first in range(0, len(sequence), _FASTA_LINE)]
-            file.write(b"\n".join(lines) + b"\n")
-            bases += len(sequence)
-    if digest.hexdigest() != entry.sha256:
-        # Read to its end, for what was copied is what was called only if all of it is as it was.
-        raise ChangedInputError("has changed since the run was planned: predict it anew with --force", path=entry.path)
+    # To the end of the file, where its bytes are known to be those that were planned.
+    for record, chosen in zip(planned_records(entry), chain(called.tolist(), repeat(False)), strict=False):
+        if not chosen:
+            continue
+        file.write(f">{entry.record_name(record.name)}\n".encode())
+        sequence = record.sequence
+        lines = [sequence[first : first + _FASTA_LINE] for first in range(0, len(sequence), _FASTA_LINE)]
+        file.write(b"\n".join(lines) + b"\n")
+        bases += len(sequence)
     return bases

@@ -120,7 +120,7 @@ class PlannedInput:
     label: int  # 1 viral, 0 host, -1 unlabelled
     group: str | None  # the unit that a split must not cut, or None: each record is its own
     size: int  # bytes on disk
-    mtime_ns: int  # time of the last change; a file with another time is hashed again before work starts
+    mtime_ns: int  # time of the last change
     sha256: str  # of the bytes on disk
     first_record: int  # ordinal of its first record over the whole run
     records: int
@@ -130,6 +130,12 @@ class PlannedInput:
     # plan
     dataset: str | None = None
     dataset_sha256: str | None = None  # of that table
+    # with size and time of change, what tells without reading that a file is still the one that was planned
+    inode: int = 0
+    ctime_ns: int = 0
+    # where they were then, if they were moved since
+    planned_path: str | None = None
+    planned_dataset: str | None = None
 
     def record_name(self, name: str) -> str:
         """The name of one of its records in this run."""
@@ -218,7 +224,10 @@ class Request:
         for name in ("versions", "created", "weights", "device", "cluster"):
             del decisive[name]
         for planned in decisive["inputs"]:
-            del planned["mtime_ns"]
+            for name in ("mtime_ns", "inode", "ctime_ns"):
+                del planned[name]
+            for name in ("path", "dataset"):
+                planned[name] = planned.pop(f"planned_{name}") or planned[name]
         if self.classifier is not None:
             # It is its content, wherever it lies.
             del decisive["classifier"]["name"]

@@ -6,6 +6,7 @@ too, so that it belongs to exactly one shard and is not lost.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, compress
@@ -22,6 +23,7 @@ from vnp.runs.planning.plan import Selection
 from vnp.runs.request import START, PlannedInput, Position
 from vnp.sequences.chunks import Chunking, Chunks
 from vnp.sequences.frames import CODON, FRAME_TEXTS, Frames, Reason, frame_ids, open_frames, whole_chunks
+from vnp.sequences.opening import Watch
 from vnp.sequences.reading import Record, read_records
 
 BATCH_UNITS = 8_192
@@ -66,19 +68,29 @@ class UnitBatch:
         return numbers
 
 
-def read_units(inputs: Sequence[PlannedInput], chunk: int, start: Position, units: int) -> Iterator[UnitBatch]:
+def read_units(
+    inputs: Sequence[PlannedInput], chunk: int, start: Position, units: int, watches: Mapping[int, Watch] | None = None
+) -> Iterator[UnitBatch]:
     """Read so many units from a position on, across files, in batches of at most ``BATCH_UNITS``.
+
+    Args:
+        inputs: the run's files.
+        chunk: bases of a chunk.
+        start: the first unit.
+        units: how many.
+        watches: what compares the bytes of each file, by its index, with those that were planned; None compares none.
 
     Raises:
         InputError: a file cannot be read.
+        ChangedInputError: it is another.
     """
     left = units
     for index in range(start.input, len(inputs)):
         if left <= 0:
             return
         here = start if index == start.input else Position(index, *START)
-        records = iter_records(Path(inputs[index].path), here)
-        for batch in batch_units(records, chunk, index, here):
+        records = iter_records(Path(inputs[index].path), here, None if watches is None else watches[index])
+        for batch in batch_units(records, chunk, index, here, left):
             kept = window(batch, 0, left)
             left -= len(kept)
             yield kept
@@ -86,18 +98,23 @@ def read_units(inputs: Sequence[PlannedInput], chunk: int, start: Position, unit
                 return
 
 
-def iter_records(path: Path, start: Position, hasher: Any = None) -> Iterator[Record]:
+def iter_records(path: Path, start: Position, watch: Watch | None = None) -> Iterator[Record]:
     """The records of one file from a position on, read from the record's byte where that is known."""
     if start.offset > 0:
-        yield from read_records(path, offset=start.offset, line=start.line)
+        yield from read_records(path, watch=watch, offset=start.offset, line=start.line)
         return
-    for ordinal, record in enumerate(read_records(path, hasher=hasher)):
+    for ordinal, record in enumerate(read_records(path, watch=watch)):
         if ordinal >= start.record:
             yield record
 
 
-def batch_units(records: Iterator[Record], chunk: int, index: int, start: Position) -> Iterator[UnitBatch]:
-    """Gather the records of one file, from the start's on, into batches of units from the start's chunk on."""
+def batch_units(
+    records: Iterator[Record], chunk: int, index: int, start: Position, wanted: int = sys.maxsize
+) -> Iterator[UnitBatch]:
+    """Gather the records of one file, from the start's on, into batches of units from the start's chunk on.
+
+    No record is taken behind the one that holds the last unit that is wanted.
+    """
     waiting: list[Record] = []
     number = Chunking(chunk).number
     bases = units = 0
@@ -107,9 +124,10 @@ def batch_units(records: Iterator[Record], chunk: int, index: int, start: Positi
         bases += (size := len(record.sequence))
         # Most records of most inputs are reads, which are one unit.
         units += number(size) if size > chunk else 1
-        if bases >= _BATCH_BASES or units - skip >= BATCH_UNITS:
+        if bases >= _BATCH_BASES or units - skip >= min(BATCH_UNITS, wanted):
             yield from _cut_batches(waiting, chunk, index, ordinal, skip)
             ordinal += len(waiting)
+            wanted -= units - skip
             waiting, bases, units, skip = [], 0, 0, 0
     if waiting:
         yield from _cut_batches(waiting, chunk, index, ordinal, skip)
@@ -152,13 +170,17 @@ def _only_needed(batch: UnitBatch) -> UnitBatch:
 
 
 def read_blocks(
-    inputs: Sequence[PlannedInput], chunk: int, start: Position, sizes: Sequence[int]
+    inputs: Sequence[PlannedInput],
+    chunk: int,
+    start: Position,
+    sizes: Sequence[int],
+    watches: Mapping[int, Watch] | None = None,
 ) -> Iterator[list[UnitBatch]]:
     """Read units as ``read_units`` does, grouped into blocks of these sizes, each at least one."""
     block: list[UnitBatch] = []
     left = iter(sizes)
     room = next(left, 0)
-    for batch in read_units(inputs, chunk, start, sum(sizes)):
+    for batch in read_units(inputs, chunk, start, sum(sizes), watches):
         first = 0
         while first < len(batch):
             piece = window(batch, first, min(first + room, len(batch)))

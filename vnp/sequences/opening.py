@@ -1,4 +1,4 @@
-"""Opens sequence files: finds the compression by content, hashes what is read, and makes it lines of one kind.
+"""Opens sequence files: finds the compression by content, shows blocks to who watches, and makes lines of one kind.
 
 The bytes of a file come in blocks; ``find_start`` tells where its records begin, and of which kind they are.
 """
@@ -7,23 +7,28 @@ from __future__ import annotations
 
 import bz2
 import contextlib
-import gzip
+import hashlib
 import importlib
-import io
 import lzma
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from io import FileIO
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import zstandard
+from jaxtyping import UInt64
 
-from vnp.errors import InputError, UsageError
+from vnp.errors import ChangedInputError, InputError, UsageError
+from vnp.files.hashing import crc32
+from vnp.files.records import open_regular
 from vnp.sequences.samplesheet import check_readable
 
-BLOCK = 1 << 18
 _ZSTD_PIECE = 256
 
 _COMPRESSIONS = {
@@ -46,54 +51,129 @@ _NOT_READ = (
 )
 
 
+BLOCK = 1 << 18
+Watch = Callable[[int, bytes], None]
+"""Told number and bytes of each block of a file as it is on disk, before they are used; and no bytes at its end."""
+
+
+def block_digest(block: bytes) -> int:
+    """A digest of at most ``BLOCK`` bytes in 64 bits, at a fiftieth of the time of SHA-256.
+
+    It tells damage and mistakes, not malice. The low half is the CRC-32, which no burst of up to 32 bits escapes. The
+    high half is that of a sum of products of words with fixed random numbers modulo 2^64, which is almost universal
+    (Dietzfelbinger, STACS 1996), so that of two files a block agrees by chance once in 2^64.
+    """
+    words = np.frombuffer(block if len(block) % 8 == 0 else block + bytes(-len(block) % 8), "<u8")
+    high = int(np.dot(words, _weights()[: len(words)]))
+    return (high >> 32 << 32) | crc32(block)
+
+
+@cache
+def _weights() -> UInt64[np.ndarray, "words"]:
+    return np.frombuffer(hashlib.shake_128(b"vnp blocks").digest(BLOCK), "<u8") | np.uint64(1)
+
+
+@dataclass(eq=False)
+class KnownBlocks:
+    """The blocks of a file as they must be; a ``Watch`` that refuses others."""
+
+    path: str  # for messages
+    digests: UInt64[np.ndarray, "blocks"]
+    read: tuple[int, int] | None = None  # the first block that was compared, and the one after the last
+
+    def __call__(self, number: int, block: bytes) -> None:
+        """Compare a block.
+
+        Raises:
+            ChangedInputError: it is another.
+        """
+        known = int(self.digests[number]) if number < len(self.digests) else None
+        if (block_digest(block) if block else None) != known:
+            first = number * BLOCK
+            where = f"bytes {first:,} to {first + len(block):,}" if block else f"what should follow byte {first:,}"
+            raise ChangedInputError(
+                f"has changed since the run was planned ({where}), or another one stands in its place; put it back, or "
+                "extract the run anew with --force",
+                path=self.path,
+            )
+        if block:
+            self.read = (number if self.read is None else min(self.read[0], number), number + 1)
+
+
+class _Packed(Protocol):
+    """What unpacks one member of a file, as far as it is used here."""
+
+    eof: bool
+    needs_input: bool
+    unused_data: bytes
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        """Unpack some bytes, to at most so many."""
+
+
+class _Gunzip:
+    """The standard library's gzip in that form, at half the speed of isal's, which is not there for every machine."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(31)
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._inner.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
+
+
 _DAMAGE: tuple[type[Exception], ...] = (OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
-# The standard library reads the same at half the speed, where there is no isal for the machine.
-_GzipFile: Any = gzip.GzipFile
+_gunzip: Callable[[], Any] = _Gunzip
 with contextlib.suppress(ImportError):
-    _GzipFile = importlib.import_module("isal.igzip").GzipFile
-    _DAMAGE += (importlib.import_module("isal.isal_zlib").error,)
-
-
-_UNPACKERS: dict[str, Any] = {
-    "gzip": lambda packed: _GzipFile(fileobj=packed, mode="rb"), "bzip2": bz2.BZ2File, "xz": lzma.LZMAFile,
+    _igzip = importlib.import_module("isal.igzip_lib")
+    _gunzip = partial(_igzip.IgzipDecompressor, flag=_igzip.DECOMP_GZIP)
+    _DAMAGE += (_igzip.error,)
+# A file of a few bytes can ask for gigabytes to be unpacked in; zstd -19 and xz -9 need a tenth of this.
+_MOST_MEMORY = 1 << 29
+_UNPACKERS: dict[str, Callable[[], Any]] = {
+    "gzip": lambda: _gunzip(), "bzip2": bz2.BZ2Decompressor,
+    "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_MEMORY),
 }  # fmt: skip
 
 
-class Hasher(Protocol):
-    """A ``hashlib`` object, as far as reading needs one."""
+class _File:
+    """A file's bytes from one on; whoever watches sees each block before a byte of it is handed out."""
 
-    def update(self, data: bytes, /) -> None:
-        """Take in some bytes."""
+    def __init__(self, file: FileIO, watch: Watch | None, offset: int) -> None:
+        self._file, self._watch = file, watch
+        self._number, self._skip = divmod(offset, BLOCK)
+        file.seek(self._number * BLOCK)
 
-
-class _Watched(io.RawIOBase):
-    """A file whose bytes go to a hasher as they are read."""
-
-    def __init__(self, file: BinaryIO, hasher: Hasher | None) -> None:
-        self._file = file
-        self._hasher = hasher
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._file.read(BLOCK if size < 0 else size)
-        if self._hasher is not None:
-            self._hasher.update(data)
-        return data
-
-    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+    def read(self) -> bytes:
+        """The rest of a block; no bytes at the end of the file."""
+        block = self._file.read(BLOCK)
+        # A file system may give less than it has.
+        while len(block) < BLOCK and (more := self._file.read(BLOCK - len(block))):
+            block += more
+        if self._watch is not None:
+            self._watch(self._number, block)
+        self._number += 1
+        skip, self._skip = self._skip, 0
+        return block[skip:] if skip else block
 
 
-def stream(path: Path, hasher: Hasher | None = None, offset: int = 0) -> tuple[bool, Iterator[bytes]]:
+def stream(path: Path, watch: Watch | None = None, offset: int = 0) -> tuple[bool, Iterator[bytes]]:
     """Open a file for one pass.
 
     Args:
         path: the file.
-        hasher: is fed the file's bytes as they are on disk, to the end.
+        watch: sees the file's blocks as they are on disk, from that of the first byte on to the end.
         offset: byte at which to start; only in a file that is not compressed.
 
     Returns:
@@ -112,65 +192,93 @@ def stream(path: Path, hasher: Hasher | None = None, offset: int = 0) -> tuple[b
     kind = next((name for name, starts in _COMPRESSIONS.items() if magic.startswith(starts)), None)
     if kind is not None and offset:
         raise UsageError(f"{path}: a {kind} file cannot be read from byte {offset} on")
-    return kind is None, _blocks(path, kind, hasher, offset)
+    return kind is None, _blocks(path, kind, watch, offset)
 
 
-def _blocks(path: Path, kind: str | None, hasher: Hasher | None, offset: int) -> Iterator[bytes]:
-    with path.open("rb", buffering=0) as file:
-        file.seek(offset)
-        raw = _Watched(file, hasher)
-        try:
-            yield from _unpacked(raw, kind)
-        except EOFError as error:
+def _blocks(path: Path, kind: str | None, watch: Watch | None, offset: int) -> Iterator[bytes]:
+    try:
+        with open_regular(path) as file:
+            raw = _File(file, watch, offset)
+            if kind is None:
+                while block := raw.read():
+                    yield block
+            else:
+                yield from _whole_blocks(_unpacked_zstd(raw) if kind == "zstd" else _unpacked(raw, kind))
+    except EOFError as error:
+        raise InputError(
+            f"the {kind} file ends too early; it was probably cut off while it was copied: copy it again", path=path
+        ) from error
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise InputError(f"cannot be read: {error.strerror}", path=path) from error
+        if any(word in str(error).lower() for word in ("memory", "window")):
             raise InputError(
-                f"the {kind} file ends too early; it was probably cut off while it was copied: copy it again", path=path
+                f"needs more than {_MOST_MEMORY >> 20} MiB to be unpacked in ({error}): unpack it first, for instance "
+                f"with '{'zstd -d --long=31' if kind == 'zstd' else 'xz -d'}'",
+                path=path,
             ) from error
-        except _DAMAGE as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise InputError(f"cannot be read: {error.strerror}", path=path) from error
-            raise InputError(f"the {kind} file is damaged ({error}); copy it again", path=path) from error
-        # A decompressor may stop before the last byte on disk, and the digest is of all of them.
-        while raw.read(BLOCK):
-            pass
+        raise InputError(f"the {kind} file is damaged ({error}); copy it again", path=path) from error
 
 
-def _unpacked(raw: _Watched, kind: str | None) -> Iterator[bytes]:
-    if kind == "zstd":
-        yield from _zstd(raw)
-        return
-    unpacked: Any = raw
-    if kind is not None:
-        unpacked = _UNPACKERS[kind](io.BufferedReader(raw, BLOCK))
-    while block := unpacked.read(BLOCK):
-        yield block
+def _whole_blocks(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Pieces of any size, most of them no larger than a block, as blocks of about one size."""
+    found: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        found.append(piece)
+        size += len(piece)
+        if size >= BLOCK:
+            text = b"".join(found)
+            found, size = [], 0
+            yield from (text[start : start + BLOCK] for start in range(0, len(text), BLOCK))
+    if size:
+        yield b"".join(found)
 
 
-def _zstd(raw: _Watched) -> Iterator[bytes]:
-    """Unpack zstd in blocks of bounded size, and notice a frame that is cut off.
+def _unpacked(raw: _File, kind: str) -> Iterator[bytes]:
+    """Unpack a file of one or more members, and read it to its end.
+
+    Raises:
+        EOFError: the last one has no end.
+        OSError: what follows a member is none.
+    """
+    (magic,) = _COMPRESSIONS[kind]
+    data = raw.read()
+    while data:
+        member: _Packed = _UNPACKERS[kind]()
+        yield member.decompress(data, BLOCK)
+        while not member.eof:
+            data = raw.read() if member.needs_input else b""
+            if member.needs_input and not data:
+                raise EOFError
+            yield member.decompress(data, BLOCK)
+        # Archives on tapes and xz itself fill up with zeros.
+        data = member.unused_data.lstrip(b"\0")
+        while len(data) < len(magic) and (more := raw.read()):
+            data = (data + more).lstrip(b"\0")
+        if data and not data.startswith(magic):
+            raise OSError(
+                f"{data[:8]!r} follows where the compressed data ends. If something was written behind it by mistake, "
+                f"unpack and pack it anew, and look whether all records are there; else"
+            )
+
+
+def _unpacked_zstd(raw: _File) -> Iterator[bytes]:
+    """Unpack zstd, and notice a frame that is cut off.
 
     Raises:
         EOFError: the last frame has no end. The library's own file object keeps silent about that.
     """
     frame = None
-    found: list[bytes] = []
-    size = 0
-    while data := raw.read(BLOCK):
+    while data := raw.read():
         # Little by little, since a kilobyte of zstd can hold a hundred megabytes of Ns.
         for first in range(0, len(data), _ZSTD_PIECE):
             rest = data[first : first + _ZSTD_PIECE]
             while rest:
-                frame = frame or zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-                block = frame.decompress(rest)
-                found.append(block)
-                size += len(block)
+                frame = frame or zstandard.ZstdDecompressor(max_window_size=_MOST_MEMORY).decompressobj()
+                yield frame.decompress(rest)
                 rest = frame.unused_data
                 frame = None if frame.eof else frame
-            if size >= BLOCK:
-                text = b"".join(found)
-                found, size = [], 0
-                yield from (text[start : start + BLOCK] for start in range(0, len(text), BLOCK))
-    if size:
-        yield b"".join(found)
     if frame is not None:
         raise EOFError
 

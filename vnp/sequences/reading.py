@@ -24,7 +24,7 @@ import numpy as np
 
 from vnp.errors import InputError
 from vnp.files.hashing import file_sha256
-from vnp.sequences.opening import Hasher, find_start, one_line_end, stream
+from vnp.sequences.opening import Watch, find_start, one_line_end, stream
 from vnp.sequences.record import (
     UPPER,
     WHITE,
@@ -45,12 +45,12 @@ _LONGEST_HEADER = 1 << 24
 _SURE = 10
 
 
-def read_records(path: str | Path, *, hasher: Hasher | None = None, offset: int = 0, line: int = 1) -> Iterator[Record]:
+def read_records(path: str | Path, *, watch: Watch | None = None, offset: int = 0, line: int = 1) -> Iterator[Record]:
     """Read the records of a FASTA or FASTQ file in order.
 
     Args:
         path: the file.
-        hasher: a ``hashlib`` object that is fed the file's bytes as they are on disk; it has had all of them once the
+        watch: sees the blocks of the file as they are on disk, each before it is used; it has seen all of them once the
             last record has been taken.
         offset: byte to start at, where a record begins (``Record.offset``); only in a file that is not compressed.
         line: line number of that byte (``Record.line``).
@@ -63,7 +63,7 @@ def read_records(path: str | Path, *, hasher: Hasher | None = None, offset: int 
         UsageError: an offset was given for a compressed file.
     """
     path = Path(path)
-    plain, blocks = stream(path, hasher, offset)
+    plain, blocks = stream(path, watch, offset)
     start = find_start(one_line_end(blocks), path, whole=not offset)
     place = (start.blocks, path, line + start.lines, offset + start.size)
     if start.kind == b">":

@@ -14,7 +14,7 @@ import shutil
 import socket
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,9 @@ class Receipt:
     started: str  # UTC, ISO 8601
     finished: str  # UTC, ISO 8601
     versions: dict[str, str]  # of vnp and the libraries
+    # what was read of each input, by its place among them: from which byte on, to which, and the SHA-256 of the digests
+    # of these blocks (``vnp.sequences.opening.block_digest``, 8 bytes each, little-endian), which the plan has too
+    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Write the receipt durably; the first writer wins.

@@ -6,12 +6,13 @@ A block is written once and never changed.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -30,8 +31,9 @@ from vnp.files.durable import creating, replacing
 from vnp.files.hashing import file_sha256
 from vnp.files.records import from_json, parse_json, require_regular
 from vnp.runs.done.receipts import Attempt, Receipt, job_id, now, sealed
-from vnp.runs.request import Run, RunPaths, Shard, shard_name, versions
+from vnp.runs.request import PlannedInput, Run, RunPaths, Shard, shard_name, versions
 from vnp.runs.units import Prepared
+from vnp.sequences.opening import BLOCK, KnownBlocks
 
 _ACCOUNT = "account"
 
@@ -83,6 +85,8 @@ class Account:
     tokens: dict[str, int]  # tokens that each encoder read
     seconds: dict[str, float]  # time of each phase
     events: list[str]  # what happened on the way
+    # the first block of bytes of each input that was read for it, and the one after the last
+    read: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 def write_block(
@@ -160,7 +164,9 @@ def leave_if_sealed(run: Run, number: int) -> None:
         raise LeftToOtherError
 
 
-def seal_shard(run: Run, plan: BlockPlan, current: Attempt, seconds: Mapping[str, float]) -> int:
+def seal_shard(
+    run: Run, plan: BlockPlan, current: Attempt, seconds: Mapping[str, float], known: Mapping[int, KnownBlocks]
+) -> int:
     """Seal blocks into the shard file, and write its receipt.
 
     Args:
@@ -168,6 +174,7 @@ def seal_shard(run: Run, plan: BlockPlan, current: Attempt, seconds: Mapping[str
         plan: of the shard's blocks, all of which are there.
         current: the attempt that seals.
         seconds: what this attempt spent on each phase.
+        known: what the bytes of its inputs must be.
 
     Returns:
         Rows of the shard.
@@ -234,6 +241,7 @@ def seal_shard(run: Run, plan: BlockPlan, current: Attempt, seconds: Mapping[str
         started=current.started,
         finished=now(),
         versions=versions(),
+        inputs=_inputs([account.read for account in accounts], run.request.inputs, known),
     )
     try:
         receipt.write(run.paths.receipt(number))
@@ -261,6 +269,20 @@ def _join(run: Run, number: int, paths: Sequence[Path], temporary: Path) -> Merg
 def _stamps(paths: Sequence[Path]) -> list[tuple[int, int]]:
     """What tells one block file from another in its place; a block itself never changes."""
     return [(stat.st_ino, stat.st_mtime_ns) for stat in (path.stat() for path in paths)]
+
+
+def _inputs(
+    parts: Sequence[Mapping[str, Sequence[int]]], inputs: Sequence[PlannedInput], known: Mapping[int, KnownBlocks]
+) -> dict[str, dict[str, Any]]:
+    """What was read of each input, over all blocks, for the receipt."""
+    found = {}
+    for index in dict.fromkeys(chain.from_iterable(parts)):
+        low = min(part[index][0] for part in parts if index in part)
+        high = max(part[index][1] for part in parts if index in part)
+        digests = known[int(index)].digests[low:high].astype("<u8").tobytes()
+        end = min(high * BLOCK, inputs[int(index)].size)
+        found[index] = {"first": low * BLOCK, "end": end, "sha256": hashlib.sha256(digests).hexdigest()}
+    return found
 
 
 def _sums(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:

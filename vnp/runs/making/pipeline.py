@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Protocol
 
@@ -45,9 +45,10 @@ from vnp.runs.making.blocks import (
     write_block,
 )
 from vnp.runs.making.encoders import Embedding, RunEncoders, share_kernels, to_store
-from vnp.runs.planning.plan import Selection, check_inputs, inputs_of, read_plan, read_selections
+from vnp.runs.planning.plan import Selection, check_inputs, inputs_of, read_needed, read_plan
 from vnp.runs.request import Run, shard_name
 from vnp.runs.units import Prepared, prepare, read_blocks
+from vnp.sequences.opening import KnownBlocks
 
 _SWITCH_SECONDS = 0.0005
 
@@ -129,6 +130,7 @@ class _Shard:
         self.paths = plan.paths(run.paths)
         self.announced: Announced | None = None
         self.chosen: Mapping[int, Selection] = {}
+        self.known: Mapping[int, KnownBlocks] = {}
         self.seconds = {"load": 0.0, "weights": 0.0, "read": 0.0, "write": 0.0}
         self.have = 0  # blocks that are safe on the disk
         self.writing: Future[None] | None = None
@@ -143,6 +145,7 @@ class _Block:
     prepared: Prepared
     work: Mapping[str, Any]
     encoders: RunEncoders
+    read: dict[str, tuple[int, int]]  # the blocks of each input that were read for it and for those before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +251,7 @@ class _Pipeline:
             self.outcomes.append(Outcome(number, "already", done.rows))
             return False
         discard(run, number)
-        shard.chosen = read_selections(run, self._shards, number)
+        shard.chosen, shard.known = read_needed(run, self._shards, number)
         shard.announced = Announced(run.paths.blocks(number), self.log)
         self._begun.append(shard)
         check_inputs(inputs_of(run.request, self._shards, number))
@@ -268,7 +271,7 @@ class _Pipeline:
         shard.have = sum(account is not None for account in accounts)
         final = max(block for block, account in enumerate(accounts) if account is None)
         started, last = time.perf_counter(), False
-        blocks = read_blocks(request.inputs, request.chunk, plan.shard.start, plan.sizes)
+        blocks = read_blocks(request.inputs, request.chunk, plan.shard.start, plan.sizes, shard.known)
         for block, units in enumerate(islice(blocks, final + 1)):
             if shard.over or self._ending:
                 return
@@ -279,7 +282,7 @@ class _Pipeline:
                 started, last = time.perf_counter(), block == final
                 work = encoders.prepare(prepared.dna, prepared.protein)
                 shard.seconds["read"] += time.perf_counter() - started
-                yield _Step(shard, _Block(block, prepared, work, encoders), last)
+                yield _Step(shard, _Block(block, prepared, work, encoders, _read_so_far(shard)), last)
                 started = time.perf_counter()
         if not last:
             # The input is shorter than it was.
@@ -314,6 +317,7 @@ class _Pipeline:
         if embedding is None:
             return
         found, account = embedding.result()
+        account = replace(account, read=block.read)
         started = time.perf_counter()
         arrays = to_store(found, self.run.request.store)
         scores = None
@@ -356,7 +360,7 @@ class _Pipeline:
             assert shard.announced is not None
             self._settle(shard)
             if all(path.exists() for path in shard.paths):
-                rows = seal_shard(self.run, shard.plan, shard.announced.attempt, shard.seconds)
+                rows = seal_shard(self.run, shard.plan, shard.announced.attempt, shard.seconds, shard.known)
                 shard.announced.end()
                 self.outcomes.append(Outcome(shard.number, "done", rows))
             else:
@@ -398,6 +402,10 @@ class _Pipeline:
             ) from error
         shutil.rmtree(self.run.paths.blocks(shard.number), ignore_errors=True)
         self.outcomes.append(Outcome(shard.number, "left", receipt.rows))
+
+
+def _read_so_far(shard: _Shard) -> dict[str, tuple[int, int]]:
+    return {str(index): known.read for index, known in shard.known.items() if known.read is not None}
 
 
 def _drop_others(shard: _Shard, accounts: list[Account | None], encoders: RunEncoders) -> None:

@@ -3,32 +3,37 @@
 A shard is a run of consecutive units (chunks), so that the merged file is in input order whatever the number of shards.
 What a dataset says of a record (label, unit, part of the split, which frames become rows) is taken from its table once,
 so that a task needs neither the table nor the library that reads it. Whether the inputs are still those that were
-planned is looked at here too.
+planned is looked at here too: the plan has a digest of each block of each file, and a task compares what it reads.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 import h5py
 import numpy as np
-from jaxtyping import Int8, Int32, Int64, UInt8
+from jaxtyping import Int8, Int32, Int64, UInt8, UInt64
 
 from vnp.errors import ChangedInputError, InputError, RunError, storage_error
 from vnp.features.hdf5 import as_array, as_bytes, column_type, whole_file, widest
 from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
 from vnp.runs.request import PlannedInput, Position, Request, Run, Shard
-from vnp.sequences.reading import input_digest
+from vnp.sequences.opening import BLOCK, KnownBlocks
+from vnp.sequences.reading import Record, input_digest, read_records
 
 SCHEMA = "vnp-plan/2"
 _WIDE = ("record", "chunk", "offset", "line", "units", "rows", "tokens", "bases")
 SHARD_TYPE = np.dtype([("input", "<i4"), *((name, "<i8") for name in _WIDE)])
 _GROUP = "datasets"
 _COLUMNS = ("label", "split", "frames", "unit")
+_BLOCKS = "blocks"
+_OTHER = "has changed since the run was planned (other bytes, as many as before)"
 _CHUNK = 65_536
 
 
@@ -62,13 +67,19 @@ class Selection:
         return places
 
 
-def write_plan(path: Path, shards: Sequence[Shard], selections: Mapping[int, Selection] | None = None) -> str:
+def write_plan(
+    path: Path,
+    shards: Sequence[Shard],
+    selections: Mapping[int, Selection] | None = None,
+    blocks: Sequence[UInt64[np.ndarray, "b"]] = (),
+) -> str:
     """Write ``plan.h5`` durably.
 
     Args:
         path: of the file.
         shards: the table.
         selections: what datasets say of their records, by the index of the input.
+        blocks: the digests of each file's blocks.
 
     Returns:
         SHA-256 of the file.
@@ -78,6 +89,7 @@ def write_plan(path: Path, shards: Sequence[Shard], selections: Mapping[int, Sel
         with whole_file(temporary) as file:
             file.attrs["schema"] = SCHEMA
             file.create_dataset("shards", data=table, track_times=False)
+            file.create_dataset(_BLOCKS, data=np.concatenate([np.zeros(0, np.uint64), *blocks]), track_times=False)
             for index, selection in (selections or {}).items():
                 _store(file.create_group(f"{_GROUP}/{index}"), selection)
         return file_sha256(temporary)
@@ -105,8 +117,8 @@ def read_plan(path: Path, sha256: str) -> list[Shard]:
     return [Shard(number, Position(*row[:places]), *row[places:]) for number, row in enumerate(table.tolist())]
 
 
-def read_selections(run: Run, shards: Sequence[Shard], number: int) -> dict[int, Selection]:
-    """Read from ``plan.h5`` what datasets say of the records of one shard, and no more than that.
+def read_needed(run: Run, shards: Sequence[Shard], number: int) -> tuple[dict[int, Selection], dict[int, KnownBlocks]]:
+    """Read from ``plan.h5`` what the task of one shard needs to know of its inputs.
 
     Args:
         run: the run.
@@ -114,27 +126,39 @@ def read_selections(run: Run, shards: Sequence[Shard], number: int) -> dict[int,
         number: of the shard.
 
     Returns:
-        By the index of the input; inputs that are no datasets are left out.
+        By the index of the input: what datasets say of the shard's records, and no more than that; and what the bytes
+        of each file must be. Inputs that are no datasets, or not read, are left out.
 
     Raises:
-        RunError: as ``read_plan``.
+        RunError: as ``read_plan``, or the plan is of a version that did not look at the bytes.
     """
     inputs = run.request.inputs
-    if all(entry.dataset is None for entry in inputs):
-        return {}
     start = shards[number].start
     after = shards[number + 1].start if number + 1 < len(shards) else None
     last = len(inputs) - 1 if after is None else after.input
-    found = {}
+    chosen, known = {}, {}
     with _planned(run.paths.plan, run.request.plan_sha256) as file:
+        if _BLOCKS not in file:
+            raise RunError(
+                f"{run.paths.plan} was written by a version of vnp that did not note what its inputs hold: make its "
+                "shards with that version, or extract the run anew with --force"
+            )
+        first = sum(map(_block_count, inputs[: start.input]))
         for index in range(start.input, last + 1):
+            entry = inputs[index]
+            known[index] = KnownBlocks(entry.path, file[_BLOCKS][first : first + _block_count(entry)])
+            first += _block_count(entry)
             low = start.record if index == start.input else 0
-            high = inputs[index].records
+            high = entry.records
             if after is not None and index == after.input:
                 high = after.record + (after.chunk > 0)
-            if inputs[index].dataset is not None and low < high:
-                found[index] = _read(file[f"{_GROUP}/{index}"], low, high)
-    return found
+            if entry.dataset is not None and low < high:
+                chosen[index] = _read(file[f"{_GROUP}/{index}"], low, high)
+    return chosen, known
+
+
+def _block_count(entry: PlannedInput) -> int:
+    return -(-entry.size // BLOCK)
 
 
 def _read(group: h5py.Group, low: int, high: int) -> Selection:
@@ -170,8 +194,13 @@ def inputs_of(request: Request, shards: Sequence[Shard], number: int) -> Sequenc
     return request.inputs[first : last + 1]
 
 
-def check_inputs(inputs: Sequence[PlannedInput]) -> None:
-    """Compare files with what was planned: size and time of change; where only the time differs, the bytes.
+def check_inputs(inputs: Sequence[PlannedInput], *, read: bool = False) -> None:
+    """Look whether files are those that were planned.
+
+    Args:
+        inputs: the files.
+        read: compare the bytes, where size, times and inode do not tell; else the sizes alone: the bytes are compared
+            when they are read.
 
     Raises:
         ChangedInputError: a file is gone or is another.
@@ -181,11 +210,28 @@ def check_inputs(inputs: Sequence[PlannedInput]) -> None:
             stat = Path(entry.path).stat()
         except OSError as error:
             raise _changed(f"cannot be read any more ({error.strerror})", entry.path) from error
-        if stat.st_size == entry.size and stat.st_mtime_ns == entry.mtime_ns:
-            continue
-        if stat.st_size != entry.size or input_digest(entry.path) != entry.sha256:
+        if stat.st_size != entry.size:
             sizes = f"{entry.size:,} bytes then, {stat.st_size:,} now"
             raise _changed(f"has changed since the run was planned ({sizes})", entry.path)
+        if read and stamped(entry, stat) != entry and input_digest(entry.path) != entry.sha256:
+            raise _changed(_OTHER, entry.path)
+
+
+def stamped(entry: PlannedInput, stat: os.stat_result) -> PlannedInput:
+    """The same file with what it keeps while nobody changes it; anybody can set its mtime, nobody its ctime."""
+    return replace(entry, size=stat.st_size, mtime_ns=stat.st_mtime_ns, inode=stat.st_ino, ctime_ns=stat.st_ctime_ns)
+
+
+def planned_records(entry: PlannedInput) -> Iterator[Record]:
+    """All records of a file that was planned.
+
+    Raises:
+        ChangedInputError: after the last record, if its bytes were others: what was made of them is to be thrown away.
+    """
+    found = hashlib.sha256()
+    yield from read_records(entry.path, watch=lambda _number, block: found.update(block))
+    if found.hexdigest() != entry.sha256:
+        raise _changed(_OTHER, entry.path)
 
 
 def check_tables(inputs: Sequence[PlannedInput]) -> None:
@@ -206,4 +252,8 @@ def check_tables(inputs: Sequence[PlannedInput]) -> None:
 
 
 def _changed(what: str, path: str) -> ChangedInputError:
-    return ChangedInputError(f"{what}; put it back, or extract the run anew with --force", path=path)
+    return ChangedInputError(
+        f"{what}; put it back, or extract the run anew with --force. If it was moved, give the command that made the "
+        "run again, with its new path",
+        path=path,
+    )

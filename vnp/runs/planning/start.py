@@ -63,7 +63,8 @@ def start_run(
     clear(paths, force=force)
     paths.make()
     shards = found.marks.cut(options.shards)
-    request = make_request(options, encoders, found, len(shards), write_plan(paths.plan, shards, found.selections))
+    plan_sha256 = write_plan(paths.plan, shards, found.selections, found.blocks)
+    request = make_request(options, encoders, found, len(shards), plan_sha256)
     request.write(paths.request)
     return Run(paths, request), False
 
@@ -75,7 +76,7 @@ def _find(root: Path, options: RunOptions, encoders: Mapping[str, EncoderChoice]
     """
     run = Run.open(root)
     _require_same(run, options, encoders)
-    check_inputs(run.request.inputs)
+    check_inputs(run.request.inputs, read=True)
     check_tables(run.request.inputs)
     asked = replace(
         run.request,

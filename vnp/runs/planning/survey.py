@@ -7,21 +7,23 @@ shard's number of rows is known before it is embedded and checked after.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, UInt8, UInt64
 
 from vnp.errors import InputError, UsageError
 from vnp.runs.planning.options import DEFAULT_CHUNK
-from vnp.runs.planning.plan import Selection
+from vnp.runs.planning.plan import Selection, stamped
 from vnp.runs.request import START, PlannedInput, Position, Shard, Totals
 from vnp.runs.units import UnitBatch, batch_units, iter_records
 from vnp.sequences.frames import count_open, count_whole
 from vnp.sequences.names import NameCheck
+from vnp.sequences.opening import block_digest
 from vnp.sequences.reading import input_digest
 from vnp.sequences.samplesheet import InputFile
 
@@ -38,6 +40,7 @@ class Survey:
     marks: Marks  # where they can be cut
     chunk: int  # bases of a chunk
     selections: Mapping[int, Selection]  # what datasets say of their records, by the index of the input
+    blocks: tuple[UInt64[np.ndarray, "b"], ...]  # the digests of each file's blocks
 
 
 def expected_tokens(rows: np.ndarray, residues: np.ndarray) -> np.ndarray:
@@ -78,6 +81,7 @@ def survey(
     chunk = _decide_chunk(chunk, default_chunk, files, datasets)
     marks = Marks()
     planned: list[PlannedInput] = []
+    blocks: list[UInt64[np.ndarray, "b"]] = []
     prefixes = _prefixes(files) if prefix_ids else [None] * len(files)
     with NameCheck() as names:
         for index, (file, prefix) in enumerate(zip(files, prefixes, strict=True)):
@@ -95,12 +99,14 @@ def survey(
                 dataset=None if file.dataset is None else str(file.dataset),
                 dataset_sha256=None if file.dataset is None else input_digest(file.dataset),
             )
-            planned.append(_survey_file(index, entry, chunk, shortest, datasets.get(index), names, marks, progress))
+            watch = _Noting(progress)
+            planned.append(_survey_file(index, entry, chunk, shortest, datasets.get(index), names, marks, watch))
+            blocks.append(np.array(watch.digests, np.uint64))
         _refuse_duplicates(planned, names)
     records, bases = sum(entry.records for entry in planned), sum(entry.bases for entry in planned)
     totals = Totals(records, bases, marks.units, marks.rows, marks.tokens)
     selections = {index: dataset.selection for index, dataset in datasets.items()}
-    return Survey(tuple(planned), totals, marks, chunk, selections)
+    return Survey(tuple(planned), totals, marks, chunk, selections, tuple(blocks))
 
 
 def _read_datasets(files: Sequence[InputFile]) -> dict[int, Dataset]:
@@ -139,16 +145,15 @@ def _survey_file(
     dataset: Dataset | None,
     names: NameCheck,
     marks: Marks,
-    progress: Callable[[int], None],
+    watch: _Noting,
 ) -> PlannedInput:
     """Fill in what reading the file tells."""
     path = Path(entry.path)
     # Before the reading, so that a change while it is read shows as a change after it.
     stat = path.stat()
-    hasher = _ReportingHash(progress)
     records = bases = 0
     start = Position(index, *START)
-    for batch in batch_units(iter_records(path, start, hasher), chunk, index, start):
+    for batch in batch_units(iter_records(path, start, watch), chunk, index, start):
         whole = batch.ordinals >= records
         names.add([_checked_name(entry, batch, i) for i in np.flatnonzero(whole).tolist()])
         records += int(whole.sum())
@@ -156,14 +161,14 @@ def _survey_file(
         bases += _mark(batch, marks, _work(batch, shortest, only, entry))
     if not records:
         raise InputError("holds no sequence", path=path)
-    sha256 = hasher.hexdigest()
+    sha256 = watch.sha256.hexdigest()
     if dataset is not None and (records, sha256) != (len(dataset.selection), dataset.fasta_sha256):
         raise InputError(
             f"has {records:,} records, {Path(str(entry.dataset)).name} tells of {len(dataset.selection):,}, or it "
             "changed while it was read; make the dataset again",
             path=path,
         )
-    return replace(entry, size=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=sha256, records=records, bases=bases)
+    return stamped(replace(entry, sha256=sha256, records=records, bases=bases), stat)
 
 
 def _chosen_frames(batch: UnitBatch, dataset: Dataset, entry: PlannedInput) -> UInt8[np.ndarray, "chunks"]:
@@ -227,19 +232,19 @@ def _mark(batch: UnitBatch, marks: Marks, of_chunks: Int64[np.ndarray, "chunks 3
     return int(sum(len(batch.records[i].sequence) for i in batch.owner[ends]))
 
 
-class _ReportingHash:
-    """A SHA-256 that reports how many bytes it was fed."""
+class _Noting:
+    """Takes the digests of a file and of its blocks, and reports how many bytes there were."""
 
     def __init__(self, report: Callable[[int], None]) -> None:
-        self._hash = hashlib.sha256()
+        self.sha256 = hashlib.sha256()
+        self.digests = array("Q")
         self._report = report
 
-    def update(self, data: bytes) -> None:
-        self._hash.update(data)
-        self._report(len(data))
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
+    def __call__(self, _number: int, block: bytes) -> None:
+        if block:
+            self.sha256.update(block)
+            self.digests.append(block_digest(block))
+            self._report(len(block))
 
 
 def _prefixes(files: Sequence[InputFile]) -> list[str | None]:
