@@ -495,7 +495,7 @@ class TestFaults:
                 path.write_text(path.read_text().replace("C" * 3, "TAA"))
 
         monkeypatch.setattr(pipeline, "check_inputs", change)
-        with pytest.raises(ChangedInputError, match=r"rows, the plan counted [\d,]+: .*a\.fa"):
+        with pytest.raises(ChangedInputError, match=r"a\.fa: has changed since the run was planned"):
             make_one(run, 0)
         assert not list(run.paths.shards.iterdir())
         assert not list(run.paths.receipts.iterdir())
