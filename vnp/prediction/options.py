@@ -57,7 +57,7 @@ class PredictOptions:
         Raises:
             StorageError: the disk is full or cannot be written.
         """
-        write_record(path, self, schema=SCHEMA)
+        write_record(path, self, schema=SCHEMA, seal="digest")
 
     @classmethod
     def read(cls, path: Path) -> PredictOptions | None:
@@ -66,7 +66,7 @@ class PredictOptions:
         Raises:
             RunError: it is damaged or of another version.
         """
-        return read_record(path, cls, schema=SCHEMA, remedy="delete it and predict again")
+        return read_record(path, cls, schema=SCHEMA, seal="digest", older=True, remedy="delete it and predict again")
 
 
 CHOICES = tuple(field.name for field in fields(PredictOptions))[3:]
