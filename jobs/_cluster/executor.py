@@ -163,9 +163,7 @@ def _choose(cluster: str, profile: str | None, parallelism: int | None, retries:
     if missing is not None:
         raise UsageError(f"--cluster {cluster}: {missing}")
     if cluster == "auto" and job is not None:
-        echo(
-            f"inside {kind.title}'s job {job}: it is done in this job; --cluster {kind.name} submits new ones", err=True
-        )
+        echo(f"inside {kind.title}'s job {job}: done in it; --cluster {kind.name} submits new jobs", err=True)
         return _choose("local", profile, parallelism, retries)
     if kind.waits:
         return kind()
@@ -222,7 +220,7 @@ def note(root: Path, job: str, name: str, base: int, shards: Sequence[int], clus
     path.parent.mkdir(parents=True, exist_ok=True)
     # In one write, so that two writers do not mix their lines, and on a line of its own even after a torn one.
     line = json.dumps(entry) + "\n"
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":

@@ -102,13 +102,14 @@ def _run_tasks(run: Run, shards: Sequence[int], poll: Callable[[], None]) -> Non
     run.paths.make()
     with _writing_logs(run):
         claims = Path(tempfile.mkdtemp(prefix="claims-", dir=run.paths.logs))
-    names = (f"local-{os.getpid()}-{number}" for number in itertools.count())
+    names = (f"local-{os.getpid()}-{int(time.time())}-{number}" for number in itertools.count())
 
     def start(slot: Slot, claimed: int = 0) -> _Task:
         words = task_words(run_task, [str(run.paths.request), list(shards), str(claims), slot.gpu, slot.threads])
         name = next(names)
         out, log = run.paths.logs / f"{name}.out", run.paths.logs / f"{name}.err"
-        with _writing_logs(run), out.open("ab") as said, log.open("ab") as errors:
+        # New ones: where others may write, what stands there could lead to another file.
+        with _writing_logs(run), out.open("xb") as said, log.open("xb") as errors:
             process = subprocess.Popen(
                 [sys.executable, *words],
                 env={**environment(), "VNP_JOB": name, "VNP_LOG": str(log)},

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from jobs import cancel, extract, pipeline, rerun, status
 from jobs._cli.command import Command
 from jobs._cluster import executor
+from jobs._cluster.executor import choose_executor
 from tests.jobs.fake_slurm import FakeSlurm, slurm
 
 __all__ = ["slurm"]
@@ -220,3 +221,35 @@ def test_profile_mistakes_are_told_before_anything_is_planned(slurm: FakeSlurm, 
     assert "unknown key 'partitoin'" in invoke(extract.main, fasta, "--out", run, *KMER, "--profile", profile, code=2)
     assert "--retries must be at least 0" in invoke(extract.main, fasta, "--out", run, *KMER, "--retries", -1, code=2)
     assert not run.exists()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_auto_is_this_machine_inside_of_a_job(
+    inside: bool, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if inside:
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert choose_executor("auto").name == ("local" if inside else "slurm")
+    said = capsys.readouterr().err
+    assert said == ("inside Slurm's job 7: done in it; --cluster slurm submits new jobs\n" if inside else "")
+    assert choose_executor("slurm").name == "slurm"
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert choose_executor("auto").name == "local"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_remembers_its_cluster(slurm: FakeSlurm, fasta: Path, run: Path) -> None:
+    invoke(extract.main, fasta, "--out", run, "--shards", 2, *KMER, "--cluster", "inline")
+    lost = run / "receipts" / "shard-00001.json"
+    lost.unlink()
+    said = invoke(rerun.main, run)
+    assert "made 1 shards" in said
+    assert lost.exists()
+    assert slurm.scripts() == []
+    lost.unlink()
+    invoke(rerun.main, run, "--cluster", "slurm")
+    assert len(slurm.scripts()) == 1
+    # The same request from elsewhere: what was said last counts.
+    invoke(extract.main, fasta, "--out", run, "--shards", 2, *KMER)
+    invoke(rerun.main, run, "--force")
+    assert len(slurm.scripts()) == 3

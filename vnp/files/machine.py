@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import stat
 from pathlib import Path
 
 from vnp.errors import StorageError
@@ -46,6 +47,27 @@ def _folder(variable: str, name: str) -> Path:
         return Path.home() / name / "vnp"
     except RuntimeError as error:
         raise StorageError(f"there is no home folder for what vnp keeps; set {variable}") from error
+
+
+def private_folder(path: Path) -> bool:
+    """Make a folder for what will be run as code, and tell whether nobody else can put something there.
+
+    It must be the user's own, and neither it nor a folder above may be written to by others; above, the system's count
+    as well, and those where each may remove only what is his, such as ``/tmp``.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own, *above = [folder.stat() for folder in (path.resolve(), *path.resolve().parents)]
+    shared = stat.S_IWGRP | stat.S_IWOTH
+    return (
+        own.st_uid == os.getuid()
+        and not own.st_mode & shared
+        and all(
+            one.st_uid in (0, os.getuid()) and (not one.st_mode & shared or one.st_mode & stat.S_ISVTX) for one in above
+        )
+    )
 
 
 def available_memory() -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from vnp.encoders.registry import Encoder, Launched, identity, load
 from vnp.errors import EncoderError, StorageError
 from vnp.features.layout import NATIVE_DNA, project
 from vnp.features.table import all_finite
-from vnp.files.machine import cache_folder
+from vnp.files.machine import cache_folder, private_folder
 from vnp.runs.making.blocks import Account
 from vnp.runs.request import EncoderChoice, Request, RunPaths
 
@@ -194,20 +195,20 @@ def share_kernels(run: RunPaths) -> Path | None:
     """Choose where Triton keeps compiled kernels, unless the user has, before anything is compiled.
 
     That is the user's cache, which on most clusters all nodes share and later runs find again; where it cannot be
-    written, as in a container without a home, the run's own folder.
+    written, as in a container without a home, the run's own folder, else the system's for what is temporary. Kernels
+    are run, so a folder where others can put some is passed by.
 
     Returns:
-        The folder; None where neither can be written: kernels then go where Triton puts them.
+        The folder; None where none can be used: kernels then go where Triton puts them.
     """
     if os.environ.get(VARIABLE):
         return Path(os.environ[VARIABLE])
-    folders = [run.root / "kernels"]
+    folders = [run.root / "kernels", Path(tempfile.gettempdir(), f"vnp-kernels-{os.getuid()}")]
     with suppress(StorageError):
         folders.insert(0, cache_folder("kernels"))
     for folder in folders:
         with suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            if os.access(folder, os.W_OK | os.X_OK):
+            if private_folder(folder) and os.access(folder, os.W_OK | os.X_OK):
                 os.environ[VARIABLE] = str(folder)
                 return folder
     return None
