@@ -12,9 +12,11 @@ import click
 from safetensors.torch import save_file
 
 from benchmarks._commands import command, options
-from jobs._cli.speed import SpeedOptions, encoders_of, end_to_end_options, measure_runs, speed_options, speed_out
+from jobs._cli.speed import WINDOWS, SpeedOptions, speed_options, speed_out
+from jobs._cli.speed_runs import encoders_of, end_to_end_options, measure_runs
 from vnp.encoders.device import choose_device
 from vnp.encoders.models.bare import random_model
+from vnp.encoders.spec import NO_ENCODER
 from vnp.encoders.spec import spec as lookup
 from vnp.encoders.tokens.tokenizers import ESM2_VOCABULARY
 from vnp.encoders.weights.folders import CONFIG_NAME
@@ -34,11 +36,11 @@ _VOCABULARY = 4096
 @options.as_json
 def main(encoder_only: bool, **given: Any) -> None:  # noqa: ARG001 - one of the options
     """Time extract from FASTA to sealed shards, with random weights; on a CPU of one layer, unless --full."""
-    own = {name: given.pop(name) for name in ("reads", "gpus", "shards", "cold", "scratch")}
+    own = {name: given.pop(name) for name in ("reads", "read_length", "gpus", "shards", "cold", "scratch")}
     chosen = SpeedOptions(**given)
     device = choose_device(chosen.device)
     with tempfile.TemporaryDirectory(prefix="vnp-weights-", dir=own["scratch"]) as root:
-        for name in encoders_of(chosen):
+        for name in set(encoders_of(chosen)) - {WINDOWS, NO_ENCODER}:
             click.echo(f"random weights of {name}", err=True)
             make_folder(Path(root), name, str(device), full=chosen.full or device.type == "cuda")
             # The runs need this memory.

@@ -13,14 +13,8 @@ import click
 from jobs._cli import options
 from jobs._cli.command import command, echo, group
 from jobs._cli.progress import Progress
-from jobs._cli.speed import (
-    SpeedOptions,
-    end_to_end_options,
-    measure_runs,
-    measure_speed,
-    speed_options,
-    speed_out,
-)
+from jobs._cli.speed import SpeedOptions, measure_speed, speed_options, speed_out
+from jobs._cli.speed_runs import end_to_end_options, measure_runs
 from vnp.classifier.recipe import RECIPES
 from vnp.errors import InputError, RunExistsError, UsageError
 from vnp.metrics.rules import BEST_FRAME
@@ -230,6 +224,7 @@ def reads(
 def speed(
     encoder_only: bool,
     reads: int | None,
+    read_length: int,
     gpus: str,
     shards: int | None,
     cold: bool,
@@ -242,7 +237,15 @@ def speed(
     of pooled embeddings to float32. A precision that cannot run says why. With --end-to-end, extract itself is timed.
     """
     if not encoder_only:
-        measure_runs(SpeedOptions(**given), reads=reads, gpus=gpus, shards=shards, cold=cold, scratch=scratch)
+        measure_runs(
+            SpeedOptions(**given),
+            reads=reads,
+            read_length=read_length,
+            gpus=gpus,
+            shards=shards,
+            cold=cold,
+            scratch=scratch,
+        )
         return
     for name, value in (("reads", reads), ("gpus", gpus), ("shards", shards), ("cold", cold), ("folder", scratch)):
         if value not in (None, False, "1"):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks.end_to_end import make_folder
-from jobs._cli import speed as end_to_end
+from jobs._cli import speed_runs as end_to_end
 from tests.jobs.commands import call, clean
 from tests.speed.tiny import tiny_model
 from vnp.encoders.measured import tuned_path
@@ -62,6 +62,15 @@ def test_table_and_files(tmp_path: Path) -> None:
         assert words in result.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["speed.json", "speed.tsv"]
     assert not tuned_path().exists()
+
+
+def test_the_network_of_windows(tmp_path: Path) -> None:
+    result = speed("--model", "sixframe", "--quick", "--tokens", 200, "--time", 1, "--out", tmp_path)
+    assert result.exit_code == 0, clean(result)
+    assert "small models with random weights" not in result.stderr
+    (model,) = json.loads((tmp_path / "speed.json").read_text())["models"]
+    assert [row["workload"] for row in model["rows"]] == ["windows of 2,000 bases", "windows of 150 bases"]
+    assert all(row["share"] > 0 for row in model["rows"])
 
 
 def test_json_and_tuning() -> None:

@@ -17,7 +17,7 @@ from vnp.runs.request import RunPaths
 from vnp.sequences.record import COMPLEMENT
 from vnp.speed.workloads import sample_genomes
 
-_BLOCK = 50_000
+_BLOCK_BASES = 7_500_000
 _BASES = np.frombuffer(b"ACGT", np.uint8)
 _COMPLEMENT = np.frombuffer(COMPLEMENT, np.uint8)
 
@@ -173,8 +173,9 @@ def write_reads(path: Path, count: int, *, length: int = 150, substitutions: flo
     firsts = np.cumsum([0, *map(len, genomes)])[:-1]
     rng = np.random.default_rng(seed)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        for begun in range(0, count, _BLOCK):
-            places = rng.integers(0, int(room.sum()), min(_BLOCK, count - begun))
+        block = max(1, _BLOCK_BASES // length)
+        for begun in range(0, count, block):
+            places = rng.integers(0, int(room.sum()), min(block, count - begun))
             owner = np.searchsorted(np.cumsum(room), places, side="right")
             start = firsts[owner] + places - (np.cumsum(room) - room)[owner]
             reads = text[start[:, None] + np.arange(length)]

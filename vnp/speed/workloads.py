@@ -39,6 +39,7 @@ class Workload:
 
     name: str  # in a few words
     lengths: Int64[np.ndarray, "n"]  # tokens of each, special tokens included, in random order
+    unit: str = "tokens"  # what lengths count
 
     @property
     def tokens(self) -> int:
@@ -49,7 +50,7 @@ class Workload:
     def span(self) -> str:
         """Tokens of the shortest and the longest, in words."""
         low, high = int(self.lengths.min()), int(self.lengths.max())
-        return f"{low:,} tokens" if low == high else f"{low:,} to {high:,} tokens"
+        return f"{low:,} {self.unit}" if low == high else f"{low:,} to {high:,} {self.unit}"
 
 
 def default_workloads(*, dna: bool, tokens: int, seed: int = 0, few: bool = False) -> list[Workload]:
@@ -89,12 +90,14 @@ def whole_proteins(tokens: int, seed: int = 0) -> Int64[np.ndarray, "n"]:
     return rng.permutation(some)
 
 
-def file_workload(path: Path, *, dna: bool, tokens: int, seed: int = 0) -> Workload:
-    """Take lengths from a FASTA file, plain or compressed, drawn so that there are about so many tokens."""
+def file_workload(path: Path, *, dna: bool, tokens: int, seed: int = 0, bases: bool = False) -> Workload:
+    """Take lengths from a FASTA file, plain or compressed, drawn so that there are about so many tokens, or bases."""
     lengths = np.array(_fasta_lengths(path), np.int64)
     lengths = lengths[lengths > 0]
     if not len(lengths):
         raise InputError("has no sequences; give FASTA", path=path)
+    if bases:
+        return Workload(path.name, _draw(lengths, tokens, seed), "bases")
     in_tokens = dna_tokens(lengths) if dna else lengths + _SPECIAL
     return Workload(path.name, _draw(in_tokens, tokens, seed))
 
