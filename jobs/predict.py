@@ -24,18 +24,18 @@ from vnp.metrics.presets import SPECIFICITIES
 from vnp.prediction.options import CHOICES, OutputPaths, PredictOptions, check_numbers
 from vnp.runs.done.status import run_status
 from vnp.runs.planning.options import RunOptions
-from vnp.runs.request import Run
+from vnp.runs.request import NATIVE, Run
 
 if TYPE_CHECKING:
     from vnp.prediction.predict import Predicted
 
 
-@command("python -m jobs.predict contigs.fna.gz --checkpoint model.pth --out CALLS")
+@command("python -m jobs.predict contigs.fna.gz --out CALLS")
 @click.argument("input", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--checkpoint",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The classifier, from jobs.train or jobs.convert. It decides encoders, chunk and layout.",
+    help="The classifier: native, which comes with vnp, a .pth of jobs.train or jobs.convert, or a folder of "
+    "jobs.finetune. It decides encoders, chunk and layout.  [default: native]",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run and its results.")
 @click.option(
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     + ", ".join(f"{share:.1%} ({name})" for name, share in SPECIFICITIES.items())
     + " of held-out hosts stay under.  [default: default, where the checkpoint has it]",
 )
+@click.option("--window", type=int, help="Bases that native reads at once, from 100 to 2000.  [default: 2000]")
 @click.option("--max-fdr", type=float, help="Largest false discovery rate of a viral call.")
 @click.option("--min-length", type=int, help="Bases below which a record is not called.  [default: 0]")
 @click.option("--parquet", is_flag=True, default=None, help="Write the tables as Parquet too.")
@@ -74,9 +75,10 @@ if TYPE_CHECKING:
 @options.as_json
 def main(
     input: tuple[Path, ...],  # noqa: A002 - the argument's name in help and vnp.toml
-    checkpoint: Path | None,
+    checkpoint: str | None,
     out: Path | None,
     source: Path | None,
+    window: int | None,
     shards: int,
     keep_embeddings: bool,
     cluster: str,
@@ -102,13 +104,13 @@ def main(
                 raise UsageError("--from takes a run that is embedded already, and no INPUT")
             _say(found := _from(source, checkpoint, out, given, force, embedding["device"]), source)
         else:
-            if checkpoint is None or out is None or not input:
-                raise UsageError("predict needs INPUT, --checkpoint and --out; or --from a run that is embedded")
+            if out is None or not input:
+                raise UsageError("predict needs INPUT and --out; or --from a run that is embedded")
             executor = choose_executor(cluster, profile, parallelism, retries)
             from vnp.prediction.predict import choose_options, encoding_for, require_fit
 
-            loaded, calling = choose_options(str(checkpoint), given)
-            encoding = {**embedding, **encoding_for(loaded, calling), "keep_embeddings": keep_embeddings}
+            loaded, calling = choose_options(checkpoint or NATIVE, given)
+            encoding = {**embedding, **encoding_for(loaded, calling, window), "keep_embeddings": keep_embeddings}
             planned = run_options(input, shards, encoding, executor, every_frame=True)
             require_fit(planned, loaded, calling)
             run, todo = _plan(planned, out, calling, executor, force)
@@ -156,13 +158,13 @@ def predict_binds(run: Run, calling: PredictOptions) -> list[Path]:
 
 
 def _from(
-    source: Path, checkpoint: Path | None, out: Path | None, given: dict[str, Any], force: bool, device: str
+    source: Path, checkpoint: str | None, out: Path | None, given: dict[str, Any], force: bool, device: str
 ) -> Predicted:
     from vnp.prediction.predict import choose_options
 
     run = Run.open(source)
     before = PredictOptions.read(OutputPaths(run.paths.root).settings)
-    name = str(checkpoint) if checkpoint else (before.checkpoint if before else None)
+    name = checkpoint or (before.checkpoint if before else None)
     if name is None:
         raise UsageError(f"{source} was not made by predict: name a classifier with --checkpoint")
     _, calling = choose_options(name, given, before)

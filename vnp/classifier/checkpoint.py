@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 
 from vnp.classifier.calibration import Calibration, logistic
-from vnp.classifier.classifier import margins
+from vnp.classifier.classifier import margins, require_kind
 from vnp.classifier.model import CLASSES, MLPClassifier
 from vnp.encoders.device import choose_device
 from vnp.errors import FeatureError, LayoutError, storage_error
@@ -34,8 +34,6 @@ VIRNUCPRO_CLASS = "__main__.MLPClassifier"
 """What the pickled classifiers of VirNucPro are."""
 _FORMAT = "vnp-classifier"
 _VERSION = 1
-_NOT_NUMERIC = {"precision"}
-"""Parts of an encoder's identity that move its numbers less than the classifier can tell."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +82,11 @@ class Checkpoint:
         return BEST_FRAME
 
     @property
+    def balanced(self) -> bool:
+        """Whether half of all records must be viral for its probabilities to hold; not so: they are as in the data."""
+        return False
+
+    @property
     def calibrated(self) -> str:
         """How log-odds become a probability."""
         return self.calibration.kind
@@ -124,21 +127,7 @@ class Checkpoint:
             LayoutError: the columns are others; the message shows both.
             FeatureError: the encoders or the chunk are others; the message shows both.
         """
-        self.layout.require(layout, here="the checkpoint was trained on", there=f"{where} has")
-        if self.chunk != chunk:
-            raise FeatureError(
-                f"the checkpoint was trained on chunks of {self.chunk} bases, {where} has chunks of {chunk}. "
-                f"Extract with --chunk {self.chunk}, or use a checkpoint for {chunk}"
-            )
-        for part, expected in self.encoders.items():
-            given = encoders.get(part, {})
-            differing = [key for key in expected if key not in _NOT_NUMERIC and given.get(key) != expected[key]]
-            if differing:
-                key = "name" if "name" in differing else differing[0]
-                raise FeatureError(
-                    f"the {part} encoders differ.\n  the checkpoint was trained on {expected.get('name')} with {key} "
-                    f"{expected[key]!r}\n  {where} has {given.get('name')} with {key} {given.get(key)!r}"
-                )
+        require_kind(self, layout, encoders, chunk, where)
 
     def write(self, path: Path, *, exclusive: bool = False) -> None:
         """Write the checkpoint durably, in place of what is there.

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
+from vnp.errors import FeatureError
 from vnp.features.layout import FeatureLayout
 from vnp.metrics.presets import Preset
 
@@ -67,6 +68,10 @@ class Classifier(Protocol):
         """How log-odds become a probability, in a word."""
 
     @property
+    def balanced(self) -> bool:
+        """Whether probabilities hold where half of all records are viral."""
+
+    @property
     def digest(self) -> str:
         """SHA-256 over its weights: two with the same one give the same logits."""
 
@@ -94,6 +99,31 @@ class Classifier(Protocol):
             margin: log-odds of viral against all else.
             length: bases of what each speaks of.
         """
+
+
+_NOT_NUMERIC = {"precision"}
+"""Parts of an encoder's identity that move its numbers less than a classifier can tell."""
+
+
+def require_kind(
+    classifier: Classifier, layout: FeatureLayout, encoders: Mapping[str, Mapping[str, Any]], chunk: int, where: str
+) -> None:
+    """What ``Classifier.require`` does, with its arguments."""
+    classifier.layout.require(layout, here="the checkpoint was trained on", there=f"{where} has")
+    if classifier.chunk != chunk:
+        raise FeatureError(
+            f"the checkpoint was trained on chunks of {classifier.chunk} bases, {where} has chunks of {chunk}. "
+            f"Extract with --chunk {classifier.chunk}, or use a checkpoint for {chunk}"
+        )
+    for part, expected in classifier.encoders.items():
+        given = encoders.get(part, {})
+        differing = [key for key in expected if key not in _NOT_NUMERIC and given.get(key) != expected[key]]
+        if differing:
+            key = "name" if "name" in differing else differing[0]
+            raise FeatureError(
+                f"the {part} encoders differ.\n  the checkpoint was trained on {expected.get('name')} with {key} "
+                f"{expected[key]!r}\n  {where} has {given.get('name')} with {key} {given.get(key)!r}"
+            )
 
 
 def margins(

@@ -1,7 +1,7 @@
 """Measures a trained network and writes the folder that is used from then on.
 
 FOLDER/model.safetensors   weights in half precision, normalisation folded into them
-FOLDER/config.json         architecture, sizes, SHA-256 of the weights, calibration, thresholds, recipe, provenance
+FOLDER/config.json         architecture, sizes, SHA-256 of the weights, calibration, presets, recipe, provenance
 FOLDER/metrics.json        accuracy by length, group and sample on units that were kept apart
 FOLDER/log.jsonl           the loss, and validation, step by step
 FOLDER/training.png        the same, drawn
@@ -13,7 +13,7 @@ import hashlib
 import math
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from vnp import __version__
 from vnp.encoders.models.sixframe import KINDS, SixFrame, SixFrameConfig
 from vnp.errors import WeightsError
 from vnp.files.durable import replacing
-from vnp.files.records import parse_json, read_json, read_regular, write_json
+from vnp.files.records import parse_json, read_record, read_regular, write_json, write_record
 from vnp.finetune.calibration import LengthCalibration, calibration_error, fit
 from vnp.finetune.crops import DeviceGenomes
 from vnp.finetune.genomes import TEST, VALIDATION
@@ -43,12 +43,11 @@ from vnp.finetune.measure import (
     roc_auc,
 )
 from vnp.finetune.recipe import Recipe
+from vnp.metrics.presets import Preset, measure_presets, presets_from_json
 
 SCHEMA = "sixframe-1"
 MODEL_TYPE = "sixframe"
 WEIGHTS, CONFIG, METRICS, PLOT = "model.safetensors", "config.json", "metrics.json", "training.png"
-PRESETS: Mapping[str, float] = {"relaxed": 0.95, "default": 0.99, "conservative": 0.999}
-"""Share of hosts of the validation units that a preset calls hosts."""
 _PROKARYOTES = ("bacteria", "archaea")
 
 
@@ -61,14 +60,14 @@ class Trained:
         config: the whole of ``config.json``.
         calibration: from log-odds to probabilities.
         window: bases that it reads at once.
-        thresholds: the probability from which on each preset calls a record viral.
+        presets: the probabilities from which on records are viral, by name and length.
     """
 
     network: SixFrame
     config: Mapping[str, Any]
     calibration: LengthCalibration
     window: int
-    thresholds: Mapping[str, float]
+    presets: Mapping[str, Preset]
 
 
 def write_folder(
@@ -95,12 +94,11 @@ def write_folder(
     """
     content = _half_weights(network)
     say("calibrating")
-    calibration, thresholds = _calibrate(network, held, count)
+    calibration, presets = _calibrate(network, held, count)
     say("measuring")
     metrics = measure(network, held, calibration, count)
     genomes = held.genomes
     config = {
-        "schema": SCHEMA,
         "model_type": MODEL_TYPE,
         "network": recipe.network.to_json(),
         "width": recipe.network.width,
@@ -108,7 +106,7 @@ def write_folder(
         "window": WINDOW,
         "weights_sha256": hashlib.sha256(content).hexdigest(),
         "calibration": calibration.to_json(),
-        "thresholds": thresholds,
+        "presets": {name: asdict(preset) for name, preset in presets.items()},
         "recipe": recipe.to_json(),
         "provenance": {
             "genomes_sha256": genomes.digest(),
@@ -125,7 +123,7 @@ def write_folder(
         temporary.write_bytes(content)
     metrics = dict(_without_nan(metrics))
     write_json(folder / METRICS, metrics)
-    write_json(folder / CONFIG, config)
+    write_record(folder / CONFIG, config, schema=SCHEMA, seal="digest")
     return metrics
 
 
@@ -156,12 +154,9 @@ def read_folder(folder: Path, *, weights_sha256: str | None = None) -> Trained:
         WeightsError: a file is missing, damaged, or of another network.
     """
     path = folder / CONFIG
-    try:
-        config = read_json(path)
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read: {error}; it is written by finetune") from error
-    if not isinstance(config, dict) or config.get("model_type") != MODEL_TYPE or config.get("schema") != SCHEMA:
-        raise WeightsError(f"{path} is not of a sixframe network of this version")
+    config = read_record(path, dict, schema=SCHEMA, seal="digest", error=WeightsError, remedy="finetune writes it")
+    if config is None or config.get("model_type") != MODEL_TYPE:
+        raise WeightsError(f"{path} is missing or is not of a sixframe network; it is written by finetune")
     if config.get("kinds") != list(KINDS):
         raise WeightsError(f"{path} names other kinds than {', '.join(KINDS)}")
     try:
@@ -176,11 +171,14 @@ def read_folder(folder: Path, *, weights_sha256: str | None = None) -> Trained:
         network.load_state_dict({name: tensor.float() for name, tensor in load(content).items()})
     except (SafetensorError, RuntimeError) as error:
         raise WeightsError(f"{folder / WEIGHTS} does not fit its configuration: {error}") from error
-    thresholds = config.get("thresholds")
-    if not isinstance(thresholds, dict) or set(thresholds) != set(PRESETS) or config.get("window") != WINDOW:
-        raise WeightsError(f"{path} has no thresholds of {', '.join(PRESETS)}, or another window than {WINDOW}")
+    if config.get("window") != WINDOW:
+        raise WeightsError(f"{path} is of windows of {config.get('window')} bases, this version reads {WINDOW}")
+    try:
+        presets = presets_from_json(config["presets"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WeightsError(f"{path} has no presets that can be used: {error}") from error
     calibration = LengthCalibration.from_json(config.get("calibration", {}))
-    return Trained(network, config, calibration, WINDOW, thresholds)
+    return Trained(network, config, calibration, WINDOW, presets)
 
 
 def _contigs(network: SixFrame, held: DeviceGenomes, part: int, count: int) -> tuple[Windows, np.ndarray]:
@@ -195,12 +193,11 @@ def _contigs(network: SixFrame, held: DeviceGenomes, part: int, count: int) -> t
     return pieces, mean_viral_logits(network, held, pieces)
 
 
-def _calibrate(network: SixFrame, held: DeviceGenomes, count: int) -> tuple[LengthCalibration, dict[str, float]]:
+def _calibrate(network: SixFrame, held: DeviceGenomes, count: int) -> tuple[LengthCalibration, dict[str, Preset]]:
     pieces, logit = _contigs(network, held, VALIDATION, count)
     viral = held.genomes.viral[pieces.record]
     calibration = fit(viral, logit, pieces.length)
-    hosts = calibration.probability(logit, pieces.length)[~viral]
-    return calibration, {name: round(float(np.quantile(hosts, share)), 4) for name, share in PRESETS.items()}
+    return calibration, measure_presets(calibration.probability(logit, pieces.length), viral, pieces.length)
 
 
 def measure(

@@ -7,7 +7,7 @@ a probability share the rate of the last of them, so that it does not depend on 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,6 +76,12 @@ class Judges:
     def first_by(self) -> int:
         """Whose the classifier's own scores are."""
         return NATIVE if self.classifier.origin == "native" else CHECKPOINT
+
+    @property
+    def balanced(self) -> list[int]:
+        """Whose probabilities hold where half of all records are viral."""
+        both = ((self.first_by, self.classifier), (NATIVE, self.native))
+        return [by for by, one in both if one is not None and one.balanced]
 
     @property
     def telling(self) -> Classifier | None:
@@ -260,25 +266,26 @@ class Calls(CalledRecords):
     share: float | None  # share of viruses that the probabilities were moved to for the rate, or None
 
 
-def decide(found: Found, chunk: int, settings: PredictOptions) -> Calls:
+def decide(found: Found, chunk: int, settings: PredictOptions, balanced: Collection[int] = ()) -> Calls:
     """Call records.
 
-    Probabilities of the native classifier hold where half of all records are viral. For rates, and for how many calls
-    are wrong, they are moved to the share of viruses that explains best how probable the records look.
+    Probabilities of some classifiers hold where half of all records are viral. For rates, and for how many calls are
+    wrong, they are moved to the share of viruses that explains best how probable the records look.
 
     Args:
         found: what is known of them.
         chunk: bases of a chunk.
         settings: what a call takes.
+        balanced: whose probabilities are such, of ``SCORED_BY``.
     """
     length, scored = found.length, found.scored > 0
     eligible = scored & (length >= settings.min_length)
     chance, share = found.probability, None
-    native = eligible & (found.by == NATIVE)
-    if native.any():
-        share = prevalence(chance[native])
+    moved = eligible & np.isin(found.by, list(balanced))
+    if moved.any():
+        share = prevalence(chance[moved])
         chance = chance.copy()
-        chance[native] = at_prevalence(chance[native], share)
+        chance[moved] = at_prevalence(chance[moved], share)
     fdr = np.full(len(length), np.nan)
     fdr[eligible] = false_discovery_rate(chance[eligible])
     viral = scored & found.viral

@@ -15,7 +15,8 @@ from vnp.errors import FeatureError, storage_error
 from vnp.features.layout import FeatureLayout
 from vnp.features.scores import Scores
 from vnp.files.hashing import file_sha256
-from vnp.runs.request import ClassifierChoice, Request
+from vnp.native.classifier import NativeClassifier, digest_of
+from vnp.runs.request import NATIVE, ClassifierChoice, Request
 
 if TYPE_CHECKING:
     from vnp.runs.making.encoders import RunEncoders
@@ -24,14 +25,21 @@ if TYPE_CHECKING:
 
 
 def find_classifier(name: str) -> tuple[Classifier, str]:
-    """A classifier, and the SHA-256 of its file.
+    """A classifier, and the SHA-256 of what it is made of.
+
+    Args:
+        name: ``native``, the path of a checkpoint, or a folder of ``finetune``.
 
     Raises:
         FeatureError: the file is no checkpoint, or is damaged.
+        WeightsError: the folder holds no network, or a damaged one.
         StorageError: it cannot be read.
     """
     path = Path(name)
-    return Checkpoint.load(path), _sha256(path)
+    if name != NATIVE and not path.is_dir():
+        return Checkpoint.load(path), _sha256(path)
+    folder = None if name == NATIVE else path
+    return NativeClassifier(folder), digest_of(folder)
 
 
 def bring_back(choice: ClassifierChoice) -> Classifier:
@@ -40,12 +48,13 @@ def bring_back(choice: ClassifierChoice) -> Classifier:
     Raises:
         FeatureError: another one lies there now.
     """
-    if _sha256(Path(choice.name)) != choice.sha256:
+    classifier, sha256 = find_classifier(choice.name)
+    if sha256 != choice.sha256:
         raise FeatureError(
             "is another checkpoint than when the prediction was asked for: bring it back, or predict anew with --force",
             path=choice.name,
         )
-    return find_classifier(choice.name)[0]
+    return classifier
 
 
 def _sha256(path: Path) -> str:

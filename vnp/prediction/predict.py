@@ -16,13 +16,14 @@ from vnp.files.durable import remove_temporaries
 from vnp.files.hashing import file_sha256
 from vnp.files.records import read_record, write_record
 from vnp.metrics.presets import DEFAULT
+from vnp.native.classifier import NativeClassifier
 from vnp.prediction.calls import Judges
 from vnp.prediction.classifiers import bring_back, find_classifier
 from vnp.prediction.options import CHOICES, OutputPaths, PredictOptions
 from vnp.prediction.scores import Source, layout_of
 from vnp.prediction.writing import SCHEMA, Progress, Writing
 from vnp.runs.planning.options import RunOptions
-from vnp.runs.request import Run
+from vnp.runs.request import NATIVE, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def choose_options(
         has_default = DEFAULT in classifier.presets
         kept |= {"preset": DEFAULT} if has_default else {"threshold": classifier.threshold}
     options = PredictOptions(
-        checkpoint=str(Path(name).absolute()),
+        checkpoint=name if name == NATIVE else str(Path(name).absolute()),
         checkpoint_sha256=sha256,
         layout="1664" if any(part.projection for part in classifier.layout.parts) else "full",
         **{"rule": classifier.rule, **kept, **said},
@@ -79,13 +80,29 @@ def choose_options(
 
 
 _OF_CLASSIFIER = ("threshold", "preset", "rule")
+_SHORTEST_WINDOW = 100
 
 
-def encoding_for(classifier: Classifier, options: PredictOptions) -> dict[str, Any]:
-    """What a classifier decides about embedding; a half that it does not read is made by what costs least."""
+def encoding_for(classifier: Classifier, options: PredictOptions, window: int | None = None) -> dict[str, Any]:
+    """What a classifier decides about embedding; a half that it does not read is made by what costs least.
+
+    Args:
+        classifier: the classifier.
+        options: how to call by it.
+        window: bases of a chunk, where chunks are rows and may be shorter than those that it was trained on.
+
+    Raises:
+        UsageError: no chunk can be of that size.
+    """
+    if window is not None and not isinstance(classifier, NativeClassifier):
+        raise UsageError(f"--window goes with native and with what finetune made, not with {options.checkpoint}")
+    if window is not None and not _SHORTEST_WINDOW <= window <= classifier.chunk:
+        raise UsageError(f"--window is from {_SHORTEST_WINDOW} to {classifier.chunk:,} bases, not {window:,}")
     encoders = {part.name: part.encoder for part in classifier.layout.parts}
+    own = {"weights": classifier.folder} if isinstance(classifier, NativeClassifier) else {}
     return {
-        "chunk": classifier.chunk,
+        **own,
+        "chunk": window or classifier.chunk,
         "dna": encoders.get("dna", "kmer"),
         "protein": None if classifier.layout.rows == "chunks" else encoders.get("protein", "kmer"),
         "classifier": options.classifier,

@@ -74,7 +74,7 @@ class Writing:
         paths, options, run = self.paths, self.options, self.source.run
         with ExitStack() as stack:
             found = self._write_rows(stack)
-            calls = decide(found, self.source.run.request.chunk, options)
+            calls = decide(found, run.request.chunk, options, self.judges.balanced)
             names, reasons = self._write_records(calls, stack)
             if options.fasta:
                 write_called(run.request.inputs, calls.call == VIRAL, stack.enter_context(replacing(paths.fasta)))

@@ -1,0 +1,138 @@
+"""Calls with nothing but the installation: the native model on records of all kinds."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from jobs.predict import main as predict
+from vnp.encoders.models.sixframe import KINDS, VIRAL_KINDS
+from vnp.metrics.presets import presets_from_json
+from vnp.native.model import FOLDER
+
+WRITTEN = ["predictions.tsv", "chunks.tsv", "viral.fna"]
+
+
+def call(*words: object) -> Result:
+    inline = () if "--from" in words else ("--cluster", "inline", "--device", "cpu")
+    return CliRunner().invoke(predict, [*map(str, words), *inline])
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def bases(size: int, seed: int = 0) -> str:
+    return "".join(np.random.default_rng(seed).choice(list("ACGT"), size))
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("odd") / "odd.fna"
+    records = {
+        "long": bases(2301),
+        "window": bases(2000, 1),
+        "closed": "TAATTAATTAA" * 12,
+        "least": bases(100, 2),
+        "short": bases(99, 3),
+        "unknown": "N" * 400,
+        "protein": "MEEPQSDPSVEPPLSQETFSDLWKLLPENNVLSPLPSQAMDDLMLSPDDIEQWFTEDPGPDEAPRMPEAAPPVAPAPAAPTPAAPAPAPSWPLSSS",
+        "empty": "",
+        "some": "N" * 200 + bases(300, 4),
+    }
+    path.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in records.items()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(odd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("done") / "calls"
+    result = call(odd, "--out", out)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_every_record_of_a_hundred_bases_has_a_call(done: Path) -> None:
+    found = {row["name"]: row for row in table(done / "predictions.tsv")}
+    presets = presets_from_json(json.loads((FOLDER / "config.json").read_text())["presets"])
+    windows = {"long": 2, "window": 1, "closed": 1, "least": 1, "some": 1}
+    for name, count in windows.items():
+        row = found[name]
+        said = [row[column] for column in ("n_chunks", "n_scored", "scored_by", "reason")]
+        assert said == [str(count), str(count), "native", ""]
+        least = presets["default"].of(np.array([int(row["length"])]))[0]
+        assert row["call"] == ("viral" if float(row["probability"]) >= least else "host")
+        assert (KINDS.index(row["kind"]) < VIRAL_KINDS) == (row["call"] == "viral")
+    reasons = {"short": "shorter than 100 bases", "unknown": "only ambiguous bases", "empty": "the record is empty"}
+    for name, reason in reasons.items():
+        row = found[name]
+        assert row["reason"] == reason
+        assert row["call"] == row["kind"] == row["scored_by"] == row["probability"] == row["fdr"] == ""
+    assert found["protein"]["reason"].startswith("looks like protein")
+    assert len(found) == 9
+    chunks = [(row["record"], row["start"], row["end"]) for row in table(done / "chunks.tsv")]
+    assert (chunks[0], chunks[2]) == (("long", "0", "2000"), ("window", "0", "2000"))
+    assert (chunks[1][0], chunks[1][2]) == ("long", "2301")
+    assert not (done / "frames.tsv").exists()
+
+
+def test_any_number_of_shards_gives_the_same_bytes(done: Path, odd: Path, tmp_path: Path) -> None:
+    assert call(odd, "--out", tmp_path / "calls", "--shards", 4).exit_code == 0
+    for name in WRITTEN:
+        assert (tmp_path / "calls" / name).read_bytes() == (done / name).read_bytes(), name
+
+
+def test_shards_hold_scores_and_presets_call_again(done: Path, tmp_path: Path) -> None:
+    result = call("--from", done, "--out", tmp_path / "all", "--threshold", 0)
+    assert result.exit_code == 0, result.output
+    found = table(tmp_path / "all" / "predictions.tsv")
+    assert {row["call"] for row in found if row["score"]} == {"viral"}
+    assert all(KINDS.index(row["kind"]) < VIRAL_KINDS for row in found if row["kind"])
+    words = ["--preset", "conservative", "--min-length", 150]
+    assert call("--from", done, "--out", tmp_path / "few", *words).exit_code == 0
+    few = {row["name"]: row for row in table(tmp_path / "few" / "predictions.tsv")}
+    assert few["closed"]["reason"] == "shorter than 150 bases"
+
+
+def test_windows_may_be_shorter(odd: Path, tmp_path: Path) -> None:
+    assert call(odd, "--out", tmp_path / "calls", "--window", 1000).exit_code == 0
+    assert {row["name"]: row["n_scored"] for row in table(tmp_path / "calls" / "predictions.tsv")}["long"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--window", 2001], "--window is from 100 to 2,000"),
+        (["--window", 99], "--window is from 100 to 2,000"),
+        (["--virnucpro-output"], "leave it out"),
+        (["--checkpoint", "nowhere.pth"], "nowhere.pth"),
+    ],
+)
+def test_what_does_not_go_with_it(words: list[Any], said: str, odd: Path, tmp_path: Path) -> None:
+    refused = call(odd, "--out", tmp_path / "out", *words)
+    assert refused.exit_code != 0
+    assert said in refused.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_damaged_folder_is_one_line(name: str, odd: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sixframe"
+    folder.mkdir()
+    for each in ("model.safetensors", "config.json"):
+        shutil.copy(FOLDER / each, folder / each)
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    refused = call(odd, "--checkpoint", folder, "--out", tmp_path / "out")
+    assert refused.exit_code == 1, refused.output
+    assert str(folder) in refused.output
+    assert refused.output.count("\n") <= 2

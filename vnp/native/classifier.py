@@ -1,0 +1,92 @@
+"""The head of the native network as a classifier of rows that its body, the encoder ``sixframe``, makes of windows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, Int64
+
+from vnp.classifier.checkpoint import in_batches
+from vnp.classifier.classifier import require_kind
+from vnp.encoders.device import choose_device
+from vnp.encoders.models.sixframe import KINDS, VIRAL_KINDS
+from vnp.encoders.registry import describe
+from vnp.features.layout import FULL, FeatureLayout, make_layout
+from vnp.files.hashing import file_sha256
+from vnp.finetune.folder import CONFIG, Trained, read_folder
+from vnp.metrics.rules import MEAN_LOGIT
+from vnp.native.model import FOLDER, load_native
+from vnp.runs.request import NATIVE
+
+ENCODER = "sixframe"
+
+
+class NativeClassifier:
+    """A network of ``finetune``: the bundled one, or that of a folder.
+
+    Args:
+        folder: what ``finetune`` wrote; None for the bundled one.
+
+    Raises:
+        WeightsError: a file is missing, damaged, or not the one that this version came with.
+    """
+
+    rule = MEAN_LOGIT
+    calibrated = "by length"
+    threshold = 0.5
+    balanced = True
+    kinds = KINDS
+    viral = KINDS[:VIRAL_KINDS]
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self._trained: Trained = load_native() if folder is None else read_folder(folder)
+        self.origin = NATIVE if folder is None else ENCODER
+        self.chunk = self._trained.window
+        self.digest = str(self._trained.config["weights_sha256"])
+        self.presets = self._trained.presets
+
+    @cached_property
+    def encoders(self) -> dict[str, dict[str, Any]]:
+        """What its body is."""
+        return {"dna": dict(describe(ENCODER, "dna", self.folder))}
+
+    @property
+    def layout(self) -> FeatureLayout:
+        """Rows of windows, as the body gives them."""
+        return make_layout(FULL, dna=(ENCODER, int(self._trained.config["width"])), protein=None)
+
+    def require(self, layout: FeatureLayout, encoders: Mapping[str, Mapping[str, Any]], chunk: int, where: str) -> None:
+        """Make sure that rows are those of its body, of windows no longer than it was trained on."""
+        require_kind(self, layout, encoders, max(chunk, self.chunk), where)
+
+    def scorer(self, device: str = "auto") -> HeadScorer:
+        """Make its head ready."""
+        return HeadScorer(self._trained, choose_device(device))
+
+    def probability(self, margin: Float64[np.ndarray, "n"], length: Int64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
+        """Calibrated probability of mean log-odds of records or windows of these lengths."""
+        return self._trained.calibration.probability(margin, length)
+
+
+class HeadScorer:
+    """The head, ready to score rows."""
+
+    def __init__(self, trained: Trained, device: torch.device) -> None:
+        self._head = trained.network.head.to(device).eval()
+        self._width = int(trained.config["width"])
+        self._device = device
+
+    def logits(self, rows: Float[np.ndarray, "n width"]) -> Float32[np.ndarray, "n k"]:
+        """Logits of the kinds, of each row."""
+        return in_batches(self._head, rows, self._width, self._device)
+
+
+def digest_of(folder: Path | None) -> str:
+    """SHA-256 of a configuration, which names that of the weights, the calibration and the presets."""
+    return file_sha256((folder or FOLDER) / CONFIG)
