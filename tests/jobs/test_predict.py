@@ -449,7 +449,7 @@ def test_numbers_out_of_range(words: list[str], said: str, checkpoint: Path, tmp
 
 def test_wrong_use(done: Path, checkpoint: Path, features: Features, tmp_path: Path) -> None:
     for words in (
-        [INPUTS[0], "--out", tmp_path / "out"],
+        [INPUTS[0]],
         [INPUTS[0], "--checkpoint", checkpoint],
         ["--checkpoint", checkpoint, "--out", tmp_path / "out"],
         [INPUTS[0], "--from", done],
