@@ -17,7 +17,7 @@ _ORGANELLE = re.compile(r"chloroplast|mitochond|plastid|tair_chr[cm]|chrmt")
 _EUKARYOTES = {"fungi", "protozoa", "plant", "invertebrate", "vertebrate"}
 # What the text of a record says when the virus infects bacteria or archaea.
 _PHAGE = re.compile(
-    r"phage|caudo|microvir|virus of a prokaryote|gokusho|inovir|rudivir|rod-shaped virus|halovirus|haloarcula|"
+    r"phage|caudo|microvir|virus of a prokaryote|gokusho|\binovir|rudivir|rod-shaped virus|halovirus|haloarcula|"
     r"sulfolobus|pleomorphic virus|archae|t7-like|leviviri|tectivir|corticovir|cystovir|plectrovir|acidianus|"
     r"pyrobaculum|thermoproteus|spindle|filamentous virus \d|turreted|imgvr"
 )
@@ -32,14 +32,16 @@ _EUKARYOTIC_SOURCES = (
 @click.command()
 @click.argument("collections", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder for the sheet and its files.")
-def main(collections: tuple[Path, ...], out: Path) -> None:
+@click.option("--by", type=click.Choice(["unit", "genus"]), default="unit", help="What is never split.")
+def main(collections: tuple[Path, ...], out: Path, by: str) -> None:
     """Write one FASTA a unit, group and kind of COLLECTIONS, folders with records.tsv.gz beside GROUP.fna.gz."""
     rows = []
     for number, folder in enumerate(collections, start=1):
         pieces: dict[tuple[str, str, str, str], list[bytes]] = defaultdict(list)
         for row, sequence in _records(folder):
             label, group, kind = _sorted(row)
-            pieces[label, group, kind, row["unit"]].append(b">%s\n%s\n" % (row["accession"].encode(), sequence))
+            unit = row["unit"] if by == "unit" else _genus(row, group) or row["unit"]
+            pieces[label, group, kind, unit].append(b">%s\n%s\n" % (row["accession"].encode(), sequence))
         for at, ((label, group, kind, unit), records) in enumerate(pieces.items()):
             name = f"{number}/{group}-{at:05d}.fna.gz"
             (out / name).parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +62,22 @@ def _records(folder: Path) -> Iterator[tuple[dict[str, str], bytes]]:
     for name in sorted({row["file"] for row in listed if row["file"].endswith(".fna.gz")}):
         for record in read_records(folder / name):
             yield rows[name, record.name, len(record.sequence)], record.sequence
+
+
+def _genus(row: dict[str, str], group: str) -> str:
+    """The genus of a prokaryote, or of the one that a phage was named after; empty where none is named."""
+    text = row["organism"] or row["description"]
+    if group == "phage":
+        named = re.match(r"([A-Z][a-z]+)\b.{0,40}?\b(pro|cyano)?(phage|virus)", text)
+        return (
+            f"phages of {named[1]}" if named and named[1] not in ("Caudovirales", "Uncultured", "Uncultivated") else ""
+        )
+    if group not in ("bacteria", "archaea", "plasmid"):
+        return ""
+    if row.get("genus"):
+        return row["genus"]
+    named = re.match(r"(?:Candidatus )?([A-Z][a-z]{3,}) [a-z]", text)
+    return named[1] if named else ""
 
 
 def _sorted(row: dict[str, str]) -> tuple[str, str, str]:

@@ -21,11 +21,11 @@ from jobs._cli.command import command, echo
 @click.option("--rate", type=float, default=2e-3, help="Learning rate at its highest.")
 @click.option("--validation", type=click.FloatRange(0.01, 0.5), default=0.08, help="Share of the units to watch.")
 @click.option("--test", type=click.FloatRange(0.01, 0.5), default=0.17, help="Share of the units to keep apart.")
+@click.option("--left-out", multiple=True, help="A group to keep apart as a whole; may be given again.")
 @click.option(
-    "--set-aside",
-    type=click.IntRange(0),
-    default=2500,
-    help="Step after which pieces of hosts that look viral for 10 kb are no longer trained on; 0 for never.",
+    "--set-aside/--no-set-aside",
+    default=True,
+    help="Train no longer on pieces of prokaryotes and plasmids that look viral for 10 kb.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**31), default=1, help="Of weights, crops and dropout.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
@@ -41,7 +41,8 @@ def main(
     rate: float,
     validation: float,
     test: float,
-    set_aside: int,
+    left_out: tuple[str, ...],
+    set_aside: bool,
     seed: int,
     device: str,
     save_every: int,
@@ -61,19 +62,20 @@ def main(
     from vnp.finetune.folder import CONFIG, METRICS, PLOT, WEIGHTS, draw_training, write_folder
     from vnp.finetune.loop import LOG, STATE, Pace, train
     from vnp.finetune.prepare import prepare
-    from vnp.finetune.recipe import Recipe
+    from vnp.finetune.recipe import SET_ASIDE, Recipe
 
     def say(line: str) -> None:
         echo(line, err=True)
 
-    recipe = Recipe(steps=steps, bases=bases, rate=rate, set_aside_at=set_aside, seed=seed)
+    recipe = Recipe(steps=steps, bases=bases, rate=rate, set_aside=SET_ASIDE if set_aside else {}, seed=seed)
     where = choose_device(device)
     made = [out / name for name in (CONFIG, WEIGHTS, METRICS, PLOT)]
     require_free(made, force=force)
     make_folder(out)
     with alone(out, "training", ["*"]):
         require_free(made, force=force)
-        held = prepare(genomes, out / "genomes.npz", validation=validation, test=test, say=say)
+        kept = {"validation": validation, "test": test}
+        held = prepare(genomes, out / "genomes.npz", **kept, left_out=left_out, say=say)
         network = train(held, recipe, out, where, pace=Pace(save=save_every), say=say)
         metrics = write_folder(out, network, DeviceGenomes(held, where), recipe, say=say)
         draw_training(out / LOG, out / PLOT)

@@ -55,7 +55,7 @@ def test_same_seed_gives_same_bytes_and_another_does_not(genomes: Genomes, tmp_p
 def test_killed_training_goes_on_to_the_same_bytes(
     genomes: Genomes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = recipe(set_aside_at=3, set_aside_logit=-50.0)
+    asked = recipe(set_aside={0.25: -50.0, 0.5: -50.0}, adopted=0.5, doubt=0.5)
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
     whole = train(genomes, asked, tmp_path / "whole", CPU, pace=PACE)
@@ -136,7 +136,7 @@ def test_damaged_folder_is_refused(genomes: Genomes, tmp_path: Path, damage: str
 def test_command_writes_a_folder_and_does_not_write_over_it(sheet: Path, tmp_path: Path) -> None:
     from jobs.finetune import main
 
-    plain = ["--steps", "2", "--bases", "12000", "--set-aside", "0", "--device", "cpu"]
+    plain = ["--steps", "2", "--bases", "12000", "--no-set-aside", "--device", "cpu"]
     short = CliRunner().invoke(main, [str(sheet), "--out", str(tmp_path / "m"), *plain])
     assert short.exit_code == 1, short.output
     assert "5000" in short.output  # the genomes of this test are shorter than the longest crops

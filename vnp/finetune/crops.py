@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vnp.encoders.models.sixframe import AMBIGUOUS
 from vnp.errors import InputError
-from vnp.finetune.genomes import Genomes, within
+from vnp.finetune.genomes import PHAGE, Genomes
 from vnp.finetune.recipe import Recipe
 
 _MOST_IGNORED = 0.2
@@ -52,14 +52,17 @@ class DeviceGenomes:
         self.lengths = self.starts[1:] - self.starts[:-1]
         self.kinds = torch.from_numpy(genomes.kinds).to(device)
         self.viral = torch.from_numpy(genomes.viral).to(device)
-        self.ignore(genomes)
+        self.ignore(np.zeros((0, 2), np.int64))
 
-    def ignore(self, genomes: Genomes) -> None:
-        """Take over which pieces are ignored; ambiguous bases are so always."""
-        marked = within(genomes.ignored, len(genomes.codes)) | (genomes.codes == AMBIGUOUS)
-        self.genomes = genomes
-        self.ignored_before = torch.zeros(len(marked) + 1, dtype=torch.int32, device=self.device)
-        self.ignored_before[1:] = torch.from_numpy(marked).to(self.device).cumsum(0, dtype=torch.int32)
+    def ignore(self, more: Int64[np.ndarray, "runs 2"]) -> None:
+        """Ignore the genomes' own ignored pieces, ambiguous bases, and these runs of bases; nothing else any more."""
+        runs = torch.from_numpy(np.concatenate((self.genomes.ignored, more))).to(self.device)
+        steps = torch.zeros(len(self.codes) + 1, dtype=torch.int32, device=self.device)
+        one = torch.ones(len(runs), dtype=torch.int32, device=self.device)
+        steps.index_add_(0, runs[:, 0], one).index_add_(0, runs.sum(1), -one)
+        marked = (steps.cumsum(0, dtype=torch.int32)[:-1] > 0) | (self.codes == AMBIGUOUS)
+        self.ignored_before = torch.zeros_like(steps)
+        self.ignored_before[1:] = marked.cumsum(0, dtype=torch.int32)
 
     def cut(self, starts: Int64[Tensor, " crops"], length: int) -> UInt8[Tensor, "crops bases"]:
         """The bases of windows of one length."""
@@ -85,6 +88,7 @@ class CropSampler:
     def __init__(self, held: DeviceGenomes, part: int, recipe: Recipe) -> None:
         self.held = held
         self.recipe = recipe
+        self.runs = torch.zeros(0, 2, dtype=torch.int64, device=held.device)
         self.generator = torch.Generator(device=held.device)
         self.cumulative: dict[int, Float64[Tensor, " records"]] = {}
         for length in recipe.lengths:
@@ -109,8 +113,30 @@ class CropSampler:
         unused = held.ignored(starts, length) > _MOST_IGNORED * length
         best = torch.argsort(unused.int(), stable=True)[:count]
         record, starts, unused = record[best], starts[best], unused[best]
+        kinds, viral = held.kinds[record], held.viral[record]
+        adopted, places = self._adopted(count, length)
+        if adopted is not None:
+            adopted &= viral
+            starts = torch.where(adopted, places, starts)
+            kinds = torch.where(adopted, PHAGE, kinds)
+            unused &= ~adopted
         bases = self._changed(held.cut(starts, length))
-        return Crops(bases, held.kinds[record], held.viral[record], ~unused)
+        return Crops(bases, kinds, viral, ~unused)
+
+    def adopt(self, runs: Int64[np.ndarray, "runs 2"]) -> None:
+        """From now on draw the share ``adopted`` of the viral crops from these runs of bases."""
+        self.runs = torch.from_numpy(runs).to(self.held.device)
+
+    def _adopted(self, count: int, length: int) -> tuple[Bool[Tensor, " crops"] | None, Int64[Tensor, " crops"]]:
+        """Which crops are to be of an adopted run if they are viral, and the place in one that each would have."""
+        long = self.runs[self.runs[:, 1] >= length]
+        if not self.recipe.adopted or not len(long):
+            return None, self.runs[:, 0]
+        before = long[:, 1].cumsum(0).double() / long[:, 1].sum()
+        run = torch.searchsorted(before, self._uniform(count, dtype=torch.float64)).clamp(max=len(long) - 1)
+        free = long[run, 1] - length + 1
+        places = long[run, 0] + (self._uniform(count, dtype=torch.float64) * free).long()
+        return self._uniform(count) < self.recipe.adopted, places
 
     def _changed(self, bases: UInt8[Tensor, "crops bases"]) -> UInt8[Tensor, "crops bases"]:
         """Substitute some bases of some crops, and hide some."""

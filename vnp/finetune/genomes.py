@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 from jaxtyping import Bool, Int8, Int32, Int64, UInt8
 
-from vnp.encoders.models.sixframe import AMBIGUOUS, base_codes
+from vnp.encoders.models.sixframe import AMBIGUOUS, KINDS, base_codes
 from vnp.errors import FeatureError, InputError
 from vnp.files.durable import replacing
 from vnp.finetune.sheet import GenomeFile
@@ -20,6 +20,9 @@ from vnp.sequences.reading import read_records
 
 SCHEMA = "genomes-1"
 TRAIN, VALIDATION, TEST = 0, 1, 2
+PHAGE = 1 << KINDS.index("phage")
+PROKARYOTES = sum(1 << KINDS.index(kind) for kind in ("bacteria", "archaea", "plasmid"))
+"""Bits of the kinds of hosts that phages live in."""
 _NAMES = ("groups", "units", "samples")
 _ARRAYS = ("starts", "unit", "group", "sample", "kinds", "viral", "part", "ignored")
 

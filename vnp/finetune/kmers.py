@@ -29,10 +29,10 @@ def kmer_hashes(
         two = (base & 3).astype(np.uint64)
         forward = forward << np.uint64(2) | two
         reverse |= (np.uint64(3) - two) << np.uint64(2 * at)
-    return _mixed(np.minimum(forward, reverse)), known
+    return mixed(np.minimum(forward, reverse)), known
 
 
-def _mixed(x: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
+def mixed(x: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
     """Spread numbers over 64 bits (multiply and shift, as in splitmix64: Steele et al., OOPSLA 2014)."""
     x = x * np.uint64(0x9E3779B97F4A7C15)
     x ^= x >> np.uint64(32)

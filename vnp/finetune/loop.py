@@ -23,7 +23,7 @@ from vnp.files.hashing import json_sha256
 from vnp.files.records import parse_json
 from vnp.files.tensors import load_tensors, save_tensors
 from vnp.finetune.crops import Crops, CropSampler, DeviceGenomes
-from vnp.finetune.genomes import TRAIN, Genomes, with_ignored
+from vnp.finetune.genomes import PROKARYOTES, TRAIN, Genomes
 from vnp.finetune.measure import looks_viral, watch
 
 STATE = "state.pt"
@@ -86,10 +86,12 @@ def train(
     slow = [one for one, _ in pairs if one.is_floating_point()]
     fast = [other for one, other in pairs if one.is_floating_point()]
     held = DeviceGenomes(genomes, device)
-    step, ignored = _restore(folder / STATE, identity, network, average, optimiser, device)
-    if ignored is not None:
-        held.ignore(with_ignored(genomes, ignored))
+    step, aside = _restore(folder / STATE, identity, network, average, optimiser, device)
     sampler = CropSampler(held, TRAIN, recipe)
+    if aside:
+        held.ignore(aside[0])
+        sampler.adopt(aside[1])
+    searches = {round(part * recipe.steps): logit for part, logit in recipe.set_aside.items()}
     log = _Log(folder / LOG, step)
     half = device.type == "cuda"
     network.train()
@@ -112,10 +114,12 @@ def train(
         torch._foreach_lerp_(slow, fast, nearness)
         log.add(crops.bases.shape[1], binary)
         step += 1
-        if step == recipe.set_aside_at:
-            ignored = looks_viral(average, held, recipe.set_aside_logit)
-            held.ignore(with_ignored(genomes, ignored))
-            say(f"step {step}: {int(ignored[:, 1].sum()):,} bases of hosts look viral and are set aside")
+        if step in searches:
+            aside = looks_viral(average, held, (searches[step], searches[step] + 1))
+            held.ignore(aside[0])
+            if step > min(searches):
+                sampler.adopt(aside[1])
+            say(f"step {step}: {int(aside[0][:, 1].sum()):,} bases of hosts look viral and are set aside")
         if step % pace.log == 0 or step == recipe.steps:
             speed = (step - first) * recipe.bases / 1e6 / (time.perf_counter() - started)
             say(log.write(step, rate, speed))
@@ -124,7 +128,7 @@ def train(
             log.note({"step": step, "validation": found})
             say(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
         if step % pace.save == 0 or step == recipe.steps:
-            _save(folder / STATE, identity, step, ignored, network, average, optimiser)
+            _save(folder / STATE, identity, step, aside, network, average, optimiser)
     return average  # type: ignore[no-any-return]
 
 
@@ -138,7 +142,8 @@ def losses(logits: Tensor, crops: Crops, recipe: Any) -> tuple[Tensor, Tensor]:
     """What training makes small, and of it what tells viruses from hosts.
 
     The probability of a label is the sum of those of its kinds; where a crop may be of several kinds, any of them is
-    right, and where it may be all of its label's, nothing is asked.
+    right, and where it may be all of its label's, nothing is asked. With doubt, a host that looks viral counts less,
+    as it may be a prophage (generalized cross entropy: Zhang and Sabuncu, NeurIPS 2018).
     """
     target = crops.viral.float() * (1 - 2 * recipe.smoothing) + recipe.smoothing
     binary = F.binary_cross_entropy_with_logits(viral_logit(logits), target, reduction="none")
@@ -147,6 +152,9 @@ def losses(logits: Tensor, crops: Crops, recipe: Any) -> tuple[Tensor, Tensor]:
     of_label = (bits < VIRAL_KINDS) == crops.viral[:, None]
     among = logits.masked_fill(~of_label, -1e4).logsumexp(1) - logits.masked_fill(~possible, -1e4).logsumexp(1)
     weight = crops.used.float()
+    if recipe.doubt:
+        prokaryote = crops.kinds & (0xFF - PROKARYOTES) == 0
+        weight = torch.where(prokaryote, weight * torch.sigmoid(-viral_logit(logits.detach())) ** recipe.doubt, weight)
     weight = weight / weight.sum().clamp(min=1)
     binary = (binary * weight).sum()
     return binary + recipe.kind_weight * (among * weight).sum(), binary.detach()
@@ -171,7 +179,7 @@ def _save(
     path: Path,
     identity: str,
     step: int,
-    ignored: np.ndarray | None,
+    aside: list[np.ndarray],
     network: SixFrame,
     average: SixFrame,
     optimiser: torch.optim.AdamW,
@@ -179,7 +187,7 @@ def _save(
     state = {
         "identity": identity,
         "step": step,
-        "ignored": None if ignored is None else torch.from_numpy(ignored),
+        "aside": [torch.from_numpy(runs) for runs in aside],
         "network": network.state_dict(),
         "average": average.state_dict(),
         "optimiser": optimiser.state_dict(),
@@ -194,9 +202,9 @@ def _restore(
     average: SixFrame,
     optimiser: torch.optim.AdamW,
     device: torch.device,
-) -> tuple[int, np.ndarray | None]:
+) -> tuple[int, list[np.ndarray]]:
     if not path.exists():
-        return 0, None
+        return 0, []
     try:
         state = load_tensors(path, device)
         if state["identity"] != identity:
@@ -206,8 +214,7 @@ def _restore(
         optimiser.load_state_dict(state["optimiser"])
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, EOFError, UnpicklingError) as error:
         raise FeatureError(f"{path} is damaged; remove it to begin again") from error
-    ignored = state["ignored"]
-    return int(state["step"]), None if ignored is None else ignored.cpu().numpy()
+    return int(state["step"]), [runs.cpu().numpy() for runs in state["aside"]]
 
 
 class _Log:

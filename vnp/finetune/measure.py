@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from vnp.encoders.models.sixframe import KINDS, VIRAL_KINDS, SixFrame, codon_ids, padded_length, viral_logit
 from vnp.finetune.crops import DeviceGenomes
-from vnp.finetune.genomes import TRAIN, VALIDATION, Genomes, runs_of
+from vnp.finetune.genomes import PROKARYOTES, TRAIN, VALIDATION, Genomes, runs_of
 
 WINDOW = 2000
 """Bases that the network reads at once; longer records are cut."""
@@ -21,6 +23,7 @@ CLASSES = ((150, 300), (300, 500), (500, 1000), (1000, 3000), (3000, 10000), (10
 _MOST_IGNORED = 0.1
 _BASES = 1 << 22
 _RUN = 5  # windows that look viral one after the other
+_LACKING = 0.5
 
 
 class Windows(NamedTuple):
@@ -167,25 +170,34 @@ def watch(network: SixFrame, held: DeviceGenomes, count: int) -> dict[str, float
     return found
 
 
-def looks_viral(network: SixFrame, held: DeviceGenomes, logit: float) -> Int64[np.ndarray, "runs 2"]:
-    """Pieces of the hosts to train on whose windows look viral for five windows, 10 kb, together: likely prophages."""
+def looks_viral(network: SixFrame, held: DeviceGenomes, logits: Sequence[float]) -> list[Int64[np.ndarray, "runs 2"]]:
+    """Pieces of the prokaryotes and plasmids to train on that look viral for 10 kb: likely prophages, or mislabelled.
+
+    A record of fewer than five windows is judged as a whole, and needs a half more for each that it lacks.
+
+    Args:
+        network: what it looks viral to.
+        held: the genomes.
+        logits: mean log-odds of five windows that are enough; one result for each.
+    """
     genomes = held.genomes
-    runs = [np.zeros((0, 2), np.int64)]
-    records = np.flatnonzero((genomes.part == TRAIN) & ~genomes.viral & (genomes.lengths >= _RUN * WINDOW))
+    searched = (genomes.part == TRAIN) & (genomes.kinds & ~np.uint8(PROKARYOTES) == 0)
+    records = np.flatnonzero(searched & (genomes.lengths >= WINDOW))
     counts = genomes.lengths[records] // WINDOW
-    owner = np.repeat(np.arange(len(records)), counts)
-    within = np.concatenate([np.arange(count) for count in counts]) if len(records) else np.zeros(0, np.int64)
-    start = genomes.starts[records][owner] + within * WINDOW
-    odds = viral_logits(logits_of(network, held, start, np.full(len(start), WINDOW)))
     edges = np.concatenate(([0], np.cumsum(counts)))
-    for at in range(len(records)):
-        one = odds[edges[at] : edges[at + 1]]
-        mean = np.convolve(one, np.ones(_RUN) / _RUN, mode="valid")
-        marked = np.zeros(len(one), np.bool_)
-        for first in np.flatnonzero(mean > logit):
-            marked[first : first + _RUN] = True
-        runs.append(runs_of(marked) * WINDOW + np.array([genomes.starts[records[at]], 0]))
-    return np.concatenate(runs)
+    start = np.repeat(genomes.starts[records] - edges[:-1] * WINDOW, counts) + np.arange(edges[-1]) * WINDOW
+    odds = viral_logits(logits_of(network, held, start, np.full(len(start), WINDOW)))
+    found = []
+    for logit in logits:
+        marked = np.zeros(len(odds), np.bool_)
+        for begin, end in pairwise(edges.tolist()):
+            run = min(_RUN, end - begin)
+            mean = np.convolve(odds[begin:end], np.ones(run) / run, mode="valid")
+            for first in np.flatnonzero(mean > logit + (_RUN - run) * _LACKING).tolist():
+                marked[begin + first : begin + first + run] = True
+        runs = [runs_of(marked[begin:end]) * WINDOW + [start[begin], 0] for begin, end in pairwise(edges.tolist())]
+        found.append(np.concatenate([np.zeros((0, 2), np.int64), *runs]))
+    return found
 
 
 def kind_of(logits: Float32[np.ndarray, "n 7"], viral: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from vnp.finetune.genomes import Genomes, load_genomes, read_genomes, save_genomes
 from vnp.finetune.matches import ignore_matches
+from vnp.finetune.proteins import ignore_resembling
 from vnp.finetune.sheet import read_sheet
 from vnp.finetune.split import split
 
@@ -14,7 +15,13 @@ PACKED = ".npz"
 
 
 def prepare(
-    source: Path, packed: Path, *, validation: float, test: float, say: Callable[[str], None] = lambda _: None
+    source: Path,
+    packed: Path,
+    *,
+    validation: float,
+    test: float,
+    left_out: Collection[str] = (),
+    say: Callable[[str], None] = lambda _: None,
 ) -> Genomes:
     """Read, split and mask the genomes of a sheet and pack them, or read a packed set.
 
@@ -23,9 +30,11 @@ def prepare(
         packed: where to pack the sheet's; what is there already is read instead.
         validation: share of the units to watch.
         test: share of the units to keep for the test.
+        left_out: groups to keep for the test as a whole.
         say: told what happens.
 
     Raises:
+        UsageError: no group is called as one to leave out.
         InputError: the sheet or a file of it cannot be used.
         FeatureError: the packed set is damaged.
         StorageError: the disk is full or cannot be written.
@@ -36,7 +45,7 @@ def prepare(
         return load_genomes(packed)
     genomes = read_genomes(read_sheet(source))
     say(f"{len(genomes.codes):,} bases, {len(genomes.unit):,} records, {len(genomes.units):,} units")
-    genomes = ignore_matches(split(genomes, validation=validation, test=test))
-    say(f"{int(genomes.ignored[:, 1].sum()):,} bases of hosts match viruses and are left out")
+    genomes = ignore_resembling(ignore_matches(split(genomes, validation=validation, test=test, left_out=left_out)))
+    say(f"{int(genomes.ignored[:, 1].sum()):,} bases of hosts resemble viruses and are left out")
     save_genomes(genomes, packed)
     return genomes

@@ -15,10 +15,12 @@ LENGTHS: Mapping[int, float] = {
 }  # fmt: skip
 """Bases of a step's crops, and how often there is such a step."""
 SHARES: Mapping[str, float] = {
-    "phage": 0.31, "eukaryotic_virus": 0.165, "virus": 0.025, "bacteria": 0.21, "archaea": 0.06, "plasmid": 0.06,
-    "organelle": 0.03, "fungi": 0.03, "protozoa": 0.025, "plant": 0.025, "invertebrate": 0.025, "vertebrate": 0.035,
+    "phage": 0.34, "eukaryotic_virus": 0.14, "virus": 0.02, "bacteria": 0.25, "archaea": 0.07, "plasmid": 0.06,
+    "organelle": 0.02, "fungi": 0.025, "protozoa": 0.02, "plant": 0.02, "invertebrate": 0.02, "vertebrate": 0.025,
 }  # fmt: skip
 """How much of a step is of each group; each label is brought to one half, and groups not named here share alike."""
+SET_ASIDE: Mapping[float, float] = {0.15: 0.0, 0.3: 0.5, 0.5: 1.0, 0.75: 1.0}
+"""Parts of the steps after which prokaryotes and plasmids are searched for prophages, and log-odds that are enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,13 @@ class Recipe:
         mutated: share of crops with substitutions.
         substitutions: share of bases that are substituted in one of them, at most.
         hidden_codons: share of codons that are hidden in half of the crops, at most.
-        set_aside_at: step after which pieces of hosts that look viral for 10 kb are no longer trained on; 0 for never.
-        set_aside_logit: mean log-odds of such a piece, at least.
+        doubt: a prokaryote or plasmid counts as much as its chance of being a host, to this power.
+        adopted: share of the viral crops that are of pieces that were set aside with log-odds higher by 1, from the
+            second search on.
         seed: of weights, crops and dropout.
         lengths: see ``LENGTHS``.
         shares: see ``SHARES``.
+        set_aside: see ``SET_ASIDE``; what is found is no longer trained on until the next search does not find it.
         network: its sizes.
     """
 
@@ -56,11 +60,12 @@ class Recipe:
     mutated: float = 0.6
     substitutions: float = 0.2
     hidden_codons: float = 0.2
-    set_aside_at: int = 2_500
-    set_aside_logit: float = 1.0
+    doubt: float = 0.0
+    adopted: float = 0.0
     seed: int = 1
     lengths: Mapping[int, float] = field(default_factory=lambda: dict(LENGTHS), hash=False)
     shares: Mapping[str, float] = field(default_factory=lambda: dict(SHARES), hash=False)
+    set_aside: Mapping[float, float] = field(default_factory=lambda: dict(SET_ASIDE), hash=False)
     network: SixFrameConfig = field(default_factory=SixFrameConfig)
 
     def __post_init__(self) -> None:
@@ -68,7 +73,7 @@ class Recipe:
             raise UsageError("steps, bases of a step and warm-up must be above 0")
         if not self.lengths or min(self.lengths) < 20 or min(self.lengths.values()) <= 0:
             raise UsageError("crops must be of 20 bases or more, and each length be drawn at times")
-        shares = (self.smoothing, self.mutated, self.substitutions, self.hidden_codons)
+        shares = (self.smoothing, self.mutated, self.substitutions, self.hidden_codons, self.adopted)
         if not all(0 <= share < 1 for share in shares[:1]) or not all(0 <= share <= 1 for share in shares):
             raise UsageError("a share must be from 0 to 1")
 
@@ -76,5 +81,6 @@ class Recipe:
         """As what JSON holds."""
         stored = asdict(self)
         stored["lengths"] = {str(length): share for length, share in self.lengths.items()}
+        stored["set_aside"] = {str(part): logit for part, logit in self.set_aside.items()}
         stored["network"] = self.network.to_json()
         return stored

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Int32
 
+from vnp.errors import UsageError
 from vnp.finetune.genomes import TEST, TRAIN, VALIDATION, Genomes
 from vnp.finetune.kmers import kmer_hashes
 
@@ -22,7 +24,7 @@ _SHARED = 0.3
 _FEWEST = 3
 
 
-def split(genomes: Genomes, *, validation: float, test: float) -> Genomes:
+def split(genomes: Genomes, *, validation: float, test: float, left_out: Collection[str] = ()) -> Genomes:
     """Set units apart by the SHA-256 of their names, in each group of each sample.
 
     Units that share more than 30 % of the smaller one's sampled 21-mers stay together, and so do all records of a unit.
@@ -32,7 +34,14 @@ def split(genomes: Genomes, *, validation: float, test: float) -> Genomes:
         genomes: of any split.
         validation: share of the units.
         test: share of the units.
+        left_out: groups that are for the test as a whole.
+
+    Raises:
+        UsageError: no group is called so.
     """
+    unknown = sorted(set(left_out) - set(genomes.groups))
+    if unknown:
+        raise UsageError(f"no group is called {unknown[0]!r}: the genomes have {', '.join(genomes.groups)}")
     root = related(genomes)
     first: dict[int, tuple[int, int]] = {}
     for record, unit in enumerate(genomes.unit.tolist()):
@@ -41,8 +50,11 @@ def split(genomes: Genomes, *, validation: float, test: float) -> Genomes:
     for unit, stratum in first.items():
         strata[stratum].append(unit)
     part = np.full(len(genomes.units), TRAIN, np.int8)
-    for members in strata.values():
+    for (_, group), members in strata.items():
         members.sort(key=lambda unit: hashlib.sha256(genomes.units[unit].encode()).hexdigest())
+        if genomes.groups[group] in left_out:
+            part[members] = TEST
+            continue
         if len(members) < 3:
             continue
         tested = max(1, round(test * len(members))) if test else 0
