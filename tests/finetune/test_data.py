@@ -11,11 +11,12 @@ import torch
 
 from tests.finetune.conftest import recipe
 from vnp.encoders.models.sixframe import KINDS, base_codes
-from vnp.errors import FeatureError, InputError
+from vnp.errors import FeatureError, InputError, UsageError
 from vnp.finetune.crops import CropSampler, DeviceGenomes
 from vnp.finetune.genomes import TEST, TRAIN, VALIDATION, Genomes, load_genomes, read_genomes, runs_of, save_genomes
-from vnp.finetune.kmers import kmer_hashes
+from vnp.finetune.kmers import AMINO_ACIDS, kmer_hashes
 from vnp.finetune.matches import ignore_matches
+from vnp.finetune.proteins import ignore_resembling
 from vnp.finetune.sheet import read_sheet
 from vnp.finetune.split import split
 
@@ -167,3 +168,43 @@ def test_damaged_input_is_told(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text("path,label,group\nx.fna,viral,phage\nx.fna,host,bacteria\n")
     with pytest.raises(InputError, match=r"x\.fna"):
         read_genomes(read_sheet(tmp_path / "s.csv"))
+
+
+def test_a_relative_of_a_phage_is_found_by_its_proteins_where_no_bases_are_left(tmp_path: Path) -> None:
+    random = np.random.default_rng(8)
+    acids = np.array([at for at, acid in enumerate(AMINO_ACIDS) if acid != "*"])
+    codons = random.choice(acids, 5000)
+    other = np.array([random.choice([at for at in acids if AMINO_ACIDS[at] == AMINO_ACIDS[one]]) for one in codons])
+    spelled = ["".join("ACGT"[codon >> shift & 3] for codon in some for shift in (4, 2, 0)) for some in (codons, other)]
+    around = "".join(random.choice(list("ACGT"), 60_000))
+    (tmp_path / "phage.fna").write_text(f">p\n{spelled[0]}\n")
+    turned = spelled[1].translate(str.maketrans("ACGT", "TGCA"))[::-1]
+    (tmp_path / "host.fna").write_text(f">h\n{around[:20_000]}{turned}{around[20_000:]}\n")
+    (tmp_path / "g.csv").write_text(
+        "path,label,group,kind\nphage.fna,viral,phage,phage\nhost.fna,host,bacteria,bacteria\n"
+    )
+    held = read_genomes(read_sheet(tmp_path / "g.csv"))
+    assert not len(ignore_matches(held).ignored)
+    found = ignore_resembling(held).ignored
+    assert len(found) == 1
+    begin = int(found[0, 0] - held.starts[int(np.flatnonzero(~held.viral)[0])])
+    assert abs(begin - 20_000) <= 1000
+    assert abs(found[0, 1] - 15_000) <= 2000
+
+
+def test_synonyms_change_codons_and_no_amino_acid(genomes: Genomes) -> None:
+    sampler = CropSampler(DeviceGenomes(genomes, torch.device("cpu")), TRAIN, recipe(synonyms=1.0, hidden_codons=0.0))
+    ids = torch.arange(65).repeat(4, 6, 1)
+    found = sampler.hide(ids)
+    assert (found != ids).any()
+    spelled = np.array([*AMINO_ACIDS, "?"])
+    assert (spelled[found.numpy()] == spelled[ids.numpy()]).all()
+
+
+def test_a_group_left_out_is_for_the_test_as_a_whole(genomes: Genomes) -> None:
+    found = split(genomes, validation=0.2, test=0.25, left_out=["plasmid"])
+    plasmids = np.array(found.groups)[found.group] == "plasmid"
+    assert (found.part[plasmids] == TEST).all()
+    assert (found.part[~plasmids] == TRAIN).any()
+    with pytest.raises(UsageError, match="no group is called 'fish'"):
+        split(genomes, validation=0.2, test=0.25, left_out=["fish"])

@@ -13,9 +13,16 @@ from torch import Tensor
 from vnp.encoders.models.sixframe import AMBIGUOUS
 from vnp.errors import InputError
 from vnp.finetune.genomes import PHAGE, Genomes
+from vnp.finetune.kmers import AMINO_ACIDS
 from vnp.finetune.recipe import Recipe
 
 _MOST_IGNORED = 0.2
+# For each codon those of the same amino acid, again and again: 12 divides by every number of them.
+_SYNONYMS = np.array(
+    [np.resize([codon for codon, other in enumerate(AMINO_ACIDS) if other == acid], 12) for acid in AMINO_ACIDS]
+    + [np.full(12, len(AMINO_ACIDS))],
+    dtype=np.int32,
+)
 # A crop in so many has up to a twentieth of ambiguous bases.
 _AMBIGUOUS_CROPS, _AMBIGUOUS_BASES = 0.03, 0.05
 
@@ -89,6 +96,7 @@ class CropSampler:
         self.held = held
         self.recipe = recipe
         self.runs = torch.zeros(0, 2, dtype=torch.int64, device=held.device)
+        self.synonyms = torch.from_numpy(_SYNONYMS).to(held.device)
         self.generator = torch.Generator(device=held.device)
         self.cumulative: dict[int, Float64[Tensor, " records"]] = {}
         for length in recipe.lengths:
@@ -150,8 +158,12 @@ class CropSampler:
         return torch.where(self._uniform(count, length) < rate, torch.full_like(bases, AMBIGUOUS), bases)
 
     def hide(self, ids: Tensor) -> Tensor:
-        """Hide codons, each frame's by itself, in half of the crops."""
+        """Hide codons, each frame's by itself, in half of the crops; put others of the same amino acid in some."""
         count = len(ids)
+        if self.recipe.synonyms:
+            other = torch.randint(_SYNONYMS.shape[1], ids.shape, device=ids.device, generator=self.generator)
+            chosen = self._uniform(count, 1, 1) < self.recipe.synonyms
+            ids = torch.where(chosen, self.synonyms[ids.long(), other], ids)
         rate = self._uniform(count, 1, 1) * self.recipe.hidden_codons * (self._uniform(count, 1, 1) < 0.5)
         return torch.where(self._uniform(*ids.shape) < rate, 64, ids)
 

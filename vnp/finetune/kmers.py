@@ -1,11 +1,17 @@
-"""Canonical k-mers of coded bases, as hashes."""
+"""Canonical k-mers of coded bases, as hashes, and the amino acids of codons."""
 
 from __future__ import annotations
+
+from itertools import product
 
 import numpy as np
 from jaxtyping import Bool, UInt8, UInt64
 
 from vnp.encoders.models.sixframe import AMBIGUOUS
+from vnp.sequences.record import CODONS, STANDARD_CODE
+
+AMINO_ACIDS = "".join(STANDARD_CODE[CODONS.index("".join(codon))] for codon in product("ACGT", repeat=3))
+"""What each codon is, in the order of ``codon_ids``: one letter, or ``*`` for a stop."""
 
 
 def kmer_hashes(

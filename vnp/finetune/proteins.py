@@ -14,9 +14,8 @@ from jaxtyping import Bool, Int64, UInt8, UInt64
 
 from vnp.encoders.models.sixframe import AMBIGUOUS
 from vnp.finetune.genomes import PHAGE, PROKARYOTES, TRAIN, Genomes, runs_of, with_ignored
-from vnp.finetune.kmers import mixed
+from vnp.finetune.kmers import AMINO_ACIDS, mixed
 
-_GENETIC_CODE = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"
 _LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 _STOP = 20
 _K = 8  # residues of a word
@@ -33,7 +32,7 @@ _STRETCH = 8  # bins
 _DENSE = 4  # bins of a stretch that have enough words
 _BLOCK = 1 << 18
 
-_FORWARD = np.array([_STOP if letter == "*" else _LETTERS.index(letter) for letter in _GENETIC_CODE] + [_STOP])
+_FORWARD = np.array([_STOP if letter == "*" else _LETTERS.index(letter) for letter in AMINO_ACIDS] + [_STOP])
 _TURNED = [16 * (3 - (codon & 3)) + 4 * (3 - (codon >> 2 & 3)) + 3 - (codon >> 4) for codon in range(64)]
 _RESIDUES = (_FORWARD.astype(np.uint8), _FORWARD[[*_TURNED, 64]].astype(np.uint8))
 

@@ -39,6 +39,7 @@ class Recipe:
         mutated: share of crops with substitutions.
         substitutions: share of bases that are substituted in one of them, at most.
         hidden_codons: share of codons that are hidden in half of the crops, at most.
+        synonyms: share of crops in which every codon is replaced by a random one of the same amino acid.
         doubt: a prokaryote or plasmid counts as much as its chance of being a host, to this power.
         adopted: share of the viral crops that are of pieces that were set aside with log-odds higher by 1, from the
             second search on.
@@ -60,6 +61,7 @@ class Recipe:
     mutated: float = 0.6
     substitutions: float = 0.2
     hidden_codons: float = 0.2
+    synonyms: float = 0.0
     doubt: float = 0.0
     adopted: float = 0.0
     seed: int = 1
@@ -73,7 +75,7 @@ class Recipe:
             raise UsageError("steps, bases of a step and warm-up must be above 0")
         if not self.lengths or min(self.lengths) < 20 or min(self.lengths.values()) <= 0:
             raise UsageError("crops must be of 20 bases or more, and each length be drawn at times")
-        shares = (self.smoothing, self.mutated, self.substitutions, self.hidden_codons, self.adopted)
+        shares = (self.smoothing, self.mutated, self.substitutions, self.hidden_codons, self.synonyms, self.adopted)
         if not all(0 <= share < 1 for share in shares[:1]) or not all(0 <= share <= 1 for share in shares):
             raise UsageError("a share must be from 0 to 1")
 
