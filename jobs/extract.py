@@ -61,7 +61,7 @@ def main(
         _only(run, only, bool(input))
         return
     executor = choose_executor(cluster, profile, parallelism, retries)
-    asked = run_options(input, shards, encoding, executor)
+    asked = run_options(input, shards, encoding, executor, out=None if dry_run else run)
     if dry_run:
         _show_plan(asked, run, executor)
         return

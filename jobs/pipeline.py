@@ -56,7 +56,7 @@ def main(
     which and ends with 3; nothing is left waiting in the queue, and rerun RUN --then pipeline goes on from there.
     """
     executor = choose_executor(cluster, profile, parallelism, retries)
-    asked = run_options(input, shards, encoding, executor)
+    asked = run_options(input, shards, encoding, executor, out=run)
     if plan_job:
         chain.require_scheduler(executor)
     root = run.absolute()

@@ -111,7 +111,7 @@ def main(
 
             loaded, calling = choose_options(checkpoint or NATIVE, given)
             encoding = {**embedding, **encoding_for(loaded, calling, window), "keep_embeddings": keep_embeddings}
-            planned = run_options(input, shards, encoding, executor, every_frame=True)
+            planned = run_options(input, shards, encoding, executor, out=out, every_frame=True)
             require_fit(planned, loaded, calling)
             run, todo = _plan(planned, out, calling, executor, force)
             binds = predict_binds(run, calling)

@@ -14,6 +14,7 @@ import click
 
 from jobs._cli.ending import SIGNALLED, EndedError, ended_by_signals, keep_streams, require_written
 from vnp.errors import UsageError, VnpError, machine_error, storage_error, without_password
+from vnp.files.durable import protect
 from vnp.files.records import read_toml
 
 CONFIG = "vnp.toml"
@@ -38,6 +39,9 @@ def printable(text: str) -> str:
 def as_typed(text: str) -> str:
     """The text with commands in the form that the user typed: ``vnp NAME``, where it has ``python -m jobs.NAME``."""
     return _MODULE.sub("vnp ", text) if Path(sys.argv[0]).stem == "vnp" else text
+
+
+_running: list[click.Command] = []
 
 
 class Command(click.Command):
@@ -113,11 +117,22 @@ class Command(click.Command):
             ctx.exit(told.exit_code)
 
     def _do(self, ctx: click.Context) -> None:
+        protect(self._read_files(ctx), anew=len(_running) == 0)
+        _running.append(self)
         try:
             super().invoke(ctx)
         except click.exceptions.Exit as end:
             if end.exit_code:
                 raise
+        finally:
+            _running.pop()
+
+    def _read_files(self, ctx: click.Context) -> Iterator[Path]:
+        """What the command line names and is not written: nothing may take the place of it."""
+        for parameter in self.params:
+            if "--out" not in parameter.opts:
+                value = ctx.params.get(parameter.name or "")
+                yield from (one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, Path))
 
     def _mendable(self, error: Exception) -> VnpError | None:
         """What to say of an error that is none of ours, where it is the machine's; None where it is a fault here."""

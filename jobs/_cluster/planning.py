@@ -24,12 +24,18 @@ from vnp.errors import UsageError, VnpError
 from vnp.files.records import from_json, parse_json, to_json
 from vnp.runs.done.status import RunStatus, run_status
 from vnp.runs.planning.options import RunOptions
-from vnp.runs.request import Position, Run, Shard
+from vnp.runs.request import Position, Run, RunPaths, Shard
 from vnp.sequences.samplesheet import lost_tables, read_inputs
 
 
 def run_options(
-    paths: tuple[Path, ...], shards: int, encoding: dict[str, Any], executor: Executor, *, every_frame: bool = False
+    paths: tuple[Path, ...],
+    shards: int,
+    encoding: dict[str, Any],
+    executor: Executor,
+    *,
+    out: Path | None = None,
+    every_frame: bool = False,
 ) -> RunOptions:
     """What the command line asks of a run.
 
@@ -39,9 +45,14 @@ def run_options(
         encoding: the options of ``options.encoding``.
         executor: what runs on this machine is asked for on the device that is here, since small blocks suit a CPU;
             what runs elsewhere finds out there.
+        out: the run, which keeps standard input; None where nothing may be written.
         every_frame: take datasets as the FASTA that they are, without what their tables say.
     """
-    files = read_inputs(paths)
+    spool = None if out is None else RunPaths(out).inputs
+    files = read_inputs(paths, spool)
+    for file in files:
+        if file.path.parent == spool:
+            echo(f"standard input: {file.path.stat().st_size:,} bytes, kept in {file.path}", err=True)
     if every_frame:
         files = [replace(file, dataset=None) for file in files]
     else:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from vnp.errors import InputError
-from vnp.files.tables import open_text_table, table_lines, table_rows, table_text
+from vnp.files.tables import open_text_table, table_lines, table_text
+from vnp.sequences.samplesheet import table_rows
 
 NAMES = [
     "plain", '"begins', 'in"side', 'ends"', '""', '"', '"both"', "#first", "HWI-1_0001:1:2#0/1", "5'", "'both'", "it's",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.runs.making import ask, coding, dna, plan_run, write_fasta
 from vnp.errors import InputError, RunError
 from vnp.runs.planning.plan import read_plan, write_plan
-from vnp.runs.planning.survey import Marks, survey
+from vnp.runs.planning.survey import Marks, prefixes, survey
 from vnp.sequences.samplesheet import InputFile, read_inputs
 
 works = st.lists(st.integers(0, 500), min_size=1, max_size=200)
@@ -148,13 +148,42 @@ def test_the_same_name_twice_names_both_places(tmp_path: Path) -> None:
     assert [entry.prefix for entry in found.inputs] == ["one", "two"]
 
 
-def test_prefixes_differ_where_file_names_do_not(tmp_path: Path) -> None:
-    paths = []
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        paths.append(write_fasta(tmp_path / folder / "reads.fa", [("x", "ACGT")]))
-    found = survey(read_inputs(paths), 300, prefix_ids=True)
-    assert [entry.prefix for entry in found.inputs] == [str(path) for path in paths]
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["/x/one.fa.gz", "/x/two.fq"], ["one", "two"]),
+        (["/a/reads.fa", "/b/reads.fa", "/b/other.fa"], ["a_reads", "b_reads", "other"]),
+        (["/a/reads.fa", "/a/reads.fq", "/a/a_reads_1.fq"], ["a_reads_2", "a_reads_3", "a_reads_1"]),
+        (["/x/my reads\t\n(1).fa", "/x/ü:é.fa", "/x/.fa"], ["my_reads_1", "ü_é", "input"]),
+        ([("/x/one.fa", "S1"), "/x/S1.fa", ("/x/two.fa", "S2")], ["S1", "x_S1", "S2"]),
+        ([("/x/l1.fa", "S1"), ("/x/l2.fa", "S1")], ["S1_1", "S1_2"]),
+    ],
+)
+def test_prefixes_are_one_word_each_and_differ(files: list[str | tuple[str, str]], expected: list[str]) -> None:
+    pairs = [(file, None) if isinstance(file, str) else file for file in files]
+    found = prefixes([InputFile(Path(path), sample=sample) for path, sample in pairs])
+    assert found == expected
+    assert len(set(found)) == len(found)
+
+
+def test_a_sheet_names_samples(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_fasta(tmp_path / f"{name}.fa", [("x", "ACGT")])
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text("path,label,group,sample\none.fa,,,lake-1\ntwo.fa,,,\n")
+    found = survey(read_inputs([sheet]), 300, prefix_ids=True)
+    assert [entry.record_name("x") for entry in found.inputs] == ["lake-1:x", "two:x"]
+    for bad in ("a b", "a:b", "a\x1bb"):
+        sheet.write_text(f"path,label,group,sample\none.fa,,,{bad}\n")
+        with pytest.raises(InputError, match=r"line 2: the sample .* is not one word"):
+            read_inputs([sheet])
+
+
+def test_pairs_in_turn_are_told_how_to_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.fq"
+    path.write_text("@a\nACGT\n+\nIIII\n@a\nACGT\n+\nIIII\n")
+    with pytest.raises(InputError, match=r"line 1 and .*line 5. If the file holds pairs of reads in turn, .*/1 and /2"):
+        survey(read_inputs([path]), 300)
 
 
 def test_a_damaged_or_missing_plan_is_refused(tmp_path: Path, mixed: list[Path]) -> None:

@@ -113,9 +113,53 @@ def test_another_request_is_refused_and_says_what_differs(
 def test_other_inputs_labels_and_groups_are_refused(tmp_path: Path, fasta: Path) -> None:
     start_run(ask([fasta]), tmp_path / "run")
     other = write_fasta(tmp_path / "other.fa", [("x", "ACGT")])
-    for files in ([other], [fasta, other], [InputFile(fasta, 1)], [InputFile(fasta, -1, "g")]):
-        with pytest.raises(RunExistsError, match="inputs: "):
+    for files, said in (
+        ([other], r"input 1, .*other\.fa: .*in\.fa there, which holds something else"),
+        ([fasta, other], "inputs: 1 files there, 2 asked"),
+        ([InputFile(fasta, 1)], "label none, group none there, label viral, group none asked"),
+        ([InputFile(fasta, -1, "g")], "group none there, label none, group g asked"),
+    ):
+        with pytest.raises(RunExistsError, match=said):
             start_run(ask(files), tmp_path / "run")
+
+
+class TestMovedInputs:
+    """An input is its content, wherever it is."""
+
+    def test_found_again_where_it_is_now(self, tmp_path: Path, fasta: Path) -> None:
+        run = plan_run(tmp_path / "run", [fasta])
+        make_one(run, 0)
+        moved = fasta.rename(tmp_path / "moved.fa")
+        with pytest.raises(ChangedInputError, match="give the command that made the run again, with its new path"):
+            make_one(run, 1)
+        again, before = start_run(ask([moved]), run.paths.root)
+        assert before
+        assert again.request.digest == run.request.digest
+        assert again.request.inputs[0].path == str(moved)
+        assert Run.open(run.paths.root).request == again.request
+        assert [make_one(again, number).state for number in range(3)] == ["already", "done", "done"]
+        moved.rename(fasta)
+        back, _ = start_run(ask([fasta]), run.paths.root)
+        assert back.request.inputs[0].planned_path is None
+        assert {outcome.state for outcome in make_all(back)} == {"already"}
+
+    def test_through_links_and_dots(self, tmp_path: Path, fasta: Path) -> None:
+        run = plan_run(tmp_path / "run", [fasta])
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder/link.fa").symlink_to(fasta)
+        (tmp_path / "hard.fa").hardlink_to(fasta)
+        for path in ("folder/link.fa", "hard.fa", f"folder/../{fasta.name}"):
+            again, before = start_run(ask([tmp_path / path]), run.paths.root)
+            assert before
+            assert again.request.digest == run.request.digest
+
+    def test_something_else_under_another_name(self, tmp_path: Path, fasta: Path) -> None:
+        run = plan_run(tmp_path / "run", [fasta])
+        other = tmp_path / "other.fa"
+        other.write_bytes(fasta.read_bytes().replace(b"C", b"G", 1))
+        with pytest.raises(RunExistsError, match="holds something else"):
+            start_run(ask([other]), run.paths.root)
+        assert Run.open(run.paths.root).request == run.request
 
 
 class TestForce:

@@ -6,6 +6,7 @@ import hashlib
 import lzma
 import os
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -213,6 +214,61 @@ def test_memory_is_bounded_by_the_longest_record(write: Write) -> None:
 # Records with a problem
 
 
+@pytest.mark.parametrize("block", [1, 2, 7, 64, BLOCK])
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (
+            b"AC GT\nACG>b0 of a file\nTTTT\n",
+            "another record (b0) begins in the middle of a line at base 8: files were joined without a line end "
+            "between them, and both records are lost; put one there",
+        ),
+        (
+            b"AC" + bytes(100) + b"\nAC\n",
+            "zero bytes at base 3: a hole, as a crash or a broken copy leaves one, and records that stood there are "
+            "lost; copy the file again",
+        ),
+    ],
+)
+def test_records_that_are_lost_in_another_are_told(
+    write: Write, monkeypatch: pytest.MonkeyPatch, body: bytes, problem: str, block: int
+) -> None:
+    path = write(b">first\nACGT\n>bad\n" + body + b">last\nACGT\n")
+    monkeypatch.setattr(_files, "BLOCK", block)
+    found = [(record.name, record.problem) for record in read_records(path)]
+    assert found == [("first", None), ("bad", problem), ("last", None)]
+
+
+def test_a_hole_in_a_file_takes_no_memory(write: Write) -> None:
+    path = write(gzip.compress(b">a\nACGT\n>hole\nAC" + bytes(200_000_000) + b"\n>b\nACGT\n", 1))
+    tracemalloc.start()
+    found = [record.problem is None for record in read_records(path)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == [True, False, True]
+    assert peak < 8_000_000
+
+
+@pytest.mark.parametrize("packer", ["gzip", "bzip2", "xz"])
+def test_what_follows_the_packed_data(write: Write, packer: str) -> None:
+    packed = PACKERS[packer](FASTA)
+    assert pairs(write(packed + bytes(1_024))) == FASTA_RECORDS
+    assert pairs(write(packed + bytes(64) + packed)) == FASTA_RECORDS * 2
+    said = message(write(packed + b"junk behind"))
+    assert "b'junk beh' follows where the compressed data ends" in said
+    assert "too early" not in said
+
+
+def test_a_dictionary_of_gigabytes_is_refused(write: Write) -> None:
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 30}]
+    header = bytearray(lzma.compress(FASTA, filters=[{**filters[0], "dict_size": 1 << 16}]))
+    assert pairs(write(bytes(header))) == FASTA_RECORDS
+    # The size of the dictionary is one byte of the block's header, whose CRC-32 follows it.
+    header[16] = 36
+    header[20:24] = zlib.crc32(bytes(header[12:20])).to_bytes(4, "little")
+    assert "needs more than 512 MiB to be unpacked" in message(write(bytes(header)))
+
+
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
@@ -222,7 +278,6 @@ def test_memory_is_bounded_by_the_longest_record(write: Write) -> None:
         (b"AC\nGT.A\n", "invalid letter . at base 5 (a gap: remove the alignment)"),
         (b"ACGTACGTACGTAC\nGT*ACGTA\n", "invalid letter * at base 17"),
         (b"ACGTACGTACGTACGTE\n", "invalid letter E at base 17"),
-        (b"ACG>T\n", "invalid letter > at base 4"),
         (b"ACG\x1aT\n", r"invalid letter \x1a at base 4"),
         (b"ACG\xc3T\n", "invalid letter byte 0xc3 at base 4"),
         (b"MKLVEFPQILSSEQ\n", "looks like protein: letter L at position 3"),

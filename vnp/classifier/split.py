@@ -23,10 +23,11 @@ from vnp.errors import ChangedInputError, FeatureError, InputError
 from vnp.features.read import Features
 from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION, deal, shares_of_parts, some
 from vnp.features.table import Records
-from vnp.files.tables import table_rows, table_text
+from vnp.files.tables import table_text
 from vnp.runs.planning.plan import check_inputs, planned_records
 from vnp.runs.request import PlannedInput
 from vnp.sequences.identity import IDENTITY, SHORTEST, clusters_of_genomes
+from vnp.sequences.samplesheet import table_rows
 
 FILE_DIGEST = "file_sha256"
 """Key of a checkpoint's split: SHA-256 of the table that was written beside it."""

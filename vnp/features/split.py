@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int8
 
 from vnp.errors import InputError, UsageError
-from vnp.files.tables import table_rows
+from vnp.sequences.samplesheet import table_rows
 
 PARTS = ("train", "validation", "test")
 """Names of the parts of a split, by number."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vnp.errors import RunExistsError, UsageError, storage_error
-from vnp.files.durable import here, remove_temporaries, seconds_since, temporary_name
+from vnp.files.durable import here, remove_temporaries, require_unread, seconds_since, temporary_name
 from vnp.files.machine import process_start
 from vnp.files.records import read_json, write_json
 
@@ -61,10 +61,13 @@ def require_free(
         What stands there all the same.
 
     Raises:
+        UsageError: what stands there is read.
         RunExistsError: something stands there: ``FILES: WHY. REMEDY``.
         StorageError: a path cannot be looked at.
     """
     there = standing(paths)
+    for path in there:
+        require_unread(path)
     if there and not (force or ours):
         names = ", ".join(map(str, there[:_NAMED])) + (" …" if len(there) > _NAMED else "")
         raise RunExistsError(f"{names}: {why}. {remedy}")

@@ -13,10 +13,10 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from vnp.errors import storage_error
+from vnp.errors import UsageError, storage_error
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _SUFFIX = ".tmp"
@@ -65,6 +65,43 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+_PROTECTED: dict[tuple[int, int], Path] = {}
+
+
+def protect(paths: Iterable[Path], *, anew: bool = False) -> None:
+    """Note files that are read: nothing that this process writes takes the place of one, by whatever name or link.
+
+    Args:
+        paths: of the files.
+        anew: forget those that were noted before.
+    """
+    if anew:
+        _PROTECTED.clear()
+    for path in paths:
+        with contextlib.suppress(OSError):
+            if path.is_file():
+                _PROTECTED[_identity(path)] = path.absolute()
+
+
+def require_unread(path: Path) -> None:
+    """Make sure that what will be written here takes the place of nothing that is read.
+
+    Raises:
+        UsageError: it would.
+    """
+    with contextlib.suppress(OSError):
+        found = _identity(path)
+        read = _PROTECTED.get(found)
+        # Numbers of deleted files are given out again.
+        if read is not None and _identity(read) == found:
+            raise UsageError(f"{path} is read, and would be written over: choose another name or --out")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 @contextlib.contextmanager
@@ -128,6 +165,7 @@ def _link(temporary: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
+    require_unread(path)
     temporary = temporary_name(path)
     try:
         yield temporary

@@ -1,4 +1,4 @@
-r"""Tables as text: every TSV and CSV that is written goes through here, and every one that is read.
+r"""Tables as text: every TSV and CSV that is written goes through here.
 
 The dialect is Python's ``excel-tab``, which pandas and R's ``read.delim`` and ``read.table`` read by their defaults: a
 field that holds a quote, an apostrophe, a ``#`` or the separator stands between double quotes, and a double quote in it
@@ -8,13 +8,11 @@ is written twice. No field holds a line end or a control character other than th
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from vnp.errors import InputError
 from vnp.files.durable import replacing
 
 TAB = "\t"
@@ -60,31 +58,3 @@ def _safe(column: Sequence[str], separator: str) -> Sequence[str]:
     if not any(mark in whole for mark in marks):
         return column
     return [text if marks.isdisjoint(text) else '"' + text.replace('"', '""') + '"' for text in column]
-
-
-def table_rows(path: Path, what: str, separator: str = TAB) -> Iterator[tuple[int, list[str]]]:
-    """Read a table in this dialect.
-
-    Args:
-        path: the file.
-        what: it is, for messages: ``samplesheet``.
-        separator: between two fields.
-
-    Yields:
-        The line, from 1, and its fields as they are; of a blank line none.
-
-    Raises:
-        InputError: the file cannot be read, or is not such a table.
-    """
-    try:
-        # utf-8-sig, since spreadsheet programs write a byte-order mark.
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter=separator, strict=True)
-            for cells in reader:
-                yield reader.line_num, cells
-    except UnicodeDecodeError as error:
-        raise InputError(f"the {what} is not UTF-8 text; save it as UTF-8", path=path) from error
-    except csv.Error as error:
-        raise InputError(f"not a table that can be read: {error}", path=path, line=reader.line_num) from error
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", path=path) from error

@@ -22,7 +22,7 @@ import httpx2
 from isal import igzip, isal_zlib
 
 from vnp.errors import DownloadError, storage_error
-from vnp.files.durable import sync_file, sync_folder
+from vnp.files.durable import require_unread, sync_file, sync_folder
 from vnp.files.hashing import file_sha256
 from vnp.files.records import read_json
 from vnp.refseq.server import Fault, Server
@@ -90,6 +90,7 @@ def download(
     try:
         found = server.patiently(remote, transfer.once, lambda: transfer.furthest)
         sync_file(transfer.part)
+        require_unread(path)
         transfer.part.replace(path)
         sync_folder(path.parent)
         transfer.notes.unlink(missing_ok=True)

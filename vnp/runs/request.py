@@ -44,6 +44,7 @@ class RunPaths:
         self.receipts = root / "receipts"
         self.parts = root / "parts"  # unfinished shards, a folder each
         self.logs = root / "logs"
+        self.inputs = root / "inputs"  # what came by standard input
         self.features = root / FEATURES_NAME
         self.skipped = root / "skipped.tsv"
 

@@ -36,6 +36,8 @@ from vnp.sequences.record import (
     looks_like_protein,
     make_record,
     plain_names,
+    torn_at,
+    torn_problem,
 )
 from vnp.sequences.samplesheet import check_readable
 
@@ -43,6 +45,7 @@ __all__ = ["Record", "fasta_records", "input_digest", "read_records"]
 _AT, _PLUS = b"@+"
 _LONGEST_HEADER = 1 << 24
 _SURE = 10
+_SHOWN_BYTES = 200
 
 
 def read_records(path: str | Path, *, watch: Watch | None = None, offset: int = 0, line: int = 1) -> Iterator[Record]:
@@ -174,11 +177,19 @@ def _whole(parts: list[bytes], lines: Iterable[int], offsets: Iterable[int | Non
     names = plain_names(b">" + b"\n>".join([header for header, _, _ in pairs]), ">")
     if good and names is not None and len(sequences) == len(parts) and b"" not in sequences:
         return list(map(make_record, zip(names, sequences, lines, offsets, repeat(None), strict=False))), True
-    cleaned = (body.translate(UPPER, WHITE) for _, _, body in pairs)
     return [
-        checked_record(header, sequence, line, offset)
-        for (header, _, _), sequence, line, offset in zip(pairs, cleaned, lines, offsets, strict=False)
+        _checked(header, body, line, offset)
+        for (header, _, body), line, offset in zip(pairs, lines, offsets, strict=False)
     ], False
+
+
+def _checked(header: bytes, body: bytes, line: int, offset: int | None) -> Record:
+    """A record of a block of which one is not good."""
+    record = checked_record(header, body.translate(UPPER, WHITE), line, offset)
+    at = torn_at(body)
+    if at is None:
+        return record
+    return record._replace(problem=torn_problem(body[at:], len(body[:at].translate(None, WHITE))))
 
 
 class _Begun:
@@ -190,16 +201,27 @@ class _Begun:
         self._offset = offset
         self._pieces: list[bytes] = []
         self._good = True
+        self._torn = b""  # what follows a byte that is none of the record
+        self._torn_base = 0
         self.add(body)
 
     def add(self, body: bytes) -> None:
+        if self._torn:
+            # No more is kept: it may be gigabytes of zeros.
+            self._torn += body[: max(0, _SHOWN_BYTES - len(self._torn))]
+            return
         bases, good = clean_bases(body)
         self._pieces.append(bases)
         self._good &= good
+        if not good and (at := torn_at(body)) is not None:
+            self._torn = body[at : at + _SHOWN_BYTES]
+            self._torn_base = sum(map(len, self._pieces)) - len(bases) + len(body[:at].translate(None, WHITE))
 
     def finish(self) -> tuple[list[Record], bool]:
         sequence = b"".join(self._pieces)
         record = checked_record(self._header, sequence, self._line, self._offset, good=self._good)
+        if self._torn:
+            record = record._replace(problem=torn_problem(self._torn, self._torn_base))
         return [record], record.problem is None
 
 
@@ -340,4 +362,6 @@ def _split(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _shown(text: bytes) -> str:
+    if text.startswith(b"\0"):
+        return "zero bytes: a hole, as a crash or a broken copy leaves one; copy the file again"
     return repr(text[:40].decode("utf-8", "backslashreplace"))

@@ -119,6 +119,34 @@ def sequence_problem(sequence: bytes) -> str | None:
     return f"invalid letter {_shown(found[0])} at base {found.start() + 1}{hint}"
 
 
+_TORN = re.compile(rb"[>\0]")
+
+
+def torn_at(body: bytes) -> int | None:
+    """The first byte in the lines of a record's bases that belongs to another record or to none."""
+    found = _TORN.search(body)
+    return None if found is None else found.start()
+
+
+def torn_problem(text: bytes, base: int) -> str:
+    """Say what ``torn_at`` found.
+
+    Args:
+        text: the file from there on, at least to the end of a name.
+        base: how many bases of the record stand before it.
+    """
+    if text.startswith(b"\0"):
+        return (
+            f"zero bytes at base {base + 1}: a hole, as a crash or a broken copy leaves one, and records that stood "
+            "there are lost; copy the file again"
+        )
+    name, _ = clean_name(text[1:].partition(b"\n")[0].decode("utf-8", "backslashreplace"), 0)
+    return (
+        f"another record ({name}) begins in the middle of a line at base {base + 1}: files were joined without a line "
+        "end between them, and both records are lost; put one there"
+    )
+
+
 def looks_like_protein(sequence: bytes) -> bool:
     """Tell whether a tenth of the letters are residues that no nucleotide code has."""
     others = len(sequence) - len(sequence.translate(None, _PROTEIN_ONLY))

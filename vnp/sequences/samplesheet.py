@@ -6,19 +6,24 @@ here loads numpy, so that a login node can look at its inputs.
 
 from __future__ import annotations
 
+import csv
+import io
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vnp.errors import InputError, UsageError
-from vnp.files.tables import table_rows
+from vnp.files.durable import protect
+from vnp.files.records import open_regular
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _SEPARATORS = {",": "commas", "\t": "tabs"}
 UNLABELLED = -1
 LABELS = {"viral": 1, "host": 0, "": UNLABELLED}
 COLUMNS = ("path", "label", "group")
+STANDARD_INPUT = frozenset({"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})
 DATASET_FASTA = "dataset.fna.gz"
 DATASET_TABLE = "dataset.parquet"
 
@@ -31,6 +36,37 @@ class Columns:
     required: tuple[str, ...]  # columns that must be there
     hint: str  # what a message about a missing column says after their names
     optional: tuple[str, ...] = ()  # columns that may be there; a row has an empty text where they are not
+
+
+def table_rows(path: Path, what: str, separator: str = "\t") -> Iterator[tuple[int, list[str]]]:
+    """Read a table of any user's, or of ours (``vnp.files.tables`` says how they are written).
+
+    Args:
+        path: the file.
+        what: it is, for messages: ``samplesheet``.
+        separator: between two fields.
+
+    Yields:
+        The line, from 1, and its fields as they are; of a blank line none.
+
+    Raises:
+        InputError: the file cannot be read, or is not such a table.
+    """
+    try:
+        # utf-8-sig, since spreadsheet programs write a byte-order mark.
+        with (
+            open_regular(path) as opened,
+            io.TextIOWrapper(io.BufferedReader(opened), encoding="utf-8-sig", newline="") as file,
+        ):
+            reader = csv.reader(file, delimiter=separator, strict=True)
+            for cells in reader:
+                yield reader.line_num, cells
+    except UnicodeDecodeError as error:
+        raise InputError(f"the {what} is not UTF-8 text; save it as UTF-8", path=path) from error
+    except csv.Error as error:
+        raise InputError(f"not a table that can be read: {error}", path=path, line=reader.line_num) from error
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", path=path) from error
 
 
 def read_rows(path: Path, columns: Columns) -> Iterator[tuple[int, dict[str, str]]]:
@@ -98,7 +134,10 @@ def check_readable(path: Path) -> None:
     if path.is_dir():
         raise InputError("is a folder; give the FASTA or FASTQ files in it", path=path)
     if not path.is_file():
-        raise InputError("is not a regular file; inputs are read more than once, so save it to a file first", path=path)
+        raise InputError(
+            "is not a regular file; inputs are read more than once: save it to a file first, or pipe it in and give -",
+            path=path,
+        )
     if not os.access(path, os.R_OK):
         raise InputError("may not be read; check its permissions", path=path)
 
@@ -134,7 +173,8 @@ def require_utf8(path: Path) -> None:
         raise InputError("the path is not UTF-8; rename the file or folder", path=shown) from error
 
 
-_SHEET = Columns("samplesheet", COLUMNS, "of which label and group may be left empty")
+_SHEET = Columns("samplesheet", COLUMNS, "of which label and group may be left empty", ("sample",))
+_WORD = re.compile(r"[\w.+-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +187,14 @@ class InputFile:
         group: the unit that is never split between training and test; None means each record is its own.
         dataset: absolute path of the table that has label, unit, part and frames of each record, where the file is
             that of a dataset; label and group say nothing then.
+        sample: what to put in front of its records' names, where that is asked for.
     """
 
     path: Path
     label: int = UNLABELLED
     group: str | None = None
     dataset: Path | None = None
+    sample: str | None = None
 
     @property
     def lacks_table(self) -> bool:
@@ -160,16 +202,18 @@ class InputFile:
         return self.dataset is None and self.path.name == DATASET_FASTA
 
 
-def read_inputs(paths: Sequence[str | Path]) -> list[InputFile]:
+def read_inputs(paths: Sequence[str | Path], spool: Path | None = None) -> list[InputFile]:
     """List the input files in the order given.
 
     Args:
         paths: FASTA or FASTQ files; datasets, by their folder or one of its two files (``dataset.fna.gz`` beside
             ``dataset.parquet``); or samplesheets: names that end in ``.csv`` or ``.tsv``, with the columns path,
-            label (viral, host or empty) and group (any name, or empty). Paths in a sheet are relative to the sheet.
+            label (viral, host or empty) and group (any name, or empty), and if wished sample (one word). Paths in a
+            sheet are relative to the sheet. ``-`` is standard input.
+        spool: folder that keeps standard input as a file; None where there is no place for one.
 
     Raises:
-        UsageError: no path was given, or one file twice.
+        UsageError: no path was given, or one file twice, or standard input where it cannot be kept.
         InputError: a file does not exist, or a samplesheet has a fault.
     """
     if not paths:
@@ -178,7 +222,9 @@ def read_inputs(paths: Sequence[str | Path]) -> list[InputFile]:
     inputs = []
     for path in map(Path, paths):
         rows: Iterable[tuple[str, InputFile]]
-        if path.suffix.lower() in DELIMITERS:
+        if str(path) in STANDARD_INPUT:
+            rows = [("standard input", InputFile(_spooled(spool)))]
+        elif path.suffix.lower() in DELIMITERS:
             rows = ((f"{path}, line {line}", _row(row, path, line)) for line, row in read_rows(path, _SHEET))
         else:
             rows = [("the command line", _input(path))]
@@ -186,10 +232,21 @@ def read_inputs(paths: Sequence[str | Path]) -> list[InputFile]:
             require_utf8(item.path)
             real = item.path.resolve()
             if real in places:
-                raise UsageError(f"{item.path} is given twice, in {places[real]} and in {place}; remove one")
+                where = f"in {places[real]}" + ("" if places[real] == place else f" and in {place}")
+                raise UsageError(f"{item.path} is given twice, {where}; remove one")
             places[real] = place
             inputs.append(item)
+    protect(path for item in inputs for path in (item.path, item.dataset) if path is not None)
     return inputs
+
+
+def _spooled(folder: Path | None) -> Path:
+    if folder is None:
+        raise UsageError("standard input can be read only once, and here is no run to keep it in: save it to a file")
+    # Here, because few need it.
+    from vnp.sequences.standard_input import spool
+
+    return spool(folder.absolute())
 
 
 def lost_tables(files: Iterable[InputFile]) -> list[str]:
@@ -237,6 +294,16 @@ def _row(row: dict[str, str], path: Path, line: int) -> InputFile:
         found = _input((path.absolute().parent / row["path"]).absolute())
     except InputError as error:
         raise InputError(str(error), path=path, line=line) from error
+    sample = row["sample"] or None
+    if sample is not None and not _WORD.fullmatch(sample):
+        raise InputError(
+            f"the sample {sample!r} is not one word of letters, digits, _, ., + and -, which names of records take",
+            path=path,
+            line=line,
+        )
+    if not row["group"].isprintable():
+        raise InputError(f"the group {row['group']!r} holds a character that is none to print", path=path, line=line)
+    found = replace(found, sample=sample)
     if found.dataset is None:
         return replace(found, label=LABELS[label.lower()], group=row["group"] or None)
     if label or row["group"]:

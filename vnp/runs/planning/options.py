@@ -149,7 +149,7 @@ def require_free(paths: RunPaths, *, force: bool) -> None:
         begun = standing(_results(paths))
         # Planning that was killed can have left nothing but a temporary file.
         there = {final_path(path) for path in paths.root.iterdir()}
-        foreign = there - {*_results(paths), paths.plan, paths.logs, paths.options}
+        foreign = there - {*_results(paths), paths.plan, paths.logs, paths.options, paths.inputs}
         is_run = any(path.exists() for path in (paths.request, paths.plan, paths.options))
     except OSError as error:
         raise storage_error(error, f"looking into {paths.root}") from error

@@ -26,6 +26,7 @@ from vnp.files.hashing import file_sha256
 from vnp.runs.request import PlannedInput, Position, Request, Run, Shard
 from vnp.sequences.opening import BLOCK, KnownBlocks
 from vnp.sequences.reading import Record, input_digest, read_records
+from vnp.sequences.samplesheet import InputFile
 
 SCHEMA = "vnp-plan/2"
 _WIDE = ("record", "chunk", "offset", "line", "units", "rows", "tokens", "bases")
@@ -220,6 +221,25 @@ def check_inputs(inputs: Sequence[PlannedInput], *, read: bool = False) -> None:
 def stamped(entry: PlannedInput, stat: os.stat_result) -> PlannedInput:
     """The same file with what it keeps while nobody changes it; anybody can set its mtime, nobody its ctime."""
     return replace(entry, size=stat.st_size, mtime_ns=stat.st_mtime_ns, inode=stat.st_ino, ctime_ns=stat.st_ctime_ns)
+
+
+def moved_to(entry: PlannedInput, file: InputFile) -> PlannedInput | None:
+    """A planned input at the path of a file, or None where that holds something else."""
+    paths = (str(file.path), None if file.dataset is None else str(file.dataset))
+    if paths == (entry.path, entry.dataset):
+        return entry
+    stat = file.path.stat()
+    if (entry.dataset is None) != (file.dataset is None) or stat.st_size != entry.size:
+        return None
+    if stamped(entry, stat) != entry and input_digest(file.path) != entry.sha256:
+        return None
+    if file.dataset is not None and input_digest(file.dataset) != entry.dataset_sha256:
+        return None
+    before = entry.planned_path or entry.path, entry.planned_dataset or entry.dataset
+    planned = [None if now == then else then for now, then in zip(paths, before, strict=True)]
+    return stamped(
+        replace(entry, path=paths[0], dataset=paths[1], planned_path=planned[0], planned_dataset=planned[1]), stat
+    )
 
 
 def planned_records(entry: PlannedInput) -> Iterator[Record]:

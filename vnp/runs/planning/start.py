@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from vnp.encoders.spec import NO_ENCODER
 from vnp.errors import RunExistsError
 from vnp.runs.done.receipts import now
 from vnp.runs.planning.options import RunOptions, clear, require_free
-from vnp.runs.planning.plan import check_inputs, check_tables, write_plan
+from vnp.runs.planning.plan import check_inputs, check_tables, moved_to, write_plan
 from vnp.runs.planning.survey import Survey, survey
-from vnp.runs.request import ClassifierChoice, EncoderChoice, Request, Run, RunPaths, versions
+from vnp.runs.request import ClassifierChoice, EncoderChoice, PlannedInput, Request, Run, RunPaths, versions
+from vnp.sequences.samplesheet import LABELS, InputFile
 
+_LABELS = {number: name or "none" for name, number in LABELS.items()}
 # A block is what a killed task can lose: seconds on a GPU, some minutes for a transformer on a CPU. A network that
 # reads windows takes some ten times less for a token.
 _BLOCK_TOKENS = 1 << 20
@@ -72,14 +74,15 @@ def start_run(
 def _find(root: Path, options: RunOptions, encoders: Mapping[str, EncoderChoice]) -> Run:
     """Open the run that is there, if it is the one that is asked for.
 
-    What decides no number follows the new command: where to compute, and where the weights are.
+    What decides no number follows the new command: where to compute, and where the inputs and the weights are.
     """
     run = Run.open(root)
-    _require_same(run, options, encoders)
-    check_inputs(run.request.inputs, read=True)
-    check_tables(run.request.inputs)
+    inputs = _require_same(run, options, encoders)
+    check_inputs(inputs, read=True)
+    check_tables(inputs)
     asked = replace(
         run.request,
+        inputs=inputs,
         device=options.device,
         weights=_folder(options),
         cluster=options.cluster,
@@ -126,15 +129,13 @@ def make_request(
     )
 
 
-def _require_same(run: Run, options: RunOptions, encoders: Mapping[str, EncoderChoice]) -> None:
-    """Refuse to go on with a run that was asked for otherwise."""
+def _require_same(run: Run, options: RunOptions, encoders: Mapping[str, EncoderChoice]) -> tuple[PlannedInput, ...]:
+    """Refuse to go on with a run that was asked for otherwise; returns its inputs where they are now."""
     request = run.request
     chunk = options.chunk
     if chunk is None:
         chunk = options.default_chunk if all(file.dataset is None for file in options.files) else request.chunk
-    files = [(str(one.path), one.label, one.group, one.dataset and str(one.dataset)) for one in options.files]
     compared: dict[str, tuple[Any, Any]] = {
-        "inputs": ([(one.path, one.label, one.group, one.dataset) for one in request.inputs], files),
         "chunk": (request.chunk, chunk),
         "DNA encoder": (request.dna, encoders["dna"]),
         "protein encoder": (request.protein or NO_ENCODER, encoders.get("protein", NO_ENCODER)),
@@ -145,12 +146,35 @@ def _require_same(run: Run, options: RunOptions, encoders: Mapping[str, EncoderC
         "kept embeddings": (request.keep_embeddings, options.keep_embeddings),
         "prefixed ids": (request.inputs[0].prefix is not None, options.prefix_ids),
     }
-    differing = [_difference(name, there, here) for name, (there, here) in compared.items() if there != here]
+    inputs, other = _where_now(request.inputs, options.files)
+    differing = other + [_difference(name, there, here) for name, (there, here) in compared.items() if there != here]
     if differing:
         raise RunExistsError(
             f"{run.paths.root} holds another run ({'; '.join(differing)}). Choose another --out, or --force to begin "
             "anew"
         )
+    return inputs
+
+
+def _where_now(
+    planned: Sequence[PlannedInput], files: Sequence[InputFile]
+) -> tuple[tuple[PlannedInput, ...], list[str]]:
+    """The planned inputs at the paths that are asked for, and what differs; an input is its content, wherever it is."""
+    if len(planned) != len(files):
+        return (), [f"inputs: {len(planned):,} files there, {len(files):,} asked"]
+    found, differing = [], []
+    for number, (entry, file) in enumerate(zip(planned, files, strict=True), start=1):
+        moved = moved_to(entry, file)
+        said = f"input {number}, {file.path}"
+        if moved is None:
+            differing.append(f"{said}: {entry.path} there, which holds something else")
+        elif (entry.label, entry.group) != (file.label, file.group):
+            what = [f"label {_LABELS[one.label]}, group {one.group or 'none'}" for one in (entry, file)]
+            differing.append(f"{said}: {what[0]} there, {what[1]} asked")
+        else:
+            found.append(moved)
+    more = [f"and {len(differing) - 3:,} more inputs"] if len(differing) > 3 else []
+    return tuple(found), differing[:3] + more
 
 
 def _named(classifier: ClassifierChoice | None) -> str:

@@ -7,9 +7,12 @@ shard's number of rows is known before it is embedded and checked after.
 from __future__ import annotations
 
 import hashlib
+import re
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,9 +85,9 @@ def survey(
     marks = Marks()
     planned: list[PlannedInput] = []
     blocks: list[UInt64[np.ndarray, "b"]] = []
-    prefixes = _prefixes(files) if prefix_ids else [None] * len(files)
+    named: Sequence[str | None] = prefixes(files) if prefix_ids else [None] * len(files)
     with NameCheck() as names:
-        for index, (file, prefix) in enumerate(zip(files, prefixes, strict=True)):
+        for index, (file, prefix) in enumerate(zip(files, named, strict=True)):
             entry = PlannedInput(
                 path=str(file.path),
                 label=file.label,
@@ -247,12 +250,31 @@ class _Noting:
             self._report(len(block))
 
 
-def _prefixes(files: Sequence[InputFile]) -> list[str | None]:
-    """The files' names without folder and endings; the whole path where two would be the same."""
-    stems = [file.path.name.split(".")[0] if file.dataset is None else file.path.parent.name for file in files]
-    if len(set(stems)) == len(stems):
-        return list(stems)
-    return [str(file.path) for file in files]
+def prefixes(files: Sequence[InputFile]) -> list[str]:
+    """What to put in front of the records' names of each file: one word each, and no two the same.
+
+    The sample that a samplesheet names, else the file's name without folder and endings; where two files would share
+    it, the name of the folder in front, and where that does not help a number behind. Characters that a header or a
+    table cannot take become ``_``.
+    """
+    own = [file.path.name.split(".")[0] if file.dataset is None else file.path.parent.name for file in files]
+    names = [file.sample or _word(name) for file, name in zip(files, own, strict=True)]
+    often = Counter(names)
+    names = [
+        _word(f"{file.path.parent.name}_{name}") if often[name] > 1 and file.sample is None else name
+        for file, name in zip(files, names, strict=True)
+    ]
+    often, seen = Counter(names), set(names)
+    for place, name in enumerate(names):
+        if often[name] > 1:
+            number = next(n for n in count(1) if f"{name}_{n}" not in seen)
+            names[place] = f"{name}_{number}"
+            seen.add(names[place])
+    return names
+
+
+def _word(text: str) -> str:
+    return re.sub(r"[^\w.+-]+", "_", text).strip("_") or "input"
 
 
 def _refuse_duplicates(inputs: Sequence[PlannedInput], names: NameCheck) -> None:
@@ -261,15 +283,22 @@ def _refuse_duplicates(inputs: Sequence[PlannedInput], names: NameCheck) -> None
     if not suspects:
         return
     wanted = {ordinal for group in suspects for ordinal in group}
-    seen: dict[str, str] = {}
+    seen: dict[str, tuple[str, int, PlannedInput]] = {}
     for entry, ordinal, name, line in _named_records(inputs, wanted):
         where = f"{entry.path}, " + (f"line {line}" if line else f"record {ordinal - entry.first_record + 1}")
         if name in seen:
-            raise InputError(
-                f"two records are called {name!r}: {seen[name]} and {where}. "
-                "Rename one, or put each file's name in front with --prefix-ids if they are in two files"
-            )
-        seen[name] = where
+            first, before, file = seen[name]
+            if file is not entry:
+                remedy = "Rename one, or put each file's name in front with --prefix-ids"
+            elif ordinal == before + 1:
+                remedy = (
+                    "If the file holds pairs of reads in turn, end their names in /1 and /2, or split it into a file "
+                    "of first and one of second reads; give both with --prefix-ids"
+                )
+            else:
+                remedy = "Rename one"
+            raise InputError(f"two records are called {name!r}: {first} and {where}. {remedy}")
+        seen[name] = where, ordinal, entry
 
 
 def _named_records(
