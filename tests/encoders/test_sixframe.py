@@ -167,6 +167,18 @@ def test_the_bundled_encoder_is_in_the_registry(bundled: Encoder) -> None:
     assert bundled.tokens_read == sum(bundled.token_counts(["ACGT" * 60, "TTGCA" * 40, "ACGT" * 60])) == 680
 
 
+def test_rows_do_not_depend_on_the_number_of_threads(bundled: Encoder) -> None:
+    sequences = [dna(length, length) for length in (100, 150, 333, 999, 2000)] * 3
+    alone = bundled.embed(sequences)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        np.testing.assert_array_equal(bundled.embed(sequences), alone)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("budget", [1, 700, 100_000])
 def test_batches_of_any_size_give_nearly_the_same(bundled: Encoder, budget: int) -> None:
     sequences = [dna(length, length) for length in (100, 150, 150, 150, 333, 999, 2000)]
