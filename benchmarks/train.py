@@ -133,7 +133,7 @@ def graph_difference(width: int, device: torch.device, seed: int) -> tuple[float
     part = (np.arange(_CHECKED_ROWS) % 10 == 0).astype(np.int8)
     split = Split("random", part, np.zeros(_CHECKED_ROWS, np.int64), ["all"], seed)
     losses = weights = 0.0
-    for recipe in (VIRNUCPRO, replace(ADAMW, batch=1024), replace(VIRNUCPRO, balance="weights", step=1)):
+    for recipe in (VIRNUCPRO, replace(ADAMW, batch=1024), replace(VIRNUCPRO, balance="label", step=1)):
         short = replace(recipe, epochs=_CHECKED_EPOCHS)
         graph, plain = (fit(store, split, short, seed, graph=recorded) for recorded in (True, False))
         for one, other in zip(graph.history, plain.history, strict=True):

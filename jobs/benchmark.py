@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,11 +46,14 @@ def main() -> None:
 )
 @click.option("--all", "everything", is_flag=True, help="Compare checkpoints on every labelled row, seen or not.")
 @options.groups
+@options.units
 @click.option(
-    "--organisms",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Table of two columns, record or group, and group of organisms.  [default: the name of the input file]",
+    "--leave-out",
+    help="Train without each group of this column in turn too, such as organism_group or family, and test on it: of "
+    "the dataset that the run was extracted from, or of --groups with a heading; organism_group may come from "
+    "--organisms.",
 )
+@options.organisms("the name of the input file")
 @click.option(
     "--split",
     default="auto",
@@ -73,6 +77,7 @@ def accuracy(
     out: Path,
     checkpoint: Path | None,
     groups: Path | None,
+    units: str | None,
     organisms: Path | None,
     force: bool,
     as_json: bool,
@@ -89,8 +94,10 @@ def accuracy(
     from vnp.classifier.split import split_named
     from vnp.comparison.contest import contest
     from vnp.comparison.contestants import CompareOptions, claimed, require_new
+    from vnp.comparison.left_out import leave_out, left_out_lines, write_left_out
     from vnp.comparison.results import summary, write_results
     from vnp.encoders.device import choose_device
+    from vnp.features.columns import ORGANISMS, column_of, organisms_of
     from vnp.features.split import read_groups
 
     if not force:
@@ -103,33 +110,57 @@ def accuracy(
         organisms=None if organisms is None else read_groups(organisms),
         **chosen,
     )
-    contestants = _contestants(contestant, checkpoint, groups)
+    if units is not None and comparing.split == "auto":
+        # The split that came with the data keeps together something else.
+        comparing = replace(comparing, split="group")
+    contestants = _contestants(contestant, checkpoint, groups, units, heading=comparing.leave_out is not None)
+    left = None
+    if comparing.leave_out is not None:
+        first = contestants[0].features
+        if comparing.leave_out == ORGANISMS and comparing.organisms is not None:
+            found = organisms_of(first, comparing.organisms)
+        else:
+            found = column_of(first, comparing.leave_out, groups)
+        left = dict(zip((name.decode() for name in first.records().name), found, strict=True))
     with claimed(out, contestants, comparing, force=force):
         results = contest(contestants, comparing, out, Progress)
         paths = write_results(results, out)
+        if left is not None:
+            rows, notes = leave_out(contestants, left, comparing, out, Progress)
+            paths.append(write_left_out(rows, out))
     if as_json:
         echo(json.dumps(results.to_json(), indent=2))
         return
     echo(summary(results))
     for note in results.notes:
         echo(f"note: {note}")
+    if left is not None:
+        echo("\n".join(["", "trained without a group, beside trained with others of it (seen)", *left_out_lines(rows)]))
+        for note in notes:
+            echo(f"note: {note}")
     if len(results.compared[0].measured) > 1:
         echo(f"calls differ on {len(results.disagreements):,} of {results.records:,} records: {paths[3]}")
     echo(f"wrote {', '.join(path.name for path in paths)} in {out}")
     echo(f"look at: {paths[2]}")
 
 
-def _contestants(words: Sequence[str], checkpoint: Path | None, groups: Path | None) -> list[Contestant]:
+def _contestants(
+    words: Sequence[str], checkpoint: Path | None, groups: Path | None, units: str | None, *, heading: bool
+) -> list[Contestant]:
+    """Who takes part; with units or a ``heading`` the table of groups is one of columns."""
     from vnp.comparison.contestants import Contestant
+    from vnp.features.columns import in_units_of
     from vnp.features.read import open_features
     from vnp.features.split import read_groups
 
-    group_of = None if groups is None else read_groups(groups)
+    group_of = None if groups is None or units is not None or heading else read_groups(groups)
     found = []
     for word in words:
         name, path, own = _parse(word)
         features = open_features(path)
-        if group_of is not None:
+        if units is not None:
+            features = in_units_of(features, units, groups)
+        elif group_of is not None:
             features = features.regrouped(group_of)
         model = own or checkpoint
         if model is not None and not model.is_file():

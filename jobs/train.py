@@ -43,6 +43,7 @@ _RECIPE_OPTIONS = ("batch", "rate", "epochs", "patience", "dropout", "balance")
     "and part.",
 )
 @options.groups
+@options.units
 @click.option("--validation", type=float, default=0.1, help="Share of the groups to watch while training.")
 @click.option("--test", type=float, default=0.2, help="Share of the groups to keep apart for the metrics; 0 for none.")
 @click.option("--dedupe", is_flag=True, help="Keep groups of at least 95 % nucleotide identity on one side.")
@@ -59,10 +60,12 @@ _RECIPE_OPTIONS = ("batch", "rate", "epochs", "patience", "dropout", "balance")
 @click.option("--dropout", type=float, help="Share of hidden units switched off.  [default: the recipe's, 0.5]")
 @click.option(
     "--balance",
-    type=click.Choice(["none", "weights", "sampling"]),
+    type=click.Choice(["none", "label", "sampling", "group"]),
     default="none",
-    help="Let both classes count alike: weigh their losses, or draw their rows as often.",
+    help="label lets both classes count alike, by weights of their losses, sampling by drawing their rows as often; "
+    "group draws as often from each organism group of a class too.",
 )
+@options.organisms("the column organism_group of the dataset that the run was extracted from")
 @click.option(
     "--calibration",
     type=click.Choice(["auto", "none", "temperature", "isotonic"]),
@@ -95,6 +98,8 @@ def main(
     protein: str | None,
     chunk: int | None,
     groups: Path | None,
+    units: str | None,
+    organisms: Path | None,
     device: str,
     resume: bool,
     tensorboard: bool,
@@ -112,19 +117,28 @@ def main(
     from vnp.classifier.split import split_named
     from vnp.classifier.train import Training, train
     from vnp.encoders.device import choose_device
+    from vnp.features.columns import in_units_of, organisms_of
     from vnp.features.read import open_features
     from vnp.features.split import read_groups
 
     given = {name: value for name in _RECIPE_OPTIONS if (value := choices.pop(name)) is not None}
+    opened = open_features(features)
+    if units is not None:
+        opened = in_units_of(opened, units, groups)
+        # The split that came with the data keeps together something else.
+        choices["split"] = "group" if choices["split"] == "auto" else choices["split"]
+    elif groups is not None:
+        opened = opened.regrouped(read_groups(groups))
+    groups_of = None
+    if given.get("balance") == "group":
+        groups_of = organisms_of(opened, None if organisms is None else read_groups(organisms))
     training = Training(
         recipe=replace(RECIPES[choices.pop("recipe")], **given),
         required=RequiredFeatures(layout, dna, protein, chunk),
         split=split_named(choices.pop("split")),
+        organisms=groups_of,
         **choices,
     )
-    opened = open_features(features)
-    if groups is not None:
-        opened = opened.regrouped(read_groups(groups))
     where = choose_device(device)
     with _watching(opened, out, training, quiet=as_json, tensorboard=tensorboard) as watcher:
         trained = train(opened, out, training, where, resume=resume, force=force, watcher=watcher)
@@ -190,6 +204,7 @@ def _watching(
             reading=lambda rows: advance("reading", features.rows, "rows", rows),
             comparing=lambda groups: advance("comparing", None, "groups", groups),
             dealt=dealt,
+            warn=lambda text: echo(f"warning: {text}", err=True),
             epoch=epoch,
         )
 

@@ -31,6 +31,21 @@ groups = click.option(
     help="Table of two columns, record and group, in place of the groups that the run was extracted with.",
 )
 
+units = click.option(
+    "--units",
+    help="Keep together what this column calls the same, such as genus, family or order: of the dataset that the run "
+    "was extracted from, or of --groups, then a table with a heading that begins with record.",
+)
+
+
+def organisms(default: str) -> Callable[[_Function], _Function]:
+    """Which group of organisms each record is of."""
+    return click.option(
+        "--organisms",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help=f"Table of two columns, record or group, and group of organisms.  [default: {default}]",
+    )
+
 
 class _RuleName(click.Choice[str]):
     """The name of a rule; its short name is taken for it."""

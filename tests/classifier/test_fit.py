@@ -172,14 +172,24 @@ def test_sampling_shows_both_classes_alike_and_weights_count_them_alike() -> Non
     assert set(order.tolist()) <= set(rows.tolist())
     assert (label[order] == 1).sum() == 250
     assert not np.array_equal(order, epoch_order(rows, label, recipe, 0, 1))
-    host, viral = class_weights(label, replace(VIRNUCPRO, balance="weights"))
+    host, viral = class_weights(label, replace(VIRNUCPRO, balance="label"))
     assert viral * 50 == pytest.approx(host * 950)
     assert (viral * 50 + host * 950) / 1000 == pytest.approx(1)
     assert shown_odds(label, recipe) == pytest.approx(np.log(950 / 50))
     assert shown_odds(label, VIRNUCPRO) == 0
 
 
-@pytest.mark.parametrize("balance", ["weights", "sampling"])
+def test_organism_groups_of_a_class_are_shown_alike() -> None:
+    label = np.array([1] * 100 + [0] * 900, np.int8)
+    organism = np.array([7] * 100 + [1] * 850 + [2] * 40 + [3] * 10)
+    recipe = replace(VIRNUCPRO, balance="group")
+    order = epoch_order(np.arange(1000), label, recipe, 0, 0, organism)
+    numbers, counts = np.unique(organism[order], return_counts=True)
+    assert dict(zip(numbers.tolist(), counts.tolist(), strict=True)) == {1: 166, 2: 167, 3: 167, 7: 500}
+    assert shown_odds(label, recipe) == pytest.approx(np.log(9))
+
+
+@pytest.mark.parametrize("balance", ["label", "sampling"])
 def test_balanced_training_is_readier_to_call_a_rare_class(tmp_path: Path, balance: Any) -> None:
     groups = {f"v{n}": [1] * 4 for n in range(12)} | {f"h{n}": [0] * 60 for n in range(12)}
     store, split = open_store(open_features(write_features(tmp_path / "f.h5", groups=groups)))

@@ -212,6 +212,31 @@ def test_organisms_and_groups_from_tables(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_groups_of_organisms_are_left_out_in_turn(folder: Path, tmp_path: Path) -> None:
+    """All records of the group are tested on and none is trained on; the only group of a class stays."""
+    path = tmp_path / "groups.tsv"
+    kinds = ["phage" if FRAMES.label[index] else "ab"[index // 2 % 2] for index in range(RECORDS)]
+    path.write_text("record\tkind\n" + "".join(f"r{index}\t{kind}\n" for index, kind in enumerate(kinds)))
+    words = (f"x={folder / 'good.h5'}", "--groups", path, "--leave-out", "kind", "--out", tmp_path / "out")
+    done = accuracy(*words)
+    assert done.exit_code == 0, done.output
+    with (tmp_path / "out/left_out.tsv").open() as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert [tuple(row.values())[:3] for row in rows] == [("x", "a", "host"), ("x", "b", "host")]
+    assert int(rows[0]["seen_records"]) < int(rows[0]["records"]) == kinds.count("a")
+    assert all(0.5 < float(row["roc_auc"]) <= 1 for row in rows)
+    assert "phage is not left out" in done.stdout
+    split = (tmp_path / "out/models/x_without_a.split.tsv").read_text()
+    assert not list((tmp_path / "out/models").glob("*.given.tsv"))
+    held = {line.split("\t")[0] for line in split.splitlines()[1:] if line.endswith("test")}
+    assert {FRAMES.group[index] for index, kind in enumerate(kinds) if kind == "a"} <= held
+    again = accuracy(*words)
+    assert (again.exit_code, "left_out.tsv" in again.output) == (2, True)
+    refused = accuracy(folder / "good.h5", "--checkpoint", folder / "model.pth", *words[1:-1], tmp_path / "two")
+    assert (refused.exit_code, "needs a contestant without a checkpoint" in refused.output) == (2, True)
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_other_records_are_refused(folder: Path, tmp_path: Path) -> None:
     fewer = frames(8)
     write_features(tmp_path / "few.h5", fewer)

@@ -211,6 +211,52 @@ def test_a_random_split_warns_that_it_leaks(features: Path, tmp_path: Path) -> N
     assert (tmp_path / "model.split.tsv").read_text().startswith("id\tpart\n")
 
 
+def table(path: Path, column: str, values: dict[str, str]) -> Path:
+    path.write_text(f"record\t{column}\n" + "".join(f"{name}\t{value}\n" for name, value in values.items()))
+    return path
+
+
+def test_units_are_kept_together_and_doubts_are_said(features: Path, tmp_path: Path) -> None:
+    names = list(both_classes())
+    plain = run(features, "--out", tmp_path / "plain.pth", *QUICK)
+    assert f"warning: each of the {len(names)} groups is a single record" in " ".join(plain.stderr.split())
+    families = {name: f"{name[0]}{number // 2}" for number, name in enumerate(names)}
+    units = table(tmp_path / "units.tsv", "family", families)
+    done = run(features, "--out", tmp_path / "model.pth", *QUICK, "--groups", units, "--units", "family")
+    assert done.exit_code == 0, done.output
+    assert "single record" not in done.stderr
+    parts = dict(line.split("\t") for line in (tmp_path / "model.split.tsv").read_text().splitlines()[1:])
+    assert set(parts) == set(families.values())
+    assert "groups are viral: what is measured on the few" in done.stderr
+    refused = run(features, "--out", tmp_path / "other.pth", "--units", "family")
+    assert (refused.exit_code, "is not of a dataset" in refused.output) == (2, True)
+
+
+def test_organism_groups_are_balanced(features: Path, tmp_path: Path) -> None:
+    organisms = {name: "viral" if name[0] == "v" else f"h{number % 3}" for number, name in enumerate(both_classes())}
+    path = table(tmp_path / "organisms.tsv", "organism", organisms)
+    given = (features, *QUICK, "--balance", "group", "--organisms", path)
+    done = run(*given, "--out", tmp_path / "model.pth")
+    assert done.exit_code == 0, done.output
+    assert Checkpoint.load(tmp_path / "model.pth").training["recipe"]["balance"] == "group"
+    assert run(features, "--out", tmp_path / "b.pth", "--balance", "group").exit_code == 2
+
+
+def test_a_validation_far_above_the_test_is_said(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = train._measure
+    drop = iter((0.0, 0.2))
+
+    def worse(*arguments: Any) -> Any:
+        found, less = real(*arguments), next(drop)
+        return {**found, "record": {**found["record"], "roc_auc": 0.9 - less}}
+
+    monkeypatch.setattr(train, "_measure", worse)
+    done = run(features, "--out", tmp_path / "model.pth", *QUICK)
+    assert "warning: roc_auc of records is 0.90 in validation and 0.70 in test" in done.stderr
+
+
 def test_a_given_split_is_used(features: Path, tmp_path: Path) -> None:
     run(features, "--out", tmp_path / "one.pth", *QUICK)
     done = run(features, "--out", tmp_path / "two.pth", *QUICK, "--split", tmp_path / "one.split.tsv")

@@ -66,6 +66,7 @@ def fit(
     digest: str = "",
     resume: bool = True,
     graph: bool = True,
+    organism: Int64[np.ndarray, "n"] | None = None,
     each_epoch: Callable[[list[dict[str, Any]]], None] = lambda _history: None,
 ) -> Fitted:
     """Train a network until its validation loss no longer falls.
@@ -82,6 +83,7 @@ def fit(
         digest: of all that this training depends on; a state with another one is not used.
         resume: whether to go on from a state; else it is written over after the first epoch.
         graph: whether to record steps as CUDA graphs, where there is a GPU.
+        organism: number of each row's organism group; needed where these are balanced.
         each_epoch: shown the history after every epoch.
 
     Raises:
@@ -92,7 +94,7 @@ def fit(
     network = MLPClassifier(store.width, dropout=recipe.dropout).to(store.device)
     train, watched = split.rows(TRAIN), split.rows(VALIDATION)
     weights = torch.tensor(class_weights(store.label[train], recipe), dtype=torch.float32, device=store.device)
-    stepper = Stepper(network, recipe, weights if recipe.balance == "weights" else None, graph=graph)
+    stepper = Stepper(network, recipe, weights if recipe.balance == "label" else None, graph=graph)
     done = TrainingState.new(network, stepper.optimiser)
     if resume and state is not None and (found := read_state(state, digest)) is not None:
         done = found
@@ -105,7 +107,7 @@ def fit(
         torch.manual_seed(_seed(seed, epoch))
         stepper.set_rate(recipe.rate_of(epoch))
         network.train()
-        order = epoch_order(train, store.label, recipe, seed, epoch)
+        order = epoch_order(train, store.label, recipe, seed, epoch, organism)
         train_loss = stepper.run(store.pools(order, recipe.batch))
 
         network.eval()
@@ -130,20 +132,32 @@ def fit(
 
 
 def epoch_order(
-    rows: Int64[np.ndarray, "m"], label: Int8[np.ndarray, "n"], recipe: Recipe, seed: int, epoch: int
+    rows: Int64[np.ndarray, "m"],
+    label: Int8[np.ndarray, "n"],
+    recipe: Recipe,
+    seed: int,
+    epoch: int,
+    organism: Int64[np.ndarray, "n"] | None = None,
 ) -> Int64[np.ndarray, "k"]:
-    """The rows of an epoch, in the order in which they are shown."""
+    """The rows of an epoch, in the order in which they are shown; ``organism`` numbers the organism group of each."""
     chance = np.random.default_rng([seed, 1 + epoch])
-    if recipe.balance != "sampling":
+    if recipe.balance not in ("sampling", "group"):
         return chance.permutation(rows)
     half = len(rows) // 2
-    drawn = [chance.choice(rows[label[rows] == kind], size) for kind, size in ((0, half), (1, len(rows) - half))]
+    drawn = []
+    for kind, size in ((0, half), (1, len(rows) - half)):
+        own = rows[label[rows] == kind]
+        piles = [own]
+        if recipe.balance == "group" and organism is not None:
+            piles = [own[organism[own] == number] for number in np.unique(organism[own])]
+        sizes = np.diff(np.arange(len(piles) + 1) * size // len(piles)).tolist()
+        drawn += [chance.choice(pile, share) for pile, share in zip(piles, sizes, strict=True)]
     return chance.permutation(np.concatenate(drawn))
 
 
 def class_weights(label: Int8[np.ndarray, "m"], recipe: Recipe) -> tuple[float, float]:
     """Weights of host and viral in the loss; their mean over the rows is 1."""
-    if recipe.balance != "weights":
+    if recipe.balance != "label":
         return 1.0, 1.0
     viral = float((label == 1).mean())
     return 0.5 / (1.0 - viral), 0.5 / viral

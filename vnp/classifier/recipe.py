@@ -7,7 +7,7 @@ from typing import Literal
 
 from vnp.errors import UsageError
 
-Balance = Literal["none", "weights", "sampling"]
+Balance = Literal["none", "label", "sampling", "group"]
 
 
 MOST_SEED = 2**63 - 1
@@ -38,8 +38,9 @@ class Recipe:
     dropout: float = 0.5  # share of hidden units that are switched off
     epochs: int = 200  # the most there may be
     patience: int = 5  # epochs without a smaller validation loss after which training stops
-    # ``weights`` weighs the loss of each class by the inverse of its share, ``sampling`` draws rows, with replacement,
-    # so that both classes are shown as often; ``none`` takes the rows as they are
+    # ``label`` weighs the loss of each class by the inverse of its share; ``sampling`` draws rows, with replacement, so
+    # that both classes are shown as often, ``group`` so that the organism groups of a class are too; ``none`` takes
+    # rows as they are
     balance: Balance = "none"
 
     def __post_init__(self) -> None:

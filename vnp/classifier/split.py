@@ -31,6 +31,7 @@ from vnp.sequences.samplesheet import table_rows
 
 FILE_DIGEST = "file_sha256"
 """Key of a checkpoint's split: SHA-256 of the table that was written beside it."""
+_FEW_GROUPS = 20
 _DEAL_ANEW = "Try another --seed, or name more groups in the samplesheet's column group"
 _MAKE_ANEW = "Make the dataset of more genomes, or deal its units out anew with --split group"
 
@@ -70,6 +71,25 @@ class Split:
         key = "id" if whole is None else "group"
         pairs = zip(ids, self.part.tolist(), strict=True) if whole is None else whole.items()
         return table_text([(key, "part"), *((name, PARTS[part]) for name, part in pairs)])
+
+    def doubts(self, label: Int8[np.ndarray, "n"], record: Int64[np.ndarray, "n"]) -> Iterator[str]:
+        """What makes measures on this split worth less than they look; the record is the number of each row's."""
+        if self.kind != "random":
+            pairs = np.unique(np.stack([self.group, record], axis=1), axis=0)
+            records = np.bincount(pairs[:, 0], minlength=len(self.names))
+            if (records <= 1).all():
+                yield (
+                    f"each of the {len(self.names):,} groups is a single record: pieces of one genome, or genomes that "
+                    "are nearly the same, may stand on both sides. Name genomes in the samplesheet's column group, or "
+                    "take --units or --dedupe"
+                )
+        for kind, name in enumerate(CLASSES):
+            groups = len(np.unique(self.group[label == kind]))
+            if groups < _FEW_GROUPS:
+                yield (
+                    f"only {groups:,} groups are {name}: what is measured on the few of them that are held out says "
+                    "little of others"
+                )
 
     def cut_groups(self) -> list[str]:
         """Groups with rows in more than one part."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -41,6 +41,7 @@ from vnp.report.plots import Series, write_training_plots
 from vnp.runs.request import versions
 
 FILE_NAMES = ("split.tsv", "log.jsonl", "metrics.json", "state.pth", "plots")
+_GAP = 0.1
 _AGAIN = "--force trains anew and writes over it"
 _DEDUPE = "--dedupe keeps groups together, so it goes with --split group only"
 
@@ -61,12 +62,16 @@ class Training:
     threshold: float = 0.5  # probability from which on a row is called viral
     seed: int = 0  # of the split and of the training
     memory: Memory = "auto"  # where the rows are kept
+    # organism group of each record, in the order of the features' records; needed where these are balanced
+    organisms: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
         if not 0 < self.threshold < 1:
             raise UsageError(f"the threshold is {self.threshold:g}; it must be between 0 and 1")
         require_seed(self.seed)
+        if self.recipe.balance == "group" and self.organisms is None:
+            raise UsageError("to balance organism groups, say which record is of which")
         if self.dedupe and self.split not in ("auto", "group"):
             raise UsageError(_DEDUPE)
 
@@ -110,6 +115,7 @@ class Watcher:
     reading: Callable[[int], None] = lambda _rows: None  # rows that were read since the last call
     comparing: Callable[[int], None] = lambda _groups: None  # groups that were compared since the last call
     dealt: Callable[[Mapping[str, Any]], None] = lambda _summary: None  # the split, as ``Split.summary`` has it
+    warn: Callable[[str], None] = lambda _text: None  # why a number is worth less than it looks
     epoch: Callable[[list[dict[str, Any]]], None] = lambda _history: None  # the history after every epoch
 
 
@@ -162,6 +168,9 @@ def train(
         tidy(out.parent, (path.name for path in outputs[:-1]))
         tidy(outputs.plots, ["*"])
         watcher.dealt(split.summary(label))
+        records = np.concatenate([*features.number_windows("record")])
+        for text_of in split.doubts(label, records):
+            watcher.warn(text_of)
         store = open_rows(features, label, device, training.memory, watcher.reading)
         written = False
 
@@ -176,7 +185,7 @@ def train(
 
         fitted = fit(
             store, split, training.recipe, training.seed, state=outputs.state, digest=_digest(request, device),
-            resume=resume, graph=graph, each_epoch=after_epoch,
+            resume=resume, graph=graph, organism=_organisms(features, training, records), each_epoch=after_epoch,
         )  # fmt: skip
         if not written:
             after_epoch(fitted.history)
@@ -186,7 +195,34 @@ def train(
         except FileExistsError:
             raise RunExistsError(f"{outputs.checkpoint} was made by something else meanwhile; {_AGAIN}") from None
         outputs.state.unlink(missing_ok=True)
+    if (gap := _gap(checkpoint.metrics)) is not None:
+        watcher.warn(gap)
     return Trained(checkpoint, outputs, fitted)
+
+
+def _organisms(features: Features, training: Training, record: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"] | None:
+    """The number of each row's organism group, by the record that it is of."""
+    if training.recipe.balance != "group" or training.organisms is None:
+        return None
+    _, number = np.unique(np.array(training.organisms, object), return_inverse=True)
+    found: Int64[np.ndarray, "n"] = number[np.searchsorted(features.records().ordinal, record)].astype(np.int64)
+    return found
+
+
+def _gap(metrics: Mapping[str, Any]) -> str | None:
+    """What to say where the validation part is far above the test part: they are not strangers to training alike."""
+    levels = [metrics[PARTS[part]]["record"] for part in (VALIDATION, TEST) if PARTS[part] in metrics]
+    if len(levels) < 2:
+        return None
+    watched, tested = levels
+    for name in ("roc_auc", "accuracy"):
+        if watched[name] is not None and tested[name] is not None and watched[name] - tested[name] > _GAP:
+            return (
+                f"{name} of records is {watched[name]:.2f} in validation and {tested[name]:.2f} in test: what is "
+                "measured in validation resembles what was trained on, or there are few units in either. Name larger "
+                "units (--units, --dedupe, the samplesheet's column group), and trust the test part"
+            )
+    return None
 
 
 def _ours(outputs: Outputs, request: str, text: str) -> bool:
@@ -299,6 +335,8 @@ def deal(
 def _request(training: Training, summary: Mapping[str, Any], data: str) -> str:
     """What decides whose a state is: the recipe, the seed, the split and the data."""
     request = {"recipe": asdict(training.recipe), "seed": training.seed, "split": dict(summary), "data": data}
+    if training.recipe.balance == "group":
+        request["organisms"] = list(training.organisms or ())
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 

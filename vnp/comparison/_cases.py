@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int32, Int64
 
 from vnp.errors import FeatureError, UsageError
+from vnp.features.columns import organisms_of
 from vnp.features.read import Features
-from vnp.features.split import look_up, some
+from vnp.features.split import some
 from vnp.metrics.rules import BEST_FRAME, LEVELS, Aggregated, aggregate, chunk_keys
 
 STRATA = ("organism", "length", "frames", "chunk")
@@ -194,8 +195,7 @@ def read_table(name: str, features: Features, organisms: Mapping[str, str] | Non
         stems = [_stem(entry["path"]) for entry in features.provenance["inputs"]]
         organism = [stems[number] for number in records.input]
     else:
-        by_group = [organisms.get(key) for key in group]
-        organism = look_up(names, [organisms, dict(zip(names, by_group, strict=True))], "group of organisms")
+        organism = organisms_of(features, organisms)
     columns = {
         column: np.concatenate([np.empty(0, np.int64), *features.number_windows(column)])
         for column in ("record", "chunk", "frame", "start", "end")

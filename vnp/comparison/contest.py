@@ -65,7 +65,7 @@ def contest(contestants: Sequence[Contestant], options: CompareOptions, folder: 
         rows = tables[place].row[held[place]]
         for entered in with_parts(one, options.parts):
             checkpoint = _checkpoint(entered, options, folder, progress)
-            scores[entered.name] = (place, _score(checkpoint, entered.features, rows, options.device, progress))
+            scores[entered.name] = (place, score_rows(checkpoint, entered.features, rows, options.device, progress))
             entries.append(_about(entered, checkpoint))
     about = {
         "contestants": entries,
@@ -133,7 +133,7 @@ def _checkpoint(one: Contestant, options: CompareOptions, folder: Path, progress
         return train(one.features, out, training, options.device, force=True, watcher=watcher).checkpoint
 
 
-def _score(
+def score_rows(
     checkpoint: Checkpoint, features: Features, rows: Int64[np.ndarray, "n"], device: torch.device, progress: Progress
 ) -> Float64[np.ndarray, "n"]:
     """Calibrated probabilities of some rows, in their order."""

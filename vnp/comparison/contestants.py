@@ -29,6 +29,7 @@ from vnp.metrics.rules import BEST_FRAME
 
 SPLIT = "split.tsv"
 MODELS = "models"
+LEFT_OUT = "left_out.tsv"
 UNFINISHED = "contest.json"
 
 
@@ -60,6 +61,7 @@ class CompareOptions:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # to train and score on
     # group of organisms by the name of a record or of its group; by default the input file decides
     organisms: Mapping[str, str] | None = None
+    leave_out: str | None = None  # column that says which records are left out together, in trainings besides
 
     def __post_init__(self) -> None:
         """Refuse a seed that no training can take."""
@@ -127,7 +129,7 @@ def claimed(folder: Path, contestants: Sequence[Contestant], options: CompareOpt
         if not force and stored != request:
             before = "which were there before"
             _require_none(folder, before if stored is None else "which another comparison left when it was stopped")
-        for name in (SPLIT, UNFINISHED, *FILES):
+        for name in (SPLIT, UNFINISHED, LEFT_OUT, *FILES):
             remove_temporaries(folder, glob.escape(name))
         write_json(path, request)
         try:
@@ -147,7 +149,7 @@ def _require_none(folder: Path, whose: str) -> None:
 
 
 def _found(folder: Path) -> list[str]:
-    return [name for name in (*FILES, SPLIT, MODELS) if (folder / name).exists()]
+    return [name for name in (*FILES, LEFT_OUT, SPLIT, MODELS) if (folder / name).exists()]
 
 
 def _inputs(contestants: Sequence[Contestant], options: CompareOptions) -> Iterator[Path]:
@@ -160,7 +162,7 @@ def _inputs(contestants: Sequence[Contestant], options: CompareOptions) -> Itera
 
 
 def _outputs(folder: Path, contestants: Sequence[Contestant], options: CompareOptions) -> Iterator[Path]:
-    yield from (folder / name for name in (*FILES, SPLIT, UNFINISHED))
+    yield from (folder / name for name in (*FILES, LEFT_OUT, SPLIT, UNFINISHED))
     for one in contestants:
         if one.checkpoint is None:
             for entered in with_parts(one, options.parts):
