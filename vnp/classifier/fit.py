@@ -143,13 +143,11 @@ def epoch_order(
     chance = np.random.default_rng([seed, 1 + epoch])
     if recipe.balance not in ("sampling", "group"):
         return chance.permutation(rows)
-    half = len(rows) // 2
-    drawn = []
+    half, drawn = len(rows) // 2, []
+    pile_of = label if recipe.balance == "sampling" or organism is None else organism
     for kind, size in ((0, half), (1, len(rows) - half)):
         own = rows[label[rows] == kind]
-        piles = [own]
-        if recipe.balance == "group" and organism is not None:
-            piles = [own[organism[own] == number] for number in np.unique(organism[own])]
+        piles = [own[pile_of[own] == number] for number in np.unique(pile_of[own])]
         sizes = np.diff(np.arange(len(piles) + 1) * size // len(piles)).tolist()
         drawn += [chance.choice(pile, share) for pile, share in zip(piles, sizes, strict=True)]
     return chance.permutation(np.concatenate(drawn))
