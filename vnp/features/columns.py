@@ -10,8 +10,8 @@ from vnp.errors import ChangedInputError, InputError, UsageError
 from vnp.features.read import Features
 from vnp.features.split import look_up, some
 from vnp.files.records import require_regular
-from vnp.files.tables import table_rows
 from vnp.sequences.reading import input_digest
+from vnp.sequences.samplesheet import table_rows
 
 ORGANISMS = "organism_group"
 """The column that organism groups stand in."""
