@@ -66,6 +66,11 @@ if TYPE_CHECKING:
     help="Write prediction_results.txt and prediction_results_highestscore.csv too, as VirNucPro does.",
 )
 @click.option("--fasta/--no-fasta", default=None, help="Write the called sequences to viral.fna.  [default: fasta]")
+@click.option(
+    "--native/--no-native",
+    default=True,
+    help="With a checkpoint that reads open frames: let native score chunks that have none.",
+)
 @click.option("--shards", type=int, default=1, help="Number of shards, each one task.")
 @click.option("--keep-embeddings", is_flag=True, help="Keep rows beside scores, for other checkpoints and for reduce.")
 @options.embedding
@@ -79,6 +84,7 @@ def main(
     out: Path | None,
     source: Path | None,
     window: int | None,
+    native: bool,
     shards: int,
     keep_embeddings: bool,
     cluster: str,
@@ -109,7 +115,7 @@ def main(
             executor = choose_executor(cluster, profile, parallelism, retries)
             from vnp.prediction.predict import choose_options, encoding_for, require_fit
 
-            loaded, calling = choose_options(checkpoint or NATIVE, given)
+            loaded, calling = choose_options(checkpoint or NATIVE, given, native=native)
             encoding = {**embedding, **encoding_for(loaded, calling, window), "keep_embeddings": keep_embeddings}
             planned = run_options(input, shards, encoding, executor, out=out, every_frame=True)
             require_fit(planned, loaded, calling)

@@ -326,7 +326,7 @@ def test_calls() -> None:
     Path("odd.fna").write_text(ODD)
     inputs = (SAMPLE / "heldout.csv", "odd.fna")
     asked = ("--checkpoint", "model.pth", "--out", "calls", "--shards", 2, "--cluster", "inline")
-    said = {"predict": must("predict", *inputs, *asked, "--virnucpro-output").splitlines()}
+    said = {"predict": must("predict", *inputs, *asked, "--virnucpro-output", "--no-native").splitlines()}
     for name in ("predictions", "chunks", "frames"):
         close_table(f"calls/{name}.tsv", Path(f"calls/{name}.tsv").read_text(), RATIOS)
     said["again"] = must(
@@ -396,7 +396,7 @@ def prepare() -> None:
         Path("half", path).unlink()
     must("frames", "good.fa", "--out", "framed")
     write_checkpoint(Path("good.pth"))
-    must("predict", "good.fa", "--checkpoint", "good.pth", "--out", "called", "--cluster", "inline")
+    must("predict", "good.fa", "--checkpoint", "good.pth", "--out", "called", "--cluster", "inline", "--no-native")
 
 
 REFUSED = (
@@ -441,7 +441,6 @@ REFUSED = (
     "frames --out new",
     "frames good.fa --out framed",
     "frames good.fa --out new --chunk 2",
-    f"predict good.fa --out new {HERE}",
     f"predict good.fa --checkpoint none.pth --out new {HERE}",
     f"predict good.fa --checkpoint junk.pth --out new {HERE}",
     "predict good.fa --checkpoint good.pth --out new --threshold 2",

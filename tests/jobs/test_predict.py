@@ -38,9 +38,39 @@ WRITTEN = {"frames.tsv", "chunks.tsv", "predictions.tsv", "viral.fna", "report.h
 
 def call(*words: object, command: Any = predict) -> Result:
     inline = (
-        ["--cluster", "inline"] if command is predict and "--cluster" not in words and "--from" not in words else []
+        ["--cluster", "inline", "--no-native"]
+        if command is predict and "--cluster" not in words and "--from" not in words
+        else []
     )
     return CliRunner().invoke(command, [*map(str, words), *inline])
+
+
+def test_chunks_without_an_open_frame_are_scored_by_native(
+    odd: Path, done: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    words = [odd, INPUTS[3], "--checkpoint", checkpoint, "--cluster", "inline", "--virnucpro-output", "--device", "cpu"]
+    for shards in (1, 3):
+        result = call(*words, "--out", tmp_path / f"{shards}", "--shards", shards)
+        assert result.exit_code == 0, result.output
+    out = tmp_path / "1"
+    for name in (*sorted(WRITTEN - {"report.html"}), "prediction_results.txt"):
+        assert (out / name).read_bytes() == (tmp_path / "3" / name).read_bytes(), name
+    before = {row["name"]: row for row in table(done / "predictions.tsv")}
+    for row in table(out / "predictions.tsv"):
+        if row["scored_by"] == "checkpoint":
+            # Its own frames decide, and they alone.
+            same = ("score", "probability", "call", "agreement")
+            assert [row[name] for name in same] == [before[row["name"]][name] for name in same]
+        assert row["n_scored"] == (row["n_chunks"] if row["scored_by"] else "0")
+    found = {row["name"]: row for row in table(out / "predictions.tsv")}
+    assert found["closed"]["scored_by"] == "native"
+    assert found["closed"]["call"] in ("viral", "host")
+    assert found["closed"]["kind"]
+    assert found["unknown"]["reason"] == "only ambiguous bases"
+    chunks = table(out / "chunks.tsv")
+    assert {(row["scored_by"], row["n_frames"] == "0") for row in chunks} == {("checkpoint", False), ("native", True)}
+    assert all(row["frame"] for row in table(out / "frames.tsv"))
+    assert len(table(out / "frames.tsv")) == len((out / "prediction_results.txt").read_text().splitlines()) - 1
 
 
 def table(path: Path) -> list[dict[str, str]]:

@@ -65,7 +65,7 @@ def find(rows: Scores, records: int, rule: str, borders: tuple[int, ...] = (), t
     found = Found(records)
     for first, last in zip((0, *borders), (*borders, records), strict=True):
         batch = make_batch(rows, first, last)
-        found.add(batch, Judges(CLASSIFIER, rule), lambda length: np.full(len(length), threshold), spans)
+        found.add(batch, Judges(CLASSIFIER, rule), lambda length, _by: np.full(len(length), threshold), spans)
     return found
 
 
@@ -123,7 +123,7 @@ def test_the_surest_frame_decides() -> None:
     assert found.score.tolist() == pytest.approx([1 / 82, 49 / 50])
     assert found.scored.tolist() == [2, 1]
     _, chunks = Found(2).add(
-        make_batch(rows, 0, 2), Judges(CLASSIFIER, "best-frame"), lambda length: np.full(len(length), 0.5), spans
+        make_batch(rows, 0, 2), Judges(CLASSIFIER, "best-frame"), lambda length, _by: np.full(len(length), 0.5), spans
     )
     assert chunks.probability.tolist() == pytest.approx([0.1, 0.6, 0.875])
     assert chunks.frames.tolist() == [2, 1, 2]

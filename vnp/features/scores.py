@@ -64,6 +64,7 @@ class Joined:
     skipped: dict[str, int]  # entries without a row, by reason
     keys_sha256: str  # of record, chunk and frame of the rows
     width: int  # logits of a row
+    frames: int  # rows that are frames
 
 
 _PARTS: tuple[tuple[str, type[Any]], ...] = ((GROUP, Scores), ("records", Named), ("skipped", Skipped))
@@ -147,7 +148,7 @@ def _join(file: h5py.File, sources: Sequence[Path], groups: Sequence[str]) -> Jo
     digest = hashlib.sha256()
     reasons: Counter[str] = Counter()
     counts = dict.fromkeys(groups, 0)
-    last_key, last_record = (-1, -1, -1), -1
+    last_key, last_record, frames = (-1, -1, -1), -1, 0
     for path in sources:
         with h5py.File(path, "r", locking=False) as source:
             first, last_record = _continues(source["records/ordinal"], last_record, path)
@@ -159,12 +160,13 @@ def _join(file: h5py.File, sources: Sequence[Path], groups: Sequence[str]) -> Jo
             for window in windows(len(source[f"{GROUP}/record"])):
                 key = [source[f"{GROUP}/{name}"][window] for name in ("record", "chunk", "frame")]
                 last_key = _rising(key, last_key, path)
+                frames += int((key[2] >= 0).sum())
                 for column in key:
                     digest.update(np.ascontiguousarray(column).data)
             for window in windows(len(source["skipped/reason"])):
                 reasons.update(reason.decode() for reason in as_bytes(source["skipped/reason"][window]))
     width = int(file[f"{GROUP}/logits"].shape[1])
-    return Joined(counts[GROUP], counts.get("records", 0), dict(reasons), digest.hexdigest(), width)
+    return Joined(counts[GROUP], counts.get("records", 0), dict(reasons), digest.hexdigest(), width, frames)
 
 
 def _continues(ordinals: h5py.Dataset, last: int, path: Path) -> tuple[int, int]:

@@ -209,7 +209,7 @@ class Found:
         self,
         batch: Batch,
         judges: Judges,
-        threshold: Callable[[Int64[np.ndarray, "m"]], Float64[np.ndarray, "m"]],
+        threshold: Callable[[Int64[np.ndarray, "m"], Int8[np.ndarray, "m"]], Float64[np.ndarray, "m"]],
         spans: Callable[[Batch, Int64[np.ndarray, "m"]], tuple[Int64[np.ndarray, "m"], Int64[np.ndarray, "m"]]],
     ) -> tuple[Judged, Chunks]:
         """Take in records with their rows.
@@ -217,7 +217,7 @@ class Found:
         Args:
             batch: of records that were not there yet.
             judges: who score them.
-            threshold: the probability from which on records of some lengths are viral.
+            threshold: the probability from which on records of some lengths, scored by whom, are viral.
             spans: where the chunks of some rows start and end.
 
         Returns:
@@ -242,7 +242,7 @@ class Found:
             return judged, chunks
         votes = judges.vote(judged, owner, lambda first: names.length[owner[first]])
         at = owner[votes.first]
-        least = threshold(names.length[at])
+        least = threshold(names.length[at], votes.by)
         viral = votes.probability >= least
         group = np.searchsorted(at, owner)
         same = votes.decides & ((judged.probability >= least[group]) == viral[group])

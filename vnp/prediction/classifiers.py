@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from vnp.classifier.checkpoint import Checkpoint
 from vnp.classifier.classifier import Classifier, RowScorer
+from vnp.encoders.registry import Encoder, load
 from vnp.errors import FeatureError, storage_error
 from vnp.features.layout import FeatureLayout
 from vnp.features.scores import Scores
 from vnp.files.hashing import file_sha256
-from vnp.native.classifier import NativeClassifier, digest_of
+from vnp.native.classifier import ENCODER, NativeClassifier, digest_of
 from vnp.runs.request import NATIVE, ClassifierChoice, Request
 
 if TYPE_CHECKING:
@@ -69,21 +70,62 @@ def scoring_of(request: Request) -> Callable[[RunEncoders], Scoring] | None:
     choice = request.classifier
     if choice is None:
         return None
-    return lambda _encoders: TaskScoring(bring_back(choice), request.device)
+    native = native_of(choice) if choice.native is not None else None
+    return lambda _encoders: TaskScoring(bring_back(choice), native, request)
 
 
 class TaskScoring:
     """Scores the rows of a block as they would be stored."""
 
-    def __init__(self, classifier: Classifier, device: str) -> None:
+    def __init__(self, classifier: Classifier, native: NativeClassifier | None, request: Request) -> None:
         self._layout = classifier.layout
-        self._scorer: RowScorer = classifier.scorer(device)
+        self._scorer: RowScorer = classifier.scorer(request.device)
+        self._native = native
+        self._request = request
+        self._beside: tuple[Encoder, RowScorer] | None = None
 
     def score(self, prepared: Prepared, arrays: Mapping[str, np.ndarray]) -> Scores:
-        """Score a block."""
-        rows = prepared.rows
+        """Score a block; where the native network scores chunks, its logits stand behind those of the rows."""
+        rows, beside = prepared.rows, prepared.beside
         logits = self._scorer.logits(join_parts(self._layout, arrays))
-        return Scores(rows.record, rows.chunk, rows.frame, rows.start, rows.end, logits)
+        own = Scores(rows.record, rows.chunk, rows.frame, rows.start, rows.end, logits)
+        if self._native is None or beside is None:
+            return own
+        width = logits.shape[1]
+        joined = np.zeros((len(own) + len(beside.dna), width + len(self._native.kinds)), np.float32)
+        joined[: len(own), :width] = logits
+        if beside.dna:
+            joined[len(own) :, width:] = self._of_chunks(self._native, beside.dna)
+        frame = np.full(len(beside.dna), -1, np.int8)
+        columns = [
+            np.concatenate(both)
+            for both in (
+                (rows.record, beside.record), (rows.chunk, beside.chunk), (rows.frame, frame),
+                (rows.start, beside.start), (rows.end, beside.end),
+            )
+        ]  # fmt: skip
+        order = np.lexsort((columns[2], columns[1], columns[0]))
+        record, chunk, frames, start, end = (column[order] for column in columns)
+        return Scores(record, chunk, frames, start, end, joined[order])
+
+    def _of_chunks(self, native: NativeClassifier, dna: list[str]) -> Float32[np.ndarray, "c k"]:
+        if self._beside is None:
+            # Only now: many inputs have no such chunk.
+            device = self._request.device
+            self._beside = load(ENCODER, molecule="dna", device=device), native.scorer(device)
+        encoder, head = self._beside
+        return head.logits(encoder.embed(dna).astype(self._request.store))
+
+
+def native_of(choice: ClassifierChoice) -> NativeClassifier:
+    """The native classifier that a run was planned with.
+
+    Raises:
+        FeatureError: the one of this version is another.
+    """
+    if digest_of(None) != choice.native:
+        raise FeatureError("the native model of this vnp is another than that of the run: predict anew with --force")
+    return NativeClassifier()
 
 
 def join_parts(layout: FeatureLayout, arrays: Mapping[str, np.ndarray]) -> Float[np.ndarray, "n width"]:

@@ -20,6 +20,7 @@ class PredictOptions:
     checkpoint: str  # absolute path of the classifier, or ``native``
     checkpoint_sha256: str  # of its bytes
     layout: str  # kind of layout that it reads, ``1664`` or ``full``
+    native: bool = False  # chunks without an open frame are scored by the native network
     threshold: float | None = None  # probability from which on a record is called viral; None where a preset says
     preset: str | None = None  # name of the thresholds by length, of the classifier's presets; None where there is one
     rule: str = BEST_FRAME  # how rows decide for their record, one of ``vnp.metrics.rules.RULES``
@@ -69,7 +70,7 @@ class PredictOptions:
         return read_record(path, cls, schema=SCHEMA, seal="digest", older=True, remedy="delete it and predict again")
 
 
-CHOICES = tuple(field.name for field in fields(PredictOptions))[3:]
+CHOICES = tuple(field.name for field in fields(PredictOptions))[4:]
 """What a user may choose; the checkpoint decides what comes before."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from vnp.files.durable import remove_temporaries
 from vnp.files.hashing import file_sha256
 from vnp.files.records import read_record, write_record
 from vnp.metrics.presets import DEFAULT
-from vnp.native.classifier import NativeClassifier
+from vnp.native.classifier import NativeClassifier, digest_of
 from vnp.prediction.calls import Judges
 from vnp.prediction.classifiers import bring_back, find_classifier
 from vnp.prediction.options import CHOICES, OutputPaths, PredictOptions
@@ -36,7 +36,7 @@ class Predicted:
 
 
 def choose_options(
-    name: str, given: dict[str, Any], before: PredictOptions | None = None
+    name: str, given: dict[str, Any], before: PredictOptions | None = None, *, native: bool = False
 ) -> tuple[Classifier, PredictOptions]:
     """A classifier, and how to call by it.
 
@@ -44,6 +44,7 @@ def choose_options(
         name: of the classifier, as users give it.
         given: what they say of the calls; None where they say nothing.
         before: how the same records were called, which holds where nothing is said.
+        native: score chunks without an open frame by the native network, where the classifier reads open frames.
 
     Raises:
         UsageError: what is said cannot be.
@@ -65,6 +66,7 @@ def choose_options(
         checkpoint=name if name == NATIVE else str(Path(name).absolute()),
         checkpoint_sha256=sha256,
         layout="1664" if any(part.projection for part in classifier.layout.parts) else "full",
+        native=before.native if before is not None else native and classifier.layout.rows == "frames",
         **{"rule": classifier.rule, **kept, **said},
     )
     options.check()
@@ -105,7 +107,7 @@ def encoding_for(classifier: Classifier, options: PredictOptions, window: int | 
         "chunk": window or classifier.chunk,
         "dna": encoders.get("dna", "kmer"),
         "protein": None if classifier.layout.rows == "chunks" else encoders.get("protein", "kmer"),
-        "classifier": options.classifier,
+        "classifier": replace(options.classifier, native=digest_of(None) if options.native else None),
     }
 
 
@@ -235,7 +237,7 @@ def predict(
         options.write(paths.settings)
         # From here to the new summary nothing proves that the files belong together.
         _remove([paths.summary])
-        summary = Writing(source, options, Judges(classifier, options.rule), paths, progress).run()
+        summary = Writing(source, options, Judges(classifier, options.rule, source.native), paths, progress).run()
         _remove(path for path in paths.results() if path.name not in summary["files"] and path != paths.summary)
         write_record(paths.summary, summary, schema=SCHEMA, seal="digest")
         remove_temporaries(out)

@@ -20,7 +20,7 @@ from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, Usag
 from vnp.features.layout import FeatureLayout, make_layout
 from vnp.features.scores import GROUP, Named, Scores, read_named, read_scores
 from vnp.features.table import Skipped, read_skipped, windows
-from vnp.prediction.classifiers import join_parts
+from vnp.prediction.classifiers import join_parts, native_of
 from vnp.runs.done.receipts import Receipt, require_sealed, withdraw
 from vnp.runs.planning.plan import read_plan
 from vnp.runs.request import ClassifierChoice, PlannedInput, Run, shard_name
@@ -123,7 +123,11 @@ class Source:
         own = run.request.classifier
         self.stored = own is not None and own.sha256 == choice.sha256
         """Whether shards hold the scores of this classifier."""
+        self.native: Classifier | None = None
+        """The native one, where shards hold its scores behind those."""
         if self.stored:
+            if own is not None and own.native is not None:
+                self.native = native_of(own)
             return
         if not run.request.keeps_rows:
             raise UsageError(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int8, Int64
 
 from vnp.classifier.calibration import logistic
 from vnp.features.scores import Scores
@@ -116,7 +116,7 @@ class Writing:
         for batch in self.source.batches():
             judged, chunks = found.add(batch, judges, self._threshold, partial(_spans, chunking=chunking))
             names = [name.decode() for name in batch.records.name]
-            viral = chunks.probability >= self._threshold(chunks.end - chunks.start)
+            viral = chunks.probability >= self._threshold(chunks.end - chunks.start, chunks.by)
             records = [names[at] for at in (chunks.record - batch.first).tolist()]
             add_chunks(ChunkRows(chunks, records, viral))
             if add_frames is not None:
@@ -139,11 +139,13 @@ class Writing:
         ids = [f"{record}_chunk_{chunk}{FRAME_NAMES[frame]}" for record, chunk, frame in each]
         return FrameRows(rows, kept, ids, records)
 
-    def _threshold(self, length: Int64[np.ndarray, "m"]) -> Float64[np.ndarray, "m"]:
-        """The probability from which on records of these lengths are viral."""
-        if self.options.preset is not None:
-            return self.judges.classifier.presets[self.options.preset].of(length)
-        return np.full(len(length), self.options.threshold)
+    def _threshold(self, length: Int64[np.ndarray, "m"], by: Int8[np.ndarray, "m"]) -> Float64[np.ndarray, "m"]:
+        """The probability from which on records of these lengths, scored by whom, are viral."""
+        name, native = self.options.preset, self.judges.native
+        if name is None:
+            return np.full(len(length), self.options.threshold)
+        least = self.judges.classifier.presets[name].of(length)
+        return least if native is None else np.where(by == NATIVE, native.presets[name].of(length), least)
 
     def _write_records(self, calls: Calls, stack: ExitStack) -> tuple[list[tuple[int, str]], Counter[str]]:
         """Write the table of records; returns place and name of the best, and how often there is which reason."""
@@ -199,7 +201,7 @@ class Writing:
             },
             "kinds": dict(kinds),
             # With a preset it depends on the length: that of the middle record.
-            "threshold": float(np.median(self._threshold(calls.length[scored] if scored.any() else calls.length))),
+            "threshold": float(np.median(self._threshold(calls.length, calls.by)[scored if scored.any() else ...])),
             "expected_false_calls": round(calls.wrong, 3),
             "viral_share": None if calls.share is None else round(calls.share, 6),
             "no_call_reasons": dict(reasons.most_common(20)),

@@ -246,6 +246,13 @@ class Request:
         return None if self.protein is not None else encoder_spec(self.dna.name, "dna").shortest
 
     @property
+    def beside(self) -> int | None:
+        """Bases from which on chunks without an open frame are scored by the native network; None where none are."""
+        if self.classifier is None or self.classifier.native is None:
+            return None
+        return encoder_spec("sixframe", "dna").shortest
+
+    @property
     def keeps_rows(self) -> bool:
         """Whether its shards hold rows, which can be merged, and not scores alone."""
         return self.classifier is None or self.keep_embeddings

@@ -218,7 +218,7 @@ def window(batch: UnitBatch, first: int, last: int) -> UnitBatch:
 
 
 ONLY_X = b"only ambiguous codons"
-_Columns = TypeVar("_Columns", Rows, Records, Skipped)
+_Columns = TypeVar("_Columns", Rows, Records, Skipped, "Beside")
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +231,7 @@ class Prepared:
         skipped: what has no row.
         dna: n DNA sequences, each on its frame's own strand.
         protein: n proteins; none where a row is a chunk.
+        beside: chunks without an open frame, where these are asked for.
     """
 
     rows: Rows
@@ -238,6 +239,18 @@ class Prepared:
     skipped: Skipped
     dna: list[str]
     protein: list[str]
+    beside: Beside | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Chunks without an open frame that are long enough to be looked at as a whole."""
+
+    record: Int64[np.ndarray, "c"]  # ordinal of the input record over the whole run
+    chunk: Int32[np.ndarray, "c"]  # number within the record, from 1
+    start: Int64[np.ndarray, "c"]  # on the record
+    end: Int64[np.ndarray, "c"]
+    dna: list[str]
 
 
 def prepare(
@@ -245,6 +258,7 @@ def prepare(
     inputs: Sequence[PlannedInput],
     selections: Mapping[int, Selection] | None = None,
     shortest: int | None = None,
+    beside: int | None = None,
 ) -> Prepared:
     """Find and translate the open frames of a block, of a dataset's records those that it lists; or take its chunks.
 
@@ -254,12 +268,13 @@ def prepare(
         selections: what datasets say of the records of these units, by the index of the input.
         shortest: None for open frames; else every chunk of so many bases or more is one row. Each record of a dataset
             is one chunk, which is a row because a frame of it is listed.
+        beside: bases from which on a chunk without an open frame is taken beside the rows; None for none.
 
     Raises:
         InputError: a sequence holds letters that are no nucleotides.
     """
     chosen = selections or {}
-    parts = [_prepare(batch, inputs[batch.input], chosen.get(batch.input), shortest) for batch in block]
+    parts = [_prepare(batch, inputs[batch.input], chosen.get(batch.input), shortest, beside) for batch in block]
     # A record that is cut by a border inside the block is there twice.
     ordinals = np.concatenate([part.records.ordinal for part in parts])
     return Prepared(
@@ -268,10 +283,13 @@ def prepare(
         skipped=_join(Skipped, [part.skipped for part in parts]),
         dna=[text for part in parts for text in part.dna],
         protein=[text for part in parts for text in part.protein],
+        beside=None if beside is None else _join(Beside, [part.beside for part in parts if part.beside is not None]),
     )
 
 
-def _prepare(batch: UnitBatch, entry: PlannedInput, selection: Selection | None, shortest: int | None) -> Prepared:
+def _prepare(
+    batch: UnitBatch, entry: PlannedInput, selection: Selection | None, shortest: int | None, beside: int | None
+) -> Prepared:
     names = [entry.record_name(record.name) for record in batch.records]
     encoded = [name.encode() for name in names]
     only = None
@@ -314,6 +332,19 @@ def _prepare(batch: UnitBatch, entry: PlannedInput, selection: Selection | None,
         skipped=_skipped(batch, frames, ordinals, shortest),
         dna=frames.nucleotides(),
         protein=frames.proteins() if shortest is None else [],
+        beside=None if beside is None else _beside(batch, frames, ordinals, beside),
+    )
+
+
+def _beside(batch: UnitBatch, frames: Frames, ordinals: Int64[np.ndarray, "r"], shortest: int) -> Beside:
+    closed = np.flatnonzero(frames.reason == Reason.NO_OPEN_FRAME)
+    chunks = batch.chunks
+    some = Chunks(chunks.sequence[closed], chunks.number[closed], chunks.start[closed], chunks.end[closed])
+    whole = whole_chunks(batch.sequences, some, shortest)
+    owner = some.sequence[whole.chunk]
+    shift = batch.shifts[owner]
+    return Beside(
+        ordinals[owner], some.number[whole.chunk], whole.start + shift, whole.end + shift, whole.nucleotides()
     )
 
 

@@ -257,7 +257,9 @@ def _join(run: Run, number: int, paths: Sequence[Path], temporary: Path) -> Merg
     if not run.request.keeps_rows:
         joined = join_scores(paths, temporary, attributes)
         widths = {"scores": joined.width}
-        return Merged(joined.rows, joined.records, joined.skipped, joined.keys_sha256, [], widths)
+        # What the native network scores beside the rows, no plan has counted.
+        rows = joined.rows if run.request.beside is None else joined.frames
+        return Merged(rows, joined.records, joined.skipped, joined.keys_sha256, [], widths)
     with h5py.File(paths[0], "r", locking=False) as block:
         arrays = {name: (name,) for name in ("dna", "dna_projected", "protein") if name in block}
     if run.request.classifier is None:

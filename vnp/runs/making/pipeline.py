@@ -276,7 +276,7 @@ class _Pipeline:
             if shard.over or self._ending:
                 return
             if accounts[block] is None:
-                prepared = prepare(units, request.inputs, shard.chosen, request.shortest)
+                prepared = prepare(units, request.inputs, shard.chosen, request.shortest, request.beside)
                 shard.seconds["read"] += time.perf_counter() - started
                 encoders = loaded.result()
                 started, last = time.perf_counter(), block == final
