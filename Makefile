@@ -5,7 +5,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := demo-run
-REPORT = $(abspath $(RUN))/calls/report.html
 IMAGE ?= vnp.sif
 WORKERS ?= 2
 
@@ -17,16 +16,8 @@ help: ## show this list
 
 # Batches of a few rows are computed fastest by one thread each.
 demo: export OMP_NUM_THREADS := 1
-demo: $(STAMP) ## the bundled sample from sequences to calls on genomes held out, in demo-run/; a minute or two
-	@echo "The report will be $(REPORT)"
-	@rm -rf $(RUN)
-	$(BIN)/python -m jobs.extract vnp/sample/samplesheet.csv --out $(RUN) --shards 4 --dna kmer --protein kmer --cluster local
-	$(BIN)/python -m jobs.reduce $(RUN)
-	$(BIN)/python -m jobs.train $(RUN) --split vnp/sample/split.tsv --out $(RUN)/model/kmer.pth
-	$(BIN)/python -m jobs.benchmark accuracy $(RUN) --part dna --part protein --split vnp/sample/split.tsv --out $(RUN)/accuracy
-	$(BIN)/python -m jobs.predict vnp/sample/heldout.csv --checkpoint $(RUN)/model/kmer.pth --out $(RUN)/calls --shards 2 --cluster local
-	@echo
-	@echo "Open the report: $(REPORT)"
+demo: $(STAMP) ## calls on held-out genomes of the bundled sample, by both roads, in demo-run/; a minute or two
+	$(BIN)/python -m jobs.demo --out $(RUN) --force
 
 test: $(STAMP) ## run the tests (WORKERS=2 processes)
 	$(BIN)/python -m pytest -n $(WORKERS)

@@ -48,7 +48,9 @@ def call(*words: object, command: Any = predict) -> Result:
 def test_chunks_without_an_open_frame_are_scored_by_native(
     odd: Path, done: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
-    words = [odd, INPUTS[3], "--checkpoint", checkpoint, "--cluster", "inline", "--virnucpro-output", "--device", "cpu"]
+    (tmp_path / "more.fna").write_text(f">shut\n{'TAATTAATTAA' * 12}\n")
+    words = [odd, tmp_path / "more.fna", INPUTS[3], "--checkpoint", checkpoint, "--cluster", "inline"]
+    words += ["--virnucpro-output", "--device", "cpu"]
     for shards in (1, 3):
         result = call(*words, "--out", tmp_path / f"{shards}", "--shards", shards)
         assert result.exit_code == 0, result.output
@@ -61,11 +63,11 @@ def test_chunks_without_an_open_frame_are_scored_by_native(
             # Its own frames decide, and they alone.
             same = ("score", "probability", "call", "agreement")
             assert [row[name] for name in same] == [before[row["name"]][name] for name in same]
-        assert row["n_scored"] == (row["n_chunks"] if row["scored_by"] else "0")
     found = {row["name"]: row for row in table(out / "predictions.tsv")}
-    assert found["closed"]["scored_by"] == "native"
-    assert found["closed"]["call"] in ("viral", "host")
-    assert found["closed"]["kind"]
+    assert found["shut"]["scored_by"] == "native"
+    assert found["shut"]["call"] in ("viral", "host")
+    assert found["shut"]["kind"]
+    assert found["closed"]["reason"] == "no open frame"
     assert found["unknown"]["reason"] == "only ambiguous bases"
     chunks = table(out / "chunks.tsv")
     assert {(row["scored_by"], row["n_frames"] == "0") for row in chunks} == {("checkpoint", False), ("native", True)}
