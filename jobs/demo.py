@@ -10,7 +10,7 @@ import click
 from jobs._cli import options
 from jobs._cli.command import command, echo
 from vnp.files.claims import require_free
-from vnp.files.tables import table_rows
+from vnp.sequences.samplesheet import table_rows
 
 _COLUMNS = ("record", "genome", "bases", "truth", "call", "kind", "probability")
 
