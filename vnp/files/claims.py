@@ -21,6 +21,8 @@ BEAT_SECONDS = 20
 """How often a process that works gives a sign of life: it touches a file."""
 SILENT_SECONDS = 180
 """After how long without a sign of life a process on another machine counts as dead."""
+LOCKS = (".lock", ".owner")
+"""How the names of files end that are locks, or name who holds one."""
 _NAMED = 3
 
 

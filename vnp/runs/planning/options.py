@@ -9,7 +9,7 @@ from pathlib import Path
 from vnp.encoders.spec import DEFAULTS, EncoderSpec
 from vnp.encoders.spec import spec as encoder_spec
 from vnp.errors import RunExistsError, UsageError, storage_error
-from vnp.files.claims import standing
+from vnp.files.claims import LOCKS, standing
 from vnp.files.durable import final_path, remove_temporaries
 from vnp.runs.done.receipts import read_attempts
 from vnp.runs.request import STORES, ClassifierChoice, EncoderChoice, RunPaths
@@ -147,8 +147,8 @@ def require_free(paths: RunPaths, *, force: bool) -> None:
         if not paths.root.is_dir():
             raise RunExistsError(f"{paths.root} is a file: choose another --out")
         begun = standing(_results(paths))
-        # Planning that was killed can have left nothing but a temporary file.
-        there = {final_path(path) for path in paths.root.iterdir()}
+        # Planning that was killed can have left nothing but a temporary file, or its lock.
+        there = {final_path(path) for path in paths.root.iterdir() if path.suffix not in LOCKS}
         foreign = there - {*_results(paths), paths.plan, paths.logs, paths.options, paths.inputs}
         is_run = any(path.exists() for path in (paths.request, paths.plan, paths.options))
     except OSError as error:

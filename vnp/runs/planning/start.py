@@ -9,6 +9,7 @@ from typing import Any
 
 from vnp.encoders.spec import NO_ENCODER
 from vnp.errors import RunExistsError
+from vnp.files.claims import alone_with
 from vnp.runs.done.receipts import now
 from vnp.runs.planning.options import RunOptions, clear, require_free
 from vnp.runs.planning.plan import check_inputs, check_tables, moved_to, write_plan
@@ -41,6 +42,7 @@ def start_run(
 
     Raises:
         RunExistsError: another run or something else stands there.
+        UsageError: the options cannot be, or another command plans a run there.
         ChangedInputError: the same run stands there, but an input has changed since.
         VnpError: as of ``survey``.
     """
@@ -59,15 +61,16 @@ def start_run(
         default_chunk=options.default_chunk,
         progress=progress,
     )
-    if paths.request.exists() and not force:
-        # Somebody else has planned it in the meantime.
-        return _find(root, options, encoders), True
-    clear(paths, force=force)
-    paths.make()
-    shards = found.marks.cut(options.shards)
-    plan_sha256 = write_plan(paths.plan, shards, found.selections, found.blocks)
-    request = make_request(options, encoders, found, len(shards), plan_sha256)
-    request.write(paths.request)
+    with alone_with(paths.request, "planning"):
+        if paths.request.exists() and not force:
+            # Somebody else has planned it in the meantime.
+            return _find(root, options, encoders), True
+        clear(paths, force=force)
+        paths.make()
+        shards = found.marks.cut(options.shards)
+        plan_sha256 = write_plan(paths.plan, shards, found.selections, found.blocks)
+        request = make_request(options, encoders, found, len(shards), plan_sha256)
+        request.write(paths.request)
     return Run(paths, request), False
 
 
