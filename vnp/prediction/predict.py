@@ -234,6 +234,7 @@ def predict(
         require_pyarrow()
     make_folder(out)
     with alone_with(paths.summary, "prediction"):
+        require_free(paths, options, force=force)
         options.write(paths.settings)
         # From here to the new summary nothing proves that the files belong together.
         _remove([paths.summary])
