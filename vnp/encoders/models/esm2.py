@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn.functional import embedding, layer_norm, linear
 
-from vnp.encoders.models.trunk import Pair, Sizes, Taken, Trunk, gelu, number, whole_number
+from vnp.encoders.models.trunk import Pair, Sizes, Taken, Trunk, gelu, number, switch, whole_number
 from vnp.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ class Esm2Config(Sizes):
         sizes = cls.of(
             config,
             theta=number(config, "rope_theta", 10000.0),
-            token_dropout=bool(config.get("token_dropout", False)),
-            mask_token=whole_number(config, "mask_token_id") if config.get("token_dropout") else -1,
-            norm_before=bool(config.get("emb_layer_norm_before", False)),
+            token_dropout=switch(config, "token_dropout"),
+            mask_token=whole_number(config, "mask_token_id") if switch(config, "token_dropout") else -1,
+            norm_before=switch(config, "emb_layer_norm_before"),
         )
         if sizes.width % (2 * sizes.heads):
             raise WeightsError(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - as everybody calls it
 
 from vnp.errors import WeightsError
+from vnp.files.records import from_json
 
 KINDS: tuple[str, ...] = ("phage", "eukaryotic_virus", "bacteria", "archaea", "eukaryote", "plasmid", "organelle")
 """What a window can be, in the order of the network's outputs."""
@@ -35,6 +36,9 @@ _UNKNOWN_CODON = 64
 COMMON_LENGTHS = frozenset((100, 125, 150, 200, 250, 300, 500, 1000, 2000, 3000, 5000))
 BASE_CODES = bytes({65: 0, 67: 1, 71: 2, 84: 3, 85: 3}.get(_byte & 0xDF, AMBIGUOUS) for _byte in range(256))
 """The code of each byte of a text, for ``bytes.translate``: 0 to 3 for A, C, G, T (or U) in either case."""
+
+_MOST = 4096
+_MOST_BLOCKS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +82,17 @@ class SixFrameConfig:
             WeightsError: something is missing or of another kind.
         """
         try:
-            stored = {each.name: stored[each.name] for each in fields(cls)}
-            values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
-            config = cls(**values)
+            config = from_json(cls, {each.name: stored[each.name] for each in fields(cls)})
         except (KeyError, TypeError) as error:
             raise WeightsError(f"this is not the configuration of a sixframe network: {error}") from error
         sizes = (config.embedding, config.stem, config.local, config.context, config.heads, config.hidden)
-        if any(not isinstance(size, int) or size < 1 for size in (*sizes, *config.local_dilations)):
-            raise WeightsError("a sixframe network's sizes must be whole numbers above 0")
+        dilations = (*config.local_dilations, *config.context_dilations)
+        if not all(0 < size <= _MOST for size in (*sizes, *dilations)) or len(dilations) > _MOST_BLOCKS:
+            raise WeightsError(
+                f"a sixframe network's sizes must be 1 to {_MOST:,}, and its blocks {_MOST_BLOCKS} at most"
+            )
+        if not (0 <= config.dropout < 1 and 0 <= config.depth_drop < 1):
+            raise WeightsError("a sixframe network switches off a share of features and blocks, from 0 to below 1")
         if config.local % config.heads or config.context % config.heads:
             raise WeightsError(f"{config.heads} heads do not divide {config.local} and {config.context} channels")
         return config

@@ -22,6 +22,8 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 """Weight and bias, or cosines and sines, or 8-bit rows and their scales."""
 
 _SHOWN = 4
+_MOST = 1 << 24
+_MOST_LAYERS = 1024
 
 
 @dataclass(frozen=True)
@@ -162,18 +164,27 @@ class Trunk(ABC):
 
 
 def whole_number(config: Mapping[str, object], key: str) -> int:
-    """Read a positive whole number from config.json."""
+    """Read a positive whole number from config.json, and none that no model has: layers are counted up to it."""
     value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise WeightsError(f"config.json: {key!r} must be a whole number above 0, not {value!r}")
+    most = _MOST_LAYERS if key == "num_hidden_layers" else _MOST
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
+        raise WeightsError(f"config.json: {key!r} must be a whole number from 1 to {most:,}, not {value!r:.60}")
     return value
+
+
+def switch(config: Mapping[str, object], key: str) -> bool:
+    """Read true or false from config.json; what is not there, or null, is false."""
+    value = config.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise WeightsError(f"config.json: {key!r} must be true or false, not {value!r:.60}")
+    return bool(value)
 
 
 def number(config: Mapping[str, object], key: str, default: float | None = None) -> float:
     """Read a positive number from config.json."""
     value = config.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise WeightsError(f"config.json: {key!r} must be a number above 0, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST:
+        raise WeightsError(f"config.json: {key!r} must be a number above 0, at most {_MOST:,}, not {value!r:.60}")
     return float(value)
 
 
