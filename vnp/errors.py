@@ -187,6 +187,8 @@ def machine_error(error: BaseException) -> VnpError | None:
         return MachineError("a process that helped was killed, most likely because memory ran out: ask for more memory")
     if isinstance(error, FileNotFoundError) and error.filename is None and not _has_working_directory():
         return StorageError("the working directory was deleted: go to one that is there (cd), and begin again")
+    if isinstance(error, RuntimeError) and text.startswith("symlink loop"):
+        return StorageError(f"{str(error).splitlines()[0]}: the link leads to itself")
     if isinstance(error, OSError) and error.errno in _LACKS:
         return MachineError(f"no more {_LACKS[error.errno]}: raise the limit, or end what else runs")
     if isinstance(error, OSError) and error.errno is not None:

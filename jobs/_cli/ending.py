@@ -23,6 +23,8 @@ _ENDING = {
     signal.SIGHUP: "its terminal was closed (SIGHUP); to outlive that, start it with nohup, tmux or screen",
 }
 
+_AGAIN_SECONDS = 0.01
+
 
 class EndedError(KeyboardInterrupt):
     """A signal came that ends the command; what is to be tidied up is tidied up on the way."""
@@ -50,13 +52,32 @@ def ended_by_signals() -> Iterator[None]:
             signal.raise_signal(number)
         raise EndedError(number)
 
+    def once_more(dropped: Any) -> None:
+        """Python drops what comes up while it disposes of an object: raise it again a moment later."""
+        if not isinstance(dropped.exc_value, EndedError):
+            hook(dropped)
+            return
+        number = dropped.exc_value.number
+
+        def raise_again(_number: int, _frame: FrameType | None) -> None:
+            raise EndedError(number)
+
+        signal.signal(signal.SIGALRM, raise_again)
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+
+    hook, alarm = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
     before = {number: signal.getsignal(number) for number in _ENDING}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, end)
+    sys.unraisablehook = once_more
     try:
         yield
     finally:
+        if signal.getsignal(signal.SIGALRM) is not alarm:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, alarm)
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -34,6 +34,7 @@ ERRORS: list[tuple[BaseException, int, str]] = [
     (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), 1, "ulimit -u"),
     (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), 1, "ulimit -n"),
     (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), 1, "memory"),
+    (RuntimeError("Symlink loop from '/x'"), 1, "leads to itself"),
     (ImportError("libx.so: failed to map segment from shared object"), 1, "not enough memory"),
     (concurrent.futures.process.BrokenProcessPool("terminated abruptly"), 1, "was killed"),
     (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "here"), 1, "here: permission denied"),
@@ -92,6 +93,25 @@ def test_a_fault_of_vnp_is_shown_as_such() -> None:
     for error in (ValueError("odd"), RuntimeError("shapes differ"), OSError("HDF5 says no")):
         assert ended(COMMANDS["reduce"], throw(error)).exception is error
         assert machine_error(error) is None
+
+
+def test_a_signal_that_comes_while_an_object_goes_is_not_lost() -> None:
+    """What comes up there is dropped by Python."""
+
+    class Going:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def act() -> None:
+        going = Going()
+        del going
+        time.sleep(60)
+
+    before = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
+    result = ended(COMMANDS["reduce"], act)
+    assert result.exit_code == 128 + signal.SIGTERM
+    assert clean(result).startswith("error: asked to end (SIGTERM)")
+    assert before == (sys.unraisablehook, signal.getsignal(signal.SIGALRM))
 
 
 def test_ignored_signals_stay_ignored() -> None:
