@@ -97,17 +97,13 @@ def slurm(function: _Function) -> _Function:
 def _encoder(molecule: Molecule, title: str) -> Callable[[_Function], _Function]:
     *others, last = names(molecule)
     there = f"{', '.join(others)} or {last}"
-    more, callback = "", None
-    if molecule == "protein":
-        more = "; none makes one row of each chunk, and not of each open frame"
-        callback = _or_none
+    more = "; none makes one row of each chunk, and not of each open frame" if molecule == "protein" else ""
     return click.option(
-        f"--{molecule}", default=DEFAULTS[molecule], callback=callback, help=f"{title} encoder: {there}{more}."
+        f"--{molecule}",
+        default=DEFAULTS[molecule],
+        callback=lambda _context, _option, name: None if more and name == NO_ENCODER else name,
+        help=f"{title} encoder: {there}{more}.",
     )
-
-
-def _or_none(_context: click.Context, _option: click.Parameter, name: str) -> str | None:
-    return None if name == NO_ENCODER else name
 
 
 _MODELS = (
