@@ -19,7 +19,7 @@ from vnp.errors import FeatureError, UsageError, storage_error
 from vnp.export.pt import OURS, WholeDna, plan_pieces, require_memory, write_piece
 from vnp.features.read import Features, Window
 from vnp.files.claims import alone, make_folder, require_free
-from vnp.files.durable import replacing, sync_folder, temporary_name
+from vnp.files.durable import replacing, require_unread, sync_folder, temporary_name
 from vnp.sequences.frames import FRAME_TEXTS
 
 FORMATS = ("pt", "npz", "parquet")
@@ -135,6 +135,8 @@ def _standing(folder: Path) -> list[Path]:
 
 def _publish(stage: Path, folder: Path, names: Sequence[str]) -> None:
     """Put finished files in place of all that stand there; while that goes on, a folder beside them says so."""
+    for path in _ours(folder):
+        require_unread(path)
     half = folder / _HALF
     shutil.rmtree(half, ignore_errors=True)
     stage.rename(half)

@@ -26,7 +26,7 @@ from vnp.features.merge import Merged, add_reasons, merge
 from vnp.features.read import open_features
 from vnp.features.split import part_counts
 from vnp.features.table import Records, Skipped, read_records, read_skipped, windows
-from vnp.files.claims import alone_with
+from vnp.files.claims import alone
 from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
 from vnp.files.tables import open_text_table, table_text
@@ -82,7 +82,7 @@ def reduce_run(
     native = {molecule: (choice.name, choice.width) for molecule, choice in run.request.encoders.items()}
     layout = make_layout(kind, dna=native["dna"], protein=native.get("protein"))
     provenance = _provenance(run, receipts)
-    with alone_with(run.paths.features, "reduce"):
+    with alone(run.paths.root, "reduce", [run.paths.features.name, run.paths.skipped.name]):
         if run.paths.features.exists() and not force:
             reduced = _already(run, kind, layout, provenance, progress)
         else:

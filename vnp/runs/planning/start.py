@@ -9,7 +9,7 @@ from typing import Any
 
 from vnp.encoders.spec import NO_ENCODER
 from vnp.errors import RunExistsError
-from vnp.files.claims import alone_with
+from vnp.files.claims import alone, make_folder
 from vnp.runs.done.receipts import now
 from vnp.runs.planning.options import RunOptions, clear, require_free
 from vnp.runs.planning.plan import check_inputs, check_tables, moved_to, write_plan
@@ -61,7 +61,8 @@ def start_run(
         default_chunk=options.default_chunk,
         progress=progress,
     )
-    with alone_with(paths.request, "planning"):
+    make_folder(paths.root)
+    with alone(paths.root, "planning"):
         if paths.request.exists() and not force:
             # Somebody else has planned it in the meantime.
             return _find(root, options, encoders), True
