@@ -100,22 +100,23 @@ def test_damaged_weights_fail_even_if_not_named(tmp_path: Path) -> None:
 def test_weights_against_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "weighted", lambda: (TINY,))
     folder = write_folder(tmp_path / "tiny")
-    (finding,) = weights(tmp_path, ())
+    bundled, finding = weights(tmp_path, ())
+    assert (bundled.about, bundled.state) == ("weights sixframe", "ok")
     assert (finding.state, "not in weights.lock.json" in finding.found) == ("warning", True)
     lock_folder(folder, TINY)
-    (finding,) = weights(tmp_path, ())
+    _, finding = weights(tmp_path, ())
     assert (finding.state, "licence MIT" in finding.found) == ("ok", True)
     (finding,) = weights(folder, ())
     assert finding.state == "ok"
     (folder / "model.safetensors").write_bytes(b"?")
-    (finding,) = weights(tmp_path, ())
+    _, finding = weights(tmp_path, ())
     assert finding.state == "fails"
     assert "1 bytes" in finding.found
 
 
 def test_a_folder_of_another_model_is_not_a_failure(tmp_path: Path) -> None:
     write_folder(tmp_path)
-    assert {one.state for one in weights(tmp_path, ())} == {"not here"}
+    assert {one.state for one in weights(tmp_path, ()) if one.about != "weights sixframe"} == {"not here"}
     assert "fails" in {one.state for one in weights(tmp_path, ("dnabert_s",))}
 
 

@@ -324,5 +324,5 @@ def padded_length(length: int) -> int:
     """Round a length up to the next of a few: at most an eighth more; common lengths stay as they are."""
     if length in COMMON_LENGTHS:
         return length
-    step = max(12, 1 << max(0, length.bit_length() - 4))
+    step = max(8, 1 << max(0, length.bit_length() - 4))
     return -(-length // step) * step
