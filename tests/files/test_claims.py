@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from vnp.errors import RunExistsError, StorageError, UsageError
-from vnp.files import claims, machine
+from vnp.files import claims
 from vnp.files import machine as memory
 from vnp.files.claims import alone, alone_with, make_folder, require_apart, require_free
-from vnp.files.durable import here
+from vnp.files.durable import here, process_start
 from vnp.files.machine import available_memory, cache_folder, peak_memory, resident_memory, settings_folder
 from vnp.files.records import read_json, write_json
 
@@ -119,7 +119,7 @@ class TestWithoutLocks:
         """Of two that find an owner dead, the slower one finds the owner file of the faster one."""
         lock = tmp_path / ".fetch.lock"
         write_json(lock, {"here": here(), "process": 1 << 30, "start": "5"})
-        living = {"host": "h", "here": here(), "process": os.getpid(), "start": machine.process_start(os.getpid())}
+        living = {"host": "h", "here": here(), "process": os.getpid(), "start": process_start(os.getpid())}
         rename = Path.rename
 
         def late(path: Path, target: Path) -> Path:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vnp.errors import RunExistsError, UsageError, storage_error
-from vnp.files.durable import here, remove_temporaries, require_unread, seconds_since, temporary_name
-from vnp.files.machine import process_start
+from vnp.files.durable import here, process_start, remove_temporaries, require_unread, seconds_since, temporary_name
 from vnp.files.records import read_json, write_json
 
 BEAT_SECONDS = 20

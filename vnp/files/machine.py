@@ -94,15 +94,6 @@ def resident_memory() -> int | None:
     return _field(_STATUS, "VmRSS:", 1024)
 
 
-def process_start(pid: int) -> str:
-    """When a process began, in clock ticks since boot, which tells it from others of its id; nothing if it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in ("Z", "X") else fields[19]
-
-
 def _machine() -> int | None:
     return _field(Path("/proc/meminfo"), "MemAvailable:", 1024)
 

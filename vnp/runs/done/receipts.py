@@ -21,9 +21,8 @@ from typing import Any
 
 from vnp.errors import DamagedShardError, StorageError, storage_error
 from vnp.files.claims import BEAT_SECONDS, SILENT_SECONDS
-from vnp.files.durable import remove_temporaries
+from vnp.files.durable import process_start, remove_temporaries
 from vnp.files.hashing import file_sha256
-from vnp.files.machine import process_start
 from vnp.files.records import from_json, read_json, read_record, write_record
 from vnp.runs.request import Run, shard_name
 
