@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -89,7 +90,7 @@ def main(
             label = f"{sample} " if sample else ""
             shown = "none, of one label" if found["roc_auc"] is None else f"{found['roc_auc']:.4f}"
             echo(f"  {label}{length:>6} bases: ROC-AUC {shown}, on units kept apart")
-    echo(f"next: python -m jobs.predict CONTIGS --checkpoint {out} --out CALLS")
+    echo(f"next: python -m jobs.predict CONTIGS --checkpoint {quote(str(out))} --out CALLS")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from jobs._cli.command import command, echo
 from jobs._cli.progress import Progress, duration
 from vnp.files.claims import alone, make_folder, require_free
 
+_NAMED = 3
+
 
 @command("python -m jobs.frames genomes.fna.gz --chunk 300 --out frames")
 @click.argument("input", nargs=-1, type=click.Path(path_type=Path))
@@ -66,7 +68,9 @@ def main(
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(written.skipped.items()))
         echo(f"without a row: {reasons}")
     prefixed = " --prefix-ids" if prefix_ids else ""
-    inputs = shlex.join(map(str, input))
+    inputs = shlex.join(map(str, input[:_NAMED]))
+    if len(input) > _NAMED:
+        inputs += f" … ({len(input) - _NAMED:,} more)"
     echo(f"next: python -m jobs.extract {inputs} --out RUN --chunk {found.chunk}{prefixed}, which embeds them")
 
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -222,7 +223,7 @@ def _summary(trained: Trained) -> str:
     lines += _metric_lines(trained.checkpoint.metrics)
     lines.append(f"wrote {outputs.checkpoint}, and beside it {outputs.split.name}, {outputs.log.name}, "
                  f"{outputs.metrics.name} and {outputs.plots.name}/")  # fmt: skip
-    lines.append(f"next: python -m jobs.predict INPUT --checkpoint {outputs.checkpoint} --out DIR")
+    lines.append(f"next: python -m jobs.predict INPUT --checkpoint {quote(str(outputs.checkpoint))} --out DIR")
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from jobs._cli.command import echo
+from jobs._cli.ending import EndedError
 from jobs._cli.progress import Progress, duration
 from jobs._cluster.executor import Executor, Job, in_order, require_idle
 from jobs._cluster.planning import input_paths
@@ -40,9 +42,14 @@ def start(chain: Sequence[Job], executor: Executor, *, force: bool = False) -> l
 
     Returns:
         Ids of the jobs that the last step became; none where all is done.
+
+    Raises:
+        EndedError: this process was asked to end while a step was done here, and there are more.
     """
     ids: list[str] = []
     for step in chain:
+        if executor.told_to_end:
+            raise EndedError(signal.SIGTERM)
         job = replace(step, after=tuple(ids))
         ids = executor.submit(job) if executor.waits else _submit(executor, job, force)
     return ids

@@ -75,6 +75,7 @@ class Executor(ABC):
     name: ClassVar[str]  # as in ``EXECUTORS``
     title: ClassVar[str] = ""  # of a scheduler, as messages have it
     tools: ClassVar[tuple[str, str]] = ("", "")  # a scheduler's programs that list and cancel jobs
+    told_to_end: bool = False  # TERM came while shards were made, and they are done all the same
     waits: ClassVar[bool] = True  # ``submit`` returns when the job is done; a scheduler takes it and returns at once
     asked: str = "auto"  # what --cluster was, for the run to remember
 

@@ -51,6 +51,7 @@ class Inline(Executor):
                 finished += weights[number] if done == blocks else 0
 
             _, failed = make(run, shards, stop, block_done)
+            self.told_to_end = stop()
         for number, error in failed:
             echo(f"shard {number}: {error}", err=True)
 

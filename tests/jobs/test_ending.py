@@ -20,8 +20,13 @@ from click.testing import CliRunner, Result
 
 from jobs.__main__ import every_command
 from jobs._cli.command import as_typed
+from jobs._cli.ending import EndedError
+from jobs._cluster import chain
+from jobs._cluster.executor import Job
+from jobs._cluster.inline import Inline
 from tests.jobs.commands import KMER, REPOSITORY, SAMPLE, call, clean, extract, start
 from vnp.errors import EncoderError, IncompleteRunError, UsageError, machine_error
+from vnp.runs.request import Run
 
 COMMANDS = {" ".join(command.table): command for command in every_command()}  # type: ignore[attr-defined]
 ERRORS: list[tuple[BaseException, int, str]] = [
@@ -151,6 +156,31 @@ def shell(line: str, **more: str) -> subprocess.CompletedProcess[str]:
     own = {"VNP": f"{shlex.quote(sys.executable)} -m jobs", "PYTHONPATH": str(REPOSITORY)}
     line = line.replace("VNP", own["VNP"])
     return subprocess.run(["bash", "-c", line], env={**os.environ, **own, **more}, capture_output=True, text=True)
+
+
+def test_the_next_step_is_not_begun_by_who_was_asked_to_end(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TERM lets the block at hand be finished, which may be the last one."""
+
+    def make(*_: object) -> tuple[list[object], list[object]]:
+        signal.raise_signal(signal.SIGTERM)
+        return [], []
+
+    begun: list[str] = []
+    behind = Job(run, "behind", str, here=lambda: begun.append("behind"))
+    chain.start([chain.shards(Run.open(run), [0, 1]), behind], Inline())
+    assert begun == ["behind"]
+    monkeypatch.setattr("jobs._cluster.inline.make", make)
+    with pytest.raises(EndedError, match="SIGTERM"):
+        chain.start([chain.shards(Run.open(run), [0, 1]), behind], Inline())
+    assert begun == ["behind"]
+
+
+def test_thousands_of_inputs_are_not_repeated(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.fna" for number in range(9)]
+    for number, path in enumerate(paths):
+        path.write_text(f">r{number}\nATGGCCAAAGACCTC\n")
+    *_, said = call("frames", *paths, "--out", tmp_path / "out").stdout.splitlines()
+    assert said.startswith(f"next: python -m jobs.extract {paths[0]} {paths[1]} {paths[2]} … (6 more) --out RUN")
 
 
 class TestStreams:

@@ -22,6 +22,7 @@ from vnp.prediction.classifiers import bring_back, find_classifier
 from vnp.prediction.options import CHOICES, OutputPaths, PredictOptions
 from vnp.prediction.scores import Source, layout_of
 from vnp.prediction.writing import SCHEMA, Progress, Writing
+from vnp.runs.done.receipts import tidy
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.request import NATIVE, Run
 
@@ -242,6 +243,7 @@ def predict(
         _remove(path for path in paths.results() if path.name not in summary["files"] and path != paths.summary)
         write_record(paths.summary, summary, schema=SCHEMA, seal="digest")
         remove_temporaries(out)
+        tidy(run)
     return Predicted(paths, summary, fresh=True)
 
 
