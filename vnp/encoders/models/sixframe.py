@@ -99,7 +99,7 @@ class SixFrameConfig:
 
     def to_json(self) -> dict[str, Any]:
         """As what JSON holds."""
-        return asdict(self)
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
 
 def base_codes(sequence: str) -> UInt8[np.ndarray, " bases"]:
