@@ -28,17 +28,20 @@ import torch
 from benchmarks import show
 from benchmarks._commands import command, options
 from benchmarks.walk import SAMPLE
+from jobs.dataset import main as dataset_command
 from jobs.extract import main as extract_command
 from jobs.predict import main as predict_command
 from vnp.classifier.checkpoint import Checkpoint
 from vnp.classifier.fit import read_state
 from vnp.classifier.recipe import VIRNUCPRO
 from vnp.classifier.train import Training, Watcher, train
+from vnp.datasets.writing.write import CARD, FASTA, RECORD, TABLE
 from vnp.errors import VnpError
 from vnp.export import formats
 from vnp.export.export import export
 from vnp.features.read import open_features
 from vnp.files.hashing import crc32
+from vnp.files.manifest import changed_file
 from vnp.files.records import read_json
 from vnp.prediction.options import OutputPaths, PredictOptions
 from vnp.prediction.predict import finished
@@ -47,6 +50,7 @@ from vnp.runs.done.reduce import reduce_run
 from vnp.runs.making.blocks import BlockPlan, read_block
 from vnp.runs.planning.plan import read_plan
 from vnp.runs.request import Run
+from vnp.sequences.reading import read_records
 
 _HEAD = 4_096
 _PATIENCE_SECONDS = 60
@@ -173,6 +177,8 @@ def make_products(folder: Path) -> Iterator[Product]:
     yield from _trained(folder, path)
     yield from _exported(folder, path)
     yield from _predicted(folder)
+    with contextlib.suppress(ImportError):
+        yield from _chosen(folder)
 
 
 def _extract(folder: Path) -> Run:
@@ -255,6 +261,39 @@ def _predicted(folder: Path) -> Iterator[Product]:
         yield Product(name, out / name, lambda: finished(paths, settings, run.request.digest))
 
 
+def _chosen(folder: Path) -> Iterator[Product]:
+    """A training set of some files of the sample, which get an annotation of one line."""
+    from vnp.runs.planning.dataset import read_dataset
+
+    rows = ["path,label,group,organism_group"]
+    for label, group in (("viral", "viral"), ("host", "bacteria")):
+        for path in sorted((SAMPLE.parent / label).iterdir())[:3]:
+            shutil.copy(path, folder / path.name)
+            name = next(read_records(path)).name
+            line = f"##gff-version 3\n{name}\tx\tgene\t1\t300\t.\t+\t.\tID=g\n"
+            (folder / f"{path.name.partition('.')[0]}.gff3").write_text(line)
+            rows.append(f"{path.name},{label},,{group}")
+    sheet, out = folder / "annotated.csv", folder / "set"
+    sheet.write_text("\n".join(rows) + "\n")
+    words = ["--frames", "all", "--units", "record", "--per-group", "200", "--lengths", "300"]
+    with contextlib.redirect_stdout(StringIO()), contextlib.redirect_stderr(StringIO()):
+        dataset_command.main(args=[str(sheet), "--out", str(out), *words], standalone_mode=False)
+    table, fasta, card = out / TABLE, out / FASTA, out / CARD
+
+    def chosen() -> object:
+        found = read_dataset(table, fasta)
+        return _parts(found.selection), found.chunk
+
+    def again(path: Path) -> object:
+        changed = changed_file(out / RECORD, [table, fasta, card])
+        return None if changed is not None else path.read_bytes()
+
+    yield Product("dataset.parquet", table, chosen)
+    yield Product("dataset.fna.gz", fasta, chosen)
+    yield Product("dataset.md", card, lambda: again(card))
+    yield Product("dataset.json", out / RECORD, lambda: again(out / RECORD))
+
+
 @command("python -m benchmarks flips --flips 500")
 @click.option("--flips", type=click.IntRange(1, 1_000_000), default=500, help="Flips in each file.")
 @click.option("--seed", type=int, default=0, help="Of where they are.")
@@ -270,6 +309,7 @@ def main(flips: int, seed: int, only: str | None, as_json: bool) -> None:
                 continue
             counts = flip_each(product, flips, seed)
             used += flips - counts["detected"] - counts["harmless"]
+            click.echo(f"{product.name}: {flips} flips", err=True)
             told = ", ".join(f"{count:,} {outcome}" for outcome, count in counts.items() if count)
             figures[product.name] = dict(counts) if as_json else told
         shutil.rmtree(place, ignore_errors=True)
