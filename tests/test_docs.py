@@ -19,7 +19,7 @@ from jobs._cluster.executor import Job
 from vnp.encoders import identity, load
 from vnp.encoders import spec as encoder_specs
 from vnp.encoders.spec import EncoderSpec, Family
-from vnp.features.table import PARTS
+from vnp.features.table import CHECKSUMS, PARTS
 from vnp.prediction.tables import CHUNKS, FRAMES, PREDICTIONS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -46,7 +46,7 @@ def test_every_column_of_the_calls_is_explained_in_order(heading: str, columns: 
 
 def test_every_dataset_of_features_is_explained() -> None:
     columns = {f"{group}/{field.name}".lstrip("/") for group, part in PARTS for field in fields(part)}
-    assert set(named("### features.h5")) == columns | {"features"}
+    assert set(named("### features.h5")) == columns | {"features", CHECKSUMS}
 
 
 def commands_shown(text: str) -> Iterator[list[str]]:
