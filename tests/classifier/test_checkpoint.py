@@ -256,3 +256,29 @@ def test_a_digest_that_is_not_its_own_is_damage(tmp_path: Path, checkpoint: Chec
     torch.save(content, tmp_path / "model.pth")
     with pytest.raises(FeatureError, match="a damaged one"):
         Checkpoint.load(tmp_path / "model.pth")
+
+
+ABOUT = ("encoders", "chunk", "threshold", "origin", "training", "split", "metrics", "code", "layout", "classes",
+         "calibration", "presets")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ABOUT)
+def test_fields_of_wrong_types_are_damage(tmp_path: Path, checkpoint: Checkpoint, name: str) -> None:
+    path = tmp_path / "model.pth"
+    checkpoint.write(path)
+    content = load_tensors(path)
+    about = json.loads(content["about"])
+    right = type(about[name])
+    for value in (None, "x", 7, -1, 0.5, [], [1], {}, {"a": 1}, True):
+        if type(value) is right and value not in (-1, [1], {"a": 1}):
+            continue
+        if name in ("training", "split", "metrics") and isinstance(value, dict):
+            continue
+        save_tensors(path, {**content, "about": json.dumps({**about, name: value})})
+        with pytest.raises(FeatureError, match="damaged checkpoint"):
+            Checkpoint.load(path)
+    wrong: tuple[object, ...] = (None, [], {"a": 1}, {"hidden.weight": "x"}, {1: torch.zeros(3)})
+    for weights in wrong:
+        save_tensors(path, {**content, "weights": weights})
+        with pytest.raises(FeatureError, match="damaged checkpoint"):
+            Checkpoint.load(path)

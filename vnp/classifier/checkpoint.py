@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from vnp.encoders.device import choose_device
 from vnp.errors import FeatureError, LayoutError, storage_error
 from vnp.features.layout import FeatureLayout
 from vnp.features.table import all_finite
-from vnp.files.records import parse_json, read_regular
+from vnp.files.records import from_json, parse_json, read_regular
 from vnp.files.tensors import load_tensors, save_tensors
 from vnp.metrics.presets import Preset, presets_from_json
 from vnp.metrics.rules import BEST_FRAME
@@ -143,7 +143,6 @@ class Checkpoint:
         about = {
             **{name: getattr(self, name) for name in _PLAIN},
             "layout": json.loads(self.layout.to_json()),
-            "classes": list(self.classes),
             "calibration": asdict(self.calibration),
             "presets": {name: asdict(preset) for name, preset in self.presets.items()},
         }
@@ -176,19 +175,39 @@ class Checkpoint:
             loaded = cls(
                 weights={str(name): tensor for name, tensor in content["weights"].items()},
                 layout=FeatureLayout.from_json(json.dumps(about["layout"])),
-                classes=tuple(about["classes"]),
                 calibration=Calibration.from_dict(about["calibration"]),
                 # What was written before there were any has none.
                 presets=presets_from_json(about.get("presets", {})),
-                **{name: about[name] for name in _PLAIN},
+                **asdict(from_json(_Plain, {name: about[name] for name in _PLAIN})),
             )
+            if (
+                loaded.chunk < 1
+                or not 0 < loaded.threshold < 1
+                or not all(isinstance(one, str) for one in loaded.classes)
+            ):
+                raise ValueError("its chunk, threshold or classes cannot be")
             loaded.model()
         except (KeyError, TypeError, ValueError, AttributeError, FeatureError, LayoutError) as error:
             raise FeatureError(f"is a damaged checkpoint ({error}): train it anew", path=path) from error
         return loaded
 
 
-_PLAIN = ("encoders", "chunk", "threshold", "origin", "training", "split", "metrics", "code")
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """What stands in the file as it is."""
+
+    encoders: dict[str, dict[str, Any]]
+    chunk: int
+    threshold: float
+    origin: str
+    training: dict[str, Any]
+    split: dict[str, Any]
+    metrics: dict[str, Any]
+    code: dict[str, str]
+    classes: tuple[str, ...]
+
+
+_PLAIN = tuple(one.name for one in fields(_Plain))
 
 
 def _named(encoders: Mapping[str, Mapping[str, Any]]) -> str:
