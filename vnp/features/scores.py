@@ -24,7 +24,9 @@ from vnp.features.table import CONTENT, Records, Skipped, content_digest, window
 
 SCHEMA = "vnp-scores/1"
 GROUP = "scores"
-_CHUNK = 16_384
+# Rows and bytes of a piece of a column that is packed by itself; HDF5 keeps one of no more than a megabyte in memory.
+_CHUNK_ROWS = 16_384
+_CHUNK_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,10 +117,13 @@ def _store(file: h5py.File, group: str, part: Any) -> None:
 
 def _packed(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any) -> h5py.Dataset:
     """A new column; neighbours are much alike, so that packed they take little."""
-    chunk = (max(1, min(_CHUNK, shape[0])), *shape[1:])
+    if not shape[0]:
+        return file.create_dataset(name, shape, dtype, track_times=False)
+    row = np.dtype(dtype).itemsize * int(np.prod(shape[1:]))
+    chunk = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // row, shape[0]))
     return file.create_dataset(
-        name, shape, dtype, maxshape=(None, *shape[1:]), chunks=chunk, compression="gzip", compression_opts=1,
-        shuffle=True, track_times=False,
+        name, shape, dtype, chunks=(chunk, *shape[1:]), compression="gzip", compression_opts=1, shuffle=True,
+        track_times=False,
     )  # fmt: skip
 
 
@@ -143,8 +148,8 @@ def join_into(file: h5py.File, sources: Sequence[Path]) -> None:
 
 def _join(file: h5py.File, sources: Sequence[Path], groups: Sequence[str]) -> Joined:
     kinds = [(group, kind) for group, kind in _PARTS if group in groups]
-    for group, kind in kinds:
-        _make(file, group, kind, sources)
+    # Held open, so that what begins in one source and ends in the next is packed once.
+    columns = {group: _make(file, group, kind, sources) for group, kind in kinds}
     digest = hashlib.sha256()
     reasons: Counter[str] = Counter()
     counts = dict.fromkeys(groups, 0)
@@ -155,7 +160,7 @@ def _join(file: h5py.File, sources: Sequence[Path], groups: Sequence[str]) -> Jo
             for group, kind in kinds:
                 count = len(source[f"{group}/{fields(kind)[0].name}"])
                 for window in windows(count, first if group == "records" else 0):
-                    _copy(source, file, group, kind, window, counts[group])
+                    _copy(source, columns[group], group, window, counts[group])
                     counts[group] += window.stop - window.start
             for window in windows(len(source[f"{GROUP}/record"])):
                 key = [source[f"{GROUP}/{name}"][window] for name in ("record", "chunk", "frame")]
@@ -183,31 +188,37 @@ def _continues(ordinals: h5py.Dataset, last: int, path: Path) -> tuple[int, int]
     return int(begins == last), int(ordinals[-1])
 
 
-def _make(file: h5py.File, group: str, kind: type[Any], sources: Sequence[Path]) -> None:
-    """The empty columns of a group, of a type and width that all sources fit into."""
+def _make(file: h5py.File, group: str, kind: type[Any], sources: Sequence[Path]) -> dict[str, h5py.Dataset]:
+    """The columns of a group, of a length, type and width that all sources fit into."""
+    rows, last = 0, -1
     types: dict[str, list[tuple[np.dtype[Any], tuple[int, ...]]]] = {one.name: [] for one in fields(kind)}
     for path in sources:
         with h5py.File(path, "r", locking=False) as source:
+            rows += len(source[f"{group}/{fields(kind)[0].name}"])
+            if group == "records":
+                again, last = _continues(source["records/ordinal"], last, path)
+                rows -= again
             for name, found in types.items():
                 column = source[f"{group}/{name}"]
                 found.append((column.dtype, column.shape[1:]))
                 if found[-1][1] != found[0][1]:
                     raise FeatureError(f"{name} is {found[-1][1]} wide, elsewhere {found[0][1]}", path=path)
+    columns = {}
     for name, found in types.items():
         dtype = found[0][0]
         if name not in _NUMBERS:
             dtype = column_type(max(one.itemsize if one.kind == "S" else WIDEST_FIXED + 1 for one, _ in found))
-        _packed(file, f"{group}/{name}", (0, *found[0][1]), dtype)
+        columns[name] = _packed(file, f"{group}/{name}", (rows, *found[0][1]), dtype)
+    return columns
 
 
-def _copy(source: h5py.File, file: h5py.File, group: str, kind: type[Any], window: slice, at: int) -> None:
-    for one in fields(kind):
-        path = f"{group}/{one.name}"
-        target, values = file[path], source[path][window]
-        if one.name not in _NUMBERS:
+def _copy(source: h5py.File, columns: dict[str, h5py.Dataset], group: str, window: slice, at: int) -> None:
+    for name, target in columns.items():
+        values = source[f"{group}/{name}"][window]
+        if name not in _NUMBERS:
             values = as_array(as_bytes(values), target.dtype)
-        target.resize(at + len(values), axis=0)
-        target[at:] = values
+        if len(values):
+            target[at : at + len(values)] = values
 
 
 def _rising(key: Sequence[np.ndarray], last: tuple[int, int, int], path: Path) -> tuple[int, int, int]:
