@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -257,6 +258,13 @@ class TestReading:
                 export(features, kind, tmp_path / kind)
             assert not list((tmp_path / kind).glob("features.*"))
             assert not list((tmp_path / kind).glob(".*"))
+
+
+@pytest.mark.parametrize(("kind", "sums"), [("npz", "features.npz"), ("parquet", "features.parquet"), ("pt", "pt")])
+def test_sums_stand_beside_an_export(features: Features, tmp_path: Path, kind: str, sums: str) -> None:
+    done = export(features, kind, tmp_path)
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in done.paths]
+    assert (tmp_path / f"{sums}.sha256").read_text().splitlines() == lines
 
 
 class TestNpz:

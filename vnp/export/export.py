@@ -19,7 +19,8 @@ from vnp.errors import FeatureError, UsageError, storage_error
 from vnp.export.pt import OURS, WholeDna, plan_pieces, require_memory, write_piece
 from vnp.features.read import Features, Window
 from vnp.files.claims import alone, make_folder, require_free
-from vnp.files.durable import replacing, require_unread, sync_folder, temporary_name
+from vnp.files.durable import replacing, require_unread, sync_folder, temporary_name, write_text
+from vnp.files.hashing import file_sha256
 from vnp.sequences.frames import FRAME_TEXTS
 
 FORMATS = ("pt", "npz", "parquet")
@@ -54,7 +55,8 @@ def export(
 
     ``npz`` and ``parquet`` stream and need little memory; they become ``features.npz`` and ``features.parquet``. A
     file of ``pt`` must fit in memory; there is one a label: ``viral_merged.pt``, ``host_merged.pt`` and
-    ``unlabelled_merged.pt``, because VirNucPro gives all rows of a file one label.
+    ``unlabelled_merged.pt``, because VirNucPro gives all rows of a file one label. Beside them stands their
+    SHA-256, as ``sha256sum -c`` reads it, in ``features.npz.sha256``, ``features.parquet.sha256`` or ``pt.sha256``.
 
     Args:
         features: from ``open_features``.
@@ -84,6 +86,7 @@ def export(
     with alone(folder, "export", [target.name]):
         require_free([target], force=force)
         (write_npz if kind == "npz" else write_parquet)(features, target, progress)
+        _write_sums(folder, target.name, [target])
     return Exported((target,), features.rows, features.width)
 
 
@@ -144,8 +147,13 @@ def _publish(stage: Path, folder: Path, names: Sequence[str]) -> None:
         path.unlink()
     for name in names:
         (half / name).rename(folder / name)
+    _write_sums(folder, "pt", [folder / name for name in names])
     half.rmdir()
     sync_folder(folder)
+
+
+def _write_sums(folder: Path, name: str, paths: Sequence[Path]) -> None:
+    write_text(folder / f"{name}.sha256", "".join(f"{file_sha256(path)}  {path.name}\n" for path in paths))
 
 
 def write_npz(features: Features, path: Path, progress: Callable[[int], None]) -> None:
