@@ -276,7 +276,7 @@ def test_a_disk_that_fails_while_hashing_costs_no_receipt(run: Run, monkeypatch:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
 
     monkeypatch.setattr("vnp.runs.done.reduce.file_sha256", fails)
-    with pytest.raises(StorageError, match=r"reading .*shard-00000\.h5: Stale file handle"):
+    with pytest.raises(StorageError, match=r"reading .*shard-00000\.h5: the network file system has lost it"):
         reduce_run(run, "1664")
     monkeypatch.undo()
     assert reduce_run(run, "1664").fresh
