@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from benchmarks._commands import command, options
 from jobs._cli.speed import WINDOWS, SpeedOptions, speed_options, speed_out
-from jobs._cli.speed_runs import encoders_of, end_to_end_options, measure_runs
+from jobs._cli.speed_runs import END_TO_END, encoders_of, end_to_end_options, measure_runs
 from vnp.encoders.device import choose_device
 from vnp.encoders.models.bare import random_model
 from vnp.encoders.spec import NO_ENCODER
@@ -36,7 +36,7 @@ _VOCABULARY = 4096
 @options.as_json
 def main(encoder_only: bool, **given: Any) -> None:  # noqa: ARG001 - one of the options
     """Time extract from FASTA to sealed shards, with random weights; on a CPU of one layer, unless --full."""
-    own = {name: given.pop(name) for name in ("reads", "read_length", "gpus", "shards", "cold", "scratch")}
+    own = {name: given.pop(name) for name in END_TO_END}
     chosen = SpeedOptions(**given)
     device = choose_device(chosen.device)
     with tempfile.TemporaryDirectory(prefix="vnp-weights-", dir=own["scratch"]) as root:

@@ -15,7 +15,7 @@ from jobs._cli import options
 from jobs._cli.command import command, echo, group
 from jobs._cli.progress import Progress
 from jobs._cli.speed import SpeedOptions, measure_speed, speed_options, speed_out
-from jobs._cli.speed_runs import end_to_end_options, measure_runs
+from jobs._cli.speed_runs import END_TO_END, end_to_end_options, measure_runs
 from vnp.classifier.recipe import RECIPES
 from vnp.errors import InputError, RunExistsError, UsageError
 from vnp.metrics.rules import BEST_FRAME
@@ -252,35 +252,20 @@ def reads(
 @end_to_end_options
 @speed_out
 @options.as_json
-def speed(
-    encoder_only: bool,
-    reads: int | None,
-    read_length: int,
-    gpus: str,
-    shards: int | None,
-    cold: bool,
-    scratch: Path | None,
-    **given: Any,
-) -> None:
+def speed(encoder_only: bool, **given: Any) -> None:
     """Time encoders beside their matrix products alone.
 
     Each row says sequences and tokens a second, the share of the products' rate, peak memory, and the smallest cosine
-    of pooled embeddings to float32. A precision that cannot run says why. With --end-to-end, extract itself is timed.
+    of pooled embeddings to float32. A precision that cannot run says why. With --end-to-end, extract itself is timed,
+    or predict where the model is sixframe.
     """
+    own = {name: given.pop(name) for name in END_TO_END}
     if not encoder_only:
-        measure_runs(
-            SpeedOptions(**given),
-            reads=reads,
-            read_length=read_length,
-            gpus=gpus,
-            shards=shards,
-            cold=cold,
-            scratch=scratch,
-        )
+        measure_runs(SpeedOptions(**given), **own)
         return
-    for name, value in (("reads", reads), ("gpus", gpus), ("shards", shards), ("cold", cold), ("folder", scratch)):
-        if value not in (None, False, "1"):
-            raise UsageError(f"--{name} goes with --end-to-end")
+    for name, value in own.items():
+        if name != "read_length" and value not in (None, False, "1"):
+            raise UsageError(f"--{'folder' if name == 'scratch' else name} goes with --end-to-end")
     measure_speed(SpeedOptions(**given))
 
 

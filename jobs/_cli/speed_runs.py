@@ -36,6 +36,8 @@ _SHARDS_A_GPU = 4
 _CACHES = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
 _LOG_LINES = 12
 
+END_TO_END = ("reads", "read_length", "gpus", "shards", "cold", "scratch")
+"""Names of what ``end_to_end_options`` give to ``measure_runs``."""
 end_to_end_options = together(
     click.option(
         "--encoder-only/--end-to-end",

@@ -115,18 +115,7 @@ class Checkpoint:
         return Scorer(self, device)
 
     def require(self, layout: FeatureLayout, encoders: Mapping[str, Mapping[str, Any]], chunk: int, where: str) -> None:
-        """Make sure that rows are of the kind that this classifier was trained on.
-
-        Args:
-            layout: of the rows.
-            encoders: identities of the encoders that made them, by part.
-            chunk: bases of their chunks.
-            where: what the rows belong to, for the message.
-
-        Raises:
-            LayoutError: the columns are others; the message shows both.
-            FeatureError: the encoders or the chunk are others; the message shows both.
-        """
+        """Make sure that rows are of the kind that it was trained on, as ``Classifier.require`` says."""
         require_kind(self, layout, encoders, chunk, where)
 
     def write(self, path: Path, *, exclusive: bool = False) -> None:
