@@ -168,7 +168,7 @@ def test_what_was_measured_before_it_was_ended_is_there(
     before = signal.getsignal(signal.SIGTERM)
     result = speed("--model", "dnabert_s", "--model", "fastesm2_650", "--out", tmp_path, "--time", 60, *more)
     assert signal.getsignal(signal.SIGTERM) is before
-    assert result.exit_code == 1
+    assert result.exit_code == 130
     (model,) = json.loads((tmp_path / "speed.json").read_text())["models"]
     errors = [row["error"] for row in model["rows"]]
     assert errors[0] is None
@@ -189,7 +189,7 @@ def test_models_before_one_that_was_ended_are_there(
     end_at_second_call(monkeypatch, workloads, "find_model")
     more = ("--json",) if as_json else ()
     result = speed("--model", "dnabert_s", "--model", "fastesm2_650", "--out", tmp_path, "--time", 2, *more)
-    assert result.exit_code == 1
+    assert result.exit_code == 130
     (model,) = json.loads((tmp_path / "speed.json").read_text())["models"]
     assert (model["name"], model["interrupted"]) == ("dnabert_s", False)
     assert not as_json or [each["name"] for each in json.loads(result.stdout)["models"]] == ["dnabert_s"]
@@ -204,7 +204,7 @@ def test_runs_before_one_that_was_ended_are_there(
     end_at_second_call(monkeypatch, end_to_end, "_run")
     options = ("--reads", 3, "--weights", tmp_path / "weights", "--cold", "--out", tmp_path / "out")
     result = speed("--end-to-end", *options, *(("--json",) if as_json else ()))
-    assert result.exit_code == 1
+    assert result.exit_code == 130
     (first,) = json.loads((tmp_path / "out/end_to_end.json").read_text())["runs"]
     assert first["name"] == "cold caches, few reads"
     assert "cold caches, few reads" in result.stdout
