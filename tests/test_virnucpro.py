@@ -234,7 +234,7 @@ class TestReading:
 
     def test_bad_dna_is_named(self, tmp_path: Path) -> None:
         source = fasta(tmp_path / "x.fa", {"a": "ACGT", "b": "AC-T", "c": "ACG"})
-        with pytest.raises(InputError, match="line 3, record 'b': invalid letter '-'"):
+        with pytest.raises(InputError, match="line 3, record 'b': invalid letter - at base 3"):
             extract_dnabert_s(source, model="kmer")
         twice = tmp_path / "y.fa"
         twice.write_text(">a\nACGT\n>a\nACGT\n")

@@ -88,9 +88,9 @@ def test_array_with_a_killed_and_a_failed_task(login_node: LoginNode, box: Box, 
     profile = [f"image = '{box.path}'", f"binds = ['{FAULTS}']"]
     case = Case(login_node, tmp_path / "case", reads, "run", profile)
     case.fault("1.1.kill", "3.1.exit")
+    script = case.start("extract", 4, "--dry-run")
     said = case.start("extract", 4)
     assert "4 tasks" in said
-    script = next((case.run / "logs").glob("*_submission.sh")).read_text()
     assert "apptainer exec --bind " in script
     assert f" --bind {case.run} " in script
 

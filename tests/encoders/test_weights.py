@@ -371,7 +371,7 @@ def test_a_missing_extra_or_misshapen_tensor_is_one_message(fault: str, tmp_path
     assert name in str(caught.value)
 
 
-def test_devices_and_precisions() -> None:
+def test_devices_and_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.cuda.is_available():
         assert choose_device("auto") == torch.device("cpu")
         with pytest.raises(EncoderError, match="sees no GPU"):
@@ -380,7 +380,16 @@ def test_devices_and_precisions() -> None:
     with pytest.raises(UsageError, match="'tpu'"):
         choose_device("tpu")
     assert [choose_precision(name, torch.device("cpu")) for name in ("auto", "bf16")] == ["fp32", "bf16"]
-    assert choose_precision("auto", torch.device("cuda", 0)) == "fp16"
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "a GPU")
+    for capability, precision in (((7, 5), "fp16"), ((9, 0), "bf16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device, found=capability: found)
+        assert choose_precision("auto", gpu) == "fp16"
+        assert choose_precision("auto", gpu, "bf16") == precision
+    assert choose_precision("bf16", gpu) == "bf16"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (7, 5))
+    with pytest.raises(EncoderError, match="has no bf16"):
+        choose_precision("bf16", gpu)
     with pytest.raises(UsageError, match="fp4"):
         load("kmer", molecule="dna", precision="fp4")
 

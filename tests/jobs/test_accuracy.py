@@ -310,7 +310,7 @@ def test_an_interrupted_comparison_goes_on_and_another_does_not_take_its_place(
     words = (folder / "poor.h5", f"old={folder / 'good.h5'}@{folder / 'model.pth'}", "--out", tmp_path / "out")
     with monkeypatch.context() as stopped:
         stopped.setattr("vnp.comparison.contest._compare", stop)
-        assert accuracy(*words).exit_code == 1
+        assert accuracy(*words).exit_code == 130
     before = contents(tmp_path / "out")
     assert {"contest.json", "split.tsv", "models/poor.pth"} <= before.keys()
     for other in (("--seed", "1"), ("--rule", "mean"), ("--split", folder / "model.split.tsv")):

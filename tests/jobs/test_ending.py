@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -51,6 +51,15 @@ ERRORS: list[tuple[BaseException, int, str]] = [
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "nohup"}
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Let no signal be ignored because whoever started the tests, such as nohup, ignores it."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def ended(command: click.Command, act: Callable[[], object]) -> Result:
     """Run a command that does something else, without its options."""
 
@@ -76,6 +85,7 @@ def test_every_command_ends_with_one_message(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.usefixtures("heard")
 def test_every_command_tells_which_signal_ended_it(name: str) -> None:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number, words in SIGNALS.items():

@@ -289,7 +289,7 @@ class TestPlan:
         assert again.request == run.request
         with pytest.raises(RunExistsError, match="chunk: 300 there, 400 asked"):
             start_run(ask(read_inputs([own]), chunk=400), tmp_path / "run")
-        with pytest.raises(RunExistsError, match="inputs"):
+        with pytest.raises(RunExistsError, match=r"input 1, .*dataset\.fna\.gz there, which holds something else"):
             start_run(ask([own / "dataset.fna.gz"]), tmp_path / "run")
         change_table(own, lambda columns: columns.update(split=["train"] * len(columns["split"])))
         with pytest.raises(
