@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import click
 
@@ -97,9 +97,7 @@ class Command(click.Command):
                 self._do(ctx)
             require_written()
         except KeyboardInterrupt as error:
-            ended = error if isinstance(error, EndedError) else EndedError(signal.SIGINT)
-            _say(f"{ended}. What is finished is safe; give the same command again to go on")
-            ctx.exit(SIGNALLED + ended.number)
+            _tell_ended(ctx, error)
         except ModuleNotFoundError as error:
             library = (error.name or "").partition(".")[0]
             if library in ("", "vnp", "jobs"):
@@ -112,7 +110,9 @@ class Command(click.Command):
         except Exception as error:
             told = self._mendable(error)
             if told is None:
-                raise
+                if (interrupt := _interrupt_behind(error)) is None:
+                    raise
+                _tell_ended(ctx, interrupt)
             _say(told)
             ctx.exit(told.exit_code)
 
@@ -142,6 +142,21 @@ class Command(click.Command):
         if found is None and isinstance(error, OSError) and error.errno is not None:
             return storage_error(error, error.filename or self.name or "vnp")
         return found
+
+
+def _tell_ended(ctx: click.Context, interrupt: KeyboardInterrupt) -> NoReturn:
+    ended = interrupt if isinstance(interrupt, EndedError) else EndedError(signal.SIGINT)
+    _say(f"{ended}. What is finished is safe; give the same command again to go on")
+    ctx.exit(SIGNALLED + ended.number)
+
+
+def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The interruption in whose wake a library failed, as torch does where a file that it writes is left half done."""
+    if isinstance(error, click.exceptions.Exit):
+        return None
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
 
 
 def command(example: str, group: click.Group | None = None) -> Callable[[Callable[..., Any]], Command]:
