@@ -61,7 +61,8 @@ def main(
     from vnp.files.claims import alone, make_folder, require_free
     from vnp.finetune.crops import DeviceGenomes
     from vnp.finetune.folder import CONFIG, METRICS, PLOT, WEIGHTS, draw_training, write_folder
-    from vnp.finetune.loop import LOG, STATE, Pace, train
+    from vnp.finetune.loop import train
+    from vnp.finetune.pace import LOG, STATE, Pace
     from vnp.finetune.prepare import prepare
     from vnp.finetune.recipe import SET_ASIDE, Recipe
 

@@ -102,7 +102,7 @@ def _encoder(molecule: Molecule, title: str) -> Callable[[_Function], _Function]
         f"--{molecule}",
         default=DEFAULTS[molecule],
         callback=lambda _context, _option, name: None if more and name == NO_ENCODER else name,
-        help=f"{title} encoder: {there}{more}.",
+        help=f"{title} encoder: {there}, or the folder of a model{more}.",
     )
 
 

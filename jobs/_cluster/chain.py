@@ -110,7 +110,8 @@ def plan_and_shards(options: RunOptions, root: Path, executor: Executor, *, forc
     clear(paths, force=force)
     paths.logs.mkdir(parents=True, exist_ok=True)
     write_record(paths.options, options, seal="digest")
-    binds = (*input_paths(options), *(_weights(options.weights) if options.needs_weights else ()))
+    folders = [Path(folder) for folder in options.folders.values()]
+    binds = (*input_paths(options), *folders, *(_weights(options.weights) if options.needs_weights else ()))
     numbers = tuple(range(options.shards))
     return (
         Job(root, _name(root, "plan"), plan_task, binds=binds),
@@ -135,7 +136,7 @@ def shards(run: Run, numbers: Sequence[int], report: Callable[[float], str] | No
     request = run.request
     weights = _weights(Path(request.weights) if request.weights else None) if request.needs_weights else []
     gpu = request.needs_weights and request.device != "cpu"
-    binds = [*(Path(entry.path) for entry in request.inputs), *weights]
+    binds = [*(Path(entry.path) for entry in request.inputs), *map(Path, request.folders.values()), *weights]
     if request.classifier is not None and (path := request.classifier.path) is not None:
         binds.append(path)
     job = _shards(run.paths.root, numbers, gpu, tuple(binds))

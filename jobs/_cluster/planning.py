@@ -19,7 +19,8 @@ from jobs._cluster.executor import Executor, require_idle
 from jobs._cluster.image import run_in_image
 from jobs._cluster.profile import KINDS, Profile, load_profile
 from jobs._cluster.worker import SAFELY
-from vnp.encoders.weights.folders import weights_root
+from vnp.encoders.spec import MOLECULES, registered
+from vnp.encoders.weights.folders import folder_named, weights_root
 from vnp.errors import UsageError, VnpError
 from vnp.files.records import from_json, parse_json, to_json
 from vnp.runs.done.status import RunStatus, run_status
@@ -58,7 +59,12 @@ def run_options(
     else:
         for warning in lost_tables(files):
             echo(warning, err=True)
-    options = RunOptions(files=tuple(files), shards=shards, cluster=executor.asked, **encoding)
+    folders: dict[str, str] = {
+        molecule: str(folder.absolute())
+        for molecule in MOLECULES
+        if (name := encoding.get(molecule)) and not registered(name) and (folder := folder_named(name))
+    }
+    options = RunOptions(files=tuple(files), shards=shards, cluster=executor.asked, **{**encoding, **folders})
     options.check()
     if executor.waits and options.device == "auto" and options.needs_gpu:
         import torch
@@ -115,6 +121,7 @@ def make_plan(
     # It must be there to be bound.
     root.mkdir(parents=True, exist_ok=True)
     paths = [root, *input_paths(options)]
+    paths += [Path(folder) for folder in options.folders.values()]
     if options.needs_weights and weights_root(options.weights).exists():
         paths.append(weights_root(options.weights))
     try:

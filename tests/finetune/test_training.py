@@ -18,7 +18,8 @@ from vnp.errors import EncoderError, FeatureError, WeightsError
 from vnp.finetune.crops import Crops, DeviceGenomes
 from vnp.finetune.folder import CONFIG, METRICS, WEIGHTS, draw_training, read_folder, write_folder
 from vnp.finetune.genomes import Genomes
-from vnp.finetune.loop import LOG, STATE, Pace, learning_rate, losses, train
+from vnp.finetune.loop import losses, train
+from vnp.finetune.pace import LOG, STATE, Pace, learning_rate
 
 CPU = torch.device("cpu")
 PACE = Pace(log=3, save=4, watch=6, windows=10)

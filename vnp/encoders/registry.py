@@ -12,11 +12,10 @@ from jaxtyping import Float32, Int64
 
 from vnp.encoders.measured import require_fp8_record
 from vnp.encoders.spec import EncoderSpec
-from vnp.encoders.spec import spec as lookup
 from vnp.encoders.tokens.tokenizers import load_tokenizer
-from vnp.encoders.weights.folders import config_family, config_width, find_folder, read_config
+from vnp.encoders.weights.folders import find_folder, locate, read_config, spec_of_folder
 from vnp.encoders.weights.lock import resolve
-from vnp.errors import UsageError, WeightsError
+from vnp.errors import UsageError
 
 PRECISIONS = ("auto", "fp16", "bf16", "fp32", "fp8")
 
@@ -71,7 +70,7 @@ def load(
     """Make an encoder ready. Never touches the network.
 
     Args:
-        name: such as ``fastesm2_650``.
+        name: such as ``fastesm2_650``, or the folder of a model, as in ``locate``.
         molecule: ``dna`` or ``protein``; needed for ``kmer``, which exists for both.
         weights: folder of this model, or one with a folder an encoder; default as in ``weights_root``.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
@@ -88,12 +87,12 @@ def load(
         WeightsError: the weights are missing, damaged or not the pinned ones.
         EncoderError: the device is not there, or ``doctor --fp8`` did not allow 8 bits for these weights.
     """
-    spec = lookup(name, molecule)
+    spec, given = locate(name, molecule, weights)
     check_precision(precision)
     if not spec.needs_weights:
         encoder: Encoder = spec.family.load_model()(spec.molecule)
         return encoder
-    folder = find_folder(spec, weights)
+    folder = find_folder(spec, given or weights)
     resolved = resolve(spec, folder)
     return _build(resolved, folder, device, _allowed(precision, resolved, folder), token_budget, "auto")
 
@@ -126,7 +125,8 @@ def from_folder(
     """
     check_precision(precision)
     folder = Path(folder)
-    return _build(resolve(_folder_spec(folder), folder), folder, device, precision, token_budget, attention)
+    spec = resolve(spec_of_folder(folder, pinned=False), folder)
+    return _build(spec, folder, device, precision, token_budget, attention)
 
 
 def describe(
@@ -149,11 +149,11 @@ def describe(
         WeightsError: the weights are missing, damaged or not the pinned ones.
         EncoderError: ``doctor --fp8`` did not allow 8 bits for these weights.
     """
-    spec = lookup(name, molecule)
+    spec, given = locate(name, molecule, weights)
     check_precision(precision)
     if not spec.needs_weights:
         return _identity(spec, "fp32")
-    folder = find_folder(spec, weights)
+    folder = find_folder(spec, given or weights)
     resolved = resolve(spec, folder, full=full)
     return _identity(resolved, _allowed(precision, resolved, folder))
 
@@ -167,7 +167,7 @@ def identity(encoder: Encoder) -> dict[str, object]:
     Returns:
         JSON values: name, molecule, width, pooling, hub id, revision, precision; SHA-256 of each weight file,
         of the configuration and of the tokenizer; for an encoder without weights, the version of its
-        algorithm.
+        algorithm; for one that was fine-tuned, ``trained_on``, the SHA-256 of the table of units that it saw.
     """
     return _identity(encoder.spec, encoder.precision)
 
@@ -223,17 +223,10 @@ def _build(
     return encoder
 
 
-def _folder_spec(folder: Path) -> EncoderSpec:
-    config = read_config(folder)
-    family = config_family(config, folder)
-    width = config_width(config)
-    if not isinstance(width, int) or width < 1:
-        raise WeightsError(f"{folder / 'config.json'}: hidden_size is {width!r}, not a number of columns")
-    return EncoderSpec(folder.resolve().name, family.molecule, width, family)
-
-
 def _identity(spec: EncoderSpec, precision: str) -> dict[str, object]:
+    tuned = {} if spec.trained_on is None else {"trained_on": spec.trained_on}
     return {
+        **tuned,
         "name": spec.name,
         "molecule": spec.molecule,
         "width": spec.width,

@@ -122,6 +122,8 @@ class EncoderSpec:
     weights: Mapping[str, str] = field(default_factory=dict, hash=False)
     config_digest: str | None = None  # SHA-256 of the configuration, once seen
     tokenizer_digest: str | None = None  # SHA-256 of the tokenizer, once seen
+    # SHA-256 of the table of units that it was fine-tuned on, where it was; see ``weights.provenance``
+    trained_on: str | None = None
 
     @property
     def needs_weights(self) -> bool:
@@ -202,10 +204,15 @@ def spec(name: str, molecule: str | None = None) -> EncoderSpec:
         UsageError: there is none; the message lists those there are.
     """
     known = tuple(dict.fromkeys(one.name for one in _ALL)) if molecule is None else names(molecule)
-    found = [one for one in _ALL if one.name == name and molecule in (None, one.molecule)]
+    found = registered(name, molecule)
     if not found:
         kind = "" if molecule is None else f"{molecule} "
         raise UsageError(f"no {kind}encoder is called {name!r}; there are: {', '.join(known)}")
     if len(found) > 1:
         raise UsageError(f"the encoder {name!r} exists for DNA and for protein; say which (molecule=...)")
     return found[0]
+
+
+def registered(name: str, molecule: str | None = None) -> list[EncoderSpec]:
+    """The encoders of a name, one a molecule; none where it is of no registered one, but may be a folder's."""
+    return [one for one in _ALL if one.name == name and molecule in (None, one.molecule)]

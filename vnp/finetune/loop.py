@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -18,34 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - as everybody calls it
 
 from vnp.encoders.models.sixframe import KINDS, VIRAL_KINDS, SixFrame, codon_ids, viral_logit
-from vnp.errors import EncoderError, FeatureError
 from vnp.files.hashing import json_sha256
-from vnp.files.records import parse_json
-from vnp.files.tensors import load_tensors, save_tensors
+from vnp.files.tensors import save_tensors
 from vnp.finetune.crops import Crops, CropSampler, DeviceGenomes
 from vnp.finetune.genomes import PROKARYOTES, TRAIN, Genomes
 from vnp.finetune.measure import looks_viral, watch
+from vnp.finetune.pace import LOG, STATE, Log, Pace, adamw, be_reproducible, damage, learning_rate, read_state
 
-STATE = "state.pt"
-LOG = "log.jsonl"
 _FADE_IN = 20.0  # steps in which the average follows the weights more closely
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How often something is done besides training.
-
-    Attributes:
-        log: steps between lines of the log.
-        save: steps between states that a killed training goes on from.
-        watch: steps between looks at the validation units.
-        windows: of each label and length in one of those looks.
-    """
-
-    log: int = 200
-    save: int = 1000
-    watch: int = 2000
-    windows: int = 1500
 
 
 def train(
@@ -75,13 +50,13 @@ def train(
         FeatureError: the state in the folder is of another training.
     """
     pace = pace or Pace()
-    _be_reproducible()
+    be_reproducible()
     identity = json_sha256({"recipe": recipe.to_json(), "genomes": genomes.digest()})
     torch.manual_seed(recipe.seed)
     network = SixFrame(recipe.network).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = SixFrame(recipe.network).to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     average.load_state_dict(network.state_dict())
-    optimiser = _optimiser(network, recipe)
+    optimiser = adamw(network.parameters(), recipe.rate, recipe.decay)
     pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
     slow = [one for one, _ in pairs if one.is_floating_point()]
     fast = [other for one, other in pairs if one.is_floating_point()]
@@ -92,7 +67,7 @@ def train(
         held.ignore(aside[0])
         sampler.adopt(aside[1])
     searches = {round(part * recipe.steps): logit for part, logit in recipe.set_aside.items()}
-    log = _Log(folder / LOG, step)
+    log = Log(folder / LOG, step)
     half = device.type == "cuda"
     network.train()
     started, first = time.perf_counter(), step
@@ -122,7 +97,7 @@ def train(
             say(f"step {step}: {int(aside[0][:, 1].sum()):,} bases of hosts look viral and are set aside")
         if step % pace.log == 0 or step == recipe.steps:
             speed = (step - first) * recipe.bases / 1e6 / (time.perf_counter() - started)
-            say(log.write(step, rate, speed))
+            say(f"{log.write(step, rate)}, {speed:.1f} Mb/s")
         if step % pace.watch == 0 and step < recipe.steps:
             found = watch(average, held, pace.windows)
             log.note({"step": step, "validation": found})
@@ -130,12 +105,6 @@ def train(
         if step % pace.save == 0 or step == recipe.steps:
             _save(folder / STATE, identity, step, aside, network, average, optimiser)
     return average  # type: ignore[no-any-return]
-
-
-def learning_rate(step: int, recipe: Any) -> float:
-    """Rise in a straight line, then fall as a cosine (Loshchilov and Hutter, ICLR 2017)."""
-    rise = min(1.0, (step + 1) / recipe.warm_up)
-    return float(recipe.rate * rise * (0.5 + 0.5 * math.cos(math.pi * step / recipe.steps)))
 
 
 def losses(logits: Tensor, crops: Crops, recipe: Any) -> tuple[Tensor, Tensor]:
@@ -158,21 +127,6 @@ def losses(logits: Tensor, crops: Crops, recipe: Any) -> tuple[Tensor, Tensor]:
     weight = weight / weight.sum().clamp(min=1)
     binary = (binary * weight).sum()
     return binary + recipe.kind_weight * (among * weight).sum(), binary.detach()
-
-
-def _optimiser(network: SixFrame, recipe: Any) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, ICLR 2019), which leaves biases and normalisations without decay."""
-    wide = [weight for weight in network.parameters() if weight.ndim > 1]
-    narrow = [weight for weight in network.parameters() if weight.ndim <= 1]
-    groups = [{"params": wide, "weight_decay": recipe.decay}, {"params": narrow, "weight_decay": 0.0}]
-    fused = next(network.parameters()).is_cuda
-    return torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98), fused=fused)
-
-
-def _be_reproducible() -> None:
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
 
 
 def _save(
@@ -203,47 +157,11 @@ def _restore(
     optimiser: torch.optim.AdamW,
     device: torch.device,
 ) -> tuple[int, list[np.ndarray]]:
-    if not path.exists():
+    state = read_state(path, identity, device)
+    if state is None:
         return 0, []
-    try:
-        state = load_tensors(path, device)
-        if state["identity"] != identity:
-            raise FeatureError(f"{path} is of another training; remove it, or choose another --out")
+    with damage(path):
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
-    except (OSError, RuntimeError, LookupError, ValueError, TypeError, EOFError, UnpicklingError) as error:
-        raise FeatureError(f"{path} is damaged; remove it to begin again") from error
     return int(state["step"]), [runs.cpu().numpy() for runs in state["aside"]]
-
-
-class _Log:
-    """Lines of JSON; what a killed training wrote behind its last state is cut off."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        self.seen: list[tuple[int, Tensor]] = []
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if parse_json(line)["step"] <= step]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-    def add(self, length: int, loss: Tensor) -> None:
-        self.seen.append((length, loss))
-
-    def note(self, entry: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-
-    def write(self, step: int, rate: float, speed: float) -> str:
-        """Write the mean loss since the last time, over all crops and for each length."""
-        values = torch.stack([loss for _, loss in self.seen]).tolist()
-        if not all(map(math.isfinite, values)):
-            raise EncoderError(f"the loss is not a number any more at step {step}; train with a smaller --rate")
-        by_length: dict[int, list[float]] = {}
-        for (length, _), value in zip(self.seen, values, strict=True):
-            by_length.setdefault(length, []).append(value)
-        self.seen = []
-        means = {str(length): round(float(np.mean(one)), 5) for length, one in sorted(by_length.items())}
-        loss = float(np.mean(values))
-        self.note({"step": step, "loss": round(loss, 5), "rate": rate, "by_length": means})
-        return f"step {step}: loss {loss:.4f}, {speed:.1f} Mb/s"

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from vnp import __version__
+from vnp.encoders.spec import registered
 from vnp.encoders.spec import spec as encoder_spec
 from vnp.errors import RunError, UsageError, storage_error
 from vnp.features import FEATURES_NAME, RUN_NAME
@@ -47,6 +48,10 @@ class RunPaths:
         self.inputs = root / "inputs"  # what came by standard input
         self.features = root / FEATURES_NAME
         self.skipped = root / "skipped.tsv"
+
+    def seen(self, molecule: str) -> Path:
+        """Which units the encoder of a molecule was fine-tuned on, where it was."""
+        return self.root / f"{molecule}.split.tsv"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RunPaths) and other.root == self.root
@@ -216,13 +221,14 @@ class Request:
     created: str  # UTC, ISO 8601
     classifier: ClassifierChoice | None = None  # shards hold its scores; None where they hold rows
     keep_embeddings: bool = False  # shards hold rows beside scores
+    folders: dict[str, str] = field(default_factory=dict)  # of the encoder of a molecule, where it is no registered one
 
     # Asked for once a shard, over ten thousand shards.
     @cached_property
     def digest(self) -> str:
         """SHA-256 of what decides the features; a block, shard or receipt of another digest is not this run's."""
         decisive = asdict(self)
-        for name in ("versions", "created", "weights", "device", "cluster"):
+        for name in ("versions", "created", "weights", "folders", "device", "cluster"):
             del decisive[name]
         for planned in decisive["inputs"]:
             for name in ("mtime_ns", "inode", "ctime_ns"):
@@ -243,7 +249,9 @@ class Request:
     @property
     def shortest(self) -> int | None:
         """Bases of the shortest chunk that is a row; None where rows are open frames."""
-        return None if self.protein is not None else encoder_spec(self.dna.name, "dna").shortest
+        if self.protein is not None:
+            return None
+        return next((one.shortest for one in registered(self.dna.name, "dna")), 1)
 
     @property
     def beside(self) -> int | None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from shlex import quote
 
 import vnp
-from vnp.encoders.spec import TRAINED, EncoderSpec, Family
-from vnp.errors import WeightsError
+from vnp.encoders.spec import SIXFRAME, TRAINED, EncoderSpec, Family, registered, spec
+from vnp.errors import UsageError, WeightsError
 from vnp.files.machine import cache_folder
 from vnp.files.records import read_json
 
@@ -53,6 +53,72 @@ def weights_root(given: Path | None = None) -> Path:
     if os.environ.get("VNP_WEIGHTS"):
         return Path(os.environ["VNP_WEIGHTS"]).expanduser()
     return cache_folder("weights")
+
+
+def locate(name: str, molecule: str | None = None, weights: Path | None = None) -> tuple[EncoderSpec, Path | None]:
+    """What an encoder is, by its name or by the folder that it lies in.
+
+    A folder that holds a ``sixframe`` network is ``sixframe`` with other weights. One that is called as a registered
+    encoder of its kind is held to the pins of that. Any other is an encoder of its own, called after its folder.
+
+    Args:
+        name: of a registered encoder, of a folder in the folder of weights, or the path of a folder.
+        molecule: what it is to read; None where the name says.
+        weights: as in ``find_folder``.
+
+    Returns:
+        Its facts, and its folder where it is not a registered encoder.
+
+    Raises:
+        UsageError: there is none, or it reads the other molecule.
+        WeightsError: the folder does not hold a model that can be run.
+    """
+    if registered(name, molecule):
+        return spec(name, molecule), None
+    folder = folder_named(name)
+    if folder is None and (weights_root(weights) / name / CONFIG_NAME).is_file():
+        folder = weights_root(weights) / name
+    if folder is None:
+        try:
+            return spec(name, molecule), None
+        except UsageError as error:
+            raise UsageError(f"{error}; or name a folder with {CONFIG_NAME} and weights") from None
+    found = spec_of_folder(folder)
+    if molecule is not None and found.molecule != molecule:
+        raise UsageError(f"{folder} holds a {found.family.title} model, which reads {found.molecule}: use another one")
+    return found, folder
+
+
+def folder_named(name: str) -> Path | None:
+    """The folder that a name means where it is a path and no encoder's name."""
+    if registered(name):
+        return None
+    path = Path(name).expanduser()
+    return path if "/" in name or name in (".", "..") or (path / CONFIG_NAME).is_file() else None
+
+
+def spec_of_folder(folder: Path, *, pinned: bool = True) -> EncoderSpec:
+    """What the model in a folder is, by its ``config.json``.
+
+    Args:
+        folder: of the model.
+        pinned: a folder called as a registered encoder is held to be that.
+
+    Raises:
+        WeightsError: it is none that can be run.
+    """
+    config = read_config(folder)
+    family = config_family(config, folder)
+    if family is SIXFRAME:
+        return spec(family.name, family.molecule)
+    name = folder.resolve().name
+    for known in registered(name, family.molecule) if pinned else ():
+        if known.family is family:
+            return known
+    width = config_width(config)
+    if not isinstance(width, int) or width < 1:
+        raise WeightsError(f"{folder / CONFIG_NAME}: hidden_size is {width!r}, not a number of columns")
+    return EncoderSpec(name, family.molecule, width, family)
 
 
 def find_folder(spec: EncoderSpec, weights: Path | None = None) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vnp.encoders.spec import SIXFRAME, EncoderSpec
+from vnp.encoders.spec import SIXFRAME, EncoderSpec, registered
 from vnp.encoders.tokens.tokenizers import tokenizer_digest
 from vnp.encoders.weights.folders import (
     CONFIG_NAME,
@@ -22,6 +22,7 @@ from vnp.encoders.weights.folders import (
     read_config,
     weight_files,
 )
+from vnp.encoders.weights.provenance import trained_on
 from vnp.errors import WeightsError
 from vnp.files.hashing import remembered_sha256
 from vnp.files.records import read_record, write_record
@@ -95,9 +96,12 @@ def find_lock(name: str, folder: Path) -> LockedEncoder | None:
     """
     # Beside the folder as it was named, and beside what a link leads to.
     for place in (folder, folder.parent, folder.resolve().parent):
-        entry = read_lock(place).get(name)
-        if entry is not None:
-            return entry
+        entries = read_lock(place)
+        if name in entries:
+            return entries[name]
+        if place == folder and len(entries) == 1 and not registered(name):
+            # A folder of its own that was called otherwise when it was written.
+            return next(iter(entries.values()))
     return None
 
 
@@ -113,6 +117,8 @@ def verify(spec: EncoderSpec, folder: Path, *, full: bool = False) -> dict[str, 
     entry = find_lock(spec.name, folder)
     used = weight_files(folder, spec.pins)
     again = f"fetch it again: python -m jobs.fetch {spec.name}"
+    if spec.hub_id is None:
+        again = "bring it back, or make it again"
     if spec.family is SIXFRAME:
         again = "install vnp again" if folder == bundled_folder(spec) else "bring it back, or train it again"
     if spec.pins and set(used) != set(spec.pins):
@@ -217,4 +223,5 @@ def resolve(spec: EncoderSpec, folder: Path, *, full: bool = False) -> EncoderSp
         weights=verify(spec, folder, full=full),
         config_digest=config,
         tokenizer_digest=tokenizer,
+        trained_on=trained_on(folder),
     )

@@ -162,7 +162,7 @@ def _import_libraries() -> None:
 def _load(request: Request, molecule: str) -> Encoder:
     choice = request.encoders[molecule]
     encoder = load(
-        choice.name,
+        request.folders.get(molecule, choice.name),
         molecule=molecule,
         weights=None if request.weights is None else Path(request.weights),
         device=request.device,

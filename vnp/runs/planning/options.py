@@ -6,8 +6,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from vnp.encoders.spec import DEFAULTS, EncoderSpec
-from vnp.encoders.spec import spec as encoder_spec
+from vnp.encoders.spec import DEFAULTS, MOLECULES, EncoderSpec, registered
+from vnp.encoders.weights.folders import locate
 from vnp.errors import RunExistsError, UsageError, storage_error
 from vnp.files.claims import LOCKS, standing
 from vnp.files.durable import final_path, remove_temporaries
@@ -30,8 +30,8 @@ class RunOptions:
     files: tuple[InputFile, ...]
     shards: int = 1  # how many pieces
     chunk: int | None = None  # bases; None is ``default_chunk``, or with datasets the bases of their longest record
-    dna: str = DEFAULTS["dna"]  # name of the DNA encoder
-    protein: str | None = DEFAULTS["protein"]  # name of the protein encoder; None makes each chunk a row
+    dna: str = DEFAULTS["dna"]  # name of the DNA encoder, or its folder
+    protein: str | None = DEFAULTS["protein"]  # that of the protein encoder; None makes each chunk a row
     precision: str = "auto"  # ``auto``, ``fp16``, ``bf16``, ``fp32`` or ``fp8``
     store: str = "float16"  # dtype of the stored numbers
     prefix_ids: bool = False  # put each input's name in front of its records' names
@@ -77,8 +77,25 @@ class RunOptions:
         Raises:
             UsageError: there is no such encoder.
         """
+        return {molecule: found for molecule, (found, _) in self._located().items()}
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """The absolute folder of each encoder that is no registered one, by molecule."""
+        return {molecule: str(folder.absolute()) for molecule, (_, folder) in self._located().items() if folder}
+
+    @property
+    def _named(self) -> dict[str, str]:
         both = {"dna": self.dna, "protein": self.protein}
-        return {molecule: encoder_spec(name, molecule) for molecule, name in both.items() if name is not None}
+        return {molecule: name for molecule, name in both.items() if name is not None}
+
+    def _located(self) -> dict[str, tuple[EncoderSpec, Path | None]]:
+        return {
+            molecule: (registered(name, molecule)[0], None)
+            if registered(name, molecule)
+            else locate(name, molecule, self.weights)
+            for molecule, name in self._named.items()
+        }
 
     def encoders(self) -> dict[str, EncoderChoice]:
         """The encoder of each molecule that is embedded, with its identity, found without loading it.
@@ -90,12 +107,11 @@ class RunOptions:
         # Here, because it loads numpy, which a login node may not have.
         from vnp.encoders.registry import describe
 
-        return {
-            molecule: EncoderChoice(
-                one.name, self.precision, dict(describe(one.name, molecule, self.weights, self.precision))
-            )
-            for molecule, one in self.specs.items()
-        }
+        found = {}
+        for molecule, name in self._named.items():
+            identity = dict(describe(name, molecule, self.weights, self.precision))
+            found[molecule] = EncoderChoice(str(identity["name"]), self.precision, identity)
+        return found
 
     @property
     def shortest(self) -> int | None:
@@ -175,4 +191,5 @@ def _require_nobody_at_work(paths: RunPaths) -> None:
 
 
 def _results(paths: RunPaths) -> list[Path]:
-    return [paths.request, paths.features, paths.skipped, paths.shards, paths.receipts, paths.parts]
+    units = [paths.seen(molecule) for molecule in MOLECULES]
+    return [paths.request, paths.features, paths.skipped, *units, paths.shards, paths.receipts, paths.parts]

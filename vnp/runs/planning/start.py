@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vnp.encoders.spec import NO_ENCODER
+from vnp.encoders.weights.provenance import UNITS
 from vnp.errors import RunExistsError
 from vnp.files.claims import alone, make_folder
+from vnp.files.durable import replacing
 from vnp.runs.done.receipts import now
 from vnp.runs.planning.options import RunOptions, clear, require_free
 from vnp.runs.planning.plan import check_inputs, check_tables, moved_to, write_plan
@@ -71,6 +74,7 @@ def start_run(
         shards = found.marks.cut(options.shards)
         plan_sha256 = write_plan(paths.plan, shards, found.selections, found.blocks)
         request = make_request(options, encoders, found, len(shards), plan_sha256)
+        _copy_units(request.folders, paths)
         request.write(paths.request)
     return Run(paths, request), False
 
@@ -89,6 +93,7 @@ def _find(root: Path, options: RunOptions, encoders: Mapping[str, EncoderChoice]
         inputs=inputs,
         device=options.device,
         weights=_folder(options),
+        folders=options.folders,
         cluster=options.cluster,
         classifier=options.classifier,
     )
@@ -130,7 +135,17 @@ def make_request(
         created=now(),
         classifier=options.classifier,
         keep_embeddings=options.keep_embeddings,
+        folders=options.folders,
     )
+
+
+def _copy_units(folders: Mapping[str, str], paths: RunPaths) -> None:
+    """Keep beside the features which units their encoders were fine-tuned on, wherever the encoders go."""
+    for molecule, folder in folders.items():
+        units = Path(folder) / UNITS
+        if units.is_file():
+            with replacing(paths.seen(molecule)) as temporary:
+                shutil.copyfile(units, temporary)
 
 
 def _require_same(run: Run, options: RunOptions, encoders: Mapping[str, EncoderChoice]) -> tuple[PlannedInput, ...]:
