@@ -16,6 +16,7 @@ from jobs.predict import main as predict
 from vnp.encoders.models.sixframe import KINDS, VIRAL_KINDS
 from vnp.metrics.presets import presets_from_json
 from vnp.native.model import FOLDER
+from vnp.sequences.record import reverse_complement
 
 WRITTEN = ["predictions.tsv", "chunks.tsv", "viral.fna"]
 
@@ -38,7 +39,8 @@ def bases(size: int, seed: int = 0) -> str:
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("odd") / "odd.fna"
     records = {
-        "long": bases(2301),
+        "long": bases(2271) + bases(2271)[:30],  # a circle, of two windows
+        "inverted": bases(150, 5) + reverse_complement(bases(150, 5).encode()).decode()[-40:],
         "window": bases(2000, 1),
         "closed": "TAATTAATTAA" * 12,
         "least": bases(100, 2),
@@ -63,7 +65,7 @@ def done(odd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_record_of_a_hundred_bases_has_a_call(done: Path) -> None:
     found = {row["name"]: row for row in table(done / "predictions.tsv")}
     presets = presets_from_json(json.loads((FOLDER / "config.json").read_text())["presets"])
-    windows = {"long": 2, "window": 1, "closed": 1, "least": 1, "some": 1}
+    windows = {"long": 2, "inverted": 1, "window": 1, "closed": 1, "least": 1, "some": 1}
     for name, count in windows.items():
         row = found[name]
         said = [row[column] for column in ("n_chunks", "n_scored", "scored_by", "reason")]
@@ -77,15 +79,24 @@ def test_every_record_of_a_hundred_bases_has_a_call(done: Path) -> None:
         assert row["reason"] == reason
         assert row["call"] == row["kind"] == row["scored_by"] == row["probability"] == row["fdr"] == ""
     assert found["protein"]["reason"].startswith("looks like protein")
-    assert len(found) == 9
+    ends = {name: (row["topology"], row["terminal_repeat"]) for name, row in found.items()}
+    assert len(found) == 10
+    assert ends == dict.fromkeys(found, ("linear", "0")) | {
+        "long": ("circular", "30"),
+        "closed": ("circular", "66"),
+        "inverted": ("inverted_repeats", "40"),
+        "protein": ("", "0"),
+        "empty": ("", "0"),
+    }
     chunks = [(row["record"], row["start"], row["end"]) for row in table(done / "chunks.tsv")]
-    assert (chunks[0], chunks[2]) == (("long", "0", "2000"), ("window", "0", "2000"))
+    assert (chunks[0], chunks[3]) == (("long", "0", "2000"), ("window", "0", "2000"))
     assert (chunks[1][0], chunks[1][2]) == ("long", "2301")
     assert not (done / "frames.tsv").exists()
 
 
-def test_any_number_of_shards_gives_the_same_bytes(done: Path, odd: Path, tmp_path: Path) -> None:
-    assert call(odd, "--out", tmp_path / "calls", "--shards", 4).exit_code == 0
+@pytest.mark.parametrize("words", [[], ["--keep-embeddings"]], ids=["scores", "rows"])
+def test_any_number_of_shards_gives_the_same_bytes(words: list[str], done: Path, odd: Path, tmp_path: Path) -> None:
+    assert call(odd, "--out", tmp_path / "calls", "--shards", 4, *words).exit_code == 0
     for name in WRITTEN:
         assert (tmp_path / "calls" / name).read_bytes() == (done / name).read_bytes(), name
 

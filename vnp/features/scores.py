@@ -21,8 +21,9 @@ from jaxtyping import Float32, Int8, Int32, Int64
 from vnp.errors import FeatureError
 from vnp.features.hdf5 import WIDEST_FIXED, as_array, as_bytes, column_type, guarded_file, whole_file, widest
 from vnp.features.table import CONTENT, Records, Skipped, content_digest, windows
+from vnp.sequences.ends import UNKNOWN
 
-SCHEMA = "vnp-scores/1"
+SCHEMA = "vnp-scores/2"
 GROUP = "scores"
 # Rows and bytes of a piece of a column that is packed by itself; HDF5 keeps one of no more than a megabyte in memory.
 _CHUNK_ROWS = 16_384
@@ -52,9 +53,20 @@ class Named:
     name: list[bytes]  # UTF-8
     length: Int64[np.ndarray, "r"]  # bases
     chunks: Int32[np.ndarray, "r"]  # number of chunks that the record is cut into
+    repeat: Int32[np.ndarray, "r"]  # as ``vnp.sequences.ends.terminal_repeat`` gives it, or ``UNKNOWN``
 
     def __len__(self) -> int:
         return len(self.name)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Repeats:
+    """What scores know of records that stand beside features."""
+
+    repeat: Int32[np.ndarray, "r"]  # terminal repeats, as ``Named`` has them
+
+    def __len__(self) -> int:
+        return len(self.repeat)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +84,20 @@ class Joined:
 _PARTS: tuple[tuple[str, type[Any]], ...] = ((GROUP, Scores), ("records", Named), ("skipped", Skipped))
 _NUMBERS = {
     **dict.fromkeys(("record", "ordinal", "start", "end", "length"), np.int64),
-    **dict.fromkeys(("chunk", "chunks"), np.int32),
+    **dict.fromkeys(("chunk", "chunks", "repeat"), np.int32),
     "frame": np.int8,
     "logits": np.float32,
 }
 
 
 def write_scores(
-    path: Path, *, scores: Scores, records: Records, skipped: Skipped, attributes: Mapping[str, str | int]
+    path: Path,
+    *,
+    scores: Scores,
+    repeats: Repeats,
+    records: Records,
+    skipped: Skipped,
+    attributes: Mapping[str, str | int],
 ) -> None:
     """Write a table of scores that fits into memory to a new file; the caller gives a temporary name.
 
@@ -91,15 +109,20 @@ def write_scores(
         file.attrs["schema"] = SCHEMA
         for key, value in attributes.items():
             file.attrs[key] = value
-        add_scores(file, scores)
-        named = Named(records.ordinal, records.name, records.length, records.chunks)
+        _add(file, scores)
+        named = Named(records.ordinal, records.name, records.length, records.chunks, repeats.repeat)
         for group, part in (("records", named), ("skipped", skipped)):
             _store(file, group, part)
         file.attrs[CONTENT] = content_digest(file)
 
 
-def add_scores(file: h5py.File, scores: Scores) -> None:
-    """Put scores into a file that is being written."""
+def add_scores(file: h5py.File, scores: Scores, repeats: Repeats) -> None:
+    """Put scores into a file of features that is being written."""
+    _add(file, scores)
+    _store(file, "records", repeats)
+
+
+def _add(file: h5py.File, scores: Scores) -> None:
     if not np.isfinite(scores.logits).all():
         raise FeatureError("a score is NaN or infinite: with fp16 try --precision bf16 or fp32")
     _store(file, GROUP, scores)
@@ -138,21 +161,20 @@ def join_scores(sources: Sequence[Path], target: Path, attributes: Mapping[str, 
         file.attrs["schema"] = SCHEMA
         for key, value in attributes.items():
             file.attrs[key] = value
-        return _join(file, sources, [group for group, _ in _PARTS])
+        return _join(file, sources, _PARTS)
 
 
 def join_into(file: h5py.File, sources: Sequence[Path]) -> None:
     """Join the scores that stand beside features to a file that is being written."""
-    _join(file, sources, (GROUP,))
+    _join(file, sources, ((GROUP, Scores), ("records", Repeats)))
 
 
-def _join(file: h5py.File, sources: Sequence[Path], groups: Sequence[str]) -> Joined:
-    kinds = [(group, kind) for group, kind in _PARTS if group in groups]
+def _join(file: h5py.File, sources: Sequence[Path], kinds: Sequence[tuple[str, type[Any]]]) -> Joined:
     # Held open, so that what begins in one source and ends in the next is packed once.
     columns = {group: _make(file, group, kind, sources) for group, kind in kinds}
     digest = hashlib.sha256()
     reasons: Counter[str] = Counter()
-    counts = dict.fromkeys(groups, 0)
+    counts = dict.fromkeys(columns, 0)
     last_key, last_record, frames = (-1, -1, -1), -1, 0
     for path in sources:
         with h5py.File(path, "r", locking=False) as source:
@@ -238,5 +260,7 @@ def read_scores(file: h5py.File, window: slice = slice(None)) -> Scores:
 
 def read_named(file: h5py.File, window: slice = slice(None)) -> Named:
     """The records of an open file, of scores or of features, or a window of them."""
-    ordinal, name, length, chunks = (file[f"records/{one.name}"][window] for one in fields(Named))
-    return Named(ordinal, as_bytes(name), length, chunks)
+    ordinal, name, length, chunks = (file[f"records/{one.name}"][window] for one in fields(Named)[:4])
+    known = "records/repeat" in file
+    repeat = file["records/repeat"][window] if known else np.full(len(ordinal), UNKNOWN, np.int32)
+    return Named(ordinal, as_bytes(name), length, chunks, repeat)

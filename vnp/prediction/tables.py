@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int32, Int64
 
 from vnp.classifier.calibration import logistic
 from vnp.features.scores import Named, Scores
@@ -17,6 +17,7 @@ from vnp.files.durable import replacing
 from vnp.files.tables import open_text_table, table_lines
 from vnp.prediction.calls import CALL_NAMES, SCORED_BY, Calls, Chunks, Judged
 from vnp.report.calls import HOST, RELIABILITY_NAMES, VIRAL
+from vnp.sequences.ends import UNKNOWN
 from vnp.sequences.frames import FRAME_TEXTS
 
 Rows = TypeVar("Rows")
@@ -24,6 +25,8 @@ Values = Sequence[str] | np.ndarray
 _ARROW = {"text": "string", "int": "int64", "ratio": "float64"}
 _FRAMES_HEADER = ("Sequence_ID", "Prediction", "score1", "score2")
 _CHUNKS_HEADER = ("Modified_ID", "Is_Virus", "max_score_0", "max_score_1")
+TOPOLOGIES = ("linear", "circular", "inverted_repeats")
+"""By the sign of the terminal repeat."""
 _FRAME_NAME = 2
 """Characters that name the frame at the end of an id."""
 
@@ -165,6 +168,16 @@ class RecordRows(NamedTuple):
     reasons: list[str]
 
 
+def topologies(repeat: Int32[np.ndarray, "r"]) -> list[str]:
+    """What the terminal repeats of records mean; empty where nobody looked."""
+    return ["" if one == UNKNOWN else TOPOLOGIES[(one > 0) - (one < 0)] for one in repeat.tolist()]
+
+
+def known_repeats(repeat: Int32[np.ndarray, "r"]) -> Int32[np.ndarray, "r"]:
+    """Terminal repeats, 0 where nobody looked."""
+    return np.where(repeat == UNKNOWN, np.int32(0), repeat)
+
+
 def looked_up(names: dict[int, str] | Sequence[str], codes: np.ndarray) -> list[str]:
     """Texts by their numbers."""
     return [names[code] for code in codes.tolist()]
@@ -194,6 +207,8 @@ CHUNKS: tuple[Column[ChunkRows], ...] = (
 PREDICTIONS: tuple[Column[RecordRows], ...] = (
     Column("name", "text", lambda rows: rows.names),
     Column("length", "int", lambda rows: rows.records.length),
+    Column("topology", "text", lambda rows: topologies(rows.records.repeat)),
+    Column("terminal_repeat", "int", lambda rows: np.abs(known_repeats(rows.records.repeat))),
     Column("n_chunks", "int", lambda rows: rows.records.chunks),
     Column("n_scored", "int", lambda rows: rows.calls.scored[rows.window]),
     Column("score", "ratio", lambda rows: rows.calls.score[rows.window]),

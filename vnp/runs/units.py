@@ -16,12 +16,14 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from vnp.features.scores import Repeats
 from vnp.features.split import NO_SPLIT
 from vnp.features.table import Records, Rows, Skipped
 from vnp.files.tables import table_lines
 from vnp.runs.planning.plan import Selection
 from vnp.runs.request import START, PlannedInput, Position
 from vnp.sequences.chunks import Chunking, Chunks
+from vnp.sequences.ends import UNKNOWN, terminal_repeat
 from vnp.sequences.frames import CODON, FRAME_TEXTS, Frames, Reason, frame_ids, open_frames, whole_chunks
 from vnp.sequences.opening import Watch
 from vnp.sequences.reading import Record, read_records
@@ -232,6 +234,7 @@ class Prepared:
         dna: n DNA sequences, each on its frame's own strand.
         protein: n proteins; none where a row is a chunk.
         beside: chunks without an open frame, where these are asked for.
+        repeats: what the records' ends have in common, where that is asked for.
     """
 
     rows: Rows
@@ -240,6 +243,7 @@ class Prepared:
     dna: list[str]
     protein: list[str]
     beside: Beside | None = None
+    repeats: Repeats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +263,8 @@ def prepare(
     selections: Mapping[int, Selection] | None = None,
     shortest: int | None = None,
     beside: int | None = None,
+    *,
+    ends: bool = False,
 ) -> Prepared:
     """Find and translate the open frames of a block, of a dataset's records those that it lists; or take its chunks.
 
@@ -269,6 +275,7 @@ def prepare(
         shortest: None for open frames; else every chunk of so many bases or more is one row. Each record of a dataset
             is one chunk, which is a row because a frame of it is listed.
         beside: bases from which on a chunk without an open frame is taken beside the rows; None for none.
+        ends: look for terminal repeats.
 
     Raises:
         InputError: a sequence holds letters that are no nucleotides.
@@ -277,14 +284,21 @@ def prepare(
     parts = [_prepare(batch, inputs[batch.input], chosen.get(batch.input), shortest, beside) for batch in block]
     # A record that is cut by a border inside the block is there twice.
     ordinals = np.concatenate([part.records.ordinal for part in parts])
+    new = np.diff(ordinals, prepend=-1) > 0
     return Prepared(
         rows=_join(Rows, [part.rows for part in parts]),
-        records=_join(Records, [part.records for part in parts], np.diff(ordinals, prepend=-1) > 0),
+        records=_join(Records, [part.records for part in parts], new),
         skipped=_join(Skipped, [part.skipped for part in parts]),
         dna=[text for part in parts for text in part.dna],
         protein=[text for part in parts for text in part.protein],
         beside=None if beside is None else _join(Beside, [part.beside for part in parts if part.beside is not None]),
+        repeats=_repeats([record for batch in block for record in batch.records], new) if ends else None,
     )
+
+
+def _repeats(records: Sequence[Record], new: np.ndarray) -> Repeats:
+    found = (UNKNOWN if one.problem else terminal_repeat(one.sequence) for one in compress(records, new.tolist()))
+    return Repeats(np.fromiter(found, np.int32))
 
 
 def _prepare(

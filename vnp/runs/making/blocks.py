@@ -119,9 +119,9 @@ def write_block(
     if scores is None:
         write = partial(write_table, rows=prepared.rows, arrays=arrays)
     elif arrays:
-        write = partial(write_table, rows=prepared.rows, arrays=arrays, more=partial(add_scores, scores=scores))
+        write = partial(write_table, rows=prepared.rows, arrays=arrays, more=partial(add_scores, scores=scores, repeats=prepared.repeats))
     else:
-        write = partial(write_scores, scores=scores)
+        write = partial(write_scores, scores=scores, repeats=prepared.repeats)
     with contextlib.suppress(FileExistsError), creating(path) as temporary:
         write(temporary, records=prepared.records, skipped=prepared.skipped, attributes=attributes)
 

@@ -276,7 +276,10 @@ class _Pipeline:
             if shard.over or self._ending:
                 return
             if accounts[block] is None:
-                prepared = prepare(units, request.inputs, shard.chosen, request.shortest, request.beside)
+                prepared = prepare(
+                    units, request.inputs, shard.chosen, request.shortest, request.beside,
+                    ends=request.classifier is not None,
+                )  # fmt: skip
                 shard.seconds["read"] += time.perf_counter() - started
                 encoders = loaded.result()
                 started, last = time.perf_counter(), block == final
