@@ -40,7 +40,16 @@ def make_batch(rows: Scores, first: int, last: int, length: int = 1500) -> Batch
     of = (rows.record >= first) & (rows.record < last)
     kept = Scores(*(getattr(rows, name)[of] for name in Scores.__slots__))
     names = [f"r{record}".encode() for record in range(first, last)]
-    return Batch(Named(np.arange(first, last), names, np.full(count, length), np.full(count, 5, np.int32), np.zeros(count, np.int32)), kept)
+    return Batch(
+        Named(
+            np.arange(first, last),
+            names,
+            np.full(count, length),
+            np.full(count, 5, np.int32),
+            np.zeros(count, np.int32),
+        ),
+        kept,
+    )
 
 
 def random_rows(records: int, seed: int = 0) -> Scores:
