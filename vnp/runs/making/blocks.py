@@ -117,7 +117,7 @@ def write_block(
     attributes = {**plan.attributes(block), _ACCOUNT: json.dumps(asdict(account), sort_keys=True)}
     write: Callable[..., None]
     repeats = prepared.repeats
-    if scores is None:
+    if scores is None or repeats is None:
         write = partial(write_table, rows=prepared.rows, arrays=arrays)
     elif arrays:
         write = partial(
