@@ -247,6 +247,31 @@ def reads(
     echo(f"next: python -m jobs.extract {sheet} --out RUN, with the --chunk and encoders of the checkpoint")
 
 
+@command("python -m jobs.benchmark controls genomes.csv --out CONTROLS", group=main)
+@click.argument("sheet", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--checkpoint", default="native", help="What calls: native, a .pth of jobs.train, or a folder of jobs.finetune."
+)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
+@click.option("--lengths", default="500,1000,3000,10000", help="Bases of windows, with commas between.")
+@click.option("--windows", type=click.IntRange(1, 100_000), default=200, help="Of each control and length, at most.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of places, shuffles and made-up sequences.")
+@options.embedding
+@options.force
+@options.as_json
+def controls(sheet: Path, out: Path, force: bool, as_json: bool, **chosen: Any) -> None:
+    """Count how often what is no virus is called one.
+
+    SHEET has the columns path and label (viral or host). What records of hosts are is read from GenBank, from the GFF3
+    in a column annotation or beside a FASTA file, or from the words behind a FASTA record's name; a column control
+    says it of a whole file. A column seen says yes of files that the classifier was trained on. Writes controls.tsv,
+    controls.json, controls.md (a section for a model's card), windows.fna and the calls.
+    """
+    from jobs._cli.controls import measure_controls
+
+    measure_controls(sheet, out, force=force, as_json=as_json, **chosen)
+
+
 @command("python -m jobs.benchmark speed --out SPEED", group=main)
 @speed_options
 @end_to_end_options

@@ -1,0 +1,1 @@
+"""What is no virus, and how often a classifier says that it is one."""
