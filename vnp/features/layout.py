@@ -134,12 +134,12 @@ def make_layout(kind: str, *, dna: tuple[str, int], protein: tuple[str, int] | N
 
     Args:
         kind: ``1664``, DNA projected from 768 to 384 columns, or ``full``, every number of both encoders. With
-            a protein encoder wider than 1280 a ``1664`` row is as much wider, and without one it has the 384 alone.
+            a protein encoder wider than 1280 a ``1664`` row is as much wider.
         dna: name and width of the DNA encoder.
         protein: name and width of the protein encoder; None where a row is a chunk.
 
     Raises:
-        LayoutError: ``kind`` is unknown, or the DNA encoder is not 768 wide and so cannot be projected.
+        LayoutError: ``kind`` is unknown, or the DNA encoder is not 768 wide or alone and so is not projected.
     """
     if kind not in CHOICES:
         raise LayoutError(f"no layout {kind!r}; choose one of {', '.join(CHOICES)}")
@@ -148,6 +148,8 @@ def make_layout(kind: str, *, dna: tuple[str, int], protein: tuple[str, int] | N
     if kind == PROJECTED:
         if width != NATIVE_DNA:
             raise LayoutError(f"{name} is {width} wide and {PROJECTION} takes {NATIVE_DNA}: use the layout {FULL!r}")
+        if protein is None:
+            raise LayoutError(f"rows of chunks are DNA alone, and {PROJECTED} is DNA beside protein: use {FULL!r}")
         dna_part = Part("dna", name, width, PROJECTED_DNA, PROJECTION)
     if protein is None:
         return FeatureLayout((dna_part,), "chunks")

@@ -308,10 +308,12 @@ def false_discovery_rate(probability: Float64[np.ndarray, "n"]) -> Float64[np.nd
     """Running mean of 1 - probability from the most probable down, for each record."""
     order = np.argsort(-probability, kind="stable")
     ordered = probability[order]
-    mean = np.cumsum(1 - ordered) / np.arange(1, len(ordered) + 1)
-    last_of_ties = np.searchsorted(-ordered, -ordered, side="right") - 1
+    mean = np.cumsum(1 - ordered)
+    mean /= np.arange(1, len(ordered) + 1)
+    # Records that are as probable as each other have the rate of the last of them.
+    last = np.flatnonzero(np.diff(ordered, append=-1))
     rate = np.empty(len(ordered))
-    rate[order] = mean[last_of_ties]
+    rate[order] = np.repeat(mean[last], np.diff(last, prepend=-1))
     return rate
 
 

@@ -93,6 +93,9 @@ def _texts(values: Values, kind: str) -> Sequence[str]:
     if kind == "text":
         return list(values)
     numbers = np.asarray(values)
+    if len(numbers) > 1 and (numbers == numbers[0]).all():
+        # Of reads most columns are: one chunk, one length.
+        return list(_texts(numbers[:1], kind)) * len(numbers)
     if kind == "int":
         return list(map(str, numbers.tolist()))
     texts = list(map("{:.6g}".format, numbers.tolist()))

@@ -164,7 +164,7 @@ def _require_alike(run: Run, receipts: Sequence[Receipt]) -> None:
     """Widths and dtypes are the planned ones; encoders and precision are those of the first shard in all others."""
     leader = receipts[0]
     widths = {molecule: choice.width for molecule, choice in run.request.encoders.items()}
-    if widths["dna"] == NATIVE_DNA:
+    if "protein" in widths and widths["dna"] == NATIVE_DNA:
         widths["dna_projected"] = PROJECTED_DNA
     planned = {"widths": widths, "dtype": run.request.store, "projections": leader.projections}
     for receipt in receipts:

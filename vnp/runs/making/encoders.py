@@ -130,7 +130,8 @@ class Embedding:
 def to_store(
     found: Mapping[str, Float32[np.ndarray, "n width"]], store: str
 ) -> dict[str, Float[np.ndarray, "n width"]]:
-    """Give embeddings the type that they are stored in, and add ``dna_projected`` where the DNA encoder is 768 wide.
+    """Give embeddings the type that they are stored in, and add ``dna_projected`` where the DNA encoder is 768 wide and a
+    protein encoder is beside it.
 
     The projection is made here, spread over all tasks, so that merging is left with copying.
 
@@ -138,7 +139,7 @@ def to_store(
         EncoderError: a value does not fit into ``store``.
     """
     whole, stored = dict(found), {}
-    if found["dna"].shape[1] == NATIVE_DNA:
+    if "protein" in found and found["dna"].shape[1] == NATIVE_DNA:
         whole["dna_projected"] = project(found["dna"])
     for name, values in whole.items():
         with np.errstate(over="ignore"):

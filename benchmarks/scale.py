@@ -1,0 +1,256 @@
+"""Memory, time and disk that each step of a prediction takes for so many reads.
+
+Every step is the product's own, in a process of its own; the network alone is left out, of which memory depends on the
+size of a batch and not on the input: its rows are zeros, and the scores of its head are drawn by chance.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from jaxtyping import Float32
+
+from benchmarks import MOST, show
+from benchmarks._commands import command, options
+from vnp.encoders.models.sixframe import KINDS
+from vnp.errors import FeatureError, storage_error
+from vnp.features.scores import Scores
+from vnp.files.machine import peak_memory
+from vnp.prediction.options import PredictOptions
+from vnp.prediction.predict import choose_options, encoding_for, predict
+from vnp.runs.making.blocks import Account
+from vnp.runs.making.encoders import Embedding, RunEncoders
+from vnp.runs.making.pipeline import make_shards
+from vnp.runs.planning.options import MOST_SHARDS, RunOptions
+from vnp.runs.planning.start import start_run
+from vnp.runs.request import NATIVE, Request, Run
+from vnp.runs.units import Prepared
+from vnp.sequences.samplesheet import InputFile
+
+_AT_ONCE = 50_000
+_SPREAD = 4.0  # of the log-odds that are drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step took, in a process of its own."""
+
+    seconds: float
+    cpu_seconds: float  # of all its threads, which is what counts where others share the machine
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleFigures:
+    """What ``measure_scale`` found."""
+
+    steps: dict[str, Step]  # by name, in order
+    run_bytes: int  # left on the disk besides tables, sequences and reports
+    results_bytes: int  # of these
+
+
+def measure_scale(
+    folder: Path,
+    *,
+    records: int,
+    length: int = 150,
+    shards: int = 4,
+    seed: int = 1,
+    progress: Callable[[str], None] = lambda _what: None,
+) -> ScaleFigures:
+    """Plan, make and call made-up reads, and call them again with other thresholds.
+
+    Args:
+        folder: where a temporary folder is made, and removed again.
+        records: how many reads.
+        length: bases of each.
+        shards: of the run; one task makes them all, one after the other.
+        seed: of the reads and the scores.
+        progress: told what is being done.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    with _temporary_folder(folder) as place:
+        reads, calls = place / "reads.fasta", place / "calls"
+        progress(f"making {records:,} reads of {length} bases")
+        write_reads(reads, records, length, seed)
+        steps = {}
+        for name, work, given in (
+            ("plan", _plan, (reads, calls, shards)),
+            ("task", _make, (calls, seed)),
+            ("call", _call, (calls, calls, None)),
+            ("call again", _call, (calls, place / "again", 0.9)),
+        ):
+            progress(name)
+            steps[name] = _apart(work, given)
+        results = [path for path in calls.iterdir() if path.suffix in (".tsv", ".fna", ".html")]
+        whole = sum(path.stat().st_size for path in calls.rglob("*") if path.is_file())
+        tables = sum(path.stat().st_size for path in results)
+        return ScaleFigures(steps, whole - tables, tables)
+
+
+def write_reads(path: Path, records: int, length: int, seed: int) -> None:
+    """Write a FASTA file of random bases."""
+    chance = np.random.default_rng(seed)
+    letters = np.frombuffer(b"ACGT", np.uint8)
+    with path.open("wb") as file:
+        for first in range(0, records, _AT_ONCE):
+            count = min(_AT_ONCE, records - first)
+            bases = letters[chance.integers(0, 4, (count, length), np.uint8)]
+            file.writelines(b">read_%d/1\n%b\n" % (first + at, row.tobytes()) for at, row in enumerate(bases))
+
+
+@contextmanager
+def _temporary_folder(folder: Path) -> Iterator[Path]:
+    try:
+        with tempfile.TemporaryDirectory(prefix="vnp-benchmark-", dir=folder) as place:
+            yield Path(place)
+    except OSError as error:
+        raise storage_error(error, f"writing below {folder}") from error
+
+
+def _apart(work: Callable[..., None], given: Sequence[Any]) -> Step:
+    """Do something in a new process."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_do, args=(sender.send, work, given))
+    process.start()
+    sender.close()
+    try:
+        return Step(*receiver.recv())
+    except EOFError:
+        raise FeatureError(f"the process of {work.__name__} ended without a result") from None
+    finally:
+        process.join()
+
+
+def _do(tell: Callable[[tuple[float, float, int]], None], work: Callable[..., None], given: Sequence[Any]) -> None:
+    started, before = time.perf_counter(), time.process_time()
+    work(*given)
+    tell((time.perf_counter() - started, time.process_time() - before, peak_memory() or 0))
+
+
+def _calling(threshold: float | None = None) -> tuple[PredictOptions, dict[str, Any]]:
+    classifier, calling = choose_options(NATIVE, {"threshold": threshold})
+    return calling, encoding_for(classifier, calling)
+
+
+def _plan(reads: Path, root: Path, shards: int) -> None:
+    calling, encoding = _calling()
+    files = (InputFile(reads, -1, None),)
+    start_run(RunOptions(files, shards=shards, device="cpu", cluster="inline", **encoding), root)
+    calling.write(root / "predict.json")
+
+
+def _make(root: Path, seed: int) -> None:
+    run = Run.open(root)
+    _, failed = make_shards(
+        run,
+        range(run.request.shards),
+        load=lambda: MadeUpEncoders(run.request),
+        scoring=lambda _encoders: MadeUpScores(seed),
+    )
+    for _, error in failed:
+        raise error
+
+
+def _call(root: Path, out: Path, threshold: float | None) -> None:
+    predict(Run.open(root), _calling(threshold)[0], out, device="cpu")
+
+
+class MadeUpEncoders(RunEncoders):
+    """Gives rows of zeros under the name of the encoder that a run was planned with."""
+
+    __slots__ = ("_identities", "_width")
+
+    def __init__(self, request: Request) -> None:
+        object.__setattr__(self, "seconds", 0.0)
+        object.__setattr__(self, "weights_seconds", 0.0)
+        object.__setattr__(self, "_identities", {name: one.identity for name, one in request.encoders.items()})
+        object.__setattr__(self, "_width", request.dna.width)
+
+    def identities(self) -> dict[str, dict[str, Any]]:
+        """Those that were planned."""
+        return dict(self._identities)
+
+    def prepare(self, dna: Sequence[str], protein: Sequence[str]) -> dict[str, Any]:  # noqa: ARG002 - as the others do
+        """Count the rows."""
+        return {"dna": len(dna)}
+
+    def embed(self, work: Mapping[str, Any]) -> Embedding:
+        """Make the rows."""
+        account = Account(self.identities(), "cpu", {"dna": "none"}, {"dna": 0}, {"dna": 0.0}, [])
+        return Embedding({"dna": Zeros(work["dna"], self._width)}, account)
+
+
+@dataclass(frozen=True, slots=True)
+class Zeros:
+    """Rows of zeros."""
+
+    rows: int
+    width: int
+    gpu_seconds: float = 0.0
+
+    def result(self) -> Float32[np.ndarray, "n width"]:
+        """Make them."""
+        return np.zeros((self.rows, self.width), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class MadeUpScores:
+    """Draws the scores of rows by chance."""
+
+    seed: int
+
+    def score(self, prepared: Prepared, arrays: Mapping[str, np.ndarray]) -> Scores:  # noqa: ARG002 - of the protocol
+        """Draw those of a block: the same each time."""
+        rows = prepared.rows
+        chance = np.random.default_rng([self.seed, int(rows.record[0]) if len(rows.record) else 0])
+        logits = chance.normal(0, _SPREAD, (len(rows.record), len(KINDS))).astype(np.float32)
+        return Scores(rows.record, rows.chunk, rows.frame, rows.start, rows.end, logits)
+
+
+@command("python -m benchmarks scale --records 10000000 --folder /scratch")
+@click.option("--records", type=click.IntRange(1, MOST), default=1_000_000, help="Reads to make.")
+@click.option("--length", type=click.IntRange(100, MOST), default=150, help="Bases of a read.")
+@click.option("--shards", type=click.IntRange(1, MOST_SHARDS), default=4, help="Of the run; one task makes them all.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, help="Of reads and scores.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=".",
+    help="Folder on the disk to measure. About 500 bytes a read of 150 bases are written there, and removed again.",
+)
+@options.as_json
+def main(records: int, length: int, shards: int, seed: int, folder: Path, as_json: bool) -> None:
+    """Measure memory, time and disk of predict for so many reads, step by step, without the network.
+
+    Each step runs in a process of its own. Planning, reading, cutting, writing, sealing and calling are the product's;
+    scores are drawn by chance. The goal is 2 GB in each step, and 100 bytes a read on the disk besides tables.
+    """
+    found = measure_scale(
+        folder,
+        records=records,
+        length=length,
+        shards=shards,
+        seed=seed,
+        progress=lambda what: click.echo(what, err=True),
+    )
+    figures: dict[str, object] = {"reads": records, "bases of a read": length, "shards": shards}
+    for name, step in found.steps.items():
+        figures[f"{name}, s"] = round(step.seconds, 1)
+        figures[f"{name}, processor s a million reads"] = round(step.cpu_seconds / records * 1e6, 2)
+        figures[f"{name}, peak memory, MB"] = round(step.peak_bytes / 1e6)
+    figures["run, bytes a read"] = round(found.run_bytes / records, 1)
+    figures["tables and sequences, bytes a read"] = round(found.results_bytes / records, 1)
+    show(figures, as_json)
