@@ -22,13 +22,13 @@ from jaxtyping import Float32
 from benchmarks import MOST, show
 from benchmarks._commands import command, options
 from vnp.encoders.models.sixframe import KINDS
+from vnp.encoders.registry import load
 from vnp.errors import FeatureError, storage_error
 from vnp.features.scores import Scores
 from vnp.files.machine import peak_memory
 from vnp.prediction.options import PredictOptions
 from vnp.prediction.predict import choose_options, encoding_for, predict
-from vnp.runs.making.blocks import Account
-from vnp.runs.making.encoders import Embedding, RunEncoders
+from vnp.runs.making.encoders import RunEncoders
 from vnp.runs.making.pipeline import make_shards
 from vnp.runs.planning.options import MOST_SHARDS, RunOptions
 from vnp.runs.planning.start import start_run
@@ -157,7 +157,7 @@ def _make(root: Path, seed: int) -> None:
     _, failed = make_shards(
         run,
         range(run.request.shards),
-        load=lambda: MadeUpEncoders(run.request),
+        load=lambda: made_up_encoders(run.request),
         scoring=lambda _encoders: MadeUpScores(seed),
     )
     for _, error in failed:
@@ -168,29 +168,12 @@ def _call(root: Path, out: Path, threshold: float | None) -> None:
     predict(Run.open(root), _calling(threshold)[0], out, device="cpu")
 
 
-class MadeUpEncoders(RunEncoders):
-    """Gives rows of zeros under the name of the encoder that a run was planned with."""
-
-    __slots__ = ("_identities", "_width")
-
-    def __init__(self, request: Request) -> None:
-        object.__setattr__(self, "seconds", 0.0)
-        object.__setattr__(self, "weights_seconds", 0.0)
-        object.__setattr__(self, "_identities", {name: one.identity for name, one in request.encoders.items()})
-        object.__setattr__(self, "_width", request.dna.width)
-
-    def identities(self) -> dict[str, dict[str, Any]]:
-        """Those that were planned."""
-        return dict(self._identities)
-
-    def prepare(self, dna: Sequence[str], protein: Sequence[str]) -> dict[str, Any]:  # noqa: ARG002 - as the others do
-        """Count the rows."""
-        return {"dna": len(dna)}
-
-    def embed(self, work: Mapping[str, Any]) -> Embedding:
-        """Make the rows."""
-        account = Account(self.identities(), "cpu", {"dna": "none"}, {"dna": 0}, {"dna": 0.0}, [])
-        return Embedding({"dna": Zeros(work["dna"], self._width)}, account)
+def made_up_encoders(request: Request) -> RunEncoders:
+    """The run's own encoder, which gives rows of zeros without looking at what it is given."""
+    encoder = load(request.dna.name, molecule="dna", device="cpu")
+    encoder.prepare = len  # type: ignore[assignment]
+    encoder.launch = lambda rows: Zeros(rows, encoder.width)  # type: ignore[assignment]
+    return RunEncoders(encoder, None, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

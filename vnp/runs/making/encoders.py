@@ -130,8 +130,7 @@ class Embedding:
 def to_store(
     found: Mapping[str, Float32[np.ndarray, "n width"]], store: str
 ) -> dict[str, Float[np.ndarray, "n width"]]:
-    """Give embeddings the type that they are stored in, and add ``dna_projected`` where the DNA encoder is 768 wide and a
-    protein encoder is beside it.
+    """Give embeddings the type that they are stored in, and add ``dna_projected`` where the DNA is 768 wide and beside proteins.
 
     The projection is made here, spread over all tasks, so that merging is left with copying.
 
