@@ -130,7 +130,7 @@ class Embedding:
 def to_store(
     found: Mapping[str, Float32[np.ndarray, "n width"]], store: str
 ) -> dict[str, Float[np.ndarray, "n width"]]:
-    """Give embeddings the type that they are stored in, and add ``dna_projected`` where the DNA is 768 wide and beside proteins.
+    """Give embeddings the type that they are stored in, and add ``dna_projected`` to DNA of 768 beside proteins.
 
     The projection is made here, spread over all tasks, so that merging is left with copying.
 
