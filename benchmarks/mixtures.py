@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float64
 from benchmarks import MOST
 from benchmarks._commands import command, options
 from vnp.errors import FeatureError, UsageError
+from vnp.files.records import parse_json
 from vnp.finetune.crops import DeviceGenomes
 from vnp.finetune.genomes import TEST, load_genomes
 from vnp.finetune.measure import Windows, draw
@@ -111,7 +112,7 @@ def look_at(calls: Path, share: float) -> Mixture:
     viral: Bool[np.ndarray, "r"] = np.array([row["name"].startswith(_VIRUS) for row in rows])
     called: Bool[np.ndarray, "r"] = np.array([row["call"] == "viral" for row in rows])
     fdr: Float64[np.ndarray, "r"] = np.array([float(row["fdr"] or "nan") for row in rows])
-    summary: dict[str, Any] = json.loads((calls / "predictions.json").read_text("utf-8"))
+    summary: dict[str, Any] = parse_json((calls / "predictions.json").read_text("utf-8"))
     rates = [AtRate(rate, int((fdr <= rate).sum()), _share(~viral & (fdr <= rate), fdr <= rate)) for rate in RATES]
     return Mixture(
         share=share,
