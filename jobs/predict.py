@@ -67,6 +67,11 @@ if TYPE_CHECKING:
 )
 @click.option("--fasta/--no-fasta", default=None, help="Write the called sequences to viral.fna.  [default: fasta]")
 @click.option(
+    "--regions/--no-regions",
+    default=None,
+    help="Find viral stretches in records of 10,000 bases and more: regions.tsv, .bed and .fna.  [default: no-regions]",
+)
+@click.option(
     "--native/--no-native",
     default=True,
     help="With a checkpoint that reads open frames: let native score chunks that have none.",
@@ -223,6 +228,8 @@ def _say(found: Predicted, source: Path) -> None:
         f"{counts['viral']:,} of {counts['records']:,} records are called viral, {counts['host']:,} host, "
         f"{counts['no_call']:,} have no call" + ("" if found.fresh else " (these predictions were there already)")
     )
+    if "regions" in counts:
+        echo(f"  {counts['regions']:,} viral regions inside longer records, {counts['region_bases']:,} bases")
     if counts["viral"]:
         echo(f"  {found.summary['expected_false_calls']:,.1f} of the viral calls are expected to be wrong")
     for name, written in found.summary["files"].items():

@@ -20,7 +20,7 @@ from vnp.encoders import identity, load
 from vnp.encoders import spec as encoder_specs
 from vnp.encoders.spec import EncoderSpec, Family
 from vnp.features.table import CHECKSUMS, PARTS
-from vnp.prediction.tables import CHUNKS, FRAMES, PREDICTIONS
+from vnp.prediction.tables import CHUNKS, FRAMES, PREDICTIONS, REGION_COLUMNS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -38,7 +38,12 @@ def named(heading: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("heading", "columns"),
-    [("### predictions.tsv", PREDICTIONS), ("### chunks.tsv", CHUNKS), ("### frames.tsv", FRAMES)],
+    [
+        ("### predictions.tsv", PREDICTIONS),
+        ("### chunks.tsv", CHUNKS),
+        ("### frames.tsv", FRAMES),
+        ("### regions.tsv", REGION_COLUMNS),
+    ],
 )
 def test_every_column_of_the_calls_is_explained_in_order(heading: str, columns: Sequence[Any]) -> None:
     assert named(heading) == [column.name for column in columns]

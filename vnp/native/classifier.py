@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from vnp.classifier.classifier import require_kind
 from vnp.encoders.device import choose_device
 from vnp.encoders.models.sixframe import KINDS, VIRAL_KINDS
 from vnp.encoders.registry import describe
+from vnp.encoders.windows import SixFrameEncoder
 from vnp.features.layout import FULL, FeatureLayout, make_layout
 from vnp.files.hashing import file_sha256
 from vnp.finetune.folder import CONFIG, Trained, read_folder
@@ -64,6 +65,10 @@ class NativeClassifier:
     def require(self, layout: FeatureLayout, encoders: Mapping[str, Mapping[str, Any]], chunk: int, where: str) -> None:
         """Make sure that rows are those of its body, of windows no longer than it was trained on."""
         require_kind(self, layout, encoders, max(chunk, self.chunk), where)
+
+    def windows(self, device: str = "auto") -> Callable[[Sequence[str]], Float32[np.ndarray, "n k"]]:
+        """Make the whole network ready; what it gives are the logits of windows."""
+        return SixFrameEncoder(self._trained.network, device=choose_device(device)).logits
 
     def scorer(self, device: str = "auto") -> HeadScorer:
         """Make its head ready."""

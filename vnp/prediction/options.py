@@ -29,6 +29,7 @@ class PredictOptions:
     parquet: bool = False  # write the tables as Parquet too
     virnucpro: bool = False  # write VirNucPro's two files too
     fasta: bool = True  # write the called sequences
+    regions: bool = False  # look for viral stretches inside longer records
 
     def check(self) -> None:
         """Refuse what cannot be.
@@ -117,6 +118,11 @@ class OutputPaths:
         return self.root / "viral.fna"
 
     @property
+    def regions(self) -> tuple[Path, Path, Path]:
+        """Viral stretches: as a table, as BED, and their sequences."""
+        return self.table(REGIONS), self.root / "regions.bed", self.root / "regions.fna"
+
+    @property
     def report(self) -> Path:
         """The report."""
         return self.root / "report.html"
@@ -134,8 +140,9 @@ class OutputPaths:
     def results(self) -> list[Path]:
         """All that a prediction can write but its settings, the summary first."""
         tables = [form(name) for name in TABLES for form in (self.table, self.parquet)]
-        others = [self.fasta, self.report, self.virnucpro_frames, self.virnucpro_chunks]
+        others = [*self.regions, self.fasta, self.report, self.virnucpro_frames, self.virnucpro_chunks]
         return [self.summary, *tables, *others]
 
 
 TABLES = ("frames", "chunks", "predictions")
+REGIONS = "regions"

@@ -79,6 +79,8 @@ def choose_options(
         )
     if options.virnucpro and classifier.layout.rows != "frames":
         raise UsageError(f"--virnucpro-output is of open frames, and {name} scores whole chunks: leave it out")
+    if options.regions and not isinstance(classifier, NativeClassifier):
+        raise UsageError(f"--regions goes with native and with what finetune made, not with {name}: leave it out")
     return classifier, options
 
 
@@ -239,7 +241,9 @@ def predict(
         options.write(paths.settings)
         # From here to the new summary nothing proves that the files belong together.
         _remove([paths.summary])
-        summary = Writing(source, options, Judges(classifier, options.rule, source.native), paths, progress).run()
+        summary = Writing(
+            source, options, Judges(classifier, options.rule, source.native), paths, progress, device
+        ).run()
         _remove(path for path in paths.results() if path.name not in summary["files"] and path != paths.summary)
         write_record(paths.summary, summary, schema=SCHEMA, seal="digest")
         remove_temporaries(out)

@@ -16,6 +16,7 @@ from vnp.features.scores import Named, Scores
 from vnp.files.durable import replacing
 from vnp.files.tables import open_text_table, table_lines
 from vnp.prediction.calls import CALL_NAMES, SCORED_BY, Calls, Chunks, Judged
+from vnp.prediction.regions import Region
 from vnp.report.calls import HOST, RELIABILITY_NAMES, VIRAL
 from vnp.sequences.ends import UNKNOWN
 from vnp.sequences.frames import FRAME_TEXTS
@@ -223,4 +224,20 @@ PREDICTIONS: tuple[Column[RecordRows], ...] = (
     Column("reliability", "text", lambda rows: looked_up(RELIABILITY_NAMES, rows.calls.reliability[rows.window])),
     Column("scored_by", "text", lambda rows: looked_up(SCORED_BY, rows.calls.by[rows.window])),
     Column("reason", "text", lambda rows: rows.reasons),
+)
+REGION_COLUMNS: tuple[Column[Sequence[Region]], ...] = (
+    Column("region", "text", lambda rows: [one.name for one in rows]),
+    Column("record", "text", lambda rows: [one.record for one in rows]),
+    Column("start", "int", lambda rows: np.array([one.start for one in rows])),
+    Column("end", "int", lambda rows: np.array([one.end for one in rows])),
+    Column("length", "int", lambda rows: np.array([one.end - one.start for one in rows])),
+    Column("record_length", "int", lambda rows: np.array([one.record_length for one in rows])),
+    Column("place", "text", lambda rows: [one.place for one in rows]),
+    Column("n_windows", "int", lambda rows: np.array([one.windows for one in rows])),
+    Column("mean_score", "ratio", lambda rows: logistic(np.array([one.mean for one in rows]))),
+    Column("best_score", "ratio", lambda rows: logistic(np.array([one.best for one in rows]))),
+    Column("probability", "ratio", lambda rows: np.array([one.probability for one in rows])),
+    Column("found_by", "text", lambda rows: [one.found_by for one in rows]),
+    Column("kind", "text", lambda rows: [one.kind for one in rows]),
+    Column("host", "text", lambda rows: [one.host for one in rows]),
 )

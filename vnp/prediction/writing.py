@@ -19,6 +19,7 @@ from vnp.features.scores import Scores
 from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
 from vnp.metrics.rules import chunk_keys, find_rule
+from vnp.native.classifier import NativeClassifier
 from vnp.prediction.calls import (
     CALLED,
     NATIVE,
@@ -32,12 +33,14 @@ from vnp.prediction.calls import (
     decide,
     reliability_levels,
 )
-from vnp.prediction.options import OutputPaths, PredictOptions
+from vnp.prediction.options import REGIONS, OutputPaths, PredictOptions
+from vnp.prediction.regions import Finder
 from vnp.prediction.scores import Batch, Source, reasons_of
 from vnp.prediction.tables import (
     CHUNKS,
     FRAMES,
     PREDICTIONS,
+    REGION_COLUMNS,
     ChunkRows,
     Column,
     FrameRows,
@@ -68,6 +71,7 @@ class Writing:
     judges: Judges
     paths: OutputPaths
     progress: Progress
+    device: str = "auto"
 
     def run(self) -> dict[str, Any]:
         """Write tables, sequences and the report; returns the summary, with size and SHA-256 of every file."""
@@ -76,9 +80,11 @@ class Writing:
             found = self._write_rows(stack)
             calls = decide(found, run.request.chunk, options, self.judges.balanced)
             names, reasons = self._write_records(calls, stack)
+            regions = self._write_regions(stack) if options.regions else {}
             if options.fasta:
                 write_called(run.request.inputs, calls.call == VIRAL, stack.enter_context(replacing(paths.fasta)))
             about = self._about(found, calls, reasons)
+            about["counts"] |= regions
             levels = reliability_levels(run.request.chunk)
             report = Report(about, calls, names, find_rule(options.rule).sentence, levels)
             stack.enter_context(replacing(paths.report)).write_text(render(report), encoding="utf-8")
@@ -94,6 +100,8 @@ class Writing:
             else ["chunks", "predictions"]
         )
         found = [*map(paths.table, names), *(map(paths.parquet, names) if options.parquet else ()), paths.report]
+        if options.regions:
+            found += [*paths.regions, *((paths.parquet(REGIONS),) if options.parquet else ())]
         if options.fasta:
             found.append(paths.fasta)
         if options.virnucpro:
@@ -167,6 +175,24 @@ class Writing:
             add(RecordRows(window, records, found, calls, kinds, reasons))
             names |= {window.start + at: found[at] for at in np.flatnonzero(chosen[window]).tolist()}
         return [(at, names[at]) for at in best], counts
+
+    def _write_regions(self, stack: ExitStack) -> dict[str, int]:
+        """Write viral stretches; returns how many there are, and how many bases."""
+        add = self._table(REGIONS, REGION_COLUMNS, stack)
+        _, bed_path, fasta_path = self.paths.regions
+        bed = stack.enter_context(stack.enter_context(replacing(bed_path)).open("xb"))
+        fasta = stack.enter_context(stack.enter_context(replacing(fasta_path)).open("xb"))
+        classifier = self.judges.classifier
+        assert isinstance(classifier, NativeClassifier)
+        counts = {"regions": 0, "region_bases": 0}
+        for region in Finder(self.source, self.judges, classifier.windows(self.device)).regions():
+            add([region])
+            line = (region.record, region.start, region.end, region.name, round(1000 * region.probability), ".")
+            bed.write("\t".join(map(str, line)).encode() + b"\n")
+            _write_fasta(fasta, f"{region.name} {region.record}:{region.start}-{region.end}", region.bases)
+            counts["regions"] += 1
+            counts["region_bases"] += region.end - region.start
+        return counts
 
     @property
     def _whys(self) -> dict[int, str]:
@@ -263,9 +289,11 @@ def _write_input(entry: PlannedInput, called: Bool[np.ndarray, "r"], file: Binar
     for record, chosen in zip(planned_records(entry), chain(called.tolist(), repeat(False)), strict=False):
         if not chosen:
             continue
-        file.write(f">{entry.record_name(record.name)}\n".encode())
-        sequence = record.sequence
-        lines = [sequence[first : first + _FASTA_LINE] for first in range(0, len(sequence), _FASTA_LINE)]
-        file.write(b"\n".join(lines) + b"\n")
-        bases += len(sequence)
+        _write_fasta(file, entry.record_name(record.name), record.sequence)
+        bases += len(record.sequence)
     return bases
+
+
+def _write_fasta(file: BinaryIO, header: str, sequence: bytes) -> None:
+    lines = [sequence[first : first + _FASTA_LINE] for first in range(0, len(sequence), _FASTA_LINE)]
+    file.write(f">{header}\n".encode() + b"\n".join(lines) + b"\n")

@@ -1,0 +1,72 @@
+"""Where phages were put, and how regions are compared with that."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from benchmarks.regions import LONGEST, SHORTEST, Genome, compare, plant, reverse_complement
+from vnp.finetune.genomes import TEST, Genomes
+
+
+def genomes() -> Genomes:
+    random = np.random.default_rng(5)
+    sizes = [250_000, 120_000, 200_000, 15_000, 90_000, 12_000]
+    viral = np.array([False] * 3 + [True] * 3)
+    starts = np.cumsum([0, *sizes])
+    return Genomes(
+        codes=random.integers(0, 4, starts[-1]).astype(np.uint8),
+        starts=starts,
+        unit=np.arange(6, dtype=np.int32),
+        group=np.where(viral, 1, 0).astype(np.int32),
+        sample=np.zeros(6, np.int32),
+        kinds=np.ones(6, np.uint8),
+        viral=viral,
+        part=np.full(6, TEST, np.int8),
+        ignored=np.array([[starts[1] + 70_000, 1_000]]),
+        groups=("bacteria", "phage"),
+        units=tuple("abcdef"),
+        samples=("one",),
+    )
+
+
+def test_phages_stand_where_it_says() -> None:
+    held = genomes()
+    one, two, three = plant(held, TEST)
+    assert len(one.viral) == 0
+    assert (one.codes == held.record(0)).all()
+    whole = [held.record(at) for at in (3, 4, 5)]
+    for host, genome in ((1, two), (2, three)):
+        rest = genome.codes
+        for start, end in genome.viral[::-1].tolist():
+            assert SHORTEST <= end - start <= LONGEST
+            phage, rest = rest[start:end], np.delete(rest, slice(start, end))
+            texts = [piece.tobytes() for piece in (phage, reverse_complement(phage))]
+            assert any(text in record.tobytes() for text in texts for record in whole)
+        assert (rest == held.record(host)).all()
+    assert len(two.viral) + len(three.viral) == 3
+    # What is unknown moves with what stands in front of it.
+    ((start, end),) = two.unknown.tolist()
+    assert (two.codes[start:end] == held.record(1)[70_000:71_000]).all()
+    again = list(plant(held, TEST))
+    assert all((a.codes == b.codes).all() for a, b in zip((one, two, three), again, strict=True))
+    assert all((other.part == TEST).all() for other in [replace(held)])
+
+
+def test_figures_are_counted_by_base() -> None:
+    genome = Genome(
+        "a", np.zeros(100_000, np.uint8), np.array([[10_000, 30_000], [90_000, 100_000]]), np.zeros((0, 2), int)
+    )
+    free = Genome("b", np.zeros(900_000, np.uint8), np.zeros((0, 2), int), np.array([[500_000, 600_000]]))
+    called = {"a": [(10_400, 31_000)], "b": [(100_000, 110_000), (510_000, 590_000)]}
+    found = compare([genome, free], called)
+    there, wrong = 19_600, 1_000 + 10_000
+    assert found.found == round(there / 30_000, 4)
+    assert found.right == round(there / (there + wrong), 4)
+    assert (found.phages, found.missed, found.regions, found.false) == (2, 1, 3, 1)
+    assert found.host_bases == 100_000 - 30_000 + 800_000
+    assert found.false_a_mbp == round(1 / 0.87, 4)
+    assert found.border == 700
+    perfect = compare([genome], {"a": [(10_000, 30_000), (90_000, 100_000)]})
+    assert (perfect.mcc, perfect.found, perfect.right, perfect.border) == (1, 1, 1, 0)

@@ -1,0 +1,171 @@
+"""Regions of records: which windows, where they begin and end, and what is written."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from jobs.predict import main as predict
+from tests.prediction.tiny import SAMPLE
+from vnp.prediction.regions import FEWEST, FINE, STEP, Border, find, runs, stretches
+
+FILES = ["regions.tsv", "regions.bed", "regions.fna"]
+
+
+@pytest.mark.parametrize(
+    ("odds", "found"),
+    [
+        ([-4] * 5 + [4] * 4 + [-4] * 5, [(5, 9)]),
+        ([-4] * 5 + [4] * 2 + [-4] * 5, []),  # 8 do not outweigh two borders
+        ([4] * 2 + [-4] * 5, [(0, 2)]),  # but one
+        ([-4] * 5 + [4] * 2, [(5, 7)]),
+        ([-4] * 5 + [4] * 4 + [-1] * 2 + [4] * 4 + [-4] * 5, [(5, 15)]),  # a doubtful pair cuts nothing
+        ([-4] * 5 + [4] * 4 + [-4] * 4 + [4] * 4 + [-4] * 5, [(5, 9), (13, 17)]),
+        ([1.0], [(0, 1)]),
+        ([-1.0], []),
+        ([], []),
+    ],
+)
+def test_stretches_outweigh_their_borders(odds: list[float], found: list[tuple[int, int]]) -> None:
+    assert runs(stretches(np.array(odds, np.float64))) == found
+
+
+def test_the_chain_is_the_likeliest_of_all() -> None:
+    random = np.random.default_rng(3)
+    states = (np.arange(1 << 9)[:, None] >> np.arange(9) & 1).astype(bool)
+    for _ in range(20):
+        odds = random.normal(0, 4, 9)
+        weights = states @ odds - 5.0 * np.abs(np.diff(states.astype(int), axis=1)).sum(axis=1)
+        assert (stretches(odds) == states[weights.argmax()]).all()
+
+
+def hosts(size: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(-5, 1.2, size)
+
+
+def test_what_stands_out_in_a_long_record_is_found_below_even_odds() -> None:
+    length = np.full(400, 2000)
+    odds = hosts(400, 1)
+    odds[100:112] += 3
+    ((first, behind),) = runs(find(odds, length))
+    assert abs(first - 100) <= 1
+    assert abs(behind - 112) <= 1
+    few = odds[80 : 80 + FEWEST - 1]
+    assert not find(few, length[: len(few)]).any()
+
+
+def test_hosts_have_no_regions() -> None:
+    length = np.full(500, 2000)
+    assert sum(find(hosts(500, seed), length).sum() for seed in range(20)) == 0
+
+
+@pytest.mark.parametrize("behind", [True, False], ids=["begins", "ends"])
+@pytest.mark.parametrize("true", [9_000, 10_250, 11_750])
+def test_a_border_is_put_where_the_sides_differ_most(true: int, behind: bool) -> None:
+    border = Border(10_000, 0, 50_000, 0.0, viral_behind=behind)
+    # A window says what its bases say, on the mean.
+    host = np.clip((true - border.starts) / FINE, 0, 1)
+    share = 1 - host if behind else host
+    assert border.refined(8 * share - 4) == true
+    assert true % STEP == 0
+
+
+def test_a_border_without_room_stays() -> None:
+    assert Border(400, 0, 900, 0.0, viral_behind=True).refined(np.zeros(0)) == 400
+
+
+def read(name: str) -> str:
+    with gzip.open(SAMPLE / f"{name}.fna.gz", "rt") as file:
+        return "".join(line.strip() for line in file if not line.startswith(">"))
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pieces of a phage inside a bacterium, at the end of a record, and in one too short to be looked at."""
+    host, phage = read("host/rickettsia_prowazekii"), read("viral/phage_lambda")
+    path = tmp_path_factory.mktemp("planted") / "planted.fna"
+    records = {
+        "short": phage[:4_000] + host[:4_000],
+        "inside": host[:16_000] + phage[2_000:14_000] + host[20_000:36_000],
+        "host": host[30_000:48_000],
+        "edge": host[36_000:49_000] + phage[20_000:28_000],
+    }
+    path.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in records.items()))
+    return path
+
+
+def call(*words: object) -> Result:
+    inline = () if "--from" in words else ("--cluster", "inline", "--device", "cpu")
+    return CliRunner().invoke(predict, [*map(str, words), *inline])
+
+
+@pytest.fixture(scope="module")
+def done(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("done") / "calls"
+    result = call(planted, "--out", out, "--regions")
+    assert result.exit_code == 0, result.output
+    assert "2 viral regions" in result.output
+    return out
+
+
+def test_regions_are_where_the_phage_is(done: Path, planted: Path) -> None:
+    with (done / "regions.tsv").open(newline="") as file:
+        inside, edge = csv.DictReader(file, delimiter="\t")
+    for row, start, end, place, length in (
+        (inside, 16_000, 28_000, "inside", 44_000),
+        (edge, 13_000, 21_000, "right_edge", 21_000),
+    ):
+        assert abs(int(row["start"]) - start) <= 1_000, row
+        assert abs(int(row["end"]) - end) <= 1_000, row
+        assert (row["place"], row["record_length"]) == (place, str(length))
+        assert int(row["length"]) == int(row["end"]) - int(row["start"])
+        assert (row["kind"], row["host"], row["found_by"]) == ("phage", "bacteria", "scores")
+        assert 0.5 < float(row["mean_score"]) <= float(row["best_score"]) <= 1
+        assert float(row["probability"]) > 0.5
+    assert edge["end"] == "21000"
+    bed = [line.split("\t") for line in (done / "regions.bed").read_text().splitlines()]
+    assert [line[:4] for line in bed] == [
+        [row["record"], row["start"], row["end"], row["region"]] for row in (inside, edge)
+    ]
+    assert all(len(line) == 6 and 0 <= int(line[4]) <= 1000 for line in bed)
+    sequences = dict(zip(*[iter(planted.read_text().splitlines())] * 2, strict=True))
+    fasta = (done / "regions.fna").read_text().split(">")[1:]
+    for row, text in zip((inside, edge), fasta, strict=True):
+        header, *lines = text.splitlines()
+        assert header == f"{row['region']} {row['record']}:{row['start']}-{row['end']}"
+        assert "".join(lines) == sequences[f">{row['record']}"][int(row["start"]) : int(row["end"])]
+    counts = json.loads((done / "predictions.json").read_text())["counts"]
+    assert counts["regions"] == 2
+    assert counts["region_bases"] == int(inside["length"]) + int(edge["length"])
+
+
+def test_any_number_of_shards_gives_the_same_regions(done: Path, planted: Path, tmp_path: Path) -> None:
+    assert call(planted, "--out", tmp_path / "calls", "--shards", 3, "--regions").exit_code == 0
+    for name in FILES:
+        assert (tmp_path / "calls" / name).read_bytes() == (done / name).read_bytes(), name
+
+
+def test_calling_again_without_them_and_with_them(done: Path, planted: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    assert call("--from", done, "--out", out, "--no-regions").exit_code == 0
+    assert not any((out / name).exists() for name in FILES)
+    assert call("--from", done, "--out", out, "--regions", "--force").exit_code == 0
+    for name in FILES:
+        assert (out / name).read_bytes() == (done / name).read_bytes(), name
+    planted.write_text(planted.read_text().replace("A", "C", 1))
+    refused = call("--from", done, "--out", tmp_path / "changed", "--regions")
+    assert refused.exit_code != 0
+    assert str(planted) in refused.output
+    assert not (tmp_path / "changed" / "regions.tsv").exists()
+
+
+def test_other_classifiers_have_none(checkpoint: Path, planted: Path, tmp_path: Path) -> None:
+    refused = call(planted, "--checkpoint", checkpoint, "--out", tmp_path / "calls", "--regions")
+    assert refused.exit_code == 2
+    assert "--regions goes with native" in refused.output
