@@ -21,6 +21,7 @@ from jobs._cluster.inline import require_complete
 from jobs._cluster.planning import plan_run, run_options
 from vnp.errors import UsageError
 from vnp.metrics.presets import SPECIFICITIES
+from vnp.metrics.prevalence import given_prevalence
 from vnp.prediction.options import CHOICES, OutputPaths, PredictOptions, check_numbers
 from vnp.runs.done.status import run_status
 from vnp.runs.planning.options import RunOptions
@@ -53,6 +54,12 @@ if TYPE_CHECKING:
     help="The threshold, by the record's length, that "
     + ", ".join(f"{share:.1%} ({name})" for name, share in SPECIFICITIES.items())
     + " of held-out hosts stay under.  [default: default, where the checkpoint has it]",
+)
+@click.option(
+    "--prevalence",
+    help="Share of the records that are viral, for which probabilities, rates and calls are told: a number, auto for "
+    "what the records show, or none for what --from was called with no more.",
+    metavar="auto|SHARE|none",
 )
 @click.option("--window", type=int, help="Bases that native reads at once, from 100 to 2000.  [default: 2000]")
 @click.option("--max-fdr", type=float, help="Largest false discovery rate of a viral call.")
@@ -109,6 +116,8 @@ def main(
     """
     given = {name: embedding.pop(name) for name in CHOICES}
     check_numbers(given["threshold"], given["max_fdr"], given["min_length"])
+    if given["prevalence"] is not None:
+        given_prevalence(given["prevalence"])
     with _messages(as_json):
         if source is not None:
             if input:
@@ -209,7 +218,9 @@ def _finish(run: Run, calling: PredictOptions, out: Path, force: bool, device: s
 
 
 def _viral_from(settings: dict[str, Any]) -> str:
-    return f"{settings['threshold']:g}" if settings["threshold"] is not None else f"preset {settings['preset']}"
+    if settings["threshold"] is not None:
+        return f"{settings['threshold']:g}"
+    return f"preset {settings['preset']}" if settings["preset"] else "one half, at the share of viruses"
 
 
 def _again(source: Path, settings: dict[str, Any]) -> str:
@@ -232,6 +243,12 @@ def _say(found: Predicted, source: Path) -> None:
         echo(f"  {counts['regions']:,} viral regions inside longer records, {counts['region_bases']:,} bases")
     if counts["viral"]:
         echo(f"  {found.summary['expected_false_calls']:,.1f} of the viral calls are expected to be wrong")
+    if settings["prevalence"] is not None:
+        from vnp.report.calls import prevalence_in_words
+
+        echo(f"  {prevalence_in_words(found.summary)}")
+    if lacks := found.summary["classifier"]["lacks"]:
+        echo(f"  the checkpoint does not keep {lacks}; the columns say what can be said without")
     for name, written in found.summary["files"].items():
         echo(f"  {found.paths.root / name}  {written['size'] / 1e6:,.1f} MB")
     echo(f"report: {found.paths.report}")

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from vnp.encoders.models.sixframe import KINDS
 from vnp.errors import WeightsError
-from vnp.finetune.calibration import LengthCalibration, at_prevalence, calibration_error, fit, prevalence
+from vnp.finetune.calibration import LengthCalibration, calibration_error, fit
 from vnp.finetune.measure import cut, kind_of, recall_at, roc_auc
 
 
@@ -80,19 +80,3 @@ def test_likeliest_kind_goes_with_the_call() -> None:
     logits[:, KINDS.index("phage")] = 1
     found = kind_of(logits, np.array([True, False]))
     assert [KINDS[at] for at in found] == ["phage", "plasmid"]
-
-
-@pytest.mark.parametrize("share", [0.05, 0.2, 0.5, 0.9])
-def test_share_of_viruses_is_found_and_probabilities_follow_it(share: float) -> None:
-    random = np.random.default_rng(6)
-    viral = random.random(40_000) < share
-    # Two bells of variance 4, 4 apart: the log-odds of even shares are the value itself.
-    even = 1 / (1 + np.exp(-random.normal(np.where(viral, 2.0, -2.0), 2.0)))
-    found = prevalence(even)
-    assert found == pytest.approx(share, abs=0.01)
-    moved = at_prevalence(even, found)
-    assert calibration_error(viral, moved) < 0.01
-    called = moved > 0.7
-    assert (1 - moved[called]).sum() == pytest.approx((called & ~viral).sum(), rel=0.15)
-    assert prevalence(np.zeros(0)) == 0.5
-    np.testing.assert_allclose(at_prevalence(even, 0.5), even)

@@ -9,13 +9,15 @@ from tests.classifier.making import LAYOUT
 from vnp.classifier.calibration import Calibration
 from vnp.classifier.checkpoint import Checkpoint
 from vnp.features.scores import Named, Scores
+from vnp.metrics.reliability import HIGH, LOW, MEDIUM
 from vnp.metrics.rules import aggregate
 from vnp.prediction.calls import SHORT, UNSCORED, UNSURE, Found, Judges, decide, false_discovery_rate, judge
 from vnp.prediction.options import PredictOptions
 from vnp.prediction.scores import Batch
-from vnp.report.calls import HIGH, HOST, LOW, MEDIUM, NO_CALL, VIRAL
+from vnp.report.calls import HOST, NO_CALL, VIRAL
 
 CLASSIFIER = Checkpoint({}, LAYOUT, {}, 300, Calibration("temperature", 2.0))
+JUDGES = Judges(CLASSIFIER, "best-frame")
 
 
 def make_rows(keys: list[tuple[int, int, int]], probability: list[float], length: list[int] | None = None) -> Scores:
@@ -31,6 +33,7 @@ def make_rows(keys: list[tuple[int, int, int]], probability: list[float], length
         start=np.zeros(len(keys), np.int64),
         end=np.array(length or [299] * len(keys), np.int64),
         logits=logits,
+        novelty=np.full(len(keys), np.nan, np.float16),
     )
 
 
@@ -159,12 +162,12 @@ def with_lengths(found: Found, length: list[int]) -> Found:
 def test_calls_and_why_there_is_none() -> None:
     rows = make_rows([(0, 1, 0), (1, 1, 0), (2, 1, 0), (4, 1, 0)], [0.99, 0.6, 0.2, 0.95])
     found = with_lengths(find(rows, 5, "best-frame"), [400, 400, 400, 400, 90])
-    plain = decide(found, 300, settings())
+    plain = decide(found, 300, settings(), JUDGES)
     assert plain.call.tolist() == [VIRAL, VIRAL, HOST, NO_CALL, VIRAL]
     assert plain.why[3] == UNSCORED
     assert np.isnan(plain.fdr[3])
     assert plain.wrong == pytest.approx(0.01 + 0.4 + 0.05)
-    strict = decide(found, 300, settings(max_fdr=0.1, min_length=100))
+    strict = decide(found, 300, settings(max_fdr=0.1, min_length=100), JUDGES)
     assert strict.call.tolist() == [VIRAL, NO_CALL, HOST, NO_CALL, NO_CALL]
     assert strict.why[[1, 3, 4]].tolist() == [UNSURE, UNSCORED, SHORT]
     # What is too short takes no part in the rate of the others.
@@ -175,12 +178,12 @@ def test_calls_and_why_there_is_none() -> None:
 @pytest.mark.parametrize(("threshold", "expected"), [(0.0, [VIRAL, VIRAL]), (1.0, [HOST, HOST])])
 def test_thresholds_at_their_ends(threshold: float, expected: list[int]) -> None:
     find_at = partial(find, make_rows([(0, 1, 0), (1, 1, 0)], [1.0, 0.0]), 2, "best-frame")
-    assert decide(find_at(threshold=threshold), 300, settings()).call.tolist() == expected
+    assert decide(find_at(threshold=threshold), 300, settings(), JUDGES).call.tolist() == expected
 
 
 def test_agreement_counts_frames_that_say_the_same() -> None:
     keys = [(0, chunk, 0) for chunk in range(1, 5)]
-    calls = decide(find(make_rows(keys, [0.99, 0.6, 0.4, 0.3]), 1, "best-frame"), 300, settings())
+    calls = decide(find(make_rows(keys, [0.99, 0.6, 0.4, 0.3]), 1, "best-frame"), 300, settings(), JUDGES)
     assert calls.call.tolist() == [VIRAL]
     assert calls.agreement.tolist() == [0.5]
     assert calls.reliability.tolist() == [LOW]

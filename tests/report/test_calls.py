@@ -9,7 +9,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from vnp.prediction.calls import Found, decide
+from tests.classifier.making import LAYOUT
+from vnp.classifier.checkpoint import Checkpoint
+from vnp.prediction.calls import Found, Judges, decide
 from vnp.prediction.options import PredictOptions
 from vnp.report.calls import HOST, NO_CALL, VIRAL, Report, render
 
@@ -48,7 +50,7 @@ def make_report(records: int, *, scored: float = 0.9, name: str = "contig_{}", *
     tally.viral[has] = tally.probability[has] >= settings.threshold
     tally.by[has] = 1
     tally.length[:] = length = random.integers(60, 60_000, records)
-    calls = decide(tally, 300, settings)
+    calls = decide(tally, 300, settings, Judges(Checkpoint({}, LAYOUT, {}, 300), "best-frame"))
     viral = calls.call == VIRAL
     about = {
         "run": "a" * 64,
@@ -65,6 +67,7 @@ def make_report(records: int, *, scored: float = 0.9, name: str = "contig_{}", *
             "rows": 2 * int(tally.scored.sum()),
         },
         "threshold": settings.threshold,
+        "prevalence": None,
         "expected_false_calls": 1.5,
         "no_call_reasons": {"no open frame": 3},
         "inputs": [{"path": "<b>contigs&.fna", "records": records, "bases": 5}],

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float, Float16, Float32, Float64, Int64
 
 from vnp.classifier.calibration import Calibration, logistic
-from vnp.classifier.classifier import margins, require_kind
+from vnp.classifier.classifier import distances, margins, require_kind
 from vnp.classifier.model import CLASSES, MLPClassifier
 from vnp.encoders.device import choose_device
 from vnp.errors import FeatureError, LayoutError, storage_error
@@ -29,6 +29,7 @@ from vnp.files.records import from_json, parse_json, read_regular
 from vnp.files.tensors import load_tensors, save_tensors
 from vnp.metrics.presets import Preset, presets_from_json
 from vnp.metrics.rules import BEST_FRAME
+from vnp.metrics.trust import Trust
 
 VIRNUCPRO_CLASS = "__main__.MLPClassifier"
 """What the pickled classifiers of VirNucPro are."""
@@ -49,6 +50,7 @@ class Checkpoint:
     calibration: Calibration = field(default_factory=Calibration)  # from log-odds to probability
     threshold: float = 0.5  # probability from which on a row is called viral, where there are no presets
     presets: Mapping[str, Preset] = field(default_factory=dict)  # thresholds for records, by name
+    trust: Trust = field(default_factory=Trust)  # how far its probabilities and calls can be trusted
     classes: tuple[str, ...] = CLASSES  # names of the outputs
     origin: str = "vnp"  # ``vnp``, or ``VirNucPro`` for a converted one
     training: Mapping[str, Any] = field(default_factory=dict)  # recipe, rows, digest of the training data, epochs
@@ -83,7 +85,7 @@ class Checkpoint:
 
     @property
     def balanced(self) -> bool:
-        """Whether half of all records must be viral for its probabilities to hold; not so: they are as in the data."""
+        """Not so: its probabilities are as in the data that it was trained on."""
         return False
 
     @property
@@ -134,6 +136,7 @@ class Checkpoint:
             "layout": json.loads(self.layout.to_json()),
             "calibration": asdict(self.calibration),
             "presets": {name: asdict(preset) for name, preset in self.presets.items()},
+            "trust": self.trust.to_json(),
         }
         content = {
             "format": f"{_FORMAT}/{_VERSION}",
@@ -167,6 +170,7 @@ class Checkpoint:
                 calibration=Calibration.from_dict(about["calibration"]),
                 # What was written before there were any has none.
                 presets=presets_from_json(about.get("presets", {})),
+                trust=Trust.from_json(about.get("trust")),
                 **asdict(from_json(_Plain, {name: about[name] for name in _PLAIN})),
             )
             if (
@@ -276,6 +280,10 @@ class Scorer:
         shape: so a row's numbers do not depend on how many others there are.
         """
         return in_batches(self._network, rows, self._checkpoint.layout.width, self.device)
+
+    def novelty(self, rows: Float[np.ndarray, "n width"]) -> Float16[np.ndarray, "n"]:
+        """How far each row is from what the classifier was trained on; NaN where that was not kept."""
+        return distances(self._checkpoint.trust.novelty, rows)
 
 
 def in_batches(

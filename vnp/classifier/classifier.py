@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float, Float16, Float32, Float64, Int64
 
 from vnp.errors import FeatureError
 from vnp.features.layout import FeatureLayout
+from vnp.metrics.novelty import Novelty
 from vnp.metrics.presets import Preset
+from vnp.metrics.trust import Trust
 
 
 class RowScorer(Protocol):
@@ -22,6 +24,9 @@ class RowScorer(Protocol):
         Raises:
             FeatureError: rows are of another width, or hold NaN or infinity.
         """
+
+    def novelty(self, rows: Float[np.ndarray, "n width"]) -> Float16[np.ndarray, "n"]:
+        """How far each row is from what the classifier was trained on; NaN where that was not kept."""
 
 
 class Classifier(Protocol):
@@ -69,7 +74,11 @@ class Classifier(Protocol):
 
     @property
     def balanced(self) -> bool:
-        """Whether probabilities hold where half of all records are viral."""
+        """Whether rates are told at the share of viruses that the records show, though nobody asks for it."""
+
+    @property
+    def trust(self) -> Trust:
+        """How far its probabilities and calls can be trusted, as far as that was measured."""
 
     @property
     def digest(self) -> str:
@@ -99,6 +108,11 @@ class Classifier(Protocol):
             margin: log-odds of viral against all else.
             length: bases of what each speaks of.
         """
+
+
+def distances(novelty: Novelty | None, rows: Float[np.ndarray, "n width"]) -> Float16[np.ndarray, "n"]:
+    """What ``RowScorer.novelty`` gives."""
+    return np.full(len(rows), np.nan, np.float16) if novelty is None else novelty.distance(rows)
 
 
 _NOT_NUMERIC = {"precision"}

@@ -28,6 +28,7 @@ from vnp.classifier.split import (
     split_of_data,
     text_digest,
 )
+from vnp.classifier.trust import measure_trust
 from vnp.errors import RunExistsError, UsageError
 from vnp.features.read import Features
 from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION
@@ -273,6 +274,9 @@ def _finish(
         calibration=calibration,
         threshold=training.threshold,
         presets=_presets(features, watched, label, calibration.apply(margins)),
+        trust=measure_trust(
+            features, store, split, {part: calibration.apply(found) for part, found in parts.items()}, training.seed
+        ),
         # A row without a protein is a chunk; with one it is an open frame.
         training={
             "recipe": asdict(training.recipe),
@@ -290,7 +294,8 @@ def _finish(
     )
     presets = {name: asdict(preset) for name, preset in checkpoint.presets.items()}
     told = {"calibration": asdict(calibration), "presets": presets, "split": checkpoint.split}
-    write_json(outputs.metrics, {**metrics, **told})
+    reliability = checkpoint.trust.to_json()["reliability"]
+    write_json(outputs.metrics, {**metrics, **told, "reliability": reliability})
     series = [
         Series(PARTS[part], label[split.rows(part)], calibration.apply(parts[part]))
         for part in sorted(parts, reverse=True)

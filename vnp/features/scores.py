@@ -16,7 +16,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from jaxtyping import Float32, Int8, Int32, Int64
+from jaxtyping import Float16, Float32, Int8, Int32, Int64
 
 from vnp.errors import FeatureError
 from vnp.features.hdf5 import WIDEST_FIXED, as_array, as_bytes, column_type, guarded_file, whole_file, widest
@@ -40,6 +40,7 @@ class Scores:
     start: Int64[np.ndarray, "n"]  # where the row's DNA starts on the record, 0-based
     end: Int64[np.ndarray, "n"]  # where it ends, exclusive
     logits: Float32[np.ndarray, "n k"]  # of each kind
+    novelty: Float16[np.ndarray, "n"]  # distance from what the classifier was trained on; NaN where it cannot tell
 
     def __len__(self) -> int:
         return len(self.record)
@@ -87,7 +88,10 @@ _NUMBERS = {
     **dict.fromkeys(("chunk", "chunks", "repeat"), np.int32),
     "frame": np.int8,
     "logits": np.float32,
+    "novelty": np.float16,
 }
+_NEWER = "novelty"
+"""What scores of earlier versions lack: NaN."""
 
 
 def write_scores(
@@ -221,8 +225,9 @@ def _make(file: h5py.File, group: str, kind: type[Any], sources: Sequence[Path])
                 again, last = _continues(source["records/ordinal"], last, path)
                 rows -= again
             for name, found in types.items():
-                column = source[f"{group}/{name}"]
-                found.append((column.dtype, column.shape[1:]))
+                column = source.get(f"{group}/{name}")
+                known = (np.dtype(_NUMBERS[name]), ()) if column is None else (column.dtype, column.shape[1:])
+                found.append(known)
                 if found[-1][1] != found[0][1]:
                     raise FeatureError(f"{name} is {found[-1][1]} wide, elsewhere {found[0][1]}", path=path)
     columns = {}
@@ -236,7 +241,7 @@ def _make(file: h5py.File, group: str, kind: type[Any], sources: Sequence[Path])
 
 def _copy(source: h5py.File, columns: dict[str, h5py.Dataset], group: str, window: slice, at: int) -> None:
     for name, target in columns.items():
-        values = source[f"{group}/{name}"][window]
+        values = _column(source, f"{group}/{name}", window)
         if name not in _NUMBERS:
             values = as_array(as_bytes(values), target.dtype)
         if len(values):
@@ -255,7 +260,13 @@ def _rising(key: Sequence[np.ndarray], last: tuple[int, int, int], path: Path) -
 
 def read_scores(file: h5py.File, window: slice = slice(None)) -> Scores:
     """The scores of an open file, or a window of them."""
-    return Scores(*(file[f"{GROUP}/{one.name}"][window] for one in fields(Scores)))
+    return Scores(*(_column(file, f"{GROUP}/{one.name}", window) for one in fields(Scores)))
+
+
+def _column(file: h5py.File, name: str, window: slice) -> Any:
+    if name == f"{GROUP}/{_NEWER}" and name not in file:
+        return np.full(len(file[f"{GROUP}/record"][window]), np.nan, np.float16)
+    return file[name][window]
 
 
 def read_named(file: h5py.File, window: slice = slice(None)) -> Named:

@@ -122,30 +122,6 @@ def calibration_error(
     return float(np.abs(gap).sum() / weights.sum())
 
 
-def prevalence(probability: Float64[np.ndarray, " n"]) -> float:
-    """The share of viruses that explains best how probable records look (Saerens et al., Neural Computation 14, 2002).
-
-    One record of either label is assumed beside them, so that few do not make the share 0 or 1.
-
-    Args:
-        probability: of each record, where half of all were viral.
-    """
-    share = 0.5
-    for _ in range(_ROUNDS):
-        found = (float(at_prevalence(probability, share).sum()) + 1) / (len(probability) + 2)
-        if abs(found - share) < 1e-6:
-            break
-        share = found
-    return share
-
-
-def at_prevalence(probability: Float64[np.ndarray, " n"], share: float) -> Float64[np.ndarray, " n"]:
-    """What a probability becomes where this share of the records is viral, and not one half."""
-    viral, host = probability * share, (1 - probability) * (1 - share)
-    moved: Float64[np.ndarray, " n"] = viral / np.maximum(viral + host, np.finfo(np.float64).tiny)
-    return moved
-
-
 def _hats(length: Int64[np.ndarray, " n"], knots: Sequence[int]) -> Float64[np.ndarray, "n knots"]:
     """How near each length is to each knot, on a logarithmic scale: rows of at most two numbers that add up to 1."""
     places = np.log(np.asarray(knots, dtype=np.float64))

@@ -43,7 +43,9 @@ from vnp.finetune.measure import (
     roc_auc,
 )
 from vnp.finetune.recipe import Recipe
+from vnp.finetune.trust import BALANCE, draw_contigs, levels_by_group, measure_trust
 from vnp.metrics.presets import Preset, measure_presets, presets_from_json
+from vnp.metrics.trust import Trust
 
 SCHEMA = "sixframe-1"
 MODEL_TYPE = "sixframe"
@@ -61,6 +63,7 @@ class Trained:
         calibration: from log-odds to probabilities.
         window: bases that it reads at once.
         presets: the probabilities from which on records are viral, by name and length.
+        trust: how far probabilities and calls can be trusted; folders of earlier versions know little of it.
     """
 
     network: SixFrame
@@ -68,6 +71,7 @@ class Trained:
     calibration: LengthCalibration
     window: int
     presets: Mapping[str, Preset]
+    trust: Trust
 
 
 def write_folder(
@@ -97,6 +101,9 @@ def write_folder(
     calibration, presets = _calibrate(network, held, count)
     say("measuring")
     metrics = measure(network, held, calibration, count)
+    trust, tested = measure_trust(network, held, calibration, count, say)
+    if trust.reliability is not None and tested is not None:
+        metrics["reliability"] = levels_by_group(trust.reliability, tested)
     genomes = held.genomes
     config = {
         "model_type": MODEL_TYPE,
@@ -107,6 +114,7 @@ def write_folder(
         "weights_sha256": hashlib.sha256(content).hexdigest(),
         "calibration": calibration.to_json(),
         "presets": {name: asdict(preset) for name, preset in presets.items()},
+        "trust": trust.to_json(),
         "recipe": recipe.to_json(),
         "provenance": {
             "genomes_sha256": genomes.digest(),
@@ -175,21 +183,16 @@ def read_folder(folder: Path, *, weights_sha256: str | None = None) -> Trained:
         raise WeightsError(f"{path} is of windows of {config.get('window')} bases, this version reads {WINDOW}")
     try:
         presets = presets_from_json(config["presets"])
+        trust = Trust.from_json({"prevalence": BALANCE, **config.get("trust", {})})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise WeightsError(f"{path} has no presets that can be used: {error}") from error
+        raise WeightsError(f"{path} has presets, or what training looked like, that cannot be used: {error}") from error
     calibration = LengthCalibration.from_json(config.get("calibration", {}))
-    return Trained(network, config, calibration, WINDOW, presets)
+    return Trained(network, config, calibration, WINDOW, presets, trust)
 
 
 def _contigs(network: SixFrame, held: DeviceGenomes, part: int, count: int) -> tuple[Windows, np.ndarray]:
     """Contigs of every length class of one part's units, and their mean log-odds."""
-    chosen = held.genomes.part == part
-    drawn = [
-        draw(held, chosen, low, high - 1, max(1, count // max(1, high // 10000)), seed=13)
-        for low, high in CLASSES
-        if (held.genomes.lengths[chosen] >= low).any()
-    ]
-    pieces = Windows(*(np.concatenate(columns) for columns in zip(*drawn, strict=True)))
+    pieces = draw_contigs(held, part, count, seed=13)
     return pieces, mean_viral_logits(network, held, pieces)
 
 

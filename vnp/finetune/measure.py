@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ CLASSES = ((150, 300), (300, 500), (500, 1000), (1000, 3000), (3000, 10000), (10
 """Lengths of the contigs that calls of records are measured on: from, to."""
 _MOST_IGNORED = 0.1
 _BASES = 1 << 22
+_CPU_BASES = 1 << 13
 _RUN = 5  # windows that look viral one after the other
 _LACKING = 0.5
 
@@ -87,35 +88,55 @@ def _ignored(held: DeviceGenomes, start: np.ndarray, length: np.ndarray) -> np.n
     return counted
 
 
-@torch.inference_mode()
 def logits_of(
     network: SixFrame, held: DeviceGenomes, start: Int64[np.ndarray, " n"], length: Int64[np.ndarray, " n"]
 ) -> Float32[np.ndarray, "n 7"]:
     """The network's logits of windows of any lengths, as bf16 gives them on a GPU."""
-    out = np.zeros((len(start), len(KINDS)), np.float32)
+    return _through(network, network, len(KINDS), held, start, length)
+
+
+def rows_of(
+    network: SixFrame, held: DeviceGenomes, start: Int64[np.ndarray, " n"], length: Int64[np.ndarray, " n"]
+) -> Float32[np.ndarray, "n width"]:
+    """The rows that the network's head reads, of windows of any lengths."""
+    return _through(network, network.rows, network.config.width, held, start, length)
+
+
+@torch.inference_mode()
+def _through(
+    network: SixFrame,
+    function: Callable[..., Tensor],
+    width: int,
+    held: DeviceGenomes,
+    start: Int64[np.ndarray, " n"],
+    length: Int64[np.ndarray, " n"],
+) -> Float32[np.ndarray, "n width"]:
+    out = np.zeros((len(start), width), np.float32)
     sizes = np.array([padded_length(int(one)) for one in length])
     sizes = np.where(np.isin(length, [WINDOW, *LENGTHS]), length, sizes)
     was_training = network.training
     network.eval()
     for size in np.unique(sizes).tolist():
         members = np.flatnonzero(sizes == size)
-        batch = max(1, _BASES // size)
+        batch = max(1, (_BASES if held.device.type == "cuda" else _CPU_BASES) // size)
         for at in range(0, len(members), batch):
             some = members[at : at + batch]
-            out[some] = _logits(network, held, start[some], length[some], size).cpu().numpy()
+            out[some] = _of_size(function, held, start[some], length[some], size).cpu().numpy()
     network.train(was_training)
     return out
 
 
-def _logits(network: SixFrame, held: DeviceGenomes, start: np.ndarray, length: np.ndarray, size: int) -> Tensor:
+def _of_size(
+    function: Callable[..., Tensor], held: DeviceGenomes, start: np.ndarray, length: np.ndarray, size: int
+) -> Tensor:
     first = torch.from_numpy(start).to(held.device)
     places = (first[:, None] + torch.arange(size, device=held.device)).clamp(max=len(held.codes) - 1)
     bases = held.codes[places]
     with torch.autocast(held.device.type, dtype=torch.bfloat16, enabled=held.device.type == "cuda"):
         if (length == size).all():
-            return network(codon_ids(bases)).float()  # type: ignore[no-any-return]
+            return function(codon_ids(bases)).float()
         lengths = torch.from_numpy(length).to(held.device)
-        return network(codon_ids(bases, lengths), (lengths - 2) // 3).float()  # type: ignore[no-any-return]
+        return function(codon_ids(bases, lengths), (lengths - 2) // 3).float()
 
 
 def cut(length: int, window: int = WINDOW) -> Int64[np.ndarray, " windows"]:
@@ -134,11 +155,16 @@ def viral_logits(logits: Float32[np.ndarray, "n 7"]) -> Float64[np.ndarray, " n"
 
 def mean_viral_logits(network: SixFrame, held: DeviceGenomes, pieces: Windows) -> Float64[np.ndarray, " n"]:
     """The mean over its windows of each piece's log-odds of virus against host."""
+    owner, start, length = windows_of(pieces)
+    odds = viral_logits(logits_of(network, held, start, length))
+    return np.bincount(owner, weights=odds) / np.bincount(owner)
+
+
+def windows_of(pieces: Windows) -> tuple[Int64[np.ndarray, " w"], Int64[np.ndarray, " w"], Int64[np.ndarray, " w"]]:
+    """The windows of all pieces: of which each is, where it begins among all bases, and how long it is."""
     begins = [cut(int(length)) for length in pieces.length]
     owner = np.repeat(np.arange(len(begins)), [len(one) for one in begins])
-    start = pieces.start[owner] + np.concatenate(begins)
-    odds = viral_logits(logits_of(network, held, start, np.minimum(pieces.length, WINDOW)[owner]))
-    return np.bincount(owner, weights=odds, minlength=len(begins)) / np.bincount(owner, minlength=len(begins))
+    return owner, pieces.start[owner] + np.concatenate(begins), np.minimum(pieces.length, WINDOW)[owner]
 
 
 def roc_auc(viral: Bool[np.ndarray, " n"], score: Float64[np.ndarray, " n"]) -> float:

@@ -9,7 +9,7 @@ from vnp.finetune.genomes import Genomes, load_genomes, read_genomes, save_genom
 from vnp.finetune.matches import ignore_matches
 from vnp.finetune.proteins import ignore_resembling
 from vnp.finetune.sheet import read_sheet
-from vnp.finetune.split import split
+from vnp.finetune.split import leave_out, split
 
 PACKED = ".npz"
 
@@ -26,7 +26,7 @@ def prepare(
     """Read, split and mask the genomes of a sheet and pack them, or read a packed set.
 
     Args:
-        source: a sheet, or a packed set, whose split then stays as it is.
+        source: a sheet, or a packed set, whose split then stays as it is but for the groups to leave out.
         packed: where to pack the sheet's; what is there already is read instead.
         validation: share of the units to watch.
         test: share of the units to keep for the test.
@@ -40,9 +40,9 @@ def prepare(
         StorageError: the disk is full or cannot be written.
     """
     if source.suffix == PACKED:
-        return load_genomes(source)
+        return leave_out(load_genomes(source), left_out)
     if packed.exists():
-        return load_genomes(packed)
+        return leave_out(load_genomes(packed), left_out)
     genomes = read_genomes(read_sheet(source))
     say(f"{len(genomes.codes):,} bases, {len(genomes.unit):,} records, {len(genomes.units):,} units")
     genomes = ignore_resembling(ignore_matches(split(genomes, validation=validation, test=test, left_out=left_out)))

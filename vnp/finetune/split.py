@@ -39,9 +39,7 @@ def split(genomes: Genomes, *, validation: float, test: float, left_out: Collect
     Raises:
         UsageError: no group is called so.
     """
-    unknown = sorted(set(left_out) - set(genomes.groups))
-    if unknown:
-        raise UsageError(f"no group is called {unknown[0]!r}: the genomes have {', '.join(genomes.groups)}")
+    _require_groups(genomes, left_out)
     root = related(genomes)
     first: dict[int, tuple[int, int]] = {}
     for record, unit in enumerate(genomes.unit.tolist()):
@@ -62,6 +60,23 @@ def split(genomes: Genomes, *, validation: float, test: float, left_out: Collect
         part[members[:tested]] = TEST
         part[members[tested : tested + watched]] = VALIDATION
     return replace(genomes, part=part[root][genomes.unit])
+
+
+def leave_out(genomes: Genomes, groups: Collection[str]) -> Genomes:
+    """The same split with some groups kept for the test as a whole.
+
+    Raises:
+        UsageError: no group is called so.
+    """
+    _require_groups(genomes, groups)
+    chosen = np.isin(np.array(genomes.groups), list(groups))[genomes.group]
+    return replace(genomes, part=np.where(chosen, TEST, genomes.part).astype(np.int8))
+
+
+def _require_groups(genomes: Genomes, groups: Collection[str]) -> None:
+    unknown = sorted(set(groups) - set(genomes.groups))
+    if unknown:
+        raise UsageError(f"no group is called {unknown[0]!r}: the genomes have {', '.join(genomes.groups)}")
 
 
 def related(genomes: Genomes) -> Int32[np.ndarray, " units"]:

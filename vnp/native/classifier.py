@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float, Float16, Float32, Float64, Int64
 
 from vnp.classifier.checkpoint import in_batches
-from vnp.classifier.classifier import require_kind
+from vnp.classifier.classifier import distances, require_kind
 from vnp.encoders.device import choose_device
 from vnp.encoders.models.sixframe import KINDS, VIRAL_KINDS
 from vnp.encoders.registry import describe
@@ -51,6 +51,7 @@ class NativeClassifier:
         self.chunk = self._trained.window
         self.digest = str(self._trained.config["weights_sha256"])
         self.presets = self._trained.presets
+        self.trust = self._trained.trust
 
     @cached_property
     def encoders(self) -> dict[str, dict[str, Any]]:
@@ -83,6 +84,7 @@ class HeadScorer:
     """The head, ready to score rows."""
 
     def __init__(self, trained: Trained, device: torch.device) -> None:
+        self._trust = trained.trust
         self._head = trained.network.head.to(device).eval()
         self._width = int(trained.config["width"])
         self._device = device
@@ -90,6 +92,10 @@ class HeadScorer:
     def logits(self, rows: Float[np.ndarray, "n width"]) -> Float32[np.ndarray, "n k"]:
         """Logits of the kinds, of each row."""
         return in_batches(self._head, rows, self._width, self._device)
+
+    def novelty(self, rows: Float[np.ndarray, "n width"]) -> Float16[np.ndarray, "n"]:
+        """How far each row is from what the network was trained on; NaN where that was not kept."""
+        return distances(self._trust.novelty, rows)
 
 
 def digest_of(folder: Path | None) -> str:

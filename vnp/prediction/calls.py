@@ -7,19 +7,21 @@ a probability share the rate of the last of them, so that it does not depend on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int8, Int32, Int64
+from jaxtyping import Bool, Float16, Float32, Float64, Int8, Int32, Int64
 
 from vnp.classifier.calibration import logistic
 from vnp.classifier.classifier import Classifier, margins
 from vnp.features.scores import Scores
-from vnp.finetune.calibration import at_prevalence, prevalence
+from vnp.metrics.novelty import mean_distances
+from vnp.metrics.prevalence import Shares, at_prevalence
+from vnp.metrics.reliability import HIGH, LOW, MEDIUM, Judgements
 from vnp.metrics.rules import MEAN_LOGIT, aggregate, chunk_keys
-from vnp.report.calls import HIGH, HOST, LOW, MEDIUM, NO_CALL, VIRAL, CalledRecords
+from vnp.report.calls import HOST, NO_CALL, VIRAL, CalledRecords
 
 if TYPE_CHECKING:
     from vnp.prediction.options import PredictOptions
@@ -47,6 +49,7 @@ class Judged:
     probability: Float64[np.ndarray, "n"]  # calibrated
     length: Int64[np.ndarray, "n"]  # bases
     kinds: Float32[np.ndarray, "n k"] | None  # logits of the kinds that are told, or None
+    distance: Float16[np.ndarray, "n"]  # from what the classifier was trained on
 
     def __len__(self) -> int:
         return len(self.by)
@@ -71,6 +74,7 @@ class Judges:
     classifier: Classifier
     rule: str  # how rows of the classifier decide, one of ``vnp.metrics.rules.RULES``
     native: Classifier | None = None
+    share: float | None = None  # of viruses, that probabilities are told for; None for what each holds at
 
     @property
     def first_by(self) -> int:
@@ -78,10 +82,31 @@ class Judges:
         return NATIVE if self.classifier.origin == "native" else CHECKPOINT
 
     @property
+    def both(self) -> list[tuple[int, Classifier]]:
+        """The classifiers, each with the number that stands for its scores."""
+        pair = ((self.first_by, self.classifier), (NATIVE, self.native))
+        return [(by, one) for by, one in pair if one is not None]
+
+    @property
     def balanced(self) -> list[int]:
-        """Whose probabilities hold where half of all records are viral."""
-        both = ((self.first_by, self.classifier), (NATIVE, self.native))
-        return [by for by, one in both if one is not None and one.balanced]
+        """For whose records rates are told at the share of viruses that these show."""
+        return [by for by, one in self.both if one.balanced]
+
+    def held_at(self, by: Int8[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
+        """The share of viruses at which each probability holds, by whose it is."""
+        found = np.full(len(by), 0.5)
+        for number, one in self.both:
+            if one.trust.prevalence is not None:
+                found[by == number] = one.trust.prevalence
+        return found
+
+    def told(self, probability: Float64[np.ndarray, "n"], by: Int8[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
+        """Probabilities as they are told, at the share of viruses."""
+        return probability if self.share is None else at_prevalence(probability, self.share, self.held_at(by))
+
+    def untold(self, probability: Float64[np.ndarray, "n"], by: Int8[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
+        """What probabilities that are told were before."""
+        return probability if self.share is None else at_prevalence(probability, self.held_at(by), self.share)
 
     @property
     def telling(self) -> Classifier | None:
@@ -104,7 +129,7 @@ class Judges:
         kinds = None
         if self.telling is not None:
             kinds = rows.logits[:, :own] if self.telling is self.classifier else rows.logits[:, own:]
-        return Judged(by, margin, probability, length, kinds)
+        return Judged(by, margin, probability, length, kinds, rows.novelty)
 
     def vote(
         self,
@@ -190,7 +215,7 @@ class Chunks:
 
 
 class Found:
-    """What is known of every record, gathered batch by batch; about 50 bytes a record."""
+    """What is known of every record, gathered batch by batch; some 50 bytes a record."""
 
     def __init__(self, records: int) -> None:
         self.length: Int64[np.ndarray, "r"] = np.zeros(records, np.int64)
@@ -203,6 +228,8 @@ class Found:
         """Whether the probability is that of a viral call."""
         self.kind: Int8[np.ndarray, "r"] = np.full(records, -1, np.int8)
         self.by: Int8[np.ndarray, "r"] = np.zeros(records, np.int8)
+        self.novelty: Float32[np.ndarray, "r"] = np.full(records, np.nan, np.float32)
+        """As a percentile of held-out records."""
         self.rows = 0
 
     def add(
@@ -251,6 +278,11 @@ class Found:
         self.score[where], self.probability[where], self.by[where] = votes.score, votes.probability, votes.by
         self.viral[where], self.agreement[where] = viral, agreement
         self.kind[where] = judges.kind(judged, votes, viral)
+        distance = mean_distances(judged.distance[votes.decides], group[votes.decides], len(at))
+        for number, one in judges.both:
+            if one.trust.novelty is not None:
+                some = votes.by == number
+                self.novelty[where[some]] = one.trust.novelty.percentile(distance[some], names.length[at[some]])
         self.scored[where] = np.bincount(owner[starts], minlength=len(names))[at].astype(np.int32)
         return judged, chunks
 
@@ -266,26 +298,31 @@ class Calls(CalledRecords):
     share: float | None  # share of viruses that the probabilities were moved to for the rate, or None
 
 
-def decide(found: Found, chunk: int, settings: PredictOptions, balanced: Collection[int] = ()) -> Calls:
+def decide(found: Found, chunk: int, settings: PredictOptions, judges: Judges) -> Calls:
     """Call records.
 
     Probabilities of some classifiers hold where half of all records are viral. For rates, and for how many calls are
-    wrong, they are moved to the share of viruses that explains best how probable the records look.
+    wrong, they are moved to the share of viruses that explains best how probable the records look, unless all of them
+    are told for a share.
 
     Args:
         found: what is known of them.
         chunk: bases of a chunk.
         settings: what a call takes.
-        balanced: whose probabilities are such, of ``SCORED_BY``.
+        judges: who scored them.
     """
     length, scored = found.length, found.scored > 0
     eligible = scored & (length >= settings.min_length)
-    chance, share = found.probability, None
-    moved = eligible & np.isin(found.by, list(balanced))
-    if moved.any():
-        share = prevalence(chance[moved])
-        chance = chance.copy()
-        chance[moved] = at_prevalence(chance[moved], share)
+    told = judges.told(found.probability, found.by)
+    chance, share = told, judges.share
+    moved = eligible & np.isin(found.by, judges.balanced)
+    if share is None and moved.any():
+        before = judges.held_at(found.by[moved])
+        shares = Shares()
+        shares.add(told[moved], before)
+        share = shares.share()
+        chance = told.copy()
+        chance[moved] = at_prevalence(told[moved], share, before)
     fdr = np.full(len(length), np.nan)
     fdr[eligible] = false_discovery_rate(chance[eligible])
     viral = scored & found.viral
@@ -297,10 +334,16 @@ def decide(found: Found, chunk: int, settings: PredictOptions, balanced: Collect
     why[~scored] = UNSCORED
     call = np.where(why == CALLED, viral, NO_CALL).astype(np.int8)
     reliability = judge(length, found.scored, found.agreement, chunk)
+    for by, one in judges.both:
+        if one.trust.reliability is not None:
+            some = np.flatnonzero(scored & (found.by == by))
+            sure = np.where(viral[some], told[some], 1 - told[some])
+            calls = Judgements(length[some], sure, found.agreement[some], found.novelty[some])
+            reliability[some] = one.trust.reliability.levels(calls)
     wrong = float((1 - chance[call == VIRAL]).sum())
     return Calls(
-        length, found.scored, found.score, found.probability, call, fdr, found.agreement, reliability, why, found.by,
-        found.kind, wrong, share,
+        length, found.scored, found.score, told, call, fdr, found.agreement, reliability, found.novelty, why,
+        found.by, found.kind, wrong, share,
     )  # fmt: skip
 
 
@@ -317,8 +360,21 @@ def false_discovery_rate(probability: Float64[np.ndarray, "n"]) -> Float64[np.nd
     return rate
 
 
-def reliability_levels(chunk: int) -> str:
-    """The rule of ``judge`` in words, for pages."""
+def reliability_levels(judges: Judges, chunk: int) -> str:
+    """What levels of reliability mean, in words, for pages."""
+    found = []
+    for by, one in judges.both:
+        whose = f"Of calls by the {SCORED_BY[by]}: " if len(judges.both) > 1 else ""
+        measured = one.trust.reliability
+        if measured is not None:
+            found.append(f"{whose}{'; '.join(measured.sentences())}. Measured on {measured.measured_on}.")
+        else:
+            found.append(f"{whose}{_plain_levels(chunk)} How many of each are wrong was not measured.")
+    return " ".join(found)
+
+
+def _plain_levels(chunk: int) -> str:
+    """The rule of ``judge`` in words."""
     return (
         f"low if the record is shorter than {_short(chunk):g} bases or fewer than {LOW_AGREEMENT:.0%} of its rows "
         f"agree; high if at least {HIGH_CHUNKS} chunks have a score and at least {HIGH_AGREEMENT:.0%} of its rows "
@@ -337,7 +393,7 @@ def judge(
     agreement: Float32[np.ndarray, "r"],
     chunk: int,
 ) -> Int8[np.ndarray, "r"]:
-    """How far to trust a call, by a plain rule.
+    """How far to trust a call, by a plain rule, where no errors were measured.
 
     Low: the record is shorter than half a chunk of the kind that the classifier was trained on (at most 300 bases), or
     fewer than 60 % of its rows agree with its call. High: not low, at least 3 chunks have a score and at least 80 % of

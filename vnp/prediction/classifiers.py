@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float16, Float32
 
 from vnp.classifier.checkpoint import Checkpoint
 from vnp.classifier.classifier import Classifier, RowScorer
@@ -87,34 +87,39 @@ class TaskScoring:
     def score(self, prepared: Prepared, arrays: Mapping[str, np.ndarray]) -> Scores:
         """Score a block; where the native network scores chunks, its logits stand behind those of the rows."""
         rows, beside = prepared.rows, prepared.beside
-        logits = self._scorer.logits(join_parts(self._layout, arrays))
-        own = Scores(rows.record, rows.chunk, rows.frame, rows.start, rows.end, logits)
+        joined_parts = join_parts(self._layout, arrays)
+        logits, novelty = self._scorer.logits(joined_parts), self._scorer.novelty(joined_parts)
+        own = Scores(rows.record, rows.chunk, rows.frame, rows.start, rows.end, logits, novelty)
         if self._native is None or beside is None:
             return own
         width = logits.shape[1]
         joined = np.zeros((len(own) + len(beside.dna), width + len(self._native.kinds)), np.float32)
         joined[: len(own), :width] = logits
+        far = np.zeros(0, np.float16)
         if beside.dna:
-            joined[len(own) :, width:] = self._of_chunks(self._native, beside.dna)
+            joined[len(own) :, width:], far = self._of_chunks(self._native, beside.dna)
         frame = np.full(len(beside.dna), -1, np.int8)
         columns = [
             np.concatenate(both)
             for both in (
                 (rows.record, beside.record), (rows.chunk, beside.chunk), (rows.frame, frame),
-                (rows.start, beside.start), (rows.end, beside.end),
+                (rows.start, beside.start), (rows.end, beside.end), (novelty, far),
             )
         ]  # fmt: skip
         order = np.lexsort((columns[2], columns[1], columns[0]))
-        record, chunk, frames, start, end = (column[order] for column in columns)
-        return Scores(record, chunk, frames, start, end, joined[order])
+        record, chunk, frames, start, end, distance = (column[order] for column in columns)
+        return Scores(record, chunk, frames, start, end, joined[order], distance)
 
-    def _of_chunks(self, native: NativeClassifier, dna: list[str]) -> Float32[np.ndarray, "c k"]:
+    def _of_chunks(
+        self, native: NativeClassifier, dna: list[str]
+    ) -> tuple[Float32[np.ndarray, "c k"], Float16[np.ndarray, "c"]]:
         if self._beside is None:
             # Only now: many inputs have no such chunk.
             device = self._request.device
             self._beside = load(ENCODER, molecule="dna", device=device), native.scorer(device)
         encoder, head = self._beside
-        return head.logits(encoder.embed(dna).astype(self._request.store))
+        rows = encoder.embed(dna).astype(self._request.store)
+        return head.logits(rows), head.novelty(rows)
 
 
 def native_of(choice: ClassifierChoice) -> NativeClassifier:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vnp.errors import UsageError
 from vnp.files.records import read_record, write_record
+from vnp.metrics.prevalence import NONE, given_prevalence
 from vnp.metrics.rules import BEST_FRAME, RULES
 from vnp.runs.request import ClassifierChoice
 
@@ -30,6 +31,9 @@ class PredictOptions:
     virnucpro: bool = False  # write VirNucPro's two files too
     fasta: bool = True  # write the called sequences
     regions: bool = False  # look for viral stretches inside longer records
+    # share of viruses that probabilities are told for: a number, ``auto`` for what the records show, or None. With one,
+    # and neither threshold nor preset, what is more likely viral than not is called so
+    prevalence: float | str | None = None
 
     def check(self) -> None:
         """Refuse what cannot be.
@@ -38,8 +42,11 @@ class PredictOptions:
             UsageError: a number is out of range, or there is no such rule.
         """
         check_numbers(self.threshold, self.max_fdr, self.min_length)
-        if (self.threshold is None) == (self.preset is None):
+        chosen = (self.threshold is not None) + (self.preset is not None)
+        if chosen != 1 and (chosen or self.prevalence is None):
             raise UsageError("--threshold and --preset both say what is viral: give one of them")
+        if self.prevalence is not None and given_prevalence(str(self.prevalence)) == NONE:
+            raise UsageError(f"a prevalence of {NONE} is none")
         if self.rule not in RULES:
             raise UsageError(f"--rule must be one of {', '.join(RULES)}, not {self.rule!r}")
 
@@ -51,7 +58,9 @@ class PredictOptions:
     @property
     def viral_from(self) -> str:
         """What makes a record viral, in words."""
-        return f"threshold {self.threshold:g}" if self.threshold is not None else f"preset {self.preset}"
+        if self.threshold is not None:
+            return f"threshold {self.threshold:g}"
+        return f"preset {self.preset}" if self.preset else "what is more likely viral than not"
 
     def write(self, path: Path) -> None:
         """Write them durably, for the step that comes after the shards.

@@ -16,6 +16,7 @@ from vnp.files.durable import remove_temporaries
 from vnp.files.hashing import file_sha256
 from vnp.files.records import read_record, write_record
 from vnp.metrics.presets import DEFAULT
+from vnp.metrics.prevalence import NONE, given_prevalence
 from vnp.native.classifier import NativeClassifier, digest_of
 from vnp.prediction.calls import Judges
 from vnp.prediction.classifiers import bring_back, find_classifier
@@ -58,9 +59,12 @@ def choose_options(
     if before is not None:
         same = before.checkpoint_sha256 == sha256
         kept = {choice: getattr(before, choice) for choice in CHOICES if same or choice not in _OF_CLASSIFIER}
-    if {"threshold", "preset"} & said.keys():
+    share = given_prevalence(str(said["prevalence"])) if "prevalence" in said else kept.get("prevalence")
+    said["prevalence"] = None if share == NONE else share
+    anew = said["prevalence"] is not None and (before is None or before.prevalence is None)
+    if {"threshold", "preset"} & said.keys() or anew:
         kept |= {"threshold": None, "preset": None}
-    elif kept.get("threshold") is None and kept.get("preset") is None:
+    elif said["prevalence"] is None and kept.get("threshold") is None and kept.get("preset") is None:
         has_default = DEFAULT in classifier.presets
         kept |= {"preset": DEFAULT} if has_default else {"threshold": classifier.threshold}
     options = PredictOptions(
@@ -71,6 +75,11 @@ def choose_options(
         **{"rule": classifier.rule, **kept, **said},
     )
     options.check()
+    if options.prevalence is not None and classifier.trust.prevalence is None:
+        raise UsageError(
+            f"--prevalence needs the share of viruses at which probabilities hold, which {name} does not keep (an "
+            "earlier vnp, or VirNucPro, made it): train it anew, or leave it out"
+        )
     if options.preset is not None and options.preset not in classifier.presets:
         there = ", ".join(classifier.presets) or "none: too few hosts were held out when it was trained, or it is older"
         raise UsageError(

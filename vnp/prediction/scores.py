@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import h5py
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float16, Float32, Int64
 
 from vnp.classifier.classifier import Classifier
 from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, UsageError
@@ -206,14 +206,18 @@ class Source:
             low = high
 
     def _score(self, file: h5py.File, window: slice) -> Scores:
-        columns = {one.name: file[one.name][window] for one in fields(Scores) if one.name != "logits"}
+        scored = ("logits", "novelty")
+        columns = {one.name: file[one.name][window] for one in fields(Scores) if one.name not in scored}
         parts = self.classifier.layout.parts
         logits: list[Float32[np.ndarray, "n k"]] = []
+        novelty: list[Float16[np.ndarray, "n"]] = []
         for low in range(window.start, max(window.stop, window.start + 1), _SCORED_AT_ONCE):
             some = slice(low, min(low + _SCORED_AT_ONCE, window.stop))
             arrays = {part.source: file[part.source][some] for part in parts}
-            logits.append(self._scorer.logits(join_parts(self.classifier.layout, arrays)))
-        return Scores(**columns, logits=np.concatenate(logits))
+            rows = join_parts(self.classifier.layout, arrays)
+            logits.append(self._scorer.logits(rows))
+            novelty.append(self._scorer.novelty(rows))
+        return Scores(**columns, logits=np.concatenate(logits), novelty=np.concatenate(novelty))
 
     def _require_whole(self, receipt: Receipt) -> None:
         try:

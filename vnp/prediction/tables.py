@@ -221,6 +221,7 @@ PREDICTIONS: tuple[Column[RecordRows], ...] = (
     Column("kind", "text", lambda rows: looked_up((*rows.kinds, ""), rows.calls.kind[rows.window])),
     Column("fdr", "ratio", lambda rows: rows.calls.fdr[rows.window]),
     Column("agreement", "ratio", lambda rows: rows.calls.agreement[rows.window]),
+    Column("novelty", "ratio", lambda rows: rows.calls.novelty[rows.window]),
     Column("reliability", "text", lambda rows: looked_up(RELIABILITY_NAMES, rows.calls.reliability[rows.window])),
     Column("scored_by", "text", lambda rows: looked_up(SCORED_BY, rows.calls.by[rows.window])),
     Column("reason", "text", lambda rows: rows.reasons),

@@ -18,6 +18,8 @@ from vnp.classifier.calibration import logistic
 from vnp.features.scores import Scores
 from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
+from vnp.metrics.presets import DEFAULT
+from vnp.metrics.prevalence import AUTO, Prevalence, Shares
 from vnp.metrics.rules import chunk_keys, find_rule
 from vnp.native.classifier import NativeClassifier
 from vnp.prediction.calls import (
@@ -75,17 +77,41 @@ class Writing:
 
     def run(self) -> dict[str, Any]:
         """Write tables, sequences and the report; returns the summary, with size and SHA-256 of every file."""
+        prevalence = self._prevalence()
+        if prevalence is not None and not prevalence.refused:
+            told = replace(self.judges, share=prevalence.share)
+            return replace(self, judges=told)._write(prevalence)
+        return self._write(prevalence)
+
+    def _prevalence(self) -> Prevalence | None:
+        """The share of viruses that is asked for; what the records show takes a look at all of them beforehand."""
+        asked, judges = self.options.prevalence, self.judges
+        if asked is None:
+            return None
+        if asked != AUTO:
+            return Prevalence(float(asked), float(asked), float(asked), 0)
+        found = Found(self.source.run.request.totals.records)
+        chunking = Chunking(self.source.run.request.chunk)
+        for batch in self.source.batches():
+            found.add(batch, judges, self._threshold, partial(_spans, chunking=chunking))
+            self.progress("estimating prevalence", len(batch.rows))
+        shares = Shares()
+        some = (found.scored > 0) & (found.length >= self.options.min_length)
+        shares.add(found.probability[some], judges.held_at(found.by[some]), found.novelty[some])
+        return shares.estimate()
+
+    def _write(self, prevalence: Prevalence | None) -> dict[str, Any]:
         paths, options, run = self.paths, self.options, self.source.run
         with ExitStack() as stack:
             found = self._write_rows(stack)
-            calls = decide(found, run.request.chunk, options, self.judges.balanced)
+            calls = decide(found, run.request.chunk, options, self.judges)
             names, reasons = self._write_records(calls, stack)
             regions = self._write_regions(stack) if options.regions else {}
             if options.fasta:
                 write_called(run.request.inputs, calls.call == VIRAL, stack.enter_context(replacing(paths.fasta)))
-            about = self._about(found, calls, reasons)
+            levels = reliability_levels(self.judges, run.request.chunk)
+            about = {**self._about(found, calls, reasons), "prevalence": prevalence and asdict(prevalence)}
             about["counts"] |= regions
-            levels = reliability_levels(run.request.chunk)
             report = Report(about, calls, names, find_rule(options.rule).sentence, levels)
             stack.enter_context(replacing(paths.report)).write_text(render(report), encoding="utf-8")
         files = {path.name: {"size": path.stat().st_size, "sha256": file_sha256(path)} for path in self.written()}
@@ -126,7 +152,8 @@ class Writing:
             names = [name.decode() for name in batch.records.name]
             viral = chunks.probability >= self._threshold(chunks.end - chunks.start, chunks.by)
             records = [names[at] for at in (chunks.record - batch.first).tolist()]
-            add_chunks(ChunkRows(chunks, records, viral))
+            told = replace(chunks, probability=judges.told(chunks.probability, chunks.by))
+            add_chunks(ChunkRows(told, records, viral))
             if add_frames is not None:
                 frames = self._frames(batch, judged, names)
                 add_frames(frames)
@@ -136,12 +163,12 @@ class Writing:
             self.progress("calling", len(batch.rows))
         return found
 
-    @staticmethod
-    def _frames(batch: Batch, judged: Judged, names: list[str]) -> FrameRows:
+    def _frames(self, batch: Batch, judged: Judged, names: list[str]) -> FrameRows:
         """The rows that are frames, with their ids."""
         own = np.flatnonzero(batch.rows.frame >= 0)
         rows = Scores(*(getattr(batch.rows, name)[own] for name in Scores.__slots__))
-        kept = replace(judged, by=judged.by[own], margin=judged.margin[own], probability=judged.probability[own])
+        told = self.judges.told(judged.probability[own], judged.by[own])
+        kept = replace(judged, by=judged.by[own], margin=judged.margin[own], probability=told)
         records = [names[at] for at in (rows.record - batch.first).tolist()]
         each = zip(records, rows.chunk.tolist(), rows.frame.tolist(), strict=True)
         ids = [f"{record}_chunk_{chunk}{FRAME_NAMES[frame]}" for record, chunk, frame in each]
@@ -149,9 +176,15 @@ class Writing:
 
     def _threshold(self, length: Int64[np.ndarray, "m"], by: Int8[np.ndarray, "m"]) -> Float64[np.ndarray, "m"]:
         """The probability from which on records of these lengths, scored by whom, are viral."""
-        name, native = self.options.preset, self.judges.native
+        judges, name, least_told = self.judges, self.options.preset, self.options.threshold
+        native = judges.native
+        if name is None and least_told is None:
+            # A share is asked for. Where it cannot be told, what is viral is as if it were not.
+            name = DEFAULT if judges.share is None and DEFAULT in judges.classifier.presets else None
+            least_told = judges.classifier.threshold if judges.share is None else 0.5
         if name is None:
-            return np.full(len(length), self.options.threshold)
+            # A preset says what share of hosts is left alone, whatever the share of viruses; a threshold is as told.
+            return judges.untold(np.full(len(length), least_told), by)
         least = self.judges.classifier.presets[name].of(length)
         return least if native is None else np.where(by == NATIVE, native.presets[name].of(length), least)
 
@@ -204,6 +237,10 @@ class Writing:
             UNSURE: f"false discovery rate above {self.options.max_fdr or 0:g}",
         }
 
+    def _middle_threshold(self, length: np.ndarray, by: np.ndarray, scored: np.ndarray) -> float:
+        least = self.judges.told(self._threshold(length, by), by)
+        return float(np.round(np.median(least[scored if scored.any() else ...]), 12))
+
     def _about(self, found: Found, calls: Calls, reasons: Counter[str]) -> dict[str, Any]:
         classifier, run = self.judges.classifier, self.source.run
         viral = calls.call == VIRAL
@@ -227,7 +264,7 @@ class Writing:
             },
             "kinds": dict(kinds),
             # With a preset it depends on the length: that of the middle record.
-            "threshold": float(np.median(self._threshold(calls.length, calls.by)[scored if scored.any() else ...])),
+            "threshold": self._middle_threshold(calls.length, calls.by, scored),
             "expected_false_calls": round(calls.wrong, 3),
             "viral_share": None if calls.share is None else round(calls.share, 6),
             "no_call_reasons": dict(reasons.most_common(20)),
@@ -242,6 +279,8 @@ class Writing:
                 "chunk": run.request.chunk,
                 "rows": classifier.layout.rows,
                 "calibration": classifier.calibrated,
+                "lacks": classifier.trust.missing,
+                "reliability": classifier.trust.reliability and classifier.trust.reliability.to_json(),
                 "presets": {name: asdict(preset) for name, preset in classifier.presets.items()},
                 "encoders": {part: dict(identity) for part, identity in classifier.encoders.items()},
             },

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int8, Int32, Int64
+from jaxtyping import Float32, Float64, Int8, Int32, Int64
 
+from vnp.metrics.reliability import HIGH, LEVELS, LOW, MEDIUM
 from vnp.report.pages import render as render_page
 from vnp.report.pages import short
 
 VIRAL, HOST, NO_CALL = 1, 0, -1
-LOW, MEDIUM, HIGH = 0, 1, 2
-RELIABILITY_NAMES = {LOW: "low", MEDIUM: "medium", HIGH: "high", -1: ""}
+RELIABILITY_NAMES = {**LEVELS, -1: ""}
 _MOST_ROWS = 1000
 _LEAST_ROWS = 25
 _BINS = 50
@@ -42,6 +42,7 @@ class CalledRecords:
     fdr: Float64[np.ndarray, "r"]  # false discovery rate if this record and all at least as probable were called viral
     agreement: Float64[np.ndarray, "r"]  # share of the record's frames that alone would have got its call
     reliability: Int8[np.ndarray, "r"]  # ``HIGH``, ``MEDIUM`` or ``LOW``
+    novelty: Float32[np.ndarray, "r"]  # share of held-out records that are nearer to training, in per cent
 
     def best(self) -> list[int]:
         """Places of the records for the table: viral calls, filled up with others where these are few."""
@@ -87,6 +88,7 @@ def render(report: Report) -> str:
         reliability=_reliability(report.records),
         rows=[_row(report.records, at, name) for at, name in report.best],
         rule=report.rule,
+        prevalence=(told := prevalence_in_words(report.about))[:1].upper() + told[1:],
         levels=report.levels,
         facts=list(_facts(report.about)),
     )
@@ -187,7 +189,7 @@ def _row(records: CalledRecords, at: int, name: str) -> dict[str, Any]:
         "length": int(records.length[at]),
         "chunks": int(records.scored[at]),
         "reliability": RELIABILITY_NAMES[int(records.reliability[at])],
-        **{name: float(getattr(records, name)[at]) for name in ("probability", "score", "fdr", "agreement")},
+        **{name: float(getattr(records, name)[at]) for name in ("probability", "score", "fdr", "agreement", "novelty")},
     }
 
 
@@ -199,6 +201,7 @@ def _facts(about: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if settings["min_length"]:
         limits.append(f"at least {settings['min_length']:,} bases")
     yield "called by", ", ".join(limits)
+    yield "prevalence", prevalence_in_words(about)
     yield "classifier", f"{Path(settings['checkpoint']).name}, SHA-256 {settings['checkpoint_sha256'][:16]}…"
     yield "origin", classifier["origin"]
     yield "calibration", classifier["calibration"]
@@ -214,9 +217,20 @@ def _facts(about: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _viral_from(settings: dict[str, Any]) -> str:
     """What makes a record viral, in words."""
-    return (
-        f"threshold {settings['threshold']:g}" if settings["threshold"] is not None else f"preset {settings['preset']}"
-    )
+    if settings["threshold"] is not None:
+        return f"threshold {settings['threshold']:g}"
+    return f"preset {settings['preset']}" if settings["preset"] else "more likely viral than not"
+
+
+def prevalence_in_words(about: dict[str, Any]) -> str:
+    """For which share of viruses probabilities are told, and how it is known, from what ``predictions.json`` holds."""
+    found, asked = about["prevalence"], about["settings"]["prevalence"]
+    if found is None:
+        return "probabilities are told for the share of viruses that they were calibrated at"
+    if found["refused"]:
+        return f"--prevalence {asked} is not used: {found['refused']}. Calls are as without it"
+    interval = f", estimated from {found['records']:,} records ({found['low']:.2%} to {found['high']:.2%})"
+    return f"{found['share']:.2%} of the records are viral{interval if asked == 'auto' else ', as was given'}"
 
 
 def _encoder(part: str, identity: dict[str, Any]) -> str:

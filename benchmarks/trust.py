@@ -1,0 +1,197 @@
+"""How far calls of a network of ``finetune`` can be trusted: reliability by group, and mixtures of many prevalences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from vnp.errors import WeightsError
+from vnp.files.records import parse_json, read_record, write_json, write_record
+from vnp.finetune.crops import DeviceGenomes
+from vnp.finetune.folder import CONFIG, METRICS, SCHEMA, read_folder
+from vnp.finetune.genomes import TEST, load_genomes
+from vnp.finetune.measure import Windows, draw
+from vnp.finetune.split import leave_out
+from vnp.finetune.trust import Contigs, contigs_of, draw_contigs, levels_by_group, measure_trust
+from vnp.metrics.metrics import binary_metrics
+from vnp.metrics.prevalence import Prevalence, Shares, at_prevalence
+
+SHARES = (0.01, 0.05, 0.2, 0.5, 0.9)
+EUKARYOTIC = (0.1, 0.5, 0.9)
+_EUKARYOTES = ("fungi", "protozoa", "plant", "invertebrate", "vertebrate")
+_SHORTEST, _LONGEST = 500, 5000
+_DRAWS = 10
+
+
+class Row(NamedTuple):
+    """Means over some draws of mixtures of one kind."""
+
+    viral: float  # share of viruses
+    eukaryotic: float  # share of the hosts
+    found: float  # share that was estimated
+    covered: float  # how often the interval held the true share
+    refused: float  # how often it was refused
+    before: dict[str, float]  # at one half, probabilities as calibrated
+    after: dict[str, float]  # at one half, probabilities for the share found
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("genomes", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--measure", is_flag=True, help="Measure novelty and reliability anew, and write them into FOLDER.")
+@click.option("--count", type=int, default=4000, help="Contigs of each label and length; 150 are minutes on a CPU.")
+@click.option("--records", type=int, default=2000, help="Records of a mixture.")
+@click.option("--left-out", multiple=True, help="A group that the network of FOLDER never saw: counts as of the test.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where the network runs.")
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the tables there too."
+)
+def main(
+    folder: Path,
+    genomes: Path,
+    measure: bool,
+    count: int,
+    records: int,
+    left_out: tuple[str, ...],
+    device: str,
+    json_path: Path | None,
+) -> None:
+    """Print reliability by group and the table of mixtures of FOLDER, on the test units of GENOMES (genomes.npz)."""
+    from vnp.encoders.device import choose_device
+
+    trained = read_folder(folder)
+    held = DeviceGenomes(leave_out(load_genomes(genomes), left_out), choose_device(device))
+    network = trained.network.to(held.device)
+    trust, tested = trained.trust, None
+    if measure:
+        trust, tested = measure_trust(network, held, trained.calibration, count)
+        write_trust(folder, trust.to_json())
+    if trust.reliability is None or trust.novelty is None:
+        raise click.ClickException(f"{folder} keeps no reliability: give --measure")
+    if tested is None:
+        pieces = draw_contigs(held, TEST, count)
+        tested = contigs_of(network, held, pieces, trained.calibration, trust.novelty)
+    for line in trust.reliability.sentences():
+        print(f"- {line}")
+    groups = levels_by_group(trust.reliability, tested)
+    if measure:
+        metrics = parse_json((folder / METRICS).read_text()) if (folder / METRICS).exists() else {}
+        write_json(folder / METRICS, {**metrics, "reliability": groups})
+    print(group_table(groups, left_out))
+    pool = pool_of(held, lambda some: contigs_of(network, held, some, trained.calibration, trust.novelty), count)
+    rows = [mixture(pool, viral, part, records) for viral in SHARES for part in EUKARYOTIC]
+    print(mixture_table(rows))
+    if json_path is not None:
+        write_json(json_path, {"groups": groups, "mixtures": [row._asdict() for row in rows]})
+
+
+def write_trust(folder: Path, trust: dict[str, Any]) -> None:
+    """Put what was measured into the configuration of a folder; weights and the rest stay."""
+    config = read_record(folder / CONFIG, dict, schema=SCHEMA, seal="digest", error=WeightsError)
+    assert config is not None
+    write_record(folder / CONFIG, {**config, "trust": trust}, schema=SCHEMA, seal="digest")
+
+
+def group_table(groups: dict[str, dict[str, Any]], left_out: tuple[str, ...]) -> str:
+    """How many calls of each level are wrong, by group, as Markdown."""
+    lines = ["", "| group | high | wrong | medium | wrong | low | wrong |", "|---|--:|--:|--:|--:|--:|--:|"]
+    for name, levels in groups.items():
+        shown = [
+            text
+            for level in ("high", "medium", "low")
+            for text in (f"{levels[level]['calls']:,}", _percent(levels[level]["wrong"]))
+        ]
+        lines.append("| " + " | ".join([f"{name} (left out)" if name in left_out else name, *shown]) + " |")
+    return "\n".join(lines)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def pool_of(held: DeviceGenomes, score: Callable[[Windows], Contigs], count: int) -> dict[str, Contigs]:
+    """Contigs of test units that mixtures are drawn from: viruses, hosts with a nucleus, and others."""
+    genomes = held.genomes
+    test = genomes.part == TEST
+    eukaryotic = np.isin(np.array(genomes.groups), _EUKARYOTES)[genomes.group]
+    kinds = {"viral": genomes.viral, "eukaryotic": ~genomes.viral & eukaryotic, "other": ~genomes.viral & ~eukaryotic}
+    return {
+        name: score(draw(held, test & chosen, _SHORTEST, _LONGEST, count, seed=23)) for name, chosen in kinds.items()
+    }
+
+
+def mixture(pool: dict[str, Contigs], viral: float, eukaryotic: float, records: int) -> Row:
+    """Some draws of records with this share of viruses, and of eukaryotes among the hosts."""
+    counts = {"viral": round(viral * records)}
+    counts["eukaryotic"] = round((records - counts["viral"]) * eukaryotic)
+    counts["other"] = records - counts["viral"] - counts["eukaryotic"]
+    estimates: list[Prevalence] = []
+    seen: dict[str, list[dict[str, float]]] = {"before": [], "after": []}
+    for seed in range(_DRAWS):
+        random = np.random.default_rng((seed, records))
+        chosen = {name: random.integers(0, len(pool[name].viral), count) for name, count in counts.items()}
+        label, chance, novelty = (
+            np.concatenate([getattr(pool[name], column)[some] for name, some in chosen.items()])
+            for column in ("viral", "probability", "novelty")
+        )
+        shares = Shares()
+        shares.add(chance, 0.5, novelty)
+        estimates.append(shares.estimate())
+        seen["before"].append(figures(label, chance))
+        seen["after"].append(figures(label, at_prevalence(chance, estimates[-1].share)))
+    means = {
+        name: {key: float(np.nanmean([one[key] for one in found])) for key in found[0]} for name, found in seen.items()
+    }
+    return Row(
+        viral,
+        eukaryotic,
+        float(np.mean([one.share for one in estimates])),
+        float(np.mean([one.low <= counts["viral"] / records <= one.high for one in estimates])),
+        float(np.mean([bool(one.refused) for one in estimates])),
+        means["before"],
+        means["after"],
+    )
+
+
+def figures(label: Bool[np.ndarray, "n"], chance: Float64[np.ndarray, "n"]) -> dict[str, float]:
+    """F1 and calibration error of calls at one half, and the false discovery rate they promise and have."""
+    found = binary_metrics(label.astype(np.int8), chance, 0.5)
+    called = chance >= 0.5
+    nothing = not called.any()
+    return {
+        "f1": found["f1"],
+        "ece": found["ece"],
+        "promised": float("nan") if nothing else float((1 - chance[called]).mean()),
+        "seen": float("nan") if nothing else float((~label[called]).mean()),
+    }
+
+
+def mixture_table(rows: list[Row]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "",
+        "| viral | hosts eukaryotic | share found | interval holds it | refused | F1 | ECE | FDR promised | FDR seen |"
+        " F1 for the share | ECE | FDR promised | FDR seen |",
+        "|" + "--:|" * 13,
+    ]
+    for row in rows:
+        numbers = [f"{one[key]:.3f}" for one in (row.before, row.after) for key in ("f1", "ece", "promised", "seen")]
+        cells = [
+            f"{row.viral:.0%}",
+            f"{row.eukaryotic:.0%}",
+            f"{row.found:.1%}",
+            f"{row.covered:.0%}",
+            f"{row.refused:.0%}",
+            *numbers,
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

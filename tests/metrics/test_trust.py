@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from vnp.metrics.novelty import Novelty, fit_novelty, mean_distances
+from vnp.metrics.reliability import (
+    HIGH,
+    LOW,
+    MEDIUM,
+    Bin,
+    Judgements,
+    Reliability,
+    fit_reliability,
+    measure_levels,
+)
+from vnp.metrics.trust import Trust
+
+WIDTH = 20
+
+
+def training_rows(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of four classes and their classes; directions are not equally wide."""
+    random = np.random.default_rng(seed)
+    means = np.random.default_rng(9).normal(size=(4, WIDTH)) * 2
+    group = random.integers(0, 4, 3000)
+    return means[group] + random.normal(size=(3000, WIDTH)) * np.linspace(0.3, 2, WIDTH), group
+
+
+def test_distance_is_the_relative_one_of_mahalanobis() -> None:
+    rows, group = training_rows()
+    found = fit_novelty(rows, group < 2, group)
+    assert found is not None
+    means = np.stack([rows[group == one].mean(axis=0) for one in range(4)])
+    inside, whole = rows - means[group], rows - rows.mean(axis=0)
+    within = inside.T @ inside / len(rows)
+    little = np.eye(WIDTH) * 1e-3 * np.trace(within) / WIDTH
+
+    def squared(difference: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+        inverse = np.linalg.inv(covariance + little)
+        return np.einsum("ij,jk,ik->i", difference, inverse, difference)
+
+    nearest = np.min([squared(rows - mean, within) for mean in means], axis=0)
+    expected = nearest - squared(whole, whole.T @ whole / len(rows))
+    np.testing.assert_allclose(found.distance(rows), expected, atol=0.02)
+    apart = np.concatenate([found.distance(rows[:1]), found.distance(rows[1:])])
+    assert np.array_equal(apart, found.distance(rows))
+
+
+def test_without_groups_rows_between_classes_are_far() -> None:
+    rows, group = training_rows()
+    found = fit_novelty(rows, group < 2)
+    assert found is not None
+    between = (rows[group == 0][:500] + rows[group == 3][:500]) / 2
+    assert np.median(found.distance(between)) > np.quantile(found.distance(rows), 0.9)
+
+
+def test_percentiles_are_those_of_records_of_like_length() -> None:
+    rows, group = training_rows()
+    fitted = fit_novelty(rows, group < 2, group)
+    assert fitted is not None
+    distance = np.r_[np.linspace(0, 1, 200), np.linspace(10, 11, 200)]
+    length = np.repeat([200, 2000], 200)
+    found = fitted.measured(distance, length)
+    asked = found.percentile(np.array([0.5, 0.5, 10.25, 99.0, np.nan]), np.array([200, 2000, 2000, 200, 200]))
+    np.testing.assert_allclose(asked, [50, 0, 25, 100, np.nan], atol=1)
+    again = Novelty.from_json(json.loads(json.dumps(found.to_json())))
+    assert np.array_equal(again.percentile(distance, length), found.percentile(distance, length))
+    assert np.array_equal(again.distance(rows), found.distance(rows))
+
+
+def test_too_few_rows_have_no_novelty() -> None:
+    rows, group = training_rows()
+    assert fit_novelty(rows[:20], group[:20] < 2) is None
+    assert fit_novelty(rows[group == 0], np.zeros((group == 0).sum(), bool), group[group == 0]) is None
+    assert fit_novelty(np.ones((400, WIDTH)), np.arange(400) < 200) is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"width": 7}, {"basis": "AAAA"}, {"lengths": [5]}, {"means": 3}, {"quantiles": "?"}]
+)
+def test_damaged_novelty_is_refused(change: dict[str, object]) -> None:
+    rows, group = training_rows()
+    fitted = fit_novelty(rows, group < 2, group)
+    assert fitted is not None
+    stored = fitted.measured(np.arange(50.0), np.full(50, 300)).to_json()
+    with pytest.raises(ValueError, match=r"training looked like|[Bb]ase64|reshape|buffer|padding"):
+        Novelty.from_json({**stored, **change})
+
+
+def test_means_of_rows_by_owner() -> None:
+    found = mean_distances(np.array([1, 3, 5], np.float16), np.array([0, 0, 2]), 3)
+    np.testing.assert_array_equal(found, [2, np.nan, 5])
+
+
+def held_out(count: int = 20_000) -> tuple[Judgements, np.ndarray, np.ndarray]:
+    """Calls, what they say and whether they are wrong: the more often, the less sure; new ones anyhow."""
+    random = np.random.default_rng(4)
+    sure, novelty = random.uniform(0.5, 1, count), random.uniform(0, 100, count)
+    length = random.choice([200, 800, 4000], count)
+    wrong = random.random(count) < np.where(novelty > 95, 0.5, (1 - sure) * np.where(length == 200, 2, 0.5))
+    return Judgements(length, sure, np.ones(count), novelty), random.random(count) < 0.5, wrong
+
+
+def test_bins_keep_what_they_promise() -> None:
+    calls, says_viral, wrong = held_out()
+    high, medium = fit_reliability(calls, says_viral, wrong)
+    assert high is not None
+    assert medium is not None
+    chosen = Reliability(high, medium, {}, "a", "b")
+    measured = measure_levels(chosen.levels(calls), says_viral, wrong)
+    for name, limit in (("high", 0.02), ("medium", 0.1)):
+        one = measured[name]
+        assert one.viral_wrong is not None
+        assert one.host_wrong is not None
+        assert max(one.viral_wrong, one.host_wrong) <= limit
+        assert one.share > 0.05
+    assert measured["low"].wrong is not None
+    assert measured["low"].wrong > 0.15
+    assert sum(one.calls for one in measured.values()) == len(wrong)
+    # A few of the newest would do no harm to the mean, but half of them are wrong.
+    assert high.novelty <= 95
+
+
+def test_a_group_that_is_often_wrong_narrows_the_bin() -> None:
+    calls, says_viral, wrong = held_out()
+    group = np.where((calls.length == 4000) & (np.arange(len(wrong)) % 10 == 0), "odd", "other")
+    often = wrong | ((group == "odd") & (np.random.default_rng(1).random(len(wrong)) < 0.1))
+    high, _ = fit_reliability(calls, says_viral, often, group)
+    inside = np.zeros(len(wrong), bool) if high is None else high.holds(calls) & (group == "odd")
+    assert inside.sum() < 50 or often[inside].mean() <= 0.05
+
+
+def test_no_bin_is_good_where_there_are_few_or_all_are_wrong() -> None:
+    calls, says_viral, wrong = held_out()
+    few = slice(0, 60)
+    assert fit_reliability(calls.part(np.arange(60)), says_viral[few], wrong[few]) == (None, None)
+    none = Reliability(*fit_reliability(calls, says_viral, np.ones_like(wrong)), {}, "a", "b")
+    assert (none.levels(calls) == LOW).all()
+    assert "never" in none.sentences()[0]
+    assert "never" in none.sentences()[1]
+
+
+def test_levels_are_by_all_bounds_and_unknown_novelty_is_new() -> None:
+    one = Reliability(Bin(1000, 0.98, 0.8, 90), Bin(300, 0.9, 0.6, 100), {}, "a", "b")
+    calls = Judgements(
+        np.array([1000, 999, 1000, 1000, 1000, 1000, 299]),
+        np.array([0.98, 0.99, 0.97, 0.99, 0.99, 0.99, 1.0]),
+        np.array([0.8, 1, 1, 0.79, 1, 1, 1]),
+        np.array([90, 0, 0, 0, 91, np.nan, 0]),
+    )
+    assert one.levels(calls).tolist() == [HIGH, MEDIUM, MEDIUM, MEDIUM, MEDIUM, MEDIUM, LOW]
+
+
+def test_trust_comes_back() -> None:
+    calls, says_viral, wrong = held_out()
+    bins = fit_reliability(calls, says_viral, wrong)
+    level = Reliability(*bins, {}, "a", "b").levels(calls)
+    reliability = Reliability(*bins, measure_levels(level, says_viral, wrong), "validation", "test")
+    rows, group = training_rows()
+    fitted = fit_novelty(rows, group < 2, group)
+    assert fitted is not None
+    trust = Trust(0.3, fitted.measured(np.arange(50.0), np.full(50, 300)), reliability)
+    again = Trust.from_json(json.loads(json.dumps(trust.to_json())))
+    assert again.reliability == reliability
+    assert again.prevalence == 0.3
+    assert again.novelty is not None
+    assert not again.missing
+    for nothing in (None, {}, {"prevalence": None}):
+        assert Trust.from_json(nothing).missing.count(",") == 2
+    with pytest.raises(ValueError, match="share of viruses"):
+        Trust.from_json({"prevalence": 1.0})
+    with pytest.raises((TypeError, ValueError)):
+        Trust.from_json({"reliability": {"high": 3}})

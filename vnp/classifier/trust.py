@@ -1,0 +1,110 @@
+"""What a training measures of how far calls can be trusted: what rows looked like, and bins of calls of records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from vnp.classifier.rows import RowStore
+from vnp.classifier.split import Split
+from vnp.features.read import Features
+from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION
+from vnp.metrics.novelty import Novelty, fit_novelty, mean_distances
+from vnp.metrics.reliability import Judgements, Reliability, fit_reliability, measure_levels
+from vnp.metrics.rules import aggregate
+from vnp.metrics.trust import Trust
+
+_MOST_ROWS = 20_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Records:
+    """Records of one part."""
+
+    calls: Judgements
+    distance: Float64[np.ndarray, "r"]
+    viral: Bool[np.ndarray, "r"]
+    says_viral: Bool[np.ndarray, "r"]
+
+    @property
+    def wrong(self) -> Bool[np.ndarray, "r"]:
+        mistaken: Bool[np.ndarray, "r"] = self.viral != self.says_viral
+        return mistaken
+
+
+def measure_trust(
+    features: Features,
+    store: RowStore,
+    split: Split,
+    probability: Mapping[int, Float64[np.ndarray, "m"]],
+    seed: int,
+) -> Trust:
+    """Keep what training rows look like, and choose bins of calls on the validation records.
+
+    Bins are measured on the test records where there are some, else on those that they were chosen on.
+
+    Args:
+        features: whose rows were trained on.
+        store: the same rows.
+        split: the parts of them.
+        probability: of the rows of the parts that are not trained on, calibrated.
+        seed: of the rows that are looked at, where there are many.
+    """
+    rows = split.rows(TRAIN)
+    some = np.sort(np.random.default_rng(seed).choice(rows, min(len(rows), _MOST_ROWS), replace=False))
+    novelty = fit_novelty(store.take(some).float().cpu().numpy(), store.label[some] == 1)
+    parts = {part: _records(features, store, split.rows(part), found, novelty) for part, found in probability.items()}
+    watched = parts[VALIDATION]
+    if novelty is not None:
+        novelty = novelty.measured(watched.distance, watched.calls.length)
+        parts = {part: _told(one, novelty) for part, one in parts.items()}
+        watched = parts[VALIDATION]
+    # What is as likely as not when all of them are of one label is not known.
+    share = float(watched.viral.mean())
+    high, medium = fit_reliability(watched.calls, watched.says_viral, watched.wrong)
+    last = TEST if TEST in parts else VALIDATION
+    tested = parts[last]
+    chosen = Reliability(
+        high, medium, {}, f"records of the {PARTS[VALIDATION]} part", f"records of the {PARTS[last]} part"
+    )
+    measured = measure_levels(chosen.levels(tested.calls), tested.says_viral, tested.wrong)
+    return Trust(share if 0 < share < 1 else None, novelty, replace(chosen, measured=measured))
+
+
+def _records(
+    features: Features,
+    store: RowStore,
+    rows: Int64[np.ndarray, "m"],
+    probability: Float64[np.ndarray, "m"],
+    novelty: Novelty | None,
+) -> _Records:
+    """The records that rows are of, as they are called at one half where the surest row decides."""
+    record = np.concatenate([*features.number_windows("record")])[rows]
+    found = aggregate(probability, record)
+    records = features.records()
+    length = records.length[np.searchsorted(records.ordinal, found.key)]
+    owner = np.searchsorted(found.key, record)
+    says_viral = found.probability >= 0.5
+    same = (probability >= 0.5) == says_viral[owner]
+    agreement = np.bincount(owner, weights=same, minlength=len(found)) / np.bincount(owner, minlength=len(found))
+    distance = np.full(len(rows), np.nan, np.float16)
+    if novelty is not None:
+        for low in range(0, len(rows), _MOST_ROWS):
+            window = slice(low, low + _MOST_ROWS)
+            distance[window] = novelty.distance(store.take(rows[window]).cpu().numpy())
+    sure = np.maximum(found.probability, 1 - found.probability)
+    unknown = np.full(len(found), np.nan, np.float32)
+    return _Records(
+        Judgements(length, sure, agreement, unknown),
+        mean_distances(distance, owner, len(found)),
+        store.label[rows][found.first] == 1,
+        says_viral,
+    )
+
+
+def _told(records: _Records, novelty: Novelty) -> _Records:
+    percentile = novelty.percentile(records.distance, records.calls.length)
+    return replace(records, calls=replace(records.calls, novelty=percentile))
