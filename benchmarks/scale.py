@@ -200,7 +200,8 @@ class MadeUpScores:
         rows = prepared.rows
         chance = np.random.default_rng([self.seed, int(rows.record[0]) if len(rows.record) else 0])
         logits = chance.normal(0, _SPREAD, (len(rows.record), len(KINDS))).astype(np.float32)
-        return Scores(rows.record, rows.chunk, rows.frame, rows.start, rows.end, logits)
+        novelty = chance.normal(0, _SPREAD, len(rows.record)).astype(np.float16)
+        return Scores(rows.record, rows.chunk, rows.frame, rows.start, rows.end, logits, novelty)
 
 
 @command("python -m benchmarks scale --records 10000000 --folder /scratch")

@@ -40,7 +40,8 @@ def test_distance_is_the_relative_one_of_mahalanobis() -> None:
 
     def squared(difference: np.ndarray, covariance: np.ndarray) -> np.ndarray:
         inverse = np.linalg.inv(covariance + little)
-        return np.einsum("ij,jk,ik->i", difference, inverse, difference)
+        found: np.ndarray = np.einsum("ij,jk,ik->i", difference, inverse, difference)
+        return found
 
     nearest = np.min([squared(rows - mean, within) for mean in means], axis=0)
     expected = nearest - squared(whole, whole.T @ whole / len(rows))
