@@ -1,4 +1,4 @@
-"""Genomes to an encoder trained end to end."""
+"""Genomes to an encoder trained end to end, or a training set to an encoder that learns on."""
 
 from __future__ import annotations
 
@@ -6,57 +6,103 @@ import json
 import os
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 import click
 
 from jobs._cli import options
 from jobs._cli.command import command, echo
+from vnp.errors import EncoderError, UsageError
+
+SIXFRAME = "sixframe"
+_OF_SIXFRAME = ("bases", "validation", "test", "left_out", "set_aside")
+_OF_OTHERS = (
+    *("objective", "train", "epochs", "tokens", "warm_up", "rank", "alpha", "dropout", "patience"),
+    *("watch_every", "token_budget", "weights"),
+)
 
 
-@command("python -m jobs.finetune genomes.csv --encoder sixframe --out sixframe/")
-@click.argument("genomes", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--encoder", type=click.Choice(["sixframe"]), default="sixframe", help="What to train, from scratch.")
+@command("python -m jobs.finetune SET --encoder fastesm2_650 --objective labels --train lora --out tuned/")
+@click.argument("source", metavar="SET", type=click.Path(path_type=Path))
+@click.option(
+    "--encoder",
+    default=SIXFRAME,
+    help="What to train: sixframe, from scratch, or an ESM2 model by its name or its folder.",
+)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder to write.")
-@click.option("--steps", type=click.IntRange(1), default=8000, help="Of the optimiser.")
-@click.option("--bases", type=click.IntRange(1000), default=1_000_000, help="In the crops of one step.")
-@click.option("--rate", type=float, default=2e-3, help="Learning rate at its highest.")
-@click.option("--validation", type=click.FloatRange(0.01, 0.5), default=0.08, help="Share of the units to watch.")
-@click.option("--test", type=click.FloatRange(0.01, 0.5), default=0.17, help="Share of the units to keep apart.")
-@click.option("--left-out", multiple=True, help="A group to keep apart as a whole; may be given again.")
+@click.option("--steps", type=click.IntRange(1), help="Of the optimiser.  [default: 8000 for sixframe, else --epochs]")
+@click.option(
+    "--rate",
+    type=float,
+    help="Learning rate at its highest.  [default: 2e-3 for sixframe; 1e-3 head, 3e-4 lora, 5e-5 top:N, 2e-5 all]",
+)
+@click.option("--seed", type=click.IntRange(0, 2**31), default=1, help="Of weights, order, crops, masks and dropout.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
+@click.option("--save-every", type=click.IntRange(1), help="Steps between states to go on from.  [default: 1000; 200]")
+@click.option(
+    "--objective",
+    type=click.Choice(["labels", "mlm", "contrastive"]),
+    help="labels tells viral from host frames by a head on the row; mlm guesses masked residues; contrastive draws "
+    "rows of one label together.  [default: labels]",
+)
+@click.option(
+    "--train",
+    help="head leaves the encoder as it is; lora trains adapters of its attention; top:N its last N layers; all "
+    "everything.  [default: lora]",
+)
+@click.option("--epochs", type=click.FloatRange(0, min_open=True), help="Passes over the set.  [default: 1]")
+@click.option("--tokens", type=click.IntRange(1), help="In a step.  [default: 65,536]")
+@click.option("--warm-up", type=click.IntRange(1), help="Steps in which the rate rises.  [default: 100]")
+@click.option("--rank", type=click.IntRange(1), help="Of adapters.  [default: 8]")
+@click.option("--alpha", type=float, help="Adapters are multiplied by alpha / rank.  [default: 16]")
+@click.option("--dropout", type=float, help="Share of an adapter's inputs that is hidden.  [default: 0]")
+@click.option("--patience", type=click.IntRange(1), help="Looks without a better one to end after.  [default: 5]")
+@click.option("--watch-every", type=click.IntRange(1), help="Steps between looks at validation units.  [default: 100]")
+@click.option("--token-budget", type=click.IntRange(1), help="Tokens at once.  [default: what fits into memory]")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of encoder weights.  [default: as for extract]",
+)
+@click.option("--bases", type=click.IntRange(1000), help="sixframe: in the crops of one step.  [default: 1,000,000]")
+@click.option(
+    "--validation", type=click.FloatRange(0.01, 0.5), help="sixframe: share of the units to watch.  [default: 0.08]"
+)
+@click.option(
+    "--test", type=click.FloatRange(0.01, 0.5), help="sixframe: share of the units to keep apart.  [default: 0.17]"
+)
+@click.option("--left-out", multiple=True, help="sixframe: a group to keep apart as a whole; may be given again.")
 @click.option(
     "--set-aside/--no-set-aside",
-    default=True,
-    help="Train no longer on pieces of prokaryotes and plasmids that look viral for 10 kb.",
+    default=None,
+    help="sixframe: train no longer on pieces of prokaryotes and plasmids that look viral for 10 kb.  [default: "
+    "set-aside]",
 )
-@click.option("--seed", type=click.IntRange(0, 2**31), default=1, help="Of weights, crops and dropout.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
-@click.option("--save-every", type=click.IntRange(1), default=1000, help="Steps between states to go on from.")
 @options.force
 @options.as_json
-def main(
-    genomes: Path,
-    encoder: str,  # noqa: ARG001 - there is one so far
-    out: Path,
-    steps: int,
-    bases: int,
-    rate: float,
-    validation: float,
-    test: float,
-    left_out: tuple[str, ...],
-    set_aside: bool,
-    seed: int,
-    device: str,
-    save_every: int,
-    force: bool,
-    as_json: bool,
-) -> None:
-    """Train an encoder on GENOMES and write a folder that extract --weights and predict --checkpoint take.
+def main(source: Path, encoder: str, out: Path, force: bool, as_json: bool, **asked: Any) -> None:
+    """Train an encoder on SET and write a folder that other commands take as they take fetched weights.
 
-    GENOMES is a sheet with the columns path, label and group (unit, kind and sample may be there), or the
-    genomes.npz that an earlier training packed. A killed training goes on where it was when it is started again.
+    For sixframe, SET is a sheet with the columns path, label and group (unit, kind and sample may be there), or the
+    genomes.npz that an earlier training packed; predict --checkpoint takes the result. For ESM2 models it is the folder
+    that jobs.dataset wrote: its training units are learnt from, its validation units are watched, its test units never
+    seen; extract --protein takes the result. A killed training goes on where it was when it is started again.
     """
     # cuBLAS gives the same bytes every time only if it is told so before it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    given = {name: value for name, value in asked.items() if value is not None and value != ()}
+    foreign = [name for name in (_OF_OTHERS if encoder == SIXFRAME else _OF_SIXFRAME) if name in given]
+    if foreign:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
+        raise UsageError(f"{named} says nothing to a training of {encoder}: leave it out")
+    (_from_scratch if encoder == SIXFRAME else _tune)(source, encoder, out, given, force, as_json)
+
+
+def _say(line: str) -> None:
+    echo(line, err=True)
+
+
+def _from_scratch(genomes: Path, _encoder: str, out: Path, given: dict[str, Any], force: bool, as_json: bool) -> None:
     from vnp.encoders.device import choose_device
     from vnp.files.claims import alone, make_folder, require_free
     from vnp.finetune.crops import DeviceGenomes
@@ -66,20 +112,18 @@ def main(
     from vnp.finetune.prepare import prepare
     from vnp.finetune.recipe import SET_ASIDE, Recipe
 
-    def say(line: str) -> None:
-        echo(line, err=True)
-
-    recipe = Recipe(steps=steps, bases=bases, rate=rate, set_aside=SET_ASIDE if set_aside else {}, seed=seed)
-    where = choose_device(device)
+    changed = {name: given[name] for name in ("steps", "bases", "rate", "seed") if name in given}
+    recipe = Recipe(**changed, set_aside=SET_ASIDE if given.get("set_aside", True) else {})
+    where = choose_device(given["device"])
     made = [out / name for name in (CONFIG, WEIGHTS, METRICS, PLOT)]
     require_free(made, force=force)
     make_folder(out)
     with alone(out, "training", ["*"]):
         require_free(made, force=force)
-        kept = {"validation": validation, "test": test}
-        held = prepare(genomes, out / "genomes.npz", **kept, left_out=left_out, say=say)
-        network = train(held, recipe, out, where, pace=Pace(save=save_every), say=say)
-        metrics = write_folder(out, network, DeviceGenomes(held, where), recipe, say=say)
+        kept = {"validation": given.get("validation", 0.08), "test": given.get("test", 0.17)}
+        held = prepare(genomes, out / "genomes.npz", **kept, left_out=given.get("left_out", ()), say=_say)
+        network = train(held, recipe, out, where, pace=Pace(save=given.get("save_every", 1000)), say=_say)
+        metrics = write_folder(out, network, DeviceGenomes(held, where), recipe, say=_say)
         draw_training(out / LOG, out / PLOT)
         (out / STATE).unlink(missing_ok=True)
     if as_json:
@@ -92,6 +136,36 @@ def main(
             shown = "none, of one label" if found["roc_auc"] is None else f"{found['roc_auc']:.4f}"
             echo(f"  {label}{length:>6} bases: ROC-AUC {shown}, on units kept apart")
     echo(f"next: python -m jobs.predict CONTIGS --checkpoint {quote(str(out))} --out CALLS")
+
+
+def _tune(source: Path, encoder: str, out: Path, given: dict[str, Any], force: bool, as_json: bool) -> None:
+    from vnp.encoders.device import choose_device
+    from vnp.finetune.language.tuning import Tuning, run_tuning
+
+    tuning = Tuning(
+        source=source,
+        encoder=encoder,
+        device=choose_device(given.pop("device")),
+        **{name: given.pop(name) for name in ("epochs", "watch_every", "save_every", "token_budget") if name in given},
+        weights=given.pop("weights", None),
+        recipe=given,
+    )
+    tuned, provenance = run_tuning(tuning, out, force=force, say=_say)
+    result = provenance.result
+    if as_json:
+        echo(json.dumps({"folder": str(out), **result}, sort_keys=True))
+    else:
+        echo(f"wrote {out}: the encoder as it was at step {tuned.best} of {tuned.steps}")
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in result["validation"].items())
+        if shown:
+            echo(f"  on validation units: {shown}")
+        if tuned.stopped and not tuned.failed:
+            echo(f"  stopped: {tuned.stopped}")
+        echo(f"next: python -m jobs.extract {quote(str(source))} --protein {quote(str(out))} --out RUN")
+    if tuned.failed:
+        raise EncoderError(
+            f"{tuned.stopped}; {out} holds what was best on validation units before. Train with a smaller --rate"
+        )
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ class Esm2Layer:
         """Give queries, keys and values, each (rows, heads, head), the first two rotated."""
         normal = layer_norm(x, x.shape[-1:], *self.norm_attention, self.epsilon)
         qkv = linear(normal, *self.qkv).view(len(x), 3, self.heads, -1)
-        rotated = _rotate(qkv[:, :2], cos[:, None, None], sin[:, None, None])
+        rotated = rotate(qkv[:, :2], cos[:, None, None], sin[:, None, None])
         return rotated[:, 0], rotated[:, 1], qkv[:, 2]
 
     def after(self, x: torch.Tensor, attended: torch.Tensor) -> tuple[torch.Tensor]:
@@ -113,7 +113,7 @@ class Esm2Layer:
         return (x + linear(gelu(linear(normal, *self.up)), *self.down),)
 
 
-def _rotate(qk: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def rotate(qk: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Turn each pair (i, i + d/2) of a head by its angle, computed in float32 (Su et al., RoFormer, 2021)."""
     low, high = qk.float().chunk(2, dim=-1)
     return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1).to(qk.dtype)
@@ -151,7 +151,7 @@ class Esm2(Trunk):
         self._norm_before = taken.joined("embeddings.layer_norm") if self.config.norm_before else None
         self.norm_after = taken.joined("encoder.emb_layer_norm_after")
         self.layers = [self._layer(f"encoder.layer.{i}.", taken) for i in range(self.config.depth)]
-        self.rotary = _RotaryTable(self.config.head, self.config.theta, self.words.device)
+        self.rotary = RotaryTable(self.config.head, self.config.theta, self.words.device)
         for name, tensor in taken.checkpoint.items():
             if name.endswith("rotary_embeddings.inv_freq"):
                 self.rotary.agree(name, tensor)
@@ -188,16 +188,21 @@ class Esm2(Trunk):
 
     def scale(self, batch: Batch) -> torch.Tensor | None:
         """Give what token dropout multiplies each row's word vector by: float32 (rows,), or None without it."""
-        if not self.config.token_dropout:
-            return None
-        # In training, tokens were zeroed as by dropout; the scale makes up for how few are zero now.
-        masked = batch.ids == self.config.mask_token
-        counts = torch.zeros_like(batch.lengths).index_add_(0, batch.owners, masked.long())
-        scale = (1 - _MASKED_IN_TRAINING) / (1 - counts.float() / batch.lengths.float())
-        return scale[batch.owners].masked_fill(masked, 0.0)
+        return token_scale(batch, self.config.mask_token) if self.config.token_dropout else None
 
 
-class _RotaryTable:
+def token_scale(batch: Batch, mask_token: int) -> torch.Tensor:
+    """Give what token dropout multiplies each row's word vector by: float32 (rows,).
+
+    In training, tokens were zeroed as by dropout; the scale makes up for how few are zero now.
+    """
+    masked = batch.ids == mask_token
+    counts = torch.zeros_like(batch.lengths).index_add_(0, batch.owners, masked.long())
+    scale = (1 - _MASKED_IN_TRAINING) / (1 - counts.float() / batch.lengths.float())
+    return scale[batch.owners].masked_fill(masked, 0.0)
+
+
+class RotaryTable:
     """Cosines and sines of every position seen so far, in float32, grown in blocks of one size.
 
     Blocks of one size keep each value the same bits however long the table has become.
@@ -221,6 +226,7 @@ class _RotaryTable:
             )
 
     def __call__(self, positions: torch.Tensor, longest: int) -> Pair:
+        """Give cosines and sines of these positions, none of which is beyond ``longest``: (rows, head / 2) each."""
         cos, sin = self.tables(longest)
         return cos[positions], sin[positions]
 

@@ -1,0 +1,332 @@
+"""ESM2 with gradients, over packed sequences: weights in float32, products in half precision, adapters of our own."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.functional import dropout, embedding, gelu, layer_norm, linear
+from torch.utils.checkpoint import checkpoint
+
+from vnp.encoders.models.esm2 import Esm2, Esm2Config, RotaryTable, rotate, token_scale
+from vnp.encoders.models.trunk import trunk
+from vnp.encoders.packing import Batch, segment_means
+from vnp.errors import EncoderError
+from vnp.finetune.language.attention import choose_attention
+from vnp.finetune.language.recipe import TuningRecipe, trained_layers
+
+log = logging.getLogger(__name__)
+
+PROJECTED = 128
+"""Numbers of a row as the contrastive head gives it."""
+_COMPILED_FROM = 50_000_000
+_QKV = ("query", "key", "value")
+_PIECES = {
+    "qkv": tuple(f"attention.self.{name}" for name in _QKV),
+    "out": ("attention.output.dense",),
+    "up": ("intermediate.dense",),
+    "down": ("output.dense",),
+    "norm_attention": ("attention.LayerNorm",),
+    "norm_inner": ("LayerNorm",),
+}
+_LM_HEAD = ("lm_head.dense.weight", "lm_head.dense.bias", "lm_head.layer_norm.weight", "lm_head.layer_norm.bias")
+
+
+Pair = tuple[Tensor, Tensor]
+"""Weight and bias, scale and shift, or the two factors of an adapter."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One layer's weights; each is a parameter in float32 where it is trained, else held as it is multiplied."""
+
+    norm_attention: Pair
+    qkv: Pair
+    out: Pair
+    norm_inner: Pair
+    up: Pair
+    down: Pair
+    adapt_qkv: Pair | None = None
+    adapt_out: Pair | None = None
+
+
+def adapted(x: Float[Tensor, "rows into"], adapter: Pair, scale: float, hidden: float) -> Float[Tensor, "rows n_out"]:
+    """What LoRA (Hu et al., ICLR 2022) adds to n products of the same input, side by side: (x A^T) B^T times a scale.
+
+    Args:
+        x: the input.
+        adapter: A, (n, rank, into), and B, (n, out, rank), which is zero at first, so that nothing changes.
+        scale: alpha / rank.
+        hidden: share of the inputs that is dropped.
+    """
+    a, b = adapter
+    if hidden:
+        x = dropout(x, hidden)
+    low = linear(x, a.flatten(0, 1).to(x.dtype)).view(len(x), a.shape[0], a.shape[1])
+    added = torch.bmm(low.transpose(0, 1), b.transpose(1, 2).to(x.dtype) * scale)
+    return added.transpose(0, 1).flatten(1)
+
+
+def before(
+    x: Float[Tensor, "rows width"], norm: Pair, qkv: Pair, adapter: Pair | None, cos: Tensor, sin: Tensor,
+    heads: int, epsilon: float, scale: float, hidden: float, dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Queries, keys and values, each (rows, heads, head), the first two rotated."""
+    normal = layer_norm(x, x.shape[-1:], *norm, epsilon).to(dtype)
+    found = linear(normal, *(one.to(dtype) for one in qkv))
+    if adapter is not None:
+        found = found + adapted(normal, adapter, scale, hidden)
+    split = found.view(len(x), 3, heads, -1)
+    rotated = rotate(split[:, :2], cos[:, None, None], sin[:, None, None])
+    return rotated[:, 0], rotated[:, 1], split[:, 2]
+
+
+def after(
+    x: Float[Tensor, "rows width"], attended: Float[Tensor, "rows width"], out: Pair, adapter: Pair | None, norm: Pair,
+    up: Pair, down: Pair, epsilon: float, scale: float, hidden: float, dtype: torch.dtype,
+) -> Float[Tensor, "rows width"]:  # fmt: skip
+    """Add what attention found, then the feed-forward network's answer; the sum stays in float32."""
+    found = linear(attended, *(one.to(dtype) for one in out))
+    if adapter is not None:
+        found = found + adapted(attended, adapter, scale, hidden)
+    x = x + found
+    normal = layer_norm(x, x.shape[-1:], *norm, epsilon).to(dtype)
+    inner = gelu(linear(normal, *(one.to(dtype) for one in up)))
+    return x + linear(inner, *(one.to(dtype) for one in down))
+
+
+class TunedEsm2:
+    """An ESM2 model that learns.
+
+    Args:
+        config: the content of its config.json.
+        state: its tensors, under any of the published names; those of the masked-language head may be missing, which
+            then begins at random.
+        recipe: what is trained.
+        device: where.
+        dtype: of products: bfloat16 on a GPU, else float32.
+        compiled: let torch compile what stands around attention; None does so on a GPU for models that are worth it.
+
+    Attributes:
+        trained: what the optimiser changes, by name.
+        checkpointing: compute activations again in the backward pass instead of keeping them.
+        training: whether adapters drop inputs.
+
+    Raises:
+        WeightsError: configuration and tensors do not fit each other.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, object],
+        state: Mapping[str, Tensor],
+        recipe: TuningRecipe,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        compiled: bool | None = None,
+    ) -> None:
+        self.config: Esm2Config = Esm2Config.read(config)
+        self.recipe, self.device, self.dtype = recipe, device, dtype
+        self.width, self.depth = self.config.width, self.config.depth
+        self.attention = choose_attention(device, dtype)
+        self.rotary = RotaryTable(self.config.head, self.config.theta, device)
+        self.trained: dict[str, Parameter] = {}
+        self.checkpointing = False
+        self.training = True
+        self._own = trunk(state, self.config.tensors(), Esm2.prefix, Esm2.beside)
+        self._beside = {name: tensor for name, tensor in state.items() if name.startswith("lm_head.")}
+        torch.manual_seed(recipe.seed)
+        layers = trained_layers(recipe.train, self.depth)
+        whole, upper = recipe.train == "all", len(layers) > 0
+        self.words = self._take("embeddings.word_embeddings.weight", whole, torch.float32)
+        self.norm_before = self._pair("embeddings.layer_norm", whole) if self.config.norm_before else None
+        self.norm_after = self._pair("encoder.emb_layer_norm_after", upper)
+        self.layers = [self._layer(number, number in layers) for number in range(self.depth)]
+        self.head = self._head()
+        count = sum(math.prod(shape) for shape in self.config.tensors().values())
+        wanted = device.type == "cuda" and count >= _COMPILED_FROM if compiled is None else compiled
+        self._before: Callable[..., tuple[Tensor, Tensor, Tensor]] = torch.compile(before) if wanted else before
+        self._after: Callable[..., Tensor] = torch.compile(after) if wanted else after
+        self.compiled = wanted
+        self._proven = False
+
+    # What it computes.
+
+    def hidden(self, batch: Batch) -> Float[Tensor, "rows width"]:
+        """The last hidden state of every token, in float32."""
+        x = embedding(batch.ids, self.words)
+        if self.config.token_dropout:
+            x = x * token_scale(batch, self.config.mask_token)[:, None]
+        if self.norm_before is not None:
+            x = layer_norm(x, (self.width,), *self.norm_before, self.config.epsilon)
+        cos, sin = self.rotary(batch.positions, batch.borders.longest)
+        for layer in self.layers:
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(
+                    self._run, x, layer, batch, cos, sin,
+                    use_reentrant=False, preserve_rng_state=self.recipe.dropout > 0,
+                )  # fmt: skip
+            else:
+                x = self._run(x, layer, batch, cos, sin)
+        return layer_norm(x, (self.width,), *self.norm_after, self.config.epsilon)
+
+    def _run(self, x: Tensor, layer: Layer, batch: Batch, cos: Tensor, sin: Tensor) -> Tensor:
+        if self.compiled and not self._proven:
+            return self._prove(x, layer, batch, cos, sin)
+        if self.compiled:
+            for one in (x, cos, sin):
+                torch._dynamo.maybe_mark_dynamic(one, 0)
+        epsilon, scale = self.config.epsilon, self.recipe.alpha / self.recipe.rank
+        rest = (epsilon, scale, self.recipe.dropout if self.training else 0.0, self.dtype)
+        qkv = self._before(x, layer.norm_attention, layer.qkv, layer.adapt_qkv, cos, sin, self.config.heads, *rest)
+        attended = batch.attend(*qkv).flatten(1)
+        return self._after(x, attended, layer.out, layer.adapt_out, layer.norm_inner, layer.up, layer.down, *rest)
+
+    def _prove(self, x: Tensor, layer: Layer, batch: Batch, cos: Tensor, sin: Tensor) -> Tensor:
+        """Run a layer as it was compiled for the first time, and without that where it cannot be."""
+        self._proven = True
+        try:
+            return self._run(x, layer, batch, cos, sin)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # the compiler's may be of any kind
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            log.warning("torch cannot compile here, so training is slower: %s", reason)
+            self.compiled, self._before, self._after = False, before, after
+            return self._run(x, layer, batch, cos, sin)
+
+    def pooled(self, batch: Batch) -> Float[Tensor, "n width"]:
+        """The row of each sequence, as the encoder gives it: the mean over its residues, in float32."""
+        return segment_means(self.hidden(batch), batch, trim=True)
+
+    def guesses(self, states: Float[Tensor, "places width"]) -> Float[Tensor, "places vocabulary"]:
+        """The masked-language head: a logit for each token that could stand in these places."""
+        dense, bias, scale, shift = (self.head[name] for name in _LM_HEAD)
+        inner = gelu(linear(states.to(self.dtype), dense.to(self.dtype), bias.to(self.dtype)))
+        normal = layer_norm(inner.float(), (self.width,), scale, shift, self.config.epsilon).to(self.dtype)
+        decoder = self.head.get("lm_head.decoder.weight", self.words)
+        return linear(normal, decoder.to(self.dtype)).float() + self.head["lm_head.bias"]
+
+    def projected(self, rows: Float[Tensor, "n width"]) -> Float[Tensor, "n out"]:
+        """The head of ``labels`` (the log-odds of viral) or ``contrastive``, on rows of mean 0 and variance 1."""
+        return linear(layer_norm(rows, (self.width,)), self.head["head.weight"], self.head["head.bias"])
+
+    # What it holds.
+
+    def _take(self, name: str, trained: bool, dtype: torch.dtype | None = None) -> Tensor:
+        return self._hold(name, self._own[name], trained, dtype)
+
+    def _hold(self, name: str, tensor: Tensor, trained: bool, dtype: torch.dtype | None = None) -> Tensor:
+        if not trained:
+            return tensor.detach().to(self.device, dtype or self.dtype)
+        self.trained[name] = Parameter(tensor.detach().to(self.device, torch.float32, copy=True))
+        return self.trained[name]
+
+    def _pair(self, name: str, trained: bool) -> Pair:
+        """Scale and shift of a normalisation, in float32."""
+        weight, bias = (self._take(f"{name}.{part}", trained, torch.float32) for part in ("weight", "bias"))
+        return weight, bias
+
+    def _layer(self, number: int, trained: bool) -> Layer:
+        name = f"encoder.layer.{number}."
+        pieces: dict[str, Any] = {
+            piece: self._pair(name + names[0], trained)
+            if piece.startswith("norm")
+            else tuple(
+                self._hold(
+                    f"{name}{piece}.{part}", torch.cat([self._own[f"{name}{one}.{part}"] for one in names]), trained
+                )
+                for part in ("weight", "bias")
+            )
+            for piece, names in _PIECES.items()
+        }
+        if self.recipe.train == "lora":
+            for piece, count in (("qkv", 3), ("out", 1)):
+                # As torch begins a linear layer.
+                a = (torch.rand(count, self.recipe.rank, self.width) * 2 - 1) * self.width**-0.5
+                b = torch.zeros(count, self.width, self.recipe.rank)
+                pieces[f"adapt_{piece}"] = (
+                    self._hold(f"{name}{piece}.a", a, True),
+                    self._hold(f"{name}{piece}.b", b, True),
+                )
+        return Layer(**pieces)
+
+    def _head(self) -> dict[str, Tensor]:
+        """The head of the objective; it is always trained."""
+        if self.recipe.objective == "mlm":
+            width = self.width
+            shapes = dict(zip(_LM_HEAD, ((width, width), (width,), (width,), (width,)), strict=True))
+            shapes["lm_head.bias"] = (self.config.vocabulary,)
+            first = {name: self._beside.get(name, _first(name, shape)) for name, shape in shapes.items()}
+            wrong = [name for name, tensor in first.items() if tuple(tensor.shape) != shapes[name]]
+            if wrong:
+                raise EncoderError(f"the base's {wrong[0]} has the shape {tuple(first[wrong[0]].shape)}")
+            decoder = self._beside.get("lm_head.decoder.weight")
+            if decoder is not None and not torch.equal(decoder, self._own["embeddings.word_embeddings.weight"]):
+                first["lm_head.decoder.weight"] = decoder
+        else:
+            out = 1 if self.recipe.objective == "labels" else PROJECTED
+            first = {"head.weight": torch.randn(out, self.width) * self.width**-0.5, "head.bias": torch.zeros(out)}
+        return {name: self._hold(name, tensor, True) for name, tensor in first.items()}
+
+    def merged(self) -> dict[str, Tensor]:
+        """The encoder's tensors with what was learnt, adapters merged: float32 on the CPU, under published names.
+
+        The masked-language head is among them, if it is known; other heads are ``heads``.
+        """
+        found = {name: tensor.detach().float() for name, tensor in self._own.items()}
+        for name in found.keys() & self.trained.keys():
+            found[name] = self.trained[name].detach().cpu()
+        scale = self.recipe.alpha / self.recipe.rank
+        for number, layer in enumerate(self.layers):
+            name = f"encoder.layer.{number}."
+            for piece, names in _PIECES.items():
+                for part in ("weight", "bias"):
+                    if (own := self.trained.get(f"{name}{piece}.{part}")) is not None:
+                        for one, tensor in zip(names, own.detach().cpu().chunk(len(names)), strict=True):
+                            found[f"{name}{one}.{part}"] = tensor
+                if (adapter := getattr(layer, f"adapt_{piece}", None)) is not None:
+                    a, b = (factor.detach().cpu() for factor in adapter)
+                    for one, tensor in zip(names, torch.bmm(b, a) * scale, strict=True):
+                        found[f"{name}{one}.weight"] = found[f"{name}{one}.weight"] + tensor
+        lm_head = {name: tensor.detach().float() for name, tensor in self._beside.items()}
+        lm_head |= {name: one.detach().cpu() for name, one in self.head.items() if name.startswith("lm_head.")}
+        # Published heads share the words; one that was read apart stays apart only if it is another.
+        if self.recipe.objective == "mlm" and "lm_head.decoder.weight" not in self.head:
+            lm_head.pop("lm_head.decoder.weight", None)
+        trunk_tensors = {f"{Esm2.prefix}{name}": tensor.clone().contiguous() for name, tensor in found.items()}
+        return trunk_tensors | {name: tensor.clone().contiguous() for name, tensor in sorted(lm_head.items())}
+
+    def heads(self) -> dict[str, Tensor]:
+        """The head of ``labels`` or ``contrastive``; nothing for ``mlm``."""
+        return {name: one.detach().cpu().clone() for name, one in self.head.items() if name.startswith("head.")}
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Copies of what is trained, on the CPU."""
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.trained.items()}
+
+    @torch.no_grad()
+    def restore(self, snapshot: Mapping[str, Tensor]) -> None:
+        """Bring a snapshot back; LookupError or RuntimeError where it is of another network."""
+        if snapshot.keys() != self.trained.keys():
+            raise LookupError("other tensors are trained")
+        for name, tensor in snapshot.items():
+            self.trained[name].copy_(tensor)
+
+    def parameters(self) -> Iterator[Parameter]:
+        """What is trained."""
+        return iter(self.trained.values())
+
+
+def _first(name: str, shape: tuple[int, ...]) -> Tensor:
+    if len(shape) == 2:
+        return torch.randn(shape) * 0.02
+    return torch.ones(shape) if name.endswith("layer_norm.weight") else torch.zeros(shape)
