@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ import vnp.finetune.language.loop as loop
 from jobs.finetune import main
 from tests.encoders._folders import ESM2_CONFIG, esm2_state, write_folder
 from tests.encoders._models import Golden
+from tests.jobs.commands import call, clean
 from tests.runs.datasets import Genome, write_dataset
 from vnp.encoders import describe, from_folder
 from vnp.encoders.packing import collate
@@ -30,6 +31,7 @@ from vnp.finetune.language.network import TunedEsm2
 from vnp.finetune.language.objectives import Objective, supervised_contrast
 from vnp.finetune.language.recipe import TuningRecipe, trained_layers
 from vnp.finetune.language.tuning import Tuning, run_tuning
+from vnp.finetune.pace import learning_rate
 
 CPU = torch.device("cpu")
 TRAINS = ("head", "lora", "top:1", "all")
@@ -79,7 +81,7 @@ def shaken(recipe: TuningRecipe) -> TunedEsm2:
     chance = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in made.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=chance)
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=chance))
     return made
 
 
@@ -105,9 +107,9 @@ def test_merging_costs_nothing(examples: Examples, tmp_path: Path, train: str, o
     made.training = False
     with torch.no_grad():
         expected = made.pooled(collate(ids, np.arange(len(ids)), made.attention, CPU, None)).numpy()
-    found = from_folder(write_folder(tmp_path / "merged", made.merged())).embed_ids(ids)
+    found = cast(Any, from_folder(write_folder(tmp_path / "merged", made.merged()))).embed_ids(ids)
     np.testing.assert_allclose(found, expected, atol=2e-6)
-    plain = from_folder(write_folder(tmp_path / "plain")).embed_ids(ids)
+    plain = cast(Any, from_folder(write_folder(tmp_path / "plain"))).embed_ids(ids)
     assert (np.abs(plain - expected).max() > 1e-3) == (train != "head")
 
 
@@ -250,7 +252,7 @@ def test_killed_training_goes_on_to_the_same_bytes(
 ) -> None:
     asked = tuning(dataset, base, recipe=recipe)
     run_tuning(asked, tmp_path / "whole")
-    real = loop.learning_rate
+    real = learning_rate
 
     def dying(step: int, asked: object) -> float:
         if step == death:
@@ -399,3 +401,24 @@ def test_disk_that_fills_says_so(dataset: Path, base: Path, tmp_path: Path, monk
     monkeypatch.setattr("torch.save", full)
     with pytest.raises(StorageError, match="no space left"):
         run_tuning(tuning(dataset, base), tmp_path / "tuned")
+
+
+def test_rows_of_units_that_the_encoder_saw_are_not_measured_on(dataset: Path, base: Path, tmp_path: Path) -> None:
+    run_tuning(tuning(dataset, base, recipe={"steps": 1}), tmp_path / "tuned")
+    plain = ("--dna", "kmer", "--cluster", "inline", "--device", "cpu")
+    run = tmp_path / "run"
+    clean(call("extract", dataset, "--out", run, "--protein", tmp_path / "tuned", *plain))
+    clean(call("reduce", run))
+    assert (run / "protein.split.tsv").read_bytes() == (tmp_path / "tuned/split.tsv").read_bytes()
+    quick = ("--epochs", "1", "--device", "cpu")
+    assert call("train", run, "--out", tmp_path / "right.pth", *quick).exit_code == 0
+    done = call("train", run, "--out", tmp_path / "wrong.pth", "--split", "group", *quick)
+    assert done.exit_code == 1
+    assert "was fine-tuned on" in clean(done)
+    compare = ("benchmark", "accuracy", f"{run}@{tmp_path / 'right.pth'}", "--replicates", "20", "--device", "cpu")
+    done = call(*compare, "--out", tmp_path / "ab", "--split", "group")
+    assert "rows, which are left out" in done.output
+    (run / "protein.split.tsv").unlink()
+    done = call("train", run, "--out", tmp_path / "lost.pth", *quick)
+    assert done.exit_code == 1
+    assert "put it back beside the features" in " ".join(clean(done).split())

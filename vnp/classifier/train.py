@@ -20,6 +20,7 @@ from vnp.classifier.fit import Fitted, fit, margins_of, shown_odds, state_of
 from vnp.classifier.model import MLPClassifier
 from vnp.classifier.recipe import VIRNUCPRO, Recipe, require_seed
 from vnp.classifier.rows import Memory, RequiredFeatures, RowStore, data_digest, labels_of, open_rows
+from vnp.classifier.seen import require_unseen
 from vnp.classifier.split import (
     FILE_DIGEST,
     Split,
@@ -160,6 +161,7 @@ def train(
     training.required.require(features)
     label = labels_of(features)
     split = deal(features, label, training, watcher.comparing)
+    require_unseen(features, split)
     data = data_digest(features, label)
     request = _request(training, split.summary(label), data)
     text = split.text(features.ids() if split.kind in ("random", "file") else ())

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float64, Int8, Int64
 
 from vnp.classifier.checkpoint import Checkpoint
 from vnp.classifier.model import CLASSES
+from vnp.classifier.seen import unseen as unseen_by_encoder
 from vnp.classifier.split import (
     FILE_DIGEST,
     Split,
@@ -244,6 +245,13 @@ def hold_out(
             unseen, note = _unseen(one.checkpoint, tables[place], kept[place])
             notes.append(f"{one.name}: {note}")
             shared = _shared(unseen, place, tables, same_frames)
+            kept = [mine & theirs for mine, theirs in zip(kept, shared, strict=True)]
+    for place, table in enumerate(tables):
+        own = None if options.everything else unseen_by_encoder(table.features, table.groups())
+        if own is not None:
+            rows = int((kept[place] & ~own).sum())
+            notes.append(f"{table.name}: its encoder was fine-tuned on the units of {rows:,} rows, which are left out.")
+            shared = _shared(own, place, tables, same_frames)
             kept = [mine & theirs for mine, theirs in zip(kept, shared, strict=True)]
     for table, mask in zip(tables, kept, strict=True):
         if not mask.any():
