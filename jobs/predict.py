@@ -217,10 +217,16 @@ def _finish(run: Run, calling: PredictOptions, out: Path, force: bool, device: s
         return predict(run, calling, out.absolute(), force=force, device=chosen, progress=progress)
 
 
-def _viral_from(settings: dict[str, Any]) -> str:
+def _viral_from(summary: dict[str, Any]) -> str:
+    settings, prevalence = summary["settings"], summary["prevalence"]
     if settings["threshold"] is not None:
         return f"{settings['threshold']:g}"
-    return f"preset {settings['preset']}" if settings["preset"] else "one half, at the share of viruses"
+    if settings["preset"] is not None:
+        return f"preset {settings['preset']}"
+    # Where a share was asked for and refused, it is as if it had not been.
+    return (
+        f"{summary['threshold']:.3g}" if prevalence and prevalence["refused"] else "one half, at the share of viruses"
+    )
 
 
 def _again(source: Path, settings: dict[str, Any]) -> str:
@@ -253,7 +259,7 @@ def _say(found: Predicted, source: Path) -> None:
         echo(f"  {found.paths.root / name}  {written['size'] / 1e6:,.1f} MB")
     echo(f"report: {found.paths.report}")
     echo(
-        f"next: look at the report; other thresholds (now {_viral_from(settings)}) without embedding again: "
+        f"next: look at the report; other thresholds (now {_viral_from(found.summary)}) without embedding again: "
         f"{_again(source, settings)} --out OTHER --threshold 0.9 --max-fdr 0.05"
     )
 
