@@ -41,11 +41,13 @@ _MANY = 100
 FEWEST = 50
 """Windows of the shortest record whose windows are compared with each other."""
 RANK_BORDER = 4.5
-_STEEP = 0.7
+_STEEP = 0.8
 _RANK_CLIP = (-2.0, 3.0)
 # Mean log-odds and bases that a stretch needs which nothing but ranks speak for.
 _LEAST = -4.0
 _RANK_SHORTEST = 8_000
+_LOOKS = 3
+_KNOWN = 0.3
 SCORES, CONTRAST = "scores", "contrast"
 """What speaks for a region."""
 
@@ -126,8 +128,17 @@ def find(odds: Float64[np.ndarray, " n"], length: Int64[np.ndarray, " n"]) -> Bo
     """
     found = stretches(weighed(odds))
     if len(odds) >= FEWEST:
-        for first, behind in runs(stretches(ranked(odds), RANK_BORDER)):
-            if length[first:behind].sum() >= _RANK_SHORTEST and odds[first:behind].mean() > _LEAST:
+        by_scores = found.copy()
+        outstanding = np.zeros(len(odds), np.bool_)
+        for _ in range(_LOOKS):
+            # What stands out is no measure of the host, unless it is most of the record.
+            if 2 * outstanding.sum() > len(odds):
+                break
+            outstanding = stretches(ranked(odds, odds[~outstanding]), RANK_BORDER)
+        for first, behind in runs(outstanding):
+            # Where scores have found much of it already, their borders are the better ones.
+            known = by_scores[first:behind].mean() >= _KNOWN
+            if not known and length[first:behind].sum() >= _RANK_SHORTEST and odds[first:behind].mean() > _LEAST:
                 found[first:behind] = True
     return found
 
@@ -144,13 +155,16 @@ def weighed(odds: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
     return np.clip(odds - own, -_CLIP, _CLIP)
 
 
-def ranked(odds: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """What the rank of windows among those of their record says, within bounds.
+def ranked(odds: Float64[np.ndarray, " n"], host: Float64[np.ndarray, " h"]) -> Float64[np.ndarray, " n"]:
+    """What the rank of windows among some of their record says, within bounds.
 
-    The share of windows that are more viral is taken to be even in hosts, and to fall off as its power in phages.
+    The share of these that are more viral is taken to be even in hosts, and to fall off as its power in phages.
+
+    Args:
+        odds: of the windows.
+        host: of those that they are compared with.
     """
-    order = np.argsort(np.argsort(odds, kind="stable"), kind="stable")
-    above = (len(odds) - order - 0.5) / len(odds)
+    above = (len(host) - np.searchsorted(np.sort(host), odds, side="right") + 0.5) / (len(host) + 0.5)
     said: Float64[np.ndarray, " n"] = np.clip(np.log(1 - _STEEP) - _STEEP * np.log(above), *_RANK_CLIP)
     return said
 
