@@ -103,8 +103,7 @@ def gather(files: Sequence[ControlFile]) -> dict[str, list[Source]]:
             sequence = Source(piece.name, piece.sequence, file.seen)
             if file.viral:
                 # Marked pieces of a virus are no controls.
-                if ":" not in piece.name or piece.what == OTHER:
-                    found[SHUFFLED_VIRUSES].append(sequence)
+                found[SHUFFLED_VIRUSES] += [] if piece.part else [sequence]
                 continue
             what = file.control or (HOSTS if piece.what == OTHER else piece.what)
             found[what].append(sequence)

@@ -60,6 +60,7 @@ class Piece:
     name: str  # of the record, and of a part of it behind a colon the first and last base, from 1
     what: str  # one of the constants of this module
     sequence: bytes  # upper case, T for U, N for X
+    part: bool = False  # whether it is marked in a record, which comes before it
 
 
 @dataclass(slots=True)
@@ -85,7 +86,7 @@ class _Marks:
         for what, spans in ((RRNA, _joined(self.rrna, _OPERON_GAP)), (MOBILE, _joined(self.mobile, 0))):
             for start, end in spans:
                 if end <= len(sequence):
-                    yield Piece(f"{name}:{start + 1}-{end}", what, sequence[start:end])
+                    yield Piece(f"{name}:{start + 1}-{end}", what, sequence[start:end], part=True)
 
 
 def _joined(spans: Iterable[tuple[int, int]], gap: int) -> list[tuple[int, int]]:
