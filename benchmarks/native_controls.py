@@ -67,7 +67,7 @@ def write_material(genomes: Genomes, annotated: Sequence[Path], folder: Path) ->
     return sheet
 
 
-def _marked(source: Path, seen: set[str], folder: Path, number: int) -> list[tuple[str, ...]]:
+def _marked(source: Path, seen: set[str], folder: Path, number: int) -> list[tuple[str, str, str, str]]:
     """Write the marked pieces of a file by what they are and whether training saw their record."""
     pieces: dict[tuple[str, str], list[tuple[str, bytes]]] = {}
     was = "no"

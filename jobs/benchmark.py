@@ -53,6 +53,12 @@ def main() -> None:
     "the dataset that the run was extracted from, or of --groups with a heading; organism_group may come from "
     "--organisms.",
 )
+@click.option(
+    "--distance",
+    is_flag=True,
+    help="Also say how much is called right by the distance to the nearest genome that was trained on (skani's average "
+    "nucleotide identity; needs pyskani, and the run's input files).",
+)
 @options.organisms("the name of the input file")
 @click.option(
     "--split",
@@ -79,6 +85,7 @@ def accuracy(
     groups: Path | None,
     units: str | None,
     organisms: Path | None,
+    distance: bool,
     force: bool,
     as_json: bool,
     **chosen: Any,
@@ -94,8 +101,9 @@ def accuracy(
     from vnp.classifier.split import split_named
     from vnp.comparison.contest import contest
     from vnp.comparison.contestants import CompareOptions, claimed, require_new
-    from vnp.comparison.left_out import leave_out, left_out_lines, write_left_out
-    from vnp.comparison.results import summary, write_results
+    from vnp.comparison.distance import distance_section, measure_distance
+    from vnp.comparison.left_out import leave_out, left_out_section, write_left_out
+    from vnp.comparison.results import columns, summary, write_results
     from vnp.encoders.device import choose_device
     from vnp.features.columns import ORGANISMS, column_of, organisms_of
     from vnp.features.split import read_groups
@@ -122,22 +130,33 @@ def accuracy(
         else:
             found = column_of(first, comparing.leave_out, groups)
         left = dict(zip((name.decode() for name in first.records().name), found, strict=True))
+    if distance:
+        from vnp.sequences.identity import require_pyskani
+
+        require_pyskani("--distance")
     with claimed(out, contestants, comparing, force=force):
         results = contest(contestants, comparing, out, Progress)
         paths = write_results(results, out)
+        if distance:
+            measured = measure_distance(contestants[0].features, results, out, Progress)
+            results = replace(results, sections=[distance_section(measured)])
         if left is not None:
             rows, notes = leave_out(contestants, left, comparing, out, Progress)
+            results = replace(
+                results, sections=[*results.sections, left_out_section(rows)], notes=[*results.notes, *notes]
+            )
+        if results.sections:
+            paths = write_results(results, out)
+        if left is not None:
             paths.append(write_left_out(rows, out))
     if as_json:
         echo(json.dumps(results.to_json(), indent=2))
         return
     echo(summary(results))
+    for section in results.sections:
+        echo("\n".join(["", section.heading, *columns([section.header, *section.rows])]))
     for note in results.notes:
         echo(f"note: {note}")
-    if left is not None:
-        echo("\n".join(["", "trained without a group, beside trained with others of it (seen)", *left_out_lines(rows)]))
-        for note in notes:
-            echo(f"note: {note}")
     if len(results.compared[0].measured) > 1:
         echo(f"calls differ on {len(results.disagreements):,} of {results.records:,} records: {paths[3]}")
     echo(f"wrote {', '.join(path.name for path in paths)} in {out}")

@@ -120,7 +120,7 @@ def test_windows_are_of_units_kept_for_the_test(packed: Path, genomes: Genomes, 
     kept = {
         truth: [
             letters[genomes.record(at)].tobytes()
-            for at in np.flatnonzero((genomes.part == TEST) & (genomes.viral == viral))
+            for at in np.flatnonzero((genomes.part == TEST) & (genomes.viral == viral)).tolist()
         ]
         for truth, viral in (("viral", True), ("host", False))
     }

@@ -225,6 +225,13 @@ def test_groups_of_organisms_are_left_out_in_turn(folder: Path, tmp_path: Path) 
     assert [tuple(row.values())[:3] for row in rows] == [("x", "a", "host"), ("x", "b", "host")]
     assert int(rows[0]["seen_records"]) < int(rows[0]["records"]) == kinds.count("a")
     assert all(0.5 < float(row["roc_auc"]) <= 1 for row in rows)
+    stored = json.loads((tmp_path / "out/accuracy.json").read_text())
+    assert [(one["group"], one["class"], one["unseen"]["records"]) for one in stored["left_out"]] == [
+        (row["left_out"], row["class"], int(row["records"])) for row in rows
+    ]
+    assert any("phage is not left out" in note for note in stored["notes"])
+    page = (tmp_path / "out/accuracy.html").read_text()
+    assert f"<td>{rows[0]['right']}</td>" in page.partition("Trained without a group")[2]
     assert "phage is not left out" in done.stdout
     split = (tmp_path / "out/models/x_without_a.split.tsv").read_text()
     assert not list((tmp_path / "out/models").glob("*.given.tsv"))

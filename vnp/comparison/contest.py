@@ -104,7 +104,11 @@ def _compare(
             notes.append(f"Only {groups} groups of the class {name} are held out: intervals over so few say little.")
     # The last level is that of records.
     disagreements = _disagreements(frames[0], cases, lifted, thresholds)
-    return Results(about, notes, compared, series, disagreements, len(cases))
+    records = cases.record.tolist()
+    return Results(
+        about, notes, compared, series, disagreements, len(cases),
+        names=[frames[0].names[one] for one in records], groups=[frames[0].group[one] for one in records],
+    )  # fmt: skip
 
 
 def _notes(tables: Sequence[Table], same_frames: bool) -> list[str]:

@@ -7,7 +7,7 @@ beside those of the other class in the test part.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from vnp.classifier.train import Training, train
 from vnp.comparison._cases import Table, lift, make_cases, read_table
 from vnp.comparison.contest import Progress, score_rows
 from vnp.comparison.contestants import LEFT_OUT, SPLIT, CompareOptions, Contestant, model_path
+from vnp.comparison.results import Section
 from vnp.errors import UsageError
 from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION
 from vnp.files.durable import write_text
@@ -159,8 +160,18 @@ def _cells(row: LeftOut) -> list[str]:
     return [row.contestant, row.group, CLASSES[row.label], *numbers]
 
 
-def left_out_lines(rows: Sequence[LeftOut]) -> list[str]:
-    """The same for a terminal."""
-    cells = [[name.replace("_", " ") for name in _HEADER], *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+def left_out_section(rows: Sequence[LeftOut]) -> Section:
+    """The same for the page and the JSON of the comparison."""
+    return Section(
+        "left_out",
+        "Trained without a group, beside trained with others of it (seen)",
+        [name.replace("_", " ") for name in _HEADER],
+        [_cells(row) for row in rows],
+        [
+            {
+                "contestant": row.contestant, "group": row.group, "class": CLASSES[row.label],
+                "unseen": asdict(row.unseen), "seen": asdict(row.seen),
+            }
+            for row in rows
+        ],
+    )  # fmt: skip

@@ -40,6 +40,18 @@ class Disagreement:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Section:
+    """What was measured besides: its own part of the page, and of the JSON under its name."""
+
+    name: str
+    heading: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]  # texts
+    content: Any  # the same for JSON
+    plots: Sequence[str] = ()  # ``<svg>`` elements
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Results:
     """A whole comparison."""
 
@@ -49,6 +61,9 @@ class Results:
     series: Mapping[str, Sequence[Series]]  # for each level what to draw
     disagreements: Sequence[Disagreement]  # records on which calls differ
     records: int  # how many records were compared
+    names: Sequence[str] = ()  # of the records, in the order of their series
+    groups: Sequence[str] = ()  # of the records, what is drawn as a whole
+    sections: Sequence[Section] = ()
 
     def to_json(self) -> dict[str, Any]:
         """All of it but the curves."""
@@ -57,6 +72,7 @@ class Results:
             "notes": list(self.notes),
             "levels": {compared.level: as_json(compared) for compared in self.compared},
             "disagreements": {"records": self.records, "differing": len(self.disagreements)},
+            **{section.name: section.content for section in self.sections},
         }
 
 
@@ -78,10 +94,10 @@ def summary(results: Results) -> str:
         for name, (whole, *_) in compared.measured.items():
             rows.append([name, f"{whole.metrics.count:,}", *(_number(whole.metrics[metric]) for metric in NAMES)])
             rows.append(["", f"{whole.groups:,} groups", *(_span(whole.intervals[metric]) for metric in NAMES)])
-        lines += ["", f"{compared.level} level", *_columns(rows)]
+        lines += ["", f"{compared.level} level", *columns(rows)]
         if compared.pairs:
             rows = [[_names(pair), *_pair_cells(pair)] for pair in compared.pairs]
-            lines += ["", *_columns([["second - first", *_PAIR_TITLES], *rows])]
+            lines += ["", *columns([["second - first", *_PAIR_TITLES], *rows])]
         if compared.level == "chunk":
             lines += _by_chunk(compared)
     return "\n".join(lines[1:])
@@ -96,10 +112,10 @@ def _by_chunk(compared: Compared) -> Iterator[str]:
         rows.append([name, one.stratum, f"{one.metrics.count:,}", f"{one.groups:,}", *values])
     if len(rows) == 1:
         return
-    yield from ("", *_columns(rows))
+    yield from ("", *columns(rows))
     if compared.pairs_by_chunk:
         rows = [[_names(pair), pair.stratum, *_pair_cells(pair)] for pair in compared.pairs_by_chunk]
-        yield from ("", *_columns([["second - first", "length", *_PAIR_TITLES], *rows]))
+        yield from ("", *columns([["second - first", "length", *_PAIR_TITLES], *rows]))
 
 
 Cell = str | tuple[str, str]
@@ -137,7 +153,10 @@ def page(results: Results) -> str:
             }
         )
     names = list(results.compared[0].measured)
-    return render("accuracy.html", notes=results.notes, levels=levels, differing=_differing(results, names))
+    return render(
+        "accuracy.html", notes=results.notes, levels=levels, sections=results.sections,
+        differing=_differing(results, names),
+    )  # fmt: skip
 
 
 def _tables(compared: Compared) -> Iterator[Table]:
@@ -259,7 +278,8 @@ def _disagreement_rows(found: Sequence[Disagreement]) -> Iterator[list[str]]:
         yield [one.name, str(one.length), "viral" if one.label else "host", one.group, one.organism, *cells]
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table for a terminal, its header first; the first column stands to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

@@ -165,6 +165,20 @@ def draw_bars(
     axes.set_xlabel(what)
 
 
+def draw_by_class(
+    axes: Axes, classes: Sequence[str], lines: Mapping[str, Sequence[tuple[int, float, float, float]]], title: str
+) -> None:
+    """A line a name over classes in their order: number of the class, share, and both ends of its interval."""
+    for index, (name, points) in enumerate(lines.items()):
+        place, share, low, high = (np.array(column) for column in zip(*points, strict=True))
+        axes.errorbar(place, share, yerr=(share - low, high - share), label=name, capsize=2, marker="o", **_line(index))
+    axes.set_xticks(range(len(classes)), classes, rotation=20, fontsize=7)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_title(title, fontsize=9)
+    if lines:
+        _legend(axes)
+
+
 def write_training_plots(
     folder: Path, history: Sequence[Mapping[str, float | None]], series: Sequence[Series], threshold: float = THRESHOLD
 ) -> list[Path]:

@@ -20,6 +20,8 @@ _SMALL = (30, 200)
 # skani's own choice, a quarter of the memory, for genomes from so many bases on.
 _LARGE = (125, 1000)
 _LARGE_BASES = 50_000_000
+# Pairs that are less alike than this by their markers are not aligned.
+_FAR = 0.7
 
 
 def require_pyskani(asked_by: str) -> None:
@@ -88,3 +90,43 @@ def clusters_of_genomes(
     graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(len(names), len(names)))
     _, number = connected_components(graph, directed=False)
     return dict(zip(names, number.tolist(), strict=True))
+
+
+class Relatives:
+    """Genomes by which others are compared: how alike is the nearest?
+
+    Args:
+        asked_by: the option that wants this, for the message that pyskani is missing.
+
+    Raises:
+        UsageError: pyskani is not installed.
+    """
+
+    def __init__(self, asked_by: str) -> None:
+        require_pyskani(asked_by)
+        import pyskani
+
+        self._small, self._large = (
+            pyskani.Database(compression=seeds, marker_compression=markers) for seeds, markers in (_SMALL, _LARGE)
+        )
+        self._count = 0
+
+    def add(self, sequence: bytes) -> None:
+        """Add a genome, or a part of one; what is under ``SHORTEST`` bases is passed over."""
+        if len(sequence) >= SHORTEST:
+            self._count += 1
+            (self._large if len(sequence) >= _LARGE_BASES else self._small).sketch(str(self._count), sequence)
+
+    def identity(self, sequence: bytes) -> float | None:
+        """The highest average nucleotide identity of a sequence to what was added, from 0 to 1.
+
+        None where skani finds no relative: below some 80 %, or where less than 15 % of one of both aligns.
+        """
+        if len(sequence) < SHORTEST:
+            return None
+        found = [
+            hit.identity
+            for database in (self._small, self._large)
+            for hit in database.query("asked", sequence, learned_ani=False, cutoff=_FAR)
+        ]
+        return float(max(found)) if found else None
