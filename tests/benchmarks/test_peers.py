@@ -7,7 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.peers import Said, contest, draw_windows, markdown, read_genomad, read_jaeger, run_jaeger, score_windows
+from benchmarks.peers.measure import (
+    Line,
+    Said,
+    contest,
+    draw_windows,
+    markdown,
+    read_genomad,
+    read_jaeger,
+    run_jaeger,
+    score_windows,
+)
 from tests.finetune.conftest import genomes as genomes
 from tests.finetune.conftest import sheet as sheet
 from tests.jobs.commands import clean, measure
@@ -77,12 +87,14 @@ def program(path: Path, body: str) -> str:
 
 def test_programs_that_are_missing_or_fail_are_named(tmp_path: Path) -> None:
     fasta = tmp_path / "w.fna"
-    fasta.write_text("".join(f">{truth}-500-{n}\nACGT\n" for truth in ("viral-phage", "host-bacteria") for n in (0, 1)))
+    fasta.write_text(
+        "".join(f">{truth}-500-{n}\n{'ACGT' * 125}\n" for truth in ("viral-phage", "host-bacteria") for n in (0, 1))
+    )
     fails = program(tmp_path / "fails", "echo it broke; exit 3")
     writes = program(
         tmp_path / "writes",
-        f"mkdir -p $5/default; printf '{JAEGER_HEAD!s}' > $5/default/w_phages_jaeger.tsv\n"
-        f"cat {tmp_path}/table > $5/default/w_jaeger.tsv",
+        f"mkdir -p $5/default; printf '{JAEGER_HEAD!s}' > $5/default/records_phages_jaeger.tsv\n"
+        f'cat {tmp_path}/table > $5/default/records_jaeger.tsv; echo "$@" > {tmp_path}/asked',
     )
     row = JAEGER.splitlines()[1].partition("\t")[2]
     low = JAEGER.splitlines()[2].partition("\t")[2]
@@ -100,6 +112,9 @@ def test_programs_that_are_missing_or_fail_are_named(tmp_path: Path) -> None:
     assert [(line.name, bool(line.why)) for line in lines] == [("gone", True), ("Broken", True), ("Jaeger", False)]
     assert "ended with 3: it broke" in lines[1].why
     assert (lines[2].scores[0].roc_auc, lines[2].phages) == (1.0, 2)
+    assert "--fsize 500 --stride 500" in (tmp_path / "asked").read_text()
+    silent = Line("Silent", "", score_windows(["viral-phage-500-0", "host-bacteria-500-0"], {}), 0)
+    assert "| Silent | - | - | - | 0 |" in markdown([silent], [500], 4)
     text = markdown(lines, [500], 4)
     assert "| Jaeger | 1.000 | 1.000 | 1.00 | 2 |" in text
     assert "- gone: gone is not installed here" in text
@@ -132,7 +147,7 @@ def test_windows_are_of_units_kept_for_the_test(packed: Path, genomes: Genomes, 
 
 
 def test_one_command_makes_our_rows(packed: Path, tmp_path: Path) -> None:
-    words = ("peers", packed, "--out", tmp_path / "out", "--lengths", "200", "--windows", "10", "--genomad", "no_such")
+    words = ("peers", packed, "--out", tmp_path / "out", "--lengths", "500", "--windows", "10", "--genomad", "no_such")
     done = measure(*words, "--jaeger", program(tmp_path / "fails", "exit 1"))
     assert (clean(done), done.exit_code)[1] == 0, done.output
     found = json.loads((tmp_path / "out/peers.json").read_text())["contestants"]

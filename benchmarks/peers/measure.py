@@ -33,7 +33,7 @@ from vnp.sequences.reading import read_records
 
 _LETTERS = np.frombuffer(b"ACGTN", np.uint8)
 _PHAGE_GROUPS = ("phage", "bacteria", "archaea")
-_SHORTEST = 500
+_JAEGER_WINDOWS = (2000, 1000, 500)
 
 
 class Said(NamedTuple):
@@ -109,14 +109,26 @@ def run_genomad(fasta: Path, folder: Path, program: str = "genomad") -> dict[str
 def run_jaeger(fasta: Path, folder: Path, program: str = "jaeger") -> dict[str, Said]:
     """Run Jaeger and read what it wrote.
 
+    It says nothing of records shorter than its window, of 2,000 bases unless told: those go to a run of their own, with
+    the longest window of ``_JAEGER_WINDOWS`` that they fill.
+
     Raises:
         FeatureError: it failed.
     """
-    _run([program, "predict", "-i", str(fasta), "-o", str(folder), "--min-len", str(_SHORTEST), "-f"], folder)
-    tables = sorted(path for path in folder.rglob("*_jaeger.tsv") if not path.name.endswith("_phages_jaeger.tsv"))
-    if not tables:
-        raise FeatureError(f"jaeger wrote no *_jaeger.tsv below {folder}")
-    return read_jaeger(tables[-1])
+    records: dict[int, list[str]] = {}
+    for record in read_records(fasta):
+        size = next((size for size in _JAEGER_WINDOWS if len(record.sequence) >= size), None)
+        if size is not None:
+            records.setdefault(size, []).append(f">{record.name}\n{record.sequence.decode()}\n")
+    found: dict[str, Said] = {}
+    for size, texts in records.items():
+        own = folder / str(size)
+        make_folder(own)
+        write_text(own / "records.fna", "".join(texts))
+        window = [] if size == _JAEGER_WINDOWS[0] else ["--fsize", str(size), "--stride", str(size)]
+        _run([program, "predict", "-i", str(own / "records.fna"), "-o", str(own / "out"), *window, "-f"], own / "out")
+        found |= read_jaeger(_written(own / "out", "records_jaeger.tsv"))
+    return found
 
 
 def _run(words: Sequence[str], folder: Path) -> None:
@@ -275,7 +287,13 @@ def markdown(lines: Sequence[Line], lengths: Sequence[int], phages: int | None) 
         if line.why:
             continue
         groups = [[getattr(one, name) for one in line.scores] for name in ("roc_auc", "phage_roc_auc", "recall_at_99")]
-        cells = [f"{value:.3f}" for values in groups[:2] for value in values] + [f"{value:.2f}" for value in groups[2]]
+        # What says nothing of any window of a length has no number there.
+        known = [one.unscored < one.windows for one in line.scores]
+        cells = [
+            f"{value:.{3 if number < 2 else 2}f}" if there else "-"
+            for number, values in enumerate(groups)
+            for value, there in zip(values, known, strict=True)
+        ]
         rows.append([line.name, *cells, *([] if phages is None else [str(line.phages)])])
     table = [f"| {' | '.join(row)} |" for row in rows]
     notes = [f"- {line.name}: {line.why}" for line in lines if line.why]
