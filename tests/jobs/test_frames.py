@@ -39,6 +39,15 @@ def test_the_reference_frames_are_reproduced(chunk: int, shared: Path, tmp_path:
     assert f"--chunk {chunk}" in done.output.splitlines()[-1]
 
 
+def test_the_files_that_virnucpro_left_are_made_byte_for_byte(shared: Path, tmp_path: Path) -> None:
+    folder = shared / "goldens/known_answers/virnucpro_broad"
+    if not folder.is_dir():
+        pytest.skip(f"no known answers: {folder} does not exist")
+    assert call(folder / "input.fa", "--chunk", 500, "--out", tmp_path).exit_code == 0
+    for name in ("identified_nucleotide.fa", "identified_protein.faa"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
 def test_small_batches_give_the_same_files(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = shared / "goldens/frames/input.fna"
     assert call(source, "--out", tmp_path / "a").exit_code == 0
