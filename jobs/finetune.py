@@ -30,7 +30,7 @@ _OF_OTHERS = (
     help="What to train: sixframe, from scratch, or an ESM2 model by its name or its folder.",
 )
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder to write.")
-@click.option("--steps", type=click.IntRange(1), help="Of the optimiser.  [default: 8000 for sixframe, else --epochs]")
+@click.option("--steps", type=click.IntRange(1), help="Of the optimiser.  [default: 7000 for sixframe, else --epochs]")
 @click.option(
     "--rate",
     type=float,

@@ -193,12 +193,42 @@ def test_a_relative_of_a_phage_is_found_by_its_proteins_where_no_bases_are_left(
 
 
 def test_synonyms_change_codons_and_no_amino_acid(genomes: Genomes) -> None:
-    sampler = CropSampler(DeviceGenomes(genomes, torch.device("cpu")), TRAIN, recipe(synonyms=1.0, hidden_codons=0.0))
+    sampler = CropSampler(
+        DeviceGenomes(genomes, torch.device("cpu")), TRAIN, recipe(synonyms=1.0, evolved=0.0, hidden_codons=0.0)
+    )
     ids = torch.arange(65).repeat(4, 6, 1)
     found = sampler.hide(ids)
     assert (found != ids).any()
     spelled = np.array([*AMINO_ACIDS, "?"])
     assert (spelled[found.numpy()] == spelled[ids.numpy()]).all()
+
+
+def test_codons_of_like_amino_acids_take_others_places_and_stops_stay(genomes: Genomes) -> None:
+    asked = recipe(synonyms=0.0, evolved=1.0, replaced=1.0, hidden_codons=0.0)
+    sampler = CropSampler(DeviceGenomes(genomes, torch.device("cpu")), TRAIN, asked)
+    ids = torch.arange(65).repeat(200, 6, 1)
+    spelled = np.array([*AMINO_ACIDS, "?"])
+    before, after = spelled[ids.numpy()], spelled[sampler.hide(ids).numpy()]
+    assert ((before == "*") == (after == "*")).all()
+    assert ((before == "?") == (after == "?")).all()
+    isoleucine = after[before == "I"]
+    # Half of the codons are replaced on the average, three of four of these within the class.
+    assert 0.4 < (isoleucine != "I").mean() < 0.6
+    assert 0.25 < np.isin(isoleucine, ["L", "M", "V"]).mean() < 0.5
+
+
+def test_joined_crops_are_of_one_label_and_may_be_of_either_kind(genomes: Genomes) -> None:
+    held = DeviceGenomes(genomes, torch.device("cpu"))
+    alone, joined = (
+        CropSampler(held, TRAIN, recipe(mutated=0.0, joined=share, lengths={300: 1.0}, bases=30_000)).draw(0)
+        for share in (0.0, 0.5)
+    )
+    assert (alone.viral == joined.viral).all()
+    assert (alone.kinds & joined.kinds == alone.kinds).all()
+    changed = (alone.bases != joined.bases).any(1)
+    assert 0.2 < changed.float().mean() < 0.8
+    starts = alone.bases[changed][:, :2] == joined.bases[changed][:, :2]
+    assert starts.float().mean() > 0.9
 
 
 def test_a_group_left_out_is_for_the_test_as_a_whole(genomes: Genomes) -> None:

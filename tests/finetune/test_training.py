@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_same_seed_gives_same_bytes_and_another_does_not(genomes: Genomes, tmp_p
 def test_killed_training_goes_on_to_the_same_bytes(
     genomes: Genomes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = recipe(set_aside={0.25: -50.0, 0.5: -50.0}, adopted=0.5, doubt=0.5)
+    asked = recipe(set_aside={0.25: -50.0, 0.5: -50.0}, doubt=0.5, synonyms=0.5)
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
     whole = train(genomes, asked, tmp_path / "whole", CPU, pace=PACE)
@@ -97,19 +98,32 @@ def test_loss_asks_nothing_about_kinds_that_are_not_known() -> None:
     logits = torch.randn(3, len(KINDS), requires_grad=True)
     bases, viral, used = torch.zeros(3, 10, dtype=torch.uint8), torch.tensor([True, False, False]), torch.ones(3) > 0
     everything = Crops(bases, torch.tensor([0b11, 0b1111100, 0b1111100], dtype=torch.uint8), viral, used)
-    total, binary = losses(logits, everything, recipe())
+    total, binary = losses(logits, everything, recipe(doubt=0.0))
     assert total.item() == pytest.approx(binary.item(), abs=1e-6)
     one = everything._replace(kinds=torch.tensor([0b01, 0b0001100, 0b0000100], dtype=torch.uint8))
-    total, binary = losses(logits, one, recipe())
+    total, binary = losses(logits, one, recipe(doubt=0.0))
     log = torch.log_softmax(logits, 1)
     viruses, hosts = log[:, :2].logsumexp(1), log[:, 2:].logsumexp(1)
     expected = viruses[0] - log[0, 0] + hosts[1] - log[1, 2:4].logsumexp(0) + hosts[2] - log[2, 2]
     assert total.item() == pytest.approx(binary.item() + 0.3 * expected.item() / 3, rel=1e-5)
     unused = everything._replace(used=torch.tensor([True, False, False]))
-    losses(logits, unused, recipe())[0].backward()  # type: ignore[no-untyped-call]
+    losses(logits, unused, recipe(doubt=0.0))[0].backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert logits.grad[1:].abs().max() == 0
     assert logits.grad[0].abs().max() > 0
+
+
+def test_a_prokaryote_that_looks_viral_counts_less_and_a_virus_that_looks_like_a_host_does_not() -> None:
+    logits = torch.zeros(3, len(KINDS))
+    logits[:, 0] = 4.0
+    bases, used = torch.zeros(3, 10, dtype=torch.uint8), torch.ones(3) > 0
+    kinds = torch.tensor([0b01, 0b0000100, 0b0010000], dtype=torch.uint8)
+    crops = Crops(bases, kinds, torch.tensor([True, False, False]), used)
+    asked = recipe(kind_weight=0.0, smoothing=0.0, doubt=0.5)
+    host = 1 / (1 + math.exp(4.0 - math.log(5) + math.log1p(math.exp(-4.0))))
+    weights = np.array([1.0, host**0.5, 1.0])
+    each = -np.log([1 - host, host, host])
+    assert losses(logits, crops, asked)[0].item() == pytest.approx((weights * each).sum() / weights.sum(), rel=1e-4)
 
 
 @pytest.mark.parametrize("damage", ["weights", "config", "kinds", "missing", "calibration"])

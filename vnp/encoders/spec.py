@@ -158,7 +158,7 @@ _ALL: tuple[EncoderSpec, ...] = (
     EncoderSpec(
         "sixframe", "dna", 768, SIXFRAME, shortest=100, window=2000, timed_tokens=20_000_000,
         bundled="native", licence="MIT",
-        pins={"model.safetensors": "6da3293f308b6534a97f65121143cb7ac23c6427aeaa327d6eccb1644c421528"},
+        pins={"model.safetensors": "cb9fd2a9c6f374ad45dd85d1bc8702550af255a7823e0112c4e445d919e578c8"},
     ),
     EncoderSpec("kmer", "dna", 768, KMER, algorithm="kmer-dna-1"),
     EncoderSpec("kmer", "protein", 1280, KMER, algorithm="kmer-protein-1"),

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64, UInt8
+from jaxtyping import Bool, Float64, Int32, Int64, UInt8
 from torch import Tensor
 
 from vnp.encoders.models.sixframe import AMBIGUOUS
 from vnp.errors import InputError
-from vnp.finetune.genomes import PHAGE, Genomes
+from vnp.finetune.genomes import Genomes
 from vnp.finetune.kmers import AMINO_ACIDS
 from vnp.finetune.recipe import Recipe
 
@@ -23,6 +23,27 @@ _SYNONYMS = np.array(
     + [np.full(12, len(AMINO_ACIDS))],
     dtype=np.int32,
 )
+# Amino acids that stand for each other most often (Dayhoff et al., 1978), how often one of the same class is chosen,
+# and how many codons are held ready to stand for each one.
+_CLASSES = ("AGPST", "C", "DENQ", "FWY", "HKR", "ILMV")
+_SAME_CLASS = 0.75
+_STAND_INS = 256
+
+
+def _stand_ins() -> Int32[np.ndarray, "65 choices"]:
+    """For each codon those of amino acids that evolution might put in its place; stops stay stops."""
+    random = np.random.default_rng(0)
+    codons = {acid: [codon for codon, other in enumerate(AMINO_ACIDS) if other == acid] for acid in set(AMINO_ACIDS)}
+    rows = []
+    for acid in AMINO_ACIDS:
+        alike = next((one for one in _CLASSES if acid in one), acid)
+        others = alike.replace(acid, "") or acid
+        anything = acid if acid == "*" else "".join(_CLASSES)
+        chosen = [random.choice(list(others if random.random() < _SAME_CLASS else anything)) for _ in range(_STAND_INS)]
+        rows.append([random.choice(codons[one]) for one in chosen])
+    return np.array([*rows, [len(AMINO_ACIDS)] * _STAND_INS], dtype=np.int32)
+
+
 # A crop in so many has up to a twentieth of ambiguous bases.
 _AMBIGUOUS_CROPS, _AMBIGUOUS_BASES = 0.03, 0.05
 
@@ -95,8 +116,8 @@ class CropSampler:
     def __init__(self, held: DeviceGenomes, part: int, recipe: Recipe) -> None:
         self.held = held
         self.recipe = recipe
-        self.runs = torch.zeros(0, 2, dtype=torch.int64, device=held.device)
         self.synonyms = torch.from_numpy(_SYNONYMS).to(held.device)
+        self.stand_ins = torch.from_numpy(_stand_ins()).to(held.device)
         self.generator = torch.Generator(device=held.device)
         self.cumulative: dict[int, Float64[Tensor, " records"]] = {}
         for length in recipe.lengths:
@@ -121,30 +142,22 @@ class CropSampler:
         unused = held.ignored(starts, length) > _MOST_IGNORED * length
         best = torch.argsort(unused.int(), stable=True)[:count]
         record, starts, unused = record[best], starts[best], unused[best]
-        kinds, viral = held.kinds[record], held.viral[record]
-        adopted, places = self._adopted(count, length)
-        if adopted is not None:
-            adopted &= viral
-            starts = torch.where(adopted, places, starts)
-            kinds = torch.where(adopted, PHAGE, kinds)
-            unused &= ~adopted
-        bases = self._changed(held.cut(starts, length))
-        return Crops(bases, kinds, viral, ~unused)
+        bases, kinds, viral = held.cut(starts, length), held.kinds[record], held.viral[record]
+        if recipe.joined:
+            bases, kinds = self._joined(bases, kinds, viral)
+        return Crops(self._changed(bases), kinds, viral, ~unused)
 
-    def adopt(self, runs: Int64[np.ndarray, "runs 2"]) -> None:
-        """From now on draw the share ``adopted`` of the viral crops from these runs of bases."""
-        self.runs = torch.from_numpy(runs).to(self.held.device)
-
-    def _adopted(self, count: int, length: int) -> tuple[Bool[Tensor, " crops"] | None, Int64[Tensor, " crops"]]:
-        """Which crops are to be of an adopted run if they are viral, and the place in one that each would have."""
-        long = self.runs[self.runs[:, 1] >= length]
-        if not self.recipe.adopted or not len(long):
-            return None, self.runs[:, 0]
-        before = long[:, 1].cumsum(0).double() / long[:, 1].sum()
-        run = torch.searchsorted(before, self._uniform(count, dtype=torch.float64)).clamp(max=len(long) - 1)
-        free = long[run, 1] - length + 1
-        places = long[run, 0] + (self._uniform(count, dtype=torch.float64) * free).long()
-        return self._uniform(count) < self.recipe.adopted, places
+    def _joined(
+        self, bases: UInt8[Tensor, "crops bases"], kinds: UInt8[Tensor, " crops"], viral: Bool[Tensor, " crops"]
+    ) -> tuple[UInt8[Tensor, "crops bases"], UInt8[Tensor, " crops"]]:
+        """Put the end of another crop of the same label in the place of some crops' ends."""
+        count, length = bases.shape
+        other = torch.randint(count, (count,), device=bases.device, generator=self.generator)
+        # Half of the others are of the same label.
+        chosen = (self._uniform(count) < 2 * self.recipe.joined) & (viral[other] == viral)
+        border = self._uniform(count, 1) * length
+        behind = chosen[:, None] & (torch.arange(length, device=bases.device) >= border)
+        return torch.where(behind, bases[other], bases), torch.where(chosen, kinds | kinds[other], kinds)
 
     def _changed(self, bases: UInt8[Tensor, "crops bases"]) -> UInt8[Tensor, "crops bases"]:
         """Substitute some bases of some crops, and hide some."""
@@ -158,12 +171,17 @@ class CropSampler:
         return torch.where(self._uniform(count, length) < rate, torch.full_like(bases, AMBIGUOUS), bases)
 
     def hide(self, ids: Tensor) -> Tensor:
-        """Hide codons, each frame's by itself, in half of the crops; put others of the same amino acid in some."""
+        """Hide codons of each frame in half of the crops; in some put those of the same or like amino acids."""
         count = len(ids)
         if self.recipe.synonyms:
             other = torch.randint(_SYNONYMS.shape[1], ids.shape, device=ids.device, generator=self.generator)
             chosen = self._uniform(count, 1, 1) < self.recipe.synonyms
             ids = torch.where(chosen, self.synonyms[ids.long(), other], ids)
+        if self.recipe.evolved:
+            other = torch.randint(_STAND_INS, ids.shape, device=ids.device, generator=self.generator)
+            rate = self._uniform(count, 1, 1) * self.recipe.replaced
+            rate = rate * (self._uniform(count, 1, 1) < self.recipe.evolved)
+            ids = torch.where(self._uniform(*ids.shape) < rate, self.stand_ins[ids.long(), other], ids)
         rate = self._uniform(count, 1, 1) * self.recipe.hidden_codons * (self._uniform(count, 1, 1) < 0.5)
         return torch.where(self._uniform(*ids.shape) < rate, 64, ids)
 

@@ -15,10 +15,11 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float64, Int64
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
@@ -29,12 +30,11 @@ from vnp.files.durable import replacing
 from vnp.files.records import parse_json, read_record, read_regular, write_json, write_record
 from vnp.finetune.calibration import LengthCalibration, calibration_error, fit
 from vnp.finetune.crops import DeviceGenomes
-from vnp.finetune.genomes import TEST, VALIDATION
+from vnp.finetune.genomes import TEST, VALIDATION, Genomes
 from vnp.finetune.measure import (
     CLASSES,
     LENGTHS,
     WINDOW,
-    Windows,
     draw,
     kind_of,
     logits_of,
@@ -83,7 +83,7 @@ def write_folder(
     count: int = 4000,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Calibrate on the validation units, measure on the test units, and write everything.
+    """Calibrate, measure on the test units, and write everything.
 
     Args:
         folder: that is there.
@@ -98,13 +98,17 @@ def write_folder(
     """
     content = _half_weights(network)
     say("calibrating")
-    calibration, presets = _calibrate(network, held, count)
-    say("measuring")
-    metrics = measure(network, held, calibration, count)
-    trust, tested = measure_trust(network, held, calibration, count, say)
-    if trust.reliability is not None and tested is not None:
-        metrics["reliability"] = levels_by_group(trust.reliability, tested)
     genomes = held.genomes
+    watched, tested = (score_contigs(network, held, part, count) for part in (VALIDATION, TEST))
+    calibration, presets = calibrate(genomes, watched, tested)
+    say("measuring")
+    metrics: dict[str, Any] = {
+        "windows": measure_windows(network, held, count),
+        "contigs": measure_contigs(genomes, tested, calibration),
+    }
+    trust, judged = measure_trust(network, held, calibration, count, say)
+    if trust.reliability is not None and judged is not None:
+        metrics["reliability"] = levels_by_group(trust.reliability, judged)
     config = {
         "model_type": MODEL_TYPE,
         "network": recipe.network.to_json(),
@@ -190,31 +194,61 @@ def read_folder(folder: Path, *, weights_sha256: str | None = None) -> Trained:
     return Trained(network, config, calibration, WINDOW, presets, trust)
 
 
-def _contigs(network: SixFrame, held: DeviceGenomes, part: int, count: int) -> tuple[Windows, np.ndarray]:
-    """Contigs of every length class of one part's units, and their mean log-odds."""
+class Contigs(NamedTuple):
+    """Pieces of every length class of one part's units.
+
+    Attributes:
+        record: that each is of.
+        length: its bases.
+        logit: the mean over its windows of the log-odds of virus against host.
+        kind: the likeliest of its first window, given its label.
+    """
+
+    record: Int64[np.ndarray, " n"]
+    length: Int64[np.ndarray, " n"]
+    logit: Float64[np.ndarray, " n"]
+    kind: Int64[np.ndarray, " n"]
+
+    def of(self, chosen: Bool[np.ndarray, " n"]) -> Contigs:
+        """Some of them."""
+        return Contigs(*(column[chosen] for column in self))
+
+
+def score_contigs(network: SixFrame, held: DeviceGenomes, part: int, count: int) -> Contigs:
+    """Draw contigs of one part's units and score them as records are."""
     pieces = draw_contigs(held, part, count, seed=13)
-    return pieces, mean_viral_logits(network, held, pieces)
+    logits = logits_of(network, held, pieces.start, np.minimum(pieces.length, WINDOW))
+    kind = kind_of(logits, held.genomes.viral[pieces.record])
+    return Contigs(pieces.record, pieces.length, mean_viral_logits(network, held, pieces), kind)
 
 
-def _calibrate(network: SixFrame, held: DeviceGenomes, count: int) -> tuple[LengthCalibration, dict[str, Preset]]:
-    pieces, logit = _contigs(network, held, VALIDATION, count)
-    viral = held.genomes.viral[pieces.record]
-    calibration = fit(viral, logit, pieces.length)
-    return calibration, measure_presets(calibration.probability(logit, pieces.length), viral, pieces.length)
+def calibrated_on(genomes: Genomes) -> Bool[np.ndarray, " records"]:
+    """Records of the units to watch and, by the SHA-256 of their names, of half of those for the test.
+
+    The units to watch are few; those of the other half show whether what was found on these holds.
+    """
+    half = np.array([hashlib.sha256(unit.encode()).digest()[-1] & 1 == 0 for unit in genomes.units])
+    chosen: Bool[np.ndarray, " records"] = (genomes.part == VALIDATION) | (genomes.part == TEST) & half[genomes.unit]
+    return chosen
 
 
-def measure(
-    network: SixFrame, held: DeviceGenomes, calibration: LengthCalibration, count: int, part: int = TEST
-) -> dict[str, Any]:
-    """Accuracy on units that were kept apart.
+def calibrate(genomes: Genomes, watched: Contigs, tested: Contigs) -> tuple[LengthCalibration, dict[str, Preset]]:
+    """Fit probabilities and thresholds on the contigs that are for it."""
+    some = tested.of(calibrated_on(genomes)[tested.record])
+    record, length, logit, _ = (np.concatenate(columns) for columns in zip(watched, some, strict=True))
+    viral = genomes.viral[record]
+    calibration = fit(viral, logit, length)
+    return calibration, measure_presets(calibration.probability(logit, length), viral, length)
+
+
+def measure_windows(network: SixFrame, held: DeviceGenomes, count: int, part: int = TEST) -> dict[str, Any]:
+    """Accuracy on windows of units that were kept apart.
 
     Returns:
-        For each sample and length of windows the ROC-AUC, that of phages against prokaryotes, the recall at 99 %
-        specificity, and the share of each group that is called right at one half; for each class of contigs the
-        calibration error.
+        For each sample and length the ROC-AUC, that of phages against prokaryotes, and the recall at 99 % specificity.
     """
     genomes = held.genomes
-    found: dict[str, Any] = {"windows": {}, "contigs": {}}
+    found: dict[str, Any] = {}
     for sample, name in enumerate(genomes.samples):
         chosen = (genomes.part == part) & (genomes.sample == sample)
         for length in LENGTHS:
@@ -222,44 +256,46 @@ def measure(
                 continue
             pieces = draw(held, chosen, length, length, count, seed=11)
             logit = mean_viral_logits(network, held, pieces)
-            found["windows"].setdefault(name, {})[str(length)] = _table(held, pieces, logit, calibration)
-    pieces, logit = _contigs(network, held, part, count)
-    viral = genomes.viral[pieces.record]
-    chance = calibration.probability(logit, pieces.length)
-    for low, high in CLASSES:
-        some = (pieces.length >= low) & (pieces.length < high)
-        if some.any():
-            found["contigs"][f"{low}-{high}"] = {
-                "contigs": int(some.sum()),
-                "roc_auc": roc_auc(viral[some], chance[some]),
-                "ece": calibration_error(viral[some], chance[some]),
-                "accuracy": float(((chance[some] > 0.5) == viral[some]).mean()),
-                "kind_accuracy": _kind_accuracy(network, held, Windows(*(column[some] for column in pieces))),
+            viral = genomes.viral[pieces.record]
+            groups = np.array(genomes.groups)[genomes.group[pieces.record]]
+            phages = (groups == "phage") | np.isin(groups, _PROKARYOTES)
+            found.setdefault(name, {})[str(length)] = {
+                "windows": len(viral),
+                "roc_auc": roc_auc(viral, logit),
+                "phage_roc_auc": roc_auc(viral[phages], logit[phages]),
+                "recall_at_99": recall_at(viral, logit),
             }
     return found
 
 
-def _table(held: DeviceGenomes, pieces: Windows, logit: np.ndarray, calibration: LengthCalibration) -> dict[str, Any]:
-    genomes = held.genomes
-    viral = genomes.viral[pieces.record]
-    groups = np.array(genomes.groups)[genomes.group[pieces.record]]
-    phages = (groups == "phage") | np.isin(groups, _PROKARYOTES)
-    right = (calibration.probability(logit, pieces.length) > 0.5) == viral
-    return {
-        "windows": len(viral),
-        "roc_auc": roc_auc(viral, logit),
-        "phage_roc_auc": roc_auc(viral[phages], logit[phages]),
-        "recall_at_99": recall_at(viral, logit),
-        "right_by_group": {str(group): float(right[groups == group].mean()) for group in np.unique(groups)},
-    }
+def measure_contigs(genomes: Genomes, tested: Contigs, calibration: LengthCalibration) -> dict[str, Any]:
+    """Accuracy on contigs of the test units.
 
-
-def _kind_accuracy(network: SixFrame, held: DeviceGenomes, pieces: Windows) -> float:
-    """How often the likeliest kind of a contig's first window is one that it may be, given its label."""
-    genomes = held.genomes
-    logits = logits_of(network, held, pieces.start, np.minimum(pieces.length, WINDOW))
-    likeliest = kind_of(logits, genomes.viral[pieces.record])
-    return float((genomes.kinds[pieces.record] >> likeliest.astype(np.uint8) & 1).mean())
+    Returns:
+        For each class of lengths the ROC-AUC, calibration error and share called right at one half, on the units that
+        the calibration was not fitted on; how often the likeliest kind is one that it may be, and, for each sample and
+        group, the share that is called right, on all.
+    """
+    found: dict[str, Any] = {}
+    names = np.array([f"{sample} {group}".strip() for sample in genomes.samples for group in genomes.groups])
+    for low, high in CLASSES:
+        some = tested.of((tested.length >= low) & (tested.length < high))
+        if not len(some.record):
+            continue
+        viral = genomes.viral[some.record]
+        chance = calibration.probability(some.logit, some.length)
+        right = (chance > 0.5) == viral
+        group = names[genomes.sample[some.record] * len(genomes.groups) + genomes.group[some.record]]
+        fresh = ~calibrated_on(genomes)[some.record]
+        found[f"{low}-{high}"] = {
+            "contigs": int(fresh.sum()),
+            "roc_auc": roc_auc(viral[fresh], chance[fresh]),
+            "ece": calibration_error(viral[fresh], chance[fresh]) if fresh.any() else None,
+            "accuracy": float(right[fresh].mean()) if fresh.any() else None,
+            "kind_accuracy": float((genomes.kinds[some.record] >> some.kind.astype(np.uint8) & 1).mean()),
+            "right_by_group": {str(name): float(right[group == name].mean()) for name in np.unique(group)},
+        }
+    return found
 
 
 def draw_training(log: Path, plot: Path) -> None:

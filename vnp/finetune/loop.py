@@ -63,9 +63,8 @@ def train(
     held = DeviceGenomes(genomes, device)
     step, aside = _restore(folder / STATE, identity, network, average, optimiser, device)
     sampler = CropSampler(held, TRAIN, recipe)
-    if aside:
-        held.ignore(aside[0])
-        sampler.adopt(aside[1])
+    if aside is not None:
+        held.ignore(aside)
     searches = {round(part * recipe.steps): logit for part, logit in recipe.set_aside.items()}
     log = Log(folder / LOG, step)
     half = device.type == "cuda"
@@ -90,11 +89,9 @@ def train(
         log.add(crops.bases.shape[1], binary)
         step += 1
         if step in searches:
-            aside = looks_viral(average, held, (searches[step], searches[step] + 1))
-            held.ignore(aside[0])
-            if step > min(searches):
-                sampler.adopt(aside[1])
-            say(f"step {step}: {int(aside[0][:, 1].sum()):,} bases of hosts look viral and are set aside")
+            aside = looks_viral(average, held, searches[step])
+            held.ignore(aside)
+            say(f"step {step}: {int(aside[:, 1].sum()):,} bases of hosts look viral and are set aside")
         if step % pace.log == 0 or step == recipe.steps:
             speed = (step - first) * recipe.bases / 1e6 / (time.perf_counter() - started)
             say(f"{log.write(step, rate)}, {speed:.1f} Mb/s")
@@ -133,7 +130,7 @@ def _save(
     path: Path,
     identity: str,
     step: int,
-    aside: list[np.ndarray],
+    aside: np.ndarray | None,
     network: SixFrame,
     average: SixFrame,
     optimiser: torch.optim.AdamW,
@@ -141,7 +138,7 @@ def _save(
     state = {
         "identity": identity,
         "step": step,
-        "aside": [torch.from_numpy(runs) for runs in aside],
+        "aside": None if aside is None else torch.from_numpy(aside),
         "network": network.state_dict(),
         "average": average.state_dict(),
         "optimiser": optimiser.state_dict(),
@@ -156,12 +153,13 @@ def _restore(
     average: SixFrame,
     optimiser: torch.optim.AdamW,
     device: torch.device,
-) -> tuple[int, list[np.ndarray]]:
+) -> tuple[int, np.ndarray | None]:
     state = read_state(path, identity, device)
     if state is None:
-        return 0, []
+        return 0, None
     with damage(path):
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"]), [runs.cpu().numpy() for runs in state["aside"]]
+    aside = state["aside"]
+    return int(state["step"]), None if aside is None else aside.cpu().numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -196,7 +196,7 @@ def watch(network: SixFrame, held: DeviceGenomes, count: int) -> dict[str, float
     return found
 
 
-def looks_viral(network: SixFrame, held: DeviceGenomes, logits: Sequence[float]) -> list[Int64[np.ndarray, "runs 2"]]:
+def looks_viral(network: SixFrame, held: DeviceGenomes, logit: float) -> Int64[np.ndarray, "runs 2"]:
     """Pieces of the prokaryotes and plasmids to train on that look viral for 10 kb: likely prophages, or mislabelled.
 
     A record of fewer than five windows is judged as a whole, and needs a half more for each that it lacks.
@@ -204,7 +204,7 @@ def looks_viral(network: SixFrame, held: DeviceGenomes, logits: Sequence[float])
     Args:
         network: what it looks viral to.
         held: the genomes.
-        logits: mean log-odds of five windows that are enough; one result for each.
+        logit: mean log-odds of five windows that are enough.
     """
     genomes = held.genomes
     searched = (genomes.part == TRAIN) & (genomes.kinds & ~np.uint8(PROKARYOTES) == 0)
@@ -213,17 +213,15 @@ def looks_viral(network: SixFrame, held: DeviceGenomes, logits: Sequence[float])
     edges = np.concatenate(([0], np.cumsum(counts)))
     start = np.repeat(genomes.starts[records] - edges[:-1] * WINDOW, counts) + np.arange(edges[-1]) * WINDOW
     odds = viral_logits(logits_of(network, held, start, np.full(len(start), WINDOW)))
-    found = []
-    for logit in logits:
-        marked = np.zeros(len(odds), np.bool_)
-        for begin, end in pairwise(edges.tolist()):
-            run = min(_RUN, end - begin)
-            mean = np.convolve(odds[begin:end], np.ones(run) / run, mode="valid")
-            for first in np.flatnonzero(mean > logit + (_RUN - run) * _LACKING).tolist():
-                marked[begin + first : begin + first + run] = True
-        runs = [runs_of(marked[begin:end]) * WINDOW + [start[begin], 0] for begin, end in pairwise(edges.tolist())]
-        found.append(np.concatenate([np.zeros((0, 2), np.int64), *runs]))
-    return found
+    found = [np.zeros((0, 2), np.int64)]
+    for begin, end in pairwise(edges.tolist()):
+        run = min(_RUN, end - begin)
+        mean = np.convolve(odds[begin:end], np.ones(run) / run, mode="valid")
+        marked = np.zeros(end - begin, np.bool_)
+        for first in np.flatnonzero(mean > logit + (_RUN - run) * _LACKING).tolist():
+            marked[first : first + run] = True
+        found.append(runs_of(marked) * WINDOW + np.array([start[begin], 0]))
+    return np.concatenate(found)
 
 
 def kind_of(logits: Float32[np.ndarray, "n 7"], viral: Bool[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:

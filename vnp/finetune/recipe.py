@@ -10,8 +10,8 @@ from vnp.encoders.models.sixframe import SixFrameConfig
 from vnp.errors import UsageError
 
 LENGTHS: Mapping[int, float] = {
-    120: 0.03, 150: 0.09, 200: 0.08, 300: 0.15, 500: 0.19, 800: 0.10, 1000: 0.13, 1500: 0.07, 2000: 0.08, 3000: 0.05,
-    5000: 0.03,
+    120: 0.02, 150: 0.08, 200: 0.07, 300: 0.13, 500: 0.17, 800: 0.10, 1000: 0.12, 1500: 0.07, 2000: 0.08, 3000: 0.07,
+    5000: 0.06, 8000: 0.03,
 }  # fmt: skip
 """Bases of a step's crops, and how often there is such a step."""
 SHARES: Mapping[str, float] = {
@@ -40,9 +40,10 @@ class Recipe:
         substitutions: share of bases that are substituted in one of them, at most.
         hidden_codons: share of codons that are hidden in half of the crops, at most.
         synonyms: share of crops in which every codon is replaced by a random one of the same amino acid.
+        evolved: share of crops in which codons are replaced by those of like amino acids, as in a distant relative.
+        replaced: share of codons that are replaced in one of them, at most.
+        joined: share of crops whose end is another crop's of the same label.
         doubt: a prokaryote or plasmid counts as much as its chance of being a host, to this power.
-        adopted: share of the viral crops that are of pieces that were set aside with log-odds higher by 1, from the
-            second search on.
         seed: of weights, crops and dropout.
         lengths: see ``LENGTHS``.
         shares: see ``SHARES``.
@@ -50,20 +51,22 @@ class Recipe:
         network: its sizes.
     """
 
-    steps: int = 8_000
+    steps: int = 7_000
     bases: int = 1_000_000
     rate: float = 2e-3
     warm_up: int = 200
-    decay: float = 0.1
+    decay: float = 0.3
     average: float = 0.999
     smoothing: float = 0.01
     kind_weight: float = 0.3
-    mutated: float = 0.6
-    substitutions: float = 0.2
+    mutated: float = 0.3
+    substitutions: float = 0.1
     hidden_codons: float = 0.2
-    synonyms: float = 0.0
-    doubt: float = 0.0
-    adopted: float = 0.0
+    synonyms: float = 0.3
+    evolved: float = 0.5
+    replaced: float = 0.6
+    joined: float = 0.0
+    doubt: float = 0.5
     seed: int = 1
     lengths: Mapping[int, float] = field(default_factory=lambda: dict(LENGTHS), hash=False)
     shares: Mapping[str, float] = field(default_factory=lambda: dict(SHARES), hash=False)
@@ -75,7 +78,8 @@ class Recipe:
             raise UsageError("steps, bases of a step and warm-up must be above 0")
         if not self.lengths or min(self.lengths) < 20 or min(self.lengths.values()) <= 0:
             raise UsageError("crops must be of 20 bases or more, and each length be drawn at times")
-        shares = (self.smoothing, self.mutated, self.substitutions, self.hidden_codons, self.synonyms, self.adopted)
+        changed = (self.mutated, self.substitutions, self.hidden_codons, self.synonyms, self.evolved, self.replaced)
+        shares = (self.smoothing, *changed, self.joined)
         if not all(0 <= share < 1 for share in shares[:1]) or not all(0 <= share <= 1 for share in shares):
             raise UsageError("a share must be from 0 to 1")
 
