@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -189,19 +190,13 @@ class TestLocal:
     )
     def test_ctrl_c_leaves_a_run_that_goes_on(self, tmp_path: Path, cluster: str, whom: str, number: int) -> None:
         out = tmp_path / "run"
-        path = write_fasta(tmp_path / "big.fa", [(f"r{i}", coding(60_000, i)) for i in range(12)])
-        process = start(
-            "extract", path, "--out", out, "--shards", 6, *KMER, "--cluster", cluster, start_new_session=True
-        )
+        process = held_at_work(tmp_path, "extract", "--out", out, "--shards", 6, *KMER, "--cluster", cluster)
         try:
-            # Wait until work has begun, however slow this machine is.
-            while not list(out.glob("parts/*/attempt-*.json")) and process.poll() is None:
-                time.sleep(0.02)
-            assert process.poll() is None, process.communicate()
             if whom == "its group":
                 os.killpg(process.pid, number)
             else:
                 process.send_signal(number)
+            os.killpg(process.pid, signal.SIGCONT)
             _, err = process.communicate(timeout=120)
             assert members(process.pid) == []
         finally:
@@ -235,6 +230,29 @@ class TestLocal:
             assert call("reduce", out).exit_code == 0
             found.append(column_bytes(out / "features.h5"))
         assert found[0] == found[1]
+
+
+def held_at_work(folder: Path, name: str, *arguments: object) -> subprocess.Popen[str]:
+    """A command that has begun to make shards and is stopped (SIGSTOP) with some still to be begun.
+
+    On a machine where it was through before it could be stopped, it is tried with a longer input.
+    """
+    bases = 20_000
+    while True:
+        path = write_fasta(folder / "big.fa", [(f"r{i}", coding(bases, i)) for i in range(12)])
+        process = start(name, path, *arguments, "--force", start_new_session=True)
+        run = folder / "run"
+        while not list(run.glob("parts/*/attempt-*.json")) and process.poll() is None:
+            time.sleep(0.02)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGSTOP)
+        state = run_status(Run.open(run))
+        if process.poll() is None and state.counts.get("missing", 0) > 1:
+            return process
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        bases *= 2
 
 
 def members(group: int) -> list[int]:
