@@ -1,4 +1,4 @@
-"""A set of ``.pt`` files is that of one export, whenever that is killed or the disk is full; then once more: the same."""
+"""A set of ``.pt`` files is of one export, also if that is killed or the disk is full; then once more: the same."""
 
 from __future__ import annotations
 
