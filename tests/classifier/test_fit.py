@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -154,6 +155,32 @@ def test_streamed_rows_teach_the_same_bytes(tmp_path: Path) -> None:
     together = torch.cat([pool.features[pool.order] for pool in disk.pools(order, 10, pool_bytes=20 * 20 * 4)])
     assert np.array_equal(together.numpy(), features.mapped()[order])
     assert same(fit(memory, split, SHORT, 3), fit(disk, split, SHORT, 3))
+
+
+def test_rows_that_change_between_epochs_are_never_taught(tmp_path: Path) -> None:
+    """Wherever a bit turns over once the rows were checked, and however late."""
+    path = write_features(tmp_path / "f.h5", groups=both_classes(8, 33), dtype=np.float32)
+    features = open_features(path)
+    with h5py.File(path, "r") as file:
+        place, size = file["features"].id.get_offset(), file["features"].id.get_storage_size()
+    content = path.read_bytes()
+    for seed in range(20):
+        (memory, _), (disk, split) = open_store(features, "resident"), open_store(features, "stream")
+        order = np.random.default_rng(seed).permutation(split.rows(0))
+        assert len([*disk.pools(order, 10, pool_bytes=20 * 20 * 4)]) > 1
+        at = place + int(np.random.default_rng(seed).integers(size))
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(bytes([content[at] ^ 1 << seed % 8]))
+        row = (at - place) // (4 * features.width)
+        with pytest.raises(FeatureError, match=rf"f\.h5: row {row} has changed since the training began"):
+            disk.take(np.arange(len(disk)))
+        if row in order:
+            with pytest.raises(FeatureError, match="has changed"):
+                [*disk.pools(order, 10, pool_bytes=20 * 20 * 4)]
+        # What is in memory is as it was checked.
+        assert len(memory.take(np.arange(len(memory)))) == len(memory)
+        path.write_bytes(content)
 
 
 def test_a_last_batch_of_one_row_is_left_out(features: Features) -> None:

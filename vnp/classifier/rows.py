@@ -11,17 +11,19 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int8, Int64
+from jaxtyping import Float, Int8, Int64, UInt32
 
 from vnp.classifier.model import CLASSES
 from vnp.encoders.spec import NO_ENCODER, spec
 from vnp.errors import FeatureError, LayoutError
 from vnp.features.layout import make_layout
 from vnp.features.read import Features
+from vnp.files.hashing import crc32
 from vnp.files.machine import available_memory
 
 Memory = Literal["auto", "resident", "stream"]
@@ -133,10 +135,25 @@ class RowStore:
     """All rows of a file of features with their labels."""
 
     def __init__(
-        self, features: Float[np.ndarray, "n width"], label: Int8[np.ndarray, "n"], device: torch.device, resident: bool
+        self,
+        features: Float[np.ndarray, "n width"],
+        label: Int8[np.ndarray, "n"],
+        device: torch.device,
+        sums: UInt32[np.ndarray, "n"] | None = None,
+        source: Path | None = None,
     ) -> None:
+        """Take rows that are in memory, or read them where they are wanted.
+
+        Args:
+            features: in memory, or mapped.
+            label: 1 viral, 0 host.
+            device: that trains.
+            sums: CRC-32 of each row, which is compared whenever it is read; None where they are in memory.
+            source: the file that they are read from, for the message.
+        """
         self.device = device
-        self.resident = resident
+        self.resident = resident = sums is None
+        self._sums, self._source = sums, source
         self.width = features.shape[1]
         self.label = label
         self._classes = torch.from_numpy(label.astype(np.int64))
@@ -160,6 +177,13 @@ class RowStore:
         order = np.argsort(rows, kind="stable")
         values = np.empty((len(rows), self.width), self._values.dtype)
         values[order] = self._values[rows[order]]
+        # Every epoch reads them anew, hours after they were compared with what reduce wrote.
+        if self._sums is not None and (wrong := np.flatnonzero(row_sums(values) != self._sums[rows])).size:
+            raise FeatureError(
+                f"row {rows[wrong[0]]:,} has changed since the training began. Give the same command again: it goes "
+                "on, or says what is damaged",
+                path=self._source,
+            )
         return values
 
     def pools(self, order: Int64[np.ndarray, "m"], batch: int, pool_bytes: int = _POOL_BYTES) -> Iterator[Pool]:
@@ -177,6 +201,13 @@ class RowStore:
                     waiting = reader.submit(self._read, parts[number + 1])
                 labels = self._classes[torch.from_numpy(part)].to(self.device)
                 yield Pool(values, labels, torch.arange(len(part), device=self.device))
+
+
+def row_sums(values: Float[np.ndarray, "n width"]) -> UInt32[np.ndarray, "n"]:
+    """CRC-32 of each row."""
+    content = memoryview(np.ascontiguousarray(values)).cast("B")
+    size = values.shape[1] * values.itemsize
+    return np.fromiter((crc32(content[low : low + size]) for low in range(0, len(content), size)), np.uint32)
 
 
 def open_rows(
@@ -202,13 +233,16 @@ def open_rows(
     mapped = features.mapped()
     free = _free(device)
     resident = memory == "resident" or (memory == "auto" and (free is None or mapped.nbytes < free * _SHARE))
-    values = np.empty(mapped.shape, mapped.dtype) if resident else mapped
     try:
+        values = np.empty(mapped.shape, mapped.dtype) if resident else mapped
+        sums = None if resident else np.empty(len(mapped), np.uint32)
         for first, window in features.stored_windows():
-            if resident:
+            if sums is None:
                 values[first : first + len(window)] = window
+            else:
+                sums[first : first + len(window)] = row_sums(window)
             progress(len(window))
-        return RowStore(values, label, device, resident)
+        return RowStore(values, label, device, sums, features.path)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise FeatureError(
             f"{mapped.nbytes / 1e9:.1f} GB of features do not fit in memory; use --memory stream", path=features.path
