@@ -1,22 +1,41 @@
-"""Reading merged features with their checksums against the same without."""
+"""What it costs to compare what is read with its digests: the same reading with them and without, in turns."""
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest import mock
 
 import click
 import numpy as np
+import torch
 
 from benchmarks import show
 from benchmarks._commands import command, options
+from benchmarks.merge import synthetic_run
+from vnp.classifier.fit import Stepper
+from vnp.classifier.model import MLPClassifier
+from vnp.classifier.recipe import VIRNUCPRO
+from vnp.classifier.rows import RowStore, open_rows
 from vnp.features.layout import make_layout
 from vnp.features.read import Features, open_features
 from vnp.features.table import Records, Rows, Skipped, write_table
+from vnp.runs.done.receipts import sealed
+from vnp.runs.done.reduce import reduce_run
+from vnp.runs.planning.options import RunOptions
+from vnp.runs.planning.plan import read_needed, read_plan
+from vnp.runs.planning.start import start_run
+from vnp.runs.request import Run
+from vnp.runs.units import prepare, read_blocks
+from vnp.sequences.samplesheet import read_inputs
 
+CPU = torch.device("cpu")
+SHARDS = 4
 _GROUP = 100
 
 
@@ -46,39 +65,122 @@ def write_synthetic(path: Path, rows: int) -> Features:
     return open_features(path)
 
 
-def seconds(read: Callable[[Features], object], features: Features, repeats: int) -> float:
-    """Processor seconds of this process, the least of some attempts: what others do on the machine does not count."""
-    found = []
-    for _ in range(repeats):
-        begun = time.process_time()
-        read(features)
-        found.append(time.process_time() - begun)
-    return min(found)
+Read = Callable[[], object]
 
 
-@command("python -m benchmarks reading --rows 200000")
-@click.option("--rows", type=click.IntRange(1, 100_000_000), default=200_000, help="Rows of 1664 numbers.")
-@click.option("--repeats", type=click.IntRange(1, 1_000), default=5, help="The fastest of so many counts.")
-@options.as_json
-def main(rows: int, repeats: int, as_json: bool) -> None:
-    """Time reading of features from the page cache: as train and export do, with checksums, and without.
+def readings(folder: Path, rows: int, bases: int) -> Iterator[tuple[str, Read, Read]]:
+    """Merged features, an epoch whose rows are streamed, the shards of a run, the input of a task.
 
-    Without checksums every number is looked at instead, whether it is finite; with them it is as reduce checked it.
+    Args:
+        folder: an empty one, for all of it.
+        rows: of the features, and of the run.
+        bases: of the input.
+
+    Yields:
+        What it is, the reading with digests, and the same without.
     """
-    figures: dict[str, object] = {"rows": rows}
+    features = write_synthetic(folder / "features.h5", rows)
+    # As a file of an earlier version is read: every number is looked at instead, whether it is finite.
+    plain = replace(features, checksums=None)
+    yield "features, export", partial(_windows, features), partial(_windows, plain)
+    yield "features, train", partial(_stored, features), partial(_stored, plain)
+    label = np.zeros(rows, np.int8)
+    streamed = open_rows(features, label, CPU, "stream")
+    yield "streamed epoch", partial(_epoch, streamed), partial(_epoch, RowStore(features.mapped(), label, CPU, False))
+    run = synthetic_run(folder / "run", rows, SHARDS)
+    yield "shards, reduce", partial(_reduced, run), partial(_unhashed, run)
+    planned = _plan(folder, bases)
+    yield "input, task", partial(_task, planned, known=True), partial(_task, planned, known=False)
+
+
+def _windows(features: Features) -> int:
+    return sum(len(window) for window in features.windows())
+
+
+def _stored(features: Features) -> int:
+    return sum(len(values) for _, values in features.stored_windows())
+
+
+def _epoch(store: RowStore) -> float:
+    """Train on a fifth of the rows, taken from the disk in random order."""
+    order = np.random.default_rng(1).permutation(len(store))[: -(-len(store) // 5)]
+    steps = Stepper(MLPClassifier(store.width), VIRNUCPRO, None, graph=False)
+    return steps.run(store.pools(order, VIRNUCPRO.batch))
+
+
+def _reduced(run: Run) -> Path:
+    return reduce_run(run, "1664", force=True).path
+
+
+def _unhashed(run: Run) -> Path:
+    known = {run.paths.shard(number): receipt.sha256 for number in range(SHARDS) if (receipt := sealed(run, number))}
+    with mock.patch("vnp.runs.done.reduce.file_sha256", known.__getitem__):
+        return _reduced(run)
+
+
+def _plan(folder: Path, bases: int) -> Run:
+    """A run of random contigs of 10,000 bases, in one shard."""
+    chance = np.random.default_rng(2)
+    path = folder / "contigs.fna"
+    with path.open("wb") as file:
+        for number in range(-(-bases // 10_000)):
+            letters = np.frombuffer(b"ACGT", np.uint8)[chance.integers(4, size=10_000)]
+            file.write(b">contig%d\n%s\n" % (number, letters.tobytes()))
+    asked = RunOptions(tuple(read_inputs((path,))), shards=1, dna="kmer", protein="kmer")
+    return start_run(asked, folder / "planned")[0]
+
+
+def _task(run: Run, *, known: bool) -> int:
+    """Read and translate, as a task does before it embeds."""
+    request, shards = run.request, read_plan(run.paths.plan, run.request.plan_sha256)
+    watches = read_needed(run, shards, 0)[1] if known else None
+    sizes = [request.block_units] * -(-shards[0].units // request.block_units)
+    blocks = read_blocks(request.inputs, request.chunk, shards[0].start, sizes, watches)
+    return sum(len(prepare(block, request.inputs).dna) for block in blocks)
+
+
+def seconds(read: Callable[[], object]) -> float:
+    """Processor seconds of this process, all its threads: what others do on the machine counts little."""
+    begun = time.process_time()
+    read()
+    return time.process_time() - begun
+
+
+def measure(checked: Read, plain: Read, rounds: int) -> tuple[float, float, float]:
+    """Read in turns with digests and without.
+
+    Returns:
+        Medians over the rounds: seconds with digests, seconds without, and what the digests add in percent.
+    """
+    found = []
+    for read in (checked, plain):
+        read()
+    for number in range(rounds):
+        # Whoever comes second finds caches and clock as the first has left them.
+        pair = {read: seconds(read) for read in ((checked, plain) if number % 2 else (plain, checked))}
+        found.append((pair[checked], pair[plain], 100 * (pair[checked] / pair[plain] - 1)))
+    with_digests, without, cost = map(statistics.median, zip(*found, strict=True))
+    return with_digests, without, cost
+
+
+@command("python -m benchmarks reading --rows 100000")
+@click.option("--rows", type=click.IntRange(1, 100_000_000), default=100_000, help="Rows of 1664 numbers.")
+@click.option("--bases", type=click.IntRange(1_000, 10_000_000_000), default=20_000_000, help="Of a task's input.")
+@click.option("--rounds", type=click.IntRange(1, 1_000), default=15, help="The median of so many counts.")
+@options.as_json
+def main(rows: int, bases: int, rounds: int, as_json: bool) -> None:
+    """Time reading from the page cache with digests and without, in turns, in processor seconds.
+
+    Features as export and train read them, an epoch whose rows are streamed, shards as reduce reads them, and a task's
+    input until it is translated. Without checksums features are looked at, number by number, whether they are finite.
+    """
+    figures: dict[str, object] = {"rows": rows, "bases": bases, "rounds": rounds}
     with TemporaryDirectory() as folder:
-        sealed = write_synthetic(Path(folder) / "features.h5", rows)
-        plain = replace(sealed, checksums=None)
-        readers: dict[str, Callable[[Features], object]] = {
-            "windows": lambda features: sum(len(window) for window in features.windows()),
-            "as stored": lambda features: sum(len(values) for _, values in features.stored_windows()),
-            "ids": lambda features: len(features.ids()),
-        }
-        for name, read in readers.items():
-            with_sums, without = (seconds(read, features, repeats) for features in (sealed, plain))
-            figures[f"{name}, checksums, s"] = with_sums
-            figures[f"{name}, none, s"] = without
-            figures[f"{name}, cost, %"] = 100 * (with_sums / without - 1)
+        for name, checked, plain in readings(Path(folder), rows, bases):
+            with_digests, without, cost = measure(checked, plain, rounds)
+            figures |= {
+                f"{name}: with digests, s": with_digests, f"{name}: without, s": without, f"{name}: cost, %": cost
+            }  # fmt: skip
     show(figures, as_json)
 
 

@@ -139,6 +139,7 @@ class RowStore:
         features: Float[np.ndarray, "n width"],
         label: Int8[np.ndarray, "n"],
         device: torch.device,
+        resident: bool,
         sums: UInt32[np.ndarray, "n"] | None = None,
         source: Path | None = None,
     ) -> None:
@@ -148,11 +149,12 @@ class RowStore:
             features: in memory, or mapped.
             label: 1 viral, 0 host.
             device: that trains.
-            sums: CRC-32 of each row, which is compared whenever it is read; None where they are in memory.
+            resident: keep all in the device's memory.
+            sums: CRC-32 of each row, which is compared whenever it is read from the disk.
             source: the file that they are read from, for the message.
         """
         self.device = device
-        self.resident = resident = sums is None
+        self.resident = resident
         self._sums, self._source = sums, source
         self.width = features.shape[1]
         self.label = label
@@ -242,7 +244,7 @@ def open_rows(
             else:
                 sums[first : first + len(window)] = row_sums(window)
             progress(len(window))
-        return RowStore(values, label, device, sums, features.path)
+        return RowStore(values, label, device, resident, sums, features.path)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise FeatureError(
             f"{mapped.nbytes / 1e9:.1f} GB of features do not fit in memory; use --memory stream", path=features.path
