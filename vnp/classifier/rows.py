@@ -207,7 +207,7 @@ class RowStore:
 
 def row_sums(values: Float[np.ndarray, "n width"]) -> UInt32[np.ndarray, "n"]:
     """CRC-32 of each row."""
-    content = memoryview(np.ascontiguousarray(values)).cast("B")
+    content = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
     size = values.shape[1] * values.itemsize
     return np.fromiter((crc32(content[low : low + size]) for low in range(0, len(content), size)), np.uint32)
 
