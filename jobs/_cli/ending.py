@@ -24,6 +24,7 @@ _ENDING = {
 }
 
 _AGAIN_SECONDS = 0.01
+_IMPORTING = "<frozen importlib._bootstrap>"
 
 
 class EndedError(KeyboardInterrupt):
@@ -45,25 +46,19 @@ def ended_by_signals() -> Iterator[None]:
         return
     owner = os.getpid()
 
-    def end(number: int, _frame: FrameType | None) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
         if os.getpid() != owner:
             # A child by fork: its parent tells what happened.
             signal.raise_signal(number)
-        raise EndedError(number)
+        raise_outside_imports(EndedError(number), frame)
 
     def once_more(dropped: Any) -> None:
         """Python drops what comes up while it disposes of an object: raise it again a moment later."""
-        if not isinstance(dropped.exc_value, EndedError):
+        if isinstance(dropped.exc_value, EndedError):
+            _raise_later(EndedError(dropped.exc_value.number))
+        else:
             hook(dropped)
-            return
-        number = dropped.exc_value.number
-
-        def raise_again(_number: int, _frame: FrameType | None) -> None:
-            raise EndedError(number)
-
-        signal.signal(signal.SIGALRM, raise_again)
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
 
     hook, alarm = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
     before = {number: signal.getsignal(number) for number in _ENDING}
@@ -80,6 +75,26 @@ def ended_by_signals() -> Iterator[None]:
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def raise_outside_imports(error: BaseException, frame: FrameType | None) -> None:
+    """Raise in a signal's handler, or a moment later where Python's own code of ``import`` is at work.
+
+    It takes its lock for all threads just before it is ready to give it back whatever happens: what is raised between
+    leaves it locked, and the next thread that imports something waits for ever.
+
+    Args:
+        error: to raise.
+        frame: that the signal interrupted, as the handler was told.
+    """
+    if frame is None or frame.f_code.co_filename != _IMPORTING:
+        raise error
+    _raise_later(error)
+
+
+def _raise_later(error: BaseException) -> None:
+    signal.signal(signal.SIGALRM, lambda _number, frame: raise_outside_imports(error, frame))
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
 
 
 class _Lasting(io.FileIO):

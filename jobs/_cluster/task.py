@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from jobs._cli.ending import raise_outside_imports
 from jobs._cluster.executor import log_path
 from vnp.errors import UsageError, VnpError
 from vnp.files.records import read_record
@@ -187,9 +188,9 @@ def stop_signals() -> AbstractContextManager[Callable[[], bool]]:
 def end_when_told(code: int) -> Iterator[None]:
     """End at USR2 or TERM with an exit code, as a task that was asked to stop and begins again."""
 
-    def end(number: int, _frame: FrameType | None) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
         _write(number, "ended before it was done; if that was the time limit, raise it")
-        sys.exit(code)
+        raise_outside_imports(SystemExit(code), frame)
 
     with _handlers((signal.SIGUSR2, signal.SIGTERM), end):
         yield
@@ -199,10 +200,10 @@ def end_when_told(code: int) -> Iterator[None]:
 def first_interrupt_only() -> Iterator[None]:
     """Let Ctrl-C end the work at once, and further ones pass by, which would keep it from ending what it started."""
 
-    def end(number: int, _frame: FrameType | None) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)
         _write(number, "ending now")
-        raise KeyboardInterrupt
+        raise_outside_imports(KeyboardInterrupt(), frame)
 
     before = signal.signal(signal.SIGINT, end)
     yield
@@ -214,8 +215,8 @@ def first_interrupt_only() -> Iterator[None]:
 def interrupt_when_told() -> Iterator[None]:
     """Let TERM raise KeyboardInterrupt, as Ctrl-C does."""
 
-    def end(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    def end(_number: int, frame: FrameType | None) -> None:
+        raise_outside_imports(KeyboardInterrupt(), frame)
 
     with _handlers((signal.SIGTERM,), end):
         yield

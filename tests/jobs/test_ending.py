@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -127,6 +128,25 @@ def test_a_signal_that_comes_while_an_object_goes_is_not_lost() -> None:
     assert result.exit_code == 128 + signal.SIGTERM
     assert clean(result).startswith("error: asked to end (SIGTERM)")
     assert before == (sys.unraisablehook, signal.getsignal(signal.SIGALRM))
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_does_not_leave_imports_locked(number: signal.Signals, heard: None) -> None:
+    """What is raised within Python's own code of ``import`` leaves a lock that all other threads wait for."""
+    ends_whole: list[int] = []
+    importing = compile("raise_it()\nwhole()", "<frozen importlib._bootstrap>", "exec")
+    kill = partial(os.kill, os.getpid(), number)
+
+    def act() -> None:
+        exec(importing, {"raise_it": kill, "whole": lambda: ends_whole.append(1)})
+        time.sleep(60)
+
+    before = signal.getsignal(signal.SIGALRM)
+    result = ended(COMMANDS["reduce"], act)
+    assert result.exit_code == 128 + number
+    assert SIGNALS[number] in clean(result)
+    assert ends_whole
+    assert signal.getsignal(signal.SIGALRM) is before
 
 
 def test_ignored_signals_stay_ignored() -> None:

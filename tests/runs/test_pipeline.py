@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -505,3 +506,28 @@ class TestFaults:
         made = [(f"r{i}", coding(300, i)) for i in range(12)] + [(f"p{i}", "MKLFEEPQLLIPWQELFPEIL") for i in range(11)]
         run = plan_run(tmp_path / "run", [write_fasta(tmp_path / "a.fa", made)], 500)
         assert {make_one(run, number).state for number in (0, 10, 14, 22)} == {"done"}
+
+
+def test_an_interruption_before_encoders_are_loaded_ends_the_reading_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that reads waits for them, and nobody would wait for it for ever."""
+    run = plan_run(tmp_path / "run", [write_fasta(tmp_path / "a.fa", records())])
+    waits = threading.Event()
+
+    class Awaited(Future[RunEncoders]):
+        def result(self, timeout: float | None = None) -> RunEncoders:
+            waits.set()
+            return super().result(timeout)
+
+    def interrupt(*_: object) -> None:
+        assert waits.wait(120)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(pipeline, "Future", Awaited)
+        interrupted.setattr(pipeline._Pipeline, "_load_for", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.make_shards(run, range(3), load=pair)
+    assert run_status(run).counts["missing"] + run_status(run).counts.get("stopped", 0) == 3
+    assert {outcome.state for outcome in make_all(run)} == {"done"}

@@ -203,6 +203,8 @@ class _Pipeline:
                     break
         finally:
             self._ending = True
+            # An interruption may have come before they were loaded, and the thread that reads waits for them.
+            self._loaded.cancel()
             self._reader.shutdown(cancel_futures=True)
             try:
                 # What was begun, and nobody goes on with: it is put aside, or sealed if it is whole.
