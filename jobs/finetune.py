@@ -22,7 +22,7 @@ _OF_OTHERS = (
 )
 
 
-@command("python -m jobs.finetune SET --encoder fastesm2_650 --objective labels --train lora --out tuned/")
+@command("python -m jobs.finetune SET --encoder fastesm2_650 --train lora --out tuned/")
 @click.argument("source", metavar="SET", type=click.Path(path_type=Path))
 @click.option(
     "--encoder",
