@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 import click
+
+from vnp.errors import storage_error
 
 # Beyond what anyone waits for, and far below what numbers of eight bytes hold.
 MOST = 1_000_000_000
@@ -19,6 +24,16 @@ def show(figures: Mapping[str, object], as_json: bool) -> None:
     widest = max(map(len, figures))
     for name, value in figures.items():
         click.echo(f"{name:<{widest}}  {_number(value):>12}")
+
+
+@contextmanager
+def temporary_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder below another one, which is removed in the end; a disk that fails is a user's error."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="vnp-benchmark-", dir=folder) as place:
+            yield Path(place)
+    except OSError as error:
+        raise storage_error(error, f"writing below {folder}") from error
 
 
 def _number(value: object) -> str:

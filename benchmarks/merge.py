@@ -7,10 +7,8 @@ import shutil
 import socket
 import statistics
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,10 +16,10 @@ from pathlib import Path
 import click
 import numpy as np
 
-from benchmarks import MOST, show
+from benchmarks import MOST, show, temporary_folder
 from benchmarks._commands import command, options
 from vnp.encoders import describe
-from vnp.errors import FeatureError, UsageError, storage_error
+from vnp.errors import FeatureError, UsageError
 from vnp.features.layout import PROJECTED_DNA, PROJECTION
 from vnp.features.merge import merge
 from vnp.features.table import Records, Rows, Skipped, write_table
@@ -120,7 +118,7 @@ def measure_merge(
     if shards < 1 or rows < shards or repeats < 1:
         raise UsageError("at least one shard, one row a shard and one repeat are needed")
     reduce_times, cp_times, peaks = [], [], []
-    with _temporary_folder(folder) as place:
+    with temporary_folder(folder) as place:
         progress(f"making {shards} shards of {rows:,} rows in all")
         run = synthetic_run(place / "run", rows, shards, store)
         copied = place / "copy.h5"
@@ -150,15 +148,6 @@ def measure_merge(
         cp_seconds=statistics.median(cp_times[1:]),
         peak_bytes=max(peaks),
     )
-
-
-@contextmanager
-def _temporary_folder(folder: Path) -> Iterator[Path]:
-    try:
-        with tempfile.TemporaryDirectory(prefix="vnp-benchmark-", dir=folder) as place:
-            yield Path(place)
-    except OSError as error:
-        raise storage_error(error, f"writing below {folder}") from error
 
 
 def _reduce_apart(root: Path, layout: str) -> tuple[float, int, int]:

@@ -7,10 +7,8 @@ size of a batch and not on the input: its rows are zeros, and the scores of its 
 from __future__ import annotations
 
 import multiprocessing
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,11 @@ import click
 import numpy as np
 from jaxtyping import Float32
 
-from benchmarks import MOST, show
+from benchmarks import MOST, show, temporary_folder
 from benchmarks._commands import command, options
 from vnp.encoders.models.sixframe import KINDS
 from vnp.encoders.registry import load
-from vnp.errors import FeatureError, storage_error
+from vnp.errors import FeatureError
 from vnp.features.scores import Scores
 from vnp.files.machine import peak_memory
 from vnp.prediction.options import PredictOptions
@@ -80,7 +78,7 @@ def measure_scale(
     Raises:
         StorageError: the disk is full or cannot be written.
     """
-    with _temporary_folder(folder) as place:
+    with temporary_folder(folder) as place:
         reads, calls = place / "reads.fasta", place / "calls"
         progress(f"making {records:,} reads of {length} bases")
         write_reads(reads, records, length, seed)
@@ -108,15 +106,6 @@ def write_reads(path: Path, records: int, length: int, seed: int) -> None:
             count = min(_AT_ONCE, records - first)
             bases = letters[chance.integers(0, 4, (count, length), np.uint8)]
             file.writelines(b">read_%d/1\n%b\n" % (first + at, row.tobytes()) for at, row in enumerate(bases))
-
-
-@contextmanager
-def _temporary_folder(folder: Path) -> Iterator[Path]:
-    try:
-        with tempfile.TemporaryDirectory(prefix="vnp-benchmark-", dir=folder) as place:
-            yield Path(place)
-    except OSError as error:
-        raise storage_error(error, f"writing below {folder}") from error
 
 
 def _apart(work: Callable[..., None], given: Sequence[Any]) -> Step:

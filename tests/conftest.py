@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 _CPU = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
 if "GenuineIntel" in _CPU and "avx512f" not in _CPU:
     os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
+# What a shell puts into its background ignores Ctrl-C, and so would every command that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tests of these folders share something that takes long to make: with several workers, one of them runs a folder.
 TOGETHER = ("tests/slurm/", "tests/containers/")
 

@@ -217,20 +217,6 @@ def test_codons_of_like_amino_acids_take_others_places_and_stops_stay(genomes: G
     assert 0.25 < np.isin(isoleucine, ["L", "M", "V"]).mean() < 0.5
 
 
-def test_joined_crops_are_of_one_label_and_may_be_of_either_kind(genomes: Genomes) -> None:
-    held = DeviceGenomes(genomes, torch.device("cpu"))
-    alone, joined = (
-        CropSampler(held, TRAIN, recipe(mutated=0.0, joined=share, lengths={300: 1.0}, bases=30_000)).draw(0)
-        for share in (0.0, 0.5)
-    )
-    assert (alone.viral == joined.viral).all()
-    assert (alone.kinds & joined.kinds == alone.kinds).all()
-    changed = (alone.bases != joined.bases).any(1)
-    assert 0.2 < changed.float().mean() < 0.8
-    starts = alone.bases[changed][:, :2] == joined.bases[changed][:, :2]
-    assert starts.float().mean() > 0.9
-
-
 def test_a_group_left_out_is_for_the_test_as_a_whole(genomes: Genomes) -> None:
     found = split(genomes, validation=0.2, test=0.25, left_out=["plasmid"])
     plasmids = np.array(found.groups)[found.group] == "plasmid"

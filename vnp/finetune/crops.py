@@ -142,22 +142,8 @@ class CropSampler:
         unused = held.ignored(starts, length) > _MOST_IGNORED * length
         best = torch.argsort(unused.int(), stable=True)[:count]
         record, starts, unused = record[best], starts[best], unused[best]
-        bases, kinds, viral = held.cut(starts, length), held.kinds[record], held.viral[record]
-        if recipe.joined:
-            bases, kinds = self._joined(bases, kinds, viral)
-        return Crops(self._changed(bases), kinds, viral, ~unused)
-
-    def _joined(
-        self, bases: UInt8[Tensor, "crops bases"], kinds: UInt8[Tensor, " crops"], viral: Bool[Tensor, " crops"]
-    ) -> tuple[UInt8[Tensor, "crops bases"], UInt8[Tensor, " crops"]]:
-        """Put the end of another crop of the same label in the place of some crops' ends."""
-        count, length = bases.shape
-        other = torch.randint(count, (count,), device=bases.device, generator=self.generator)
-        # Half of the others are of the same label.
-        chosen = (self._uniform(count) < 2 * self.recipe.joined) & (viral[other] == viral)
-        border = self._uniform(count, 1) * length
-        behind = chosen[:, None] & (torch.arange(length, device=bases.device) >= border)
-        return torch.where(behind, bases[other], bases), torch.where(chosen, kinds | kinds[other], kinds)
+        bases = self._changed(held.cut(starts, length))
+        return Crops(bases, held.kinds[record], held.viral[record], ~unused)
 
     def _changed(self, bases: UInt8[Tensor, "crops bases"]) -> UInt8[Tensor, "crops bases"]:
         """Substitute some bases of some crops, and hide some."""

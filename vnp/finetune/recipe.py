@@ -42,7 +42,6 @@ class Recipe:
         synonyms: share of crops in which every codon is replaced by a random one of the same amino acid.
         evolved: share of crops in which codons are replaced by those of like amino acids, as in a distant relative.
         replaced: share of codons that are replaced in one of them, at most.
-        joined: share of crops whose end is another crop's of the same label.
         doubt: a prokaryote or plasmid counts as much as its chance of being a host, to this power.
         seed: of weights, crops and dropout.
         lengths: see ``LENGTHS``.
@@ -65,7 +64,6 @@ class Recipe:
     synonyms: float = 0.3
     evolved: float = 0.5
     replaced: float = 0.6
-    joined: float = 0.0
     doubt: float = 0.5
     seed: int = 1
     lengths: Mapping[int, float] = field(default_factory=lambda: dict(LENGTHS), hash=False)
@@ -79,7 +77,7 @@ class Recipe:
         if not self.lengths or min(self.lengths) < 20 or min(self.lengths.values()) <= 0:
             raise UsageError("crops must be of 20 bases or more, and each length be drawn at times")
         changed = (self.mutated, self.substitutions, self.hidden_codons, self.synonyms, self.evolved, self.replaced)
-        shares = (self.smoothing, *changed, self.joined)
+        shares = (self.smoothing, *changed)
         if not all(0 <= share < 1 for share in shares[:1]) or not all(0 <= share <= 1 for share in shares):
             raise UsageError("a share must be from 0 to 1")
 
