@@ -194,6 +194,8 @@ def _refusal(job: Job, said: str, ids: Sequence[str]) -> str:
             f"\nThe jobs {', '.join(ids)} before it were submitted. The rest, once the cause is mended: "
             f"python -m jobs.rerun {quote(str(job.root))}"
         )
+    else:
+        text += "\nWithout Slurm, on this machine alone: --cluster local"
     return text
 
 

@@ -205,7 +205,8 @@ def test_refusal_is_told_in_the_words_of_slurm(
     with pytest.raises(VnpError) as caught:
         site().submit(job(tmp_path))
     assert str(caught.value) == (
-        "Slurm refused the job vnp-run-0-2: invalid partition specified: x; Batch job submission failed: Nope"
+        "Slurm refused the job vnp-run-0-2: invalid partition specified: x; Batch job submission failed: Nope\n"
+        "Without Slurm, on this machine alone: --cluster local"
     )
     assert capfd.readouterr().err == ""
     assert executor.submitted(tmp_path / "run") == []

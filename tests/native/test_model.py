@@ -47,3 +47,26 @@ def test_changed_weights_are_refused(tmp_path: Path) -> None:
         read_folder(tmp_path)
     with pytest.raises(WeightsError, match="another training"):
         read_folder(FOLDER, weights_sha256="0" * 64)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG])
+@pytest.mark.parametrize("damage", ["missing", "short", "flipped", "foreign"])
+def test_what_came_with_vnp_and_is_damaged_is_named_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, damage: str
+) -> None:
+    shutil.copytree(FOLDER, tmp_path / "native")
+    file = tmp_path / "native" / name
+    content = file.read_bytes()
+    middle = len(content) // 2
+    file.unlink()
+    if damage != "missing":
+        file.write_bytes(
+            {
+                "short": content[:middle],
+                "flipped": content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :],
+                "foreign": b"{}",
+            }[damage]
+        )
+    monkeypatch.setattr("vnp.native.model.FOLDER", tmp_path / "native")
+    with pytest.raises(WeightsError, match=f"(?s){name}.*install vnp again"):
+        load_native()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vnp.encoders.spec import spec
+from vnp.errors import WeightsError
 from vnp.finetune.folder import Trained, read_folder
 
 FOLDER = Path(__file__).parent
@@ -17,4 +18,7 @@ def load_native() -> Trained:
     Raises:
         WeightsError: a file is missing, damaged, or not the one that this version came with.
     """
-    return read_folder(FOLDER, weights_sha256=WEIGHTS_SHA256)
+    try:
+        return read_folder(FOLDER, weights_sha256=WEIGHTS_SHA256)
+    except WeightsError as error:
+        raise WeightsError(f"{error}\nThis file came with vnp: install vnp again") from error
