@@ -19,7 +19,7 @@ def test_all_steps_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     # Processes of their own are for the figures.
     monkeypatch.setattr("benchmarks.scale._apart", here)
     found = measure_scale(tmp_path, records=150, shards=2)
-    assert list(found.steps) == ["plan", "task", "call", "call again"]
+    assert list(found.steps) == ["plan", "task", "sealing", "call", "call again"]
     # A line of each table for each read, and what is called.
     assert found.results_bytes > 150 * 100
     assert found.run_bytes > 0
