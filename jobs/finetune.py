@@ -15,7 +15,7 @@ from jobs._cli.command import command, echo
 from vnp.errors import EncoderError, UsageError
 
 SIXFRAME = "sixframe"
-_OF_SIXFRAME = ("bases", "validation", "test", "left_out", "set_aside")
+_OF_SIXFRAME = ("bases", "validation", "test", "left_out", "set_aside", "windows")
 _OF_OTHERS = (
     *("objective", "train", "epochs", "tokens", "warm_up", "rank", "alpha", "dropout", "patience"),
     *("watch_every", "token_budget", "weights"),
@@ -78,6 +78,12 @@ _OF_OTHERS = (
     help="sixframe: train no longer on pieces of prokaryotes and plasmids that look viral for 10 kb.  [default: "
     "set-aside]",
 )
+@click.option(
+    "--windows",
+    type=click.IntRange(20),
+    help="sixframe: of each label and length, to calibrate and measure on in the end; on a CPU, the default takes an "
+    "hour.  [default: 4000]",
+)
 @options.force
 @options.as_json
 def main(source: Path, encoder: str, out: Path, force: bool, as_json: bool, **asked: Any) -> None:
@@ -123,7 +129,8 @@ def _from_scratch(genomes: Path, _encoder: str, out: Path, given: dict[str, Any]
         kept = {"validation": given.get("validation", 0.08), "test": given.get("test", 0.17)}
         held = prepare(genomes, out / "genomes.npz", **kept, left_out=given.get("left_out", ()), say=_say)
         network = train(held, recipe, out, where, pace=Pace(save=given.get("save_every", 1000)), say=_say)
-        metrics = write_folder(out, network, DeviceGenomes(held, where), recipe, say=_say)
+        count = given.get("windows", 4000)
+        metrics = write_folder(out, network, DeviceGenomes(held, where), recipe, count=count, say=_say)
         draw_training(out / LOG, out / PLOT)
         (out / STATE).unlink(missing_ok=True)
     if as_json:
