@@ -218,6 +218,11 @@ def test_bad_sheets(text: str, said: str, tmp_path: Path) -> None:
         read_sheet(sheet)
 
 
+def test_a_sheet_that_is_not_there_is_said_to_be_missing_whatever_it_is_called(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file; check the path"):
+        read_sheet(tmp_path / "nosuch")
+
+
 def test_genbank_has_its_annotation_within(tmp_path: Path) -> None:
     (tmp_path / "x.gb").write_text(genbank())
     with pytest.raises(InputError, match="annotation within"):

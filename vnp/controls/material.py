@@ -12,7 +12,7 @@ from vnp.controls.shuffle import dinucleotide_shuffle
 from vnp.datasets.annotations.annotated import gff3_of
 from vnp.datasets.annotations.elements import MOBILE, ORGANELLE, OTHER, PLASMID, RRNA, VECTOR, read_pieces
 from vnp.errors import InputError
-from vnp.sequences.samplesheet import LABELS, UNLABELLED, Columns, file_in_sheet, read_rows
+from vnp.sequences.samplesheet import LABELS, UNLABELLED, Columns, check_readable, file_in_sheet, read_rows
 
 SHUFFLED_VIRUSES = "shuffled viruses"
 SHUFFLED_HOSTS = "shuffled hosts"
@@ -69,6 +69,7 @@ def read_sheet(path: Path) -> list[ControlFile]:
     Raises:
         InputError: the sheet, a row, or a file that it names cannot be used.
     """
+    check_readable(path)
     if path.suffix.lower() not in (".csv", ".tsv"):
         raise InputError("a sheet of controls is a .csv or .tsv with the columns path and label", path=path)
     files = []
