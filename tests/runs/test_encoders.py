@@ -61,9 +61,9 @@ def test_what_is_wrong_with_an_encoder_is_said(
 def test_the_first_block_is_read_while_encoders_are_loaded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     read = threading.Event()
 
-    def note(*args: Any) -> Any:
+    def note(*args: Any, **more: Any) -> Any:
         read.set()
-        return rows.prepare(*args)
+        return rows.prepare(*args, **more)
 
     def loaded() -> RunEncoders:
         assert read.wait(timeout=60)

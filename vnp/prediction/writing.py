@@ -18,6 +18,7 @@ from vnp.classifier.calibration import logistic
 from vnp.features.scores import Scores
 from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
+from vnp.files.tables import table_lines
 from vnp.metrics.presets import DEFAULT
 from vnp.metrics.prevalence import AUTO, Prevalence, Shares
 from vnp.metrics.rules import chunk_keys, find_rule
@@ -221,7 +222,7 @@ class Writing:
         for region in Finder(self.source, self.judges, classifier.windows(self.device)).regions():
             add([region])
             line = (region.record, region.start, region.end, region.name, round(1000 * region.probability), ".")
-            bed.write("\t".join(map(str, line)).encode() + b"\n")
+            bed.write(table_lines([[str(field)] for field in line]).encode())
             _write_fasta(fasta, f"{region.name} {region.record}:{region.start}-{region.end}", region.bases)
             counts["regions"] += 1
             counts["region_bases"] += region.end - region.start
