@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -209,7 +210,9 @@ def _run(words: Sequence[str], room: Path, gpus: Sequence[str], caches: Mapping[
     with log.open("wb") as file:
         process = subprocess.Popen(command, env=variables, stdout=file, stderr=subprocess.STDOUT)
         try:
-            process.wait()
+            # Not Popen's own wait: this one also tells what the process and those that it waited for have used.
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
         except BaseException:
             process.terminate()
             process.wait()
@@ -218,7 +221,7 @@ def _run(words: Sequence[str], room: Path, gpus: Sequence[str], caches: Mapping[
     if process.returncode != 0:
         said = log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
         raise RunError(f"{words[0]} ended with {process.returncode}; its last lines:\n" + "\n".join(said))
-    figures = read_figures(run, gpus=len(gpus), begun=begun, ended=ended)
+    figures = read_figures(run, gpus=len(gpus), begun=begun, ended=ended, used=used)
     shutil.rmtree(run)
     return figures
 
@@ -265,6 +268,13 @@ def _lines(run: RunFigures) -> Iterator[tuple[str, str]]:
     if run.gpus:
         busy = "unknown: the receipts do not say" if run.gpu_busy is None else f"{run.gpu_busy:.1%}"
         yield "GPU busy after loading", busy
+        if run.least_busy is not None and run.gpus > 1:
+            yield "  the least busy one", f"{run.least_busy:.1%}"
+    if run.processors is not None and run.memory is not None:
+        a_gpu = f", {run.processors / run.gpus:.0f} a GPU" if run.gpus > 1 else ""
+        yield "processor time", f"{run.processors:.0f} s{a_gpu}"
+        yield "host memory of the largest process", f"{run.memory / 2**30:.2f} GiB"
+    yield "written to shards", f"{run.written / 1e6:,.1f} MB"
     yield "rows/s from start to end", f"{run.rows_per_second:,.0f}"
     yield "rows/s after loading", f"{run.working_rows_per_second:,.0f}"
     yield "tokens/s from start to end", f"{run.tokens_per_second:,.0f}"

@@ -59,6 +59,8 @@ def test_figures(tmp_path: Path) -> None:
     # From 15 to 65, and from 18 to 66.
     assert found.working == 98
     assert found.gpu_busy == pytest.approx(80 / 98)
+    assert found.least_busy == pytest.approx(38 / 50)
+    assert (found.written, found.processors, found.memory) == (4, None, None)
     assert found.rows_per_second == pytest.approx(400 / 70)
     assert found.working_rows_per_second == pytest.approx(400 / 51)
     assert found.tokens_per_second == pytest.approx(32_000 / 70)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from resource import struct_rusage
 
 import numpy as np
 from jaxtyping import UInt8
@@ -43,6 +44,10 @@ class RunFigures:
     sealing: float  # seconds that sealing took the shard that was sealed last, when no GPU has work any more
     working: float  # seconds from the encoders being loaded to the last receipt, summed over tasks
     gpu_busy: float | None  # share of ``working`` in which the GPU had work, or None where receipts do not say
+    least_busy: float | None  # the same of the task whose GPU was least busy
+    processors: float | None  # seconds of processor time of the command and all of its processes, if it was measured
+    memory: int | None  # bytes of host memory, at most, of the largest process, likewise
+    written: int  # bytes of the sealed shards
     rows_per_second: float  # rows over wall
     tokens_per_second: float  # tokens of all encoders over wall
     working_rows_per_second: float  # rows over the time from the first loaded encoder to the last receipt
@@ -66,8 +71,12 @@ class _Task:
     def working(self) -> float:
         return max(1e-9, self.ended - self.loaded)
 
+    @property
+    def tells_gpu(self) -> bool:
+        return all("gpu" in each.seconds for each in self.receipts)
 
-def read_figures(root: Path, *, gpus: int, begun: float, ended: float) -> RunFigures:
+
+def read_figures(root: Path, *, gpus: int, begun: float, ended: float, used: struct_rusage | None = None) -> RunFigures:
     """Read a finished run.
 
     Args:
@@ -75,6 +84,7 @@ def read_figures(root: Path, *, gpus: int, begun: float, ended: float) -> RunFig
         gpus: that the command was given.
         begun: when the command was started, as ``time.time`` has it.
         ended: when it ended.
+        used: what the system says that the command used, its ended processes included.
 
     Raises:
         RunError: shards are missing.
@@ -91,7 +101,7 @@ def read_figures(root: Path, *, gpus: int, begun: float, ended: float) -> RunFig
     tokens = _sums([each.tokens for each in receipts])
     wall = ended - begun
     span = max(1e-9, max(task.ended for task in tasks) - first.loaded)
-    known = [each.seconds["gpu"] for each in receipts if "gpu" in each.seconds]
+    busy = [sum(each.seconds["gpu"] for each in task.receipts) for task in tasks if task.tells_gpu]
     reading = [task_weights for task in tasks if (task_weights := _weights(task)) is not None]
     return RunFigures(
         gpus=gpus,
@@ -109,7 +119,13 @@ def read_figures(root: Path, *, gpus: int, begun: float, ended: float) -> RunFig
         embedding=_sums([{name: each.seconds.get(name, 0.0) for name in ("dna", "protein")} for each in receipts]),
         sealing=max(receipts, key=lambda each: each.finished).seconds.get("seal", 0.0),
         working=sum(task.working for task in tasks),
-        gpu_busy=sum(known) / sum(task.working for task in tasks) if len(known) == len(receipts) else None,
+        gpu_busy=sum(busy) / sum(task.working for task in tasks) if len(busy) == len(tasks) else None,
+        least_busy=min(seconds / task.working for seconds, task in zip(busy, tasks, strict=True))
+        if len(busy) == len(tasks)
+        else None,
+        processors=used and used.ru_utime + used.ru_stime,
+        memory=used and used.ru_maxrss * 1024,
+        written=sum(each.size for each in receipts),
         rows_per_second=rows / wall,
         tokens_per_second=sum(tokens.values()) / wall,
         working_rows_per_second=rows / span,
