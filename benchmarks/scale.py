@@ -23,7 +23,7 @@ from benchmarks._commands import command, options
 from vnp.encoders.models.sixframe import KINDS
 from vnp.encoders.registry import load
 from vnp.errors import FeatureError
-from vnp.features.scores import Repeats, Scores
+from vnp.features.scores import Facts, Scores
 from vnp.features.table import Records, Rows, Skipped
 from vnp.files.machine import peak_memory
 from vnp.prediction.options import PredictOptions
@@ -187,7 +187,7 @@ def made_up_block(first: int, count: int, length: int) -> Prepared:
         skipped=Skipped(ordinals[:0], one[:0], none[:0], []),
         dna=[],
         protein=[],
-        repeats=Repeats(np.zeros(count, np.int32)),
+        facts=Facts.unknown(count),
     )
 
 

@@ -64,6 +64,11 @@ if TYPE_CHECKING:
 @click.option("--window", type=int, help="Bases that native reads at once, from 100 to 2000.  [default: 2000]")
 @click.option("--max-fdr", type=float, help="Largest false discovery rate of a viral call.")
 @click.option("--min-length", type=int, help="Bases below which a record is not called.  [default: 0]")
+@click.option(
+    "--columns",
+    metavar="NAMES",
+    help="Columns of predictions.tsv, separated by commas, in this order; name is always there.  [default: all]",
+)
 @click.option("--parquet", is_flag=True, default=None, help="Write the tables as Parquet too.")
 @click.option(
     "--virnucpro-output",
@@ -110,9 +115,9 @@ def main(
     """Call the records of INPUT viral or host.
 
     INPUT is as for extract, and so is the folder: what is done of the same run is kept, and status, rerun and cancel
-    work on it. Writes predictions.tsv (every record), chunks.tsv, frames.tsv, viral.fna, report.html and
-    predictions.json. Tasks keep scores, and of embeddings nothing unless asked. On Slurm, the shards and the calling
-    are jobs, one behind the other.
+    work on it. Writes predictions.tsv (every record), chunks.tsv, frames.tsv, viral.fna, report.html, summary.json,
+    vnp_mqc.json (for MultiQC) and predictions.json. Tasks keep scores, and of embeddings nothing unless asked. On
+    Slurm, the shards and the calling are jobs, one behind the other.
     """
     given = {name: embedding.pop(name) for name in CHOICES}
     check_numbers(given["threshold"], given["max_fdr"], given["min_length"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vnp.errors import FeatureError
-from vnp.features.scores import Repeats, Scores, join_scores, read_named, read_scores, write_scores
+from vnp.features.scores import Facts, Scores, join_scores, read_named, read_scores, write_scores
 from vnp.features.table import Records, Skipped
 
 READS = 1_000
@@ -43,8 +43,8 @@ def write(path: Path, first: int, count: int, *, rows: bool = True, name: str = 
         np.full(0 if rows else count, -1, np.int8),
         [] if rows else [b"no open frame"] * count,
     )
-    repeats = Repeats(np.arange(count, dtype=np.int32))
-    write_scores(path, scores=scores, repeats=repeats, records=records, skipped=skipped, attributes={"kind": "block"})
+    facts = Facts(np.arange(count, dtype=np.int32), 2 * ordinal, ordinal, [b"of %d" % one for one in ordinal.tolist()])
+    write_scores(path, scores=scores, facts=facts, records=records, skipped=skipped, attributes={"kind": "block"})
     return scores
 
 
@@ -96,6 +96,6 @@ def test_scores_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     scores = write(tmp_path / "a.h5", 0, 2)
     scores.logits[1, 3] = np.nan
     none = Skipped(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int8), [])
-    records, repeats = make_records(np.arange(2)), Repeats(np.zeros(2, np.int32))
+    records, facts = make_records(np.arange(2)), Facts.unknown(2)
     with pytest.raises(FeatureError, match="NaN"):
-        write_scores(tmp_path / "b.h5", scores=scores, repeats=repeats, records=records, skipped=none, attributes={})
+        write_scores(tmp_path / "b.h5", scores=scores, facts=facts, records=records, skipped=none, attributes={})

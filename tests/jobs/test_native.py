@@ -113,6 +113,47 @@ def test_shards_hold_scores_and_presets_call_again(done: Path, tmp_path: Path) -
     assert few["closed"]["reason"] == "shorter than 150 bases"
 
 
+def test_tables_tell_where_records_come_from_and_what_they_are_made_of(tmp_path: Path) -> None:
+    (tmp_path / "lake").mkdir()
+    long = "word " * 80
+    (tmp_path / "lake/a.fna").write_text(
+        f">a1 first  one\n{'GCAT' * 50}\n>a2\t{long}\n{'GGNNRA' * 30}\n>a3\n{'N' * 200}\n"
+    )
+    (tmp_path / "b.fna").write_text(f">b1\n{bases(2500, 3)}\n>b2 protein\nMEEPQSDPSVEPPLSQETFSDLWKLLPENN\n")
+    (tmp_path / "sheet.csv").write_text("path,label,group,sample\nlake/a.fna,,,lake\nb.fna,,,\n")
+    assert call(tmp_path / "sheet.csv", "--out", tmp_path / "calls").exit_code == 0
+    rows = {row["name"]: row for row in table(tmp_path / "calls/predictions.tsv")}
+    said = [(row["sample"], row["source"], row["gc"], row["n_share"]) for row in rows.values()]
+    assert said[:3] == [("lake", "lake/a.fna", *shares) for shares in (("0.5", "0"), ("0.666667", "0.5"), ("", "1"))]
+    assert said[3][:2] == ("", "b.fna")
+    assert (said[4][2:], rows["b2"]["length"]) == (("", ""), "30")
+    assert [row["description"] for row in rows.values()][::2] == ["first  one", "", "protein"]
+    assert rows["a2"]["description"].encode() == long.encode()[:253] + "…".encode()
+    counts = json.loads((tmp_path / "calls/summary.json").read_text())
+    assert [(one["sample"], one["files"], one["records"]) for one in counts["samples"]] == [
+        ("lake", ["lake/a.fna"], 3),
+        ("b.fna", ["b.fna"], 2),
+    ]
+    for name in ("records", "bases", "viral", "viral_bases", "host", "no_call"):
+        assert sum(one[name] for one in counts["samples"]) == counts["counts"][name]
+    for one in counts["samples"]:
+        assert sum(one["kinds"].values()) == one["viral"] + one["host"]
+    shown = json.loads((tmp_path / "calls/vnp_mqc.json").read_text())
+    assert {name: row["records"] for name, row in shown["data"].items()} == {"lake": 3, "b.fna": 2}
+    assert all(row.keys() == shown["headers"].keys() for row in shown["data"].values())
+
+
+def test_columns_are_chosen(done: Path, tmp_path: Path) -> None:
+    for asked, header in (("call, gc", "name\tcall\tgc"), ("name", "name"), ("length,name", "name\tlength")):
+        out = tmp_path / asked
+        assert call("--from", done, "--out", out, "--columns", asked).exit_code == 0
+        lines = (out / "predictions.tsv").read_text().splitlines()
+        assert (lines[0], len(lines)) == (header, 11)
+    for asked, said in (("name,size", "has no column 'size'"), ("gc,gc", "names gc twice")):
+        result = call("--from", done, "--out", tmp_path / "no", "--columns", asked)
+        assert (result.exit_code, said in result.output) == (2, True), result.output
+
+
 def test_windows_may_be_shorter(odd: Path, tmp_path: Path) -> None:
     assert call(odd, "--out", tmp_path / "calls", "--window", 1000).exit_code == 0
     assert {row["name"]: row["n_scored"] for row in table(tmp_path / "calls" / "predictions.tsv")}["long"] == "3"

@@ -49,7 +49,6 @@ def make_batch(rows: Scores, first: int, last: int, length: int = 1500) -> Batch
             names,
             np.full(count, length),
             np.full(count, 5, np.int32),
-            np.zeros(count, np.int32),
         ),
         kept,
     )

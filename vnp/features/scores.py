@@ -25,6 +25,9 @@ from vnp.sequences.ends import UNKNOWN
 
 SCHEMA = "vnp-scores/2"
 GROUP = "scores"
+NOT_COUNTED = -1
+"""In place of a number of bases."""
+LONGEST_DESCRIPTION = WIDEST_FIXED
 # Rows and bytes of a piece of a column that is packed by itself; HDF5 keeps one of no more than a megabyte in memory.
 _CHUNK_ROWS = 16_384
 _CHUNK_BYTES = 1 << 18
@@ -54,20 +57,28 @@ class Named:
     name: list[bytes]  # UTF-8
     length: Int64[np.ndarray, "r"]  # bases
     chunks: Int32[np.ndarray, "r"]  # number of chunks that the record is cut into
-    repeat: Int32[np.ndarray, "r"]  # as ``vnp.sequences.ends.terminal_repeat`` gives it, or ``UNKNOWN``
 
     def __len__(self) -> int:
         return len(self.name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Repeats:
-    """What scores know of records that stand beside features."""
+class Facts:
+    """What tables tell of records besides calls; of a record that a border cuts, where its first chunk is."""
 
-    repeat: Int32[np.ndarray, "r"]  # terminal repeats, as ``Named`` has them
+    repeat: Int32[np.ndarray, "r"]  # as ``vnp.sequences.ends.terminal_repeat`` gives it, or ``UNKNOWN``
+    gc: Int64[np.ndarray, "r"]  # bases that are G or C, or ``NOT_COUNTED``
+    ambiguous: Int64[np.ndarray, "r"]  # letters that are none of the four bases, or ``NOT_COUNTED``
+    description: list[bytes]  # what the header says behind the name, UTF-8, at most ``LONGEST_DESCRIPTION`` bytes
 
     def __len__(self) -> int:
         return len(self.repeat)
+
+    @classmethod
+    def unknown(cls, count: int) -> Facts:
+        """Those of so many records that nobody looked at."""
+        none = np.full(count, NOT_COUNTED, np.int64)
+        return cls(np.full(count, UNKNOWN, np.int32), none, none, [b""] * count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +93,13 @@ class Joined:
     frames: int  # rows that are frames
 
 
-_PARTS: tuple[tuple[str, type[Any]], ...] = ((GROUP, Scores), ("records", Named), ("skipped", Skipped))
+_RECORDS = "records"
+_SCORES, _FACTS = (tuple(one.name for one in fields(kind)) for kind in (Scores, Facts))
+_NAMED = tuple(one.name for one in fields(Named))
+_PARTS = {GROUP: _SCORES, _RECORDS: (*_NAMED, *_FACTS), "skipped": tuple(one.name for one in fields(Skipped))}
+"""The columns of each group."""
 _NUMBERS = {
-    **dict.fromkeys(("record", "ordinal", "start", "end", "length"), np.int64),
+    **dict.fromkeys(("record", "ordinal", "start", "end", "length", "gc", "ambiguous"), np.int64),
     **dict.fromkeys(("chunk", "chunks", "repeat"), np.int32),
     "frame": np.int8,
     "logits": np.float32,
@@ -98,7 +113,7 @@ def write_scores(
     path: Path,
     *,
     scores: Scores,
-    repeats: Repeats,
+    facts: Facts,
     records: Records,
     skipped: Skipped,
     attributes: Mapping[str, str | int],
@@ -114,16 +129,16 @@ def write_scores(
         for key, value in attributes.items():
             file.attrs[key] = value
         _add(file, scores)
-        named = Named(records.ordinal, records.name, records.length, records.chunks, repeats.repeat)
-        for group, part in (("records", named), ("skipped", skipped)):
+        named = Named(records.ordinal, records.name, records.length, records.chunks)
+        for group, part in ((_RECORDS, named), (_RECORDS, facts), ("skipped", skipped)):
             _store(file, group, part)
         file.attrs[CONTENT] = content_digest(file)
 
 
-def add_scores(file: h5py.File, scores: Scores, repeats: Repeats) -> None:
+def add_scores(file: h5py.File, scores: Scores, facts: Facts) -> None:
     """Put scores into a file of features that is being written."""
     _add(file, scores)
-    _store(file, "records", repeats)
+    _store(file, _RECORDS, facts)
 
 
 def _add(file: h5py.File, scores: Scores) -> None:
@@ -170,12 +185,12 @@ def join_scores(sources: Sequence[Path], target: Path, attributes: Mapping[str, 
 
 def join_into(file: h5py.File, sources: Sequence[Path]) -> None:
     """Join the scores that stand beside features to a file that is being written."""
-    _join(file, sources, ((GROUP, Scores), ("records", Repeats)))
+    _join(file, sources, {GROUP: _SCORES, _RECORDS: _FACTS})
 
 
-def _join(file: h5py.File, sources: Sequence[Path], kinds: Sequence[tuple[str, type[Any]]]) -> Joined:
+def _join(file: h5py.File, sources: Sequence[Path], groups: Mapping[str, Sequence[str]]) -> Joined:
     # Held open, so that what begins in one source and ends in the next is packed once.
-    columns = {group: _make(file, group, kind, sources) for group, kind in kinds}
+    columns = {group: _make(file, group, names, sources) for group, names in groups.items()}
     digest = hashlib.sha256()
     reasons: Counter[str] = Counter()
     counts = dict.fromkeys(columns, 0)
@@ -183,9 +198,9 @@ def _join(file: h5py.File, sources: Sequence[Path], kinds: Sequence[tuple[str, t
     for path in sources:
         with h5py.File(path, "r", locking=False) as source:
             first, last_record = _continues(source["records/ordinal"], last_record, path)
-            for group, kind in kinds:
-                count = len(source[f"{group}/{fields(kind)[0].name}"])
-                for window in windows(count, first if group == "records" else 0):
+            for group, names in groups.items():
+                count = len(source[f"{group}/{names[0]}"])
+                for window in windows(count, first if group == _RECORDS else 0):
                     _copy(source, columns[group], group, window, counts[group])
                     counts[group] += window.stop - window.start
             for window in windows(len(source[f"{GROUP}/record"])):
@@ -197,7 +212,7 @@ def _join(file: h5py.File, sources: Sequence[Path], kinds: Sequence[tuple[str, t
             for window in windows(len(source["skipped/reason"])):
                 reasons.update(reason.decode() for reason in as_bytes(source["skipped/reason"][window]))
     width = int(file[f"{GROUP}/logits"].shape[1])
-    return Joined(counts[GROUP], counts.get("records", 0), dict(reasons), digest.hexdigest(), width, frames)
+    return Joined(counts[GROUP], counts.get(_RECORDS, 0), dict(reasons), digest.hexdigest(), width, frames)
 
 
 def _continues(ordinals: h5py.Dataset, last: int, path: Path) -> tuple[int, int]:
@@ -214,14 +229,14 @@ def _continues(ordinals: h5py.Dataset, last: int, path: Path) -> tuple[int, int]
     return int(begins == last), int(ordinals[-1])
 
 
-def _make(file: h5py.File, group: str, kind: type[Any], sources: Sequence[Path]) -> dict[str, h5py.Dataset]:
+def _make(file: h5py.File, group: str, names: Sequence[str], sources: Sequence[Path]) -> dict[str, h5py.Dataset]:
     """The columns of a group, of a length, type and width that all sources fit into."""
     rows, last = 0, -1
-    types: dict[str, list[tuple[np.dtype[Any], tuple[int, ...]]]] = {one.name: [] for one in fields(kind)}
+    types: dict[str, list[tuple[np.dtype[Any], tuple[int, ...]]]] = {name: [] for name in names}
     for path in sources:
         with h5py.File(path, "r", locking=False) as source:
-            rows += len(source[f"{group}/{fields(kind)[0].name}"])
-            if group == "records":
+            rows += len(source[f"{group}/{names[0]}"])
+            if group == _RECORDS:
                 again, last = _continues(source["records/ordinal"], last, path)
                 rows -= again
             for name, found in types.items():
@@ -260,7 +275,7 @@ def _rising(key: Sequence[np.ndarray], last: tuple[int, int, int], path: Path) -
 
 def read_scores(file: h5py.File, window: slice = slice(None)) -> Scores:
     """The scores of an open file, or a window of them."""
-    return Scores(*(_column(file, f"{GROUP}/{one.name}", window) for one in fields(Scores)))
+    return Scores(*(_column(file, f"{GROUP}/{name}", window) for name in _SCORES))
 
 
 def _column(file: h5py.File, name: str, window: slice) -> Any:
@@ -271,7 +286,13 @@ def _column(file: h5py.File, name: str, window: slice) -> Any:
 
 def read_named(file: h5py.File, window: slice = slice(None)) -> Named:
     """The records of an open file, of scores or of features, or a window of them."""
-    ordinal, name, length, chunks = (file[f"records/{one.name}"][window] for one in fields(Named)[:4])
-    known = "records/repeat" in file
-    repeat = file["records/repeat"][window] if known else np.full(len(ordinal), UNKNOWN, np.int32)
-    return Named(ordinal, as_bytes(name), length, chunks, repeat)
+    ordinal, name, length, chunks = (file[f"{_RECORDS}/{name}"][window] for name in _NAMED)
+    return Named(ordinal, as_bytes(name), length, chunks)
+
+
+def read_facts(file: h5py.File, window: slice = slice(None)) -> Facts:
+    """What tables tell of the records of an open file; nothing is known where features stand alone."""
+    if not all(f"{_RECORDS}/{name}" in file for name in _FACTS):
+        return Facts.unknown(len(file[f"{_RECORDS}/ordinal"][window]))
+    repeat, gc, ambiguous, description = (file[f"{_RECORDS}/{name}"][window] for name in _FACTS)
+    return Facts(repeat, gc, ambiguous, as_bytes(description))

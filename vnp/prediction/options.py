@@ -34,6 +34,7 @@ class PredictOptions:
     # share of viruses that probabilities are told for: a number, ``auto`` for what the records show, or None. With one,
     # and neither threshold nor preset, what is more likely viral than not is called so
     prevalence: float | str | None = None
+    columns: str = "all"  # of the table of records: their names, separated by commas
 
     def check(self) -> None:
         """Refuse what cannot be.
@@ -127,6 +128,16 @@ class OutputPaths:
         return self.root / "viral.fna"
 
     @property
+    def counts(self) -> Path:
+        """Counts in all and of each sample, for other programs."""
+        return self.root / "summary.json"
+
+    @property
+    def multiqc(self) -> Path:
+        """The same for MultiQC."""
+        return self.root / "vnp_mqc.json"
+
+    @property
     def regions(self) -> tuple[Path, Path, Path]:
         """Viral stretches: as a table, as BED, and their sequences."""
         return self.table(REGIONS), self.root / "regions.bed", self.root / "regions.fna"
@@ -149,7 +160,15 @@ class OutputPaths:
     def results(self) -> list[Path]:
         """All that a prediction can write but its settings, the summary first."""
         tables = [form(name) for name in TABLES for form in (self.table, self.parquet)]
-        others = [*self.regions, self.fasta, self.report, self.virnucpro_frames, self.virnucpro_chunks]
+        others = [
+            *self.regions,
+            self.fasta,
+            self.report,
+            self.counts,
+            self.multiqc,
+            self.virnucpro_frames,
+            self.virnucpro_chunks,
+        ]
         return [self.summary, *tables, *others]
 
 

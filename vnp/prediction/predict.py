@@ -22,6 +22,7 @@ from vnp.prediction.calls import Judges
 from vnp.prediction.classifiers import bring_back, find_classifier
 from vnp.prediction.options import CHOICES, OutputPaths, PredictOptions
 from vnp.prediction.scores import Source, layout_of
+from vnp.prediction.tables import chosen_columns
 from vnp.prediction.writing import SCHEMA, Progress, Writing
 from vnp.runs.done.receipts import tidy
 from vnp.runs.planning.options import RunOptions
@@ -75,6 +76,7 @@ def choose_options(
         **{"rule": classifier.rule, **kept, **said},
     )
     options.check()
+    chosen_columns(options.columns)
     if options.prevalence is not None and classifier.trust.prevalence is None:
         raise UsageError(
             f"--prevalence needs the share of viruses at which probabilities hold, which {name} does not keep (an "

@@ -18,7 +18,7 @@ from jaxtyping import Float16, Float32, Int64
 from vnp.classifier.classifier import Classifier
 from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, UsageError
 from vnp.features.layout import FeatureLayout, make_layout
-from vnp.features.scores import GROUP, Named, Scores, read_named, read_scores
+from vnp.features.scores import GROUP, Facts, Named, Scores, read_facts, read_named, read_scores
 from vnp.features.table import Skipped, read_skipped, windows
 from vnp.prediction.classifiers import join_parts, native_of
 from vnp.runs.done.receipts import Receipt, require_sealed, withdraw
@@ -57,10 +57,35 @@ class Batch:
 
     def followed_by(self, other: Batch) -> Batch:
         """These records and those behind them, of which the first may be this one's last."""
-        return Batch(_joined_records(self.records, other.records), _joined(self.rows, other.rows))
+        again = _again(self.records, other.records)
+        return Batch(_joined(self.records, other.records, again), _joined(self.rows, other.rows))
 
 
-_Table = TypeVar("_Table", Named, Scores, Skipped)
+@dataclass(frozen=True, slots=True, eq=False)
+class Told:
+    """Consecutive records and what tables tell of them."""
+
+    records: Named
+    facts: Facts
+    skipped: Skipped  # of these records
+
+    def part(self, low: int, high: int) -> Told:
+        """Records ``low`` up to, not including, ``high``, by their places."""
+        first, last = np.searchsorted(self.skipped.record, self.records.ordinal[[low, high - 1]] + (0, 1))
+        skipped = _part(self.skipped, int(first), int(last))
+        return Told(_part(self.records, low, high), _part(self.facts, low, high), skipped)
+
+    def followed_by(self, other: Told) -> Told:
+        """These records and those behind them, of which the first may be this one's last."""
+        again = _again(self.records, other.records)
+        return Told(
+            _joined(self.records, other.records, again),
+            _joined(self.facts, other.facts, again),
+            _joined(self.skipped, other.skipped),
+        )
+
+
+_Table = TypeVar("_Table", Named, Facts, Scores, Skipped)
 
 
 def _joined(one: _Table, other: _Table, again: int = 0) -> _Table:
@@ -72,9 +97,9 @@ def _joined(one: _Table, other: _Table, again: int = 0) -> _Table:
     return type(one)(*columns)
 
 
-def _joined_records(one: Named, other: Named) -> Named:
-    """Records and those behind them, of which the first may be the last of these."""
-    return _joined(one, other, int(one.ordinal[-1] == other.ordinal[0]))
+def _again(one: Named, other: Named) -> int:
+    """How many of the records behind others are among these already: one that a border cuts, or none."""
+    return int(one.ordinal[-1] == other.ordinal[0])
 
 
 def _part(table: _Table, low: int, high: int) -> _Table:
@@ -168,23 +193,22 @@ class Source:
         if held is not None:
             yield held
 
-    def named(self) -> Iterator[tuple[Named, Skipped]]:
-        """All records again, each once, with what was skipped of them, some ten thousand at a time."""
-        held: tuple[Named, Skipped] | None = None
+    def named(self) -> Iterator[Told]:
+        """All records again, each once, with what is told of them, some ten thousand at a time."""
+        held: Told | None = None
         for receipt in self._receipts:
             with self._opened(receipt) as file:
                 of_entry = file["skipped/record"][:]
                 for window in windows(len(file["records/ordinal"])):
                     names = read_named(file, window)
                     first, last = np.searchsorted(of_entry, (names.ordinal[0], names.ordinal[-1] + 1))
-                    skipped = read_skipped(file, slice(int(first), int(last)))
-                    if held is not None:
-                        names, skipped = _joined_records(held[0], names), _joined(held[1], skipped)
+                    told = Told(names, read_facts(file, window), read_skipped(file, slice(int(first), int(last))))
+                    told = told if held is None else held.followed_by(told)
                     # The last record can go on in the next shard.
-                    border = int(np.searchsorted(skipped.record, names.ordinal[-1]))
-                    if len(names) > 1:
-                        yield _part(names, 0, len(names) - 1), _part(skipped, 0, border)
-                    held = _part(names, len(names) - 1, len(names)), _part(skipped, border, len(skipped))
+                    last_place = len(told.records) - 1
+                    if last_place:
+                        yield told.part(0, last_place)
+                    held = told.part(last_place, last_place + 1)
         if held is not None:
             yield held
 

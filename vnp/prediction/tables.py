@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 
 from vnp.classifier.calibration import logistic
-from vnp.features.scores import Named, Scores
+from vnp.errors import UsageError
+from vnp.features.scores import NOT_COUNTED, Facts, Named, Scores
 from vnp.files.durable import replacing
 from vnp.files.tables import open_text_table, table_lines
 from vnp.prediction.calls import CALL_NAMES, SCORED_BY, Calls, Chunks, Judged
@@ -166,7 +167,10 @@ class RecordRows(NamedTuple):
 
     window: slice
     records: Named
+    facts: Facts
     names: list[str]
+    samples: list[str]
+    sources: list[str]
     calls: Calls
     kinds: tuple[str, ...]
     reasons: list[str]
@@ -180,6 +184,21 @@ def topologies(repeat: Int32[np.ndarray, "r"]) -> list[str]:
 def known_repeats(repeat: Int32[np.ndarray, "r"]) -> Int32[np.ndarray, "r"]:
     """Terminal repeats, 0 where nobody looked."""
     return np.where(repeat == UNKNOWN, np.int32(0), repeat)
+
+
+def gc_share(records: Named, facts: Facts) -> Float64[np.ndarray, "r"]:
+    """G and C among the known bases of records; NaN where there are none, or nobody counted."""
+    known = records.length - facts.ambiguous
+    counted = np.where(facts.gc == NOT_COUNTED, np.nan, facts.gc)
+    share: Float64[np.ndarray, "r"] = counted / np.where(known > 0, known, np.nan)
+    return share
+
+
+def n_share(records: Named, facts: Facts) -> Float64[np.ndarray, "r"]:
+    """Letters that are no known base among those of records; NaN where nobody counted."""
+    counted = np.where(facts.ambiguous == NOT_COUNTED, np.nan, facts.ambiguous)
+    share: Float64[np.ndarray, "r"] = counted / np.maximum(records.length, 1)
+    return share
 
 
 def looked_up(names: dict[int, str] | Sequence[str], codes: np.ndarray) -> list[str]:
@@ -210,9 +229,13 @@ CHUNKS: tuple[Column[ChunkRows], ...] = (
 )
 PREDICTIONS: tuple[Column[RecordRows], ...] = (
     Column("name", "text", lambda rows: rows.names),
+    Column("sample", "text", lambda rows: rows.samples),
+    Column("source", "text", lambda rows: rows.sources),
     Column("length", "int", lambda rows: rows.records.length),
-    Column("topology", "text", lambda rows: topologies(rows.records.repeat)),
-    Column("terminal_repeat", "int", lambda rows: np.abs(known_repeats(rows.records.repeat))),
+    Column("gc", "ratio", lambda rows: gc_share(rows.records, rows.facts)),
+    Column("n_share", "ratio", lambda rows: n_share(rows.records, rows.facts)),
+    Column("topology", "text", lambda rows: topologies(rows.facts.repeat)),
+    Column("terminal_repeat", "int", lambda rows: np.abs(known_repeats(rows.facts.repeat))),
     Column("n_chunks", "int", lambda rows: rows.records.chunks),
     Column("n_scored", "int", lambda rows: rows.calls.scored[rows.window]),
     Column("score", "ratio", lambda rows: rows.calls.score[rows.window]),
@@ -225,7 +248,32 @@ PREDICTIONS: tuple[Column[RecordRows], ...] = (
     Column("reliability", "text", lambda rows: looked_up(RELIABILITY_NAMES, rows.calls.reliability[rows.window])),
     Column("scored_by", "text", lambda rows: looked_up(SCORED_BY, rows.calls.by[rows.window])),
     Column("reason", "text", lambda rows: rows.reasons),
+    Column("description", "text", lambda rows: [text.decode() for text in rows.facts.description]),
 )
+ALL = "all"
+"""In place of the names of columns."""
+
+
+def chosen_columns(names: str) -> Sequence[Column[RecordRows]]:
+    """Columns of the table of records.
+
+    Args:
+        names: ``all``, or names separated by commas; the name of the record comes first, said or not.
+
+    Raises:
+        UsageError: there is no such column, or one is named twice.
+    """
+    if names == ALL:
+        return PREDICTIONS
+    known = {column.name: column for column in PREDICTIONS}
+    words = [word.strip() for word in names.split(",") if word.strip()]
+    if unknown := [word for word in words if word not in known]:
+        raise UsageError(f"--columns: predictions.tsv has no column {unknown[0]!r}; it has {', '.join(known)}")
+    if twice := [word for word in known if words.count(word) > 1]:
+        raise UsageError(f"--columns names {twice[0]} twice")
+    return [known["name"], *(known[word] for word in words if word != "name")]
+
+
 REGION_COLUMNS: tuple[Column[Sequence[Region]], ...] = (
     Column("region", "text", lambda rows: [one.name for one in rows]),
     Column("record", "text", lambda rows: [one.record for one in rows]),

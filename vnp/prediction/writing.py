@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -39,15 +41,16 @@ from vnp.prediction.calls import (
 from vnp.prediction.options import REGIONS, OutputPaths, PredictOptions
 from vnp.prediction.regions import Finder
 from vnp.prediction.scores import Batch, Source, reasons_of
+from vnp.prediction.summary import count_samples, multiqc_of, summary_of
 from vnp.prediction.tables import (
     CHUNKS,
     FRAMES,
-    PREDICTIONS,
     REGION_COLUMNS,
     ChunkRows,
     Column,
     FrameRows,
     RecordRows,
+    chosen_columns,
     looked_up,
     open_table,
     open_virnucpro_files,
@@ -115,6 +118,7 @@ class Writing:
             about["counts"] |= regions
             report = Report(about, calls, names, find_rule(options.rule).sentence, levels)
             stack.enter_context(replacing(paths.report)).write_text(render(report), encoding="utf-8")
+            self._write_counts(about, calls, stack)
         files = {path.name: {"size": path.stat().st_size, "sha256": file_sha256(path)} for path in self.written()}
         return {**about, "files": files}
 
@@ -127,6 +131,7 @@ class Writing:
             else ["chunks", "predictions"]
         )
         found = [*map(paths.table, names), *(map(paths.parquet, names) if options.parquet else ()), paths.report]
+        found += [paths.counts, paths.multiqc]
         if options.regions:
             found += [*paths.regions, *((paths.parquet(REGIONS),) if options.parquet else ())]
         if options.fasta:
@@ -191,11 +196,15 @@ class Writing:
 
     def _write_records(self, calls: Calls, stack: ExitStack) -> tuple[list[tuple[int, str]], Counter[str]]:
         """Write the table of records; returns place and name of the best, and how often there is which reason."""
-        add = self._table("predictions", PREDICTIONS, stack)
+        add = self._table("predictions", chosen_columns(self.options.columns), stack)
+        inputs = self.source.inputs
+        first = np.array([entry.first_record for entry in inputs])
+        samples, sources = [entry.sample or "" for entry in inputs], self._sources
         counts, best = Counter[str](), calls.best()
         chosen, names = np.zeros(len(calls.length), bool), dict[int, str]()
         chosen[best] = True
-        for records, skipped in self.source.named():
+        for told in self.source.named():
+            records, skipped = told.records, told.skipped
             window = slice(int(records.ordinal[0]), int(records.ordinal[-1]) + 1)
             found = [name.decode() for name in records.name]
             why = calls.why[window]
@@ -205,10 +214,35 @@ class Writing:
                 reasons[at] = reason
             # A message about a letter at a base is one of its kind; counted is what it is about.
             counts.update(reason.partition(" at ")[0] for reason in reasons if reason)
-            kinds = self.judges.telling.kinds if self.judges.telling is not None else ()
-            add(RecordRows(window, records, found, calls, kinds, reasons))
+            of = np.searchsorted(first, records.ordinal, side="right") - 1
+            files = looked_up(samples, of), looked_up(sources, of)
+            add(RecordRows(window, records, told.facts, found, *files, calls, self._kinds, reasons))
             names |= {window.start + at: found[at] for at in np.flatnonzero(chosen[window]).tolist()}
         return [(at, names[at]) for at in best], counts
+
+    @property
+    def _kinds(self) -> tuple[str, ...]:
+        """Names of the kinds that are told."""
+        return tuple(self.judges.telling.kinds) if self.judges.telling is not None else ()
+
+    @property
+    def _sources(self) -> list[str]:
+        """What tables call the inputs: their paths below the folder that all share; standard input is a dash."""
+        spool = self.source.run.paths.inputs
+        paths = [Path(entry.path) for entry in self.source.inputs]
+        files = [path for path in paths if path.parent != spool]
+        folder = os.path.commonpath([path.parent for path in files]) if files else ""
+        return ["-" if path.parent == spool else str(path.relative_to(folder)) for path in paths]
+
+    def _write_counts(self, about: dict[str, Any], calls: Calls, stack: ExitStack) -> None:
+        """Write counts of each sample for other programs."""
+        inputs = self.source.inputs
+        names = [entry.sample or source for entry, source in zip(inputs, self._sources, strict=True)]
+        windows = [_records(entry) for entry in inputs]
+        samples = count_samples(names, self._sources, windows, calls, self._kinds)
+        for path, found in ((self.paths.counts, summary_of(about, samples)), (self.paths.multiqc, multiqc_of(samples))):
+            text = json.dumps(found, indent=2) + "\n"
+            stack.enter_context(replacing(path)).write_text(text, encoding="utf-8")
 
     def _write_regions(self, stack: ExitStack) -> dict[str, int]:
         """Write viral stretches; returns how many there are, and how many bases."""

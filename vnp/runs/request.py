@@ -142,6 +142,7 @@ class PlannedInput:
     # where they were then, if they were moved since
     planned_path: str | None = None
     planned_dataset: str | None = None
+    sample: str | None = None  # what the samplesheet calls it
 
     def record_name(self, name: str) -> str:
         """The name of one of its records in this run."""
@@ -235,6 +236,9 @@ class Request:
                 del planned[name]
             for name in ("path", "dataset"):
                 planned[name] = planned.pop(f"planned_{name}") or planned[name]
+            if planned["sample"] is None:
+                # As it was before there were samples.
+                del planned["sample"]
         if self.classifier is not None:
             # It is its content, wherever it lies.
             del decisive["classifier"]["name"]

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from vnp.features.scores import Repeats
+from vnp.features.scores import LONGEST_DESCRIPTION, NOT_COUNTED, Facts
 from vnp.features.split import NO_SPLIT
 from vnp.features.table import Records, Rows, Skipped
 from vnp.files.tables import table_lines
@@ -27,6 +27,7 @@ from vnp.sequences.ends import UNKNOWN, terminal_repeat
 from vnp.sequences.frames import CODON, FRAME_TEXTS, Frames, Reason, frame_ids, open_frames, whole_chunks
 from vnp.sequences.opening import Watch
 from vnp.sequences.reading import Record, read_records
+from vnp.sequences.record import base_counts
 
 BATCH_UNITS = 8_192
 SKIPPED_COLUMNS = ("record", "input", "length", "chunk", "frame", "reason")
@@ -220,7 +221,8 @@ def window(batch: UnitBatch, first: int, last: int) -> UnitBatch:
 
 
 ONLY_X = b"only ambiguous codons"
-_Columns = TypeVar("_Columns", Rows, Records, Skipped, "Beside")
+_MORE = "…".encode()
+_Columns = TypeVar("_Columns", Rows, Records, Skipped, Facts, "Beside")
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +236,7 @@ class Prepared:
         dna: n DNA sequences, each on its frame's own strand.
         protein: n proteins; none where a row is a chunk.
         beside: chunks without an open frame, where these are asked for.
-        repeats: what the records' ends have in common, where that is asked for.
+        facts: what tables tell of the records, where that is asked for.
     """
 
     rows: Rows
@@ -243,7 +245,7 @@ class Prepared:
     dna: list[str]
     protein: list[str]
     beside: Beside | None = None
-    repeats: Repeats | None = None
+    facts: Facts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +266,7 @@ def prepare(
     shortest: int | None = None,
     beside: int | None = None,
     *,
-    ends: bool = False,
+    facts: bool = False,
 ) -> Prepared:
     """Find and translate the open frames of a block, of a dataset's records those that it lists; or take its chunks.
 
@@ -275,7 +277,7 @@ def prepare(
         shortest: None for open frames; else every chunk of so many bases or more is one row. Each record of a dataset
             is one chunk, which is a row because a frame of it is listed.
         beside: bases from which on a chunk without an open frame is taken beside the rows; None for none.
-        ends: look for terminal repeats.
+        facts: note what tables tell of records; of one that a border cuts, with its first chunk.
 
     Raises:
         InputError: a sequence holds letters that are no nucleotides.
@@ -292,13 +294,29 @@ def prepare(
         dna=[text for part in parts for text in part.dna],
         protein=[text for part in parts for text in part.protein],
         beside=None if beside is None else _join(Beside, [part.beside for part in parts if part.beside is not None]),
-        repeats=_repeats([record for batch in block for record in batch.records], new) if ends else None,
+        facts=_join(Facts, [_facts(batch) for batch in block], new) if facts else None,
     )
 
 
-def _repeats(records: Sequence[Record], new: np.ndarray) -> Repeats:
-    found = (UNKNOWN if one.problem else terminal_repeat(one.sequence) for one in compress(records, new.tolist()))
-    return Repeats(np.fromiter(found, np.int32))
+def _facts(batch: UnitBatch) -> Facts:
+    """What is to be told of records, where their first chunk is: of a chromosome it is looked for once."""
+    begins = batch.numbers()[np.searchsorted(batch.owner, np.arange(len(batch.records)))] <= 1
+    found = [
+        (terminal_repeat(record.sequence), *base_counts(record.sequence))
+        if begun and not record.problem
+        else (UNKNOWN, NOT_COUNTED, NOT_COUNTED)
+        for record, begun in zip(batch.records, begins.tolist(), strict=True)
+    ]
+    repeat, gc, ambiguous = np.array(found, np.int64).reshape(-1, 3).T
+    return Facts(repeat.astype(np.int32), gc, ambiguous, [_shortened(record.description) for record in batch.records])
+
+
+def _shortened(text: str) -> bytes:
+    """A description as it is kept."""
+    found = text.strip().encode()
+    if len(found) <= LONGEST_DESCRIPTION:
+        return found
+    return found[: LONGEST_DESCRIPTION - len(_MORE)].decode(errors="ignore").encode() + _MORE
 
 
 def _prepare(

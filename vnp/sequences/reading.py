@@ -176,7 +176,8 @@ def _whole(parts: list[bytes], lines: Iterable[int], offsets: Iterable[int | Non
     sequences = text.split(b">")
     names = plain_names(b">" + b"\n>".join([header for header, _, _ in pairs]), ">")
     if good and names is not None and len(sequences) == len(parts) and b"" not in sequences:
-        return list(map(make_record, zip(names, sequences, lines, offsets, repeat(None), strict=False))), True
+        columns = (names[0], sequences, lines, offsets, repeat(None), names[1])
+        return list(map(make_record, zip(*columns, strict=False))), True
     return [
         _checked(header, body, line, offset)
         for (header, _, body), line, offset in zip(pairs, lines, offsets, strict=False)
@@ -276,7 +277,7 @@ def _four_lines(text: bytes, line: int, offset: int, plain: bool) -> tuple[Itera
     sequences = bases.split(b"\n")
     names = plain_names(b"\n".join(headers), "@")
     if good and names is not None and b"" not in sequences:
-        return map(make_record, zip(names, sequences, numbers, offsets, repeat(None), strict=False)), size
+        return map(make_record, zip(names[0], sequences, numbers, offsets, repeat(None), names[1], strict=False)), size
     return map(checked_record, [header[1:] for header in headers], sequences, numbers, offsets), size
 
 

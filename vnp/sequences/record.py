@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from typing import NamedTuple
@@ -24,6 +24,7 @@ class Record(NamedTuple):
         line: line of the header in the decompressed file, from 1.
         offset: byte of the header in the file; None in a compressed file.
         problem: why the record cannot be used, or None.
+        description: what the header says behind the name.
     """
 
     name: str
@@ -31,10 +32,11 @@ class Record(NamedTuple):
     line: int
     offset: int | None = None
     problem: str | None = None
+    description: str = ""
 
 
 # Many records at once: twice as fast as calling Record, and the tests check that it gives the same.
-make_record: Callable[[tuple[str, bytes, int, int | None, str | None]], Record] = partial(tuple.__new__, Record)
+make_record: Callable[[tuple[str, bytes, int, int | None, str | None, str]], Record] = partial(tuple.__new__, Record)
 
 WHITE = b" \t\n\r\x0b\x0c"
 # Upper case; U is T in RNA; X is what masking programs write for N.
@@ -71,18 +73,30 @@ def clean_name(header: str, line: int) -> tuple[str, str | None]:
 
 def checked_record(header: bytes, sequence: bytes, line: int, offset: int | None, *, good: bool = False) -> Record:
     """Make a record of a header without its mark and clean bases; ``good`` says that these need no look."""
-    name, problem = clean_name(header.decode("utf-8", "backslashreplace"), line)
+    text = header.decode("utf-8", "backslashreplace")
+    name, problem = clean_name(text, line)
     # Looking for a bad letter takes long in a chromosome, so not where there is none.
     if not (good and sequence):
         problem = problem or sequence_problem(sequence)
-    return Record(name, sequence, line, offset, problem)
+    return Record(name, sequence, line, offset, problem, "".join(text.split(None, 1)[1:]))
 
 
-def plain_names(headers: bytes, mark: str) -> list[str] | None:
-    """Take the names from header lines joined by LF, each with its mark; None where one needs ``clean_name``."""
+def plain_names(headers: bytes, mark: str) -> tuple[Sequence[str], Sequence[str]] | None:
+    """Take names and descriptions from header lines joined by LF, each with its mark.
+
+    Returns:
+        Both, of each header; None where one needs ``clean_name``.
+    """
     text = headers.decode("utf-8", "backslashreplace").replace("\t", " ")
-    names = [header.partition(" ")[0] for header in text[1:].split("\n" + mark)]
-    return names if "" not in names and "".join(names).isprintable() else None
+    names, _, descriptions = zip(*[header.partition(" ") for header in text[1:].split("\n" + mark)], strict=True)
+    return (names, descriptions) if "" not in names and "".join(names).isprintable() else None
+
+
+def base_counts(sequence: bytes) -> tuple[int, int]:
+    """Count G and C, and the letters that are none of the four bases, in upper-case nucleotides."""
+    rest = sequence.translate(None, b"AT")
+    ambiguous = len(rest.translate(None, b"GC"))
+    return len(rest) - ambiguous, ambiguous
 
 
 def clean_bases(text: bytes, between: bytes = b"") -> tuple[bytes, bool]:

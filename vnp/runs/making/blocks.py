@@ -116,15 +116,15 @@ def write_block(
     """
     attributes = {**plan.attributes(block), _ACCOUNT: json.dumps(asdict(account), sort_keys=True)}
     write: Callable[..., None]
-    repeats = prepared.repeats
-    if scores is None or repeats is None:
+    facts = prepared.facts
+    if scores is None or facts is None:
         write = partial(write_table, rows=prepared.rows, arrays=arrays)
     elif arrays:
         write = partial(
-            write_table, rows=prepared.rows, arrays=arrays, more=partial(add_scores, scores=scores, repeats=repeats)
+            write_table, rows=prepared.rows, arrays=arrays, more=partial(add_scores, scores=scores, facts=facts)
         )
     else:
-        write = partial(write_scores, scores=scores, repeats=repeats)
+        write = partial(write_scores, scores=scores, facts=facts)
     with contextlib.suppress(FileExistsError), creating(path) as temporary:
         write(temporary, records=prepared.records, skipped=prepared.skipped, attributes=attributes)
 

@@ -280,7 +280,7 @@ class _Pipeline:
             if accounts[block] is None:
                 prepared = prepare(
                     units, request.inputs, shard.chosen, request.shortest, request.beside,
-                    ends=request.classifier is not None,
+                    facts=request.classifier is not None,
                 )  # fmt: skip
                 shard.seconds["read"] += time.perf_counter() - started
                 encoders = loaded.result()

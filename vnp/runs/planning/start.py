@@ -187,8 +187,11 @@ def _where_now(
         said = f"input {number}, {file.path}"
         if moved is None:
             differing.append(f"{said}: {entry.path} there, which holds something else")
-        elif (entry.label, entry.group) != (file.label, file.group):
-            what = [f"label {_LABELS[one.label]}, group {one.group or 'none'}" for one in (entry, file)]
+        elif any(getattr(entry, name) != getattr(file, name) for name in ("label", "group", "sample")):
+            what = [
+                f"label {_LABELS[one.label]}, group {one.group or 'none'}, sample {one.sample or 'none'}"
+                for one in (entry, file)
+            ]
             differing.append(f"{said}: {what[0]} there, {what[1]} asked")
         else:
             found.append(moved)

@@ -101,6 +101,7 @@ def survey(
                 prefix=prefix,
                 dataset=None if file.dataset is None else str(file.dataset),
                 dataset_sha256=None if file.dataset is None else input_digest(file.dataset),
+                sample=file.sample,
             )
             watch = _Noting(progress)
             planned.append(_survey_file(index, entry, chunk, shortest, datasets.get(index), names, marks, watch))
