@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs._cli.command import command, echo
-from vnp.encoders.spec import NO_ENCODER, spec, weighted
+from vnp.encoders.spec import NO_ENCODER, registered, spec, weighted
+from vnp.encoders.weights.folders import locate
+from vnp.errors import WeightsError
 
 if TYPE_CHECKING:
     from vnp.doctor import Finding
@@ -31,8 +34,8 @@ _COLOURS = {"ok": "green", "warning": "yellow", "fails": "bold red", "not here":
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder with weights.  [default: $VNP_WEIGHTS, else ~/.cache/vnp/weights]",
 )
-@click.option("--dna", help="DNA encoder that you will use: its weights must be here.")
-@click.option("--protein", help="Protein encoder that you will use: its weights must be here.")
+@click.option("--dna", help="DNA encoder that you will use, or its folder: its weights must be here.")
+@click.option("--protein", help="Protein encoder that you will use, or its folder: its weights must be here.")
 @click.option("--full", is_flag=True, help="Hash every weight file again, even if it looks unchanged.")
 @click.option(
     "--known",
@@ -46,9 +49,9 @@ _COLOURS = {"ok": "green", "warning": "yellow", "fails": "bold red", "not here":
 )
 @click.option(
     "--fp8",
-    type=click.Choice([one.name for one in weighted() if one.family.eight_bits]),
-    help="Also measure, on this machine's GPU, what 8-bit products cost this encoder's weights, and keep the result: "
-    "--precision fp8 needs it.",
+    metavar="NAME|FOLDER",
+    help="Also measure, on this machine's GPU, what 8-bit products cost the weights of this ESM2 model, and keep the "
+    "result: --precision fp8 needs it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def main(
@@ -67,16 +70,18 @@ def main(
     Ends with 0 if nothing that is needed fails, else with 1. No GPU, no scheduler, no container and no weights are
     no failures, unless you name an encoder that needs them.
     """
-    named = [
-        one.name
-        for name, molecule in ((dna, "dna"), (protein, "protein"))
-        if name not in (None, NO_ENCODER) and (one := spec(name, molecule)).needs_weights
-    ]
+    wanted = [(name, kind) for name, kind in ((dna, "dna"), (protein, "protein")) if name and name != NO_ENCODER]
+    others = [name for name, kind in wanted if not registered(name, kind)]
+    named = [name for name, kind in wanted if name not in others and spec(name, kind).needs_weights]
+    for name, kind in wanted:
+        # A folder that is damaged is a finding; a name that nothing has is a mistake.
+        with suppress(WeightsError):
+            locate(name, kind, weights)
     # Here, because it loads much that --help does not need.
     from vnp.doctor import healthy
     from vnp.doctor.examine import examine
 
-    findings = list(examine(run, weights, named=named, full=full))
+    findings = list(examine(run, weights, named=named, others=others, full=full))
     if known:
         from vnp.doctor.known import known as known_answer
 

@@ -90,6 +90,7 @@ if TYPE_CHECKING:
 )
 @click.option("--shards", type=int, default=1, help="Number of shards, each one task.")
 @click.option("--keep-embeddings", is_flag=True, help="Keep rows beside scores, for other checkpoints and for reduce.")
+@options.encoder_folders
 @options.embedding
 @options.cluster
 @options.slurm
@@ -104,6 +105,8 @@ def main(
     native: bool,
     shards: int,
     keep_embeddings: bool,
+    dna: str | None,
+    protein: str | None,
     cluster: str,
     profile: str | None,
     parallelism: int | None,
@@ -135,7 +138,9 @@ def main(
             from vnp.prediction.predict import choose_options, encoding_for, require_fit
 
             loaded, calling = choose_options(checkpoint or NATIVE, given, native=native)
-            encoding = {**embedding, **encoding_for(loaded, calling, window), "keep_embeddings": keep_embeddings}
+            folders = {name: folder for name, folder in (("dna", dna), ("protein", protein)) if folder}
+            decided = encoding_for(loaded, calling, window, folders, embedding["weights"])
+            encoding = {**embedding, **decided, "keep_embeddings": keep_embeddings}
             planned = run_options(input, shards, encoding, executor, out=out, every_frame=True)
             require_fit(planned, loaded, calling)
             run, todo = _plan(planned, out, calling, executor, force)

@@ -17,6 +17,7 @@ from jobs._cli import options
 from jobs._cli.command import command, echo
 from jobs._cli.progress import Progress, duration
 from vnp.classifier.recipe import RECIPES
+from vnp.encoders.spec import registered
 from vnp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -223,7 +224,9 @@ def _summary(trained: Trained) -> str:
     lines += _metric_lines(trained.checkpoint.metrics)
     lines.append(f"wrote {outputs.checkpoint}, and beside it {outputs.split.name}, {outputs.log.name}, "
                  f"{outputs.metrics.name} and {outputs.plots.name}/")  # fmt: skip
-    lines.append(f"next: python -m jobs.predict INPUT --checkpoint {quote(str(outputs.checkpoint))} --out DIR")
+    own = [part for part in trained.checkpoint.layout.parts if not registered(part.encoder)]
+    folders = "".join(f" --{part.name} FOLDER" for part in own)
+    lines.append(f"next: python -m jobs.predict INPUT --checkpoint {quote(str(outputs.checkpoint))}{folders} --out DIR")
     return "\n".join(lines)
 
 

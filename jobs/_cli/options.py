@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from jobs._cluster.executor import CLUSTERS
-from vnp.encoders.spec import DEFAULTS, NO_ENCODER, Molecule, names
+from vnp.encoders.spec import DEFAULTS, MOLECULES, NO_ENCODER, Molecule, names
 from vnp.metrics.rules import BEST_FRAME, RULES
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -150,6 +150,17 @@ _EMBEDDING = (
     ),
     click.option("--prefix-ids", is_flag=True, help="Put each input's name in front of its records' names."),
 )
+
+
+def encoder_folders(function: _Function) -> _Function:
+    """Where the encoders of a classifier are that are no registered ones."""
+    for molecule in reversed(MOLECULES):
+        function = click.option(
+            f"--{molecule}",
+            metavar="FOLDER",
+            help=f"Folder of the {molecule} encoder that the checkpoint was trained on, where vnp has none so called.",
+        )(function)
+    return function
 
 
 def encoding(function: _Function) -> _Function:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,8 @@ import click
 from jobs._cli.command import echo
 from jobs._cli.progress import Progress
 from jobs._cluster.task import interrupt_when_told
-from vnp.encoders.spec import DEFAULTS, spec, weighted
+from vnp.encoders.spec import DEFAULTS, SIXFRAME, registered, spec, weighted
+from vnp.encoders.weights.folders import locate_weighted
 from vnp.errors import UsageError
 from vnp.runs.planning.options import MOST_TOKENS
 
@@ -30,9 +31,9 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 Rivals = Callable[["BareModel", "SpeedRequest", "Clock", "Say", "Sequence[Course]"], "Iterable[Row]"]
 
 WINDOWS = "sixframe"
-MODELS = (*(one.name for one in weighted()), WINDOWS)
 # Tokens of each workload on a CPU: enough of them for a second or so; on a GPU each encoder has its own number.
 _CPU_TOKENS, _CPU_FULL_TOKENS, _CPU_BASES = 16_000, 1_600, 60_000
+_GPU_TOKENS = 260_000
 _SECONDS, _QUICK_SECONDS = 240.0, 60.0
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -50,9 +51,10 @@ speed_options = together(
     click.option(
         "--model",
         "models",
-        type=click.Choice(MODELS),
+        metavar="NAME|FOLDER",
         multiple=True,
-        help=f"What to measure; may be given again.  [default: {DEFAULTS['protein']} and {DEFAULTS['dna']}]",
+        help=f"What to measure: {', '.join(one.name for one in weighted())}, {WINDOWS}, or the folder of a model; may "
+        f"be given again.  [default: {DEFAULTS['protein']} and {DEFAULTS['dna']}]",
     ),
     click.option(
         "--precision",
@@ -131,11 +133,13 @@ def measure_speed(given: SpeedOptions, rivals: Rivals | None = None) -> None:
     device = choose_device(given.device)
     machine = describe_machine(device)
     echo(f"{machine['name']}, {machine['processor']}, torch {machine['versions']['torch']}", err=True)  # type: ignore[index]
-    if device.type != "cuda" and not given.full and _names(given) != (WINDOWS,):
+    if device.type != "cuda" and not given.full and any(registered(name) and name != WINDOWS for name in _names(given)):
         echo("on a CPU: small models with random weights; --full measures the published sizes", err=True)
     clock = Clock(given.seconds or (_QUICK_SECONDS if given.quick else _SECONDS))
     found: list[ModelReport] = []
     names = _names(given)
+    for name in names:
+        locate_weighted(name, given.weights)
     interrupted: KeyboardInterrupt | None = None
     try:
         with interrupt_when_told(), Progress("measuring", None, "steps") as progress:
@@ -170,10 +174,15 @@ def _names(given: SpeedOptions) -> tuple[str, ...]:
     if given.lengths is None:
         return given.models or (DEFAULTS["protein"], DEFAULTS["dna"])
     names = given.models or (DEFAULTS["protein"],)
-    if len({spec(name).molecule for name in names}) > 1:
+    if len({molecule_of(name, given) for name in names}) > 1:
         alone = f"give --model {DEFAULTS['dna']} alone, or models of proteins"
         raise UsageError(f"--lengths is of proteins or of DNA: {alone}")
     return names
+
+
+def molecule_of(name: str, given: SpeedOptions) -> str:
+    """What a model reads."""
+    return locate_weighted(name, given.weights)[0].molecule
 
 
 def _measure_one(
@@ -185,12 +194,13 @@ def _measure_one(
     from vnp.speed.workloads import default_workloads, file_workload, find_model
 
     say(f"{name}: weights")
-    if name == WINDOWS:
-        return _measure_windows(device, given, clock, say)
+    one, folder = locate_weighted(name, given.weights)
+    if one.family is SIXFRAME:
+        return _measure_windows(device, replace(given, weights=folder or given.weights), clock, say)
     full = given.full or device.type == "cuda"
     model = find_model(name, str(device), weights=given.weights, full=full)
     on_cpu = _CPU_FULL_TOKENS if full or not model.is_random else _CPU_TOKENS
-    tokens = given.tokens or (model.spec.timed_tokens if device.type == "cuda" else on_cpu)
+    tokens = given.tokens or (model.spec.timed_tokens or _GPU_TOKENS if device.type == "cuda" else on_cpu)
     dna = model.spec.molecule == "dna"
     if given.lengths is not None:
         workloads = [file_workload(given.lengths, dna=dna, tokens=tokens)]

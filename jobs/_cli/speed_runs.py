@@ -19,10 +19,10 @@ import click
 
 from jobs._cli.command import echo
 from jobs._cli.progress import Progress, duration
-from jobs._cli.speed import WINDOWS, SpeedOptions, together
+from jobs._cli.speed import WINDOWS, SpeedOptions, molecule_of, together
 from jobs._cluster.task import interrupt_when_told
 from jobs._cluster.worker import SAFELY, environment
-from vnp.encoders.spec import DEFAULTS, NO_ENCODER, spec
+from vnp.encoders.spec import DEFAULTS, NO_ENCODER
 from vnp.encoders.weights.folders import weights_root
 from vnp.errors import RunError, UsageError
 from vnp.files.claims import make_folder
@@ -162,12 +162,13 @@ def measure_runs(
 
 def encoders_of(given: SpeedOptions) -> tuple[str, str]:
     """The DNA and the protein encoder, which is ``none`` where a row is a chunk."""
-    proteins = [name for name in given.models if spec(name).molecule == "protein"]
-    if len(proteins) > 1:
-        raise UsageError(f"--end-to-end takes one model of proteins, not {', '.join(proteins)}")
-    if WINDOWS in given.models:
-        return WINDOWS, (proteins or [NO_ENCODER])[0]
-    return DEFAULTS["dna"], (proteins or [DEFAULTS["protein"]])[0]
+    proteins = [name for name in given.models if molecule_of(name, given) == "protein"]
+    others = [name for name in given.models if name not in proteins]
+    for kind, names in (("proteins", proteins), ("DNA", others)):
+        if len(names) > 1:
+            raise UsageError(f"--end-to-end takes one model of {kind}, not {', '.join(names)}")
+    dna = (others or [DEFAULTS["dna"]])[0]
+    return dna, (proteins or [NO_ENCODER if dna == WINDOWS else DEFAULTS["protein"]])[0]
 
 
 def _encoding(dna: str, protein: str, weights: Path | None) -> tuple[str, list[str]]:

@@ -18,7 +18,7 @@ from shlex import quote
 from vnp import __version__
 from vnp.doctor import Finding, guarded
 from vnp.encoders.spec import EncoderSpec, spec, weighted
-from vnp.encoders.weights.folders import CONFIG_NAME, find_folder, weights_root
+from vnp.encoders.weights.folders import CONFIG_NAME, find_folder, locate, weights_root
 from vnp.errors import WeightsError
 
 OLDEST_PYTHON = (3, 11)
@@ -32,6 +32,7 @@ def examine(
     weights: Path | None = None,
     *,
     named: Collection[str] = (),
+    others: Collection[str] = (),
     full: bool = False,
 ) -> Iterator[Finding]:
     """Look at everything that a run needs, cheap things first.
@@ -40,6 +41,7 @@ def examine(
         run: where the run is or would go; None for the working directory.
         weights: the user's ``--weights``, if any.
         named: encoders that are needed; the weights of others may be missing.
+        others: encoders that are no registered ones: their folders, or the names of these among the weights.
         full: hash every weight file again.
 
     Yields:
@@ -67,6 +69,8 @@ def examine(
 
         yield from engine.gpus_and_kernels()
     yield from look_at_weights(weights, named, full=full)
+    for name in others:
+        yield look_at_folder(name, weights, full=full)
 
 
 def python() -> Finding:
@@ -234,6 +238,24 @@ def look_at_weights(root: Path | None, named: Collection[str], *, full: bool = F
         _bundled(root if "sixframe" in named else None),
         *(_weights(one, root, one.name in named, full) for one in weighted()),
     ]
+
+
+def look_at_folder(name: str, root: Path | None, *, full: bool = False) -> Finding:
+    """Look at an encoder that is no registered one: its files, and how it was fine-tuned."""
+    from vnp.encoders.weights.lock import LOCK_NAME, find_lock, resolve
+    from vnp.encoders.weights.provenance import read_provenance
+
+    try:
+        one, given = locate(name, None, root)
+        folder = find_folder(one, given)
+        found = resolve(one, folder, full=full)
+        entry, made = find_lock(one.name, folder), read_provenance(folder)
+    except WeightsError as error:
+        mend = "bring back what is damaged or missing, or make the folder again"
+        return Finding(f"weights {name}", "fails", str(error).splitlines()[0], mend)
+    digest = next(iter(found.weights.values()))[:12]
+    seen = f"{folder}: {found.width} numbers, sha256 {digest}…" + ("" if entry is None else f" as in {LOCK_NAME}")
+    return Finding(f"weights {one.name}", "ok", seen if made is None else f"{seen}; {made}")
 
 
 def _bundled(root: Path | None) -> Finding:

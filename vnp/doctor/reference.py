@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +18,9 @@ from vnp.doctor import Finding, guarded
 from vnp.encoders import from_folder
 from vnp.encoders.measured import LEAST_COSINE_FP8, Fp8Record, keep_fp8_record, weights_digest
 from vnp.encoders.spec import EncoderSpec, spec
-from vnp.encoders.weights.folders import find_folder, read_config
+from vnp.encoders.weights.folders import find_folder, locate_weighted, read_config
 from vnp.encoders.weights.lock import resolve
-from vnp.errors import UsageError
+from vnp.errors import UsageError, WeightsError
 from vnp.sequences.chunks import Chunking
 from vnp.sequences.frames import open_frames
 from vnp.sequences.reading import read_records
@@ -97,15 +98,25 @@ def _published(one: EncoderSpec, folder: Path, sequences: Sequence[str], device:
 
 
 def fp8(name: str, weights: Path | None, device: str = "cuda") -> Finding:
-    """Measure what 8 bits cost an encoder's weights, and keep the result where loading looks for it."""
-    one = spec(name)
-    if one.family.eight_bits is None:
-        raise UsageError(f"{name} has no 8-bit form; --precision fp8 runs it in fp16")
+    """Measure what 8 bits cost an encoder's weights, and keep the result where loading looks for it.
+
+    Args:
+        name: of the encoder, or its folder.
+        weights: as in ``vnp.encoders.load``.
+        device: a GPU.
+
+    Raises:
+        UsageError: there is no such encoder, or it has no 8-bit form.
+    """
+    with suppress(WeightsError):
+        if locate_weighted(name, weights)[0].family.eight_bits is None:
+            raise UsageError(f"{name} has no 8-bit form; --precision fp8 runs it in fp16")
     about = f"fp8 {name}"
 
     def look() -> Finding:
-        folder = find_folder(one, weights)
-        record = measure(name, folder, device)
+        one, given = locate_weighted(name, weights)
+        folder = find_folder(one, given or weights)
+        record = measure(resolve(one, folder), folder, device)
         path = keep_fp8_record(record, folder)
         found = (
             f"smallest cosine to float32 {record.min_cosine:.6f} (at least {LEAST_COSINE_FP8}), median "
@@ -118,9 +129,8 @@ def fp8(name: str, weights: Path | None, device: str = "cuda") -> Finding:
     return guarded(about, look, "8 bits need a Hopper GPU or newer, Triton, and the encoder's weights")
 
 
-def measure(name: str, folder: Path, device: str) -> Fp8Record:
-    """Compare an encoder in 8 bits with padded float32 on the same device."""
-    one = resolve(spec(name), folder)
+def measure(one: EncoderSpec, folder: Path, device: str) -> Fp8Record:
+    """Compare an encoder, with the digests of its weights, in 8 bits with padded float32 on the same device."""
     sequences = proteins()
     eight = from_folder(folder, device=device, precision="fp8")
     got = eight.embed(sequences)
@@ -129,7 +139,7 @@ def measure(name: str, folder: Path, device: str) -> Fp8Record:
     exact = from_folder(folder, device=device, precision="fp32", attention="padded", token_budget=_EXACT_BUDGET)
     cosine = cosines(got, exact.embed(sequences))
     return Fp8Record(
-        encoder=name,
+        encoder=one.name,
         weights=weights_digest(one),
         sequences=len(sequences),
         tokens=tokens,

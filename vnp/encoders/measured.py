@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from vnp.encoders.spec import EncoderSpec
 from vnp.errors import EncoderError, RunError, StorageError
@@ -140,9 +141,10 @@ def require_fp8_record(spec: EncoderSpec, folder: Path) -> None:
         record for path in _places(folder, digest) if (record := _read_fp8_record(path)) and record.weights == digest
     ]
     if not found:
+        name = spec.name if spec.hub_id else quote(str(folder))
         raise EncoderError(
             f"{spec.name}: nobody measured what 8 bits cost these weights. On a machine with a Hopper GPU or newer "
-            f"run: python -m jobs.doctor --fp8 {spec.name}, or use --precision fp16"
+            f"run: python -m jobs.doctor --fp8 {name}, or use --precision fp16"
         )
     if not any(record.passes for record in found):
         worst = min(record.min_cosine for record in found)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vnp.classifier.classifier import Classifier
+from vnp.encoders.weights.folders import locate
 from vnp.errors import RunError, RunExistsError, UsageError, storage_error
 from vnp.export.export import require_pyarrow
 from vnp.files.claims import alone_with, make_folder, standing
@@ -99,22 +101,44 @@ _OF_CLASSIFIER = ("threshold", "preset", "rule")
 _SHORTEST_WINDOW = 100
 
 
-def encoding_for(classifier: Classifier, options: PredictOptions, window: int | None = None) -> dict[str, Any]:
+def encoding_for(
+    classifier: Classifier,
+    options: PredictOptions,
+    window: int | None = None,
+    folders: Mapping[str, str] = MappingProxyType({}),
+    weights: Path | None = None,
+) -> dict[str, Any]:
     """What a classifier decides about embedding; a half that it does not read is made by what costs least.
 
     Args:
         classifier: the classifier.
         options: how to call by it.
         window: bases of a chunk, where chunks are rows and may be shorter than those that it was trained on.
+        folders: where encoders are, by molecule; of others the name says it.
+        weights: the user's ``--weights``, if any.
 
     Raises:
-        UsageError: no chunk can be of that size.
+        UsageError: no chunk can be of that size; or an encoder is not found, or one is named that is not read.
     """
     if window is not None and not isinstance(classifier, NativeClassifier):
         raise UsageError(f"--window goes with native and with what finetune made, not with {options.checkpoint}")
     if window is not None and not _SHORTEST_WINDOW <= window <= classifier.chunk:
         raise UsageError(f"--window is from {_SHORTEST_WINDOW} to {classifier.chunk:,} bases, not {window:,}")
     encoders = {part.name: part.encoder for part in classifier.layout.parts}
+    for molecule in folders:
+        if molecule not in encoders or isinstance(classifier, NativeClassifier):
+            raise UsageError(f"--{molecule} says nothing to {options.checkpoint}: leave it out")
+    encoders |= folders
+    for molecule, name in encoders.items():
+        try:
+            locate(name, molecule, weights)
+        except UsageError as error:
+            if molecule in folders:
+                raise
+            raise UsageError(
+                f"{options.checkpoint} was trained on rows of {name}, which is none of vnp's encoders: name its folder "
+                f"with --{molecule} FOLDER"
+            ) from error
     own = {"weights": classifier.folder} if isinstance(classifier, NativeClassifier) else {}
     return {
         **own,

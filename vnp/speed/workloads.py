@@ -11,8 +11,7 @@ from jaxtyping import Int64
 
 from vnp.encoders.build import read_state
 from vnp.encoders.models.bare import BareModel, random_model
-from vnp.encoders.spec import spec as lookup
-from vnp.encoders.weights.folders import find_folder, read_config
+from vnp.encoders.weights.folders import find_folder, locate_weighted, read_config
 from vnp.encoders.weights.lock import check_fit
 from vnp.errors import InputError, WeightsError
 from vnp.sequences.chunks import Chunking
@@ -160,7 +159,7 @@ def find_model(name: str, device: str, *, weights: Path | None, full: bool, seed
     Its tensors stay on the CPU, so that what a contestant takes of a GPU's memory is its own.
 
     Args:
-        name: of an encoder with weights.
+        name: of an encoder with weights, or the folder of a model.
         device: such as ``cuda:0``.
         weights: a folder of weights, as for ``vnp.encoders.load``; None for the default one, which is looked at only
             for the published size.
@@ -173,15 +172,16 @@ def find_model(name: str, device: str, *, weights: Path | None, full: bool, seed
     Raises:
         WeightsError: the folder that was named is not there, or what is in it is damaged.
     """
-    spec = lookup(name)
+    spec, given = locate_weighted(name, weights)
+    folder: Path | None
     try:
-        folder = find_folder(spec, weights)
+        folder = find_folder(spec, given or weights)
     except WeightsError:
         # A folder without this model is no mistake; one that is not there, or half a model, is.
         if weights is not None and (not weights.is_dir() or (weights / name).exists()):
             raise
         folder = None
-    if folder is None or (weights is None and not full):
+    if folder is None or (given is None and weights is None and not full):
         model = random_model(device, spec, full=full, seed=seed)
         return replace(model, state={key: tensor.cpu() for key, tensor in model.state.items()})
     check_fit(spec, folder)
@@ -190,5 +190,6 @@ def find_model(name: str, device: str, *, weights: Path | None, full: bool, seed
     needed = model.sizes.tensors()
     missing = [key for key in needed if key not in state]
     if missing:
-        raise WeightsError(f"{folder} lacks the tensor {missing[0]}; fetch it again: python -m jobs.fetch {name}")
+        again = "bring it back" if given else f"fetch it again: python -m jobs.fetch {name}"
+        raise WeightsError(f"{folder} lacks the tensor {missing[0]}; {again}")
     return replace(model, state={key: state[key] for key in needed})

@@ -14,7 +14,7 @@ from pathlib import Path
 from shlex import quote
 
 import vnp
-from vnp.encoders.spec import SIXFRAME, TRAINED, EncoderSpec, Family, registered, spec
+from vnp.encoders.spec import SIXFRAME, TRAINED, EncoderSpec, Family, registered, spec, weighted
 from vnp.errors import UsageError, WeightsError
 from vnp.files.machine import cache_folder
 from vnp.files.records import read_json
@@ -87,6 +87,19 @@ def locate(name: str, molecule: str | None = None, weights: Path | None = None) 
     if molecule is not None and found.molecule != molecule:
         raise UsageError(f"{folder} holds a {found.family.title} model, which reads {found.molecule}: use another one")
     return found, folder
+
+
+def locate_weighted(name: str, weights: Path | None = None) -> tuple[EncoderSpec, Path | None]:
+    """What an encoder with weights is, as ``locate`` says it.
+
+    Raises:
+        UsageError: there is none, or it has no weights.
+        WeightsError: the folder does not hold a model that can be run.
+    """
+    if any(not one.needs_weights for one in registered(name)):
+        there = ", ".join(one.name for one in weighted())
+        raise UsageError(f"{name} has no weights; give {there}, or the folder of a model")
+    return locate(name, None, weights)
 
 
 def folder_named(name: str) -> Path | None:

@@ -29,6 +29,11 @@ class Provenance:
     result: dict[str, Any]  # steps, the best one, and what was measured on validation units
     code: dict[str, str]  # versions
 
+    def __str__(self) -> str:
+        steps = f"step {self.result.get('best_step')} of {self.result.get('steps')}"
+        units = self.data.get("parts", {}).get("train", {}).get("units")
+        return f"fine-tuned from {self.base.get('name')} on {units} units ({self.objective}, {self.train}, {steps})"
+
     def write(self, folder: Path) -> None:
         """Write it beside the weights."""
         write_record(folder / PROVENANCE, self, schema=_SCHEMA, seal="digest")

@@ -1,0 +1,55 @@
+"""``finetune.sbatch``: runs finetune with its arguments, and queues again what a signal ended, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+SCRIPT = REPOSITORY / "slurm" / "finetune.sbatch"
+
+
+def batch(folder: Path, code: int, *, state: str = "RUNNING", restarts: int = 0) -> tuple[int, str, list[str]]:
+    """Run the script with stand-ins for Slurm and Python; gives its code, Python's words, scontrol's calls."""
+    for name, text in {
+        "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
+        "python": f'printf "%s|" "$@" > {folder}/asked; exit {code}',
+        "scontrol": f'echo "$*" >> {folder}/calls; echo JobState={state}',
+    }.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    environment = {
+        "PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "2",
+        "SLURM_RESTART_COUNT": str(restarts),
+    }  # fmt: skip
+    words = ["a set", "--encoder", "mine", "--out", "tuned"]
+    done = subprocess.run(["bash", SCRIPT, *words], env=environment, capture_output=True, text=True)
+    calls = folder / "calls"
+    return done.returncode, (folder / "asked").read_text(), calls.read_text().splitlines() if calls.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("code", "more", "again"),
+    [
+        (143, {}, True),
+        (137, {"restarts": 19}, True),
+        (0, {}, False),
+        (1, {}, False),
+        (143, {"restarts": 20}, False),
+        (143, {"state": "CANCELLED"}, False),
+    ],
+)
+def test_what_a_signal_ended_is_queued_again(tmp_path: Path, code: int, more: dict[str, object], again: bool) -> None:
+    ended, asked, calls = batch(tmp_path, code, **more)  # type: ignore[arg-type]
+    assert ended == code
+    assert asked == "-P|-u|-m|jobs.finetune|a set|--encoder|mine|--out|tuned|"
+    assert ("requeue 7" in calls) is again
+
+
+def test_without_arguments_it_says_how(tmp_path: Path) -> None:
+    done = subprocess.run(["bash", SCRIPT], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.startswith("usage: sbatch slurm/finetune.sbatch SET")) == (2, True)
