@@ -51,7 +51,7 @@ def main(
 ) -> None:
     """Embed INPUT as shards of a run.
 
-    INPUT is FASTA or FASTQ, plain or compressed (gz, bz2, xz, zst), a samplesheet (.csv or .tsv with the columns
+    INPUT is FASTA, FASTQ or BAM, plain or compressed (gz, bz2, xz, zst), a samplesheet (.csv or .tsv with the columns
     path, label, group), or a dataset, the folder that jobs.dataset wrote: its records keep their labels, units and
     parts of the split, and only the frames that it lists become rows. What is already done of the same run is kept.
     """

@@ -34,7 +34,7 @@ REFUSED: dict[str, Case] = {
     "FASTQ cut off": ("a.fq", "@r1\nACGT\n+\nIIII\n@r2\nACGT\n+\nII", ["r2"]),
     "FASTQ out of step": ("a.fq", "@r1\nACGT\n+\nIIIIII\n@r2\nACGT\n+\nIIII\n", ["line"]),
     "web page": ("a.fa", "<!DOCTYPE html>\n<html></html>\n", ["web page"]),
-    "SAM": ("a.fa", "@HD\tVN:1.6\n", ["SAM", "samtools fastq"]),
+    "SAM": ("a.fa", "@HD\tVN:1.6\n", ["SAM", "samtools view -b"]),
     "zip": ("a.fa", b"PK\x03\x04" + bytes(100), ["zip", "unpack"]),
     "sheet without a column": ("a.csv", "path,label\ngood.fa,viral\n", ["line 1", "no column group"]),
     "sheet with an unknown label": (

@@ -116,8 +116,11 @@ def test_other_inputs_labels_and_groups_are_refused(tmp_path: Path, fasta: Path)
     for files, said in (
         ([other], r"input 1, .*other\.fa: .*in\.fa there, which holds something else"),
         ([fasta, other], "inputs: 1 files there, 2 asked"),
-        ([InputFile(fasta, 1)], "label none, group none there, label viral, group none asked"),
-        ([InputFile(fasta, -1, "g")], "group none there, label none, group g asked"),
+        (
+            [InputFile(fasta, 1)],
+            "label none, group none, sample none there, label viral, group none, sample none asked",
+        ),
+        ([InputFile(fasta, -1, "g")], "group none, sample none there, label none, group g, sample none asked"),
     ):
         with pytest.raises(RunExistsError, match=said):
             start_run(ask(files), tmp_path / "run")

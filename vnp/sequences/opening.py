@@ -9,6 +9,7 @@ import bz2
 import contextlib
 import hashlib
 import importlib
+import logging
 import lzma
 import re
 import zlib
@@ -29,6 +30,7 @@ from vnp.files.hashing import crc32
 from vnp.files.records import open_regular
 from vnp.sequences.samplesheet import check_readable
 
+log = logging.getLogger(__name__)
 _ZSTD_PIECE = 256
 
 _COMPRESSIONS = {
@@ -36,6 +38,12 @@ _COMPRESSIONS = {
     "bzip2": (b"BZh",),
     "xz": (b"\xfd7zXZ\x00",),
     "zstd": (b"\x28\xb5\x2f\xfd", *(bytes((0x50 + low, 0x2A, 0x4D, 0x18)) for low in range(16))),
+}
+# How the start of a member goes on: deflate without or with a name or more, and the first block of bzip2.
+_MEMBERS = {
+    b"\x1f\x8b": tuple(bytes((8, flags)) for flags in range(32)),
+    b"BZh": tuple(b"%d1AY&SY" % level for level in range(1, 10)),
+    b"\xfd7zXZ\x00": (b"\0",),
 }
 _READ = "vnp reads plain, gzip, bzip2, xz and zstd files"
 # What people hand over by mistake, told from the first bytes.
@@ -46,7 +54,7 @@ _NOT_READ = (
     (b"LZIP", f"is compressed with lzip; {_READ}: unpack it first"),
     (b"7z\xbc\xaf\x27\x1c", f"is a 7-Zip archive; {_READ}: unpack it first"),
     (b"Rar!", f"is a rar archive; {_READ}: unpack it first"),
-    (b"CRAM", "is a CRAM file; turn it into FASTQ first, for instance with 'samtools fastq'"),
+    (b"CRAM", "is a CRAM file; turn it into BAM first, for instance with 'samtools view -b'"),
     (b"\x89HDF", "is an HDF5 file; give FASTA or FASTQ"),
 )
 
@@ -203,7 +211,7 @@ def _blocks(path: Path, kind: str | None, watch: Watch | None, offset: int) -> I
                 while block := raw.read():
                     yield block
             else:
-                yield from _whole_blocks(_unpacked_zstd(raw) if kind == "zstd" else _unpacked(raw, kind))
+                yield from _whole_blocks(_unpacked_zstd(raw) if kind == "zstd" else _unpacked(raw, kind, path))
     except EOFError as error:
         raise InputError(
             f"the {kind} file ends too early; it was probably cut off while it was copied: copy it again", path=path
@@ -235,14 +243,15 @@ def _whole_blocks(pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield b"".join(found)
 
 
-def _unpacked(raw: _File, kind: str) -> Iterator[bytes]:
+def _unpacked(raw: _File, kind: str, path: Path) -> Iterator[bytes]:
     """Unpack a file of one or more members, and read it to its end.
 
     Raises:
         EOFError: the last one has no end.
-        OSError: what follows a member is none.
+        OSError: what follows a member is none, and more of them follow that.
     """
     (magic,) = _COMPRESSIONS[kind]
+    zeros = 0
     data = raw.read()
     while data:
         member: _Packed = _UNPACKERS[kind]()
@@ -253,14 +262,44 @@ def _unpacked(raw: _File, kind: str) -> Iterator[bytes]:
                 raise EOFError
             yield member.decompress(data, BLOCK)
         # Archives on tapes and xz itself fill up with zeros.
-        data = member.unused_data.lstrip(b"\0")
+        found = member.unused_data
+        data = found.lstrip(b"\0")
+        zeros += len(found) - len(data)
         while len(data) < len(magic) and (more := raw.read()):
-            data = (data + more).lstrip(b"\0")
+            found = data + more
+            data = found.lstrip(b"\0")
+            zeros += len(found) - len(data)
         if data and not data.startswith(magic):
-            raise OSError(
-                f"{data[:8]!r} follows where the compressed data ends. If something was written behind it by mistake, "
-                f"unpack and pack it anew, and look whether all records are there; else"
+            size = _pass_over(raw, data, magic)
+            _say(
+                f"warning: {path}: {size:,} bytes that are not {kind} follow where the compressed data ends "
+                f"({data[:8]!r} …); they are not read. If records may be among them, pack the file anew"
             )
+            data = b""
+    if zeros and kind != "xz":
+        _say(f"{path}: {zeros:,} zero bytes stand behind the compressed data, and are passed over")
+
+
+def _pass_over(raw: _File, data: bytes, magic: bytes) -> int:
+    """Read what is not compressed data to the end of the file; returns how many bytes it is.
+
+    Raises:
+        OSError: compressed data follows it, so that it is a hole in the file.
+    """
+    size, seen = len(data), data
+    while True:
+        if any(seen.find(magic + more) >= 0 for more in _MEMBERS[magic]):
+            raise OSError(f"{data[:8]!r} where compressed data should go on; records are lost")
+        if not (block := raw.read()):
+            return size
+        size += len(block)
+        seen = seen[-16:] + block
+
+
+@cache
+def _say(text: str) -> None:
+    """Say something of a file once, however often it is read."""
+    log.warning(text)
 
 
 def _unpacked_zstd(raw: _File) -> Iterator[bytes]:
@@ -292,9 +331,8 @@ _BEFORE_RECORDS = re.compile(rb"(?:[ \t]*\n|[#;][^\n]*\n)*")
 _NOT_NUCLEOTIDES = (
     (
         re.compile(rb"@(HD|SQ|RG|PG|CO)\t"),
-        "is a SAM file; turn it into FASTQ first, for instance with 'samtools fastq'",
+        "is a SAM file; turn it into BAM first, for instance with 'samtools view -b'",
     ),
-    (re.compile(rb"BAM\x01"), "is a BAM file; turn it into FASTQ first, for instance with 'samtools fastq'"),
     (re.compile(rb"LOCUS |ID   "), "is a GenBank or EMBL file; turn it into FASTA first"),
     (re.compile(rb"\s*<(!DOCTYPE|html|\?xml)", re.IGNORECASE), "is a web page or XML, perhaps a failed download"),
     (re.compile(rb"[^>@\n][^\n]*\bpath[,\t]|path[,\t]"), "looks like a samplesheet; its name must end in .csv or .tsv"),

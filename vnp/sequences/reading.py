@@ -1,9 +1,9 @@
-"""Reads FASTA and FASTQ, record by record, in memory bounded by the longest record.
+"""Reads FASTA, FASTQ and BAM, record by record, in memory bounded by the longest record.
 
-What is read: FASTA and FASTQ over one or more lines; plain, gzip, bzip2, xz and zstd, told by content; LF, CRLF and CR
-line ends; blank lines and white space inside sequences; comment lines (``#`` or ``;``) before the first record; a
-byte-order mark; a Ctrl-Z at the end. Bases are upper-cased, U becomes T, and X, which masking programs write, becomes
-N. Qualities are counted against the bases and otherwise ignored.
+What is read: FASTA and FASTQ over one or more lines, and BAM; plain, gzip, bzip2, xz and zstd, told by content; LF,
+CRLF and CR line ends; blank lines and white space inside sequences; comment lines (``#`` or ``;``) before the first
+record; a byte-order mark; a Ctrl-Z at the end. Bases are upper-cased, U becomes T, and X, which masking programs write,
+becomes N. Qualities are counted against the bases and otherwise ignored.
 
 A record that cannot be used does not end the reading: it comes in its place with its ``problem``. What makes the
 rest of a file unsure (a FASTQ out of step, a truncated file, protein instead of DNA) is an ``InputError``.
@@ -24,6 +24,8 @@ import numpy as np
 
 from vnp.errors import InputError
 from vnp.files.hashing import file_sha256
+from vnp.sequences.bam import MAGIC as BAM
+from vnp.sequences.bam import bam_records, require_end
 from vnp.sequences.opening import Watch, find_start, one_line_end, stream
 from vnp.sequences.record import (
     UPPER,
@@ -49,7 +51,7 @@ _SHOWN_BYTES = 200
 
 
 def read_records(path: str | Path, *, watch: Watch | None = None, offset: int = 0, line: int = 1) -> Iterator[Record]:
-    """Read the records of a FASTA or FASTQ file in order.
+    """Read the records of a FASTA, FASTQ or BAM file in order.
 
     Args:
         path: the file.
@@ -62,11 +64,16 @@ def read_records(path: str | Path, *, watch: Watch | None = None, offset: int = 
         Every record of the file, also those with a problem.
 
     Raises:
-        InputError: the file is missing, damaged, or not nucleotides in FASTA or FASTQ.
+        InputError: the file is missing, damaged, or not nucleotides in FASTA, FASTQ or BAM.
         UsageError: an offset was given for a compressed file.
     """
     path = Path(path)
     plain, blocks = stream(path, watch, offset)
+    first = next(blocks, b"")
+    blocks = chain((first,), blocks) if first else blocks
+    if not offset and first.startswith(BAM):
+        require_end(path)
+        return bam_records(blocks, path)
     start = find_start(one_line_end(blocks), path, whole=not offset)
     place = (start.blocks, path, line + start.lines, offset + start.size)
     if start.kind == b">":

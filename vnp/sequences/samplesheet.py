@@ -132,7 +132,7 @@ def check_readable(path: Path) -> None:
         hint = "the link points nowhere" if path.is_symlink() else "check the path"
         raise InputError(f"there is no such file; {hint}", path=path)
     if path.is_dir():
-        raise InputError("is a folder; give the FASTA or FASTQ files in it", path=path)
+        raise InputError("is a folder; give the FASTA, FASTQ or BAM files in it", path=path)
     if not path.is_file():
         raise InputError(
             "is not a regular file; inputs are read more than once: save it to a file first, or pipe it in and give -",
@@ -206,7 +206,7 @@ def read_inputs(paths: Sequence[str | Path], spool: Path | None = None) -> list[
     """List the input files in the order given.
 
     Args:
-        paths: FASTA or FASTQ files; datasets, by their folder or one of its two files (``dataset.fna.gz`` beside
+        paths: FASTA, FASTQ or BAM files; datasets, by their folder or one of its two files (``dataset.fna.gz`` beside
             ``dataset.parquet``); or samplesheets: names that end in ``.csv`` or ``.tsv``, with the columns path,
             label (viral, host or empty) and group (any name, or empty), and if wished sample (one word). Paths in a
             sheet are relative to the sheet. ``-`` is standard input.
@@ -217,7 +217,7 @@ def read_inputs(paths: Sequence[str | Path], spool: Path | None = None) -> list[
         InputError: a file does not exist, or a samplesheet has a fault.
     """
     if not paths:
-        raise UsageError("no input: give FASTA or FASTQ files, or a samplesheet (.csv or .tsv)")
+        raise UsageError("no input: give FASTA, FASTQ or BAM files, or a samplesheet (.csv or .tsv)")
     places: dict[Path, str] = {}
     inputs = []
     for path in map(Path, paths):

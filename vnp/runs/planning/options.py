@@ -52,7 +52,7 @@ class RunOptions:
             UsageError: a number is out of range, or there is no such store.
         """
         if not self.files:
-            raise UsageError("there is no input: name FASTA or FASTQ files, or a samplesheet")
+            raise UsageError("there is no input: name FASTA, FASTQ or BAM files, or a samplesheet")
         if not 1 <= self.shards <= MOST_SHARDS:
             raise UsageError(f"--shards must be 1 to {MOST_SHARDS:,}, not {self.shards}")
         if self.chunk is not None and not _SMALLEST_CHUNK <= self.chunk <= LARGEST_CHUNK:
