@@ -260,7 +260,7 @@ def _say(found: Predicted, source: Path) -> None:
     if counts["viral"]:
         echo(f"  {found.summary['expected_false_calls']:,.1f} of the viral calls are expected to be wrong")
     if settings["prevalence"] is not None:
-        from vnp.report.calls import prevalence_in_words
+        from vnp.report.predicted import prevalence_in_words
 
         echo(f"  {prevalence_in_words(found.summary)}")
     if lacks := found.summary["classifier"]["lacks"]:

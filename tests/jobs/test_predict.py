@@ -26,6 +26,7 @@ from jobs.rerun import main as rerun
 from jobs.status import main as status
 from tests.prediction.conftest import INPUTS, checkpoint, features
 from tests.prediction.tiny import embed, train
+from tests.report.unpacking import packed_in
 from vnp.classifier.checkpoint import Checkpoint
 from vnp.features.read import Features
 from vnp.metrics.presets import Preset
@@ -121,6 +122,39 @@ def test_every_record_has_one_line(done: Path, odd: Path) -> None:
     assert by_name["whole"]["call"] == "viral"
     assert by_name["whole"]["reason"] == ""
     assert {path.name for path in done.iterdir()} >= WRITTEN | {"predictions.json", "run.json"}
+
+
+def test_the_report_lists_the_numbers_of_the_tables(done: Path) -> None:
+    page = (done / "report.html").read_text()
+    packed, tracks = packed_in(page, "records"), packed_in(page, "tracks")
+    rows, calls = packed["rows"], {"viral": 1, "host": 0, "": -1}
+    found = {row["name"]: row for row in table(done / "predictions.tsv")}
+    names = rows["name"].split("\n")
+    assert sorted(names) == sorted(found)
+    probability, fdr = (np.cumsum(rows[column]).tolist() for column in ("probability", "fdr"))
+    for at, name in enumerate(names):
+        row = found[name]
+        assert rows["length"][at] == int(row["length"])
+        assert rows["call"][at] == calls[row["call"]]
+        assert packed["samples"][rows["sample"][at]] == (row["sample"] or row["source"])
+        assert ({2: "high", 1: "medium", 0: "low", -1: ""}[rows["reliability"][at]]) == row["reliability"]
+        for value, scale, text in (
+            (probability[at], 10_000, row["probability"]),
+            (fdr[at], 10_000, row["fdr"]),
+            (rows["agreement"][at], 100, row["agreement"]),
+            (rows["novelty"][at], 1, row["novelty"]),
+        ):
+            assert value == -1 if not text else value / scale == pytest.approx(float(text), abs=0.501 / scale)
+        reason = rows["reasons"][rows["reason"][at]] if rows["reason"][at] >= 0 else ""
+        assert reason == row["reason"].partition(" at ")[0]
+    chunks = table(done / "chunks.tsv")
+    assert tracks["rows"]
+    for row, points in zip(tracks["rows"], tracks["points"], strict=True):
+        of_chunk = {int(one["chunk"]): one["probability"] for one in chunks if one["record"] == names[row]}
+        assert len(points) == int(found[names[row]]["n_chunks"])
+        for number, point in enumerate(points, start=1):
+            stored = of_chunk.get(number)
+            assert point == -1 if stored is None else point / 100 == pytest.approx(float(stored), abs=0.0051)
 
 
 def test_tables_tell_the_same_story(done: Path) -> None:

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from jobs.predict import main as predict
 from tests.prediction.tiny import SAMPLE
+from tests.report.unpacking import packed_in
 from vnp.prediction.regions import FEWEST, FINE, STEP, Border, find, runs, stretches
 
 FILES = ["regions.tsv", "regions.bed", "regions.fna"]
@@ -143,6 +144,10 @@ def test_regions_are_where_the_phage_is(done: Path, planted: Path) -> None:
     counts = json.loads((done / "predictions.json").read_text())["counts"]
     assert counts["regions"] == 2
     assert counts["region_bases"] == int(inside["length"]) + int(edge["length"])
+    page = (done / "report.html").read_text()
+    names = packed_in(page, "records")["rows"]["name"].split("\n")
+    shaded = {names[row]: spans for row, spans in packed_in(page, "tracks")["regions"]}
+    assert shaded == {row["record"]: [[int(row["start"]), int(row["end"])]] for row in (inside, edge)}
 
 
 def test_any_number_of_shards_gives_the_same_regions(done: Path, planted: Path, tmp_path: Path) -> None:

@@ -103,13 +103,16 @@ class Reliability:
                 found[one.holds(calls)] = level
         return found
 
+    def rule(self, level: int) -> str:
+        """What a call of a level has, in words."""
+        one = {HIGH: self.high, MEDIUM: self.medium}.get(level)
+        return "all else" if level == LOW else str(one) if one is not None else "never: no bin is as good as that"
+
     def sentences(self) -> list[str]:
         """What each level means, with its error."""
         found = []
-        for level, one in ((HIGH, self.high), (MEDIUM, self.medium), (LOW, None)):
-            name = LEVELS[level]
-            rule = "all else" if level == LOW else str(one) if one is not None else "never: no bin is as good as that"
-            seen = self.measured.get(name)
+        for level, name in LEVELS.items():
+            rule, seen = self.rule(level), self.measured.get(name)
             told = ""
             if seen is not None and seen.wrong is not None:
                 told = f" ({seen.wrong:.1%} of {seen.calls:,} calls were wrong, {seen.share:.0%} of all)"

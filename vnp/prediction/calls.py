@@ -293,7 +293,6 @@ class Calls(CalledRecords):
 
     why: Int8[np.ndarray, "r"]  # ``CALLED``, or why there is no call
     by: Int8[np.ndarray, "r"]  # whose scores the call rests on, of ``SCORED_BY``
-    kind: Int8[np.ndarray, "r"]  # the likeliest kind, or -1
     wrong: float  # how many of the viral calls are expected to be wrong
     share: float | None  # share of viruses that the probabilities were moved to for the rate, or None
 
@@ -342,8 +341,8 @@ def decide(found: Found, chunk: int, settings: PredictOptions, judges: Judges) -
             reliability[some] = one.trust.reliability.levels(calls)
     wrong = float((1 - chance[call == VIRAL]).sum())
     return Calls(
-        length, found.scored, found.score, told, call, fdr, found.agreement, reliability, found.novelty, why,
-        found.by, found.kind, wrong, share,
+        length, found.scored, found.score, told, call, fdr, found.agreement, reliability, found.novelty,
+        found.kind, why, found.by, wrong, share,
     )  # fmt: skip
 
 

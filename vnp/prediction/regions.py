@@ -81,6 +81,7 @@ class Region:
     found_by: str  # ``SCORES``, or ``CONTRAST`` where the log-odds alone are too low
     host: str  # the likeliest of the other kinds, over the windows outside of regions; empty where there are none
     bases: bytes
+    ordinal: int  # of the record, over the whole run, from 0
 
     @property
     def name(self) -> str:
@@ -238,12 +239,21 @@ class Finder:
                 track = _Track(batch.rows.start[rows], batch.rows.end[rows], _odds(judged.probability[rows]))
                 found = runs(find(track.odds, track.end - track.start)) if len(track.odds) else []
                 if found:
-                    sequence = sequences.of(batch.first + at).sequence
-                    yield from self._of_record(batch.records.name[at].decode(), sequence, found, track, judged, rows)
+                    ordinal, name = batch.first + at, batch.records.name[at].decode()
+                    yield from self._of_record(
+                        ordinal, name, sequences.of(ordinal).sequence, found, track, judged, rows
+                    )
         sequences.close()
 
     def _of_record(
-        self, name: str, sequence: bytes, found: list[tuple[int, int]], track: _Track, judged: Judged, rows: slice
+        self,
+        ordinal: int,
+        name: str,
+        sequence: bytes,
+        found: list[tuple[int, int]],
+        track: _Track,
+        judged: Judged,
+        rows: slice,
     ) -> Iterator[Region]:
         spans = [span for span in self._refined(sequence, found, track) if span[1] - span[0] >= SHORTEST]
         middle = (track.start + track.end) // 2
@@ -260,6 +270,7 @@ class Finder:
             yield Region(
                 name, number, first, last, len(sequence), int(own.sum()), mean, float(margin[own].max()),
                 float(chance[0]), self._likeliest(logits[own], self._viral), by, host, sequence[first:last],
+                ordinal,
             )  # fmt: skip
 
     def _likeliest(self, logits: np.ndarray, among: Bool[np.ndarray, " k"]) -> str:

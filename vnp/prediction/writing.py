@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int8, Int64
+from jaxtyping import Bool, Float64, Int8, Int64, UInt8
 
 from vnp.classifier.calibration import logistic
 from vnp.features.scores import Scores
@@ -32,6 +32,7 @@ from vnp.prediction.calls import (
     UNSCORED,
     UNSURE,
     Calls,
+    Chunks,
     Found,
     Judged,
     Judges,
@@ -55,7 +56,9 @@ from vnp.prediction.tables import (
     open_table,
     open_virnucpro_files,
 )
-from vnp.report.calls import HOST, NO_CALL, VIRAL, Report, render
+from vnp.report.calls import HOST, NO_CALL, VIRAL
+from vnp.report.listing import MOST_LISTED, NO_WINDOW, Listed, Regions, Samples, Tracks, percent_of
+from vnp.report.predicted import Report, render
 from vnp.runs.planning.plan import check_inputs, planned_records
 from vnp.runs.request import PlannedInput, versions
 from vnp.sequences.chunks import Chunking
@@ -107,16 +110,22 @@ class Writing:
     def _write(self, prevalence: Prevalence | None) -> dict[str, Any]:
         paths, options, run = self.paths, self.options, self.source.run
         with ExitStack() as stack:
-            found = self._write_rows(stack)
+            found, tracks = self._write_rows(stack)
             calls = decide(found, run.request.chunk, options, self.judges)
-            names, reasons = self._write_records(calls, stack)
             regions = self._write_regions(stack) if options.regions else {}
+            listed, reasons = self._write_records(calls, list(regions), stack)
             if options.fasta:
                 write_called(run.request.inputs, calls.call == VIRAL, stack.enter_context(replacing(paths.fasta)))
             levels = reliability_levels(self.judges, run.request.chunk)
             about = {**self._about(found, calls, reasons), "prevalence": prevalence and asdict(prevalence)}
-            about["counts"] |= regions
-            report = Report(about, calls, names, find_rule(options.rule).sentence, levels)
+            if options.regions:
+                spans = [span for one in regions.values() for span in one]
+                about["counts"] |= {"regions": len(spans), "region_bases": sum(end - start for start, end in spans)}
+            report = Report(
+                about, calls, listed, self._kinds, self._samples, tracks, regions,
+                [(path.name, HOLDS[path.stem]) for path in self.written() if path.stem in HOLDS],
+                find_rule(options.rule).sentence, levels,
+            )  # fmt: skip
             stack.enter_context(replacing(paths.report)).write_text(render(report), encoding="utf-8")
             self._write_counts(about, calls, stack)
         files = {path.name: {"size": path.stat().st_size, "sha256": file_sha256(path)} for path in self.written()}
@@ -144,11 +153,12 @@ class Writing:
         parquet = self.paths.parquet(name) if self.options.parquet else None
         return stack.enter_context(open_table(columns, self.paths.table(name), parquet))
 
-    def _write_rows(self, stack: ExitStack) -> Found:
+    def _write_rows(self, stack: ExitStack) -> tuple[Found, Tracks]:
         judges, request = self.judges, self.source.run.request
         found, chunking = Found(request.totals.records), Chunking(request.chunk)
         add_chunks = self._table("chunks", CHUNKS, stack)
         add_frames = self._table("frames", FRAMES, stack) if judges.classifier.layout.rows == "frames" else None
+        windows: list[UInt8[np.ndarray, "w"]] = []
         add_virnucpro = None
         if self.options.virnucpro:
             files = open_virnucpro_files(self.paths.virnucpro_frames, self.paths.virnucpro_chunks)
@@ -160,6 +170,7 @@ class Writing:
             records = [names[at] for at in (chunks.record - batch.first).tolist()]
             told = replace(chunks, probability=judges.told(chunks.probability, chunks.by))
             add_chunks(ChunkRows(told, records, viral))
+            windows.append(_percent(batch, told, chunking))
             if add_frames is not None:
                 frames = self._frames(batch, judged, names)
                 add_frames(frames)
@@ -167,7 +178,8 @@ class Writing:
                     of_chunk = chunk_keys(frames.rows.record - batch.first, frames.rows.chunk)
                     add_virnucpro(frames.ids, logistic(frames.judged.margin), of_chunk)
             self.progress("calling", len(batch.rows))
-        return found
+        percent = np.concatenate(windows) if windows else np.empty(0, np.uint8)
+        return found, Tracks(percent, chunking.count(found.length))
 
     def _frames(self, batch: Batch, judged: Judged, names: list[str]) -> FrameRows:
         """The rows that are frames, with their ids."""
@@ -194,15 +206,21 @@ class Writing:
         least = self.judges.classifier.presets[name].of(length)
         return least if native is None else np.where(by == NATIVE, native.presets[name].of(length), least)
 
-    def _write_records(self, calls: Calls, stack: ExitStack) -> tuple[list[tuple[int, str]], Counter[str]]:
-        """Write the table of records; returns place and name of the best, and how often there is which reason."""
+    def _write_records(self, calls: Calls, marked: Sequence[int], stack: ExitStack) -> tuple[Listed, Counter[str]]:
+        """Write the table of records; returns those that the page may list, and how often there is which reason.
+
+        Args:
+            calls: of the records.
+            marked: places of those that come before others of their call.
+            stack: what the table is closed with.
+        """
         add = self._table("predictions", chosen_columns(self.options.columns), stack)
         inputs = self.source.inputs
         first = np.array([entry.first_record for entry in inputs])
         samples, sources = [entry.sample or "" for entry in inputs], self._sources
-        counts, best = Counter[str](), calls.best()
-        chosen, names = np.zeros(len(calls.length), bool), dict[int, str]()
-        chosen[best] = True
+        counts, ranked = Counter[str](), calls.ranked(MOST_LISTED, marked)
+        chosen, names = np.zeros(len(calls.length), bool), dict[int, tuple[str, str]]()
+        chosen[ranked] = True
         for told in self.source.named():
             records, skipped = told.records, told.skipped
             window = slice(int(records.ordinal[0]), int(records.ordinal[-1]) + 1)
@@ -213,12 +231,14 @@ class Writing:
             for at, reason in zip(asked.tolist(), reasons_of(records, skipped, asked), strict=True):
                 reasons[at] = reason
             # A message about a letter at a base is one of its kind; counted is what it is about.
-            counts.update(reason.partition(" at ")[0] for reason in reasons if reason)
+            of_kinds = [reason.partition(" at ")[0] for reason in reasons]
+            counts.update(reason for reason in of_kinds if reason)
             of = np.searchsorted(first, records.ordinal, side="right") - 1
             files = looked_up(samples, of), looked_up(sources, of)
             add(RecordRows(window, records, told.facts, found, *files, calls, self._kinds, reasons))
-            names |= {window.start + at: found[at] for at in np.flatnonzero(chosen[window]).tolist()}
-        return [(at, names[at]) for at in best], counts
+            names |= {window.start + at: (found[at], of_kinds[at]) for at in np.flatnonzero(chosen[window]).tolist()}
+        listed = [names[at] for at in ranked.tolist()]
+        return Listed(ranked, [name for name, _ in listed], [reason for _, reason in listed]), counts
 
     @property
     def _kinds(self) -> tuple[str, ...]:
@@ -234,33 +254,42 @@ class Writing:
         folder = os.path.commonpath([path.parent for path in files]) if files else ""
         return ["-" if path.parent == spool else str(path.relative_to(folder)) for path in paths]
 
+    @property
+    def _sample_names(self) -> list[str]:
+        """The sample of each input, or where there is none, what tables call it."""
+        return [entry.sample or source for entry, source in zip(self.source.inputs, self._sources, strict=True)]
+
+    @property
+    def _samples(self) -> Samples:
+        """The sample of each record."""
+        number = {name: at for at, name in enumerate(dict.fromkeys(self._sample_names))}
+        code = np.array([number[name] for name in self._sample_names], np.int32)
+        return Samples(list(number), np.repeat(code, [entry.records for entry in self.source.inputs]))
+
     def _write_counts(self, about: dict[str, Any], calls: Calls, stack: ExitStack) -> None:
         """Write counts of each sample for other programs."""
-        inputs = self.source.inputs
-        names = [entry.sample or source for entry, source in zip(inputs, self._sources, strict=True)]
-        windows = [_records(entry) for entry in inputs]
-        samples = count_samples(names, self._sources, windows, calls, self._kinds)
+        windows = [_records(entry) for entry in self.source.inputs]
+        samples = count_samples(self._sample_names, self._sources, windows, calls, self._kinds)
         for path, found in ((self.paths.counts, summary_of(about, samples)), (self.paths.multiqc, multiqc_of(samples))):
             text = json.dumps(found, indent=2) + "\n"
             stack.enter_context(replacing(path)).write_text(text, encoding="utf-8")
 
-    def _write_regions(self, stack: ExitStack) -> dict[str, int]:
-        """Write viral stretches; returns how many there are, and how many bases."""
+    def _write_regions(self, stack: ExitStack) -> Regions:
+        """Write viral stretches; returns where they are."""
         add = self._table(REGIONS, REGION_COLUMNS, stack)
         _, bed_path, fasta_path = self.paths.regions
         bed = stack.enter_context(stack.enter_context(replacing(bed_path)).open("xb"))
         fasta = stack.enter_context(stack.enter_context(replacing(fasta_path)).open("xb"))
         classifier = self.judges.classifier
         assert isinstance(classifier, NativeClassifier)
-        counts = {"regions": 0, "region_bases": 0}
+        found: dict[int, list[tuple[int, int]]] = {}
         for region in Finder(self.source, self.judges, classifier.windows(self.device)).regions():
             add([region])
             line = (region.record, region.start, region.end, region.name, round(1000 * region.probability), ".")
             bed.write(table_lines([[str(field)] for field in line]).encode())
             _write_fasta(fasta, f"{region.name} {region.record}:{region.start}-{region.end}", region.bases)
-            counts["regions"] += 1
-            counts["region_bases"] += region.end - region.start
-        return counts
+            found.setdefault(region.ordinal, []).append((region.start, region.end))
+        return found
 
     @property
     def _whys(self) -> dict[int, str]:
@@ -321,6 +350,27 @@ class Writing:
             },
             "versions": versions(),
         }
+
+
+HOLDS = {
+    "predictions": "every record",
+    "chunks": "every window",
+    "frames": "every open frame",
+    "viral": "sequences called viral",
+    "regions": "viral stretches inside longer records",
+    "summary": "counts, for programs",
+    "vnp_mqc": "counts, for MultiQC",
+}
+"""What files hold that a page links to, by the stem of their names."""
+
+
+def _percent(batch: Batch, chunks: Chunks, chunking: Chunking) -> UInt8[np.ndarray, "w"]:
+    """The probabilities of all windows of some records, as ``Tracks`` has them."""
+    count = chunking.count(batch.records.length)
+    found = np.full(int(count.sum()), NO_WINDOW, np.uint8)
+    before = np.cumsum(count) - count
+    found[before[chunks.record - batch.first] + chunks.chunk - 1] = percent_of(chunks.probability)
+    return found
 
 
 def _spans(
