@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -13,14 +14,12 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs._cli.command import command, echo
-from vnp.encoders.spec import NO_ENCODER, registered, spec, weighted
+from vnp.encoders.spec import DEFAULTS, NO_ENCODER, registered, spec, weighted
 from vnp.encoders.weights.folders import locate
 from vnp.errors import WeightsError
 
 if TYPE_CHECKING:
     from vnp.doctor import Finding
-
-_COLOURS = {"ok": "green", "warning": "yellow", "fails": "bold red", "not here": "dim"}
 
 
 @command("python -m jobs.doctor --run my-run --weights /project/weights")
@@ -101,20 +100,27 @@ def main(
     sys.exit(0 if healthy(findings) else 1)
 
 
-def _print(findings: Iterable[Finding]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    # A pipe has no width of its own: 80 columns would cut paths in pieces.
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    table = Table("what", "state", "found", "to mend it")
+def _print(findings: Sequence[Finding]) -> None:
+    """A paragraph a finding, of 80 columns; commands to copy and paths stay whole."""
+    start = " " * 10
     for one in findings:
-        mend = "" if one.state == "ok" else one.mend
-        table.add_row(Text(one.about), Text(one.state, style=_COLOURS[one.state]), Text(one.found), Text(mend))
-    console.print(table)
+        text = f"{one.state:<8}  {one.about}: {one.found}"
+        echo(textwrap.fill(text, 80, subsequent_indent=start, break_long_words=False, break_on_hyphens=False))
+        if one.state != "ok" and one.mend:
+            echo(f"{start}to mend it: {one.mend}")
     failed = [one.about for one in findings if one.state == "fails"]
-    console.print(f"fails: {', '.join(failed)}" if failed else "nothing that is needed fails", style="bold")
+    if failed:
+        echo(f"fails: {', '.join(failed)}")
+        return
+    lacking = [name for name in DEFAULTS.values() if any(_lacks(one, name) for one in findings)]
+    if lacking:
+        echo(f"python -m jobs.predict works; python -m jobs.extract lacks the weights of {' and '.join(lacking)}")
+    else:
+        echo("nothing that is needed fails")
+
+
+def _lacks(one: Finding, encoder: str) -> bool:
+    return one.about == f"weights {encoder}" and one.state == "not here"
 
 
 if __name__ == "__main__":

@@ -269,8 +269,8 @@ def _say(found: Predicted, source: Path) -> None:
         echo(f"  {found.paths.root / name}  {written['size'] / 1e6:,.1f} MB")
     echo(f"report: {found.paths.report}")
     echo(
-        f"next: look at the report; other thresholds (now {_viral_from(found.summary)}) without embedding again: "
-        f"{_again(source, settings)} --out OTHER --threshold 0.9 --max-fdr 0.05"
+        f"next: look at the report; other thresholds (now {_viral_from(found.summary)}) without embedding again:\n"
+        f"  {_again(source, settings)} --out OTHER --threshold 0.9 --max-fdr 0.05"
     )
 
 

@@ -14,7 +14,6 @@ from jobs._cluster import chain
 from jobs._cluster.executor import Job, choose_executor
 from jobs._cluster.planning import look
 from jobs.predict import finish_here, predict_binds
-from jobs.status import after_shards
 from vnp.errors import UsageError
 from vnp.prediction.options import OutputPaths, PredictOptions
 from vnp.runs.request import Run, default_layout
@@ -66,7 +65,7 @@ def main(
     if ids:
         echo(f"next: python -m jobs.status {quote(str(root))}")
     elif not then:
-        echo(f"next: {after_shards(run if executor.waits else root)}")
+        echo(f"next: {chain.after_shards(opened, run if executor.waits else root)}")
 
 
 def _settings(run: Run) -> PredictOptions:

@@ -15,6 +15,7 @@ import click
 from jobs._cli import options
 from jobs._cli.command import command, echo
 from jobs._cli.progress import duration
+from jobs._cluster.chain import after_shards
 from jobs._cluster.executor import Element, Executor, Submitted, scheduler, submitted
 from jobs._cluster.planning import look
 from vnp.runs.done.status import RunStatus, ShardStatus, last_words, log_tails
@@ -76,7 +77,7 @@ def _text(state: RunStatus, others: list[Element], root: Path, show_all: bool) -
     if not show_all and len(shown) > _SHOWN:
         lines.append(f"… and {len(shown) - _SHOWN} more; --all lists every shard")
     counts = ", ".join(f"{count} {name}" for name, count in state.counts.items())
-    lines.append(f"{len(state.shards)} shards: {counts}; {state.rows:,} of {state.rows_planned:,} rows")
+    lines.append(f"{len(state.shards)} shards: {counts}; {state.rows_embedded:,} of {state.rows_planned:,} rows")
     lines += [
         f"job {other.id} ({other.name}) " + (f"waits: {other.reason}" if other.waiting else other.state.lower())
         for other in others
@@ -88,14 +89,16 @@ def _text(state: RunStatus, others: list[Element], root: Path, show_all: bool) -
 
 def _next(state: RunStatus, others: list[Element], root: Path) -> list[str]:
     if state.complete:
-        return [] if others else [f"next: {after_shards(root)}"]
+        return [] if others else [f"next: {after_shards(Run.open(root), root)}"]
     lines = []
     if state.hours_left is not None:
         lines.append(f"about {duration(state.hours_left * 3600)} left at this pace")
     if any(shard.state == "unknown" for shard in state.shards):
         lines.append("next: mend what keeps files from being read, then look again; nothing says that they are damaged")
     elif any(shard.state not in ("done", "running", "queued") for shard in state.shards):
-        lines.append(f"next: python -m jobs.rerun {quote(str(root))}")
+        going = any(shard.state in ("running", "queued") for shard in state.shards)
+        when = "when no task runs or waits any more, " if going else ""
+        lines.append(f"next: {when}python -m jobs.rerun {quote(str(root))}")
     return lines
 
 
@@ -109,7 +112,7 @@ def _line(found: ShardStatus) -> str:
 
 
 def _json_text(state: RunStatus, others: list[Element]) -> str:
-    plain = ("complete", "counts", "rows", "rows_planned", "tokens_per_second", "hours_left")
+    plain = ("complete", "counts", "rows", "rows_embedded", "rows_planned", "tokens_per_second", "hours_left")
     whole = {
         **{name: getattr(state, name) for name in plain},
         "shards": [
@@ -129,12 +132,6 @@ def _json_text(state: RunStatus, others: list[Element]) -> str:
         ],
     }
     return json.dumps(whole, indent=2)
-
-
-def after_shards(root: Path) -> str:
-    """The command that comes behind the shards: the calling where a prediction was asked for, else the merging."""
-    command = "predict --from" if (root / "predict.json").exists() else "reduce"
-    return f"python -m jobs.{command} {quote(str(root))}"
 
 
 @dataclass(frozen=True, slots=True)

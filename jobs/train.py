@@ -242,14 +242,14 @@ def _number(value: float | None) -> str:
 
 
 def _split_text(summary: Mapping[str, Any]) -> str:
-    parts = ", ".join(
-        f"{name} {part['rows']:,} rows ({part['viral']:,} viral) of {part['groups']:,} groups"
+    parts = "".join(
+        f"\n  {name}: {part['rows']:,} rows ({part['viral']:,} viral) of {part['groups']:,} groups"
         for name, part in summary["parts"].items()
         if part["rows"]
     )
-    joined = f"; {summary['joined']:,} groups joined others of 95 % identity" if summary["joined"] else ""
+    joined = f"\n  {summary['joined']:,} groups joined others of 95 % identity" if summary["joined"] else ""
     kind = "the split of the dataset" if summary["kind"] == "dataset" else f"split by {summary['kind']}"
-    return f"{kind}: {parts}{joined}"
+    return f"{kind}:{parts}{joined}"
 
 
 def _epoch_text(row: Mapping[str, Any]) -> str:

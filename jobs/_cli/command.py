@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pkgutil
 import re
 import signal
 import sys
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import click
 
+import jobs
 from jobs._cli.ending import SIGNALLED, EndedError, ended_by_signals, keep_streams, require_written
 from vnp.errors import UsageError, VnpError, machine_error, storage_error, without_password
 from vnp.files.durable import protect
@@ -22,7 +24,8 @@ CONFIG = "vnp.toml"
 _LARGEST = 2**63 - 1
 # Control characters but for the line feed and the tabulator, and marks that turn the direction of writing.
 _ACTED_ON = [*range(9), *range(11, 32), *range(127, 160), *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
-_MODULE = re.compile(r"\bpython -m jobs\.(?=[a-z])")
+_NAMES = [module.name for module in pkgutil.iter_modules(jobs.__path__) if not module.name.startswith("_")]
+_MODULE = re.compile(rf"(?<![\w./-])(?:python -m )?jobs\.(?=(?:{'|'.join(_NAMES)})\b)")
 _SHOWN = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _ACTED_ON}
 
 
@@ -37,11 +40,19 @@ def printable(text: str) -> str:
 
 
 def as_typed(text: str) -> str:
-    """The text with commands in the form that the user typed: ``vnp NAME``, where it has ``python -m jobs.NAME``."""
+    """The text with commands as the user typed one: ``vnp NAME`` for ``python -m jobs.NAME`` or ``jobs.NAME``."""
     return _MODULE.sub("vnp ", text) if Path(sys.argv[0]).stem == "vnp" else text
 
 
 _running: list[click.Command] = []
+
+
+class Group(click.Group):
+    """Commands that belong together."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        """The help, with commands as the user types them."""
+        return as_typed(super().get_help(ctx))
 
 
 class Command(click.Command):
@@ -49,6 +60,10 @@ class Command(click.Command):
 
     table: tuple[str, ...] = ()
     """Names of its table in ``vnp.toml``, from the outside in: ``[extract]`` or ``[benchmark.accuracy]``."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        """The help, with commands as the user types them."""
+        return as_typed(super().get_help(ctx))
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -185,7 +200,7 @@ def group(example: str) -> Callable[[Callable[..., Any]], click.Group]:
     """Make a command that consists of commands; its docstring is the help, with one example below."""
 
     def decorate(function: Callable[..., Any]) -> click.Group:
-        made: click.Group = click.group(_module_name(function), cls=click.Group, **_shown(example))(function)
+        made: click.Group = click.group(_module_name(function), cls=Group, **_shown(example))(function)
         return made
 
     return decorate

@@ -211,7 +211,7 @@ def merge_run(run: Run, layout: str, *, force: bool = False) -> Reduced:
 
 def reduce_here(run: Run, layout: str, *, force: bool = False) -> None:
     """Merge a run in this process and say what was made."""
-    begun, root = time.monotonic(), quote(str(run.paths.root))
+    begun = time.monotonic()
     reduced = merge_run(run, layout, force=force)
     spent = f"merged in {duration(time.monotonic() - begun)}" if reduced.fresh else "was there already"
     echo(f"{reduced.path}: {reduced.rows:,} rows of {reduced.layout.width} ({spent})")
@@ -222,9 +222,21 @@ def reduce_here(run: Run, layout: str, *, force: bool = False) -> None:
     if reduced.parts:
         parts = ", ".join(f"{count:,} {name}" for name, count in reduced.parts.items())
         echo(f"rows by the split that came with the data: {parts}")
-        echo(f"next: python -m jobs.train {root} --out model.pth")
-        return
-    echo(f"next: python -m jobs.export {root} --format npz, or read it with h5py")
+    echo(f"next: {after_shards(run, run.paths.root)}")
+
+
+def after_shards(run: Run, folder: Path) -> str:
+    """The command that comes next for a run whose shards are made, and whose folder is called so."""
+    root = quote(str(folder))
+    if (folder / "report.html").exists():
+        return f"look at {folder / 'report.html'}"
+    if (folder / "predict.json").exists():
+        return f"python -m jobs.predict --from {root}"
+    if not run.paths.features.exists():
+        return f"python -m jobs.reduce {root}"
+    if can_train(run.request.inputs):
+        return f"python -m jobs.train {root} --out model.pth"
+    return f"python -m jobs.export {root} --format npz, or read it with h5py"
 
 
 def can_train(inputs: Iterable[InputFile | PlannedInput]) -> bool:

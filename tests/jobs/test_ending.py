@@ -159,9 +159,13 @@ def test_ignored_signals_stay_ignored() -> None:
 
 
 def test_commands_are_named_as_they_were_typed(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "next: python -m jobs.reduce RUN, not python -m jobs._cluster.task"
+    text = (
+        "next: python -m jobs.reduce RUN, not python -m jobs._cluster.task; jobs.train made it, /run/jobs.train did not"
+    )
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/vnp", "extract"])
-    assert as_typed(text) == "next: vnp reduce RUN, not python -m jobs._cluster.task"
+    assert as_typed(text) == (
+        "next: vnp reduce RUN, not python -m jobs._cluster.task; vnp train made it, /run/jobs.train did not"
+    )
     monkeypatch.setattr(sys, "argv", ["/somewhere/jobs/extract.py"])
     assert as_typed(text) == text
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from jobs._cluster.chain import after_shards
 from jobs._cluster.task import STOPPED
-from jobs.status import after_shards
 from tests.jobs.commands import REPOSITORY, call, clean, extract
 from tests.runs.making import coding, plan_run, write_fasta
 from vnp.errors import StorageError
@@ -243,7 +243,9 @@ class TestCommandsThatComeNext:
 
     def test_after_a_prediction(self, spaced: Path) -> None:
         (spaced / "predict.json").touch()
-        assert self.follow(after_shards(spaced), "predict") == ["--from", str(spaced)]
+        assert self.follow(after_shards(Run.open(spaced), spaced), "predict") == ["--from", str(spaced)]
+        (spaced / "report.html").touch()
+        assert after_shards(Run.open(spaced), spaced) == f"look at {spaced / 'report.html'}"
 
     def test_frames(self, tmp_path: Path) -> None:
         fasta = write_fasta(tmp_path / "my genome.fa", [("a", coding(900, 1))])

@@ -5,6 +5,8 @@ Numbers are written once, for the page and for the terminal alike.
 
 from __future__ import annotations
 
+import itertools
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,35 +89,64 @@ def write_results(results: Results, folder: Path) -> list[Path]:
 
 
 def summary(results: Results) -> str:
-    """Tables for a terminal: the metrics of each level, and the differences of pairs."""
-    lines: list[str] = []
+    """Tables for a terminal of 80 columns: the metrics of each level, and the differences of pairs.
+
+    Contestants are columns, by letters, since their names may be long.
+    """
+    names = list(results.compared[0].measured)
+    letters = dict(zip(names, _letters(), strict=False))
+    lines = [f"{letters[name]} = {name}" for name in names]
     for compared in results.compared:
-        rows = [["", "number", *_TITLES]]
-        for name, (whole, *_) in compared.measured.items():
-            rows.append([name, f"{whole.metrics.count:,}", *(_number(whole.metrics[metric]) for metric in NAMES)])
-            rows.append(["", f"{whole.groups:,} groups", *(_span(whole.intervals[metric]) for metric in NAMES)])
-        lines += ["", f"{compared.level} level", *columns(rows)]
+        table = [["", "number", "groups", *_TITLES]]
+        table += [
+            [letters[name], f"{whole.metrics.count:,}", f"{whole.groups:,}", *_joined(whole, NAMES)]
+            for name, (whole, *_) in compared.measured.items()
+        ]
+        lines += ["", f"{compared.level} level", *_turned(table)]
         if compared.pairs:
-            rows = [[_names(pair), *_pair_cells(pair)] for pair in compared.pairs]
-            lines += ["", *columns([["second - first", *_PAIR_TITLES], *rows])]
+            lines += [
+                "",
+                *_turned(
+                    [["", *_PAIR_TITLES], *([_short(pair, letters), *_pair_cells(pair)] for pair in compared.pairs)]
+                ),
+            ]
         if compared.level == "chunk":
-            lines += _by_chunk(compared)
-    return "\n".join(lines[1:])
+            lines += _by_chunk(compared, letters)
+    return "\n".join(lines)
 
 
-def _by_chunk(compared: Compared) -> Iterator[str]:
+def _by_chunk(compared: Compared, letters: Mapping[str, str]) -> Iterator[str]:
     """The metrics for each length of chunk, and what separates each two classifiers there."""
     titles = {metric.name: metric.title for metric in METRICS}
-    rows = [["by length of chunk", "length", "number", "groups", *(titles[name] for name in _BY_CHUNK)]]
-    for name, one in _of_chunks(compared):
-        values = [f"{value} {span}".rstrip() for value, span in (_value(one, metric) for metric in _BY_CHUNK)]
-        rows.append([name, one.stratum, f"{one.metrics.count:,}", f"{one.groups:,}", *values])
-    if len(rows) == 1:
+    table = [["", "number", "groups", *(titles[name] for name in _BY_CHUNK)]]
+    table += [
+        [f"{letters[name]}, {one.stratum}", f"{one.metrics.count:,}", f"{one.groups:,}", *_joined(one, _BY_CHUNK)]
+        for name, one in _of_chunks(compared)
+    ]
+    if len(table) == 1:
         return
-    yield from ("", *columns(rows))
+    yield from ("", "by length of chunk", *_turned(table))
     if compared.pairs_by_chunk:
-        rows = [[_names(pair), pair.stratum, *_pair_cells(pair)] for pair in compared.pairs_by_chunk]
-        yield from ("", *columns([["second - first", "length", *_PAIR_TITLES], *rows]))
+        cells = [[f"{_short(pair, letters)}, {pair.stratum}", *_pair_cells(pair)] for pair in compared.pairs_by_chunk]
+        yield from ("", *_turned([["", *_PAIR_TITLES], *cells]))
+
+
+def _joined(one: Measured, metrics: Sequence[str]) -> list[str]:
+    return [" ".join(_value(one, metric)).rstrip() for metric in metrics]
+
+
+def _short(pair: Pair, letters: Mapping[str, str]) -> str:
+    return f"{letters[pair.second]} - {letters[pair.first]}"
+
+
+def _letters() -> Iterator[str]:
+    """A to Z, then AA, AB and so on."""
+    for count in itertools.count(1):
+        yield from map("".join, itertools.product(string.ascii_uppercase, repeat=count))
+
+
+def _turned(table: Sequence[Sequence[str]]) -> list[str]:
+    return columns(list(zip(*table, strict=True)))
 
 
 Cell = str | tuple[str, str]
@@ -278,12 +309,19 @@ def _disagreement_rows(found: Sequence[Disagreement]) -> Iterator[list[str]]:
         yield [one.name, str(one.length), "viral" if one.label else "host", one.group, one.organism, *cells]
 
 
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table for a terminal, its header first; the first column stands to the left."""
+def columns(rows: Sequence[Sequence[str]], width: int = 80) -> list[str]:
+    """Lines of a table for a terminal, its header first; the first column stands to the left.
+
+    Columns that do not fit beside the others follow in a table below, with the first one again.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
+    tables: list[list[int]] = [[]]
+    for number, own in enumerate(widths[1:], 1):
+        if tables[-1] and widths[0] + sum(2 + widths[other] for other in tables[-1]) + 2 + own > width:
+            tables.append([])
+        tables[-1].append(number)
+    lines: list[str] = []
+    for shown in tables:
+        lines += [""] * bool(lines)
+        lines += ["  ".join([row[0].ljust(widths[0]), *(row[n].rjust(widths[n]) for n in shown)]) for row in rows]
+    return lines

@@ -30,9 +30,9 @@ _GROUP_OF_TAXON = {
 }  # fmt: skip
 _COLUMNS = Columns(
     "sheet of a training set",
-    ("path", "label", "group", "organism_group"),
-    "of which group and organism_group may be left empty",
-    optional=("annotation", "date"),
+    ("path", "label", "group"),
+    "of which group may be left empty",
+    optional=("organism_group", "annotation", "date"),
 )
 
 
@@ -74,10 +74,10 @@ def read_sheet(path: str | Path, unit_column: str | None = None) -> tuple[Source
     """Read the sheet of a training set, in its order.
 
     Args:
-        path: ``.csv`` or ``.tsv`` with the columns path, label (viral or host), group (may be empty), organism_group
-            (may be empty) and, if it likes, annotation: the GFF3 or GenBank file of a FASTA file. Where that is empty,
-            a GFF3 file is looked for beside the FASTA file, under its name. Paths are relative to the sheet. A column
-            date, if there, has the date of a file's records.
+        path: ``.csv`` or ``.tsv`` with the columns path, label (viral or host), group (may be empty) and, if it likes,
+            organism_group and annotation: the GFF3 or GenBank file of a FASTA file. Where that is empty, a GFF3 file
+            is looked for beside the FASTA file, under its name. Paths are relative to the sheet. A column date, if
+            there, has the date of a file's records.
         unit_column: the column that has the groups, in place of ``group``.
 
     Raises:

@@ -189,7 +189,8 @@ def scheduler() -> Finding:
         (missing if version is None else found).append(f"{command}: {version}" if version else command)
     if missing:
         mend = "status works from receipts; load the scheduler's module for explanations of failed jobs"
-        return Finding("scheduler", "warning", f"{', '.join(found)}; does not answer: {', '.join(missing)}", mend)
+        found += [f"{command} does not answer" for command in missing]
+        return Finding("scheduler", "warning", ", ".join(found), mend)
     return Finding("scheduler", "ok", ", ".join(found))
 
 

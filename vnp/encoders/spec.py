@@ -131,6 +131,12 @@ class EncoderSpec:
         return self.algorithm is None
 
     @property
+    def gigabytes(self) -> float:
+        """About the size of its published weights, in float32: of the products of its layers."""
+        products = 4 * self.width + (3 if self.molecule == "dna" else 2) * self.inner
+        return self.depth * self.width * products * 4 / 1e9
+
+    @property
     def pooling(self) -> Pooling:
         """How states of tokens become one row; see ``Family``."""
         return self.family.pooling

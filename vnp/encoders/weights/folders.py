@@ -156,9 +156,13 @@ def find_folder(spec: EncoderSpec, weights: Path | None = None) -> Path:
     how = f"python -m jobs.fetch {spec.name} --weights {quote(str(root))}"
     if (root / spec.name).is_dir():
         raise WeightsError(f"{root / spec.name} has no {CONFIG_NAME}; fetch it again: {how}")
+    sizes = "".join(f"\n  {one.name:<13} {one.molecule:<8} {one.gigabytes:5.1f} GB" for one in weighted())
     raise WeightsError(
-        f"no weights for {spec.name}: {root / spec.name} does not exist. On a node with internet run: {how}\n"
-        "or name the folder that has them (--weights DIR or VNP_WEIGHTS)"
+        f"no weights for {spec.name}: {root / spec.name} does not exist. On a node with internet run:\n"
+        f"  {how}\n"
+        "or name the folder that has them (--weights DIR or VNP_WEIGHTS).\n"
+        f"Encoders whose weights are to be fetched:{sizes}\n"
+        "Without any: python -m jobs.predict with its native model, and the encoders kmer\nand sixframe"
     )
 
 

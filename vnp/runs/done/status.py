@@ -7,6 +7,7 @@ import socket
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from vnp.errors import DamagedShardError, StorageError, storage_error
@@ -37,6 +38,12 @@ class ShardStatus:
     log: str | None = None  # path of the last task's log, if known
     job: str | None = None  # id of the last task's job, if known
     here: bool = False  # whether the last task was on this machine, where its process can be seen
+    begun: str | None = None  # when the only task so far began, UTC, ISO 8601; None where there were several
+
+    @property
+    def share(self) -> float:
+        """The part of its blocks that are finished."""
+        return 1.0 if self.state == "done" else self.blocks[0] / max(self.blocks[1], 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +56,14 @@ class RunStatus:
     # of all encoders together in one task, while it embeds; None before the first is done
     tokens_per_second: float | None
     # for the shards that are not done at the pace of those that are and with as many tasks as run now, at least one;
-    # None before the first shard is done
+    # before the first shard is done at the pace of the tasks that run; None before the first block
     hours_left: float | None
+
+    @property
+    def rows_embedded(self) -> int:
+        """Rows sealed, and about those of finished blocks."""
+        rows = (one.receipt.rows if one.receipt else one.shard.rows * one.share for one in self.shards)
+        return round(sum(rows))
 
     @property
     def complete(self) -> bool:
@@ -147,6 +160,7 @@ def _shard_state(run: Run, shard: Shard, receipts: set[str], begun: set[str]) ->
         log=last.log,
         job=last.job,
         here=last.host == socket.gethostname(),
+        begun=last.started if len(attempts) == 1 else None,
     )
 
 
@@ -189,15 +203,22 @@ def _hours_left(states: list[ShardStatus], done: list[Receipt]) -> float | None:
     finished = sum(found.shard.tokens for found in states if found.state == "done")
     # Reading and writing go on beside the embedding, and the GPU's time is part of it.
     spent = _spent(done, "load", "dna", "protein", "seal")
+    left = sum(found.shard.tokens * (1 - found.share) for found in states)
     if not finished or not spent:
-        return None
-    left = sum(
-        found.shard.tokens * (1 - found.blocks[0] / max(found.blocks[1], 1))
-        for found in states
-        if found.state != "done"
-    )
+        return _hours_at_blocks(states, left)
     running = max(1, sum(found.state == "running" for found in states))
     return left / finished * spent / running / 3600
+
+
+def _hours_at_blocks(states: list[ShardStatus], left: float) -> float | None:
+    """At the pace of tasks in their first shard, each from its start."""
+    now = datetime.now(UTC)
+    pace = 0.0
+    for found in states:
+        if found.state == "running" and found.begun is not None:
+            seconds = (now - datetime.fromisoformat(found.begun)).total_seconds()
+            pace += found.shard.tokens * found.share / max(seconds, 1.0)
+    return left / pace / 3600 if pace else None
 
 
 def _spent(done: list[Receipt], *phases: str) -> float:
