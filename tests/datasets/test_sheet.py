@@ -109,8 +109,10 @@ def test_a_genbank_file_with_an_annotation_is_refused(folder: Path) -> None:
 
 
 def test_columns_that_are_missing(folder: Path) -> None:
-    with pytest.raises(InputError, match="no column organism_group: a sheet of a training set has the columns path"):
-        read(folder, "path,label,group\nv.gb,viral,\n")
+    with pytest.raises(InputError, match="no column group: a sheet of a training set has the columns path"):
+        read(folder, "path,label\nv.gb,viral\n")
+    (source,) = read(folder, "path,label,group\nv.gb,viral,\n")
+    assert source.organism_group is None
 
 
 def test_a_file_that_is_no_sheet(folder: Path) -> None:

@@ -129,7 +129,7 @@ def test_slurm_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     program(tmp_path / "bin", "sacct", "exit 1")
     finding = machine.scheduler()
-    assert (finding.state, "does not answer: sacct" in finding.found) == ("warning", True)
+    assert (finding.state, "sacct does not answer" in finding.found) == ("warning", True)
 
 
 def test_the_container_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
