@@ -15,7 +15,7 @@ from jobs._cli.command import command, echo
 from vnp.errors import EncoderError, UsageError
 
 SIXFRAME = "sixframe"
-_OF_SIXFRAME = ("bases", "validation", "test", "left_out", "set_aside", "windows")
+_OF_SIXFRAME = ("bases", "validation", "test", "left_out", "set_aside", "window", "made_up", "windows")
 _OF_OTHERS = (
     *("objective", "train", "epochs", "tokens", "warm_up", "rank", "alpha", "dropout", "patience"),
     *("watch_every", "token_budget", "weights"),
@@ -30,7 +30,7 @@ _OF_OTHERS = (
     help="What to train: sixframe, from scratch, or an ESM2 model by its name or its folder.",
 )
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder to write.")
-@click.option("--steps", type=click.IntRange(1), help="Of the optimiser.  [default: 7000 for sixframe, else --epochs]")
+@click.option("--steps", type=click.IntRange(1), help="Of the optimiser.  [default: 10000 for sixframe, else --epochs]")
 @click.option(
     "--rate",
     type=float,
@@ -79,6 +79,14 @@ _OF_OTHERS = (
     "set-aside]",
 )
 @click.option(
+    "--window", type=click.IntRange(1), help="sixframe: bases that it will read at once in the end.  [default: 5000]"
+)
+@click.option(
+    "--made-up",
+    type=click.FloatRange(0, 0.5),
+    help="sixframe: share of crops that are hosts shuffled, of repeats or of few letters.  [default: 0.04]",
+)
+@click.option(
     "--windows",
     type=click.IntRange(20),
     help="sixframe: of each label and length, to calibrate and measure on in the end; on a CPU, the default takes an "
@@ -118,7 +126,7 @@ def _from_scratch(genomes: Path, _encoder: str, out: Path, given: dict[str, Any]
     from vnp.finetune.prepare import prepare
     from vnp.finetune.recipe import SET_ASIDE, Recipe
 
-    changed = {name: given[name] for name in ("steps", "bases", "rate", "seed") if name in given}
+    changed = {name: given[name] for name in ("steps", "bases", "rate", "seed", "window", "made_up") if name in given}
     recipe = Recipe(**changed, set_aside=SET_ASIDE if given.get("set_aside", True) else {})
     where = choose_device(given["device"])
     made = [out / name for name in (CONFIG, WEIGHTS, METRICS, PLOT)]

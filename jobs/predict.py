@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     "what the records show, or none for what --from was called with no more.",
     metavar="auto|SHARE|none",
 )
-@click.option("--window", type=int, help="Bases that native reads at once, from 100 to 2000.  [default: 2000]")
+@click.option("--window", type=int, help="Bases that native reads at once, from 100 on.  [default: those it learnt on]")
 @click.option("--max-fdr", type=float, help="Largest false discovery rate of a viral call.")
 @click.option("--min-length", type=int, help="Bases below which a record is not called.  [default: 0]")
 @click.option(

@@ -69,13 +69,16 @@ def main(
     network = trained.network.to(held.device)
     trust, tested = trained.trust, None
     if measure:
-        trust, tested = measure_trust(network, held, trained.calibration, count)
+        trust, tested = measure_trust(network, held, trained.calibration, count, trained.window)
         write_trust(folder, trust.to_json())
     if trust.reliability is None or trust.novelty is None:
         raise click.ClickException(f"{folder} keeps no reliability: give --measure")
+
+    def score(pieces: Windows) -> Contigs:
+        return contigs_of(network, held, pieces, trained.calibration, trust.novelty, trained.window)
+
     if tested is None:
-        pieces = draw_contigs(held, TEST, count)
-        tested = contigs_of(network, held, pieces, trained.calibration, trust.novelty)
+        tested = score(draw_contigs(held, TEST, count))
     for line in trust.reliability.sentences():
         print(f"- {line}")
     groups = levels_by_group(trust.reliability, tested)
@@ -83,7 +86,7 @@ def main(
         metrics = parse_json((folder / METRICS).read_text()) if (folder / METRICS).exists() else {}
         write_json(folder / METRICS, {**metrics, "reliability": groups})
     print(group_table(groups, left_out))
-    pool = pool_of(held, lambda some: contigs_of(network, held, some, trained.calibration, trust.novelty), count)
+    pool = pool_of(held, score, count)
     rows = [mixture(pool, viral, part, records) for viral in SHARES for part in EUKARYOTIC]
     print(mixture_table(rows))
     if json_path is not None:

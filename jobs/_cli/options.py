@@ -110,8 +110,8 @@ _MODELS = (
     click.option(
         "--chunk",
         type=int,
-        help="Bases of a chunk: 300 or 500, as VirNucPro's models have it, or any from 30 on.  [default: 300; 2,000 "
-        "for sixframe with --protein none; with a dataset the length of its longest record]",
+        help="Bases of a chunk: 300 or 500, as VirNucPro's models have it, or any from 30 on.  [default: 300; for "
+        "sixframe with --protein none its window; with a dataset the length of its longest record]",
     ),
     _encoder("dna", "DNA"),
     _encoder("protein", "Protein"),

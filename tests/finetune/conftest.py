@@ -18,7 +18,7 @@ SMALL = SixFrameConfig(
 
 def recipe(**changes: object) -> Recipe:
     plain = {"steps": 12, "bases": 6000, "warm_up": 2, "lengths": {60: 1.0, 150: 1.0}, "network": SMALL}
-    return Recipe(**{**plain, "set_aside": {}, **changes})  # type: ignore[arg-type]
+    return Recipe(**{**plain, "set_aside": {}, "made_up": 0.0, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

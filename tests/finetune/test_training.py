@@ -14,6 +14,8 @@ from click.testing import CliRunner
 import vnp.finetune.loop
 from tests.finetune.conftest import SMALL, recipe
 from vnp.encoders.models.sixframe import KINDS, SixFrame
+from vnp.encoders.spec import spec
+from vnp.encoders.weights.folders import window_of
 from vnp.encoders.windows import SixFrameEncoder
 from vnp.errors import EncoderError, FeatureError, WeightsError
 from vnp.finetune.crops import Crops, DeviceGenomes
@@ -21,6 +23,7 @@ from vnp.finetune.folder import CONFIG, METRICS, WEIGHTS, draw_training, read_fo
 from vnp.finetune.genomes import Genomes
 from vnp.finetune.loop import losses, train
 from vnp.finetune.pace import LOG, STATE, Pace, learning_rate
+from vnp.native.classifier import NativeClassifier
 
 CPU = torch.device("cpu")
 PACE = Pace(log=3, save=4, watch=6, windows=10)
@@ -31,13 +34,14 @@ def weights(network: SixFrame) -> bytes:
 
 
 def test_learns_and_writes_a_folder_that_can_be_used(genomes: Genomes, tmp_path: Path) -> None:
-    asked = recipe(steps=60, rate=5e-3, average=0.9)
+    asked = recipe(steps=60, rate=5e-3, average=0.9, window=700)
     network = train(genomes, asked, tmp_path, CPU, pace=PACE)
     metrics = write_folder(tmp_path, network, DeviceGenomes(genomes, CPU), asked, count=60)
     draw_training(tmp_path / LOG, tmp_path / "training.png")
     assert metrics["windows"]["one"]["300"]["roc_auc"] > 0.95
     assert metrics == json.loads((tmp_path / METRICS).read_text())
     trained = read_folder(tmp_path)
+    assert trained.window == NativeClassifier(tmp_path).chunk == window_of(spec("sixframe"), tmp_path) == 700
     encoder = SixFrameEncoder(trained.network)
     logits = encoder.logits(["AATTATATTA" * 30, "GCGGCCGCGC" * 30])
     assert logits[0, :2].max() > logits[0, 2:].max()
@@ -57,7 +61,7 @@ def test_same_seed_gives_same_bytes_and_another_does_not(genomes: Genomes, tmp_p
 def test_killed_training_goes_on_to_the_same_bytes(
     genomes: Genomes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = recipe(set_aside={0.25: -50.0, 0.5: -50.0}, doubt=0.5, synonyms=0.5)
+    asked = recipe(set_aside={0.25: -50.0, 0.5: -50.0}, doubt=0.5, synonyms=0.5, made_up=0.3)
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
     whole = train(genomes, asked, tmp_path / "whole", CPU, pace=PACE)
@@ -126,7 +130,7 @@ def test_a_prokaryote_that_looks_viral_counts_less_and_a_virus_that_looks_like_a
     assert losses(logits, crops, asked)[0].item() == pytest.approx((weights * each).sum() / weights.sum(), rel=1e-4)
 
 
-@pytest.mark.parametrize("damage", ["weights", "config", "kinds", "missing", "calibration"])
+@pytest.mark.parametrize("damage", ["weights", "config", "kinds", "missing", "calibration", "window"])
 def test_damaged_folder_is_refused(genomes: Genomes, tmp_path: Path, damage: str) -> None:
     asked = recipe()
     write_folder(tmp_path, SixFrame(SMALL), DeviceGenomes(genomes, CPU), asked, count=20)
@@ -142,6 +146,8 @@ def test_damaged_folder_is_refused(genomes: Genomes, tmp_path: Path, damage: str
         (tmp_path / CONFIG).write_text("{")
     elif damage == "kinds":
         (tmp_path / CONFIG).write_text(json.dumps({**config, "kinds": ["cat"]}))
+    elif damage == "window":
+        (tmp_path / CONFIG).write_text(json.dumps({**config, "window": "2000"}))
     else:
         (tmp_path / CONFIG).write_text(json.dumps({**config, "calibration": {**config["calibration"], "slopes": []}}))
     with pytest.raises(WeightsError):

@@ -14,10 +14,13 @@ from click.testing import CliRunner, Result
 
 from jobs.predict import main as predict
 from vnp.encoders.models.sixframe import KINDS, VIRAL_KINDS
+from vnp.encoders.spec import spec
+from vnp.encoders.weights.folders import window_of
 from vnp.metrics.presets import presets_from_json
 from vnp.native.model import FOLDER
 from vnp.sequences.record import reverse_complement
 
+WINDOW = window_of(spec("sixframe"))
 WRITTEN = ["predictions.tsv", "chunks.tsv", "viral.fna"]
 
 
@@ -39,9 +42,9 @@ def bases(size: int, seed: int = 0) -> str:
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("odd") / "odd.fna"
     records = {
-        "long": bases(2271) + bases(2271)[:30],  # a circle, of two windows
+        "long": bases(WINDOW + 271) + bases(WINDOW + 271)[:30],  # a circle, of two windows
         "inverted": bases(150, 5) + reverse_complement(bases(150, 5).encode()).decode()[-40:],
-        "window": bases(2000, 1),
+        "window": bases(WINDOW, 1),
         "closed": "TAATTAATTAA" * 12,
         "least": bases(100, 2),
         "short": bases(99, 3),
@@ -89,8 +92,8 @@ def test_every_record_of_a_hundred_bases_has_a_call(done: Path) -> None:
         "empty": ("", "0"),
     }
     chunks = [(row["record"], row["start"], row["end"]) for row in table(done / "chunks.tsv")]
-    assert (chunks[0], chunks[3]) == (("long", "0", "2000"), ("window", "0", "2000"))
-    assert (chunks[1][0], chunks[1][2]) == ("long", "2301")
+    assert (chunks[0], chunks[3]) == (("long", "0", str(WINDOW)), ("window", "0", str(WINDOW)))
+    assert (chunks[1][0], chunks[1][2]) == ("long", str(WINDOW + 301))
     assert not (done / "frames.tsv").exists()
 
 
@@ -155,15 +158,15 @@ def test_columns_are_chosen(done: Path, tmp_path: Path) -> None:
 
 
 def test_windows_may_be_shorter(odd: Path, tmp_path: Path) -> None:
-    assert call(odd, "--out", tmp_path / "calls", "--window", 1000).exit_code == 0
+    assert call(odd, "--out", tmp_path / "calls", "--window", WINDOW // 2).exit_code == 0
     assert {row["name"]: row["n_scored"] for row in table(tmp_path / "calls" / "predictions.tsv")}["long"] == "3"
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--window", 2001], "--window is from 100 to 2,000"),
-        (["--window", 99], "--window is from 100 to 2,000"),
+        (["--window", WINDOW + 1], f"--window is from 100 to {WINDOW:,}"),
+        (["--window", 99], f"--window is from 100 to {WINDOW:,}"),
         (["--virnucpro-output"], "leave it out"),
         (["--checkpoint", "nowhere.pth"], "nowhere.pth"),
     ],

@@ -109,7 +109,8 @@ class EncoderSpec:
     heads: int = 0  # of its attention
     inner: int = 0  # width of its feed-forward network
     shortest: int = 1  # bases of the shortest chunk that it makes a row of, where a row is a chunk
-    window: int | None = None  # bases that it was trained to read at once: the chunk where nobody says
+    # whether its ``config.json`` says as ``window`` how many bases it reads at once: the chunk where nobody says
+    windows: bool = False
     bundled: str | None = None  # the room whose folder has its weights, where they come with the package
     timed_tokens: int = 0  # how many tokens a GPU is timed on: enough for a second or so
     hub_id: str | None = None  # the repository on the Hugging Face hub, if it has weights there
@@ -162,7 +163,7 @@ _ALL: tuple[EncoderSpec, ...] = (
         hub_id="zhihan1996/DNABERT-S",
     ),
     EncoderSpec(
-        "sixframe", "dna", 768, SIXFRAME, shortest=100, window=2000, timed_tokens=20_000_000,
+        "sixframe", "dna", 768, SIXFRAME, shortest=100, windows=True, timed_tokens=20_000_000,
         bundled="native", licence="MIT",
         pins={"model.safetensors": "cb9fd2a9c6f374ad45dd85d1bc8702550af255a7823e0112c4e445d919e578c8"},
     ),

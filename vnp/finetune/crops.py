@@ -12,8 +12,9 @@ from torch import Tensor
 
 from vnp.encoders.models.sixframe import AMBIGUOUS
 from vnp.errors import InputError
-from vnp.finetune.genomes import Genomes
+from vnp.finetune.genomes import HOSTS, Genomes
 from vnp.finetune.kmers import AMINO_ACIDS
+from vnp.finetune.made_up import made_up
 from vnp.finetune.recipe import Recipe
 
 _MOST_IGNORED = 0.2
@@ -142,8 +143,14 @@ class CropSampler:
         unused = held.ignored(starts, length) > _MOST_IGNORED * length
         best = torch.argsort(unused.int(), stable=True)[:count]
         record, starts, unused = record[best], starts[best], unused[best]
-        bases = self._changed(held.cut(starts, length))
-        return Crops(bases, held.kinds[record], held.viral[record], ~unused)
+        bases, kinds, viral = held.cut(starts, length), held.kinds[record], held.viral[record]
+        # The first ones are as good as any: only those that are not used stand apart, at the end.
+        some = int(recipe.made_up * count + choice.random())
+        if some:
+            bases = torch.cat((made_up(bases[:some], self.generator), bases[some:]))
+            first = torch.arange(count, device=held.device) < some
+            kinds, viral = torch.where(first, HOSTS, kinds), viral & ~first
+        return Crops(self._changed(bases), kinds, viral, ~unused)
 
     def _changed(self, bases: UInt8[Tensor, "crops bases"]) -> UInt8[Tensor, "crops bases"]:
         """Substitute some bases of some crops, and hide some."""

@@ -34,7 +34,6 @@ from vnp.finetune.genomes import TEST, VALIDATION, Genomes
 from vnp.finetune.measure import (
     CLASSES,
     LENGTHS,
-    WINDOW,
     draw,
     kind_of,
     logits_of,
@@ -42,7 +41,7 @@ from vnp.finetune.measure import (
     recall_at,
     roc_auc,
 )
-from vnp.finetune.recipe import Recipe
+from vnp.finetune.recipe import LONGEST_WINDOW, SHORTEST_WINDOW, Recipe
 from vnp.finetune.trust import BALANCE, draw_contigs, levels_by_group, measure_trust
 from vnp.metrics.presets import Preset, measure_presets, presets_from_json
 from vnp.metrics.trust import Trust
@@ -99,14 +98,14 @@ def write_folder(
     content = _half_weights(network)
     say("calibrating")
     genomes = held.genomes
-    watched, tested = (score_contigs(network, held, part, count) for part in (VALIDATION, TEST))
+    watched, tested = (score_contigs(network, held, part, count, recipe.window) for part in (VALIDATION, TEST))
     calibration, presets = calibrate(genomes, watched, tested)
     say("measuring")
     metrics: dict[str, Any] = {
-        "windows": measure_windows(network, held, count),
+        "windows": measure_windows(network, held, count, recipe.window),
         "contigs": measure_contigs(genomes, tested, calibration),
     }
-    trust, judged = measure_trust(network, held, calibration, count, say)
+    trust, judged = measure_trust(network, held, calibration, count, recipe.window, say)
     if trust.reliability is not None and judged is not None:
         metrics["reliability"] = levels_by_group(trust.reliability, judged)
     config = {
@@ -114,7 +113,7 @@ def write_folder(
         "network": recipe.network.to_json(),
         "width": recipe.network.width,
         "kinds": list(KINDS),
-        "window": WINDOW,
+        "window": recipe.window,
         "weights_sha256": hashlib.sha256(content).hexdigest(),
         "calibration": calibration.to_json(),
         "presets": {name: asdict(preset) for name, preset in presets.items()},
@@ -183,15 +182,16 @@ def read_folder(folder: Path, *, weights_sha256: str | None = None) -> Trained:
         network.load_state_dict({name: tensor.float() for name, tensor in load(content).items()})
     except (SafetensorError, RuntimeError) as error:
         raise WeightsError(f"{folder / WEIGHTS} does not fit its configuration: {error}") from error
-    if config.get("window") != WINDOW:
-        raise WeightsError(f"{path} is of windows of {config.get('window')} bases, this version reads {WINDOW}")
+    window = config.get("window")
+    if not isinstance(window, int) or not SHORTEST_WINDOW <= window <= LONGEST_WINDOW:
+        raise WeightsError(f"{path} is of windows of {window!r} bases: it is damaged, or of a later version")
     try:
         presets = presets_from_json(config["presets"])
         trust = Trust.from_json({"prevalence": BALANCE, **config.get("trust", {})})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{path} has presets, or what training looked like, that cannot be used: {error}") from error
     calibration = LengthCalibration.from_json(config.get("calibration", {}))
-    return Trained(network, config, calibration, WINDOW, presets, trust)
+    return Trained(network, config, calibration, window, presets, trust)
 
 
 class Contigs(NamedTuple):
@@ -214,12 +214,12 @@ class Contigs(NamedTuple):
         return Contigs(*(column[chosen] for column in self))
 
 
-def score_contigs(network: SixFrame, held: DeviceGenomes, part: int, count: int) -> Contigs:
+def score_contigs(network: SixFrame, held: DeviceGenomes, part: int, count: int, window: int) -> Contigs:
     """Draw contigs of one part's units and score them as records are."""
     pieces = draw_contigs(held, part, count, seed=13)
-    logits = logits_of(network, held, pieces.start, np.minimum(pieces.length, WINDOW))
+    logits = logits_of(network, held, pieces.start, np.minimum(pieces.length, window))
     kind = kind_of(logits, held.genomes.viral[pieces.record])
-    return Contigs(pieces.record, pieces.length, mean_viral_logits(network, held, pieces), kind)
+    return Contigs(pieces.record, pieces.length, mean_viral_logits(network, held, pieces, window), kind)
 
 
 def calibrated_on(genomes: Genomes) -> Bool[np.ndarray, " records"]:
@@ -241,8 +241,10 @@ def calibrate(genomes: Genomes, watched: Contigs, tested: Contigs) -> tuple[Leng
     return calibration, measure_presets(calibration.probability(logit, length), viral, length)
 
 
-def measure_windows(network: SixFrame, held: DeviceGenomes, count: int, part: int = TEST) -> dict[str, Any]:
-    """Accuracy on windows of units that were kept apart.
+def measure_windows(
+    network: SixFrame, held: DeviceGenomes, count: int, window: int, part: int = TEST
+) -> dict[str, Any]:
+    """Accuracy on pieces of units that were kept apart; those longer than a window are scored as records are.
 
     Returns:
         For each sample and length the ROC-AUC, that of phages against prokaryotes, and the recall at 99 % specificity.
@@ -255,7 +257,7 @@ def measure_windows(network: SixFrame, held: DeviceGenomes, count: int, part: in
             if not (genomes.lengths[chosen] >= length).any():
                 continue
             pieces = draw(held, chosen, length, length, count, seed=11)
-            logit = mean_viral_logits(network, held, pieces)
+            logit = mean_viral_logits(network, held, pieces, window)
             viral = genomes.viral[pieces.record]
             groups = np.array(genomes.groups)[genomes.group[pieces.record]]
             phages = (groups == "phage") | np.isin(groups, _PROKARYOTES)

@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 from jaxtyping import Bool, Int8, Int32, Int64, UInt8
 
-from vnp.encoders.models.sixframe import AMBIGUOUS, KINDS, base_codes
+from vnp.encoders.models.sixframe import AMBIGUOUS, KINDS, VIRAL_KINDS, base_codes
 from vnp.errors import FeatureError, InputError
 from vnp.files.durable import replacing
 from vnp.finetune.sheet import GenomeFile
@@ -23,6 +23,8 @@ TRAIN, VALIDATION, TEST = 0, 1, 2
 PHAGE = 1 << KINDS.index("phage")
 PROKARYOTES = sum(1 << KINDS.index(kind) for kind in ("bacteria", "archaea", "plasmid"))
 """Bits of the kinds of hosts that phages live in."""
+HOSTS = sum(1 << at for at in range(VIRAL_KINDS, len(KINDS)))
+"""Bits of all kinds of hosts."""
 _NAMES = ("groups", "units", "samples")
 _ARRAYS = ("starts", "unit", "group", "sample", "kinds", "viral", "part", "ignored")
 

@@ -96,7 +96,7 @@ def train(
             speed = (step - first) * recipe.bases / 1e6 / (time.perf_counter() - started)
             say(f"{log.write(step, rate)}, {speed:.1f} Mb/s")
         if step % pace.watch == 0 and step < recipe.steps:
-            found = watch(average, held, pace.windows)
+            found = watch(average, held, pace.windows, recipe.window)
             log.note({"step": step, "validation": found})
             say(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
         if step % pace.save == 0 or step == recipe.steps:

@@ -15,15 +15,14 @@ from vnp.encoders.models.sixframe import KINDS, VIRAL_KINDS, SixFrame, codon_ids
 from vnp.finetune.crops import DeviceGenomes
 from vnp.finetune.genomes import PROKARYOTES, TRAIN, VALIDATION, Genomes, runs_of
 
-WINDOW = 2000
-"""Bases that the network reads at once; longer records are cut."""
 LENGTHS = (150, 300, 500, 1000, 3000, 10000)
 CLASSES = ((150, 300), (300, 500), (500, 1000), (1000, 3000), (3000, 10000), (10000, 30000), (30000, 100000))
 """Lengths of the contigs that calls of records are measured on: from, to."""
 _MOST_IGNORED = 0.1
 _BASES = 1 << 22
 _CPU_BASES = 1 << 13
-_RUN = 5  # windows that look viral one after the other
+_SEARCHED = 2000  # bases of the windows that prophages are searched with
+_RUN = 5  # of them that look viral one after the other
 _LACKING = 0.5
 
 
@@ -113,7 +112,6 @@ def _through(
 ) -> Float32[np.ndarray, "n width"]:
     out = np.zeros((len(start), width), np.float32)
     sizes = np.array([padded_length(int(one)) for one in length])
-    sizes = np.where(np.isin(length, [WINDOW, *LENGTHS]), length, sizes)
     was_training = network.training
     network.eval()
     for size in np.unique(sizes).tolist():
@@ -139,7 +137,7 @@ def _of_size(
         return function(codon_ids(bases, lengths), (lengths - 2) // 3).float()
 
 
-def cut(length: int, window: int = WINDOW) -> Int64[np.ndarray, " windows"]:
+def cut(length: int, window: int) -> Int64[np.ndarray, " windows"]:
     """Where the windows of a record begin: as few as cover it, all full, evenly spread."""
     count = max(1, -(-length // window))
     if count == 1:
@@ -153,18 +151,22 @@ def viral_logits(logits: Float32[np.ndarray, "n 7"]) -> Float64[np.ndarray, " n"
     return odds
 
 
-def mean_viral_logits(network: SixFrame, held: DeviceGenomes, pieces: Windows) -> Float64[np.ndarray, " n"]:
-    """The mean over its windows of each piece's log-odds of virus against host."""
-    owner, start, length = windows_of(pieces)
+def mean_viral_logits(
+    network: SixFrame, held: DeviceGenomes, pieces: Windows, window: int
+) -> Float64[np.ndarray, " n"]:
+    """The mean over its windows, of so many bases, of each piece's log-odds of virus against host."""
+    owner, start, length = windows_of(pieces, window)
     odds = viral_logits(logits_of(network, held, start, length))
     return np.bincount(owner, weights=odds) / np.bincount(owner)
 
 
-def windows_of(pieces: Windows) -> tuple[Int64[np.ndarray, " w"], Int64[np.ndarray, " w"], Int64[np.ndarray, " w"]]:
+def windows_of(
+    pieces: Windows, window: int
+) -> tuple[Int64[np.ndarray, " w"], Int64[np.ndarray, " w"], Int64[np.ndarray, " w"]]:
     """The windows of all pieces: of which each is, where it begins among all bases, and how long it is."""
-    begins = [cut(int(length)) for length in pieces.length]
+    begins = [cut(int(length), window) for length in pieces.length]
     owner = np.repeat(np.arange(len(begins)), [len(one) for one in begins])
-    return owner, pieces.start[owner] + np.concatenate(begins), np.minimum(pieces.length, WINDOW)[owner]
+    return owner, pieces.start[owner] + np.concatenate(begins), np.minimum(pieces.length, window)[owner]
 
 
 def roc_auc(viral: Bool[np.ndarray, " n"], score: Float64[np.ndarray, " n"]) -> float:
@@ -184,7 +186,7 @@ def recall_at(viral: Bool[np.ndarray, " n"], score: Float64[np.ndarray, " n"], s
     return float((score[viral] > np.quantile(score[~viral], specificity)).mean())
 
 
-def watch(network: SixFrame, held: DeviceGenomes, count: int) -> dict[str, float]:
+def watch(network: SixFrame, held: DeviceGenomes, count: int, window: int) -> dict[str, float]:
     """ROC-AUC on windows of the validation units."""
     found = {}
     for length in LENGTHS:
@@ -192,7 +194,9 @@ def watch(network: SixFrame, held: DeviceGenomes, count: int) -> dict[str, float
         if (held.genomes.lengths[chosen] < length).all():
             continue
         pieces = draw(held, chosen, length, length, count, seed=7)
-        found[str(length)] = roc_auc(held.genomes.viral[pieces.record], mean_viral_logits(network, held, pieces))
+        found[str(length)] = roc_auc(
+            held.genomes.viral[pieces.record], mean_viral_logits(network, held, pieces, window)
+        )
     return found
 
 
@@ -208,11 +212,11 @@ def looks_viral(network: SixFrame, held: DeviceGenomes, logit: float) -> Int64[n
     """
     genomes = held.genomes
     searched = (genomes.part == TRAIN) & (genomes.kinds & ~np.uint8(PROKARYOTES) == 0)
-    records = np.flatnonzero(searched & (genomes.lengths >= WINDOW))
-    counts = genomes.lengths[records] // WINDOW
+    records = np.flatnonzero(searched & (genomes.lengths >= _SEARCHED))
+    counts = genomes.lengths[records] // _SEARCHED
     edges = np.concatenate(([0], np.cumsum(counts)))
-    start = np.repeat(genomes.starts[records] - edges[:-1] * WINDOW, counts) + np.arange(edges[-1]) * WINDOW
-    odds = viral_logits(logits_of(network, held, start, np.full(len(start), WINDOW)))
+    start = np.repeat(genomes.starts[records] - edges[:-1] * _SEARCHED, counts) + np.arange(edges[-1]) * _SEARCHED
+    odds = viral_logits(logits_of(network, held, start, np.full(len(start), _SEARCHED)))
     found = [np.zeros((0, 2), np.int64)]
     for begin, end in pairwise(edges.tolist()):
         run = min(_RUN, end - begin)
@@ -220,7 +224,7 @@ def looks_viral(network: SixFrame, held: DeviceGenomes, logit: float) -> Int64[n
         marked = np.zeros(end - begin, np.bool_)
         for first in np.flatnonzero(mean > logit + (_RUN - run) * _LACKING).tolist():
             marked[first : first + run] = True
-        found.append(runs_of(marked) * WINDOW + np.array([start[begin], 0]))
+        found.append(runs_of(marked) * _SEARCHED + np.array([start[begin], 0]))
     return np.concatenate(found)
 
 

@@ -21,6 +21,8 @@ SHARES: Mapping[str, float] = {
 """How much of a step is of each group; each label is brought to one half, and groups not named here share alike."""
 SET_ASIDE: Mapping[float, float] = {0.15: 0.0, 0.3: 0.5, 0.5: 1.0, 0.75: 1.0}
 """Parts of the steps after which prokaryotes and plasmids are searched for prophages, and log-odds that are enough."""
+SHORTEST_WINDOW, LONGEST_WINDOW = 200, 1_000_000
+"""Bases that a network may be trained to read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,9 @@ class Recipe:
         synonyms: share of crops in which every codon is replaced by a random one of the same amino acid.
         evolved: share of crops in which codons are replaced by those of like amino acids, as in a distant relative.
         replaced: share of codons that are replaced in one of them, at most.
+        made_up: share of crops that are shuffled, or made up of repeats and few letters, and are hosts of no kind.
         doubt: a prokaryote or plasmid counts as much as its chance of being a host, to this power.
+        window: bases that the network will read at once; longer records are cut, and measured so.
         seed: of weights, crops and dropout.
         lengths: see ``LENGTHS``.
         shares: see ``SHARES``.
@@ -50,7 +54,7 @@ class Recipe:
         network: its sizes.
     """
 
-    steps: int = 7_000
+    steps: int = 10_000
     bases: int = 1_000_000
     rate: float = 2e-3
     warm_up: int = 200
@@ -64,7 +68,9 @@ class Recipe:
     synonyms: float = 0.3
     evolved: float = 0.5
     replaced: float = 0.6
+    made_up: float = 0.04
     doubt: float = 0.5
+    window: int = 5_000
     seed: int = 1
     lengths: Mapping[int, float] = field(default_factory=lambda: dict(LENGTHS), hash=False)
     shares: Mapping[str, float] = field(default_factory=lambda: dict(SHARES), hash=False)
@@ -76,9 +82,11 @@ class Recipe:
             raise UsageError("steps, bases of a step and warm-up must be above 0")
         if not self.lengths or min(self.lengths) < 20 or min(self.lengths.values()) <= 0:
             raise UsageError("crops must be of 20 bases or more, and each length be drawn at times")
+        if not SHORTEST_WINDOW <= self.window <= LONGEST_WINDOW:
+            raise UsageError(f"a window is from {SHORTEST_WINDOW} to {LONGEST_WINDOW:,} bases, not {self.window:,}")
         changed = (self.mutated, self.substitutions, self.hidden_codons, self.synonyms, self.evolved, self.replaced)
-        shares = (self.smoothing, *changed)
-        if not all(0 <= share < 1 for share in shares[:1]) or not all(0 <= share <= 1 for share in shares):
+        shares = (self.smoothing, self.made_up, *changed)
+        if not all(0 <= share < 1 for share in shares[:2]) or not all(0 <= share <= 1 for share in shares):
             raise UsageError("a share must be from 0 to 1")
 
     def to_json(self) -> dict[str, Any]:

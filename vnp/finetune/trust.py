@@ -15,14 +15,14 @@ from vnp.encoders.models.sixframe import SixFrame
 from vnp.finetune.calibration import LengthCalibration
 from vnp.finetune.crops import DeviceGenomes
 from vnp.finetune.genomes import TEST, TRAIN, VALIDATION
-from vnp.finetune.measure import CLASSES, WINDOW, Windows, draw, rows_of, viral_logits, windows_of
+from vnp.finetune.measure import CLASSES, Windows, draw, rows_of, viral_logits, windows_of
 from vnp.metrics.novelty import Novelty, fit_novelty, mean_distances
 from vnp.metrics.reliability import LEVELS, Judgements, Reliability, fit_reliability, measure_levels
 from vnp.metrics.trust import Trust
 
 BALANCE = 0.5
 """Share of viruses that probabilities hold at: the labels weigh the same in calibration."""
-_EDGES = (150, 300, 500, 1000, WINDOW)
+_EDGES = (150, 300, 500, 1000, 2000, 5000)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,9 +62,10 @@ def contigs_of(
     pieces: Windows,
     calibration: LengthCalibration,
     novelty: Novelty | None,
+    window: int,
 ) -> Contigs:
-    """Score pieces of genomes as records are scored."""
-    owner, start, length = windows_of(pieces)
+    """Score pieces of genomes as records are scored, by windows of so many bases."""
+    owner, start, length = windows_of(pieces, window)
     count = len(pieces.length)
     odds, distance = np.empty(len(owner)), np.full(len(owner), np.nan, np.float16)
     # So many windows at a time that their rows fit into memory.
@@ -108,6 +109,7 @@ def measure_trust(
     held: DeviceGenomes,
     calibration: LengthCalibration,
     count: int,
+    window: int,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Trust, Contigs | None]:
     """Keep what training looks like, choose bins of calls on the validation units, measure them on the test units.
@@ -117,21 +119,22 @@ def measure_trust(
         held: the genomes.
         calibration: from mean log-odds to probabilities.
         count: windows of each label and length to learn from; contigs to measure on.
+        window: bases that the network reads at once.
         say: told what comes out.
 
     Returns:
         What is kept, and the contigs of the test units; None where a part has too few units of either label.
     """
-    novelty = _novelty(network, held, count)
+    novelty = _novelty(network, held, count, window)
     parts = held.genomes.part
     both = [held.genomes.viral[parts == part] for part in (VALIDATION, TEST)]
     if novelty is None or not all(label.any() and not label.all() for label in both):
         say("too few units are kept apart to measure novelty and reliability")
         return Trust(BALANCE), None
-    watched = contigs_of(network, held, draw_contigs(held, VALIDATION, count), calibration, novelty)
+    watched = contigs_of(network, held, draw_contigs(held, VALIDATION, count), calibration, novelty, window)
     novelty = novelty.measured(watched.distance, watched.pieces.length)
     watched = _told(watched, novelty)
-    tested = contigs_of(network, held, draw_contigs(held, TEST, count), calibration, novelty)
+    tested = contigs_of(network, held, draw_contigs(held, TEST, count), calibration, novelty, window)
     reliability = reliability_of(watched, tested)
     for line in reliability.sentences():
         say(line)
@@ -159,13 +162,13 @@ def levels_by_group(reliability: Reliability, contigs: Contigs) -> dict[str, dic
     return found
 
 
-def _novelty(network: SixFrame, held: DeviceGenomes, count: int) -> Novelty | None:
+def _novelty(network: SixFrame, held: DeviceGenomes, count: int, window: int) -> Novelty | None:
     """What windows of the units to train on look like."""
     genomes = held.genomes
     chosen = genomes.part == TRAIN
     drawn = [
         draw(held, chosen, low, high, count, seed=19)
-        for low, high in pairwise(_EDGES)
+        for low, high in pairwise([*(edge for edge in _EDGES if edge < window), window])
         if (genomes.lengths[chosen] >= low).any()
     ]
     record, start, length = (np.concatenate(columns) for columns in zip(*drawn, strict=True))

@@ -192,6 +192,23 @@ def _own_folder(spec: EncoderSpec, weights: Path | None) -> Path:
     return bundled
 
 
+def window_of(spec: EncoderSpec, weights: Path | None = None) -> int:
+    """How many bases an encoder that reads windows was trained to read at once.
+
+    Args:
+        spec: the encoder.
+        weights: as in ``find_folder``.
+
+    Raises:
+        WeightsError: its folder is missing, or does not say.
+    """
+    folder = find_folder(spec, weights)
+    window = read_config(folder).get("window")
+    if not isinstance(window, int) or window < 1:
+        raise WeightsError(f"{folder / CONFIG_NAME} has {window!r} as window, not a number of bases")
+    return window
+
+
 def config_width(config: Mapping[str, object]) -> object:
     """The numbers of a row, as a configuration says."""
     return config.get("hidden_size", config.get("width"))

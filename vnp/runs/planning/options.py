@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vnp.encoders.spec import DEFAULTS, MOLECULES, EncoderSpec, registered
-from vnp.encoders.weights.folders import locate
+from vnp.encoders.weights.folders import locate, window_of
 from vnp.errors import RunExistsError, UsageError, storage_error
 from vnp.files.claims import LOCKS, standing
 from vnp.files.durable import final_path, remove_temporaries
@@ -121,7 +121,10 @@ class RunOptions:
     @property
     def default_chunk(self) -> int:
         """Bases of a chunk where nobody says: what the encoder reads at once, where a row is a chunk, or 300."""
-        return (None if self.protein is not None else self.specs["dna"].window) or DEFAULT_CHUNK
+        if self.protein is not None:
+            return DEFAULT_CHUNK
+        encoder, folder = self._located()["dna"]
+        return window_of(encoder, folder or self.weights) if encoder.windows else DEFAULT_CHUNK
 
     @property
     def needs_weights(self) -> bool:

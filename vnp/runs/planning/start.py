@@ -113,7 +113,7 @@ def make_request(
     """What goes into ``run.json``."""
     block_tokens = options.block_tokens or _BLOCK_TOKENS
     if options.device == "cpu" and options.needs_weights and options.block_tokens is None:
-        windows = all(one.window or not one.needs_weights for one in options.specs.values())
+        windows = all(one.windows or not one.needs_weights for one in options.specs.values())
         block_tokens = _BLOCK_TOKENS_WINDOWS if windows else _BLOCK_TOKENS_SLOW
     totals = found.totals
     return Request(
