@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,3 +42,33 @@ def _number(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+class Cases:
+    """What was measured so far: a line of JSON each, written at once; a case that fails is told and the next one runs.
+
+    Args:
+        lines: the file.
+        say: told what goes on.
+    """
+
+    def __init__(self, lines: Path, say: Callable[[str], None]) -> None:
+        self.found: list[dict[str, object]] = []
+        self._lines, self._say = lines, say
+        lines.write_text("", encoding="utf-8")
+
+    def add(self, name: str, function: Callable[[], Mapping[str, object]]) -> Mapping[str, object]:
+        """Run one; its figures, which are ``error`` alone where it failed."""
+        self._say(f"{name} ...")
+        began = time.perf_counter()
+        try:
+            figures = dict(function())
+        except Exception as error:
+            self._say(traceback.format_exc())
+            figures = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+        record = {"case": name, **figures, "seconds": round(time.perf_counter() - began, 1)}
+        self.found.append(record)
+        with self._lines.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        self._say(json.dumps(record))
+        return figures

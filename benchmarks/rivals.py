@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,6 +49,30 @@ _KEYS = (
 )
 
 
+def published_model(model: BareModel) -> Any:
+    """Make transformers' EsmModel with a model's weights, in float32.
+
+    Raises:
+        EncoderError: transformers is missing, or its model is another.
+    """
+    try:
+        from transformers import EsmConfig
+        from transformers import EsmModel as Published
+    except ImportError as error:
+        raise EncoderError("transformers is not installed: pip install 'vnp[reference]'") from error
+    options: dict[str, Any] = {key: model.config[key] for key in _KEYS if key in model.config}
+    options |= {"pad_token_id": _PADDING, "attn_implementation": "sdpa"}
+    config = EsmConfig(**options)
+    with model.device:
+        published: Any = Published(config, add_pooling_layer=False)
+    left = published.load_state_dict(model.state, strict=False).missing_keys
+    computed = re.compile(r"(.*\.)?(inv_freq|position_ids|position_embeddings\.weight)|contact_head\..*")
+    unknown = [name for name in left if not computed.fullmatch(name)]
+    if unknown:
+        raise EncoderError(f"transformers' EsmModel wants tensors that the weights lack, such as {unknown[0]}")
+    return published
+
+
 class EsmModel:
     """transformers' EsmModel with a model's weights, fed with padded batches.
 
@@ -65,31 +89,13 @@ class EsmModel:
     """
 
     def __init__(self, model: BareModel, precision: str, *, copy_each: bool) -> None:
-        try:
-            from transformers import EsmConfig
-            from transformers import EsmModel as Published
-        except ImportError as error:
-            raise EncoderError("transformers is not installed: pip install 'vnp[reference]'") from error
-        options: dict[str, Any] = {key: model.config[key] for key in _KEYS if key in model.config}
-        options |= {"pad_token_id": _PADDING, "attn_implementation": "sdpa"}
-        config = EsmConfig(**options)
-        with model.device:
-            published: Any = Published(config, add_pooling_layer=False)
-        self._load(published, model.state)
+        published = published_model(model)
         # As from_pretrained does it: weights in the precision that was asked for, rotary frequencies in float32.
         for weight in published.parameters():
             weight.data = weight.data.to(DTYPES[precision])
         self._model = published.eval()
         self.device = model.device
         self._copy_each = copy_each
-
-    @staticmethod
-    def _load(model: Any, state: Mapping[str, torch.Tensor]) -> None:
-        left = model.load_state_dict(state, strict=False).missing_keys
-        computed = re.compile(r"(.*\.)?(inv_freq|position_ids|position_embeddings\.weight)|contact_head\..*")
-        unknown = [name for name in left if not computed.fullmatch(name)]
-        if unknown:
-            raise EncoderError(f"transformers' EsmModel wants tensors that the weights lack, such as {unknown[0]}")
 
     @torch.inference_mode()
     def run(self, ids: Sequence[NDArray[np.int64]]) -> Float32[np.ndarray, "n width"]:

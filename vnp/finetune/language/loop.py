@@ -23,7 +23,7 @@ from vnp.finetune.language.batches import Order
 from vnp.finetune.language.examples import Examples
 from vnp.finetune.language.network import TunedEsm2
 from vnp.finetune.language.objectives import Objective, Piece
-from vnp.finetune.pace import LOG, STATE, Log, Pace, adamw, be_reproducible, damage, learning_rate, read_state
+from vnp.finetune.pace import LOG, STATE, Log, Pace, adamw, damage, learning_rate, read_state, reproducible
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,14 @@ def tune(
         FeatureError: the state in the folder is of another training.
         StorageError: the disk is full or cannot be written.
     """
-    be_reproducible()
+    with reproducible(network.device):
+        return _tune(network, examples, folder, base, budget, pace, say)
+
+
+def _tune(
+    network: TunedEsm2, examples: Examples, folder: Path, base: Mapping[str, object], budget: int | None, pace: Pace,
+    say: Callable[[str], None],
+) -> Tuned:  # fmt: skip
     recipe, device = network.recipe, network.device
     identity = json_sha256(
         {"recipe": recipe.to_json(), "data": examples.digest(), "base": dict(base), "device": device.type}
@@ -134,7 +141,7 @@ def tune(
         done.budget = budget or find_budget(objective, order, say)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    started, seen = time.perf_counter(), 0
+    started, seen = 0.0, -1
     while done.steps < recipe.steps and not done.stopped:
         rows = order.step()
         rate = learning_rate(done.steps, recipe)
@@ -146,10 +153,14 @@ def tune(
             break
         optimiser.step()
         done.steps += 1
-        seen += int(examples.lengths[rows].sum())
+        if seen < 0:
+            # The first step compiles and allocates.
+            started, seen = time.perf_counter(), 0
+        else:
+            seen += int(examples.lengths[rows].sum())
         book.add(0, loss)
         if done.steps % pace.log == 0 or done.steps == recipe.steps:
-            done.tokens_per_second = seen / (time.perf_counter() - started)
+            done.tokens_per_second = seen / max(1e-9, time.perf_counter() - started)
             say(f"{book.write(done.steps, rate, by_length=False)}, {done.tokens_per_second:,.0f} tokens/s")
         if len(watched) and (done.steps % pace.watch == 0 or done.steps == recipe.steps):
             found = objective.look(watched, done.budget)
@@ -254,7 +265,7 @@ def find_budget(objective: Objective, order: Order, say: Callable[[str], None]) 
         network.checkpointing = checkpointing
         torch.cuda.empty_cache()
         cut = objective.cut(probe.step(), _PROBED, 0)[:1]
-        # Once for what is compiled and cached, then for what it takes.
+        # Once for what is compiled and cached and for the gradients, then for what the tokens take.
         used = 0
         for _ in range(2):
             before = torch.cuda.memory_allocated(network.device)
@@ -262,8 +273,8 @@ def find_budget(objective: Objective, order: Order, say: Callable[[str], None]) 
             if _accumulate(objective, cut, objective.weight(cut)) is None:
                 break
             used = torch.cuda.max_memory_allocated(network.device) - before
-            for parameter in network.parameters():
-                parameter.grad = None
+        for parameter in network.parameters():
+            parameter.grad = None
         if not used:
             continue
         free, _ = torch.cuda.mem_get_info(network.device)

@@ -153,8 +153,8 @@ class TunedEsm2:
         self.head = self._head()
         count = sum(math.prod(shape) for shape in self.config.tensors().values())
         wanted = device.type == "cuda" and count >= _COMPILED_FROM if compiled is None else compiled
-        self._before: Callable[..., tuple[Tensor, Tensor, Tensor]] = torch.compile(before) if wanted else before
-        self._after: Callable[..., Tensor] = torch.compile(after) if wanted else after
+        self._before: Callable[..., tuple[Tensor, Tensor, Tensor]] = _compiled(before) if wanted else before
+        self._after: Callable[..., Tensor] = _compiled(after) if wanted else after
         self.compiled = wanted
         self._proven = False
 
@@ -168,6 +168,8 @@ class TunedEsm2:
         if self.norm_before is not None:
             x = layer_norm(x, (self.width,), *self.norm_before, self.config.epsilon)
         cos, sin = self.rotary(batch.positions, batch.borders.longest)
+        if self.compiled and not self._proven:
+            self._prove(x, batch, cos, sin)
         for layer in self.layers:
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(
@@ -179,29 +181,38 @@ class TunedEsm2:
         return layer_norm(x, (self.width,), *self.norm_after, self.config.epsilon)
 
     def _run(self, x: Tensor, layer: Layer, batch: Batch, cos: Tensor, sin: Tensor) -> Tensor:
-        if self.compiled and not self._proven:
-            return self._prove(x, layer, batch, cos, sin)
-        if self.compiled:
-            for one in (x, cos, sin):
-                torch._dynamo.maybe_mark_dynamic(one, 0)
         epsilon, scale = self.config.epsilon, self.recipe.alpha / self.recipe.rank
         rest = (epsilon, scale, self.recipe.dropout if self.training else 0.0, self.dtype)
+        self._any_length(x, cos, sin)
         qkv = self._before(x, layer.norm_attention, layer.qkv, layer.adapt_qkv, cos, sin, self.config.heads, *rest)
         attended = batch.attend(*qkv).flatten(1)
+        self._any_length(attended)
         return self._after(x, attended, layer.out, layer.adapt_out, layer.norm_inner, layer.up, layer.down, *rest)
 
-    def _prove(self, x: Tensor, layer: Layer, batch: Batch, cos: Tensor, sin: Tensor) -> Tensor:
-        """Run a layer as it was compiled for the first time, and without that where it cannot be."""
+    def _any_length(self, *tensors: Tensor) -> None:
+        """Have what is compiled take any number of rows, instead of compiling it again for another."""
+        if self.compiled:
+            for one in tensors:
+                torch._dynamo.maybe_mark_dynamic(one, 0)
+
+    def _prove(self, x: Tensor, batch: Batch, cos: Tensor, sin: Tensor) -> None:
+        """Run the last layer forward and backward as it was compiled, and do without that where it cannot be.
+
+        Random numbers go on as if it had not been run.
+        """
         self._proven = True
+        gpus = [self.device] if self.device.type == "cuda" else []
         try:
-            return self._run(x, layer, batch, cos, sin)
+            with torch.random.fork_rng(gpus), torch.enable_grad():
+                again = x.detach().clone().requires_grad_()
+                torch.autograd.grad(self._run(again, self.layers[-1], batch, cos, sin).sum(), again)
         except torch.OutOfMemoryError:
+            self._proven = False
             raise
         except Exception as error:  # the compiler's may be of any kind
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             log.warning("torch cannot compile here, so training is slower: %s", reason)
             self.compiled, self._before, self._after = False, before, after
-            return self._run(x, layer, batch, cos, sin)
 
     def pooled(self, batch: Batch) -> Float[Tensor, "n width"]:
         """The row of each sequence, as the encoder gives it: the mean over its residues, in float32."""
@@ -324,6 +335,13 @@ class TunedEsm2:
     def parameters(self) -> Iterator[Parameter]:
         """What is trained."""
         return iter(self.trained.values())
+
+
+def _compiled(function: Any) -> Any:
+    """Compile with numbers such as the share of dropout as constants, and kernels that do not depend on timings."""
+    torch._dynamo.config.specialize_float = True
+    known = hasattr(torch._inductor.config, "deterministic")
+    return torch.compile(function, options={"deterministic": True} if known else None)
 
 
 def _first(name: str, shape: tuple[int, ...]) -> Tensor:
