@@ -9,6 +9,7 @@ import numpy as np
 
 from vnp.errors import InputError
 from vnp.features.split import PARTS, TRAIN
+from vnp.files.records import parse_json
 from vnp.finetune.language.examples import Examples
 
 _ARRAYS = ("tokens", "starts", "label", "unit", "part")
@@ -25,7 +26,7 @@ def unpack(file: Path) -> Examples:
     """Read what ``pack`` wrote."""
     try:
         with np.load(file, allow_pickle=False) as found:
-            words = json.loads(found["words"].tobytes())
+            words = parse_json(found["words"].tobytes())
             return Examples(**{name: found[name] for name in _ARRAYS}, units=words["units"], about=words["about"])
     except (OSError, ValueError, KeyError) as error:
         raise InputError("is no set that --pack wrote", path=file) from error
