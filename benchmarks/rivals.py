@@ -62,6 +62,8 @@ def published_model(model: BareModel) -> Any:
         raise EncoderError("transformers is not installed: pip install 'vnp[reference]'") from error
     options: dict[str, Any] = {key: model.config[key] for key in _KEYS if key in model.config}
     options |= {"pad_token_id": _PADDING, "attn_implementation": "sdpa"}
+    # As ESM2 was published; it tells in training alone.
+    options |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config = EsmConfig(**options)
     with model.device:
         published: Any = Published(config, add_pooling_layer=False)

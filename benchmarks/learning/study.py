@@ -57,7 +57,7 @@ class Study:
 @click.option("--pack", "packed", is_flag=True, help="Write each set to OUT as one file of arrays, and nothing else.")
 @click.option("--device", default="auto", help="Where to train.")
 @click.option("--shape", type=click.Choice(list(SHAPES)), multiple=True, default=("8m", "35m"), help="Of the model.")
-@click.option("--mlm-steps", type=click.IntRange(1, MOST), default=1500, help="On masked residues.")
+@click.option("--mlm-steps", type=click.IntRange(1, MOST), default=2000, help="On masked residues.")
 @click.option("--label-steps", type=click.IntRange(1, MOST), default=300, help="On labels.")
 @click.option("--tokens", type=click.IntRange(16, MOST), default=32_768, help="In a step.")
 @click.option("--most", type=click.IntRange(10, MOST), default=40_000, help="Proteins of a part in a classifier.")

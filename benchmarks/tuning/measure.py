@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -61,7 +62,8 @@ def main(
     cases = Cases(out / "tuning.jsonl", partial(click.echo, err=True))
     cases.add("machine", partial(describe_machine, place))
     if not skip_checks:
-        _check(cases, place, small, out)
+        with tempfile.TemporaryDirectory(prefix="vnp-benchmark-") as folder:
+            _check(cases, place, small, Path(folder))
     model = random_model(place, find_spec(_MODEL), full=not small)
     # On the host, as a checkpoint is, so that the GPU holds nothing twice.
     host = replace(model, state={name: tensor.cpu() for name, tensor in model.state.items()})
@@ -88,7 +90,7 @@ def main(
     sys.exit(1 if bad else 0)
 
 
-def _check(cases: Cases, place: torch.device, small: bool, out: Path) -> None:
+def _check(cases: Cases, place: torch.device, small: bool, states: Path) -> None:
     """The small model as it is, and layers as wide as the large one's as they are compiled."""
     cuda = place.type == "cuda"
     models = {"small": (random_model(place, find_spec(_MODEL)), False)}
@@ -105,7 +107,7 @@ def _check(cases: Cases, place: torch.device, small: bool, out: Path) -> None:
         for train in _TRAINS:
             # Another share of dropout would be compiled again.
             recipe = TuningRecipe(train=train, tokens=2048, rate=1e-3, dropout=0.0 if compiled else 0.1)
-            folder = out / f"resuming-{size}-{train}"
+            folder = states / f"resuming-{size}-{train}"
             many = mixed_lengths(200, 300, 2)
             cases.add(
                 f"resuming {size} {train}", partial(check_resuming, model, recipe, many, folder, compiled=compiled)

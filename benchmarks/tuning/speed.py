@@ -23,10 +23,10 @@ from vnp.finetune.pace import Pace
 from vnp.speed.measure import Clock, Memory, free
 
 _TARGETS = ["query", "key", "value", "attention.output.dense"]
-_BATCHES = (32, 64, 128, 256, 512, 1024)
+_BATCHES = (64, 128, 256, 512, 1024)
 _CPU_BATCHES = (2, 4)
-_WARM, _TIMED = 2, 5
-_WORSE = 0.97
+_WARM, _TIMED = 2, 4
+_WORTH_MORE = 1.01
 
 
 def operations(model: BareModel, recipe: TuningRecipe, length: int) -> float:
@@ -112,9 +112,10 @@ def measure_rival(
             tried[batch] = "out of memory"
             break
         tried[batch] = rate
-        if rate > best[0]:
+        before = best[0]
+        if rate > before:
             best = rate, batch, memory.peak_gib
-        elif rate < _WORSE * best[0]:
+        if rate < _WORTH_MORE * before:
             break
     optimiser.zero_grad(set_to_none=True)
     del network, optimiser, trained, head

@@ -339,9 +339,12 @@ class TunedEsm2:
 
 def _compiled(function: Any) -> Any:
     """Compile with numbers such as the share of dropout as constants, and kernels that do not depend on timings."""
+    import torch._dynamo
+    from torch._inductor import config
+
     torch._dynamo.config.specialize_float = True
-    known = hasattr(torch._inductor.config, "deterministic")
-    return torch.compile(function, options={"deterministic": True} if known else None)
+    # Older ones choose among kernels by their time.
+    return torch.compile(function, options={"deterministic": True} if hasattr(config, "deterministic") else None)
 
 
 def _first(name: str, shape: tuple[int, ...]) -> Tensor:
