@@ -86,7 +86,7 @@ def classify(rows: Mapping[int, Rows], label: Mapping[int, np.ndarray], device: 
     for epoch in range(_EPOCHS):
         network.train()
         order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(truth))).to(device)
-        for batch in order.split(_BATCH):
+        for batch in torch.split(order, _BATCH):
             if len(batch) > 1:
                 loss = torch.nn.functional.cross_entropy(network(x[TRAIN][batch]), truth[batch])
                 optimiser.zero_grad()
@@ -101,4 +101,4 @@ def classify(rows: Mapping[int, Rows], label: Mapping[int, np.ndarray], device: 
 
 @torch.no_grad()
 def _scores(network: MLPClassifier, x: Tensor) -> np.ndarray:
-    return np.concatenate([margin(network(one)).double().cpu().numpy() for one in x.split(65_536)])
+    return np.concatenate([margin(network(one)).double().cpu().numpy() for one in torch.split(x, 65_536)])

@@ -137,7 +137,8 @@ def _case(
 ) -> dict[str, object]:
     if way in ("random", "mlm"):
         recipe = TuningRecipe(objective="labels", train="head", seed=study.seed)
-        network, figures = TunedEsm2(config, base, recipe, study.device, _half(study.device)), {}
+        network = TunedEsm2(config, base, recipe, study.device, _half(study.device))
+        figures: dict[str, object] = {}
     else:
         train = "lora" if "lora" in way else "all"
         tuned, figures = _tune(study, config, base, "labels", train, one, name.replace(" ", ""))

@@ -100,7 +100,7 @@ def _check(cases: Cases, place: torch.device, small: bool, states: Path) -> None
     for size, (model, compiled) in models.items():
         for train in _TRAINS:
             for objective in ("labels", "mlm"):
-                recipe = TuningRecipe(objective=objective, train=train)  # type: ignore[arg-type]
+                recipe = TuningRecipe(objective=objective, train=train)
                 name = f"gradients {size} {train} {objective}"
                 cases.add(name, partial(check_gradients, model, recipe, lengths, compiled=compiled))
         cases.add(f"merging {size}", partial(check_merging, model, TuningRecipe(train="lora"), lengths))

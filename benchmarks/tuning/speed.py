@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import tempfile
 import time
@@ -89,10 +90,9 @@ def measure_rival(
     length = residues + 2
     network: Any = published_model(model).train()
     if recipe.train == "lora":
-        from peft import LoraConfig, get_peft_model
-
-        asked: Any = LoraConfig(r=recipe.rank, lora_alpha=int(recipe.alpha), lora_dropout=0.0, target_modules=_TARGETS)
-        network = get_peft_model(network.to(torch.bfloat16) if cuda else network, asked)
+        peft: Any = importlib.import_module("peft")
+        asked = peft.LoraConfig(r=recipe.rank, lora_alpha=int(recipe.alpha), lora_dropout=0.0, target_modules=_TARGETS)
+        network = peft.get_peft_model(network.to(torch.bfloat16) if cuda else network, asked)
     head = torch.nn.Linear(model.sizes.width, 1, device=device)
     trained = [one for one in (*network.parameters(), *head.parameters()) if one.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=recipe.rate, fused=cuda)
@@ -143,7 +143,7 @@ def _rate(network: Any, head: Any, optimiser: Any, trained: list[Any], ids: Any,
             hidden = network(input_ids=ids).last_hidden_state
             logit = head(hidden[:, 1:-1].mean(1).float())[:, 0]
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logit.float(), label)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)

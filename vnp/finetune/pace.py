@@ -68,17 +68,18 @@ def be_reproducible() -> None:
 def reproducible(device: torch.device) -> Iterator[None]:
     """The same for all that runs inside on a GPU, the backward pass of attention and sums at given places included."""
     be_reproducible()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     if device.type == "cuda":
         # What has no such form is told of and used all the same.
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        memory.fill_uninitialized_memory = filled
 
 
 def read_state(path: Path, identity: str, device: torch.device) -> dict[str, Any] | None:
