@@ -59,9 +59,10 @@ speed_options = together(
     click.option(
         "--precision",
         "precisions",
-        type=click.Choice(["fp16", "bf16", "fp32", "fp8"]),
+        type=click.Choice(["fp16", "bf16", "fp32", "fp8", "int8"]),
         multiple=True,
-        help="Of our encoders, the most important first; may be given again.  [default: fp16, bf16; on a CPU fp32]",
+        help="Of our encoders, the most important first; may be given again.  [default: fp16, bf16; on a CPU fp32, of "
+        "sixframe int8 as well]",
     ),
     click.option(
         "--lengths",
@@ -226,8 +227,7 @@ def _request(given: SpeedOptions, precisions: tuple[str, ...]) -> SpeedRequest:
 def _measure_windows(
     device: torch.device, given: SpeedOptions, clock: Clock, say: Callable[[str], None]
 ) -> ModelReport:
-    from vnp.speed.measure import default_precisions
-    from vnp.speed.windows import default_windows, measure_windows
+    from vnp.speed.windows import default_windows, measure_windows, window_precisions
     from vnp.speed.workloads import file_workload
 
     bases = given.tokens or (spec(WINDOWS).timed_tokens if device.type == "cuda" else _CPU_BASES)
@@ -235,8 +235,7 @@ def _measure_windows(
         workloads = [file_workload(given.lengths, dna=True, tokens=bases, bases=True)]
     else:
         workloads = default_windows(bases, few=given.quick)
-    precisions = tuple(reversed(default_precisions(device))) if device.type == "cuda" else ("fp32",)
-    request = _request(given, precisions[:1] if given.quick else precisions)
+    request = _request(given, window_precisions(device, few=given.quick))
     return measure_windows(WINDOWS, device, given.weights, workloads, request, clock, say)
 
 

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 
 import vnp
 from vnp.encoders import Encoder, describe, from_folder, identity, load
+from vnp.encoders.models import eight_bits
+from vnp.encoders.models.eight_bits import multiplies_bytes
 from vnp.encoders.models.sixframe import (
     KINDS,
     SHORTEST,
@@ -159,7 +161,8 @@ def bundled() -> Encoder:
 
 
 def test_the_bundled_encoder_is_in_the_registry(bundled: Encoder) -> None:
-    assert identity(bundled) == {**describe("sixframe", "dna"), "precision": "fp32"}
+    precision = "int8" if multiplies_bytes() else "fp32"
+    assert identity(bundled) == {**describe("sixframe", "dna"), "precision": precision}
     assert identity(bundled)["weights"] == dict(spec("sixframe").pins)
     rows = bundled.embed(["ACGT" * 60, "TTGCA" * 40, "ACGT" * 60])
     assert rows.shape == (3, bundled.spec.width) == (3, bundled.width)
@@ -186,6 +189,28 @@ def test_batches_of_any_size_give_nearly_the_same(bundled: Encoder, budget: int)
     np.testing.assert_allclose(other.embed(sequences), bundled.embed(sequences), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.skipif(not multiplies_bytes(), reason="this CPU has no products of bytes")
+def test_bytes_say_nearly_what_float32_says() -> None:
+    sequences = [dna(length, length) for length in (8, 100, 149, 150, 333, 500, 999, 2000)] + ["A" * 700, "N" * 300]
+    rows, logits = [], []
+    for precision in ("fp32", "int8"):
+        encoder = load("sixframe", device="cpu", precision=precision)
+        assert isinstance(encoder, SixFrameEncoder)
+        rows.append(encoder.embed(sequences).astype(np.float64))
+        logits.append(viral_logit(torch.from_numpy(encoder.logits(sequences))).numpy())
+    cosines = (rows[0] * rows[1]).sum(1) / np.linalg.norm(rows[0], axis=1) / np.linalg.norm(rows[1], axis=1)
+    assert cosines.min() > 0.99
+    assert not np.array_equal(rows[0], rows[1])
+    # What a window's odds are turned into moves by less than a tenth.
+    np.testing.assert_allclose(logits[1], logits[0], atol=0.4)
+
+
+def test_bytes_are_refused_where_there_are_no_products_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eight_bits, "multiplies_bytes", lambda: False)
+    with pytest.raises(EncoderError, match="no products of bytes: use --precision fp32"):
+        load("sixframe", device="cpu", precision="int8")
+
+
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
     """A folder with another network than the bundled one, as finetune writes it."""
@@ -201,10 +226,12 @@ def trained(tmp_path: Path) -> Path:
 
 def test_a_folder_of_finetune_takes_the_place_of_the_bundled_weights(trained: Path, bundled: Encoder) -> None:
     other = load("sixframe", weights=trained, device="cpu")
-    assert identity(other) == {**describe("sixframe", "dna", trained), "precision": "fp32"}
+    assert identity(other) == {**describe("sixframe", "dna", trained), "precision": other.precision}
     assert identity(other)["weights"] != identity(bundled)["weights"]
     assert not np.allclose(other.embed(["ACGT" * 60]), bundled.embed(["ACGT" * 60]))
-    np.testing.assert_array_equal(from_folder(trained).embed(["ACGT" * 60]), other.embed(["ACGT" * 60]))
+    np.testing.assert_array_equal(
+        from_folder(trained, precision="auto").embed(["ACGT" * 60]), other.embed(["ACGT" * 60])
+    )
     # A folder with a folder an encoder, as fetch makes it, has the bundled ones where it has none of its own.
     trained.rename(trained.parent / "sixframe")
     assert describe("sixframe", "dna", trained.parent)["weights"] == identity(other)["weights"]

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.encoders._folders import ESM2_CONFIG, TINY, esm2_state, lock_folder, write_folder
-from vnp.encoders import describe, from_folder, identity, load
+from vnp.encoders import describe, device, from_folder, identity, load
 from vnp.encoders.build import read_state
 from vnp.encoders.device import choose_device, choose_precision
 from vnp.encoders.spec import DNABERT, ESM2, spec
@@ -380,6 +380,10 @@ def test_devices_and_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="'tpu'"):
         choose_device("tpu")
     assert [choose_precision(name, torch.device("cpu")) for name in ("auto", "bf16")] == ["fp32", "bf16"]
+    for able, expected in ((True, "int8"), (False, "fp32")):
+        monkeypatch.setattr(device, "multiplies_bytes", lambda found=able: found)
+        assert choose_precision("auto", torch.device("cpu"), int8=True) == expected
+        assert choose_precision("fp32", torch.device("cpu"), int8=True) == "fp32"
     gpu = torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "a GPU")
     for capability, precision in (((7, 5), "fp16"), ((9, 0), "bf16")):

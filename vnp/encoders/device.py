@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from vnp.encoders.models.eight_bits import multiplies_bytes
 from vnp.errors import EncoderError, UsageError
 
 _FIRST_WITH_BF16 = (8, 0)
@@ -38,14 +39,22 @@ def choose_device(name: str | torch.device) -> torch.device:
     return torch.device("cuda", int(number) if number else torch.cuda.current_device())
 
 
-def choose_precision(name: str, device: torch.device, half: str = "fp16") -> str:
-    """Settle what ``auto`` means: fp32 on the CPU, on CUDA ``half`` or else fp16; any other precision stays.
+def choose_precision(name: str, device: torch.device, half: str = "fp16", *, int8: bool = False) -> str:
+    """Settle what ``auto`` means; any other precision stays.
+
+    Args:
+        name: what was asked for.
+        device: where the encoder will run.
+        half: what ``auto`` is on CUDA, where the GPU has it; else fp16.
+        int8: whether ``auto`` is int8 on a CPU that multiplies bytes; else, and on any other, it is fp32.
 
     Raises:
         EncoderError: bf16 was asked for, and the GPU does not have it.
     """
     if device.type != "cuda":
-        return "fp32" if name == "auto" else name
+        if name != "auto":
+            return name
+        return "int8" if int8 and multiplies_bytes() else "fp32"
     has_bf16 = torch.cuda.get_device_capability(device) >= _FIRST_WITH_BF16
     if name == "bf16" and not has_bf16:
         raise EncoderError(f"{torch.cuda.get_device_name(device)} has no bf16: use --precision fp16 or fp32")

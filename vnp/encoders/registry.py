@@ -17,7 +17,7 @@ from vnp.encoders.weights.folders import find_folder, locate, read_config, spec_
 from vnp.encoders.weights.lock import resolve
 from vnp.errors import UsageError
 
-PRECISIONS = ("auto", "fp16", "bf16", "fp32", "fp8")
+PRECISIONS = ("auto", "fp16", "bf16", "fp32", "fp8", "int8")
 
 
 class Launched(Protocol):
@@ -36,7 +36,7 @@ class Encoder(Protocol):
 
     spec: EncoderSpec  # what it is, with the digests of its weights
     width: int  # numbers in a row
-    precision: str  # ``fp16``, ``bf16``, ``fp32`` or ``fp8``; never ``auto``
+    precision: str  # ``fp16``, ``bf16``, ``fp32``, ``fp8`` or ``int8``; never ``auto``
     tokens_read: int  # tokens embedded since it was made
     kernel: str  # name of the attention kernel, or of what runs in its place
     events: list[str]  # what a receipt should tell, such as a halved budget
@@ -74,9 +74,10 @@ def load(
         molecule: ``dna`` or ``protein``; needed for ``kmer``, which exists for both.
         weights: folder of this model, or one with a folder an encoder; default as in ``weights_root``.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
-        precision: ``auto`` (fp16 on CUDA, bf16 for ``sixframe`` where the GPU has it, fp32 on the CPU), ``fp16``,
-            ``bf16``, ``fp32``, or ``fp8`` (ESM2's products in 8 bits on Hopper or newer; others, which have no 8-bit
-            form, in fp16).
+        precision: ``auto`` (fp16 on CUDA, bf16 for ``sixframe`` where the GPU has it; on the CPU fp32, int8 for
+            ``sixframe`` where the CPU multiplies bytes), ``fp16``, ``bf16``, ``fp32``, ``fp8`` (ESM2's products in 8
+            bits on Hopper or newer; others, which have no such form, in fp16), or ``int8`` (``sixframe`` on a CPU;
+            others in fp32).
         token_budget: tokens in a batch, for ``sixframe`` bases; by default what suits the device.
 
     Returns:
@@ -173,7 +174,9 @@ def identity(encoder: Encoder) -> dict[str, object]:
 
 
 def _allowed(precision: str, spec: EncoderSpec, folder: Path) -> str:
-    """The precision that an encoder runs in where this one is asked for; 8 bits need a measurement."""
+    """The precision that an encoder runs in where this one is asked for; fp8 needs a measurement."""
+    if precision == "int8" and not spec.family.int8:
+        return "fp32"
     if precision != "fp8":
         return precision
     if spec.family.eight_bits is None:
@@ -200,7 +203,7 @@ def _build(
     from vnp.encoders.device import choose_device, choose_precision
 
     place = choose_device(device)
-    precision = choose_precision(precision, place, spec.family.half)
+    precision = choose_precision(precision, place, spec.family.half, int8=spec.family.int8)
     started = time.perf_counter()
     state = read_state(folder, spec.pins)
     read = time.perf_counter() - started

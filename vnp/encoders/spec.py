@@ -44,6 +44,7 @@ class Family:
     fused: str | None = None  # its layers fused for a GPU, if anybody wrote them
     eight_bits: str | None = None  # the same with products in 8 bits
     half: str = "fp16"  # what ``auto`` is on a GPU that has it
+    int8: bool = False  # whether it computes in bytes on a CPU; ``auto`` does where the CPU multiplies them
 
     def describes(self, config: Mapping[str, object]) -> bool:
         """Whether a ``config.json`` is of this architecture."""
@@ -89,6 +90,7 @@ SIXFRAME = Family(
     molecule="dna",
     model_types=("sixframe",),
     half="bf16",
+    int8=True,
 )
 
 TRANSFORMERS: tuple[Family, ...] = (ESM2, DNABERT)

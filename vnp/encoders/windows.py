@@ -13,6 +13,7 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from vnp.encoders.engine import mark
+from vnp.encoders.models.eight_bits import in_bytes
 from vnp.encoders.models.sixframe import (
     BASE_CODES,
     COMMON_LENGTHS,
@@ -93,8 +94,11 @@ class SixFrameEncoder:
         network: trained; it is folded.
         spec: what the encoder is; None where nobody asks.
         device: such as ``cpu`` or ``cuda:0``.
-        precision: ``fp32``, ``fp16`` or ``bf16``.
+        precision: ``fp32``, ``fp16`` or ``bf16``; ``int8`` on a CPU that multiplies bytes.
         token_budget: bases in a batch; None for what suits the device.
+
+    Raises:
+        EncoderError: ``int8`` does not run here.
     """
 
     def __init__(
@@ -109,6 +113,10 @@ class SixFrameEncoder:
         self.spec: Any = spec
         self.device = torch.device(device)
         self.network = network.fold().to(self.device)
+        if precision == "int8":
+            if self.device.type != "cpu":
+                raise EncoderError("--precision int8 is for CPUs: use bf16, fp16 or fp32")
+            self.network = in_bytes(self.network)
         self.width: int = network.config.width
         self.precision: str = precision
         self.token_budget: int = token_budget or _budget(self.device)
@@ -136,11 +144,12 @@ class SixFrameEncoder:
             state: the weights, normalisation folded into them.
             spec: what the encoder is.
             device: where it runs.
-            precision: ``fp32``, ``fp16`` or ``bf16``.
+            precision: as above.
             token_budget: bases in a batch; None for what suits the device.
 
         Raises:
             WeightsError: weights and configuration do not fit each other.
+            EncoderError: ``int8`` does not run here.
         """
         network = SixFrame(SixFrameConfig.from_json(config.get("network") or {})).fold()
         try:

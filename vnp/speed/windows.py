@@ -14,17 +14,19 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from vnp.encoders.device import choose_precision
+from vnp.encoders.models.eight_bits import ByteConvolution, multiplies_bytes
 from vnp.encoders.models.sixframe import padded_length
 from vnp.encoders.registry import load
 from vnp.encoders.spec import spec as lookup
 from vnp.encoders.windows import SixFrameEncoder
 from vnp.speed.encoders import ModelReport, Row, Say, SpeedRequest, Sweep, reason
-from vnp.speed.measure import Ceiling, Clock, Memory, choose_sample, free, take_time
+from vnp.speed.measure import Ceiling, Clock, Memory, choose_sample, default_precisions, free, take_time
 from vnp.speed.workloads import Workload
 
 _LETTERS = np.frombuffer(b"ACGT", np.uint8)
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _LENGTHS = (2000, 1000, 500, 300, 150)
+_LAYERS = (nn.Conv2d, nn.Linear, ByteConvolution)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,15 @@ def default_windows(bases: int, *, few: bool = False, seed: int = 0) -> list[Wor
         drawn = np.exp(np.random.default_rng(seed).uniform(math.log(500), math.log(2000), max(1, bases // 1082)))
         made.append(Workload("contigs of 500 to 2,000 bases", drawn.astype(np.int64), "bases"))
     return made
+
+
+def window_precisions(device: torch.device, *, few: bool = False) -> tuple[str, ...]:
+    """The precisions worth measuring, what ``auto`` is first."""
+    if device.type == "cuda":
+        found = tuple(reversed(default_precisions(device)))
+    else:
+        found = ("int8", "fp32") if multiplies_bytes() else ("fp32",)
+    return found[:1] if few else found
 
 
 def measure_windows(
@@ -145,7 +156,9 @@ def _measured(
 ) -> Row:  # fmt: skip
     work = encoder.prepare(texts)
     memory = Memory(encoder.device)
+    began = time.process_time()
     rounds = take_time(lambda: encoder.launch(work).result(), repeats, memory, clock)
+    processor = (time.process_time() - began) / (len(rounds) + 1)
     seconds = float(np.median(rounds))
     bases = workload.tokens
     sizes, counts = np.unique([padded_length(int(each)) for each in workload.lengths], return_counts=True)
@@ -154,9 +167,14 @@ def _measured(
         for size, count in zip(sizes.tolist(), counts.tolist(), strict=True)
     )
     tflops = operations / seconds / 1e12
+    rate = (
+        f"{bases / seconds / 1e6:,.3g} Mbp/s"
+        if encoder.device.type == "cuda"
+        else f"{bases / processor * 60 / 1e6:,.3g} Mbp a minute of one core's time"
+    )
     return replace(
         row,
-        note=f"{bases / seconds / 1e6:,.3g} Mbp/s, {encoder.token_budget:,} bases a batch",
+        note=f"{rate}, {encoder.token_budget:,} bases a batch",
         sequences=len(texts),
         tokens=bases,
         rounds=tuple(rounds),
@@ -174,11 +192,14 @@ def _windows_of(encoder: SixFrameEncoder, size: int) -> int:
 
 def _alone(encoder: SixFrameEncoder, seconds: float) -> float:
     """TFLOP/s of the convolutions and products of a batch of the longest windows, each alone, on random numbers."""
-    dtype, device = _DTYPES[encoder.precision], encoder.device
+    dtype, device = _DTYPES.get(encoder.precision, torch.float32), encoder.device
     calls: list[Callable[[], Tensor]] = []
     operations = 0.0
     for step in _steps(encoder, _LENGTHS[0], _windows_of(encoder, _LENGTHS[0])):
-        x = torch.randn(step.shape, device=device).to(dtype)
+        if isinstance(step.layer, ByteConvolution):
+            x = torch.randint(256, step.shape, dtype=torch.uint8)
+        else:
+            x = torch.randn(step.shape, device=device).to(dtype)
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         calls.append(_call(step.layer, x, dtype))
@@ -203,6 +224,8 @@ def _alone(encoder: SixFrameEncoder, seconds: float) -> float:
 
 
 def _call(layer: nn.Module, x: Tensor, dtype: torch.dtype) -> Callable[[], Tensor]:
+    if isinstance(layer, ByteConvolution):
+        return lambda: layer(x)
     if isinstance(layer, nn.Conv2d):
         weight = layer.weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
         bias = None if layer.bias is None else layer.bias.detach().to(dtype)
@@ -217,10 +240,11 @@ def _steps(encoder: SixFrameEncoder, size: int, windows: int) -> Iterator[_Step]
     found: list[_Step] = []
 
     def note(layer: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
-        assert isinstance(layer, (nn.Conv2d, nn.Linear))
-        found.append(_Step(layer, tuple(given[0].shape), 2.0 * made.numel() * layer.weight[0].numel()))
+        assert isinstance(layer, _LAYERS)
+        products = layer.products if isinstance(layer, ByteConvolution) else layer.weight[0].numel()
+        found.append(_Step(layer, tuple(given[0].shape), 2.0 * made.numel() * products))
 
-    layers = [layer for layer in encoder.network.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    layers = [layer for layer in encoder.network.modules() if isinstance(layer, _LAYERS)]
     hooks = [layer.register_forward_hook(note) for layer in layers]
     try:
         # One window tells the shapes; of more they differ in the number of windows alone.

@@ -135,8 +135,16 @@ def codon_ids(
     return torch.stack(frames, 1)
 
 
+class Codons(nn.Embedding):
+    """Numbers of each codon."""
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Turn (windows, rows, places) into (windows, numbers, rows, places), 0 where ``mask`` has 0."""
+        return masked(super().forward(ids).permute(0, 3, 1, 2), mask)
+
+
 class Convolution(nn.Module):
-    """A convolution along a frame and what keeps its output in range.
+    """A convolution along a frame, what keeps its output in range, and ReLU.
 
     Args:
         before: channels it reads.
@@ -144,7 +152,7 @@ class Convolution(nn.Module):
         width: places that one output sees; odd.
         stride: places between outputs.
         dilation: places between those that an output sees.
-        silent: give nothing until training says otherwise.
+        silent: give nothing until training says otherwise, and then without ReLU.
     """
 
     def __init__(
@@ -154,13 +162,14 @@ class Convolution(nn.Module):
         around = dilation * (width // 2)
         self.conv = nn.Conv2d(before, after, (1, width), (1, stride), (0, around), (1, dilation), bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(after, momentum=0.02)
+        self.silent = silent
         if silent:
             nn.init.zeros_(self.norm.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Read (windows, before, rows, places), give (windows, after, rows, fewer places)."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Read (windows, before, rows, places), give (windows, after, rows, fewer places), 0 where ``mask`` has 0."""
         normed: Tensor = self.norm(self.conv(x))
-        return normed
+        return masked(normed if self.silent else F.relu(normed, inplace=True), mask)
 
     def fold(self) -> None:
         """Move the normalisation into the weights; the output stays the same but for rounding."""
@@ -193,11 +202,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Read and give (windows, channels, rows, places); what ``mask`` has 0 for stays 0."""
-        y = self.second(_masked(F.relu(self.first(x), inplace=True), mask))
+        y = self.second(self.first(x, mask))
         if self.training and self.drop:
             kept = torch.rand(len(y), 1, 1, 1, device=y.device) >= self.drop
             y = y * (kept.to(y.dtype) / (1 - self.drop))
-        return _masked(F.relu(x + y, inplace=True), mask)
+        return masked(F.relu(x + y, inplace=True), mask)
 
 
 class SixFrame(nn.Module):
@@ -207,7 +216,7 @@ class SixFrame(nn.Module):
         super().__init__()
         self.config = config
         local, context = config.local, config.context
-        self.embedding = nn.Embedding(_UNKNOWN_CODON + 1, config.embedding)
+        self.embedding = Codons(_UNKNOWN_CODON + 1, config.embedding)
         self.stem = Convolution(config.embedding, config.stem, 7)
         self.halve = Convolution(config.stem, local, 3, stride=2)
         self.local = nn.ModuleList(Block(local, dilation, config.depth_drop) for dilation in config.local_dilations)
@@ -243,19 +252,16 @@ class SixFrame(nn.Module):
             codons: how many of them each window has; None where all have as many as the array is long.
         """
         mask = _mask(codons, ids.shape[2], ids.device)
-        x = _masked(self.embedding(ids).permute(0, 3, 1, 2), mask)
-        x = _masked(F.relu(self.stem(x), inplace=True), mask)
+        x = self.stem(self.embedding(ids, mask), mask)
         codons = None if codons is None else (codons + 1) // 2
-        x = F.relu(self.halve(x), inplace=True)
-        mask = _mask(codons, x.shape[3], x.device)
-        x = _masked(x, mask)
+        mask = _mask(codons, (x.shape[3] + 1) // 2, x.device)
+        x = self.halve(x, mask)
         for block in self.local:
             x = block(x, mask)
         x = self._tracks(x, codons, mask)
         codons = None if codons is None else (codons + 1) // 2
-        x = F.relu(self.join(x), inplace=True)
-        mask = _mask(codons, x.shape[3], x.device)
-        x = _masked(x, mask)
+        mask = _mask(codons, (x.shape[3] + 1) // 2, x.device)
+        x = self.join(x, mask)
         for block in self.context:
             x = block(x, mask)
         return self._pool(x, mask)
@@ -316,7 +322,8 @@ def _mask(places: Tensor | None, length: int, device: torch.device) -> Tensor | 
     return (torch.arange(length, device=device) < places[:, None])[:, None, None, :].to(torch.uint8)
 
 
-def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
+def masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    """0 where ``mask`` has 0."""
     return x if mask is None else x * mask.to(x.dtype)
 
 
