@@ -94,11 +94,11 @@ class SixFrameEncoder:
         network: trained; it is folded.
         spec: what the encoder is; None where nobody asks.
         device: such as ``cpu`` or ``cuda:0``.
-        precision: ``fp32``, ``fp16`` or ``bf16``; ``int8`` on a CPU that multiplies bytes.
+        precision: ``fp32``, ``fp16`` or ``bf16``; ``int8`` on a CPU.
         token_budget: bases in a batch; None for what suits the device.
 
     Raises:
-        EncoderError: ``int8`` does not run here.
+        EncoderError: ``int8`` is asked of a GPU.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class SixFrameEncoder:
 
         Raises:
             WeightsError: weights and configuration do not fit each other.
-            EncoderError: ``int8`` does not run here.
+            EncoderError: ``int8`` is asked of a GPU.
         """
         network = SixFrame(SixFrameConfig.from_json(config.get("network") or {})).fold()
         try:

@@ -20,7 +20,7 @@ from vnp.native.classifier import ENCODER, NativeClassifier, digest_of
 from vnp.runs.request import NATIVE, ClassifierChoice, Request
 
 if TYPE_CHECKING:
-    from vnp.runs.making.encoders import RunEncoders
+    from vnp.runs.making.encoders import Arithmetic, RunEncoders
     from vnp.runs.making.pipeline import Scoring
     from vnp.runs.units import Prepared
 
@@ -71,17 +71,25 @@ def scoring_of(request: Request) -> Callable[[RunEncoders], Scoring] | None:
     if choice is None:
         return None
     native = native_of(choice) if choice.native is not None else None
-    return lambda _encoders: TaskScoring(bring_back(choice), native, request)
+    return lambda encoders: TaskScoring(bring_back(choice), native, request, encoders.arithmetic)
 
 
 class TaskScoring:
     """Scores the rows of a block as they would be stored."""
 
-    def __init__(self, classifier: Classifier, native: NativeClassifier | None, request: Request) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        native: NativeClassifier | None,
+        request: Request,
+        arithmetic: Arithmetic | None = None,
+    ) -> None:
         self._layout = classifier.layout
         self._scorer: RowScorer = classifier.scorer(request.device)
         self._native = native
         self._request = request
+        # Which must be the same in all tasks, whatever else is left open.
+        self._precision = "auto" if arithmetic is None else arithmetic.precision.get(NATIVE, "auto")
         self._beside: tuple[Encoder, RowScorer] | None = None
 
     def score(self, prepared: Prepared, arrays: Mapping[str, np.ndarray]) -> Scores:
@@ -116,7 +124,10 @@ class TaskScoring:
         if self._beside is None:
             # Only now: many inputs have no such chunk.
             device = self._request.device
-            self._beside = load(ENCODER, molecule="dna", device=device), native.scorer(device)
+            self._beside = (
+                load(ENCODER, molecule="dna", device=device, precision=self._precision),
+                native.scorer(device),
+            )
         encoder, head = self._beside
         rows = encoder.embed(dna).astype(self._request.store)
         return head.logits(rows), head.novelty(rows)

@@ -16,16 +16,15 @@ import numpy as np
 from jaxtyping import Float16, Float32, Int64
 
 from vnp.classifier.classifier import Classifier
-from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, UsageError
+from vnp.errors import DamagedShardError, FeatureError, UsageError
 from vnp.features.layout import FeatureLayout, make_layout
 from vnp.features.scores import GROUP, Facts, Named, Scores, read_facts, read_named, read_scores
 from vnp.features.table import Skipped, read_skipped, windows
 from vnp.prediction.classifiers import join_parts, native_of
-from vnp.runs.done.receipts import Receipt, require_sealed, withdraw
+from vnp.runs.done.receipts import Receipt, require_all_sealed, require_same_encoders, require_sealed, withdraw
 from vnp.runs.planning.plan import read_plan
-from vnp.runs.request import ClassifierChoice, PlannedInput, Run, shard_name
+from vnp.runs.request import ClassifierChoice, PlannedInput, Run
 
-_NAMED = 12
 _NAMED_REASONS = 3
 _ROWS_AT_ONCE = 1 << 18
 _RECORDS_AT_ONCE = 1 << 16
@@ -137,14 +136,15 @@ class Source:
     Raises:
         IncompleteRunError: shards are missing.
         DamagedShardError: receipts are damaged.
-        FeatureError: the classifier does not fit the rows.
+        FeatureError: the classifier does not fit the rows, or these are not of one precision.
         UsageError: the run keeps the scores of another classifier, and no rows.
     """
 
     def __init__(self, run: Run, classifier: Classifier, choice: ClassifierChoice, device: str = "auto") -> None:
         self.run = run
         self.classifier = classifier
-        self._receipts = _receipts(run)
+        self._receipts = require_all_sealed(run, read_plan(run.paths.plan, run.request.plan_sha256))
+        require_same_encoders(run, self._receipts)
         own = run.request.classifier
         self.stored = own is not None and own.sha256 == choice.sha256
         """Whether shards hold the scores of this classifier."""
@@ -265,22 +265,3 @@ def layout_of(kind: str, identities: dict[str, dict[str, object]], read: Feature
     native = {name: (str(identity["name"]), int(str(identity["width"]))) for name, identity in identities.items()}
     layout = make_layout(kind, dna=native["dna"], protein=native.get("protein"))
     return layout.only(read.parts[0].name) if len(read.parts) == 1 else layout
-
-
-def _receipts(run: Run) -> list[Receipt]:
-    """The receipts of all shards; what is wrong is said of all of them at once."""
-    shards = read_plan(run.paths.plan, run.request.plan_sha256)
-    found: list[Receipt] = []
-    missing: list[str] = []
-    for shard in shards:
-        receipt = require_sealed(run, shard.number)
-        if receipt is None:
-            missing.append(shard_name(shard.number))
-        else:
-            found.append(receipt)
-    if missing:
-        names = ", ".join(missing[:_NAMED]) + (" …" if len(missing) > _NAMED else "")
-        raise IncompleteRunError(
-            f"{len(missing)} of {len(shards)} shards are missing: {names}\nMake them with: {run.rerun_command}"
-        )
-    return found

@@ -41,6 +41,7 @@ class RunPaths:
         self.request = root / RUN_NAME
         self.options = root / "ask.json"  # what is to be planned, where planning is a job of its own
         self.plan = root / "plan.h5"
+        self.arithmetic = root / "arithmetic.json"  # what ``auto`` came to mean to the first task
         self.shards = root / "shards"
         self.receipts = root / "receipts"
         self.parts = root / "parts"  # unfinished shards, a folder each
@@ -154,7 +155,7 @@ class EncoderChoice:
     """An encoder as a task loads it."""
 
     name: str  # in the registry
-    precision: str  # ``fp32``, ``fp16``, ``bf16`` or ``auto`` (fp16 on CUDA, fp32 on CPU)
+    precision: str  # as --precision has it; ``auto`` is settled by the first task
     # what makes its numbers comparable: hub id, revision, hashes of the weights, width, pooling
     identity: dict[str, Any]
 

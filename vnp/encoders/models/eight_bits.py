@@ -3,21 +3,25 @@
 Codons and what the convolutions give are bytes with one scale a layer, weights are bytes with one scale a channel, and
 sums are whole numbers, so no sum depends on its order. Weighing and pooling stay in float32. How large the outputs of a
 layer become is seen on made-up windows, with room above.
+
+A CPU without instructions for products of bytes gives the very same bytes, at less than the speed of float32: sums of
+whole numbers below 2^24 are exact in float32, in any order, and what is done with them is done in the order in which
+oneDNN does it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - as everybody calls it
 
 from vnp.encoders.models.sixframe import Block, Codons, Convolution, SixFrame, codon_ids, masked
-from vnp.errors import EncoderError
 
 _INSTRUCTIONS = {"avx512_vnni", "avx_vnni", "amx_int8"}
 _LARGEST = 255
@@ -26,6 +30,7 @@ _MIDDLE = 128  # the byte that stands for 0 in the numbers of a codon, which alo
 _ROOM = 1.5
 _SHARES_GC = (0.2, 0.35, 0.5, 0.65, 0.8)
 _WINDOW = 2000
+_EXACT = 1 << 24  # whole numbers below it are exact in float32, and so are their sums
 
 
 class ByteCodons(nn.Module):
@@ -60,9 +65,10 @@ class ByteConvolution(nn.Module):
         into: one in what it reads, as a number.
         middle: what it reads for 0.
         scale: one in what it gives, as a number.
+        native: by the instructions of the CPU; else in floating point, with the same result.
     """
 
-    def __init__(self, part: Convolution, into: float, middle: int, scale: float) -> None:
+    def __init__(self, part: Convolution, into: float, middle: int, scale: float, *, native: bool = True) -> None:
         super().__init__()
         conv = part.conv
         assert conv.bias is not None
@@ -74,10 +80,15 @@ class ByteConvolution(nn.Module):
         self._scales = weight.abs().amax((1, 2, 3)).clamp(min=1e-12) / 127
         self._zeros = torch.zeros(len(weight), dtype=torch.int32)
         self._bias = conv.bias.detach().float()
-        whole = (weight / self._scales[:, None, None, None]).round().to(torch.int8)
-        self._weight = torch.ops.onednn.qconv_prepack(
-            whole.contiguous(memory_format=torch.channels_last), self._scales, into, middle, *self._places, 1, None
-        )
+        whole = (weight / self._scales[:, None, None, None]).round().contiguous(memory_format=torch.channels_last)
+        self._native = native
+        if native:
+            self._weight = torch.ops.onednn.qconv_prepack(
+                whole.to(torch.int8), self._scales, into, middle, *self._places, 1, None
+            )
+        else:
+            largest = float(whole.abs().sum((1, 2, 3)).max()) * max(middle, _LARGEST - middle)
+            self._weight = whole.to(torch.float32 if largest < _EXACT else torch.float64)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, beside: Tensor | None = None, one: float = 1.0) -> Tensor:
         """As ``Convolution``, in bytes; what is not yet in bytes is put into them.
@@ -91,6 +102,9 @@ class ByteConvolution(nn.Module):
         if x.is_floating_point():
             x = (x / self._into).round_().clamp_(0, _LARGEST).to(torch.uint8)
         x = x.contiguous(memory_format=torch.channels_last)
+        return masked(self._multiplied(x, beside, one) if self._native else self._reckoned(x, beside, one), mask)
+
+    def _multiplied(self, x: Tensor, beside: Tensor | None, one: float) -> Tensor:
         given = (x, self._into, self._middle, self._weight, self._scales, self._zeros)
         how = (self._bias, *self._places, 1, self.scale, 0, torch.uint8)
         made: Tensor = (
@@ -98,7 +112,16 @@ class ByteConvolution(nn.Module):
             if beside is None
             else torch.ops.onednn.qconv2d_pointwise.binary(*given, beside, *how, one, 0, "sum", 1.0, "relu", [], "")
         )
-        return masked(made, mask)
+        return made
+
+    def _reckoned(self, x: Tensor, beside: Tensor | None, one: float) -> Tensor:
+        whole = x.to(self._weight.dtype).sub_(self._middle)
+        made = F.conv2d(whole, self._weight, None, *self._places).float()
+        made.mul_(self._into).mul_(self._scales[:, None, None]).add_(self._bias[:, None, None])
+        if beside is not None:
+            # Rounded once, as one instruction does it.
+            made = beside.double().mul_(float(np.float32(one))).add_(made).float()
+        return made.relu_().mul_(float(np.float32(1 / self.scale))).round_().clamp_(0, _LARGEST).to(torch.uint8)
 
 
 class ByteBlock(nn.Module):
@@ -145,37 +168,38 @@ def in_bytes(network: SixFrame) -> SixFrame:
 
     Returns:
         The same network; its rows and logits differ a little from before.
-
-    Raises:
-        EncoderError: this CPU has no products of bytes.
     """
-    if not multiplies_bytes():
-        raise EncoderError("this CPU, or this torch, has no products of bytes: use --precision fp32")
     largest = _largest_outputs(network)
+    convolution = partial(ByteConvolution, native=multiplies_bytes())
 
     def scale(part: nn.Module) -> float:
         # In steps, so that the last bits of float32, which differ from CPU to CPU, do not matter.
         return float(2 ** (math.ceil(8 * math.log2(max(largest[part], 1e-6) * _ROOM / _LARGEST)) / 8))
 
     codons = ByteCodons(network.embedding)
-    stem = ByteConvolution(network.stem, codons.scale, _MIDDLE, scale(network.stem))
-    halve = ByteConvolution(network.halve, stem.scale, 0, scale(network.halve))
-    local, last = _blocks(network.local, halve.scale, scale)
-    join = ByteConvolution(network.join, last, 0, scale(network.join))
-    context, _ = _blocks(network.context, join.scale, scale)
+    stem = convolution(network.stem, codons.scale, _MIDDLE, scale(network.stem))
+    halve = convolution(network.halve, stem.scale, 0, scale(network.halve))
+    local, last = _blocks(network.local, halve.scale, scale, convolution)
+    join = convolution(network.join, last, 0, scale(network.join))
+    context, _ = _blocks(network.context, join.scale, scale, convolution)
     for name, part in (("embedding", codons), ("stem", stem), ("halve", halve), ("local", local), ("join", join),
                        ("context", context)):  # fmt: skip
         setattr(network, name, part)
     return network
 
 
-def _blocks(parts: nn.ModuleList, into: float, scale: Callable[[nn.Module], float]) -> tuple[nn.ModuleList, float]:
+def _blocks(
+    parts: nn.ModuleList,
+    into: float,
+    scale: Callable[[nn.Module], float],
+    convolution: Callable[[Convolution, float, int, float], ByteConvolution],
+) -> tuple[nn.ModuleList, float]:
     """Blocks in bytes, numbers behind the last, and what one was before that."""
     made: list[nn.Module] = []
     for part in parts:
         assert isinstance(part, Block)
-        first = ByteConvolution(part.first, into, 0, scale(part.first))
-        second = ByteConvolution(part.second, first.scale, 0, scale(part))
+        first = convolution(part.first, into, 0, scale(part.first))
+        second = convolution(part.second, first.scale, 0, scale(part))
         made.append(ByteBlock(first, second, into))
         into = second.scale
     return nn.ModuleList((*made, Numbers(into))), into

@@ -14,19 +14,22 @@ import shutil
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vnp.errors import DamagedShardError, StorageError, storage_error
+from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, StorageError, storage_error
 from vnp.files.claims import BEAT_SECONDS, SILENT_SECONDS
 from vnp.files.durable import process_start, remove_temporaries
 from vnp.files.hashing import file_sha256
 from vnp.files.records import from_json, read_json, read_record, write_record
-from vnp.runs.request import Run, shard_name
+from vnp.runs.request import Run, Shard, shard_name
 
 SCHEMA = "vnp-receipt/1"
+NAMED = 12
+"""Shards that a message names; of more it says that there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,68 @@ def require_sealed(run: Run, number: int, *, full: bool = False) -> Receipt | No
     except OSError as error:
         raise storage_error(error, f"reading {path}") from error
     return receipt
+
+
+def require_all_sealed(run: Run, shards: Sequence[Shard]) -> list[Receipt]:
+    """The receipts of all shards; what is wrong is said of all of them at once.
+
+    Raises:
+        IncompleteRunError: shards are missing.
+        DamagedShardError: receipts or files are damaged.
+    """
+    receipts: list[Receipt] = []
+    missing: list[str] = []
+    damaged: list[str] = []
+    for shard in shards:
+        try:
+            receipt = require_sealed(run, shard.number)
+        except DamagedShardError as error:
+            damaged.append(f"{shard_name(shard.number)}: {error}")
+            continue
+        if receipt is None:
+            missing.append(shard_name(shard.number))
+        else:
+            receipts.append(receipt)
+    if damaged:
+        raise DamagedShardError("\n".join([*damaged[:NAMED], make_with(run, len(damaged))]))
+    if missing:
+        names = ", ".join(missing[:NAMED]) + (" …" if len(missing) > NAMED else "")
+        raise IncompleteRunError(
+            f"{len(missing)} of {len(shards)} shards are missing: {names}\n{make_with(run, len(missing))}"
+        )
+    return receipts
+
+
+def require_same_encoders(run: Run, receipts: Sequence[Receipt]) -> None:
+    """Make sure that the encoders of the first shard, in their precision, were those of all others.
+
+    Raises:
+        FeatureError: they were not.
+    """
+    leader = receipts[0]
+    for receipt in receipts:
+        for molecule, identity in receipt.encoders.items():
+            first = leader.encoders[molecule]
+            key = next((key for key in first if identity.get(key) != first[key]), None)
+            if key is not None:
+                raise FeatureError(
+                    f"{shard_name(receipt.shard)} was embedded by {identity['name']} with {key} {identity.get(key)!r}, "
+                    f"{shard_name(leader.shard)} by {first['name']} with {key} {first[key]!r}: their numbers cannot be "
+                    f"mixed.\n{made_again(run, receipt)}"
+                )
+
+
+def make_with(run: Run, count: int) -> str:
+    """How so many shards that are missing are made, for the end of a message."""
+    return f"Make {'it' if count == 1 else 'them'} with: {run.rerun_command}"
+
+
+def made_again(run: Run, receipt: Receipt) -> str:
+    """How a shard that does not fit the others is made again, for the end of a message."""
+    return (
+        f"Delete {run.paths.receipt(receipt.shard)} and make the shard again on the same kind of machine with: "
+        f"{run.rerun_command}"
+    )
 
 
 def discard(run: Run, number: int) -> None:

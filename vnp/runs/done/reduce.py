@@ -20,7 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, RunExistsError, UsageError, storage_error
+from vnp.errors import DamagedShardError, FeatureError, RunExistsError, UsageError, storage_error
 from vnp.features.layout import NATIVE_DNA, PROJECTED_DNA, FeatureLayout, make_layout
 from vnp.features.merge import Merged, add_reasons, merge
 from vnp.features.read import open_features
@@ -30,12 +30,20 @@ from vnp.files.claims import alone
 from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
 from vnp.files.tables import open_text_table, table_text
-from vnp.runs.done.receipts import Receipt, require_sealed, tidy, withdraw
+from vnp.runs.done.receipts import (
+    NAMED,
+    Receipt,
+    made_again,
+    make_with,
+    require_all_sealed,
+    require_same_encoders,
+    tidy,
+    withdraw,
+)
 from vnp.runs.planning.plan import read_plan
-from vnp.runs.request import Run, Shard, shard_name, versions
+from vnp.runs.request import Run, shard_name, versions
 from vnp.runs.units import SKIPPED_COLUMNS, skipped_lines
 
-_NAMED = 12
 _MOST_THREADS = 4
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
@@ -77,7 +85,7 @@ def reduce_run(
             f"{run.paths.root} keeps scores and no rows to merge; predict keeps them with --keep-embeddings"
         )
     shards = read_plan(run.paths.plan, run.request.plan_sha256)
-    receipts = _receipts(run, shards)
+    receipts = require_all_sealed(run, shards)
     _require_alike(run, receipts)
     native = {molecule: (choice.name, choice.width) for molecule, choice in run.request.encoders.items()}
     layout = make_layout(kind, dna=native["dna"], protein=native.get("protein"))
@@ -131,37 +139,9 @@ def _merge(
     return Reduced(run.paths.features, merged.rows, layout, merged.skipped, fresh=True, parts=parts)
 
 
-def _receipts(run: Run, shards: Sequence[Shard]) -> list[Receipt]:
-    """The receipts of all shards; what is wrong is said of all of them at once."""
-    receipts: list[Receipt] = []
-    missing: list[str] = []
-    damaged: list[str] = []
-    for shard in shards:
-        try:
-            receipt = require_sealed(run, shard.number)
-        except DamagedShardError as error:
-            damaged.append(f"{shard_name(shard.number)}: {error}")
-            continue
-        if receipt is None:
-            missing.append(shard_name(shard.number))
-        else:
-            receipts.append(receipt)
-    if damaged:
-        raise DamagedShardError("\n".join([*damaged[:_NAMED], _rerun(run, len(damaged))]))
-    if missing:
-        names = ", ".join(missing[:_NAMED]) + (" …" if len(missing) > _NAMED else "")
-        raise IncompleteRunError(
-            f"{len(missing)} of {len(shards)} shards are missing: {names}\n{_rerun(run, len(missing))}"
-        )
-    return receipts
-
-
-def _rerun(run: Run, count: int) -> str:
-    return f"Make {'it' if count == 1 else 'them'} with: {run.rerun_command}"
-
-
 def _require_alike(run: Run, receipts: Sequence[Receipt]) -> None:
-    """Widths and dtypes are the planned ones; encoders and precision are those of the first shard in all others."""
+    """Widths and dtypes are the planned ones, encoders the same in all."""
+    require_same_encoders(run, receipts)
     leader = receipts[0]
     widths = {molecule: choice.width for molecule, choice in run.request.encoders.items()}
     if "protein" in widths and widths["dna"] == NATIVE_DNA:
@@ -173,21 +153,8 @@ def _require_alike(run: Run, receipts: Sequence[Receipt]) -> None:
             if getattr(receipt, what) != expected:
                 wrong = f"{name} has the {what} {getattr(receipt, what)}, expected {expected}."
                 break
-        for molecule, identity in receipt.encoders.items():
-            first = leader.encoders[molecule]
-            differing = [key for key in first if identity.get(key) != first[key]]
-            if differing and not wrong:
-                key = differing[0]
-                wrong = (
-                    f"{name} was embedded by {identity['name']} with {key} {identity.get(key)!r}, "
-                    f"{shard_name(leader.shard)} by {first['name']} with {key} {first[key]!r}: their numbers "
-                    "cannot be mixed."
-                )
         if wrong:
-            raise FeatureError(
-                f"{wrong}\nDelete {run.paths.receipt(receipt.shard)} and make the shard again on the same kind of "
-                f"machine with: {run.rerun_command}"
-            )
+            raise FeatureError(f"{wrong}\n{made_again(run, receipt)}")
 
 
 def _provenance(run: Run, receipts: Sequence[Receipt]) -> dict[str, Any]:
@@ -238,9 +205,9 @@ def _damaged(run: Run, receipts: Sequence[Receipt]) -> DamagedShardError:
         withdraw(run, receipt.shard)
     lines = [
         f"{run.paths.shard(receipt.shard)} is not the file that its receipt names: its bytes have changed"
-        for receipt in receipts[:_NAMED]
+        for receipt in receipts[:NAMED]
     ]
-    return DamagedShardError("\n".join([*lines, _rerun(run, len(receipts))]))
+    return DamagedShardError("\n".join([*lines, make_with(run, len(receipts))]))
 
 
 def _explained(run: Run, receipts: Sequence[Receipt], intact: Callable[[int], bool], error: Exception) -> Exception:
@@ -257,7 +224,7 @@ def _explained(run: Run, receipts: Sequence[Receipt], intact: Callable[[int], bo
     for receipt in receipts:
         if error.path == str(run.paths.shard(receipt.shard)):
             withdraw(run, receipt.shard)
-            return FeatureError(f"{error}\n{_rerun(run, 1)}")
+            return FeatureError(f"{error}\n{make_with(run, 1)}")
     return error
 
 

@@ -16,12 +16,29 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from vnp.encoders.registry import Encoder, Launched, identity, load
-from vnp.errors import EncoderError, StorageError
+from vnp.encoders.spec import SIXFRAME, Family
+from vnp.encoders.weights.folders import locate
+from vnp.errors import EncoderError, RunError, StorageError
 from vnp.features.layout import NATIVE_DNA, project
 from vnp.features.table import all_finite
+from vnp.files.durable import here
 from vnp.files.machine import cache_folder, private_folder
+from vnp.files.records import read_record, write_record
 from vnp.runs.making.blocks import Account
-from vnp.runs.request import EncoderChoice, Request, RunPaths
+from vnp.runs.request import NATIVE, EncoderChoice, Request, Run, RunPaths
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """What a run computes in, where it asks for ``auto``: the first task decides for all.
+
+    So where machines of several kinds share a run, its numbers are of one kind, or a task says why it cannot be.
+    """
+
+    device: str  # ``cpu`` or ``cuda``
+    precision: dict[str, str]  # of the encoder of each molecule, and of ``native`` where that scores beside them
+    host: str  # whose task it was
+
 
 Embedded = tuple[dict[str, Float32[np.ndarray, "n width"]], Account]
 """Rows of each molecule, and how they came about."""
@@ -35,10 +52,15 @@ class RunEncoders:
     protein: Encoder | None  # None where a row is a chunk
     seconds: float  # how long it took to load them
     weights_seconds: float = 0.0  # how much of that went into reading the weights of the one that took longer
+    arithmetic: Arithmetic | None = None
 
     @classmethod
-    def load(cls, request: Request) -> RunEncoders:
+    def load(cls, request: Request, arithmetic: Arithmetic | None = None) -> RunEncoders:
         """Load the encoders as the run asks, side by side: most of the time goes into compiling their kernels.
+
+        Args:
+            request: what is asked for.
+            arithmetic: what ``auto`` means in it; None to settle it for this machine.
 
         Raises:
             WeightsError: weights are missing or damaged.
@@ -48,11 +70,11 @@ class RunEncoders:
         if request.needs_weights:
             _import_libraries()
         with ThreadPoolExecutor(1) as thread:
-            beside = thread.submit(_load, request, "dna")
+            beside = thread.submit(_load, request, "dna", arithmetic)
             # Proteins' take longer: they are loaded here, where Ctrl-C can end it.
-            protein = None if request.protein is None else _load(request, "protein")
+            protein = None if request.protein is None else _load(request, "protein", arithmetic)
             dna = beside.result()
-        loaded = cls(dna, protein, time.perf_counter() - started)
+        loaded = cls(dna, protein, time.perf_counter() - started, arithmetic=arithmetic)
         weights = max(getattr(each, "weights_seconds", 0.0) for each in loaded.by_molecule().values())
         return replace(loaded, weights_seconds=weights)
 
@@ -159,14 +181,69 @@ def _import_libraries() -> None:
             import vnp.encoders.kernels.fused  # noqa: F401
 
 
-def _load(request: Request, molecule: str) -> Encoder:
+def settle(run: Run) -> Arithmetic | None:
+    """What ``auto`` means in a run, which this task decides if it is the first; None where nothing is left open.
+
+    Raises:
+        EncoderError: the device is not there.
+        RunError: shards are made on another kind of device than the one that is asked for.
+    """
+    families = _left_open(run.request)
+    if not families:
+        return None
+    # Here, because it loads torch.
+    from vnp.encoders.device import choose_device, choose_precision
+
+    path = run.paths.arithmetic
+    before = read_record(path, Arithmetic, seal="digest", remedy="begin the run anew with --force")
+    asked = run.request.device
+    try:
+        place = choose_device(before.device if before is not None and asked == "auto" else asked)
+    except EncoderError as error:
+        if before is None:
+            raise
+        raise EncoderError(f"{error}. The run was begun on {before.device} by {before.host}") from error
+    if before is not None and before.device == place.type:
+        return before
+    if before is not None and any(run.paths.receipts.glob("*.json")):
+        raise RunError(
+            f"{run.paths.root} has shards that were computed on {before.device} (by {before.host}), not {place.type}: "
+            f"go on with --device {before.device}, or begin anew with --force"
+        )
+    settled = {
+        name: choose_precision("auto", place, family.half, int8=family.int8) for name, family in families.items()
+    }
+    found = Arithmetic(place.type, settled, here())
+    try:
+        write_record(path, found, seal="digest", exclusive=before is None)
+    except FileExistsError:
+        return settle(run)
+    return found
+
+
+def _left_open(request: Request) -> dict[str, Family]:
+    """The encoders whose precision is for a task to settle."""
+    weights = None if request.weights is None else Path(request.weights)
+    found = {
+        molecule: locate(request.folders.get(molecule, choice.name), molecule, weights)[0].family
+        for molecule, choice in request.encoders.items()
+        if choice.precision == "auto" and choice.identity.get("weights")
+    }
+    return found if request.beside is None else {**found, NATIVE: SIXFRAME}
+
+
+def _load(request: Request, molecule: str, arithmetic: Arithmetic | None) -> Encoder:
     choice = request.encoders[molecule]
+    device, precision = request.device, choice.precision
+    if arithmetic is not None:
+        device = arithmetic.device if device == "auto" else device
+        precision = arithmetic.precision.get(molecule, precision)
     encoder = load(
         request.folders.get(molecule, choice.name),
         molecule=molecule,
         weights=None if request.weights is None else Path(request.weights),
-        device=request.device,
-        precision=choice.precision,
+        device=device,
+        precision=precision,
         token_budget=request.token_budget,
     )
     require_planned(choice, dict(identity(encoder)))

@@ -44,7 +44,7 @@ from vnp.runs.making.blocks import (
     seal_shard,
     write_block,
 )
-from vnp.runs.making.encoders import Embedding, RunEncoders, share_kernels, to_store
+from vnp.runs.making.encoders import Embedding, RunEncoders, settle, share_kernels, to_store
 from vnp.runs.planning.plan import Selection, check_inputs, inputs_of, read_needed, read_plan
 from vnp.runs.request import Run, shard_name
 from vnp.runs.units import Prepared, prepare, read_blocks
@@ -118,7 +118,7 @@ def _load(run: Run) -> RunEncoders:
     if run.request.needs_weights:
         share_kernels(run.paths)
         sys.setswitchinterval(_SWITCH_SECONDS)
-    return RunEncoders.load(run.request)
+    return RunEncoders.load(run.request, settle(run))
 
 
 class _Shard:

@@ -32,7 +32,7 @@ class RunOptions:
     chunk: int | None = None  # bases; None is ``default_chunk``, or with datasets the bases of their longest record
     dna: str = DEFAULTS["dna"]  # name of the DNA encoder, or its folder
     protein: str | None = DEFAULTS["protein"]  # that of the protein encoder; None makes each chunk a row
-    precision: str = "auto"  # ``auto``, ``fp16``, ``bf16``, ``fp32`` or ``fp8``
+    precision: str = "auto"  # one of ``vnp.encoders.registry.PRECISIONS``
     store: str = "float16"  # dtype of the stored numbers
     prefix_ids: bool = False  # put each input's name in front of its records' names
     token_budget: int | None = None  # tokens of one batch, or None for the encoder's own
@@ -195,4 +195,13 @@ def _require_nobody_at_work(paths: RunPaths) -> None:
 
 def _results(paths: RunPaths) -> list[Path]:
     units = [paths.seen(molecule) for molecule in MOLECULES]
-    return [paths.request, paths.features, paths.skipped, *units, paths.shards, paths.receipts, paths.parts]
+    return [
+        paths.request,
+        paths.arithmetic,
+        paths.features,
+        paths.skipped,
+        *units,
+        paths.shards,
+        paths.receipts,
+        paths.parts,
+    ]
