@@ -267,6 +267,7 @@ def _make_shard(run: Run, shard: Shard, low: int, high: int, pool: np.ndarray) -
         units=shard.units,
         skipped=merged.skipped,
         ids_sha256=merged.ids_sha256,
+        content=merged.content,
         start=asdict(shard.start),
         widths=merged.widths,
         dtype=run.request.store,

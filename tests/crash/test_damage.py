@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import pytest
 
 from tests.crash._child import in_child
@@ -109,7 +110,7 @@ def test_shards_cut_short(tiny: Tiny, finished: Callable[[], Run], group: int) -
 def test_shards_with_a_flipped_bit(
     tiny: Tiny, finished: Callable[[], Run], group: int, room: Path, scratch: Path
 ) -> None:
-    choose = random.Random(f"flips {group}")
+    choose, noticed = random.Random(f"flips {group}"), 0
     for place in range(SHARD_FLIPS):
         run = finished()
         number = choose.randrange(run.request.shards)
@@ -118,17 +119,24 @@ def test_shards_with_a_flipped_bit(
         run.paths.skipped.unlink()
         # In a child: a library that reads a damaged file could crash.
         ended = in_child(lambda run=run: reduce_run(run, LAYOUT), scratch)  # type: ignore[misc]
+        # Of what reduce does not read, such as the whole DNA half, nothing is used.
+        if (ended.signal, ended.code) == (0, 0):
+            assert sha256(run.paths.features) == tiny.expected[run.paths.features.name], how
+            continue
+        noticed += 1
         assert (ended.signal, ended.code) == (0, 1), f"{how}: {ended}"
         assert ended.error.startswith("DamagedShardError: "), f"{how}: {ended}"
         assert f"shard-{number:05d}" in ended.error, how
         assert not run.paths.features.exists(), how
         require_only_redone(run, number, tiny, how, make=place % EACH == 0)
+    assert noticed > SHARD_FLIPS // 4
 
 
 def test_several_shards_at_once_are_all_named(tiny: Tiny, finished: Callable[[], Run]) -> None:
     run = finished()
     for number in range(run.request.shards):
-        flip(random.Random(number))(run.paths.shard(number))
+        with h5py.File(run.paths.shard(number), "r+") as file:
+            file["protein"][0, 0] += 1
     run.paths.features.unlink()
     attempts = 0
     while len(list(valid(run))) < run.request.shards:

@@ -41,9 +41,8 @@ def test_rows_stay_in_order_and_a_cut_record_is_there_once(
     tmp_path: Path, three: list[Path], at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(table, "ROWS_AT_ONCE", at_once)
-    seen: list[int] = []
     counted: list[int] = []
-    merged = run(three, tmp_path / "m.h5", before=seen.append, progress=counted.append)
+    merged = run(three, tmp_path / "m.h5", progress=counted.append)
     keys = [(0, 1, 0), (0, 1, 3), (1, 1, 2), (1, 3, 0), (2, 1, 0)]
     with h5py.File(tmp_path / "m.h5", "r") as file:
         rows, records, skipped = read_rows(file), read_records(file), read_skipped(file)
@@ -54,7 +53,8 @@ def test_rows_stay_in_order_and_a_cut_record_is_there_once(
         assert records.ordinal.tolist() == [0, 1, 2, 3]
         assert skipped.record.tolist() == [0, 1, 3]
         assert file["a"][:].tolist() == [[r, c, f, r + c + f] for r, c, f in keys]
-        assert dict(file.attrs) == {"schema": table.SCHEMA, "kind": "merged"}
+        content = table.content_digest(file)
+        assert dict(file.attrs) == {"schema": table.SCHEMA, "kind": "merged", table.CONTENT: content}
     assert (merged.rows, merged.records) == (5, 4)
     assert merged.skipped == {"no open frame": 2, "the record is empty": 1}
     ids = [make_rows(part).ids for part in (keys[:3], [], keys[3:])]
@@ -63,7 +63,7 @@ def test_rows_stay_in_order_and_a_cut_record_is_there_once(
         for part in (*ids, [name for part in ids for name in part])
     ]
     assert [*merged.source_ids_sha256, merged.ids_sha256] == digests
-    assert (seen, counted) == ([0, 1, 2], [3, 0, 2])
+    assert counted == [3, 0, 2]
 
 
 def test_arrays_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,13 +175,36 @@ def test_values_that_are_not_finite_are_named_by_row(
     assert caught.value.path == str(sources[1])
 
 
-def test_a_source_can_be_refused_before_its_numbers_are_read(tmp_path: Path, three: list[Path]) -> None:
-    def refuse(index: int) -> None:
-        if index == 2:
-            raise FeatureError("no")
+@pytest.mark.parametrize("name", ["ids", "a", "frame", "group", "records/name", "skipped/reason"])
+def test_a_source_whose_bytes_have_changed_is_refused(tmp_path: Path, three: list[Path], name: str) -> None:
+    source = three[2]
+    with h5py.File(source, "r") as file:
+        place = file[name].id.get_offset()
+    content = bytearray(source.read_bytes())
+    content[place] ^= 1
+    source.write_bytes(content)
+    with pytest.raises(
+        FeatureError, match=rf"2\.h5: is damaged: {name} of rows 0 to \d is not what was written"
+    ) as caught:
+        run(three, tmp_path / "m.h5")
+    assert caught.value.path == str(source)
 
-    with pytest.raises(FeatureError, match=r"^no$"):
-        run(three, tmp_path / "m.h5", before=refuse)
+
+def test_a_source_is_the_one_that_was_noted(tmp_path: Path, three: list[Path]) -> None:
+    contents = []
+    for source in three:
+        with h5py.File(source, "r") as file:
+            contents.append(file.attrs[table.CONTENT])
+    run(three, tmp_path / "m.h5", contents=contents)
+    # Whole, but another.
+    three[1].unlink()
+    write(three[1], [], [1], skipped=[(1, 3, -1, "no open frame")])
+    with pytest.raises(FeatureError, match=r"1\.h5: is not the file that was written"):
+        run(three, tmp_path / "n.h5", contents=contents)
+    with h5py.File(three[0], "r+") as file:
+        del file.attrs[table.CONTENT], file[table.CHECKSUMS]
+    with pytest.raises(FeatureError, match=r"0\.h5: is not the file that was written"):
+        run(three, tmp_path / "o.h5", contents=contents)
 
 
 def test_a_disk_without_room_is_noticed_before_writing(

@@ -160,12 +160,21 @@ def test_parts_want_the_shards_that_were_merged(run: Path) -> None:
     receipt.write_bytes(content)
     shard = run / "shards/shard-00001.h5"
     size = shard.stat().st_size
-    shard.write_bytes(bytes(size))
-    damaged = call(run, "--format", "pt", "--parts")
-    assert damaged.exit_code == 1
-    assert "shard-00001.h5" in damaged.output
-    assert "jobs.rerun" in damaged.output
-    assert not (run / "export").exists()
+    whole = shard.read_bytes()
+    with h5py.File(shard) as file:
+        place = file["dna"].id.get_offset()
+    for changed in (bytes(size), whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]):
+        shard.write_bytes(changed)
+        damaged = call(run, "--format", "pt", "--parts")
+        assert damaged.exit_code == 1
+        assert "shard-00001.h5 is not the file that its receipt names" in damaged.output
+        assert "jobs.rerun" in damaged.output
+        assert not list((run / "export").glob("*"))
+        # The shard counts as missing, so that rerun makes it.
+        assert not receipt.exists()
+        receipt.write_bytes(content)
+    shard.write_bytes(whole)
+    assert call(run, "--format", "pt", "--parts").exit_code == 0
 
 
 def test_no_such_run(tmp_path: Path) -> None:

@@ -63,7 +63,10 @@ def edit(run: Run, number: int, change: Callable[[h5py.File], object], **changes
     """Change a shard file and seal it again, as a faulty program would."""
     with h5py.File(run.paths.shard(number), "r+") as file:
         change(file)
-    reseal(run, number, **changes)
+        del file[table.CHECKSUMS]
+        table.seal(file, {name: table.checksums(array) for name, array in table.arrays_of(file).items()})
+        content = file.attrs[table.CONTENT]
+    reseal(run, number, content=content, **changes)
 
 
 def refused(run: Run, error: type[VnpError], *parts: str, shard: int = 2) -> VnpError:
@@ -107,12 +110,19 @@ def test_a_shorter_file(run: Run, expected: dict[str, Any]) -> None:
     mended(run, expected)
 
 
-@pytest.mark.parametrize("place", [0, 9, 0.02, 0.3, 0.6, 0.999])
-def test_a_changed_file_of_the_same_size(run: Run, expected: dict[str, Any], place: float) -> None:
-    path = run.paths.shard(2)
+def flip(path: Path, place: int | str) -> None:
+    """Turn over all bits of a byte: the first of an array, or one by its place in the file."""
+    if isinstance(place, str):
+        with h5py.File(path, "r") as file:
+            place = int(file[place].id.get_offset())
     content = bytearray(path.read_bytes())
-    content[int(place if place >= 1 else place * len(content))] ^= 0xFF
+    content[place] ^= 0xFF
     path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [0, 9, "ids", "frame", "dna_projected", "protein", "records/length"])
+def test_a_changed_file_of_the_same_size(run: Run, expected: dict[str, Any], place: int | str) -> None:
+    flip(run.paths.shard(2), place)
     refused(run, DamagedShardError, "its bytes have changed")
     assert run_status(run).unfinished == [2]
     mended(run, expected)
@@ -271,14 +281,35 @@ def test_a_missing_dataset(run: Run, expected: dict[str, Any]) -> None:
         reduce_run(run, "1664")
 
 
+def test_what_is_not_merged_is_not_read(run: Run, expected: dict[str, Any]) -> None:
+    flip(run.paths.shard(2), "dna")
+    assert column_bytes(reduce_run(run, "1664").path) == expected
+    with pytest.raises(DamagedShardError, match=r"shard-00002\.h5 is not the file .* its bytes have changed\nMake it"):
+        reduce_run(run, "full", force=True)
+    assert run_status(run).unfinished == [2]
+
+
+@pytest.mark.parametrize("place", ["dna", "protein"])
+def test_shards_of_an_earlier_version_are_compared_whole(run: Run, expected: dict[str, Any], place: str) -> None:
+    for number in range(4):
+        with h5py.File(run.paths.shard(number), "r+") as file:
+            del file[table.CHECKSUMS], file.attrs[table.CONTENT]
+        reseal(run, number, content="")
+    flip(run.paths.shard(2), place)
+    refused(run, DamagedShardError, "its bytes have changed")
+    mended(run, expected)
+
+
 def test_a_disk_that_fails_while_hashing_costs_no_receipt(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(path: Path) -> str:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
 
-    monkeypatch.setattr("vnp.runs.done.reduce.file_sha256", fails)
+    flip(run.paths.shard(0), "protein")
+    monkeypatch.setattr("vnp.runs.done.receipts.file_sha256", fails)
     with pytest.raises(StorageError, match=r"reading .*shard-00000\.h5: the network file system has lost it"):
         reduce_run(run, "1664")
     monkeypatch.undo()
+    flip(run.paths.shard(0), "protein")
     assert reduce_run(run, "1664").fresh
 
 

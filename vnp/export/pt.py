@@ -6,7 +6,8 @@ VirNucPro gives a whole file one label, so there is one file a label. It keeps 1
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -18,9 +19,9 @@ from jaxtyping import Float32, Int64
 from vnp.errors import DamagedShardError, FeatureError, RunError, UsageError
 from vnp.features.hdf5 import as_bytes
 from vnp.features.read import Features, Window
-from vnp.features.table import require_finite
+from vnp.features.table import checked, read_checksums, require_finite
 from vnp.files.machine import available_memory
-from vnp.runs.done.receipts import require_sealed
+from vnp.runs.done.receipts import Receipt, require_sealed, sealed, withdraw
 from vnp.runs.request import Run, RunPaths
 
 NAMES = {1: "viral", 0: "host", -1: "unlabelled"}
@@ -143,12 +144,13 @@ class WholeDna:
             return window.values[:, self._features.layout.columns("dna")]
         values = np.empty((len(window), self.width), np.float32)
         ids: list[bytes] = []
-        for path, first, last in self._shards:
-            low, high = max(window.first, first) - first, min(window.first + len(window), last) - first
+        for shard in self._shards:
+            ends = (window.first - shard.first, window.first + len(window) - shard.first)
+            low, high = (min(max(end, 0), shard.receipt.rows) for end in ends)
             if low < high:
-                with h5py.File(path, "r", locking=False) as file:
-                    values[len(ids) : len(ids) + high - low] = file["dna"][low:high]
-                    ids += as_bytes(file["ids"][low:high])
+                dna, names = shard.read(slice(low, high))
+                values[len(ids) : len(ids) + high - low] = dna
+                ids += names
         if ids != window.columns.ids:
             raise FeatureError(
                 f"the shards beside {self._features.path} hold other rows than it. Merge them anew with: "
@@ -158,8 +160,50 @@ class WholeDna:
         return values
 
 
-def _find_shards(features: Features) -> list[tuple[Path, int, int]]:
-    """The run's shards, each with its first row and one past its last."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """A shard that was merged."""
+
+    run: Run
+    receipt: Receipt
+    first: int  # its first row among the merged ones
+    sums: Mapping[str, Int64[np.ndarray, "k"]] | None  # its checksums; None in one of an earlier version
+
+    @classmethod
+    def open(cls, run: Run, receipt: Receipt, first: int) -> _Part:
+        """Look whether its file is the one that its receipt names."""
+        path = run.paths.shard(receipt.shard)
+        with _damage(run, receipt.shard):
+            if not receipt.content:
+                require_sealed(run, receipt.shard, full=True)
+            with h5py.File(path, "r", locking=False) as file:
+                return cls(run, receipt, first, read_checksums(file, receipt.content))
+
+    def read(self, rows: slice) -> tuple[np.ndarray, list[bytes]]:
+        """Native DNA embeddings and ids of some of its rows."""
+        path = self.run.paths.shard(self.receipt.shard)
+        with _damage(self.run, self.receipt.shard), h5py.File(path, "r", locking=False) as file:
+            read = checked(file, self.sums, path)
+            return read("dna", rows), as_bytes(read("ids", rows))
+
+
+@contextmanager
+def _damage(run: Run, number: int) -> Iterator[None]:
+    """Have a shard that proves damaged count as missing, as reduce does."""
+    try:
+        yield
+    except (FeatureError, DamagedShardError, KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
+        if sealed(run, number, full=True) is not None:
+            raise
+        withdraw(run, number)
+        raise DamagedShardError(
+            f"{run.paths.shard(number)} is not the file that its receipt names ({error}). Make it again with: "
+            f"{run.rerun_command}"
+        ) from error
+
+
+def _find_shards(features: Features) -> list[_Part]:
+    """The run's shards."""
     root = features.path.parent
     if not RunPaths(root).request.exists():
         raise RunError(
@@ -168,18 +212,16 @@ def _find_shards(features: Features) -> list[tuple[Path, int, int]]:
         )
     run = Run.open(root)
     merged = features.provenance.get("shards", {})
-    shards: list[tuple[Path, int, int]] = []
+    shards: list[_Part] = []
     at = 0
     for number in range(run.request.shards):
-        try:
-            receipt = require_sealed(run, number, full=True)
-        except DamagedShardError as error:
-            raise DamagedShardError(f"{error}. Make it again with: python -m jobs.rerun {quote(str(root))}") from error
+        with _damage(run, number):
+            receipt = require_sealed(run, number)
         if receipt is None or receipt.sha256 != merged.get(str(number)) or features.run != run.request.digest:
             raise RunError(
                 f"{features.path} was merged from other shards than those beside it now. Merge them anew with: "
                 f"python -m jobs.reduce {quote(str(root))} --force"
             )
-        shards.append((run.paths.shard(number), at, at + receipt.rows))
+        shards.append(_Part.open(run, receipt, at))
         at += receipt.rows
     return shards

@@ -15,9 +15,10 @@ import errno
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 
 import h5py
@@ -27,10 +28,16 @@ from vnp.errors import FeatureError
 from vnp.features.hdf5 import Extent, allocate, as_array, as_bytes, column_type, extent, guarded_file, widest
 from vnp.features.table import (
     COLUMNS,
+    CONTENT,
     SCHEMA,
     Checksums,
     Column,
+    Reading,
     all_finite,
+    arrays_of,
+    checked,
+    checksums,
+    read_checksums,
     require_finite,
     require_schema,
     seal,
@@ -52,6 +59,7 @@ class Merged:
     ids_sha256: str  # of the ids, a line feed after each
     source_ids_sha256: list[str]  # the same of each source
     widths: dict[str, int]  # columns of each number array
+    content: str  # the digest that the file carries
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,13 @@ class _Source:
     skipped: int
     text: dict[str, int]
     arrays: dict[str, Extent]
+    sums: Mapping[str, np.ndarray] | None  # checksums of its arrays; None in a file of an earlier version
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """Open it for a while, for what reads some rows of an array and raises FeatureError where they have changed."""
+        with h5py.File(self.path, "r", locking=False) as file:
+            yield checked(file, self.sums, self.path)
 
 
 def merge(
@@ -74,9 +89,8 @@ def merge(
     *,
     arrays: Mapping[str, Sequence[str]],
     attributes: Mapping[str, str | int],
-    sealed: bool = False,
+    contents: Iterable[str] = (),
     more: Callable[[h5py.File], None] = lambda _file: None,
-    before: Callable[[int], None] = lambda _source: None,
     progress: Callable[[int], None] = lambda _rows: None,
 ) -> Merged:
     """Merge tables into a new file.
@@ -86,16 +100,17 @@ def merge(
         target: file to create; the caller gives a temporary name.
         arrays: for each number array of the target, the arrays of the sources that stand side by side in it.
         attributes: stored on the file beside ``schema``.
-        sealed: store checksums of every array in the file too, for who reads parts of it.
+        contents: the digest that each source must carry, where somebody has noted them; ``""`` for any.
         more: writes what else belongs into the file.
-        before: called with a source's index before its numbers are copied; raises to refuse it.
         progress: told how many rows were copied since the last call.
 
     Raises:
-        FeatureError: sources do not fit together, miss a record, repeat a row, or hold NaN or infinity.
+        FeatureError: a source has changed since it was written; or sources do not fit together, miss a record, repeat
+            a row, or hold NaN or infinity.
         OSError: the disk is full or cannot be read.
     """
-    surveyed = [_survey(path, arrays) for path in sources]
+    noted = chain(contents, repeat(""))
+    surveyed = [_survey(path, arrays, content) for path, content in zip(sources, noted, strict=False)]
     _require_fit(surveyed)
     totals = {
         "": sum(source.rows for source in surveyed),
@@ -103,7 +118,7 @@ def merge(
         "skipped": sum(source.skipped for source in surveyed),
     }
     _require_room(target, surveyed, totals, arrays)
-    sums = {name: Checksums() for name in (*(column.path for column in _ALL), *arrays)} if sealed else {}
+    sums = {name: Checksums() for name in (*(column.path for column in _ALL), *arrays)}
     with guarded_file(target) as file:
         file.attrs["schema"] = SCHEMA
         for key, value in attributes.items():
@@ -114,23 +129,26 @@ def merge(
         file.flush()
         first = 0
         with write_behind(target) as nudge:
-            for index, source in enumerate(surveyed):
-                before(index)
+            for source in surveyed:
                 for name, parts in arrays.items():
-                    check = _check(source, name, sums.get(name))
-                    copy([source.arrays[part] for part in parts], extents[name], first, check)
+                    _copy_array(source, name, parts, extents[name], first, sums[name])
                 nudge()
                 first += source.rows
                 progress(source.rows)
-        if sealed:
-            seal(file, {name: one.found() for name, one in sums.items()})
+        known = {name: one.found() for name, one in sums.items()}
+        seal(file, {name: known.get(name) or checksums(array) for name, array in arrays_of(file).items()})
+        content = str(file.attrs[CONTENT])
     widths = {name: found.width for name, found in extents.items()}
-    return Merged(totals[""], totals["records"], reasons, digests[-1], digests[:-1], widths)
+    return Merged(totals[""], totals["records"], reasons, digests[-1], digests[:-1], widths, content)
 
 
-def _survey(path: Path, arrays: Mapping[str, Sequence[str]]) -> _Source:
+def _survey(path: Path, arrays: Mapping[str, Sequence[str]], content: str) -> _Source:
     with h5py.File(path, "r", locking=False) as file:
         require_schema(file, path)
+        try:
+            sums = read_checksums(file, content)
+        except FeatureError as error:
+            raise FeatureError(str(error), path=path) from error
         text = {column.path: _widest(file[column.path]) for column in _ALL if column.dtype is None}
         ordinals = file["records/ordinal"]
         records = len(ordinals)
@@ -144,6 +162,7 @@ def _survey(path: Path, arrays: Mapping[str, Sequence[str]]) -> _Source:
             len(file["skipped/reason"]),
             text,
             {part: extent(path, file[part]) for part in sorted(needed)},
+            sums,
         )
 
 
@@ -232,81 +251,89 @@ def _copy_columns(
     last_key = -1
     last_record = surveyed[0].first_record - 1
     for source in surveyed:
-        with h5py.File(source.path, "r", locking=False) as found:
+        with source.reading() as found:
             digest = hashlib.sha256()
             for window in windows(source.rows):
-                last_key = _require_rising(found, window, last_key, source.path)
-                ids = as_bytes(found["ids"][window])
-                text = b"".join(name + b"\n" for name in ids)
+                columns = _copy_window(found, file, "", window, at, sums)
+                last_key = _require_rising(columns, window.start, last_key, source.path)
+                text = b"".join(name + b"\n" for name in as_bytes(columns["ids"]))
                 digest.update(text)
                 whole.update(text)
-                _copy_window(found, file, "", window, at, sums)
             digests.append(digest.hexdigest())
             repeated = int(source.records > 0 and source.first_record == last_record)
             for window in windows(source.records, repeated):
                 _copy_window(found, file, "records", window, at, sums)
             last_record = source.last_record if source.records else last_record
             for window in windows(source.skipped):
-                _copy_window(found, file, "skipped", window, at, sums)
-            add_reasons(found, reasons)
+                add_reasons(_copy_window(found, file, "skipped", window, at, sums)["reason"], reasons)
     return [*digests, whole.hexdigest()], reasons
 
 
 def _copy_window(
-    found: h5py.File, file: h5py.File, group: str, window: slice, at: dict[str, int], sums: Mapping[str, Checksums]
-) -> None:
+    found: Reading, file: h5py.File, group: str, window: slice, at: dict[str, int], sums: Mapping[str, Checksums]
+) -> dict[str, np.ndarray]:
+    """Copy some rows of a group's columns; returns them by name, as they were read."""
     into = slice(at[group], at[group] + window.stop - window.start)
     at[group] = into.stop
+    columns = {column.name: found(column.path, window) for column in COLUMNS[group]}
     for column in COLUMNS[group]:
-        values = found[column.path][window]
+        values = columns[column.name]
         if column.dtype is None:
             values = as_array(as_bytes(values), file[column.path].dtype)
         file[column.path][into] = values
-        if sums:
-            sums[column.path].add(values)
+        sums[column.path].add(values)
+    return columns
 
 
-def add_reasons(file: h5py.File, counts: dict[str, int]) -> None:
-    """Add to ``counts`` how many entries of an open file have no row, by reason."""
-    column = file["skipped/reason"]
-    for window in windows(len(column)):
-        for name, count in Counter(as_bytes(column[window])).items():
-            reason = name.decode()
-            counts[reason] = counts.get(reason, 0) + count
+def add_reasons(reasons: np.ndarray, counts: dict[str, int]) -> None:
+    """Add to ``counts`` how many of some entries have no row, by reason."""
+    for name, count in Counter(as_bytes(reasons)).items():
+        reason = name.decode()
+        counts[reason] = counts.get(reason, 0) + count
 
 
-def _require_rising(found: h5py.File, window: slice, last: int, path: Path) -> int:
+def _require_rising(columns: Mapping[str, np.ndarray], first: int, last: int, path: Path) -> int:
     """Make sure that no row is there twice; returns the last row's key."""
-    record, chunk, frame = (found[name][window] for name in ("record", "chunk", "frame"))
+    record, chunk, frame = (columns[name] for name in ("record", "chunk", "frame"))
     key = (record.astype(np.int64) << 31) + (chunk.astype(np.int64) << 3) + frame
     steps = np.diff(key, prepend=last)
     if (steps <= 0).any():
-        row = window.start + int(np.flatnonzero(steps <= 0)[0])
-        name = as_bytes(found["ids"][row : row + 1])[0].decode()
-        raise FeatureError(f"the id {name!r} is there twice or out of order (row {row})", path=path)
+        row = int(np.flatnonzero(steps <= 0)[0])
+        name = as_bytes(columns["ids"][row : row + 1])[0].decode()
+        raise FeatureError(f"the id {name!r} is there twice or out of order (row {first + row})", path=path)
     return int(key[-1])
 
 
-def _check(source: _Source, name: str, sums: Checksums | None) -> Callable[[np.ndarray, int], None]:
-    def check(values: np.ndarray, row: int) -> None:
-        if sums is not None:
-            sums.add(values)
+def _copy_array(source: _Source, name: str, parts: Sequence[str], target: Extent, first: int, sums: Checksums) -> None:
+    """Put a source's arrays side by side into rows ``first`` … of the target, and take in what is written."""
+    found = [Checksums() for _ in parts]
+
+    def check(pieces: Sequence[np.ndarray], values: np.ndarray, row: int) -> None:
+        # All of it is in the processor's cache, where to look at it again costs little.
+        for one, piece in zip(found, pieces, strict=True) if source.sums else ():
+            one.add(piece)
+        sums.add(values)
         if all_finite(values):
             return
-        with h5py.File(source.path, "r", locking=False) as found:
-            ids = as_bytes(found["ids"][row : row + len(values)])
+        with source.reading() as read:
+            ids = as_bytes(read("ids", slice(row, row + len(values))))
         require_finite(values, name, ids, path=source.path)
 
-    return check
+    copy([source.arrays[part] for part in parts], target, first, check)
+    if source.sums is not None:
+        for one, part in zip(found, parts, strict=True):
+            one.require(source.sums[part], part, source.path)
 
 
 def copy(
     sources: Sequence[Extent],
     target: Extent,
     first: int,
-    check: Callable[[np.ndarray, int], None] = lambda _values, _row: None,
+    check: Callable[[Sequence[np.ndarray], np.ndarray, int], None] = lambda _pieces, _values, _row: None,
 ) -> None:
-    """Put arrays side by side into rows ``first`` … of another; ``check`` is shown every window and its first row.
+    """Put arrays side by side into rows ``first`` … of another.
+
+    ``check`` is shown every window, as it was read of each and as it is written, and its first row.
 
     Raises:
         FeatureError: a file ends early.
@@ -325,7 +352,7 @@ def copy(
                 if buffer is not joined:
                     joined[:count, column : column + source.width] = buffer[:count]
                 column += source.width
-            check(joined[:count], low)
+            check([buffer[:count] for buffer in buffers], joined[:count], low)
             _write_all(writer, joined[:count], target.offset + (first + low) * target.row_bytes)
 
 

@@ -27,12 +27,12 @@ from vnp.features.split import look_up
 from vnp.features.table import (
     CHECKED_ROWS,
     COLUMNS,
-    Checksums,
     Reading,
     Records,
     Rows,
     Skipped,
     all_finite,
+    checked,
     read_checksums,
     read_records,
     read_rows,
@@ -263,25 +263,7 @@ class Features:
             What reads some rows of an array by its name, and raises FeatureError where they have changed.
         """
         with self._opened() as file:
-            yield lambda name, window: self._checked(file[name], name, window)
-
-    def _checked(self, stored: h5py.Dataset, name: str, window: slice) -> np.ndarray:
-        if self.checksums is None:
-            plain: np.ndarray = stored[window]
-            return plain
-        low, high, _ = window.indices(len(stored))
-        first, last = low // CHECKED_ROWS, -(-high // CHECKED_ROWS)
-        values: np.ndarray = stored[first * CHECKED_ROWS : last * CHECKED_ROWS]
-        sums = Checksums()
-        sums.add(values)
-        wrong = np.flatnonzero(self.checksums[name][first:last] != sums.found())
-        if len(wrong):
-            row = (first + int(wrong[0])) * CHECKED_ROWS
-            raise FeatureError(
-                f"{self.path} is damaged: {name} of rows {row:,} to {min(row + CHECKED_ROWS, len(stored)):,} is not "
-                f"what was written. {_remedy(self.path)}"
-            )
-        return values[low - first * CHECKED_ROWS : high - first * CHECKED_ROWS]
+            yield checked(file, self.checksums, self.path, _remedy(self.path))
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[h5py.File]:

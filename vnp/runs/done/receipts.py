@@ -67,6 +67,8 @@ class Receipt:
     # what was read of each input, by its place among them: from which byte on, to which, and the SHA-256 of the digests
     # of these blocks (``vnp.sequences.opening.block_digest``, 8 bytes each, little-endian), which the plan has too
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # the digest of its arrays' checksums that the file carries; "" in a file of scores, and of an earlier version
+    content: str = ""
 
     def write(self, path: Path) -> None:
         """Write the receipt durably; the first writer wins.

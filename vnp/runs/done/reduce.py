@@ -5,13 +5,10 @@ Beside it stands ``skipped.tsv``: what has no row, for people to read.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
-import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -28,7 +25,6 @@ from vnp.features.split import part_counts
 from vnp.features.table import Records, Skipped, read_records, read_skipped, windows
 from vnp.files.claims import alone
 from vnp.files.durable import replacing
-from vnp.files.hashing import file_sha256
 from vnp.files.tables import open_text_table, table_text
 from vnp.runs.done.receipts import (
     NAMED,
@@ -37,6 +33,7 @@ from vnp.runs.done.receipts import (
     make_with,
     require_all_sealed,
     require_same_encoders,
+    sealed,
     tidy,
     withdraw,
 )
@@ -44,7 +41,6 @@ from vnp.runs.planning.plan import read_plan
 from vnp.runs.request import Run, shard_name, versions
 from vnp.runs.units import SKIPPED_COLUMNS, skipped_lines
 
-_MOST_THREADS = 4
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
 
@@ -106,12 +102,10 @@ def _merge(
     provenance: dict[str, Any],
     progress: Callable[[int], None],
 ) -> Reduced:
-    with replacing(run.paths.features) as temporary, _hashed_ahead(run, receipts) as intact:
-
-        def require_intact(index: int) -> None:
-            if not intact(index):
-                raise _damaged(run, [receipts[index]])
-
+    # Shards of an earlier version have no checksums of their own.
+    if damaged := [receipt for receipt in receipts if not receipt.content and not _intact(run, receipt)]:
+        raise _damaged(run, damaged)
+    with replacing(run.paths.features) as temporary:
         try:
             merged = merge(
                 [run.paths.shard(receipt.shard) for receipt in receipts],
@@ -124,15 +118,14 @@ def _merge(
                     "chunk": run.request.chunk,
                     "provenance": json.dumps(provenance, sort_keys=True),
                 },
-                sealed=True,
-                before=require_intact,
+                contents=[receipt.content for receipt in receipts],
                 progress=progress,
             )
             _require_whole(run, receipts, merged)
             parts = _reopen(temporary, merged, layout)
             write_skipped(run, temporary)
         except (FeatureError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            explained = _explained(run, receipts, intact, error)
+            explained = _explained(run, receipts, error)
             if explained is error:
                 raise
             raise explained from error
@@ -193,9 +186,9 @@ def _already(
             f"{path} is there, but {run.paths.skipped.name} beside it is not, or not as it was written. To merge the "
             f"same shards anew: {anew}"
         )
-    with h5py.File(path, "r", locking=False) as file:
-        reasons: dict[str, int] = {}
-        add_reasons(file, reasons)
+    reasons: dict[str, int] = {}
+    for skipped in found.skipped_windows():
+        add_reasons(np.array(skipped.reason, object), reasons)
     return Reduced(path, found.rows, layout, reasons, fresh=False, parts=part_counts(found.splits()))
 
 
@@ -210,11 +203,15 @@ def _damaged(run: Run, receipts: Sequence[Receipt]) -> DamagedShardError:
     return DamagedShardError("\n".join([*lines, make_with(run, len(receipts))]))
 
 
-def _explained(run: Run, receipts: Sequence[Receipt], intact: Callable[[int], bool], error: Exception) -> Exception:
+def _intact(run: Run, receipt: Receipt) -> bool:
+    return sealed(run, receipt.shard, full=True) is not None
+
+
+def _explained(run: Run, receipts: Sequence[Receipt], error: Exception) -> Exception:
     """What lies behind an error while merging: most often a damaged file, which then must not be trusted."""
-    if isinstance(error, DamagedShardError) or (isinstance(error, OSError) and error.errno in _DISK):
+    if isinstance(error, OSError) and error.errno in _DISK:
         return error
-    damaged = [receipt for index, receipt in enumerate(receipts) if not intact(index)]
+    damaged = [receipt for receipt in receipts if not _intact(run, receipt)]
     if damaged:
         return _damaged(run, damaged)
     if isinstance(error, OSError) and error.errno is not None:
@@ -248,38 +245,6 @@ def _reopen(path: Path, merged: Merged, layout: FeatureLayout) -> dict[str, int]
         if shape != (merged.rows, layout.width):
             raise FeatureError(f"{path} has features of {shape}, expected {(merged.rows, layout.width)}")
         return part_counts(file["split"][:])
-
-
-@contextlib.contextmanager
-def _hashed_ahead(run: Run, receipts: Sequence[Receipt]) -> Iterator[Callable[[int], bool]]:
-    """Hash shard files, a few ahead of the one that is asked for, since hashing takes longer than copying.
-
-    Yields:
-        Whether the file of the receipt with that index is there and is the one that the receipt names. It raises
-        StorageError where it cannot be read, which says nothing about what is in it.
-    """
-    ahead = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
-    found: list[Future[str]] = []
-
-    def start(until: int) -> None:
-        for receipt in receipts[len(found) : until]:
-            found.append(threads.submit(file_sha256, run.paths.shard(receipt.shard)))
-
-    def intact(index: int) -> bool:
-        start(index + 1 + ahead)
-        try:
-            return found[index].result() == receipts[index].sha256
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except OSError as error:
-            raise storage_error(error, f"reading {run.paths.shard(receipts[index].shard)}") from error
-
-    threads = ThreadPoolExecutor(ahead)
-    try:
-        start(ahead)
-        yield intact
-    finally:
-        threads.shutdown(cancel_futures=True)
 
 
 def write_skipped(run: Run, features: Path) -> None:

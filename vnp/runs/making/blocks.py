@@ -244,6 +244,7 @@ def seal_shard(
         started=current.started,
         finished=now(),
         versions=versions(),
+        content=merged.content,
         inputs=_inputs([account.read for account in accounts], run.request.inputs, known),
     )
     try:
@@ -262,7 +263,7 @@ def _join(run: Run, number: int, paths: Sequence[Path], temporary: Path) -> Merg
         widths = {"scores": joined.width}
         # What the native network scores beside the rows, no plan has counted.
         rows = joined.rows if run.request.beside is None else joined.frames
-        return Merged(rows, joined.records, joined.skipped, joined.keys_sha256, [], widths)
+        return Merged(rows, joined.records, joined.skipped, joined.keys_sha256, [], widths, "")
     with h5py.File(paths[0], "r", locking=False) as block:
         arrays = {name: (name,) for name in ("dna", "dna_projected", "protein") if name in block}
     if run.request.classifier is None:
