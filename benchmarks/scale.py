@@ -162,8 +162,7 @@ def _make(root: Path, seed: int) -> None:
 def _seal(root: Path, length: int, seed: int) -> None:
     run = Run.open(root)
     scoring = MadeUpScores(seed)
-    identities = {name: dict(one.identity) for name, one in run.request.encoders.items()}
-    account = Account(identities, "cpu", {}, {}, {}, [])
+    account = Account(made_up_encoders(run.request).identities(), "cpu", {}, {}, {}, [])
     for shard in read_plan(run.paths.plan, run.request.plan_sha256)[1:]:
         plan, first = BlockPlan(run.request.digest, shard, run.request.block_units), shard.start.record
         announced = Announced(run.paths.blocks(shard.number), None)
