@@ -24,8 +24,9 @@ from vnp.encoders.tokens.tokenizers import DnabertTokenizer, Esm2Tokenizer
 from vnp.encoders.weights.folders import find_folder
 from vnp.errors import InputError, UsageError
 from vnp.files.machine import peak_memory
+from vnp.runs.planning.plan import iter_records
 from vnp.runs.request import START, PlannedInput, Position
-from vnp.runs.units import batch_units, iter_records, prepare
+from vnp.runs.units import batch_units, prepare
 from vnp.sequences.reading import read_records
 
 STAGES = ("reading and chunks", "frames and ids", "protein tokens", "DNA tokens", "same sequences")

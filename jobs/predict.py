@@ -89,6 +89,12 @@ if TYPE_CHECKING:
     help="With a checkpoint that reads open frames: let native score chunks that have none.",
 )
 @click.option("--shards", type=int, default=1, help="Number of shards, each one task.")
+@click.option(
+    "--pairs",
+    is_flag=True,
+    help="Reads are pairs, and both mates make one call: of files called alike but for _R1 and _R2, of path and path2 "
+    "of a samplesheet, or of one file where mates follow each other.",
+)
 @click.option("--keep-embeddings", is_flag=True, help="Keep rows beside scores, for other checkpoints and for reduce.")
 @options.encoder_folders
 @options.embedding
@@ -104,6 +110,7 @@ def main(
     window: int | None,
     native: bool,
     shards: int,
+    pairs: bool,
     keep_embeddings: bool,
     dna: str | None,
     protein: str | None,
@@ -130,18 +137,21 @@ def main(
         if source is not None:
             if input:
                 raise UsageError("--from takes a run that is embedded already, and no INPUT")
+            if pairs:
+                raise UsageError("--from calls pairs where the run holds them: leave --pairs out")
             _say(found := _from(source, checkpoint, out, given, force, embedding["device"]), source)
         else:
             if out is None or not input:
                 raise UsageError("predict needs INPUT and --out; or --from a run that is embedded")
             executor = choose_executor(cluster, profile, parallelism, retries)
-            from vnp.prediction.predict import choose_options, encoding_for, require_fit
+            from vnp.prediction.predict import choose_options, encoding_for, require_fit, require_long
 
             loaded, calling = choose_options(checkpoint or NATIVE, given, native=native)
             folders = {name: folder for name, folder in (("dna", dna), ("protein", protein)) if folder}
             decided = encoding_for(loaded, calling, window, folders, embedding["weights"])
-            encoding = {**embedding, **decided, "keep_embeddings": keep_embeddings}
+            encoding = {**embedding, **decided, "keep_embeddings": keep_embeddings, "pairs": pairs}
             planned = run_options(input, shards, encoding, executor, out=out, every_frame=True)
+            require_long(pairs, calling)
             require_fit(planned, loaded, calling)
             run, todo = _plan(planned, out, calling, executor, force)
             binds = predict_binds(run, calling)
@@ -251,8 +261,9 @@ def _again(source: Path, settings: dict[str, Any]) -> str:
 
 def _say(found: Predicted, source: Path) -> None:
     counts, settings = found.summary["counts"], found.summary["settings"]
+    what = "pairs" if found.summary.get("pairs") else "records"
     echo(
-        f"{counts['viral']:,} of {counts['records']:,} records are called viral, {counts['host']:,} host, "
+        f"{counts['viral']:,} of {counts['records']:,} {what} are called viral, {counts['host']:,} host, "
         f"{counts['no_call']:,} have no call" + ("" if found.fresh else " (these predictions were there already)")
     )
     if "regions" in counts:

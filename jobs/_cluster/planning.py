@@ -87,7 +87,8 @@ def plan_run(options: RunOptions, out: Path, executor: Executor, *, force: bool 
     run, before, shards = make_plan(options, out, executor.profile, force=force)
     totals = run.request.totals
     echo(
-        f"{'found' if before else 'planned'} {run.paths.root}: {totals.records:,} records, {totals.bases:,} bases, "
+        f"{'found' if before else 'planned'} {run.paths.root}: {totals.records:,} "
+        f"{'reads of pairs' if run.request.mates > 1 else 'records'}, {totals.bases:,} bases, "
         f"{totals.rows:,} rows in {len(shards)} shards"
     )
     for entry in run.request.inputs:

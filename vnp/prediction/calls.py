@@ -250,9 +250,9 @@ class Found:
         Returns:
             What the rows and their chunks came to.
         """
-        rows, names = batch.rows, batch.records
-        place = slice(batch.first, batch.first + len(names))
-        self.length[place] = names.length
+        rows, names = batch.rows, batch.called
+        first = batch.first // batch.mates
+        self.length[first : first + len(names)] = names.length
         judged = judges.judge(rows)
         owner = batch.owner
         chunk_key = chunk_keys(owner, rows.chunk)
@@ -267,14 +267,16 @@ class Found:
         self.rows += len(rows)
         if not len(rows):
             return judged, chunks
-        votes = judges.vote(judged, owner, lambda first: names.length[owner[first]])
-        at = owner[votes.first]
+        # Mates decide together, as windows of one record do.
+        called = owner // batch.mates
+        votes = judges.vote(judged, called, lambda first: names.length[called[first]])
+        at = called[votes.first]
         least = threshold(names.length[at], votes.by)
         viral = votes.probability >= least
-        group = np.searchsorted(at, owner)
+        group = np.searchsorted(at, called)
         same = votes.decides & ((judged.probability >= least[group]) == viral[group])
         agreement = np.bincount(group[same], minlength=len(at)) / votes.rows
-        where = at + batch.first
+        where = at + first
         self.score[where], self.probability[where], self.by[where] = votes.score, votes.probability, votes.by
         self.viral[where], self.agreement[where] = viral, agreement
         self.kind[where] = judges.kind(judged, votes, viral)
@@ -283,7 +285,7 @@ class Found:
             if one.trust.novelty is not None:
                 some = votes.by == number
                 self.novelty[where[some]] = one.trust.novelty.percentile(distance[some], names.length[at[some]])
-        self.scored[where] = np.bincount(owner[starts], minlength=len(names))[at].astype(np.int32)
+        self.scored[where] = np.bincount(called[starts], minlength=len(names))[at].astype(np.int32)
         return judged, chunks
 
 

@@ -156,6 +156,16 @@ def require_fit(planned: RunOptions, classifier: Classifier, options: PredictOpt
     classifier.require(layout, identities, planned.chunk or 0, "this installation")
 
 
+def require_long(pairs: bool, options: PredictOptions) -> None:
+    """Refuse to look for regions in pairs of reads.
+
+    Raises:
+        UsageError: that is asked for.
+    """
+    if pairs and options.regions:
+        raise UsageError("--regions looks into records of 10,000 bases and more, not into pairs of reads: leave it out")
+
+
 def require_free(
     paths: OutputPaths,
     options: PredictOptions,
@@ -261,6 +271,7 @@ def predict(
         StorageError: the disk is full or cannot be written.
     """
     options.check()
+    require_long(run.request.mates > 1, options)
     paths = OutputPaths(out)
     classifier = bring_back(options.classifier)
     source = Source(run, classifier, options.classifier, device)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,12 +18,13 @@ from jaxtyping import Float16, Float32, Int64
 from vnp.classifier.classifier import Classifier
 from vnp.errors import DamagedShardError, FeatureError, UsageError
 from vnp.features.layout import FeatureLayout, make_layout
-from vnp.features.scores import GROUP, Facts, Named, Scores, read_facts, read_named, read_scores
+from vnp.features.scores import GROUP, NOT_COUNTED, Facts, Named, Scores, read_facts, read_named, read_scores
 from vnp.features.table import Skipped, read_skipped, windows
 from vnp.prediction.classifiers import join_parts, native_of
 from vnp.runs.done.receipts import Receipt, require_all_sealed, require_same_encoders, require_sealed, withdraw
 from vnp.runs.planning.plan import read_plan
 from vnp.runs.request import ClassifierChoice, PlannedInput, Run
+from vnp.sequences.mates import fragment_name
 
 _NAMED_REASONS = 3
 _ROWS_AT_ONCE = 1 << 18
@@ -37,6 +38,12 @@ class Batch:
 
     records: Named
     rows: Scores
+    mates: int = 1  # consecutive records that are called as one
+
+    @property
+    def called(self) -> Named:
+        """What is called: the records, or the fragments that they are mates of, numbered from 0 too."""
+        return _fragments(self.records) if self.mates > 1 else self.records
 
     @property
     def first(self) -> int:
@@ -52,12 +59,12 @@ class Batch:
     def part(self, low: int, high: int) -> Batch:
         """Records ``low`` up to, not including, ``high``, by their places."""
         first, last = np.searchsorted(self.owner, (low, high))
-        return Batch(_part(self.records, low, high), _part(self.rows, int(first), int(last)))
+        return Batch(_part(self.records, low, high), _part(self.rows, int(first), int(last)), self.mates)
 
     def followed_by(self, other: Batch) -> Batch:
         """These records and those behind them, of which the first may be this one's last."""
         again = _again(self.records, other.records)
-        return Batch(_joined(self.records, other.records, again), _joined(self.rows, other.rows))
+        return Batch(_joined(self.records, other.records, again), _joined(self.rows, other.rows), self.mates)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +74,16 @@ class Told:
     records: Named
     facts: Facts
     skipped: Skipped  # of these records
+
+    def of_fragments(self) -> Told:
+        """The same of the fragments that the records are mates of: sums, and the description of the first mate."""
+        facts, unknown = self.facts, Facts.unknown(len(self.records) // 2)
+        gc, ambiguous = (
+            np.where((pairs < 0).all(axis=1), NOT_COUNTED, np.maximum(pairs, 0).sum(axis=1))
+            for pairs in (facts.gc.reshape(-1, 2), facts.ambiguous.reshape(-1, 2))
+        )
+        skipped = replace(self.skipped, record=self.skipped.record // 2)
+        return Told(_fragments(self.records), Facts(unknown.repeat, gc, ambiguous, facts.description[::2]), skipped)
 
     def part(self, low: int, high: int) -> Told:
         """Records ``low`` up to, not including, ``high``, by their places."""
@@ -94,6 +111,13 @@ def _joined(one: _Table, other: _Table, again: int = 0) -> _Table:
         before, behind = getattr(one, column.name), getattr(other, column.name)[again:]
         columns.append(before + behind if isinstance(before, list) else np.concatenate([before, behind]))
     return type(one)(*columns)
+
+
+def _fragments(mates: Named) -> Named:
+    """Pairs as one record each; of both mates, lengths and chunks are added up."""
+    both = mates.length.reshape(-1, 2), mates.chunks.reshape(-1, 2)
+    names = [fragment_name(name) for name in mates.name[::2]]
+    return Named(mates.ordinal[::2] // 2, names, both[0].sum(axis=1), both[1].sum(axis=1).astype(np.int32))
 
 
 def _again(one: Named, other: Named) -> int:
@@ -170,6 +194,20 @@ class Source:
         return self.run.request.inputs
 
     @property
+    def mates(self) -> int:
+        """Consecutive records that are called as one."""
+        return self.run.request.mates
+
+    @property
+    def calls(self) -> int:
+        """How many calls there are: of records, or of fragments."""
+        return self.run.request.totals.records // self.mates
+
+    def window(self, entry: PlannedInput) -> slice:
+        """The calls of a file."""
+        return slice(entry.first_record // self.mates, (entry.first_record + entry.records) // self.mates)
+
+    @property
     def rows(self) -> int:
         """Rows in all."""
         return sum(receipt.rows for receipt in self._receipts)
@@ -186,15 +224,16 @@ class Source:
             with self._opened(receipt) as file:
                 for found in self._pieces(file):
                     batch = found if held is None else held.followed_by(found)
-                    # The last record can go on in what comes next.
-                    if len(batch.records) > 1:
-                        yield batch.part(0, len(batch.records) - 1)
-                    held = batch.part(len(batch.records) - 1, len(batch.records))
+                    # The last record can go on in what comes next, and so can a fragment.
+                    whole = self._whole(batch.records)
+                    if whole:
+                        yield batch.part(0, whole)
+                    held = batch.part(whole, len(batch.records))
         if held is not None:
             yield held
 
     def named(self) -> Iterator[Told]:
-        """All records again, each once, with what is told of them, some ten thousand at a time."""
+        """All that is called, each once, with what is told of it, some ten thousand at a time."""
         held: Told | None = None
         for receipt in self._receipts:
             with self._opened(receipt) as file:
@@ -204,13 +243,21 @@ class Source:
                     first, last = np.searchsorted(of_entry, (names.ordinal[0], names.ordinal[-1] + 1))
                     told = Told(names, read_facts(file, window), read_skipped(file, slice(int(first), int(last))))
                     told = told if held is None else held.followed_by(told)
-                    # The last record can go on in the next shard.
-                    last_place = len(told.records) - 1
-                    if last_place:
-                        yield told.part(0, last_place)
-                    held = told.part(last_place, last_place + 1)
+                    # The last record can go on in the next shard, and so can a fragment.
+                    whole = self._whole(told.records)
+                    if whole:
+                        yield self._called(told.part(0, whole))
+                    held = told.part(whole, len(told.records))
         if held is not None:
-            yield held
+            yield self._called(held)
+
+    def _called(self, told: Told) -> Told:
+        return told.of_fragments() if self.mates > 1 else told
+
+    def _whole(self, records: Named) -> int:
+        """How many of the first records are sure to be whole, with their mates."""
+        last = len(records) - 1
+        return last - int(records.ordinal[last]) % self.mates
 
     def _pieces(self, file: h5py.File) -> Iterator[Batch]:
         """The records of a shard with their rows, so many at a time that they fit into memory."""
@@ -226,7 +273,7 @@ class Source:
             high = max(low + 1, min(low + _RECORDS_AT_ONCE, room))
             window = slice(int(starts[low]), int(starts[high]))
             rows = read_scores(file, window) if self.stored else self._score(file, window)
-            yield Batch(read_named(file, slice(low, high)), rows)
+            yield Batch(read_named(file, slice(low, high)), rows, self.mates)
             low = high
 
     def _score(self, file: h5py.File, window: slice) -> Scores:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int8, Int64, UInt8
+from jaxtyping import Bool, Float64, Int8, Int64
 
 from vnp.classifier.calibration import logistic
 from vnp.features.scores import Scores
@@ -63,6 +63,7 @@ from vnp.runs.planning.plan import check_inputs, planned_records
 from vnp.runs.request import PlannedInput, versions
 from vnp.sequences.chunks import Chunking
 from vnp.sequences.frames import FRAME_NAMES
+from vnp.sequences.samplesheet import FIRST, SECOND
 
 SCHEMA = "vnp-predictions/2"
 Progress = Callable[[str, int], None]
@@ -97,7 +98,7 @@ class Writing:
             return None
         if asked != AUTO:
             return Prevalence(float(asked), float(asked), float(asked), 0)
-        found = Found(self.source.run.request.totals.records)
+        found = Found(self.source.calls)
         chunking = Chunking(self.source.run.request.chunk)
         for batch in self.source.batches():
             found.add(batch, judges, self._threshold, partial(_spans, chunking=chunking))
@@ -115,7 +116,8 @@ class Writing:
             regions = self._write_regions(stack) if options.regions else {}
             listed, reasons = self._write_records(calls, list(regions), stack)
             if options.fasta:
-                write_called(run.request.inputs, calls.call == VIRAL, stack.enter_context(replacing(paths.fasta)))
+                viral = np.repeat(calls.call == VIRAL, self.source.mates)
+                write_called(run.request.inputs, viral, stack.enter_context(replacing(paths.fasta)))
             levels = reliability_levels(self.judges, run.request.chunk)
             about = {**self._about(found, calls, reasons), "prevalence": prevalence and asdict(prevalence)}
             if options.regions:
@@ -155,10 +157,10 @@ class Writing:
 
     def _write_rows(self, stack: ExitStack) -> tuple[Found, Tracks]:
         judges, request = self.judges, self.source.run.request
-        found, chunking = Found(request.totals.records), Chunking(request.chunk)
+        found, chunking = Found(self.source.calls), Chunking(request.chunk)
         add_chunks = self._table("chunks", CHUNKS, stack)
         add_frames = self._table("frames", FRAMES, stack) if judges.classifier.layout.rows == "frames" else None
-        windows: list[UInt8[np.ndarray, "w"]] = []
+        tracks = [Tracks(np.empty(0, np.uint8), np.empty(0, np.int64))]
         add_virnucpro = None
         if self.options.virnucpro:
             files = open_virnucpro_files(self.paths.virnucpro_frames, self.paths.virnucpro_chunks)
@@ -170,7 +172,7 @@ class Writing:
             records = [names[at] for at in (chunks.record - batch.first).tolist()]
             told = replace(chunks, probability=judges.told(chunks.probability, chunks.by))
             add_chunks(ChunkRows(told, records, viral))
-            windows.append(_percent(batch, told, chunking))
+            tracks.append(_track(batch, told, chunking))
             if add_frames is not None:
                 frames = self._frames(batch, judged, names)
                 add_frames(frames)
@@ -178,8 +180,8 @@ class Writing:
                     of_chunk = chunk_keys(frames.rows.record - batch.first, frames.rows.chunk)
                     add_virnucpro(frames.ids, logistic(frames.judged.margin), of_chunk)
             self.progress("calling", len(batch.rows))
-        percent = np.concatenate(windows) if windows else np.empty(0, np.uint8)
-        return found, Tracks(percent, chunking.count(found.length))
+        joined = (np.concatenate([getattr(one, name) for one in tracks]) for name in ("percent", "windows"))
+        return found, Tracks(*joined)
 
     def _frames(self, batch: Batch, judged: Judged, names: list[str]) -> FrameRows:
         """The rows that are frames, with their ids."""
@@ -216,7 +218,7 @@ class Writing:
         """
         add = self._table("predictions", chosen_columns(self.options.columns), stack)
         inputs = self.source.inputs
-        first = np.array([entry.first_record for entry in inputs])
+        first = np.array([self.source.window(entry).start for entry in inputs])
         samples, sources = [entry.sample or "" for entry in inputs], self._sources
         counts, ranked = Counter[str](), calls.ranked(MOST_LISTED, marked)
         chosen, names = np.zeros(len(calls.length), bool), dict[int, tuple[str, str]]()
@@ -257,18 +259,23 @@ class Writing:
     @property
     def _sample_names(self) -> list[str]:
         """The sample of each input, or where there is none, what tables call it."""
-        return [entry.sample or source for entry, source in zip(self.source.inputs, self._sources, strict=True)]
+        names: list[str] = []
+        for entry, source in zip(self.source.inputs, self._sources, strict=True):
+            names.append(names[-1] if entry.mates == SECOND else entry.sample or source)
+        return names
 
     @property
     def _samples(self) -> Samples:
         """The sample of each record."""
         number = {name: at for at, name in enumerate(dict.fromkeys(self._sample_names))}
         code = np.array([number[name] for name in self._sample_names], np.int32)
-        return Samples(list(number), np.repeat(code, [entry.records for entry in self.source.inputs]))
+        return Samples(
+            list(number), np.repeat(code, [entry.records // self.source.mates for entry in self.source.inputs])
+        )
 
     def _write_counts(self, about: dict[str, Any], calls: Calls, stack: ExitStack) -> None:
         """Write counts of each sample for other programs."""
-        windows = [_records(entry) for entry in self.source.inputs]
+        windows = list(map(self.source.window, self.source.inputs))
         samples = count_samples(self._sample_names, self._sources, windows, calls, self._kinds)
         for path, found in ((self.paths.counts, summary_of(about, samples)), (self.paths.multiqc, multiqc_of(samples))):
             text = json.dumps(found, indent=2) + "\n"
@@ -314,6 +321,7 @@ class Writing:
         return {
             "run": run.request.digest,
             "settings": asdict(self.options),
+            "pairs": self.source.mates > 1,
             "counts": {
                 "records": len(calls.call),
                 "bases": int(calls.length.sum()),
@@ -364,13 +372,13 @@ HOLDS = {
 """What files hold that a page links to, by the stem of their names."""
 
 
-def _percent(batch: Batch, chunks: Chunks, chunking: Chunking) -> UInt8[np.ndarray, "w"]:
-    """The probabilities of all windows of some records, as ``Tracks`` has them."""
+def _track(batch: Batch, chunks: Chunks, chunking: Chunking) -> Tracks:
+    """The probabilities of all windows of what is called of some records."""
     count = chunking.count(batch.records.length)
     found = np.full(int(count.sum()), NO_WINDOW, np.uint8)
     before = np.cumsum(count) - count
     found[before[chunks.record - batch.first] + chunks.chunk - 1] = percent_of(chunks.probability)
-    return found
+    return Tracks(found, count.reshape(-1, batch.mates).sum(axis=1))
 
 
 def _spans(
@@ -397,20 +405,21 @@ def write_called(inputs: Sequence[PlannedInput], called: Bool[np.ndarray, "r"], 
     Raises:
         ChangedInputError: an input is gone or holds other bytes than when the run was planned.
     """
-    wanted = [entry for entry in inputs if called[_records(entry)].any()]
-    check_inputs(wanted)
+    mates = {at: inputs[at + 1] for at, entry in enumerate(inputs) if entry.mates == FIRST}
+    wanted = {at: entry for at, entry in enumerate(inputs) if called[_records(entry)].any()}
+    check_inputs([*wanted.values(), *(mates[at] for at in wanted if at in mates)])
     with path.open("xb") as file:
-        return sum(_write_input(entry, called[_records(entry)], file) for entry in wanted)
+        return sum(_write_input(entry, mates.get(at), called[_records(entry)], file) for at, entry in wanted.items())
 
 
 def _records(entry: PlannedInput) -> slice:
     return slice(entry.first_record, entry.first_record + entry.records)
 
 
-def _write_input(entry: PlannedInput, called: Bool[np.ndarray, "r"], file: BinaryIO) -> int:
+def _write_input(entry: PlannedInput, mate: PlannedInput | None, called: Bool[np.ndarray, "r"], file: BinaryIO) -> int:
     bases = 0
     # To the end of the file, where its bytes are known to be those that were planned.
-    for record, chosen in zip(planned_records(entry), chain(called.tolist(), repeat(False)), strict=False):
+    for record, chosen in zip(planned_records(entry, mate), chain(called.tolist(), repeat(False)), strict=False):
         if not chosen:
             continue
         _write_fasta(file, entry.record_name(record.name), record.sequence)

@@ -144,6 +144,8 @@ class PlannedInput:
     planned_path: str | None = None
     planned_dataset: str | None = None
     sample: str | None = None  # what the samplesheet calls it
+    # which mates of pairs it holds, as ``InputFile`` has it. Records of two files stand side by side, under the first
+    mates: str | None = None
 
     def record_name(self, name: str) -> str:
         """The name of one of its records in this run."""
@@ -237,9 +239,10 @@ class Request:
                 del planned[name]
             for name in ("path", "dataset"):
                 planned[name] = planned.pop(f"planned_{name}") or planned[name]
-            if planned["sample"] is None:
-                # As it was before there were samples.
-                del planned["sample"]
+            for name in ("sample", "mates"):
+                if planned[name] is None:
+                    # As it was before there were samples and pairs.
+                    del planned[name]
         if self.classifier is not None:
             # It is its content, wherever it lies.
             del decisive["classifier"]["name"]
@@ -250,6 +253,11 @@ class Request:
         """The encoder of each molecule that is embedded."""
         both = {"dna": self.dna, "protein": self.protein}
         return {molecule: choice for molecule, choice in both.items() if choice is not None}
+
+    @property
+    def mates(self) -> int:
+        """Consecutive records that are called as one: 2 where they are mates of pairs, else 1."""
+        return 1 if self.inputs[0].mates is None else 2
 
     @property
     def shortest(self) -> int | None:

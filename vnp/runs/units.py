@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, compress
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,14 +19,15 @@ from vnp.features.scores import LONGEST_DESCRIPTION, NOT_COUNTED, Facts
 from vnp.features.split import NO_SPLIT
 from vnp.features.table import Records, Rows, Skipped
 from vnp.files.tables import table_lines
-from vnp.runs.planning.plan import Selection
+from vnp.runs.planning.plan import Selection, records_of
 from vnp.runs.request import START, PlannedInput, Position
 from vnp.sequences.chunks import Chunking, Chunks
 from vnp.sequences.ends import UNKNOWN, terminal_repeat
 from vnp.sequences.frames import CODON, FRAME_TEXTS, Frames, Reason, frame_ids, open_frames, whole_chunks
 from vnp.sequences.opening import Watch
-from vnp.sequences.reading import Record, read_records
+from vnp.sequences.reading import Record
 from vnp.sequences.record import base_counts
+from vnp.sequences.samplesheet import SECOND
 
 BATCH_UNITS = 8_192
 SKIPPED_COLUMNS = ("record", "input", "length", "chunk", "frame", "reason")
@@ -91,24 +91,17 @@ def read_units(
     for index in range(start.input, len(inputs)):
         if left <= 0:
             return
+        if inputs[index].mates == SECOND:
+            # They came with the first.
+            continue
         here = start if index == start.input else Position(index, *START)
-        records = iter_records(Path(inputs[index].path), here, None if watches is None else watches[index])
+        records = records_of(inputs, index, here, watches)
         for batch in batch_units(records, chunk, index, here, left):
             kept = window(batch, 0, left)
             left -= len(kept)
             yield kept
             if left <= 0:
                 return
-
-
-def iter_records(path: Path, start: Position, watch: Watch | None = None) -> Iterator[Record]:
-    """The records of one file from a position on, read from the record's byte where that is known."""
-    if start.offset > 0:
-        yield from read_records(path, watch=watch, offset=start.offset, line=start.line)
-        return
-    for ordinal, record in enumerate(read_records(path, watch=watch)):
-        if ordinal >= start.record:
-            yield record
 
 
 def batch_units(

@@ -26,6 +26,8 @@ COLUMNS = ("path", "label", "group")
 STANDARD_INPUT = frozenset({"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})
 DATASET_FASTA = "dataset.fna.gz"
 DATASET_TABLE = "dataset.parquet"
+FIRST, SECOND, BOTH = "first", "second", "both"
+"""Which mates of pairs a file holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ def require_utf8(path: Path) -> None:
         raise InputError("the path is not UTF-8; rename the file or folder", path=shown) from error
 
 
-_SHEET = Columns("samplesheet", COLUMNS, "of which label and group may be left empty", ("sample",))
+_SHEET = Columns("samplesheet", COLUMNS, "of which label and group may be left empty", ("sample", "path2"))
 _WORD = re.compile(r"[\w.+-]+")
 
 
@@ -187,7 +189,8 @@ class InputFile:
         group: the unit that is never split between training and test; None means each record is its own.
         dataset: absolute path of the table that has label, unit, part and frames of each record, where the file is
             that of a dataset; label and group say nothing then.
-        sample: what to put in front of its records' names, where that is asked for.
+        sample: of which its records are; put in front of their names.
+        mates: ``FIRST`` or ``SECOND`` reads of pairs, the second behind the first, or ``BOTH`` in turn; None: no pairs.
     """
 
     path: Path
@@ -195,6 +198,7 @@ class InputFile:
     group: str | None = None
     dataset: Path | None = None
     sample: str | None = None
+    mates: str | None = None
 
     @property
     def lacks_table(self) -> bool:
@@ -208,8 +212,8 @@ def read_inputs(paths: Sequence[str | Path], spool: Path | None = None) -> list[
     Args:
         paths: FASTA, FASTQ or BAM files; datasets, by their folder or one of its two files (``dataset.fna.gz`` beside
             ``dataset.parquet``); or samplesheets: names that end in ``.csv`` or ``.tsv``, with the columns path,
-            label (viral, host or empty) and group (any name, or empty), and if wished sample (one word). Paths in a
-            sheet are relative to the sheet. ``-`` is standard input.
+            label (viral, host or empty) and group (any name, or empty), and if wished sample (one word) and path2 (of
+            the second reads of pairs). Paths in a sheet are relative to the sheet. ``-`` is standard input.
         spool: folder that keeps standard input as a file; None where there is no place for one.
 
     Raises:
@@ -225,7 +229,11 @@ def read_inputs(paths: Sequence[str | Path], spool: Path | None = None) -> list[
         if str(path) in STANDARD_INPUT:
             rows = [("standard input", InputFile(_spooled(spool)))]
         elif path.suffix.lower() in DELIMITERS:
-            rows = ((f"{path}, line {line}", _row(row, path, line)) for line, row in read_rows(path, _SHEET))
+            rows = (
+                (f"{path}, line {line}", file)
+                for line, row in read_rows(path, _SHEET)
+                for file in _mates(row, path, line)
+            )
         else:
             rows = [("the command line", _input(path))]
         for place, item in rows:
@@ -282,6 +290,17 @@ def _input(path: Path) -> InputFile:
         return InputFile(fasta.absolute())
     check_readable(table)
     return InputFile(fasta.absolute(), dataset=table.absolute())
+
+
+def _mates(row: dict[str, str], path: Path, line: int) -> list[InputFile]:
+    """The file of a row, or its two."""
+    first = _row(row, path, line)
+    if not row["path2"]:
+        return [first]
+    second = _row({**row, "path": row["path2"]}, path, line)
+    if first.dataset is not None or second.dataset is not None:
+        raise InputError("path2 is for reads, not for a dataset", path=path, line=line)
+    return [replace(first, mates=FIRST), replace(second, mates=SECOND)]
 
 
 def _row(row: dict[str, str], path: Path, line: int) -> InputFile:

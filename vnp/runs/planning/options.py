@@ -34,6 +34,7 @@ class RunOptions:
     protein: str | None = DEFAULTS["protein"]  # that of the protein encoder; None makes each chunk a row
     precision: str = "auto"  # one of ``vnp.encoders.registry.PRECISIONS``
     store: str = "float16"  # dtype of the stored numbers
+    pairs: bool = False  # records are mates of pairs, side by side
     prefix_ids: bool = False  # put each input's name in front of its records' names
     token_budget: int | None = None  # tokens of one batch, or None for the encoder's own
     # expected tokens of a block, the piece of a shard that a killed task can lose, or None for what suits the device. A
@@ -53,6 +54,10 @@ class RunOptions:
         """
         if not self.files:
             raise UsageError("there is no input: name FASTA, FASTQ or BAM files, or a samplesheet")
+        if not self.pairs and any(file.mates for file in self.files):
+            raise UsageError("the samplesheet's column path2 holds second reads of pairs: that takes predict --pairs")
+        if self.pairs and any(file.dataset is not None for file in self.files):
+            raise UsageError("--pairs is for reads, and a dataset holds chunks: leave it out")
         if not 1 <= self.shards <= MOST_SHARDS:
             raise UsageError(f"--shards must be 1 to {MOST_SHARDS:,}, not {self.shards}")
         if self.chunk is not None and not _SMALLEST_CHUNK <= self.chunk <= LARGEST_CHUNK:

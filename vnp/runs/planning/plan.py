@@ -13,6 +13,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import h5py
@@ -23,10 +25,11 @@ from vnp.errors import ChangedInputError, InputError, RunError, storage_error
 from vnp.features.hdf5 import as_array, as_bytes, column_type, whole_file, widest
 from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
-from vnp.runs.request import PlannedInput, Position, Request, Run, Shard
-from vnp.sequences.opening import BLOCK, KnownBlocks
+from vnp.runs.request import START, PlannedInput, Position, Request, Run, Shard
+from vnp.sequences.mates import in_turn, side_by_side
+from vnp.sequences.opening import BLOCK, KnownBlocks, Watch
 from vnp.sequences.reading import Record, input_digest, read_records
-from vnp.sequences.samplesheet import InputFile
+from vnp.sequences.samplesheet import BOTH, FIRST, InputFile
 
 SCHEMA = "vnp-plan/2"
 _WIDE = ("record", "chunk", "offset", "line", "units", "rows", "tokens", "bases")
@@ -136,7 +139,7 @@ def read_needed(run: Run, shards: Sequence[Shard], number: int) -> tuple[dict[in
     inputs = run.request.inputs
     start = shards[number].start
     after = shards[number + 1].start if number + 1 < len(shards) else None
-    last = len(inputs) - 1 if after is None else after.input
+    last = _with_mates(inputs, len(inputs) - 1 if after is None else after.input)
     chosen, known = {}, {}
     with _planned(run.paths.plan, run.request.plan_sha256) as file:
         if _BLOCKS not in file:
@@ -192,7 +195,12 @@ def inputs_of(request: Request, shards: Sequence[Shard], number: int) -> Sequenc
         following = shards[number + 1].start
         at_start = following.record == 0 and following.chunk == 0
         last = following.input - 1 if at_start else following.input
-    return request.inputs[first : last + 1]
+    return request.inputs[first : _with_mates(request.inputs, last) + 1]
+
+
+def _with_mates(inputs: Sequence[PlannedInput], last: int) -> int:
+    """The last of the files that are read when an input is."""
+    return last + (inputs[last].mates == FIRST)
 
 
 def check_inputs(inputs: Sequence[PlannedInput], *, read: bool = False) -> None:
@@ -242,16 +250,50 @@ def moved_to(entry: PlannedInput, file: InputFile) -> PlannedInput | None:
     )
 
 
-def planned_records(entry: PlannedInput) -> Iterator[Record]:
-    """All records of a file that was planned.
+def planned_records(entry: PlannedInput, mate: PlannedInput | None = None) -> Iterator[Record]:
+    """All records of a file that was planned; of first reads of pairs, with those of the file of their mates.
 
     Raises:
         ChangedInputError: after the last record, if its bytes were others: what was made of them is to be thrown away.
     """
-    found = hashlib.sha256()
-    yield from read_records(entry.path, watch=lambda _number, block: found.update(block))
-    if found.hexdigest() != entry.sha256:
-        raise _changed(_OTHER, entry.path)
+    entries = [entry] if mate is None else [entry, mate]
+    found = [hashlib.sha256() for _ in entries]
+    watches = {place: partial(_update, known) for place, known in enumerate(found)}
+    yield from records_of(entries, 0, Position(0, *START), watches)
+    for one, known in zip(entries, found, strict=True):
+        if known.hexdigest() != one.sha256:
+            raise _changed(_OTHER, one.path)
+
+
+def _update(known: hashlib._Hash, _number: int, block: bytes) -> None:
+    known.update(block)
+
+
+def records_of(
+    inputs: Sequence[PlannedInput], index: int, start: Position, watches: Mapping[int, Watch] | None = None
+) -> Iterator[Record]:
+    """The records of an input from a position on; mates of pairs side by side, also those of two files."""
+    mates, path = inputs[index].mates, Path(inputs[index].path)
+    watch = None if watches is None else watches[index]
+    if mates is None:
+        return iter_records(path, start, watch)
+    if mates == BOTH:
+        found = in_turn(read_records(path, watch=watch), path)
+    else:
+        other = Path(inputs[index + 1].path)
+        also = None if watches is None else watches[index + 1]
+        found = side_by_side(read_records(path, watch=watch), read_records(other, watch=also), (path, other))
+    return islice(found, start.record, None)
+
+
+def iter_records(path: Path, start: Position, watch: Watch | None = None) -> Iterator[Record]:
+    """The records of one file from a position on, read from the record's byte where that is known."""
+    if start.offset > 0:
+        yield from read_records(path, watch=watch, offset=start.offset, line=start.line)
+        return
+    for ordinal, record in enumerate(read_records(path, watch=watch)):
+        if ordinal >= start.record:
+            yield record
 
 
 def check_tables(inputs: Sequence[PlannedInput]) -> None:

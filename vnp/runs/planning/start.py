@@ -18,6 +18,7 @@ from vnp.runs.planning.options import RunOptions, clear, require_free
 from vnp.runs.planning.plan import check_inputs, check_tables, moved_to, write_plan
 from vnp.runs.planning.survey import Survey, survey
 from vnp.runs.request import ClassifierChoice, EncoderChoice, PlannedInput, Request, Run, RunPaths, versions
+from vnp.sequences.mates import arranged
 from vnp.sequences.samplesheet import LABELS, InputFile
 
 _LABELS = {number: name or "none" for name, number in LABELS.items()}
@@ -50,6 +51,7 @@ def start_run(
         VnpError: as of ``survey``.
     """
     options.check()
+    options = replace(options, files=arranged(options.files, pairs=options.pairs))
     paths = RunPaths(root.absolute())
     encoders = options.encoders()
     if paths.request.exists() and not force:
@@ -163,6 +165,7 @@ def _require_same(run: Run, options: RunOptions, encoders: Mapping[str, EncoderC
         "token budget": (request.token_budget, options.token_budget),
         "classifier": (_named(request.classifier), _named(options.classifier)),
         "kept embeddings": (request.keep_embeddings, options.keep_embeddings),
+        "pairs": (request.mates == 2, options.pairs),
         "prefixed ids": (request.inputs[0].prefix is not None, options.prefix_ids),
     }
     inputs, other = _where_now(request.inputs, options.files)
@@ -187,7 +190,7 @@ def _where_now(
         said = f"input {number}, {file.path}"
         if moved is None:
             differing.append(f"{said}: {entry.path} there, which holds something else")
-        elif any(getattr(entry, name) != getattr(file, name) for name in ("label", "group", "sample")):
+        elif any(getattr(entry, name) != getattr(file, name) for name in ("label", "group", "sample", "mates")):
             what = [
                 f"label {_LABELS[one.label]}, group {one.group or 'none'}, sample {one.sample or 'none'}"
                 for one in (entry, file)

@@ -21,14 +21,14 @@ from jaxtyping import Int64, UInt8, UInt64
 
 from vnp.errors import InputError, UsageError
 from vnp.runs.planning.options import DEFAULT_CHUNK
-from vnp.runs.planning.plan import Selection, stamped
+from vnp.runs.planning.plan import Selection, records_of, stamped
 from vnp.runs.request import START, PlannedInput, Position, Shard, Totals
-from vnp.runs.units import UnitBatch, batch_units, iter_records
+from vnp.runs.units import UnitBatch, batch_units
 from vnp.sequences.frames import count_open, count_whole
 from vnp.sequences.names import NameCheck
 from vnp.sequences.opening import block_digest
 from vnp.sequences.reading import input_digest
-from vnp.sequences.samplesheet import InputFile
+from vnp.sequences.samplesheet import FIRST, SECOND, InputFile
 
 if TYPE_CHECKING:
     from vnp.runs.planning.dataset import Dataset
@@ -83,34 +83,43 @@ def survey(
     datasets = _read_datasets(files)
     chunk = _decide_chunk(chunk, default_chunk, files, datasets)
     marks = Marks()
-    planned: list[PlannedInput] = []
-    blocks: list[UInt64[np.ndarray, "b"]] = []
-    named: Sequence[str | None] = prefixes(files) if prefix_ids else [None] * len(files)
+    named = prefixes(files) if prefix_ids else [file.sample for file in files]
+    planned = [_begun(file, prefix) for file, prefix in zip(files, named, strict=True)]
+    watches = {index: _Noting(progress) for index in range(len(files))}
+    first_record = 0
     with NameCheck() as names:
-        for index, (file, prefix) in enumerate(zip(files, named, strict=True)):
-            entry = PlannedInput(
-                path=str(file.path),
-                label=file.label,
-                group=file.group,
-                size=0,
-                mtime_ns=0,
-                sha256="",
-                first_record=planned[-1].first_record + planned[-1].records if planned else 0,
-                records=0,
-                bases=0,
-                prefix=prefix,
-                dataset=None if file.dataset is None else str(file.dataset),
-                dataset_sha256=None if file.dataset is None else input_digest(file.dataset),
-                sample=file.sample,
-            )
-            watch = _Noting(progress)
-            planned.append(_survey_file(index, entry, chunk, shortest, datasets.get(index), names, marks, watch))
-            blocks.append(np.array(watch.digests, np.uint64))
+        for index, entry in enumerate(planned):
+            planned[index] = replace(entry, first_record=first_record)
+            if entry.mates != SECOND:
+                found = _survey_file(index, planned, chunk, shortest, datasets.get(index), names, marks, watches)
+                planned[index : index + len(found)] = found
+                first_record += found[0].records
         _refuse_duplicates(planned, names)
+    blocks = [np.array(watch.digests, np.uint64) for watch in watches.values()]
     records, bases = sum(entry.records for entry in planned), sum(entry.bases for entry in planned)
     totals = Totals(records, bases, marks.units, marks.rows, marks.tokens)
     selections = {index: dataset.selection for index, dataset in datasets.items()}
     return Survey(tuple(planned), totals, marks, chunk, selections, tuple(blocks))
+
+
+def _begun(file: InputFile, prefix: str | None) -> PlannedInput:
+    """An input that nobody has read."""
+    return PlannedInput(
+        path=str(file.path),
+        label=file.label,
+        group=file.group,
+        size=0,
+        mtime_ns=0,
+        sha256="",
+        first_record=0,
+        records=0,
+        bases=0,
+        prefix=prefix,
+        dataset=None if file.dataset is None else str(file.dataset),
+        dataset_sha256=None if file.dataset is None else input_digest(file.dataset),
+        sample=file.sample,
+        mates=file.mates,
+    )
 
 
 def _read_datasets(files: Sequence[InputFile]) -> dict[int, Dataset]:
@@ -143,21 +152,22 @@ def _decide_chunk(chunk: int | None, default: int, files: Sequence[InputFile], d
 
 def _survey_file(
     index: int,
-    entry: PlannedInput,
+    planned: Sequence[PlannedInput],
     chunk: int,
     shortest: int | None,
     dataset: Dataset | None,
     names: NameCheck,
     marks: Marks,
-    watch: _Noting,
-) -> PlannedInput:
-    """Fill in what reading the file tells."""
-    path = Path(entry.path)
+    watches: Mapping[int, _Noting],
+) -> list[PlannedInput]:
+    """Fill in what reading a file tells; of first reads of pairs, with that of their mates."""
+    entry, path = planned[index], Path(planned[index].path)
+    read = planned[index : index + 1 + (entry.mates == FIRST)]
     # Before the reading, so that a change while it is read shows as a change after it.
-    stat = path.stat()
+    stats = [Path(one.path).stat() for one in read]
     records = bases = 0
     start = Position(index, *START)
-    for batch in batch_units(iter_records(path, start, watch), chunk, index, start):
+    for batch in batch_units(records_of(planned, index, start, watches), chunk, index, start):
         whole = batch.ordinals >= records
         names.add([_checked_name(entry, batch, i) for i in np.flatnonzero(whole).tolist()])
         records += int(whole.sum())
@@ -165,14 +175,18 @@ def _survey_file(
         bases += _mark(batch, marks, _work(batch, shortest, only, entry))
     if not records:
         raise InputError("holds no sequence", path=path)
-    sha256 = watch.sha256.hexdigest()
+    sha256 = watches[index].sha256.hexdigest()
     if dataset is not None and (records, sha256) != (len(dataset.selection), dataset.fasta_sha256):
         raise InputError(
             f"has {records:,} records, {Path(str(entry.dataset)).name} tells of {len(dataset.selection):,}, or it "
             "changed while it was read; make the dataset again",
             path=path,
         )
-    return stamped(replace(entry, sha256=sha256, records=records, bases=bases), stat)
+    found = [stamped(replace(entry, sha256=sha256, records=records, bases=bases), stats[0])]
+    for mate, stat in zip(read[1:], stats[1:], strict=True):
+        sha256 = watches[index + 1].sha256.hexdigest()
+        found.append(stamped(replace(mate, sha256=sha256, first_record=entry.first_record + records), stat))
+    return found
 
 
 def _chosen_frames(batch: UnitBatch, dataset: Dataset, entry: PlannedInput) -> UInt8[np.ndarray, "chunks"]:
@@ -293,8 +307,8 @@ def _refuse_duplicates(inputs: Sequence[PlannedInput], names: NameCheck) -> None
                 remedy = "Rename one, or put each file's name in front with --prefix-ids"
             elif ordinal == before + 1:
                 remedy = (
-                    "If the file holds pairs of reads in turn, end their names in /1 and /2, or split it into a file "
-                    "of first and one of second reads; give both with --prefix-ids"
+                    "If the file holds pairs of reads in turn, predict --pairs calls both together; else end their "
+                    "names in /1 and /2"
                 )
             else:
                 remedy = "Rename one"
@@ -308,7 +322,7 @@ def _named_records(
     for index, entry in enumerate(inputs):
         if not any(entry.first_record <= ordinal < entry.first_record + entry.records for ordinal in wanted):
             continue
-        for place, record in enumerate(iter_records(Path(entry.path), Position(index, *START))):
+        for place, record in enumerate(records_of(inputs, index, Position(index, *START))):
             if entry.first_record + place in wanted:
                 yield entry, entry.first_record + place, entry.record_name(record.name), record.line
 
