@@ -19,6 +19,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -324,7 +325,9 @@ RATIOS = {"score", "probability", "fdr", "agreement"}
 def test_calls() -> None:
     write_checkpoint(Path("model.pth"))
     Path("odd.fna").write_text(ODD)
-    inputs = (SAMPLE / "heldout.csv", "odd.fna")
+    # Beside the other input, because tables name files below the folder that all share.
+    shutil.copytree(SAMPLE, "sample")
+    inputs = ("sample/heldout.csv", "odd.fna")
     asked = ("--checkpoint", "model.pth", "--out", "calls", "--shards", 2, "--cluster", "inline")
     said = {"predict": must("predict", *inputs, *asked, "--virnucpro-output", "--no-native").splitlines()}
     for name in ("predictions", "chunks", "frames"):

@@ -131,7 +131,7 @@ def test_tables_tell_where_records_come_from_and_what_they_are_made_of(tmp_path:
     assert said[3][:2] == ("", "b.fna")
     assert (said[4][2:], rows["b2"]["length"]) == (("", ""), "30")
     assert [row["description"] for row in rows.values()][::2] == ["first  one", "", "protein"]
-    assert rows["a2"]["description"].encode() == long.encode()[:253] + "…".encode()
+    assert rows["lake:a2"]["description"].encode() == long.encode()[:253] + "…".encode()
     counts = json.loads((tmp_path / "calls/summary.json").read_text())
     assert [(one["sample"], one["files"], one["records"]) for one in counts["samples"]] == [
         ("lake", ["lake/a.fna"], 3),
