@@ -60,7 +60,7 @@ def accuracy(*words: object) -> tuple[int, str]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECIPES, "adamw", replace(ADAMW, batch=32, epochs=3))
     monkeypatch.setattr("vnp.classifier.train.write_training_plots", lambda *_: [])
-    monkeypatch.setattr("vnp.comparison.results.comparison_plots", lambda *_: [])
+    monkeypatch.setattr("vnp.comparison.page.comparison_plots", lambda *_: [])
 
 
 def test_records_are_sorted_by_the_nearest_genome_trained_on(run: Path, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def compared(folder: Path) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the plots of the page."""
-    monkeypatch.setattr("vnp.comparison.results.comparison_plots", lambda *_: [])
+    monkeypatch.setattr("vnp.comparison.page.comparison_plots", lambda *_: [])
 
 
 def accuracy(*words: object) -> Result:
@@ -105,8 +105,11 @@ def test_features_are_trained_on_one_split_and_compared(compared: Path) -> None:
 
 def test_the_page_needs_nothing_else(compared: Path) -> None:
     page = (compared / "accuracy.html").read_text()
-    assert not re.findall(r"<script|<link|@import|\ssrc=|url\((?!#)|href=\"(?!#)", page)
-    assert page.count("<svg") == 9
+    assert not re.findall(r"<script|@import|\ssrc=|url\((?!#)", page)
+    links = {link for link in re.findall(r'\shref="([^"#]*)"', page) if link}
+    assert links == {"data:,", "accuracy.tsv", "accuracy.json", "disagreements.tsv"}
+    # Of each level three curves, the scores of three, and differences: each a drawing of its own.
+    assert page.count("<svg") == 3 * 7
     assert "&lt;b&gt;&amp;x" in page
     assert "<b>" not in page
 

@@ -37,6 +37,7 @@ from vnp.features.split import TEST, some
 from vnp.files.durable import write_text
 from vnp.metrics.rules import LEVELS
 from vnp.report.plots import Series
+from vnp.runs.request import versions
 
 _FEW_GROUPS = 10
 _LEAKS = "The split is by row: pieces of one genome were trained on and tested on, so the numbers are too good."
@@ -71,6 +72,7 @@ def contest(contestants: Sequence[Contestant], options: CompareOptions, folder: 
     about = {
         "contestants": entries,
         "split": split,
+        "versions": versions(),
         "rule": options.rule,
         "seed": options.seed,
         "replicates": options.replicates,

@@ -64,6 +64,7 @@ class Metric:
 
     name: str  # in files
     title: str  # in tables for people
+    meaning: str  # in a line, for people
     value: Value  # of predictions
     drawn: Callable[[Sums], Float64[np.ndarray, "draws"]]  # the same for many draws at once
     paired: bool = False  # whether tables of two classifiers show the difference
@@ -123,22 +124,26 @@ def _drawn_average_precision(sums: Sums) -> Float64[np.ndarray, "draws"]:
 METRICS = (
     Metric(
         "accuracy", "accuracy",
+        "share of calls that are right",
         lambda label, _probability, call: float(_sklearn.accuracy_score(label, call)),
         lambda sums: (sums.true_positives + sums.true_negatives) / sums.total,
         paired=True,
     ),
     Metric(
         "precision", "precision",
+        "share of viral calls that are right",
         lambda label, _probability, call: float(_sklearn.precision_score(label, call, zero_division=_NAN)),
         lambda sums: sums.true_positives / (sums.true_positives + sums.false_positives),
     ),
     Metric(
         "recall", "recall",
+        "share of what is viral that is called so",
         lambda label, _probability, call: float(_sklearn.recall_score(label, call, zero_division=_NAN)),
         lambda sums: sums.true_positives / (sums.true_positives + sums.false_negatives),
     ),
     Metric(
         "f1", "F1",
+        "harmonic mean of precision and recall",
         lambda label, _probability, call: float(_sklearn.f1_score(label, call, zero_division=_NAN)),
         lambda sums: (
             2 * sums.true_positives / (2 * sums.true_positives + sums.false_positives + sums.false_negatives)
@@ -146,19 +151,36 @@ METRICS = (
         paired=True,
     ),
     Metric(
-        "mcc", "MCC", _of_both_classes(_sklearn.matthews_corrcoef, of_calls=True), _drawn_mcc, paired=True
+        "mcc", "MCC",
+        "Matthews' correlation of calls and labels: 0 is chance, 1 is all right, whatever the share of viruses",
+        _of_both_classes(_sklearn.matthews_corrcoef, of_calls=True),
+        _drawn_mcc,
+        paired=True,
     ),
-    Metric("roc_auc", "ROC-AUC", _of_both_classes(_sklearn.roc_auc_score), _drawn_roc_auc, paired=True),
+    Metric(
+        "roc_auc", "ROC-AUC",
+        "probability that something viral scores above some host; 0.5 is chance, and no threshold is involved",
+        _of_both_classes(_sklearn.roc_auc_score),
+        _drawn_roc_auc,
+        paired=True,
+    ),
     # The area under the precision-recall curve without interpolation.
-    Metric("pr_auc", "PR-AUC", _of_both_classes(_sklearn.average_precision_score), _drawn_average_precision),
+    Metric(
+        "pr_auc", "PR-AUC",
+        "mean precision over all recalls; chance is the share of viruses",
+        _of_both_classes(_sklearn.average_precision_score),
+        _drawn_average_precision,
+    ),
     Metric(
         "brier", "Brier",
+        "mean squared distance of probability and label: less is better",
         lambda label, probability, _call: float(np.mean((probability - label) ** 2)),
         lambda sums: sums.squares / sums.total,
         paired=True,
     ),
     Metric(
         "ece", "ECE",
+        "expected calibration error, the mean distance of promised and observed shares of viral: less is better",
         lambda label, probability, _call: expected_calibration_error(label, probability),
         lambda sums: np.abs(sums.excess).sum(axis=1) / sums.total,
     ),

@@ -151,18 +151,24 @@ def draw_scores(axes: Axes, one: Series) -> None:
     _legend(axes)
 
 
-def draw_bars(
-    axes: Axes, names: Sequence[str], values: Sequence[float], intervals: Sequence[tuple[float, float]], what: str
+def draw_differences(
+    axes: Axes, names: Sequence[str], differences: Mapping[str, Sequence[tuple[float, float, float]]]
 ) -> None:
-    """Values with the ends of their intervals (NaN where there is none), one below the other."""
-    place = np.arange(len(names))[::-1]
-    spread = np.array(
-        [[max(0.0, v - low), max(0.0, high - v)] for v, (low, high) in zip(values, intervals, strict=True)]
-    )
-    axes.errorbar(values, place, xerr=np.nan_to_num(spread).T, fmt="o", color=COLOURS[0], markersize=4, capsize=3)
-    axes.set_yticks(list(place), list(names))
-    axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.set_xlabel(what)
+    """Differences with both ends of their intervals, metric by metric, the pairs of each below each other."""
+    axes.axvline(0, color="#999999", linewidth=0.8)
+    height = len(differences)
+    for index, name in enumerate(names):
+        found = np.array([one[index] for one in differences.values()])
+        value, low, high = found.T
+        place = height - np.arange(height) - (index + 0.5) / len(names)
+        spread = np.nan_to_num(np.maximum(0.0, [value - low, high - value]))
+        line = _line(index)
+        axes.errorbar(value, place, xerr=spread, fmt="o", color=line["color"], markersize=4, capsize=2, label=name)
+    axes.set_yticks(list(height - np.arange(height) - 0.5), list(differences))
+    axes.set_ylim(0, height)
+    axes.set_xlabel("difference, with 95 % interval")
+    axes.set_title("second - first", fontsize=9)
+    _legend(axes)
 
 
 def draw_by_class(
@@ -231,23 +237,18 @@ def comparison_plots(
         names: of the pairs of classifiers.
         differences: for each metric, by its title, the difference of each pair and the ends of its interval.
     """
-    made, panels = figure(1, 3)
-    for draw, axes in zip((draw_roc, draw_precision_recall, draw_reliability), panels, strict=True):
-        draw(axes, series)
-    drawn = [as_svg(made)]
-    made, panels = figure(1, len(series), width=3.6, height=2.8)
-    for axes, one in zip(panels, series, strict=True):
-        draw_scores(axes, one)
-    drawn.append(as_svg(made))
+    drawn = [_panel(draw, series) for draw in (draw_roc, draw_precision_recall, draw_reliability)]
+    drawn += [_panel(draw_scores, one) for one in series]
     if names:
-        made, panels = figure(1, len(differences), width=3.4, height=1.2 + 0.35 * len(names))
-        for place, (axes, (title, found)) in enumerate(zip(panels, differences.items(), strict=True)):
-            axes.axvline(0, color="#999999", linewidth=0.8)
-            spans = [(low, high) for _, low, high in found]
-            shown = ["" if place else name for name in names]
-            draw_bars(axes, shown, [value for value, _, _ in found], spans, f"difference of {title}")
-        drawn.append(as_svg(made))
+        drawn.append(_panel(draw_differences, names, differences))
     return drawn
+
+
+def _panel(draw: Callable[..., None], *what: Any) -> str:
+    """A drawing of its own, which a narrow screen shows whole."""
+    made, panels = figure(1, 1)
+    draw(panels[0], *what)
+    return as_svg(made)
 
 
 def save(made: Figure, path: Path) -> Path:
