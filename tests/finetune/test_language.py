@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -245,21 +246,21 @@ def test_head_alone_leaves_the_encoder_as_it_is(dataset: Path, base: Path, tmp_p
     assert load_file(tmp_path / "tuned/head.safetensors")["head.weight"].shape == (1, 16)
 
 
-@pytest.mark.parametrize("recipe", [{"train": "lora", "dropout": 0.2}, {"train": "all", "objective": "mlm"}])
-@pytest.mark.parametrize("death", [1, 5])
+@pytest.mark.parametrize(
+    ("recipe", "death"),
+    [
+        ({"train": "lora", "dropout": 0.2}, 1),
+        ({"train": "lora", "dropout": 0.2}, 5),
+        ({"train": "all", "objective": "mlm"}, 5),
+        ({"train": "top:1", "objective": "contrastive"}, 5),
+    ],
+)
 def test_killed_training_goes_on_to_the_same_bytes(
     dataset: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: dict[str, Any], death: int
 ) -> None:
     asked = tuning(dataset, base, recipe=recipe)
     run_tuning(asked, tmp_path / "whole")
-    real = learning_rate
-
-    def dying(step: int, asked: object) -> float:
-        if step == death:
-            raise KeyboardInterrupt
-        return real(step, asked)
-
-    monkeypatch.setattr(loop, "learning_rate", dying)
+    monkeypatch.setattr(loop, "learning_rate", dying(death))
     with pytest.raises(KeyboardInterrupt):
         run_tuning(asked, tmp_path / "killed")
     monkeypatch.undo()
@@ -267,6 +268,39 @@ def test_killed_training_goes_on_to_the_same_bytes(
     for name in ("model.safetensors", "split.tsv", "provenance.json", "log.jsonl"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
     assert not (tmp_path / "killed/state.pt").exists()
+
+
+@pytest.mark.parametrize("objective", ["labels", "contrastive"])
+def test_kept_rows_do_not_depend_on_when_they_are_computed(
+    dataset: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    real = TunedEsm2.pooled
+    monkeypatch.setattr("vnp.finetune.language.objectives._BLOCK", 150)
+
+    def rounding(self: TunedEsm2, batch: Any) -> Tensor:
+        return real(self, batch) + 1e-3 * batch.borders.rows * torch.linspace(0, 1, self.width)
+
+    monkeypatch.setattr(TunedEsm2, "pooled", rounding)
+    recipe = {"train": "head", "objective": objective, "steps": 40, "tokens": 2000}
+    for name, death in (("whole", None), ("killed", 37)):
+        if death is not None:
+            monkeypatch.setattr(loop, "learning_rate", dying(death))
+            with pytest.raises(KeyboardInterrupt):
+                run_tuning(tuning(dataset, base, recipe=recipe), tmp_path / name)
+            monkeypatch.setattr(loop, "learning_rate", learning_rate)
+        run_tuning(tuning(dataset, base, recipe=recipe), tmp_path / name)
+    assert (tmp_path / "whole/head.safetensors").read_bytes() == (tmp_path / "killed/head.safetensors").read_bytes()
+
+
+def dying(death: int) -> Callable[[int, object], float]:
+    """A learning rate that ends the training before a step."""
+
+    def rate(step: int, asked: object) -> float:
+        if step == death:
+            raise KeyboardInterrupt
+        return learning_rate(step, asked)
+
+    return rate
 
 
 def test_state_of_another_training_is_refused(
@@ -278,6 +312,10 @@ def test_state_of_another_training_is_refused(
     monkeypatch.undo()
     with pytest.raises(FeatureError, match="another training"):
         run_tuning(tuning(dataset, base, recipe={"seed": 2}), tmp_path)
+    # Adapters of one base are nothing to another of the same shape.
+    other = write_folder(tmp_path / "other", esm2_state(seed=5))
+    with pytest.raises(FeatureError, match="another training"):
+        run_tuning(tuning(dataset, other), tmp_path)
 
 
 def _killed(*_: object) -> None:
@@ -367,6 +405,15 @@ def test_what_cannot_be_trained_on_is_refused(dataset: Path, base: Path, tmp_pat
     with pytest.raises(FeatureError, match="only host proteins, and labels needs both"):
         run_tuning(tuning(hosts, base), tmp_path / "a")
     run_tuning(tuning(hosts, base, recipe={"objective": "mlm", "steps": 1}), tmp_path / "b")
+    seen = [Genome(one.name, one.sequence, one.viral, one.unit, 0) for one in made_up()]
+    for objective in ("labels", "mlm"):
+        unwatched = write_dataset(tmp_path / f"unwatched {objective}", seen, lengths=(90,))
+        with pytest.raises(FeatureError, match="the part validation has no protein"):
+            run_tuning(tuning(unwatched, base, recipe={"objective": objective}), tmp_path / "f")
+    # TAA in every frame of both strands.
+    stops = [Genome(one.name, b"TTAATTAATTAA" * 75, one.viral, one.unit, one.part) for one in made_up(4)]
+    with pytest.raises(InputError, match="nothing was chosen"):
+        run_tuning(tuning(write_dataset(tmp_path / "stops", stops, lengths=(90,)), base), tmp_path / "g")
     (tmp_path / "x.fna").write_text(">x\nACGT\n")
     with pytest.raises(InputError, match="not a training set"):
         run_tuning(tuning(tmp_path / "x.fna", base), tmp_path / "c")
@@ -401,6 +448,14 @@ def test_disk_that_fills_says_so(dataset: Path, base: Path, tmp_path: Path, monk
     monkeypatch.setattr("torch.save", full)
     with pytest.raises(StorageError, match="no space left"):
         run_tuning(tuning(dataset, base), tmp_path / "tuned")
+    monkeypatch.undo()
+    # In the end: what was trained is kept, and the same command with room writes it.
+    monkeypatch.setattr("vnp.finetune.language.folder.save_file", full)
+    with pytest.raises(StorageError, match="no space left"):
+        run_tuning(tuning(dataset, base), tmp_path / "tuned")
+    monkeypatch.undo()
+    run_tuning(tuning(dataset, base), tmp_path / "tuned")
+    assert from_folder(tmp_path / "tuned").embed(["MKT"]).shape == (1, 16)
 
 
 def test_rows_of_units_that_the_encoder_saw_are_not_measured_on(dataset: Path, base: Path, tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ class Order:
         seed: of the orders.
         epoch: to go on in.
         done: proteins of it that were seen.
+
+    Attributes:
+        order: of this epoch's proteins.
     """
 
     def __init__(
@@ -34,18 +37,18 @@ class Order:
         self._shuffle()
 
     def _shuffle(self) -> None:
-        self._order = np.random.default_rng([self._seed, self.epoch]).permutation(self._rows)
-        self._ends = np.cumsum(self._lengths[self._order])
+        self.order = np.random.default_rng([self._seed, self.epoch]).permutation(self._rows)
+        self._ends = np.cumsum(self._lengths[self.order])
 
     def step(self) -> Int64[np.ndarray, " k"]:
         """The proteins of the next step; the last ones of an epoch may be fewer."""
-        if self.done >= len(self._order):
+        if self.done >= len(self.order):
             self.epoch, self.done = self.epoch + 1, 0
             self._shuffle()
         before = self._ends[self.done - 1] if self.done else 0
         end = int(np.searchsorted(self._ends, before + self._tokens, side="right"))
         end = max(end, self.done + 1)
-        taken, self.done = self._order[self.done : end], end
+        taken, self.done = self.order[self.done : end], end
         return taken
 
 

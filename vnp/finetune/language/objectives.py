@@ -14,10 +14,12 @@ from torch.nn import functional as F  # noqa: N812 - as everybody calls it
 
 from vnp.encoders.packing import collate, to_device
 from vnp.features.split import TRAIN
-from vnp.finetune.language.batches import masked, pieces
+from vnp.finetune.language.batches import Order, masked, pieces
 from vnp.finetune.language.examples import Examples
 from vnp.finetune.language.network import TunedEsm2
 from vnp.finetune.measure import roc_auc
+
+_BLOCK = 4096  # tokens whose frozen rows are computed together
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +61,16 @@ class Objective:
         self._weight = torch.from_numpy(len(label) / (2.0 * counts)).float().to(network.device)
         self.frozen = self.recipe.train == "head" and self.recipe.objective != "mlm"
         self._known: dict[int, Tensor] = {}
+        if self.frozen:
+            # Rows are computed in the company that they have in the first epoch, whenever it is: a product may round
+            # otherwise in another, and a killed training has to come to the same rows.
+            train = examples.rows(TRAIN)
+            first = Order(train, examples.lengths, self.recipe.tokens, self.recipe.seed).order
+            everyone = np.concatenate([first, np.flatnonzero(examples.part != TRAIN)])
+            block = np.cumsum(examples.lengths[everyone]) // _BLOCK
+            self._blocks = np.split(everyone, np.flatnonzero(np.diff(block)) + 1)
+            self._block = np.empty(len(examples), np.int64)
+            self._block[everyone] = np.repeat(np.arange(len(self._blocks)), [len(one) for one in self._blocks])
 
     def cut(self, rows: Int64[np.ndarray, " k"], budget: int, step: int) -> list[Piece]:
         """The proteins of a step, with its masks, in pieces of at most so many tokens."""
@@ -120,12 +132,12 @@ class Objective:
         """Pooled rows; those of a frozen encoder are computed once."""
         if not self.frozen:
             return self.network.pooled(self._batch(piece))
-        missing = [place for place, row in enumerate(piece.rows.tolist()) if row not in self._known]
-        if missing:
-            rest = Piece(piece.rows[missing], [piece.shown[place] for place in missing])
+        missing = [row for row in piece.rows.tolist() if row not in self._known]
+        for block in np.unique(self._block[missing]).tolist():
+            whole = self._blocks[block]
             with torch.no_grad():
-                for row, found in zip(rest.rows.tolist(), self.network.pooled(self._batch(rest)).cpu(), strict=True):
-                    self._known[row] = found
+                found = self.network.pooled(self._batch(Piece(whole, [self.examples.ids(row) for row in whole]))).cpu()
+            self._known.update(zip(whole.tolist(), found, strict=True))
         return torch.stack([self._known[row] for row in piece.rows.tolist()]).to(self.network.device)
 
     @torch.no_grad()
