@@ -278,7 +278,8 @@ def test_kept_rows_do_not_depend_on_when_they_are_computed(
     monkeypatch.setattr("vnp.finetune.language.objectives._BLOCK", 150)
 
     def rounding(self: TunedEsm2, batch: Any) -> Tensor:
-        return real(self, batch) + 1e-3 * batch.borders.rows * torch.linspace(0, 1, self.width)
+        moved: Tensor = 1e-3 * batch.borders.rows * torch.linspace(0, 1, self.width)
+        return real(self, batch) + moved
 
     monkeypatch.setattr(TunedEsm2, "pooled", rounding)
     recipe = {"train": "head", "objective": objective, "steps": 40, "tokens": 2000}
