@@ -48,7 +48,7 @@ def main(encoder_only: bool, **given: Any) -> None:  # noqa: ARG001 - one of the
         measure_runs(replace(chosen, weights=Path(root)), **own)
 
 
-def make_folder(root: Path, name: str, device: str, *, full: bool, seed: int = 0) -> Path:
+def make_folder(root: Path, name: str, device: str, *, full: bool, seed: int = 0, called: str | None = None) -> Path:
     """Write a folder that encoders can be loaded from.
 
     Args:
@@ -57,6 +57,7 @@ def make_folder(root: Path, name: str, device: str, *, full: bool, seed: int = 0
         device: where the random numbers are drawn.
         full: all layers of the published model, instead of one; the width is the published one, since a run needs it.
         seed: of the weights.
+        called: another name for the folder, which makes it an encoder of its own; it is small then, unless ``full``.
 
     Returns:
         The model's folder.
@@ -64,10 +65,11 @@ def make_folder(root: Path, name: str, device: str, *, full: bool, seed: int = 0
     Raises:
         OSError: the disk is full or cannot be written.
     """
-    folder = root / name
+    folder = root / (called or name)
     folder.mkdir(parents=True, exist_ok=True)
     one = lookup(name)
-    model = random_model(device, one, full=True, layers=None if full else _LAYERS_IF_SMALL, seed=seed)
+    wide = full or called is None
+    model = random_model(device, one, full=wide, layers=None if full or not wide else _LAYERS_IF_SMALL, seed=seed)
     state = {key: tensor.cpu().contiguous() for key, tensor in model.state.items()}
     if one.family.tokenizer == "letters":
         (folder / "vocab.txt").write_text("\n".join(ESM2_VOCABULARY) + "\n")

@@ -59,6 +59,7 @@ def main() -> None:
     help="Also say how much is called right by the distance to the nearest genome that was trained on (skani's average "
     "nucleotide identity; needs pyskani, and the run's input files).",
 )
+@click.option("--speed", is_flag=True, help="Also say how fast the rows of each run were embedded.")
 @options.organisms("the name of the input file")
 @click.option(
     "--split",
@@ -86,6 +87,7 @@ def accuracy(
     units: str | None,
     organisms: Path | None,
     distance: bool,
+    speed: bool,
     force: bool,
     as_json: bool,
     **chosen: Any,
@@ -140,6 +142,11 @@ def accuracy(
         if distance:
             measured = measure_distance(contestants[0].features, results, out, Progress)
             results = replace(results, sections=[distance_section(measured)])
+        if speed:
+            from vnp.speed.embedded import speed_section
+
+            runs = [(one.name, one.features.path.parent) for one in contestants]
+            results = replace(results, sections=[*results.sections, speed_section(runs)])
         if left is not None:
             rows, notes = leave_out(contestants, left, comparing, out, Progress)
             results = replace(

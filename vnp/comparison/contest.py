@@ -256,7 +256,8 @@ def hold_out(
         own = None if options.everything else unseen_by_encoder(table.features, table.groups())
         if own is not None:
             rows = int((kept[place] & ~own).sum())
-            notes.append(f"{table.name}: its encoder was fine-tuned on the units of {rows:,} rows, which are left out.")
+            left = f"on the units of {rows:,} rows, which are left out" if rows else "on none of the units compared"
+            notes.append(f"{table.name}: its encoder was fine-tuned {left}.")
             shared = _shared(own, place, tables, same_frames)
             kept = [mine & theirs for mine, theirs in zip(kept, shared, strict=True)]
     for table, mask in zip(tables, kept, strict=True):

@@ -55,7 +55,7 @@ class RunFigures:
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """The receipts of one process: when its work began, when its encoders were there, and when it ended."""
 
     begun: float
@@ -65,14 +65,17 @@ class _Task:
 
     @property
     def loaded(self) -> float:
+        """When its encoders were there."""
         return self.begun + self.load
 
     @property
     def working(self) -> float:
+        """Seconds from there to its last receipt."""
         return max(1e-9, self.ended - self.loaded)
 
     @property
     def tells_gpu(self) -> bool:
+        """Whether all its receipts say how long the GPU had work."""
         return all("gpu" in each.seconds for each in self.receipts)
 
 
@@ -91,14 +94,14 @@ def read_figures(root: Path, *, gpus: int, begun: float, ended: float, used: str
         DamagedShardError: a receipt is damaged.
     """
     paths = RunPaths(root)
-    receipts = [each for each in map(Receipt.read, sorted(paths.receipts.glob("*.json"))) if each is not None]
+    receipts = read_receipts(root)
     if not receipts:
         raise RunError(f"{root} has no receipts: nothing was made; its logs are in {paths.logs}")
-    tasks = _tasks(receipts)
+    tasks = tasks_of(receipts)
     planned = paths.request.stat().st_mtime
     first = min(tasks, key=lambda task: task.loaded)
     rows = sum(each.rows for each in receipts)
-    tokens = _sums([each.tokens for each in receipts])
+    tokens = sums([each.tokens for each in receipts])
     wall = ended - begun
     span = max(1e-9, max(task.ended for task in tasks) - first.loaded)
     busy = [sum(each.seconds["gpu"] for each in task.receipts) for task in tasks if task.tells_gpu]
@@ -116,7 +119,7 @@ def read_figures(root: Path, *, gpus: int, begun: float, ended: float, used: str
         loading=max(task.load for task in tasks),
         weights=max(reading, default=None),
         first_batch=max(0.0, first.loaded - planned),
-        embedding=_sums([{name: each.seconds.get(name, 0.0) for name in ("dna", "protein")} for each in receipts]),
+        embedding=sums([{name: each.seconds.get(name, 0.0) for name in ("dna", "protein")} for each in receipts]),
         sealing=max(receipts, key=lambda each: each.finished).seconds.get("seal", 0.0),
         working=sum(task.working for task in tasks),
         gpu_busy=sum(busy) / sum(task.working for task in tasks) if len(busy) == len(tasks) else None,
@@ -133,12 +136,22 @@ def read_figures(root: Path, *, gpus: int, begun: float, ended: float, used: str
     )
 
 
-def _tasks(receipts: Sequence[Receipt]) -> list[_Task]:
+def read_receipts(root: Path) -> list[Receipt]:
+    """The receipts of a run, in the order of its shards.
+
+    Raises:
+        DamagedShardError: one is damaged.
+    """
+    return [each for each in map(Receipt.read, sorted(RunPaths(root).receipts.glob("*.json"))) if each is not None]
+
+
+def tasks_of(receipts: Sequence[Receipt]) -> list[Task]:
+    """The processes that made shards."""
     by_job: dict[tuple[str, str | None], list[Receipt]] = {}
     for each in receipts:
         by_job.setdefault((each.host, each.job), []).append(each)
     return [
-        _Task(
+        Task(
             begun=min(_seconds(each.started) for each in group),
             load=sum(each.seconds.get("load", 0.0) for each in group),
             ended=max(_seconds(each.finished) for each in group),
@@ -148,7 +161,7 @@ def _tasks(receipts: Sequence[Receipt]) -> list[_Task]:
     ]
 
 
-def _weights(task: _Task) -> float | None:
+def _weights(task: Task) -> float | None:
     found = [each.seconds["weights"] for each in task.receipts if "weights" in each.seconds]
     return sum(found) if found else None
 
@@ -157,7 +170,8 @@ def _seconds(stamp: str) -> float:
     return datetime.fromisoformat(stamp).timestamp()
 
 
-def _sums(parts: Sequence[dict[str, int]] | Sequence[dict[str, float]]) -> dict[str, float]:
+def sums(parts: Sequence[dict[str, int]] | Sequence[dict[str, float]]) -> dict[str, float]:
+    """The sum of each entry."""
     totals: dict[str, float] = {}
     for part in parts:
         for name, value in part.items():
