@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +184,44 @@ def test_speed_of_the_folder(place: Path, tmp_path: Path) -> None:
     assert (model["name"], model["source"]) == ("mine", f"weights of {place / 'b/mine'}")
     said = refused("benchmark", "speed", "--model", "kmer", *small)
     assert "kmer has no weights" in said
+
+
+def test_no_classifier_is_measured_on_what_the_encoder_saw(place: Path, tmp_path: Path) -> None:
+    """Whatever deals out the units anew, and whatever they are called then."""
+    run = place / "b/run"
+    for deal in ((), ("--units", "family")):
+        said = refused("train", run, "--out", tmp_path / "model.pth", "--split", "group", *deal, *QUICK)
+        assert "was fine-tuned on" in said
+        assert "units that are kept apart here" in said
+        assert not (tmp_path / "model.pth").exists()
+        done("train", place / "a/run", "--out", tmp_path / "base.pth", "--split", "group", *deal, *QUICK, "--force")
+    # Without the split beside it nobody knows what a classifier was trained on; what its encoder saw is left out, for
+    # the other contestant too.
+    lone = shutil.copy(place / "b/model.pth", tmp_path / "lone.pth")
+    compare = ("benchmark", "accuracy", "--replicates", 20, "--device", "cpu", "--json", f"tuned={run}@{lone}")
+    result = call(*compare, f"base={place / 'a/run'}@{tmp_path / 'base.pth'}", "--out", tmp_path / "ab", "--all")
+    assert "fine-tuned" not in result.output
+    result = call(*compare, f"base={place / 'a/run'}@{place / 'a/model.pth'}", "--out", tmp_path / "cd")
+    assert "its encoder was fine-tuned on none of the units compared" in result.stdout
+    result = call(*compare, "--out", tmp_path / "ef", "--split", "group")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert re.search(r"tuned: its encoder was fine-tuned on the units of [1-9]\d* rows, which", str(found["notes"]))
+
+
+def test_classifier_is_not_measured_on_its_units_under_other_names(place: Path, tmp_path: Path) -> None:
+    compare = ("benchmark", "accuracy", f"{place / 'a/run'}@{place / 'a/model.pth'}", "--replicates", 20)
+    result = call(*compare, "--units", "family", "--out", tmp_path / "ab", "--device", "cpu")
+    found = re.search(r"compared on the (\d+) of (\d+) rows that it was not trained on", result.output)
+    assert found is not None
+    assert 0 < int(found[1]) < int(found[2]) / 2
+
+
+def test_units_of_other_names_are_doubted(place: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "set", [replace(one, unit=f"other {one.unit}") for one in made_up()], lengths=(90,))
+    run = tmp_path / "run"
+    done("extract", tmp_path / "set", "--out", run, "--dna", "kmer", "--protein", place / "b/mine", *HERE)
+    done("reduce", run)
+    result = call("train", run, "--out", tmp_path / "model.pth", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "warning: none of its units is named among those that its encoder was fine-tuned on" in result.stderr

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Int8
 
 from vnp.classifier.split import Split, read_split
 from vnp.errors import FeatureError
@@ -41,29 +39,53 @@ def parts_seen(features: Features) -> dict[str, int]:
     return found
 
 
-def unseen(features: Features, groups: Sequence[str]) -> Bool[np.ndarray, " n"] | None:
-    """Which rows are of no unit that an encoder was trained on or watched; None where none was fine-tuned."""
-    seen = {unit for unit, part in parts_seen(features).items() if part != TEST}
-    return np.fromiter((group not in seen for group in groups), bool, len(groups)) if seen else None
+def seen_by_encoder(features: Features) -> Int8[np.ndarray, "n"] | None:
+    """The part that the unit of each row was in when the encoders were fine-tuned; None where none was.
+
+    It is -1 where the unit is not named among theirs. Units are those that the features were extracted with, whatever
+    the features are grouped by now.
+
+    Raises:
+        FeatureError: as ``parts_seen``.
+    """
+    parts = parts_seen(features)
+    if not parts:
+        return None
+    groups = features.as_extracted().groups()
+    return np.fromiter((parts.get(group, -1) for group in groups), np.int8, len(groups))
 
 
-def require_unseen(features: Features, split: Split) -> None:
+def stranger(seen: Int8[np.ndarray, "n"]) -> str:
+    """What is to be said where an encoder knows none of the units, by ``seen_by_encoder``; empty where it does."""
+    return _STRANGER if len(seen) and (seen < 0).all() else ""
+
+
+_STRANGER = (
+    "none of its units is named among those that its encoder was fine-tuned on, so it is not known whether the encoder "
+    "saw these genomes under other names: use rows of the set that it was tuned on, or genomes that are not in that"
+)
+
+
+def require_unseen(features: Features, split: Split) -> str:
     """Make sure that nothing is measured on what an encoder was trained on, nor watched on it.
+
+    Returns:
+        What ``stranger`` says.
 
     Raises:
         FeatureError: a unit of the test part was trained on or watched, or one of the validation part trained on.
     """
-    seen = parts_seen(features)
-    barred = {TEST: (TRAIN, VALIDATION), VALIDATION: (TRAIN,)}
-    clash = [
-        split.names[number]
-        for part, before in barred.items()
-        for number in np.unique(split.group[split.rows(part)]).tolist()
-        if seen.get(split.names[number]) in before
-    ]
-    if clash:
+    seen = seen_by_encoder(features)
+    if seen is None:
+        return ""
+    test, watched = split.part == TEST, split.part == VALIDATION
+    clash = (test & np.isin(seen, (TRAIN, VALIDATION))) | (watched & (seen == TRAIN))
+    if clash.any():
+        groups = features.as_extracted().groups()
+        names = sorted({groups[row] for row in np.flatnonzero(clash).tolist()})
         raise FeatureError(
-            f"the encoder of {features.path} was fine-tuned on {len(clash):,} units that are kept apart here: "
-            f"{some(clash)}. Take the split that it was fine-tuned with: extract the same dataset, or --split with the "
+            f"the encoder of {features.path} was fine-tuned on {len(names):,} units that are kept apart here: "
+            f"{some(names)}. Take the split that it was fine-tuned with: extract the same dataset, or --split with the "
             "split.tsv of its folder"
         )
+    return stranger(seen)

@@ -161,7 +161,7 @@ def train(
     training.required.require(features)
     label = labels_of(features)
     split = deal(features, label, training, watcher.comparing)
-    require_unseen(features, split)
+    doubt = require_unseen(features, split)
     data = data_digest(features, label)
     request = _request(training, split.summary(label), data)
     text = split.text(features.ids() if split.kind in ("random", "file") else ())
@@ -172,7 +172,7 @@ def train(
         tidy(outputs.plots, ["*"])
         watcher.dealt(split.summary(label))
         records = np.concatenate([*features.number_windows("record")])
-        for text_of in split.doubts(label, records):
+        for text_of in (*((doubt,) if doubt else ()), *split.doubts(label, records)):
             watcher.warn(text_of)
         store = open_rows(features, label, device, training.memory, watcher.reading)
         written = False

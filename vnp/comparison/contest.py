@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float64, Int8, Int64
 
 from vnp.classifier.checkpoint import Checkpoint
 from vnp.classifier.model import CLASSES
-from vnp.classifier.seen import unseen as unseen_by_encoder
+from vnp.classifier.seen import seen_by_encoder, stranger
 from vnp.classifier.split import (
     FILE_DIGEST,
     Split,
@@ -33,7 +33,7 @@ from vnp.comparison.contestants import SPLIT, CompareOptions, Contestant, model_
 from vnp.comparison.results import Disagreement, Results
 from vnp.errors import FeatureError, UsageError, storage_error
 from vnp.features.read import Features
-from vnp.features.split import TEST, some
+from vnp.features.split import TEST, TRAIN, VALIDATION, some
 from vnp.files.durable import write_text
 from vnp.metrics.rules import LEVELS
 from vnp.report.plots import Series
@@ -253,11 +253,12 @@ def hold_out(
             shared = _shared(unseen, place, tables, same_frames)
             kept = [mine & theirs for mine, theirs in zip(kept, shared, strict=True)]
     for place, table in enumerate(tables):
-        own = None if options.everything else unseen_by_encoder(table.features, table.groups())
-        if own is not None:
+        seen = None if options.everything else seen_by_encoder(table.features)
+        if seen is not None:
+            own = ~np.isin(seen[table.row], (TRAIN, VALIDATION))
             rows = int((kept[place] & ~own).sum())
             left = f"on the units of {rows:,} rows, which are left out" if rows else "on none of the units compared"
-            notes.append(f"{table.name}: its encoder was fine-tuned {left}.")
+            notes.append(f"{table.name}: {stranger(seen) or f'its encoder was fine-tuned {left}'}.")
             shared = _shared(own, place, tables, same_frames)
             kept = [mine & theirs for mine, theirs in zip(kept, shared, strict=True)]
     for table, mask in zip(tables, kept, strict=True):
@@ -307,6 +308,10 @@ def _unseen(checkpoint: Path, table: Table, kept: Bool[np.ndarray, "n"]) -> tupl
     seen = {name for name, part in stored.items() if part != TEST}
     mine = table.ids() if key == "id" else table.groups()
     unseen = np.fromiter((name not in seen for name in mine), bool, len(mine))
+    if key != "id" and table.features.group_of is not None:
+        # It may have been trained on these rows by the groups that they were extracted with.
+        first = table.features.as_extracted().groups()
+        unseen &= np.fromiter((first[row] not in seen for row in table.row.tolist()), bool, len(mine))
     note = f"compared on the {int((unseen & kept).sum()):,} of {len(unseen):,} rows that it was not trained on.{doubt}"
     if key == "id":
         return unseen, f"{note} {_LEAKS}"

@@ -121,6 +121,10 @@ class Features:
         by_record = zip(records.ordinal.tolist(), (group.encode() for group in found), strict=True)
         return replace(self, group_of=dict(by_record))
 
+    def as_extracted(self) -> Features:
+        """The same rows, of the groups that they were extracted with."""
+        return replace(self, group_of=None)
+
     def ids(self) -> list[str]:
         """The id of every row."""
         return [text for texts in self.text_windows("ids") for text in texts]
