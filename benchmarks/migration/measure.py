@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from benchmarks.end_to_end import make_folder
 from jobs._cluster.worker import environment
 from vnp.encoders.device import choose_device
 from vnp.errors import RunError
+from vnp.files.records import read_json
 from vnp.speed.measure import free
 from vnp.speed.workloads import SAMPLE
 
@@ -60,7 +60,7 @@ def main(out: Path, full: bool, device: str) -> None:
     with (out / "made" / "times.tsv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file, delimiter="\t"):
             click.echo(f"| {row['step']} | {row['seconds']} |")
-    for one in json.loads((out / "made/answer/accuracy.json").read_text())["speed"]:
+    for one in read_json(out / "made/answer/accuracy.json")["speed"]:
         click.echo(f"{one['contestant']}: {one['rows']:,} rows, {one['rows_per_second']:,.0f} a second of a task")
 
 
