@@ -29,8 +29,9 @@ def test_whole_road_and_again(tmp_path: Path) -> None:
     base = Checkpoint.load(tmp_path / "made/runs/random_650m/model/model.pth").encoders["protein"]
     assert tuned["weights"] != base["weights"]
     assert ("trained_on" in tuned, "trained_on" in base) == (True, False)
-    steps = [line.split(" | ")[0].removeprefix("| ") for line in done.stdout.splitlines() if line.endswith(" |")]
-    assert steps[2:] == [
+    times = (tmp_path / "made/times.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in times] == [
+        "step",
         *("fetch weights", "fetch genomes", "dataset", f"{NAMES[0]}: extract, reduce, train"),
         *(f"{NAMES[1]}: extract, reduce, train", "finetune", f"{NAMES[2]}: extract, reduce, train", "accuracy"),
     ]
