@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain, repeat, zip_longest
 from pathlib import Path
 
 import h5py
@@ -105,8 +105,8 @@ def merge(
         progress: told how many rows were copied since the last call.
 
     Raises:
-        FeatureError: a source has changed since it was written; or sources do not fit together, miss a record, repeat
-            a row, or hold NaN or infinity.
+        FeatureError: a source has changed since it was written, or is of an earlier version and holds NaN or infinity;
+            or sources do not fit together, miss a record, or repeat a row.
         OSError: the disk is full or cannot be read.
     """
     noted = chain(contents, repeat(""))
@@ -308,18 +308,16 @@ def _copy_array(source: _Source, name: str, parts: Sequence[str], target: Extent
     """Put a source's arrays side by side into rows ``first`` … of the target, and take in what is written."""
     found = [Checksums() for _ in parts]
 
-    def check(pieces: Sequence[np.ndarray], values: np.ndarray, row: int) -> None:
-        # All of it is in the processor's cache, where to look at it again costs little.
-        for one, piece in zip(found, pieces, strict=True) if source.sums else ():
-            one.add(piece)
+    def check(values: np.ndarray, row: int) -> None:
         sums.add(values)
-        if all_finite(values):
+        # What is as its task wrote it is finite: the task looked.
+        if source.sums is not None or all_finite(values):
             return
         with source.reading() as read:
             ids = as_bytes(read("ids", slice(row, row + len(values))))
         require_finite(values, name, ids, path=source.path)
 
-    copy([source.arrays[part] for part in parts], target, first, check)
+    copy([source.arrays[part] for part in parts], target, first, check, () if source.sums is None else found)
     if source.sums is not None:
         for one, part in zip(found, parts, strict=True):
             one.require(source.sums[part], part, source.path)
@@ -329,11 +327,17 @@ def copy(
     sources: Sequence[Extent],
     target: Extent,
     first: int,
-    check: Callable[[Sequence[np.ndarray], np.ndarray, int], None] = lambda _pieces, _values, _row: None,
+    check: Callable[[np.ndarray, int], None] = lambda _values, _row: None,
+    sums: Sequence[Checksums] = (),
 ) -> None:
-    """Put arrays side by side into rows ``first`` … of another.
+    """Put arrays side by side into rows ``first`` … of another; ``check`` is shown every window and its first row.
 
-    ``check`` is shown every window, as it was read of each and as it is written, and its first row.
+    Args:
+        sources: the arrays, of as many rows each.
+        target: where they go.
+        first: the row of the target for their first.
+        check: is shown every window as it is written, and its first row.
+        sums: take in what is read of each, while it is in the processor's cache; none to do without.
 
     Raises:
         FeatureError: a file ends early.
@@ -347,12 +351,14 @@ def copy(
         for low in range(0, sources[0].rows, len(joined)):
             count = min(len(joined), sources[0].rows - low)
             column = 0
-            for reader, source, buffer in zip(readers, sources, buffers, strict=True):
+            for reader, source, buffer, found in zip_longest(readers, sources, buffers, sums):
                 _read(reader, source, low, buffer[:count])
+                if found is not None:
+                    found.add(buffer[:count])
                 if buffer is not joined:
                     joined[:count, column : column + source.width] = buffer[:count]
                 column += source.width
-            check([buffer[:count] for buffer in buffers], joined[:count], low)
+            check(joined[:count], low)
             _write_all(writer, joined[:count], target.offset + (first + low) * target.row_bytes)
 
 

@@ -224,21 +224,21 @@ def checksums(dataset: h5py.Dataset) -> list[int]:
 def content_digest(
     file: h5py.File,
     known: Mapping[str, Sequence[int] | np.ndarray] | None = None,
-    arrays: Mapping[str, h5py.Dataset] | None = None,
+    arrays: Mapping[str, h5py.h5d.DatasetID] | None = None,
 ) -> str:
     """SHA-256 over every attribute of an open file, and the name, shape, type and checksums of every array.
 
     Args:
         file: open.
         known: the checksums of each array by its name; by default they are computed of what is in the file.
-        arrays: what ``arrays_of`` found, where it was asked: to open them takes longer than to digest what they are.
+        arrays: opened, where they are: that takes longer than to digest what they are.
     """
-    digest = hashlib.sha256()
-    for key in sorted(file.attrs):
+    digest, attributes = hashlib.sha256(), file.attrs
+    for key in sorted(attributes):
         if key != CONTENT:
-            digest.update(f"{key}={file.attrs[key]!s}\n".encode())
-    for name, dataset in sorted((arrays_of(file) if arrays is None else arrays).items()):
-        sums = checksums(dataset) if known is None else known[name]
+            digest.update(f"{key}={attributes[key]!s}\n".encode())
+    for name, dataset in sorted((_opened(file) if arrays is None else arrays).items()):
+        sums = checksums(h5py.Dataset(dataset)) if known is None else known[name]
         digest.update(f"{name}{dataset.shape}{dataset.dtype.str}".encode())
         digest.update(np.asarray(sums, "<u4").tobytes())
     return digest.hexdigest()
@@ -246,13 +246,16 @@ def content_digest(
 
 def arrays_of(file: h5py.File) -> dict[str, h5py.Dataset]:
     """Every array of an open file by its name, but its checksums."""
-    # At the library's own level, in half the time: a run of many shards does so for each.
+    return {name: h5py.Dataset(one) for name, one in _opened(file).items()}
+
+
+def _opened(file: h5py.File) -> dict[str, h5py.h5d.DatasetID]:
+    """The same at the library's own level, in a third of the time: a run of many shards does so for each."""
     names: list[bytes] = []
     h5py.h5o.visit(file.id, names.append)
     opened = {name.decode(): h5py.h5o.open(file.id, name) for name in names}
-    found = {name: h5py.Dataset(one) for name, one in opened.items() if isinstance(one, h5py.h5d.DatasetID)}
-    found.pop(CHECKSUMS, None)
-    return found
+    opened.pop(CHECKSUMS, None)
+    return {name: one for name, one in opened.items() if isinstance(one, h5py.h5d.DatasetID)}
 
 
 def seal(file: h5py.File, known: Mapping[str, Sequence[int]]) -> None:
@@ -272,18 +275,19 @@ def read_checksums(file: h5py.File, content: str = "") -> dict[str, Int64[np.nda
     Raises:
         FeatureError: an attribute, a name, shape or type, or a checksum has changed, or it is another file.
     """
-    if not content and CONTENT not in file.attrs and CHECKSUMS not in file:
+    written = file.attrs.get(CONTENT)
+    if not content and written is None and CHECKSUMS not in file:
         return None
-    if content and file.attrs.get(CONTENT) != content:
+    if content and written != content:
         raise FeatureError("is not the file that was written, or it has changed since")
     stored = file[CHECKSUMS][:].astype(np.int64)
     found: dict[str, Int64[np.ndarray, "k"]] = {}
-    first, arrays = 0, arrays_of(file)
+    first, arrays = 0, _opened(file)
     for name, dataset in sorted(arrays.items()):
-        count = -(-len(dataset) // CHECKED_ROWS)
+        count = -(-(dataset.shape or (0,))[0] // CHECKED_ROWS)
         found[name] = stored[first : first + count]
         first += count
-    if first != len(stored) or file.attrs.get(CONTENT) != content_digest(file, found, arrays):
+    if first != len(stored) or written != content_digest(file, found, arrays):
         raise FeatureError("what it says of itself has changed since it was written")
     return found
 
