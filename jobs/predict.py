@@ -69,6 +69,12 @@ if TYPE_CHECKING:
     metavar="NAMES",
     help="Columns of predictions.tsv, separated by commas, in this order; name is always there.  [default: all]",
 )
+@click.option(
+    "--by-sample/--no-by-sample",
+    default=None,
+    help="Write samples/SAMPLE/ with the tables and sequences of each sample of the samplesheet too, and samples.tsv.  "
+    "[default: no-by-sample]",
+)
 @click.option("--parquet", is_flag=True, default=None, help="Write the tables as Parquet too.")
 @click.option(
     "--virnucpro-output",
@@ -144,14 +150,14 @@ def main(
             if out is None or not input:
                 raise UsageError("predict needs INPUT and --out; or --from a run that is embedded")
             executor = choose_executor(cluster, profile, parallelism, retries)
-            from vnp.prediction.predict import choose_options, encoding_for, require_fit, require_long
+            from vnp.prediction.predict import choose_options, encoding_for, require_fit, require_inputs
 
             loaded, calling = choose_options(checkpoint or NATIVE, given, native=native)
             folders = {name: folder for name, folder in (("dna", dna), ("protein", protein)) if folder}
             decided = encoding_for(loaded, calling, window, folders, embedding["weights"])
             encoding = {**embedding, **decided, "keep_embeddings": keep_embeddings, "pairs": pairs}
             planned = run_options(input, shards, encoding, executor, out=out, every_frame=True)
-            require_long(pairs, calling)
+            require_inputs(planned.files, pairs=pairs, options=calling)
             require_fit(planned, loaded, calling)
             run, todo = _plan(planned, out, calling, executor, force)
             binds = predict_binds(run, calling)
@@ -276,7 +282,13 @@ def _say(found: Predicted, source: Path) -> None:
         echo(f"  {prevalence_in_words(found.summary)}")
     if lacks := found.summary["classifier"]["lacks"]:
         echo(f"  the checkpoint does not keep {lacks}; the columns say what can be said without")
-    for name, written in found.summary["files"].items():
+    files = found.summary["files"]
+    folders = {name.rpartition("/")[0] for name in files if "/" in name}
+    if folders:
+        echo(f"  {found.paths.samples}/  {len(folders):,} samples")
+    for name, written in files.items():
+        if "/" in name:
+            continue
         echo(f"  {found.paths.root / name}  {written['size'] / 1e6:,.1f} MB")
     echo(f"report: {found.paths.report}")
     echo(

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from jobs.extract import main as extract
 from jobs.predict import main as predict
 from tests.sequences.test_bam import FIRST, LAST, PAIRED, bgzf, record, whole
+from tests.test_freeze import write_checkpoint
 from vnp.sequences.mates import arranged, fragment_of
 from vnp.sequences.samplesheet import InputFile, read_inputs
 
@@ -197,3 +198,59 @@ def test_files_of_a_sample_stand_together(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text("path,label,group,sample\na.fa,,,x\nb.fa,,,\nc.fa,,,y\nd.fa,,,x\n")
     found: Any = arranged(read_inputs([tmp_path / "s.csv"]), pairs=False)
     assert [file.path.stem for file in found] == ["a", "d", "b", "c"]
+
+
+@pytest.fixture(scope="module")
+def sheet(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three samples, one of two files that do not stand together, and one without anything viral."""
+    root = tmp_path_factory.mktemp("samples")
+    for number, (first, last) in enumerate(((0, 10), (10, 25), (25, 30), (30, NUMBER))):
+        text = "".join(f">{name}\n{one + two}\n" for name, one, two in PAIRS[first:last])
+        (root / f"{number}.fa").write_text(text if number != 1 else text.replace(">frag12\n", ">\t\n"))
+    (root / "s.csv").write_text("path,label,group,sample\n0.fa,,,lake\n1.fa,,,sea.2\n2.fa,,,_air\n3.fa,,,lake\n")
+    return root / "s.csv"
+
+
+@pytest.mark.parametrize("words", [[], ["--regions", "--columns", "call"]], ids=["plain", "regions"])
+def test_each_sample_has_its_own_tables(words: list[str], sheet: Path, tmp_path: Path) -> None:
+    out = tmp_path / "calls"
+    result = call(sheet, "--by-sample", "--threshold", 0.4, "--out", out, *words)
+    assert result.exit_code == 0, result.output
+    assert f"{out}/samples/  3 samples" in result.output
+    samples = ["lake", "sea.2", "_air"]
+    assert [row["sample"] for row in table(out / "samples.tsv")] == samples
+    for name in ("predictions.tsv", "chunks.tsv", *(["regions.tsv"] if words else [])):
+        lines = (out / name).read_text().splitlines()
+        pieces = [(out / "samples" / sample / name).read_text().splitlines() for sample in samples]
+        assert [piece[0] for piece in pieces] == [lines[0]] * 3
+        assert [line for piece in pieces for line in piece[1:]] == lines[1:]
+        for sample, piece in zip(samples, pieces, strict=True):
+            assert all(line.startswith(f"{sample}:") for line in piece[1:])
+    sequences = [(out / "samples" / sample / "viral.fna").read_text() for sample in samples]
+    assert "".join(sequences) == (out / "viral.fna").read_text() != ""
+    counts = {row["sample"]: (int(row["records"]), int(row["viral"])) for row in table(out / "samples.tsv")}
+    assert [counts[sample][1] for sample in samples] == [text.count(">") for text in sequences]
+    assert [counts[sample][0] for sample in samples] == [20, 15, 5]
+
+
+def test_frames_of_samples_and_samples_that_are_not_asked_for_any_more(sheet: Path, tmp_path: Path) -> None:
+    out = tmp_path / "calls"
+    write_checkpoint(tmp_path / "model.pth")
+    assert call(sheet, "--checkpoint", tmp_path / "model.pth", "--by-sample", "--out", out).exit_code == 0
+    whole, samples = (out / "frames.tsv").read_text(), ["lake", "sea.2", "_air"]
+    pieces = [(out / "samples" / sample / "frames.tsv").read_text() for sample in samples]
+    header = whole.splitlines(keepends=True)[0]
+    assert "".join(piece.removeprefix(header) for piece in pieces) == whole.removeprefix(header) != ""
+    assert all(row["record"].startswith("lake:") for row in table(out / "samples/lake/frames.tsv"))
+    (out / "samples/lake/own.txt").write_text("mine")
+    assert call("--from", out, "--no-by-sample", "--force").exit_code == 0
+    assert [path.name for path in (out / "samples").rglob("*") if path.is_file()] == ["own.txt"]
+    assert not (out / "samples.tsv").exists()
+
+
+def test_samples_need_names(files: Path, tmp_path: Path) -> None:
+    result = call(files / "turns.fa", "--by-sample", "--out", tmp_path / "calls")
+    assert (result.exit_code, "turns.fa has none" in result.output) == (2, True), result.output
+    (tmp_path / "s.csv").write_text(f"path,label,group,sample\n{files}/turns.fa,,,..\n")
+    result = call(tmp_path / "s.csv", "--by-sample", "--out", tmp_path / "calls")
+    assert (result.exit_code, "is not one word" in result.output) == (1, True), result.output

@@ -35,6 +35,7 @@ class PredictOptions:
     # and neither threshold nor preset, what is more likely viral than not is called so
     prevalence: float | str | None = None
     columns: str = "all"  # of the table of records: their names, separated by commas
+    by_sample: bool = False  # write tables and sequences of each sample too
 
     def check(self) -> None:
         """Refuse what cannot be.
@@ -128,6 +129,11 @@ class OutputPaths:
         return self.root / "viral.fna"
 
     @property
+    def samples(self) -> Path:
+        """Folder of the folders of samples."""
+        return self.root / "samples"
+
+    @property
     def counts(self) -> Path:
         """Counts in all and of each sample, for other programs."""
         return self.root / "summary.json"
@@ -172,5 +178,5 @@ class OutputPaths:
         return [self.summary, *tables, *others]
 
 
-TABLES = ("frames", "chunks", "predictions")
+TABLES = ("frames", "chunks", "predictions", "samples")
 REGIONS = "regions"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +28,8 @@ from vnp.prediction.tables import chosen_columns
 from vnp.prediction.writing import SCHEMA, Progress, Writing
 from vnp.runs.done.receipts import tidy
 from vnp.runs.planning.options import RunOptions
-from vnp.runs.request import NATIVE, Run
+from vnp.runs.request import NATIVE, PlannedInput, Run
+from vnp.sequences.samplesheet import InputFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +157,19 @@ def require_fit(planned: RunOptions, classifier: Classifier, options: PredictOpt
     classifier.require(layout, identities, planned.chunk or 0, "this installation")
 
 
-def require_long(pairs: bool, options: PredictOptions) -> None:
-    """Refuse to look for regions in pairs of reads.
+def require_inputs(files: Sequence[InputFile | PlannedInput], *, pairs: bool, options: PredictOptions) -> None:
+    """Refuse what does not go with some inputs.
 
     Raises:
-        UsageError: that is asked for.
+        UsageError: regions of pairs are asked for, or samples where a file is of none.
     """
     if pairs and options.regions:
         raise UsageError("--regions looks into records of 10,000 bases and more, not into pairs of reads: leave it out")
+    unnamed = next((file.path for file in files if file.sample is None), None)
+    if options.by_sample and unnamed is not None:
+        raise UsageError(
+            f"--by-sample takes a samplesheet with a column sample, filled in every row: {unnamed} has none"
+        )
 
 
 def require_free(
@@ -239,7 +245,14 @@ def left_by_others(paths: OutputPaths, run: str) -> list[Path]:
     if summary is None or summary.get("run") == run:
         return []
     # The summary goes last: while it is there, what is left is known as that prediction's.
-    return [path for path in paths.results() if path.name in summary.get("files", {})] + [paths.summary]
+    return [path for path in paths.results() if path.name in summary.get("files", {})] + [
+        *_of_samples(paths, summary), paths.summary,
+    ]  # fmt: skip
+
+
+def _of_samples(paths: OutputPaths, summary: dict[str, Any] | None) -> list[Path]:
+    """Files of single samples that a summary names."""
+    return [paths.root / name for name in (summary or {}).get("files", {}) if name.startswith(f"{paths.samples.name}/")]
 
 
 def predict(
@@ -271,7 +284,7 @@ def predict(
         StorageError: the disk is full or cannot be written.
     """
     options.check()
-    require_long(run.request.mates > 1, options)
+    require_inputs(run.request.inputs, pairs=run.request.mates > 1, options=options)
     paths = OutputPaths(out)
     classifier = bring_back(options.classifier)
     source = Source(run, classifier, options.classifier, device)
@@ -285,12 +298,14 @@ def predict(
     with alone_with(paths.summary, "prediction"):
         require_free(paths, options, force=force)
         options.write(paths.settings)
+        before = _of_samples(paths, _read_summary(paths))
         # From here to the new summary nothing proves that the files belong together.
         _remove([paths.summary])
         summary = Writing(
             source, options, Judges(classifier, options.rule, source.native), paths, progress, device
         ).run()
         _remove(path for path in paths.results() if path.name not in summary["files"] and path != paths.summary)
+        _remove(path for path in before if str(path.relative_to(paths.root)) not in summary["files"])
         write_record(paths.summary, summary, schema=SCHEMA, seal="digest")
         remove_temporaries(out)
         tidy(run)

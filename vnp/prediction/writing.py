@@ -41,8 +41,9 @@ from vnp.prediction.calls import (
 )
 from vnp.prediction.options import REGIONS, OutputPaths, PredictOptions
 from vnp.prediction.regions import Finder
+from vnp.prediction.samples import write_samples
 from vnp.prediction.scores import Batch, Source, reasons_of
-from vnp.prediction.summary import count_samples, multiqc_of, summary_of
+from vnp.prediction.summary import SampleCounts, count_samples, multiqc_of, summary_of
 from vnp.prediction.tables import (
     CHUNKS,
     FRAMES,
@@ -130,8 +131,12 @@ class Writing:
             )  # fmt: skip
             stack.enter_context(replacing(paths.report)).write_text(render(report), encoding="utf-8")
             self._write_counts(about, calls, stack)
-        files = {path.name: {"size": path.stat().st_size, "sha256": file_sha256(path)} for path in self.written()}
-        return {**about, "files": files}
+        files = self.written()
+        if options.by_sample:
+            files += write_samples(paths, files, self._counted(calls), self.source, calls, regions)
+        named = {str(path.relative_to(paths.root)): path for path in files}
+        sums = {name: {"size": path.stat().st_size, "sha256": file_sha256(path)} for name, path in named.items()}
+        return {**about, "files": sums}
 
     def written(self) -> list[Path]:
         """The files that are written."""
@@ -273,10 +278,14 @@ class Writing:
             list(number), np.repeat(code, [entry.records // self.source.mates for entry in self.source.inputs])
         )
 
+    def _counted(self, calls: Calls) -> list[SampleCounts]:
+        """What came of each sample."""
+        windows = list(map(self.source.window, self.source.inputs))
+        return count_samples(self._sample_names, self._sources, windows, calls, self._kinds)
+
     def _write_counts(self, about: dict[str, Any], calls: Calls, stack: ExitStack) -> None:
         """Write counts of each sample for other programs."""
-        windows = list(map(self.source.window, self.source.inputs))
-        samples = count_samples(self._sample_names, self._sources, windows, calls, self._kinds)
+        samples = self._counted(calls)
         for path, found in ((self.paths.counts, summary_of(about, samples)), (self.paths.multiqc, multiqc_of(samples))):
             text = json.dumps(found, indent=2) + "\n"
             stack.enter_context(replacing(path)).write_text(text, encoding="utf-8")

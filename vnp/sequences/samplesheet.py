@@ -176,7 +176,7 @@ def require_utf8(path: Path) -> None:
 
 
 _SHEET = Columns("samplesheet", COLUMNS, "of which label and group may be left empty", ("sample", "path2"))
-_WORD = re.compile(r"[\w.+-]+")
+_WORD = re.compile(r"[.+-]*\w[\w.+-]*")
 
 
 @dataclass(frozen=True, slots=True)
