@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import click
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int32, Int64
 
 from vnp.errors import WeightsError
 from vnp.files.records import parse_json, read_record, write_json, write_record
@@ -16,8 +16,9 @@ from vnp.finetune.crops import DeviceGenomes
 from vnp.finetune.folder import CONFIG, METRICS, SCHEMA, read_folder
 from vnp.finetune.genomes import TEST, load_genomes
 from vnp.finetune.measure import Windows, draw
-from vnp.finetune.split import leave_out
+from vnp.finetune.split import calibrated_on, leave_out
 from vnp.finetune.trust import Contigs, contigs_of, draw_contigs, levels_by_group, measure_trust
+from vnp.metrics.evidence import Evidence
 from vnp.metrics.metrics import binary_metrics
 from vnp.metrics.prevalence import Prevalence, Shares, at_prevalence
 
@@ -25,7 +26,7 @@ SHARES = (0.01, 0.05, 0.2, 0.5, 0.9)
 EUKARYOTIC = (0.1, 0.5, 0.9)
 _EUKARYOTES = ("fungi", "protozoa", "plant", "invertebrate", "vertebrate")
 _SHORTEST, _LONGEST = 500, 5000
-_DRAWS = 10
+_DRAWS = 40
 
 
 class Row(NamedTuple):
@@ -34,6 +35,8 @@ class Row(NamedTuple):
     viral: float  # share of viruses
     eukaryotic: float  # share of the hosts
     found: float  # share that was estimated
+    low: float  # end of the interval
+    high: float  # the other end
     covered: float  # how often the interval held the true share
     refused: float  # how often it was refused
     before: dict[str, float]  # at one half, probabilities as calibrated
@@ -86,9 +89,12 @@ def main(
         metrics = parse_json((folder / METRICS).read_text()) if (folder / METRICS).exists() else {}
         write_json(folder / METRICS, {**metrics, "reliability": groups})
     print(group_table(groups, left_out))
-    pool = pool_of(held, score, count)
-    rows = [mixture(pool, viral, part, records) for viral in SHARES for part in EUKARYOTIC]
-    print(mixture_table(rows))
+    rows: list[Row] = []
+    # Of a network that was trained without groups the table of groups is what there is to see.
+    if not left_out:
+        pool, unit = pool_of(held, score, count), held.genomes.unit
+        rows = [mixture(pool, unit, trust.evidence, viral, part, records) for viral in SHARES for part in EUKARYOTIC]
+        print(mixture_table(rows))
     if json_path is not None:
         write_json(json_path, {"groups": groups, "mixtures": [row._asdict() for row in rows]})
 
@@ -118,9 +124,12 @@ def _percent(value: float | None) -> str:
 
 
 def pool_of(held: DeviceGenomes, score: Callable[[Windows], Contigs], count: int) -> dict[str, Contigs]:
-    """Contigs of test units that mixtures are drawn from: viruses, hosts with a nucleus, and others."""
+    """Contigs that mixtures are drawn from: viruses, hosts with a nucleus, and others.
+
+    They are of the test units that neither the calibration nor the evidence for a share knows.
+    """
     genomes = held.genomes
-    test = genomes.part == TEST
+    test = (genomes.part == TEST) & ~calibrated_on(genomes)
     eukaryotic = np.isin(np.array(genomes.groups), _EUKARYOTES)[genomes.group]
     kinds = {"viral": genomes.viral, "eukaryotic": ~genomes.viral & eukaryotic, "other": ~genomes.viral & ~eukaryotic}
     return {
@@ -128,8 +137,22 @@ def pool_of(held: DeviceGenomes, score: Callable[[Windows], Contigs], count: int
     }
 
 
-def mixture(pool: dict[str, Contigs], viral: float, eukaryotic: float, records: int) -> Row:
-    """Some draws of records with this share of viruses, and of eukaryotes among the hosts."""
+def mixture(
+    pool: dict[str, Contigs], unit: Int32[np.ndarray, "r"], evidence: Evidence | None,
+    viral: float, eukaryotic: float, records: int,
+) -> Row:  # fmt: skip
+    """Some draws of records with this share of viruses, and of eukaryotes among the hosts.
+
+    Each draw is of half of the units, so that draws differ as samples of other places do.
+
+    Args:
+        pool: contigs of each kind.
+        unit: of every record of the genomes.
+        evidence: what held-out records look like.
+        viral: share of viruses.
+        eukaryotic: share of the hosts.
+        records: of a mixture.
+    """
     counts = {"viral": round(viral * records)}
     counts["eukaryotic"] = round((records - counts["viral"]) * eukaryotic)
     counts["other"] = records - counts["viral"] - counts["eukaryotic"]
@@ -137,13 +160,14 @@ def mixture(pool: dict[str, Contigs], viral: float, eukaryotic: float, records: 
     seen: dict[str, list[dict[str, float]]] = {"before": [], "after": []}
     for seed in range(_DRAWS):
         random = np.random.default_rng((seed, records))
-        chosen = {name: random.integers(0, len(pool[name].viral), count) for name, count in counts.items()}
+        chosen = {name: random.choice(_half(unit[pool[name].pieces.record], random), n) for name, n in counts.items()}
         label, chance, novelty = (
             np.concatenate([getattr(pool[name], column)[some] for name, some in chosen.items()])
             for column in ("viral", "probability", "novelty")
         )
+        length = np.concatenate([pool[name].pieces.length[some] for name, some in chosen.items()])
         shares = Shares()
-        shares.add(chance, 0.5, novelty)
+        shares.add(chance, 0.5, novelty, length=length, evidence=evidence)
         estimates.append(shares.estimate())
         seen["before"].append(figures(label, chance))
         seen["after"].append(figures(label, at_prevalence(chance, estimates[-1].share)))
@@ -154,11 +178,19 @@ def mixture(pool: dict[str, Contigs], viral: float, eukaryotic: float, records: 
         viral,
         eukaryotic,
         float(np.mean([one.share for one in estimates])),
+        float(np.mean([one.low for one in estimates])),
+        float(np.mean([one.high for one in estimates])),
         float(np.mean([one.low <= counts["viral"] / records <= one.high for one in estimates])),
         float(np.mean([bool(one.refused) for one in estimates])),
         means["before"],
         means["after"],
     )
+
+
+def _half(unit: Int32[np.ndarray, "n"], random: np.random.Generator) -> Int64[np.ndarray, "m"]:
+    """Places of the contigs of half of the units."""
+    units = np.unique(unit)
+    return np.flatnonzero(np.isin(unit, random.permutation(units)[: -(-len(units) // 2)]))
 
 
 def figures(label: Bool[np.ndarray, "n"], chance: Float64[np.ndarray, "n"]) -> dict[str, float]:
@@ -178,9 +210,9 @@ def mixture_table(rows: list[Row]) -> str:
     """The rows as Markdown."""
     lines = [
         "",
-        "| viral | hosts eukaryotic | share found | interval holds it | refused | F1 | ECE | FDR promised | FDR seen |"
-        " F1 for the share | ECE | FDR promised | FDR seen |",
-        "|" + "--:|" * 13,
+        "| viral | hosts eukaryotic | share found | interval | holds it | refused | F1 | ECE | FDR promised |"
+        " FDR seen | F1 for the share | ECE | FDR promised | FDR seen |",
+        "|" + "--:|" * 14,
     ]
     for row in rows:
         numbers = [f"{one[key]:.3f}" for one in (row.before, row.after) for key in ("f1", "ece", "promised", "seen")]
@@ -188,6 +220,7 @@ def mixture_table(rows: list[Row]) -> str:
             f"{row.viral:.0%}",
             f"{row.eukaryotic:.0%}",
             f"{row.found:.1%}",
+            f"{row.low:.1%} to {row.high:.1%}",
             f"{row.covered:.0%}",
             f"{row.refused:.0%}",
             *numbers,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vnp.errors import UsageError
+from vnp.metrics.evidence import fit_evidence
 from vnp.metrics.prevalence import FEWEST, Shares, at_prevalence, given_prevalence
 
 
@@ -43,6 +44,49 @@ def test_the_share_is_where_expectation_maximisation_ends() -> None:
     for _ in range(2000):
         share = (at_prevalence(even, share).sum() + 1) / (len(even) + 2)
     assert counted(even).share() == pytest.approx(share, abs=1e-3)
+
+
+def of_units(
+    share: float, count: int, units: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, units, lengths, and probabilities that are some log-odds off in each unit."""
+    viral = random.random(count) < share
+    unit = random.integers(0, units, count) + units * viral
+    odds = random.normal(np.where(viral, 2.0, -2.0), 2.0) + random.normal(0, 1.5, 2 * units)[unit]
+    return viral, unit, np.full(count, 800), 1 / (1 + np.exp(-odds))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5])
+def test_the_interval_knows_that_units_differ(share: float) -> None:
+    random = np.random.default_rng(3)
+    held = {True: 0, False: 0}
+    for _ in range(8):
+        viral, unit, length, even = of_units(0.5, 2000, 30, random)
+        evidence = fit_evidence(even, length, viral, unit)
+        other, _, length, even = of_units(share, 2000, 30, random)
+        for known in held:
+            shares = Shares()
+            shares.add(even, 0.5, length=length, evidence=evidence if known else None)
+            found = shares.estimate()
+            assert found.units is known
+            held[known] += found.low <= other.mean() <= found.high
+    assert held[True] >= 6 > held[False]
+
+
+def test_scores_that_no_share_explains_are_refused() -> None:
+    random = np.random.default_rng(3)
+    viral, unit, length, even = of_units(0.5, 2000, 300, random)
+    evidence = fit_evidence(even, length, viral, unit)
+    shares = Shares()
+    # Held-out records are surer than that of what they are.
+    shares.add(np.full(2000, 0.999), 0.5, length=length, evidence=evidence)
+    shares.add(np.full(1000, 0.5), 0.5, length=length[:1000], evidence=evidence)
+    assert shares.estimate().refused
+
+
+def test_one_unit_of_a_label_is_no_evidence() -> None:
+    viral = np.arange(100) < 50
+    assert fit_evidence(np.full(100, 0.5), np.full(100, 500), viral, viral.astype(int)) is None
 
 
 def test_batches_come_to_the_same() -> None:

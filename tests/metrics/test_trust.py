@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from vnp.metrics.evidence import fit_evidence
 from vnp.metrics.novelty import Novelty, fit_novelty, mean_distances
 from vnp.metrics.reliability import (
     HIGH,
@@ -163,15 +164,29 @@ def test_trust_comes_back() -> None:
     rows, group = training_rows()
     fitted = fit_novelty(rows, group < 2, group)
     assert fitted is not None
-    trust = Trust(0.3, fitted.measured(np.arange(50.0), np.full(50, 300)), reliability)
+    viral = np.arange(400) < 200
+    evidence = fit_evidence(np.where(viral, 0.9, 0.1), np.full(400, 500), viral, np.arange(400) % 40 + 40 * viral)
+    trust = Trust(0.3, fitted.measured(np.arange(50.0), np.full(50, 300)), reliability, evidence)
     again = Trust.from_json(json.loads(json.dumps(trust.to_json())))
     assert again.reliability == reliability
     assert again.prevalence == 0.3
     assert again.novelty is not None
+    assert evidence is not None
+    assert again.evidence is not None
+    np.testing.assert_allclose(again.evidence.shares, evidence.shares, rtol=2e-3, atol=1e-6)
     assert not again.missing
     for nothing in (None, {}, {"prevalence": None}):
-        assert Trust.from_json(nothing).missing.count(",") == 2
+        assert Trust.from_json(nothing).missing.count(",") == 3
     with pytest.raises(ValueError, match="share of viruses"):
         Trust.from_json({"prevalence": 1.0})
     with pytest.raises((TypeError, ValueError)):
         Trust.from_json({"reliability": {"high": 3}})
+
+
+@pytest.mark.parametrize("change", [{"draws": 3}, {"shares": "AAAA"}, {"shares": "?"}, {"lengths": None}])
+def test_damaged_evidence_is_refused(change: dict[str, object]) -> None:
+    viral = np.arange(40) < 20
+    evidence = fit_evidence(np.full(40, 0.5), np.full(40, 500), viral, np.arange(40))
+    assert evidence is not None
+    with pytest.raises(ValueError, match=r"held-out records look|[Bb]ase64|padding|buffer"):
+        Trust.from_json({"evidence": {**evidence.to_json(), **change}})

@@ -74,15 +74,8 @@ class Split:
 
     def doubts(self, label: Int8[np.ndarray, "n"], record: Int64[np.ndarray, "n"]) -> Iterator[str]:
         """What makes measures on this split worth less than they look; the record is the number of each row's."""
-        if self.kind != "random":
-            pairs = np.unique(np.stack([self.group, record], axis=1), axis=0)
-            records = np.bincount(pairs[:, 0], minlength=len(self.names))
-            if (records <= 1).all():
-                yield (
-                    f"each of the {len(self.names):,} groups is a single record: pieces of one genome, or genomes that "
-                    "are nearly the same, may stand on both sides. Name genomes in the samplesheet's column group, or "
-                    "take --units or --dedupe"
-                )
+        if self.kind != "random" and (single := single_records(self.group, record)):
+            yield single
         for kind, name in enumerate(CLASSES):
             groups = len(np.unique(self.group[label == kind]))
             if groups < _FEW_GROUPS:
@@ -107,6 +100,18 @@ class Split:
         """The part of each group, or None if a group is cut."""
         lowest, highest = self._reach()
         return None if (lowest != highest).any() else dict(zip(self.names, lowest.tolist(), strict=True))
+
+
+def single_records(group: Int64[np.ndarray, "n"], record: Int64[np.ndarray, "n"]) -> str:
+    """What to say where each group is one record, by the numbers of each row's; else nothing."""
+    pairs = np.unique(np.stack([group, record], axis=1), axis=0)
+    groups, records = np.unique(pairs[:, 0], return_counts=True)
+    if (records > 1).any():
+        return ""
+    return (
+        f"each of the {len(groups):,} groups is a single record: pieces of one genome, or genomes that are nearly the "
+        "same, may stand on both sides. Name genomes in the samplesheet's column group, or take --units or --dedupe"
+    )
 
 
 def split_named(text: str) -> Literal["auto", "group", "random"] | Path:

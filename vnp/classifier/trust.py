@@ -12,7 +12,9 @@ from vnp.classifier.rows import RowStore
 from vnp.classifier.split import Split
 from vnp.features.read import Features
 from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION
+from vnp.metrics.evidence import fit_evidence
 from vnp.metrics.novelty import Novelty, fit_novelty, mean_distances
+from vnp.metrics.prevalence import at_prevalence
 from vnp.metrics.reliability import Judgements, Reliability, fit_reliability, measure_levels
 from vnp.metrics.rules import aggregate
 from vnp.metrics.trust import Trust
@@ -28,6 +30,8 @@ class _Records:
     distance: Float64[np.ndarray, "r"]
     viral: Bool[np.ndarray, "r"]
     says_viral: Bool[np.ndarray, "r"]
+    probability: Float64[np.ndarray, "r"]
+    unit: Int64[np.ndarray, "r"]  # number of what the split keeps together
 
     @property
     def wrong(self) -> Bool[np.ndarray, "r"]:
@@ -56,7 +60,7 @@ def measure_trust(
     rows = split.rows(TRAIN)
     some = np.sort(np.random.default_rng(seed).choice(rows, min(len(rows), _MOST_ROWS), replace=False))
     novelty = fit_novelty(store.take(some).float().cpu().numpy(), store.label[some] == 1)
-    parts = {part: _records(features, store, split.rows(part), found, novelty) for part, found in probability.items()}
+    parts = {part: _records(features, store, split, part, found, novelty) for part, found in probability.items()}
     watched = parts[VALIDATION]
     if novelty is not None:
         novelty = novelty.measured(watched.distance, watched.calls.length)
@@ -71,17 +75,25 @@ def measure_trust(
         high, medium, {}, f"records of the {PARTS[VALIDATION]} part", f"records of the {PARTS[last]} part"
     )
     measured = measure_levels(chosen.levels(tested.calls), tested.says_viral, tested.wrong)
-    return Trust(share if 0 < share < 1 else None, novelty, replace(chosen, measured=measured))
+    reliability = replace(chosen, measured=measured)
+    if not 0 < share < 1:
+        return Trust(None, novelty, reliability)
+    even = at_prevalence(watched.probability, 0.5, share)
+    return Trust(
+        share, novelty, reliability, fit_evidence(even, watched.calls.length, watched.viral, watched.unit, seed=seed)
+    )
 
 
 def _records(
     features: Features,
     store: RowStore,
-    rows: Int64[np.ndarray, "m"],
+    split: Split,
+    part: int,
     probability: Float64[np.ndarray, "m"],
     novelty: Novelty | None,
 ) -> _Records:
-    """The records that rows are of, as they are called at one half where the surest row decides."""
+    """The records of a part, as they are called at one half where the surest row decides."""
+    rows = split.rows(part)
     record = np.concatenate([*features.number_windows("record")])[rows]
     found = aggregate(probability, record)
     records = features.records()
@@ -102,6 +114,8 @@ def _records(
         mean_distances(distance, owner, len(found)),
         store.label[rows][found.first] == 1,
         says_viral,
+        found.probability,
+        split.group[rows][found.first].astype(np.int64),
     )
 
 

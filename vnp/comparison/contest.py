@@ -23,6 +23,7 @@ from vnp.classifier.split import (
     FILE_DIGEST,
     Split,
     read_split,
+    single_records,
     split_as,
     split_of_data,
 )
@@ -66,7 +67,7 @@ def contest(contestants: Sequence[Contestant], options: CompareOptions, folder: 
     for place, one in enumerate(contestants):
         rows = tables[place].row[held[place]]
         for entered in with_parts(one, options.parts):
-            checkpoint = _checkpoint(entered, options, folder, progress)
+            checkpoint = _checkpoint(entered, options, folder, progress, notes)
             scores[entered.name] = (place, score_rows(checkpoint, entered.features, rows, options.device, progress))
             entries.append(_about(entered, checkpoint))
     about = {
@@ -77,7 +78,7 @@ def contest(contestants: Sequence[Contestant], options: CompareOptions, folder: 
         "seed": options.seed,
         "replicates": options.replicates,
     }
-    notes = [*_notes(tables, same_frames), *notes]
+    notes = list(dict.fromkeys([*_notes(tables, same_frames), *notes]))
     return _compare(frames, scores, LEVELS if same_frames else ("record",), options, about, notes, progress)
 
 
@@ -127,7 +128,10 @@ def _notes(tables: Sequence[Table], same_frames: bool) -> list[str]:
     return notes
 
 
-def _checkpoint(one: Contestant, options: CompareOptions, folder: Path, progress: Progress) -> Checkpoint:
+def _checkpoint(
+    one: Contestant, options: CompareOptions, folder: Path, progress: Progress, notes: list[str]
+) -> Checkpoint:
+    """The one that is there, or trained; what its training warns of goes to the notes."""
     if one.checkpoint is not None:
         checkpoint = Checkpoint.load(one.checkpoint)
         encoders = one.features.provenance.get("encoders", {})
@@ -136,7 +140,9 @@ def _checkpoint(one: Contestant, options: CompareOptions, folder: Path, progress
     training = Training(recipe=options.recipe, split=folder / SPLIT, seed=options.seed)
     out = model_path(folder, one.name)
     with progress(f"training {one.name}", None, "epochs") as bar:
-        watcher = Watcher(epoch=lambda history: bar.to(len(history)))
+        watcher = Watcher(
+            epoch=lambda history: bar.to(len(history)), warn=lambda text: notes.append(f"warning: {text}")
+        )
         return train(one.features, out, training, options.device, force=True, watcher=watcher).checkpoint
 
 
@@ -236,6 +242,8 @@ def hold_out(
         kept = [part == TEST for part in _parts(split, tables, same_frames)]
         if split.kind == "random":
             notes.append(_LEAKS)
+        elif single := single_records(split.group, tables[0].frames.record):
+            notes.append(f"warning: {single}")
         if given:
             rows = int(kept[0].sum())
             if not rows:

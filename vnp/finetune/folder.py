@@ -42,6 +42,7 @@ from vnp.finetune.measure import (
     roc_auc,
 )
 from vnp.finetune.recipe import LONGEST_WINDOW, SHORTEST_WINDOW, Recipe
+from vnp.finetune.split import calibrated_on
 from vnp.finetune.trust import BALANCE, draw_contigs, levels_by_group, measure_trust
 from vnp.metrics.presets import Preset, measure_presets, presets_from_json
 from vnp.metrics.trust import Trust
@@ -220,16 +221,6 @@ def score_contigs(network: SixFrame, held: DeviceGenomes, part: int, count: int,
     logits = logits_of(network, held, pieces.start, np.minimum(pieces.length, window))
     kind = kind_of(logits, held.genomes.viral[pieces.record])
     return Contigs(pieces.record, pieces.length, mean_viral_logits(network, held, pieces, window), kind)
-
-
-def calibrated_on(genomes: Genomes) -> Bool[np.ndarray, " records"]:
-    """Records of the units to watch and, by the SHA-256 of their names, of half of those for the test.
-
-    The units to watch are few; those of the other half show whether what was found on these holds.
-    """
-    half = np.array([hashlib.sha256(unit.encode()).digest()[-1] & 1 == 0 for unit in genomes.units])
-    chosen: Bool[np.ndarray, " records"] = (genomes.part == VALIDATION) | (genomes.part == TEST) & half[genomes.unit]
-    return chosen
 
 
 def calibrate(genomes: Genomes, watched: Contigs, tested: Contigs) -> tuple[LengthCalibration, dict[str, Preset]]:

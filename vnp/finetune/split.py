@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Bool, Int32
 
 from vnp.errors import UsageError
 from vnp.finetune.genomes import TEST, TRAIN, VALIDATION, Genomes
@@ -71,6 +71,20 @@ def leave_out(genomes: Genomes, groups: Collection[str]) -> Genomes:
     _require_groups(genomes, groups)
     chosen = np.isin(np.array(genomes.groups), list(groups))[genomes.group]
     return replace(genomes, part=np.where(chosen, TEST, genomes.part).astype(np.int8))
+
+
+def calibrated_on(genomes: Genomes) -> Bool[np.ndarray, " records"]:
+    """Records of the units to watch and, by the SHA-256 of their names, of half of those for the test.
+
+    The units to watch are few; those of the other half show whether what was found on these holds. Groups that were
+    left out as a whole show the same, so none of their units is among them.
+    """
+    half = np.array([hashlib.sha256(unit.encode()).digest()[-1] & 1 == 0 for unit in genomes.units])
+    known = np.isin(genomes.group, genomes.group[genomes.part == TRAIN])
+    chosen: Bool[np.ndarray, " records"] = known & (
+        (genomes.part == VALIDATION) | (genomes.part == TEST) & half[genomes.unit]
+    )
+    return chosen
 
 
 def _require_groups(genomes: Genomes, groups: Collection[str]) -> None:

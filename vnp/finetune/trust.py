@@ -14,8 +14,10 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from vnp.encoders.models.sixframe import SixFrame
 from vnp.finetune.calibration import LengthCalibration
 from vnp.finetune.crops import DeviceGenomes
-from vnp.finetune.genomes import TEST, TRAIN, VALIDATION
+from vnp.finetune.genomes import TEST, TRAIN, VALIDATION, Genomes
 from vnp.finetune.measure import CLASSES, Windows, draw, rows_of, viral_logits, windows_of
+from vnp.finetune.split import calibrated_on
+from vnp.metrics.evidence import Evidence, fit_evidence
 from vnp.metrics.novelty import Novelty, fit_novelty, mean_distances
 from vnp.metrics.reliability import LEVELS, Judgements, Reliability, fit_reliability, measure_levels
 from vnp.metrics.trust import Trust
@@ -138,7 +140,18 @@ def measure_trust(
     reliability = reliability_of(watched, tested)
     for line in reliability.sentences():
         say(line)
-    return Trust(BALANCE, novelty, reliability), tested
+    return Trust(BALANCE, novelty, reliability, _evidence(held.genomes, watched, tested)), tested
+
+
+def _evidence(genomes: Genomes, *parts: Contigs) -> Evidence | None:
+    """What probabilities of the contigs look like that the calibration was fitted on; the others tell if it holds."""
+    record, length, chance = (
+        np.concatenate(columns)
+        for columns in zip(*((one.pieces.record, one.pieces.length, one.probability) for one in parts), strict=True)
+    )
+    some = calibrated_on(genomes)[record]
+    record = record[some]
+    return fit_evidence(chance[some], length[some], genomes.viral[record], genomes.unit[record], genomes.group[record])
 
 
 def reliability_of(watched: Contigs, tested: Contigs) -> Reliability:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float, Float64, Int64
 
+    from vnp.metrics.evidence import Evidence
+
 AUTO, NONE = "auto", "none"
 FEWEST = 50
 """Records below which a share is not estimated."""
@@ -29,7 +31,9 @@ WIDEST = 0.3
 _BINS = 2000
 _MOST_ODDS = 20.0
 _REPLICATES = 200
-_HALVINGS = 40
+_HALVINGS = 30
+_GRID = 45
+_FARTHEST_GRID = 7.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class Prevalence:
     high: float  # the other end
     records: int  # that it was estimated from
     refused: str = ""  # why it should not be used; empty where it may
+    units: bool = False  # whether the interval knows how much scores differ between held-out units
 
 
 def given_prevalence(text: str) -> str | float:
@@ -83,10 +88,18 @@ class Shares:
         import numpy as np
 
         self.counts: Int64[np.ndarray, "bins"] = np.zeros(_BINS, np.int64)
+        self.seen: dict[Evidence, Int64[np.ndarray, "l b"]] = {}
+        """Those of each classifier that keeps what held-out records look like, by length and log-odds."""
         self.novel = self.told = 0
 
     def add(
-        self, probability: Float64[np.ndarray, "n"], before: Each, novelty: Float[np.ndarray, "n"] | None = None
+        self,
+        probability: Float64[np.ndarray, "n"],
+        before: Each,
+        novelty: Float[np.ndarray, "n"] | None = None,
+        *,
+        length: Int64[np.ndarray, "n"] | None = None,
+        evidence: Evidence | None = None,
     ) -> None:
         """Take in records.
 
@@ -94,6 +107,8 @@ class Shares:
             probability: of being viral.
             before: share of viruses that they hold at.
             novelty: how far from training, as a percentile; NaN or None where that is not known.
+            length: bases; needed with evidence.
+            evidence: what held-out records of the same classifier look like.
         """
         import numpy as np
 
@@ -101,6 +116,8 @@ class Shares:
         odds = np.clip(np.log(even) - np.log1p(-even), -_MOST_ODDS, _MOST_ODDS)
         place = np.rint((odds + _MOST_ODDS) / (2 * _MOST_ODDS) * (_BINS - 1)).astype(np.int64)
         self.counts += np.bincount(place, minlength=_BINS)
+        if evidence is not None and length is not None:
+            self.seen[evidence] = self.seen.get(evidence, 0) + evidence.count(even, length)
         if novelty is not None:
             known = np.isfinite(novelty)
             self.told += int(known.sum())
@@ -108,36 +125,55 @@ class Shares:
 
     def share(self) -> float:
         """The likeliest share; one record of either label is assumed beside them, so that it is never 0 or 1."""
-        return float(self._likeliest(self.counts[None].astype(float))[0])
+        return float(_likeliest(self.counts[None].astype(float), _bin_odds())[0])
 
     def estimate(self, seed: int = 0) -> Prevalence:
-        """The share with an interval over records drawn again, and whether it can be trusted."""
+        """The share with an interval of 95 %, and whether it can be trusted.
+
+        With evidence for all records the interval holds the shares at which mixtures of held-out units, of as many
+        records of like lengths, come to such an estimate (Neyman's construction); else it is over records drawn again.
+        """
         import numpy as np
 
         total, share = int(self.counts.sum()), self.share()
-        low, high = 0.0, 1.0
-        if total:
-            drawn = np.random.default_rng(seed).multinomial(total, self.counts / total, _REPLICATES)
-            low, high = map(float, np.quantile(self._likeliest(drawn.astype(float)), (0.025, 0.975)))
-        return Prevalence(share, low, high, total, self._refusal(total, low, high))
+        random = np.random.default_rng(seed)
+        known = total > 0 and sum(int(seen.sum()) for seen in self.seen.values()) == total
+        low, high, reason = 0.0, 1.0, ""
+        if known:
+            low, high, reason = self._inverted(random)
+        elif total:
+            drawn = random.multinomial(total, self.counts / total, _REPLICATES).astype(float)
+            low, high = map(float, np.quantile(_likeliest(drawn, _bin_odds()), (0.025, 0.975)))
+        low, high = min(low, share), max(high, share)
+        return Prevalence(share, low, high, total, self._refusal(total, low, high) or reason, units=known)
 
-    def _likeliest(self, counts: Float64[np.ndarray, "draws bins"]) -> Float64[np.ndarray, "draws"]:
-        """Where the likelihood, which has one summit, is highest, by halving: the end of expectation-maximisation."""
+    def _inverted(self, random: np.random.Generator) -> tuple[float, float, str]:
+        """The shares that explain what is estimated, and why there may be none."""
         import numpy as np
 
-        odds = np.linspace(-_MOST_ODDS, _MOST_ODDS, _BINS)
-        used = counts.any(axis=0)
-        counts = counts[:, used]
-        viral = 1 / (1 + np.exp(-odds[used]))
-        host = 1 / (1 + np.exp(odds[used]))
-        low, high = np.zeros(len(counts)), np.ones(len(counts))
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            mixed = middle[:, None] * viral + (1 - middle[:, None]) * host
-            rises = (counts * ((viral - host) / mixed)).sum(axis=1) + 1 / middle - 1 / (1 - middle) > 0
-            low, high = np.where(rises, middle, low), np.where(rises, high, middle)
-        found: Float64[np.ndarray, "draws"] = (low + high) / 2
-        return found
+        from vnp.metrics.evidence import CENTERS
+
+        seen = np.concatenate(list(self.seen.values())).astype(float)
+        host, viral = (np.concatenate([one.shares[label] for one in self.seen], axis=1)[1:] for label in (0, 1))
+        lines = seen.sum(axis=1)
+        odds = np.tile(CENTERS, len(lines))
+        grid = 1 / (1 + np.exp(-np.linspace(-_FARTHEST_GRID, _FARTHEST_GRID, _GRID)))
+        found = np.empty((len(grid), len(host)))
+        for number, share in enumerate(grid):
+            expected = lines[:, None] * (share * viral + (1 - share) * host)
+            found[number] = _likeliest(random.poisson(expected).reshape(len(host), -1), odds)
+        estimate = _likeliest(seen.reshape(1, -1), odds)[0]
+        below, above = np.quantile(found, (0.025, 0.975), axis=1)
+        possible = np.flatnonzero((below <= estimate) & (estimate <= above))
+        if not len(possible):
+            return 0.0, 1.0, "no share of viruses explains the scores of the records, which are unlike held-out ones"
+        # Between places of the grid the ends are as far on as the quantiles are.
+        low, high = possible[0], possible[-1]
+        ends = [0.0 if low == 0 else float(np.interp(estimate, above[low - 1 : low + 1], grid[low - 1 : low + 1]))]
+        ends += [
+            1.0 if high + 1 == len(grid) else float(np.interp(estimate, below[high : high + 2], grid[high : high + 2]))
+        ]
+        return ends[0], ends[1], ""
 
     def _refusal(self, total: int, low: float, high: float) -> str:
         if total < FEWEST:
@@ -150,3 +186,28 @@ class Shares:
         if high - low > WIDEST:
             return f"the records do not tell: the share may be {low:.0%} or {high:.0%}"
         return ""
+
+
+def _bin_odds() -> Float64[np.ndarray, "bins"]:
+    import numpy as np
+
+    return np.linspace(-_MOST_ODDS, _MOST_ODDS, _BINS)
+
+
+def _likeliest(
+    counts: Float64[np.ndarray, "draws bins"], odds: Float64[np.ndarray, "bins"]
+) -> Float64[np.ndarray, "draws"]:
+    """Where the likelihood, which has one summit, is highest, by halving: the end of expectation-maximisation."""
+    import numpy as np
+
+    used = counts.any(axis=0)
+    counts, odds = counts[:, used], odds[used]
+    viral, host = 1 / (1 + np.exp(-odds)), 1 / (1 + np.exp(odds))
+    low, high = np.zeros(len(counts)), np.ones(len(counts))
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        mixed = middle[:, None] * viral + (1 - middle[:, None]) * host
+        rises = (counts * ((viral - host) / mixed)).sum(axis=1) + 1 / middle - 1 / (1 - middle) > 0
+        low, high = np.where(rises, middle, low), np.where(rises, high, middle)
+    found: Float64[np.ndarray, "draws"] = (low + high) / 2
+    return found

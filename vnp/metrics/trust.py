@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vnp.metrics.evidence import Evidence
 from vnp.metrics.novelty import Novelty
 from vnp.metrics.reliability import Reliability
 
@@ -17,6 +18,7 @@ class Trust:
     prevalence: float | None = None  # share of viral records at which probabilities hold
     novelty: Novelty | None = None  # what training looked like
     reliability: Reliability | None = None  # how often calls were wrong on held-out records
+    evidence: Evidence | None = None  # what probabilities of held-out records look like
 
     def to_json(self) -> dict[str, Any]:
         """As what JSON holds."""
@@ -24,6 +26,7 @@ class Trust:
             "prevalence": self.prevalence,
             "novelty": None if self.novelty is None else self.novelty.to_json(),
             "reliability": None if self.reliability is None else self.reliability.to_json(),
+            "evidence": None if self.evidence is None else self.evidence.to_json(),
         }
 
     @classmethod
@@ -35,13 +38,15 @@ class Trust:
             TypeError: the same.
         """
         stored = stored or {}
-        share, novelty, reliability = (stored.get(name) for name in ("prevalence", "novelty", "reliability"))
+        names = ("prevalence", "novelty", "reliability", "evidence")
+        share, novelty, reliability, evidence = (stored.get(name) for name in names)
         if share is not None and not 0 < float(share) < 1:
             raise ValueError(f"a share of viruses of {share}")
         return cls(
             None if share is None else float(share),
             None if novelty is None else Novelty.from_json(novelty),
             None if reliability is None else Reliability.from_json(reliability),
+            None if evidence is None else Evidence.from_json(evidence),
         )
 
     @property
@@ -51,5 +56,6 @@ class Trust:
             ("the share of viruses that its probabilities hold at", self.prevalence),
             ("novelty", self.novelty),
             ("measured reliability", self.reliability),
+            ("what held-out records look like", self.evidence),
         )
         return ", ".join(name for name, value in named if value is None)

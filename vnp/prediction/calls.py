@@ -100,6 +100,17 @@ class Judges:
                 found[by == number] = one.trust.prevalence
         return found
 
+    def shares(self, found: Found, some: Bool[np.ndarray, "r"], probability: Float64[np.ndarray, "r"]) -> Shares:
+        """Count some records, by probabilities that hold at each classifier's share of viruses."""
+        shares = Shares()
+        for number, one in self.both:
+            own = some & (found.by == number)
+            shares.add(
+                probability[own], self.held_at(found.by[own]), found.novelty[own],
+                length=found.length[own], evidence=one.trust.evidence,
+            )  # fmt: skip
+        return shares
+
     def told(self, probability: Float64[np.ndarray, "n"], by: Int8[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
         """Probabilities as they are told, at the share of viruses."""
         return probability if self.share is None else at_prevalence(probability, self.share, self.held_at(by))
@@ -318,12 +329,9 @@ def decide(found: Found, chunk: int, settings: PredictOptions, judges: Judges) -
     chance, share = told, judges.share
     moved = eligible & np.isin(found.by, judges.balanced)
     if share is None and moved.any():
-        before = judges.held_at(found.by[moved])
-        shares = Shares()
-        shares.add(told[moved], before)
-        share = shares.share()
+        share = judges.shares(found, moved, told).share()
         chance = told.copy()
-        chance[moved] = at_prevalence(told[moved], share, before)
+        chance[moved] = at_prevalence(told[moved], share, judges.held_at(found.by[moved]))
     fdr = np.full(len(length), np.nan)
     fdr[eligible] = false_discovery_rate(chance[eligible])
     viral = scored & found.viral

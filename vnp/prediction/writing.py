@@ -22,7 +22,7 @@ from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
 from vnp.files.tables import table_lines
 from vnp.metrics.presets import DEFAULT
-from vnp.metrics.prevalence import AUTO, Prevalence, Shares
+from vnp.metrics.prevalence import AUTO, Prevalence
 from vnp.metrics.rules import chunk_keys, find_rule
 from vnp.native.classifier import NativeClassifier
 from vnp.prediction.calls import (
@@ -104,10 +104,8 @@ class Writing:
         for batch in self.source.batches():
             found.add(batch, judges, self._threshold, partial(_spans, chunking=chunking))
             self.progress("estimating prevalence", len(batch.rows))
-        shares = Shares()
         some = (found.scored > 0) & (found.length >= self.options.min_length)
-        shares.add(found.probability[some], judges.held_at(found.by[some]), found.novelty[some])
-        return shares.estimate()
+        return judges.shares(found, some, found.probability).estimate()
 
     def _write(self, prevalence: Prevalence | None) -> dict[str, Any]:
         paths, options, run = self.paths, self.options, self.source.run
