@@ -91,7 +91,9 @@ def main(
     print(group_table(groups, left_out))
     rows: list[Row] = []
     # Of a network that was trained without groups the table of groups is what there is to see.
-    if not left_out:
+    if not left_out and (lacking := _lacking(held)):
+        print(f"\nno mixtures: the units kept for the test have no {lacking}")
+    elif not left_out:
         pool, unit = pool_of(held, score, count), held.genomes.unit
         rows = [mixture(pool, unit, trust.evidence, viral, part, records) for viral in SHARES for part in EUKARYOTIC]
         print(mixture_table(rows))
@@ -128,13 +130,21 @@ def pool_of(held: DeviceGenomes, score: Callable[[Windows], Contigs], count: int
 
     They are of the test units that neither the calibration nor the evidence for a share knows.
     """
+    kinds = _kinds(held)
+    return {name: score(draw(held, chosen, _SHORTEST, _LONGEST, count, seed=23)) for name, chosen in kinds.items()}
+
+
+def _kinds(held: DeviceGenomes) -> dict[str, Bool[np.ndarray, "r"]]:
     genomes = held.genomes
-    test = (genomes.part == TEST) & ~calibrated_on(genomes)
+    test = (genomes.part == TEST) & ~calibrated_on(genomes) & (genomes.lengths >= _SHORTEST)
     eukaryotic = np.isin(np.array(genomes.groups), _EUKARYOTES)[genomes.group]
-    kinds = {"viral": genomes.viral, "eukaryotic": ~genomes.viral & eukaryotic, "other": ~genomes.viral & ~eukaryotic}
-    return {
-        name: score(draw(held, test & chosen, _SHORTEST, _LONGEST, count, seed=23)) for name, chosen in kinds.items()
-    }
+    viral = genomes.viral
+    return {"viral": test & viral, "eukaryotic": test & ~viral & eukaryotic, "other": test & ~viral & ~eukaryotic}
+
+
+def _lacking(held: DeviceGenomes) -> str:
+    """The kinds of which there is no contig."""
+    return ", ".join(name for name, chosen in _kinds(held).items() if not chosen.any())
 
 
 def mixture(
