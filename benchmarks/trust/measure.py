@@ -10,7 +10,8 @@ import click
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 
-from vnp.errors import WeightsError
+from benchmarks._commands import command
+from vnp.errors import UsageError, WeightsError
 from vnp.files.records import parse_json, read_record, write_json, write_record
 from vnp.finetune.crops import DeviceGenomes
 from vnp.finetune.folder import CONFIG, METRICS, SCHEMA, read_folder
@@ -43,7 +44,7 @@ class Row(NamedTuple):
     after: dict[str, float]  # at one half, probabilities for the share found
 
 
-@click.command()
+@command("python -m benchmarks trust MODEL genomes.npz")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("genomes", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--measure", is_flag=True, help="Measure novelty and reliability anew, and write them into FOLDER.")
@@ -75,7 +76,7 @@ def main(
         trust, tested = measure_trust(network, held, trained.calibration, count, trained.window)
         write_trust(folder, trust.to_json())
     if trust.reliability is None or trust.novelty is None:
-        raise click.ClickException(f"{folder} keeps no reliability: give --measure")
+        raise UsageError(f"{folder} keeps no reliability: give --measure")
 
     def score(pieces: Windows) -> Contigs:
         return contigs_of(network, held, pieces, trained.calibration, trust.novelty, trained.window)
@@ -149,7 +150,7 @@ def _lacking(held: DeviceGenomes) -> str:
 
 def mixture(
     pool: dict[str, Contigs], unit: Int32[np.ndarray, "r"], evidence: Evidence | None,
-    viral: float, eukaryotic: float, records: int,
+    viral: float, eukaryotic: float, records: int, draws: int = _DRAWS,
 ) -> Row:  # fmt: skip
     """Some draws of records with this share of viruses, and of eukaryotes among the hosts.
 
@@ -162,13 +163,14 @@ def mixture(
         viral: share of viruses.
         eukaryotic: share of the hosts.
         records: of a mixture.
+        draws: that the means are over.
     """
     counts = {"viral": round(viral * records)}
     counts["eukaryotic"] = round((records - counts["viral"]) * eukaryotic)
     counts["other"] = records - counts["viral"] - counts["eukaryotic"]
     estimates: list[Prevalence] = []
     seen: dict[str, list[dict[str, float]]] = {"before": [], "after": []}
-    for seed in range(_DRAWS):
+    for seed in range(draws):
         random = np.random.default_rng((seed, records))
         chosen = {name: random.choice(_half(unit[pool[name].pieces.record], random), n) for name, n in counts.items()}
         label, chance, novelty = (
@@ -237,7 +239,3 @@ def mixture_table(rows: list[Row]) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    main()

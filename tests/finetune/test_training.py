@@ -41,6 +41,7 @@ def test_learns_and_writes_a_folder_that_can_be_used(genomes: Genomes, tmp_path:
     assert metrics["windows"]["one"]["300"]["roc_auc"] > 0.95
     assert metrics == json.loads((tmp_path / METRICS).read_text())
     trained = read_folder(tmp_path)
+    assert trained.trust.evidence is not None
     assert trained.window == NativeClassifier(tmp_path).chunk == window_of(spec("sixframe"), tmp_path) == 700
     encoder = SixFrameEncoder(trained.network)
     logits = encoder.logits(["AATTATATTA" * 30, "GCGGCCGCGC" * 30])

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.trust.measure import mixture, mixture_table
+from tests.finetune.conftest import genomes as genomes
+from tests.finetune.conftest import sheet as sheet
+from vnp.finetune.genomes import TEST, TRAIN, Genomes
+from vnp.finetune.measure import Windows
+from vnp.finetune.split import calibrated_on, leave_out
+from vnp.finetune.trust import Contigs
+from vnp.metrics.evidence import fit_evidence
+
+
+def contigs(viral: bool, random: np.random.Generator, units: range) -> Contigs:
+    """As many as 600 of some units, whose log-odds are off by something each."""
+    unit = random.choice(units, 600)
+    odds = random.normal(2.0 if viral else -2.0, 2.0, 600) + random.normal(0, 0.5, 1000)[unit]
+    known = np.full(600, viral), np.full(600, "one"), 1 / (1 + np.exp(-odds)), np.ones(600)
+    return Contigs(Windows(unit, unit, np.full(600, 900)), *known, np.full(600, 50, np.float32), np.zeros(600))
+
+
+def test_mixtures_have_an_interval_that_holds_their_share() -> None:
+    random = np.random.default_rng(2)
+    held = [contigs(viral, random, range(100 * viral, 100 * viral + 30)) for viral in (True, False)]
+    columns = (np.concatenate([getattr(one, name) for one in held]) for name in ("probability", "viral"))
+    chance, viral = columns
+    unit = np.concatenate([one.pieces.record for one in held])
+    evidence = fit_evidence(chance, np.full(1200, 900), viral, unit)
+    kinds = (("viral", True), ("eukaryotic", False), ("other", False))
+    pool = {name: contigs(viral, random, range(300 + 50 * at, 340 + 50 * at)) for at, (name, viral) in enumerate(kinds)}
+    row = mixture(pool, np.arange(1000, dtype=np.int32), evidence, 0.2, 0.5, 400, draws=8)
+    assert row.low < 0.2 < row.high
+    assert row.covered >= 0.75
+    assert row.refused == 0
+    assert row.after["promised"] == pytest.approx(row.after["seen"], abs=0.06)
+    assert "| 20% | 50% |" in mixture_table([row])
+
+
+def test_nothing_is_fitted_on_units_of_a_group_that_was_left_out(genomes: Genomes) -> None:
+    without = leave_out(genomes, ["plasmid"])
+    group = np.array(without.groups)[without.group]
+    fitted = calibrated_on(without)
+    assert not fitted[group == "plasmid"].any()
+    assert fitted[group == "bacteria"].any()
+    assert not fitted[without.part == TRAIN].any()
+    assert (fitted & (without.part == TEST)).any()
