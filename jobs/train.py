@@ -146,7 +146,8 @@ def main(
         trained = train(opened, out, training, where, resume=resume, force=force, watcher=watcher)
     if as_json:
         files = {
-            name: str(getattr(trained.outputs, name)) for name in ("checkpoint", "split", "log", "metrics", "plots")
+            name: str(getattr(trained.outputs, name))
+            for name in ("checkpoint", "split", "log", "metrics", "page", "plots")
         }
         echo(json.dumps({**files, **trained.checkpoint.training, "metrics": trained.checkpoint.metrics}, indent=2))
         return
@@ -223,7 +224,7 @@ def _summary(trained: Trained) -> str:
     lines.append(f"calibration: {calibration.kind}" + (f" (held-out log-loss: {losses})" if losses else ""))
     lines += _metric_lines(trained.checkpoint.metrics)
     lines.append(f"wrote {outputs.checkpoint}, and beside it {outputs.split.name}, {outputs.log.name}, "
-                 f"{outputs.metrics.name} and {outputs.plots.name}/")  # fmt: skip
+                 f"{outputs.metrics.name}, {outputs.page.name} and {outputs.plots.name}/")  # fmt: skip
     own = [part for part in trained.checkpoint.layout.parts if not registered(part.encoder)]
     folders = "".join(f" --{part.name} FOLDER" for part in own)
     lines.append(f"next: python -m jobs.predict INPUT --checkpoint {quote(str(outputs.checkpoint))}{folders} --out DIR")

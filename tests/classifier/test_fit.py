@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.classifier.making import both_classes, write_features
-from vnp.classifier.fit import Fitted, Stepper, class_weights, epoch_order, fit, shown_odds
+from vnp.classifier.calibration import shown_odds
+from vnp.classifier.fit import Fitted, Stepper, class_weights, epoch_order, fit
 from vnp.classifier.model import MLPClassifier
 from vnp.classifier.recipe import ADAMW, RECIPES, VIRNUCPRO, Recipe
 from vnp.classifier.rows import Memory, RowStore, open_rows

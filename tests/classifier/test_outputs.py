@@ -29,14 +29,14 @@ TRAINING = Training(recipe=replace(VIRNUCPRO, epochs=2, rate=0.01))
 
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "write_training_plots", lambda *_: None)
+    monkeypatch.setattr(module, "write_training_plots", lambda *_: [])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "features.h5"}
 
 
-@pytest.mark.parametrize("name", ["split.tsv", "log.jsonl", "metrics.json", "state.pth"])
+@pytest.mark.parametrize("name", ["split.tsv", "log.jsonl", "metrics.json", "state.pth", "train.html"])
 def test_a_file_beside_the_checkpoint_is_kept_unless_forced(features: Features, tmp_path: Path, name: str) -> None:
     mine = tmp_path / f"model.{name}"
     mine.write_text("mine")
@@ -140,7 +140,9 @@ def test_the_checkpoint_comes_last(
     assert not (tmp_path / "model.pth").exists()
     done = train(features, tmp_path / "model.pth", TRAINING, CPU)
     assert done.fitted.resumed_after == 2
-    assert set(contents(tmp_path)) == {"model.pth", "model.split.tsv", "model.log.jsonl", "model.metrics.json"}
+    assert set(contents(tmp_path)) == {
+        "model.pth", "model.split.tsv", "model.log.jsonl", "model.metrics.json", "model.train.html",
+    }  # fmt: skip
 
 
 def test_half_written_files_of_killed_trainings_are_removed(features: Features, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ QUICK = ("--epochs", "2", "--rate", "0.01")
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No vnp.toml of the developer, no threads that wait for each other, no plots but where they are looked at."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, "write_training_plots", lambda *_: None)
+    monkeypatch.setattr(train, "write_training_plots", lambda *_: [])
     torch.set_num_threads(1)
 
 
@@ -51,6 +52,7 @@ def test_it_writes_the_checkpoint_and_what_belongs_to_it(
     assert done.exit_code == 0, done.output
     assert {path.name for path in (tmp_path / "new").iterdir()} == {
         "model.pth", "model.split.tsv", "model.log.jsonl", "model.metrics.json", "model.plots",
+        "model.train.html",
     }  # fmt: skip
     opened = open_features(features)
     checkpoint = Checkpoint.load(tmp_path / "new/model.pth")
@@ -68,7 +70,21 @@ def test_it_writes_the_checkpoint_and_what_belongs_to_it(
     assert low <= metrics["test"]["frame"]["roc_auc"] <= high
     assert metrics["test"]["record"]["count"] == 4
     plots = {path.stem for path in (tmp_path / "new/model.plots").glob("*.svg")}
-    assert {"curves", "roc", "precision_recall", "reliability", "confusion"} <= plots
+    assert plots == {
+        *(f"curves_{name}" for name in ("loss", "accuracy", "f1", "roc_auc")),
+        *(f"{name}_{part}" for name in ("scores", "confusion") for part in ("test", "validation")),
+        "roc", "precision_recall", "reliability",
+    }  # fmt: skip
+    assert plots == {path.stem for path in (tmp_path / "new/model.plots").glob("*.png")}
+    assert all(0 <= row["train_accuracy"] <= 1 for row in log)
+    page = (tmp_path / "new/model.train.html").read_text()
+    assert page.count("<svg") == len(plots)
+    assert not re.search(r"<script|@import|\ssrc=|url\((?!#)|href=\"https?:", page)
+    headings = re.findall(r"<h2>(.*?)</h2>", page)
+    assert len(headings) == len(set(headings))
+    found = metrics["test"]["record"]
+    assert f"Of {found['count']} records of the test part, {found['accuracy']:.1%} are called right" in page
+    assert f"<td>{checkpoint.training['best_epoch']} (best)</td>" in page
     assert "test frame" in done.output
     assert "next: python -m jobs.predict" in done.output
 

@@ -28,17 +28,17 @@ def digests(paths: list[Path]) -> dict[str, str]:
 
 def test_training_plots_are_whole_and_the_same_every_time(tmp_path: Path) -> None:
     shown = [series("test"), series("validation", seed=1)]
-    first = digests(write_training_plots(tmp_path, HISTORY, shown))
-    assert set(first) == {
-        "curves.svg", "roc.svg", "precision_recall.svg", "reliability.svg", "scores.svg", "confusion.svg",
-    }  # fmt: skip
-    assert digests(write_training_plots(tmp_path, HISTORY, shown)) == first
-    for name in first:
+    first = digests(write_training_plots(tmp_path, HISTORY, shown, best_epoch=4))
+    single = ("curves_loss", "curves_roc_auc", "roc", "precision_recall", "reliability")
+    each = [f"{name}_{part}" for name in ("scores", "confusion") for part in ("test", "validation")]
+    assert set(first) == {f"{name}.{suffix}" for name in (*single, *each) for suffix in ("svg", "png")}
+    assert digests(write_training_plots(tmp_path, HISTORY, shown, best_epoch=4)) == first
+    for name in (one for one in first if one.endswith(".svg")):
         text = (tmp_path / name).read_text()
         ElementTree.fromstring(text)
         assert "<dc:date>" not in text
-    assert "validation" in (tmp_path / "curves.svg").read_text()
-    assert "roc auc" in (tmp_path / "curves.svg").read_text()
+    curve = (tmp_path / "curves_roc_auc.svg").read_text()
+    assert all(text in curve for text in ("validation", "ROC-AUC", "best: 4"))
     assert not list(tmp_path.glob(".*"))
 
 
@@ -54,7 +54,7 @@ def test_a_png_is_the_same_every_time(tmp_path: Path) -> None:
 
 def test_one_class_can_be_drawn(tmp_path: Path) -> None:
     only = Series("hosts", np.zeros(5, np.int8), np.linspace(0, 1, 5))
-    assert len(write_training_plots(tmp_path, [], [only])) == 5
+    assert len(write_training_plots(tmp_path, [], [only])) == 10
 
 
 def test_a_million_points_make_a_small_file() -> None:

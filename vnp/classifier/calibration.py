@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float64, Int8, Int64
 
+from vnp.classifier.recipe import Recipe
 from vnp.errors import FeatureError
 
 Kind = Literal["none", "temperature", "isotonic"]
@@ -92,6 +93,14 @@ def log_loss(label: Int8[np.ndarray, "n"], probability: Float64[np.ndarray, "n"]
     """Mean negative log-likelihood of the labels, in nats."""
     of_label = np.where(label == 1, probability, 1.0 - probability)
     return float(-np.log(np.clip(of_label, 1e-15, 1.0)).mean())
+
+
+def shown_odds(label: Int8[np.ndarray, "m"], recipe: Recipe) -> float:
+    """By how much the log-odds of viral are higher, in what training is shown, than among its rows."""
+    if recipe.balance == "none":
+        return 0.0
+    viral = float((label == 1).mean())
+    return float(np.log((1.0 - viral) / viral))
 
 
 def fit_calibration(

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 _WATCHED = ("accuracy", "f1", "roc_auc")
 _ROWS_AT_ONCE = 16_384
+_LOOKED_AT = 10_000
 _WARM_UP = 3
 _FORMAT = "vnp-training-state/1"
 _UNREADABLE = (
@@ -93,6 +94,9 @@ def fit(
     torch.manual_seed(seed)
     network = MLPClassifier(store.width, dropout=recipe.dropout).to(store.device)
     train, watched = split.rows(TRAIN), split.rows(VALIDATION)
+    # Rows of training that are measured as those of validation are: without dropout, after the epoch.
+    some = np.random.default_rng([seed, 3]).permutation(len(train))[:_LOOKED_AT]
+    looked_at = train[np.sort(some)]
     weights = torch.tensor(class_weights(store.label[train], recipe), dtype=torch.float32, device=store.device)
     stepper = Stepper(network, recipe, weights if recipe.balance == "label" else None, graph=graph)
     done = TrainingState.new(network, stepper.optimiser)
@@ -113,6 +117,7 @@ def fit(
         network.eval()
         margins = margins_of(network, store, watched)
         loss = log_loss(store.label[watched], logistic(margins))
+        right = (margins_of(network, store, looked_at) >= 0) == (store.label[looked_at] == 1)
         _require_number(train_loss, loss, epoch, recipe)
         found_metrics = binary_metrics(store.label[watched], logistic(margins)).to_json()
         row = {
@@ -120,6 +125,7 @@ def fit(
             "rate": recipe.rate_of(epoch),
             "train_loss": train_loss,
             "validation_loss": loss,
+            "train_accuracy": float(right.mean()),
             **{f"validation_{name}": found_metrics[name] for name in _WATCHED},
             "seconds": time.perf_counter() - begun,
         }
@@ -159,14 +165,6 @@ def class_weights(label: Int8[np.ndarray, "m"], recipe: Recipe) -> tuple[float, 
         return 1.0, 1.0
     viral = float((label == 1).mean())
     return 0.5 / (1.0 - viral), 0.5 / viral
-
-
-def shown_odds(label: Int8[np.ndarray, "m"], recipe: Recipe) -> float:
-    """By how much the log-odds of viral are higher, in what training is shown, than among its rows."""
-    if recipe.balance == "none":
-        return 0.0
-    viral = float((label == 1).mean())
-    return float(np.log((1.0 - viral) / viral))
 
 
 def margins_of(network: MLPClassifier, store: RowStore, rows: Int64[np.ndarray, "m"]) -> Float64[np.ndarray, "m"]:

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int8, Int64
 
-from vnp.classifier.calibration import fit_calibration
+from vnp.classifier.calibration import fit_calibration, shown_odds
 from vnp.classifier.checkpoint import Checkpoint
-from vnp.classifier.fit import Fitted, fit, margins_of, shown_odds, state_of
+from vnp.classifier.fit import Fitted, fit, margins_of, state_of
 from vnp.classifier.model import MLPClassifier
+from vnp.classifier.page import by_group, training_page
 from vnp.classifier.recipe import VIRNUCPRO, Recipe, require_seed
 from vnp.classifier.rows import Memory, RequiredFeatures, RowStore, data_digest, labels_of, open_rows
 from vnp.classifier.seen import require_unseen
@@ -42,7 +43,7 @@ from vnp.metrics.rules import aggregate, chunk_keys
 from vnp.report.plots import Series, write_training_plots
 from vnp.runs.request import versions
 
-FILE_NAMES = ("split.tsv", "log.jsonl", "metrics.json", "state.pth", "plots")
+FILE_NAMES = ("split.tsv", "log.jsonl", "metrics.json", "state.pth", "train.html", "plots")
 _GAP = 0.1
 _AGAIN = "--force trains anew and writes over it"
 _DEDUPE = "--dedupe keeps groups together, so it goes with --split group only"
@@ -86,6 +87,7 @@ class Outputs(NamedTuple):
     log: Path  # one line of JSON for each epoch
     metrics: Path  # of the validation and test parts, with intervals
     state: Path  # what a killed training goes on from; removed at its end
+    page: Path  # how good it is and how training went, for people
     plots: Path  # folder of plots
 
     def require_free(self, *, ours: bool) -> None:
@@ -302,7 +304,18 @@ def _finish(
         Series(PARTS[part], label[split.rows(part)], calibration.apply(parts[part]))
         for part in sorted(parts, reverse=True)
     ]
-    write_training_plots(outputs.plots, fitted.history, series, training.threshold)
+    plots = write_training_plots(outputs.plots, fitted.history, series, training.threshold, fitted.best_epoch)
+    last = max(parts)
+    groups = by_group(
+        features, split.rows(last), label, calibration.apply(parts[last]), training.threshold, training.organisms
+    )
+    held = (
+        (outputs.metrics.name, "metrics, calibration, presets and reliability"),
+        (outputs.log.name, "every epoch"),
+        (outputs.split.name, "which group is in which part"),
+        (f"{outputs.plots.name}/", "the plots, as SVG and PNG"),
+    )
+    write_text(outputs.page, training_page(outputs.checkpoint.name, checkpoint, fitted, groups, plots, held))
     return checkpoint
 
 

@@ -21,13 +21,14 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from vnp.errors import UsageError
 from vnp.files.durable import replacing
-from vnp.metrics.metrics import ECE_BINS, THRESHOLD, binary_metrics, ece_bin, expected_calibration_error
+from vnp.metrics.metrics import ECE_BINS, METRICS, THRESHOLD, binary_metrics, ece_bin, expected_calibration_error
 
 # Okabe and Ito's colours, which people with any colour vision tell apart, without yellow, which is pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", ":", "-.")
 _MOST_POINTS = 500
 _PARTS = ("train", "validation", "test")
+_TITLES = {metric.name: metric.title for metric in METRICS}
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "vnp",
@@ -62,15 +63,20 @@ def figure(rows: int, columns: int, *, width: float = 4.4, height: float = 3.8) 
     return made, list(axes.flat)
 
 
-def draw_history(axes: Axes, history: Sequence[Mapping[str, float | None]], metric: str) -> None:
-    """One metric over the epochs of training, a line for each part of the data: values named ``PART_METRIC``."""
+def draw_history(axes: Axes, history: Sequence[Mapping[str, float | None]], metric: str, best_epoch: int = 0) -> None:
+    """One metric over the epochs of training, a line for each part of the data: values named ``PART_METRIC``.
+
+    The best epoch, counted from 1, is marked.
+    """
+    if best_epoch:
+        axes.axvline(best_epoch, color="#999999", linewidth=0.8, linestyle="--", label=f"best: {best_epoch}")
     parts = [part for part in _PARTS if any(row.get(f"{part}_{metric}") is not None for row in history)]
     for part in parts:
         known = [(row["epoch"], value) for row in history if (value := row.get(f"{part}_{metric}")) is not None]
         epochs, values = zip(*known, strict=True)
         axes.plot(epochs, values, label=part, **_line(_PARTS.index(part)))
     axes.set_xlabel("epoch")
-    axes.set_ylabel(metric.replace("_", " "))
+    axes.set_ylabel(_TITLES.get(metric, metric.replace("_", " ")))
     if parts:
         _legend(axes)
 
@@ -186,45 +192,42 @@ def draw_by_class(
 
 
 def write_training_plots(
-    folder: Path, history: Sequence[Mapping[str, float | None]], series: Sequence[Series], threshold: float = THRESHOLD
+    folder: Path,
+    history: Sequence[Mapping[str, float | None]],
+    series: Sequence[Series],
+    threshold: float = THRESHOLD,
+    best_epoch: int = 0,
 ) -> list[Path]:
-    """All plots of one training, as SVG files in a folder.
+    """All plots of one training, each as SVG and as PNG in a folder.
 
     Args:
         folder: is made.
-        history: see ``draw_history``; every metric in it becomes a panel of ``curves.svg``.
+        history: see ``draw_history``; every metric ``M`` in it becomes ``curves_M``.
         series: the parts of the data to show, the most important first, such as test and validation.
-        threshold: of a viral call, in ``confusion.svg``.
+        threshold: of a viral call, in ``confusion_PART``.
+        best_epoch: is marked in the curves.
 
     Returns:
-        The files: ``curves``, ``roc``, ``precision_recall``, ``reliability``, ``scores`` and ``confusion``.
+        The files: ``curves_M``, ``roc``, ``precision_recall``, ``reliability``, and of each part ``P`` ``scores_P`` and
+        ``confusion_P``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
     keys = {key.partition("_")[::2] for row in history for key, value in row.items() if value is not None}
-    names = sorted({metric for part, metric in keys if part in _PARTS}, key=_metric_order)
-    if names:
-        made, panels = figure(1, len(names))
-        for axes, name in zip(panels, names, strict=True):
-            draw_history(axes, history, name)
-        written.append(save(made, folder / "curves.svg"))
-    single: dict[str, Callable[[Axes, Sequence[Series]], None]] = {
-        "roc": draw_roc,
-        "precision_recall": draw_precision_recall,
-        "reliability": draw_reliability,
+    metrics = sorted({metric for part, metric in keys if part in _PARTS}, key=_metric_order)
+    panels: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
+        f"curves_{metric}": (draw_history, (history, metric, best_epoch)) for metric in metrics
     }
-    for name, draw in single.items():
-        made, panels = figure(1, 1)
-        draw(panels[0], series)
-        written.append(save(made, folder / f"{name}.svg"))
-    made, panels = figure(1, len(series))
-    for axes, one in zip(panels, series, strict=True):
-        draw_scores(axes, one)
-    written.append(save(made, folder / "scores.svg"))
-    made, panels = figure(1, len(series), width=3.4, height=3.2)
-    for axes, one in zip(panels, series, strict=True):
-        draw_confusion(axes, one, threshold)
-    return [*written, save(made, folder / "confusion.svg")]
+    panels |= {"roc": (draw_roc, (series,)), "precision_recall": (draw_precision_recall, (series,))}
+    panels["reliability"] = (draw_reliability, (series,))
+    for one in series:
+        panels[f"scores_{one.name}"] = (draw_scores, (one,))
+        panels[f"confusion_{one.name}"] = (draw_confusion, (one, threshold))
+    written = []
+    for name, (draw, what) in panels.items():
+        made, (axes,) = figure(1, 1)
+        draw(axes, *what)
+        written += [save(made, folder / f"{name}{suffix}") for suffix in (".svg", ".png")]
+    return written
 
 
 def comparison_plots(
