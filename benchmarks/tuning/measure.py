@@ -42,12 +42,13 @@ _TRAINS = ("lora", "all")
 @click.option("--steps", type=click.IntRange(2, MOST), default=16, help="To train for; the first is not timed.")
 @click.option("--tokens", type=click.IntRange(16, MOST), default=32_768, help="In a step.")
 @click.option("--seconds", type=click.IntRange(1, MOST), default=230, help="After which no further case begins.")
+@click.option("--train", "trains", type=click.Choice(_TRAINS), multiple=True, default=_TRAINS, help="What to train.")
 @click.option("--skip-checks", is_flag=True, help="Measure alone.")
 @click.option("--profile", is_flag=True, help="Write which kernels a step with adapters spends its time in.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the figures.")
 def main(
-    device: str, small: bool, residues: tuple[int, ...], steps: int, tokens: int, seconds: int, skip_checks: bool,
-    profile: bool, out: Path,
+    device: str, small: bool, residues: tuple[int, ...], steps: int, tokens: int, seconds: int,
+    trains: tuple[str, ...], skip_checks: bool, profile: bool, out: Path,
 ) -> None:  # fmt: skip
     """Train an ESM2 model with random weights by adapters and whole, beside transformers and peft, after checking it.
 
@@ -70,7 +71,7 @@ def main(
     del model
     recipe = TuningRecipe(objective="labels", steps=steps, tokens=tokens, warm_up=2, rate=1e-4)
     ceilings = [_ceiling(cases, host)]
-    for train in _TRAINS:
+    for train in trains:
         asked = replace(recipe, train=train)
         for length in residues:
             _unless_late(cases, clock, f"vnp {train} {length}", partial(measure_ours, host, asked, length))
@@ -127,11 +128,22 @@ def _unless_late(cases: Cases, clock: Clock, name: str, function: Callable[[], M
 
 
 def _profile(model: BareModel, recipe: TuningRecipe, residues: int, file: Path) -> dict[str, object]:
-    kinds = [torch.profiler.ProfilerActivity.CPU]
-    if model.device.type == "cuda":
-        kinds.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=kinds) as seen:
-        measure_ours(model, replace(recipe, steps=4), residues)
-    by = "self_device_time_total" if model.device.type == "cuda" else "self_cpu_time_total"
-    file.write_text(seen.key_averages().table(sort_by=by, row_limit=45, max_name_column_width=90), encoding="utf-8")
+    """Where three steps spend their time, once all is compiled and allocated."""
+    cuda = model.device.type == "cuda"
+    kinds = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if cuda else [])]
+    seen = torch.profiler.profile(activities=kinds)
+
+    def watch(line: str) -> None:
+        if line.startswith("step 3:"):
+            seen.start()
+        elif line.startswith("step 6:"):
+            seen.stop()
+
+    measure_ours(model, replace(recipe, steps=6), residues, watch)
+    found = seen.key_averages()
+    parts = [
+        found.table(sort_by=by, row_limit=40, max_name_column_width=90)
+        for by in (["self_device_time_total"] if cuda else []) + ["self_cpu_time_total"]
+    ]
+    file.write_text("\n".join(parts), encoding="utf-8")
     return {"file": file.name}

@@ -6,7 +6,7 @@ import importlib
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,10 @@ def operations(model: BareModel, recipe: TuningRecipe, length: int) -> float:
     return (linear + attention) * length
 
 
-def measure_ours(model: BareModel, recipe: TuningRecipe, residues: int) -> dict[str, object]:
-    """Train for the recipe's steps as ``finetune`` does, and count from the second on."""
+def measure_ours(
+    model: BareModel, recipe: TuningRecipe, residues: int, watch: Callable[[str], None] | None = None
+) -> dict[str, object]:
+    """Train for the recipe's steps as ``finetune`` does, and count from the second on; ``watch`` hears of each."""
     free(model.device)
     length = residues + 2
     examples = made_up(np.full(max(8, 4 * recipe.tokens // length), length), 5)
@@ -58,8 +60,8 @@ def measure_ours(model: BareModel, recipe: TuningRecipe, residues: int) -> dict[
     began = time.perf_counter()
     network = TunedEsm2(model.config, model.state, recipe, model.device, half)
     with tempfile.TemporaryDirectory(prefix="vnp-benchmark-") as place:
-        never = Pace(log=recipe.steps, save=NEVER, watch=NEVER)
-        tuned = tune(network, examples, Path(place), {}, pace=never, say=said.append)
+        pace = Pace(log=1 if watch else recipe.steps, save=NEVER, watch=NEVER)
+        tuned = tune(network, examples, Path(place), {}, pace=pace, say=watch or said.append)
     if tuned.failed or not tuned.tokens_per_second:
         raise EncoderError(tuned.stopped or "no step was timed")
     rate = tuned.tokens_per_second

@@ -47,7 +47,8 @@ def test_a_wrong_gradient_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def wrong(self: TunedEsm2, x: Any, *rest: Any) -> Any:
         # Of packed proteins that are computed again alone.
-        return real(self, x, *rest) * (1.01 if self.checkpointing else 1.0)
+        out, qkv = real(self, x, *rest)
+        return out * (1.01 if self.checkpointing else 1.0), qkv
 
     monkeypatch.setattr(TunedEsm2, "_run", wrong)
     assert not check_gradients(model, recipe, lengths, compiled=False)["passes"]

@@ -71,11 +71,15 @@ def reproducible(device: torch.device) -> Iterator[None]:
     memory: Any = torch.utils.deterministic
     filled = memory.fill_uninitialized_memory
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    if device.type == "cuda":
-        # What has no such form is told of and used all the same.
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        memory.fill_uninitialized_memory = False
     try:
+        if device.type == "cuda":
+            memory.fill_uninitialized_memory = False
+            torch.use_deterministic_algorithms(True)
+            try:
+                torch.ones(8, 8, device=device) @ torch.ones(8, 8, device=device)
+            except RuntimeError:
+                # cuBLAS began without CUBLAS_WORKSPACE_CONFIG.
+                torch.use_deterministic_algorithms(True, warn_only=True)
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])

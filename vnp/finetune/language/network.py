@@ -57,21 +57,51 @@ class Layer:
     adapt_out: Pair | None = None
 
 
-def adapted(x: Float[Tensor, "rows into"], adapter: Pair, scale: float, hidden: float) -> Float[Tensor, "rows n_out"]:
-    """What LoRA (Hu et al., ICLR 2022) adds to n products of the same input, side by side: (x A^T) B^T times a scale.
+class Beside(torch.autograd.Function):
+    """A product with frozen weights, and what adapters add to it, as one product: nothing wide is added up apart."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: Tensor, weight: Tensor, bias: Tensor, b: Tensor, scale: float) -> Tensor:
+        """Add up x W^T + low (B scale)^T and the bias; see ``adapted``."""
+        ctx.save_for_backward(low, weight, b)
+        ctx.scale = scale
+        return linear(torch.cat([x, low], 1), torch.cat([weight, corners(b, scale, x.dtype)], 1), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *found: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, low and B."""
+        low, weight, b = ctx.saved_tensors
+        (out,) = found
+        into = out @ torch.cat([weight, corners(b, ctx.scale, out.dtype)], 1)
+        count, _, rank = b.shape
+        every = (out.T @ low).view(count, -1, count, rank)
+        own = every.diagonal(dim1=0, dim2=2).permute(2, 0, 1).to(b.dtype) * ctx.scale
+        return into[:, : weight.shape[1]], into[:, weight.shape[1] :], None, None, own, None
+
+
+def corners(b: Float[Tensor, "n out rank"], scale: float, dtype: torch.dtype) -> Float[Tensor, "n_out n_rank"]:
+    """Matrices along a diagonal, times a scale."""
+    count, out, rank = b.shape
+    places = torch.eye(count, dtype=b.dtype, device=b.device)[:, None, :, None]
+    return (b[:, :, None, :] * (places * scale)).reshape(count * out, count * rank).to(dtype)
+
+
+def adapted(
+    x: Float[Tensor, "rows into"], own: Pair, adapter: Pair, scale: float, hidden: float
+) -> Float[Tensor, "rows n_out"]:
+    """A product with frozen weights, to which LoRA (Hu et al., ICLR 2022) adds (x A^T) B^T times a scale.
 
     Args:
         x: the input.
+        own: weights and biases of n products of it, one below the other.
         adapter: A, (n, rank, into), and B, (n, out, rank), which is zero at first, so that nothing changes.
         scale: alpha / rank.
-        hidden: share of the inputs that is dropped.
+        hidden: share of the adapters' inputs that is dropped.
     """
     a, b = adapter
-    if hidden:
-        x = dropout(x, hidden)
-    low = linear(x, a.flatten(0, 1).to(x.dtype)).view(len(x), a.shape[0], a.shape[1])
-    added = torch.bmm(low.transpose(0, 1), b.transpose(1, 2).to(x.dtype) * scale)
-    return added.transpose(0, 1).flatten(1)
+    low = linear(dropout(x, hidden) if hidden else x, a.flatten(0, 1).to(x.dtype))
+    product: Tensor = Beside.apply(x, low, *own, b, scale)  # type: ignore[no-untyped-call]
+    return product
 
 
 def before(
@@ -80,12 +110,11 @@ def before(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Queries, keys and values, each (rows, heads, head), the first two rotated."""
     normal = layer_norm(x, x.shape[-1:], *norm, epsilon).to(dtype)
-    found = linear(normal, *(one.to(dtype) for one in qkv))
-    if adapter is not None:
-        found = found + adapted(normal, adapter, scale, hidden)
-    split = found.view(len(x), 3, heads, -1)
-    rotated = rotate(split[:, :2], cos[:, None, None], sin[:, None, None])
-    return rotated[:, 0], rotated[:, 1], split[:, 2]
+    own = qkv[0].to(dtype), qkv[1].to(dtype)
+    found = linear(normal, *own) if adapter is None else adapted(normal, own, adapter, scale, hidden)
+    q, k, v = found.view(len(x), 3, heads, -1).unbind(1)
+    # Tensors of their own: of views into one, the gradients would be put together by kernels of their own.
+    return rotate(q, cos[:, None], sin[:, None]), rotate(k, cos[:, None], sin[:, None]), v.contiguous()
 
 
 def after(
@@ -93,13 +122,22 @@ def after(
     up: Pair, down: Pair, epsilon: float, scale: float, hidden: float, dtype: torch.dtype,
 ) -> Float[Tensor, "rows width"]:  # fmt: skip
     """Add what attention found, then the feed-forward network's answer; the sum stays in float32."""
-    found = linear(attended, *(one.to(dtype) for one in out))
-    if adapter is not None:
-        found = found + adapted(attended, adapter, scale, hidden)
+    own = out[0].to(dtype), out[1].to(dtype)
+    found = linear(attended, *own) if adapter is None else adapted(attended, own, adapter, scale, hidden)
     x = x + found
     normal = layer_norm(x, x.shape[-1:], *norm, epsilon).to(dtype)
     inner = gelu(linear(normal, *(one.to(dtype) for one in up)))
     return x + linear(inner, *(one.to(dtype) for one in down))
+
+
+def between(
+    x: Float[Tensor, "rows width"], attended: Float[Tensor, "rows width"], layer: tuple[Any, ...],
+    following: tuple[Any, Any, Any], cos: Tensor, sin: Tensor, heads: int, *rest: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """From one attention to the next: the sum, and queries, keys and values of it."""
+    x = after(x, attended, *layer, *rest)
+    norm, qkv, adapter = following
+    return x, *before(x, norm, qkv, adapter, cos, sin, heads, *rest)
 
 
 class TunedEsm2:
@@ -153,7 +191,8 @@ class TunedEsm2:
         self.head = self._head()
         count = sum(math.prod(shape) for shape in self.config.tensors().values())
         wanted = device.type == "cuda" and count >= _COMPILED_FROM if compiled is None else compiled
-        self._before: Callable[..., tuple[Tensor, Tensor, Tensor]] = _compiled(before) if wanted else before
+        self._before: Callable[..., tuple[Tensor, ...]] = _compiled(before) if wanted else before
+        self._between: Callable[..., tuple[Tensor, ...]] = _compiled(between) if wanted else between
         self._after: Callable[..., Tensor] = _compiled(after) if wanted else after
         self.compiled = wanted
         self._proven = False
@@ -167,27 +206,46 @@ class TunedEsm2:
             x = x * token_scale(batch, self.config.mask_token)[:, None]
         if self.norm_before is not None:
             x = layer_norm(x, (self.width,), *self.norm_before, self.config.epsilon)
-        cos, sin = self.rotary(batch.positions, batch.borders.longest)
+        turn = self.rotary(batch.positions, batch.borders.longest)
         if self.compiled and not self._proven:
-            self._prove(x, batch, cos, sin)
-        for layer in self.layers:
+            self._prove(x, batch, turn)
+        if self.compiled and self.recipe.train == "lora" and torch.is_grad_enabled():
+            # Else the first layer would be compiled apart.
+            x.requires_grad_()
+        qkv = self._enter(x, self.layers[0], turn)
+        for number in range(self.depth):
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(
-                    self._run, x, layer, batch, cos, sin,
+                x, qkv = checkpoint(
+                    self._run, x, qkv, number, batch, turn,
                     use_reentrant=False, preserve_rng_state=self.recipe.dropout > 0,
                 )  # fmt: skip
             else:
-                x = self._run(x, layer, batch, cos, sin)
+                x, qkv = self._run(x, qkv, number, batch, turn)
         return layer_norm(x, (self.width,), *self.norm_after, self.config.epsilon)
 
-    def _run(self, x: Tensor, layer: Layer, batch: Batch, cos: Tensor, sin: Tensor) -> Tensor:
-        epsilon, scale = self.config.epsilon, self.recipe.alpha / self.recipe.rank
-        rest = (epsilon, scale, self.recipe.dropout if self.training else 0.0, self.dtype)
-        self._any_length(x, cos, sin)
-        qkv = self._before(x, layer.norm_attention, layer.qkv, layer.adapt_qkv, cos, sin, self.config.heads, *rest)
+    def _enter(self, x: Tensor, layer: Layer, turn: Pair) -> tuple[Tensor, ...]:
+        self._any_length(x, *turn)
+        own = (layer.norm_attention, layer.qkv, layer.adapt_qkv)
+        return self._before(x, *own, *turn, self.config.heads, *self._rest())
+
+    def _run(
+        self, x: Tensor, qkv: tuple[Tensor, ...], number: int, batch: Batch, turn: Pair
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """A layer from its attention on, and what goes into the attention of the next one, if there is one."""
+        layer = self.layers[number]
         attended = batch.attend(*qkv).flatten(1)
-        self._any_length(attended)
-        return self._after(x, attended, layer.out, layer.adapt_out, layer.norm_inner, layer.up, layer.down, *rest)
+        self._any_length(x, attended, *turn)
+        rest = (layer.out, layer.adapt_out, layer.norm_inner, layer.up, layer.down)
+        if number + 1 == self.depth:
+            return self._after(x, attended, *rest, *self._rest()), ()
+        then = self.layers[number + 1]
+        following = (then.norm_attention, then.qkv, then.adapt_qkv)
+        x, *qkv_then = self._between(x, attended, rest, following, *turn, self.config.heads, *self._rest())
+        return x, tuple(qkv_then)
+
+    def _rest(self) -> tuple[float, float, float, torch.dtype]:
+        scale = self.recipe.alpha / self.recipe.rank
+        return self.config.epsilon, scale, self.recipe.dropout if self.training else 0.0, self.dtype
 
     def _any_length(self, *tensors: Tensor) -> None:
         """Have what is compiled take any number of rows, instead of compiling it again for another."""
@@ -195,24 +253,28 @@ class TunedEsm2:
             for one in tensors:
                 torch._dynamo.maybe_mark_dynamic(one, 0)
 
-    def _prove(self, x: Tensor, batch: Batch, cos: Tensor, sin: Tensor) -> None:
-        """Run the last layer forward and backward as it was compiled, and do without that where it cannot be.
+    def _prove(self, x: Tensor, batch: Batch, turn: Pair) -> None:
+        """Run the last layers forward and backward as they were compiled, and do without that where it cannot be.
 
-        Random numbers go on as if it had not been run.
+        Random numbers go on as if they had not been run.
         """
         self._proven = True
         gpus = [self.device] if self.device.type == "cuda" else []
         try:
             with torch.random.fork_rng(gpus), torch.enable_grad():
-                again = x.detach().clone().requires_grad_()
-                torch.autograd.grad(self._run(again, self.layers[-1], batch, cos, sin).sum(), again)
+                again = out = x.detach().clone().requires_grad_()
+                first = max(0, self.depth - 2)
+                qkv = self._enter(again, self.layers[first], turn)
+                for number in range(first, self.depth):
+                    out, qkv = self._run(out, qkv, number, batch, turn)
+                torch.autograd.grad(out.sum(), again)
         except torch.OutOfMemoryError:
             self._proven = False
             raise
         except Exception as error:  # the compiler's may be of any kind
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             log.warning("torch cannot compile here, so training is slower: %s", reason)
-            self.compiled, self._before, self._after = False, before, after
+            self.compiled, self._before, self._between, self._after = False, before, between, after
 
     def pooled(self, batch: Batch) -> Float[Tensor, "n width"]:
         """The row of each sequence, as the encoder gives it: the mean over its residues, in float32."""
@@ -293,7 +355,7 @@ class TunedEsm2:
 
         The masked-language head is among them, if it is known; other heads are ``heads``.
         """
-        found = {name: tensor.detach().float() for name, tensor in self._own.items()}
+        found = {name: tensor.detach().float().cpu() for name, tensor in self._own.items()}
         for name in found.keys() & self.trained.keys():
             found[name] = self.trained[name].detach().cpu()
         scale = self.recipe.alpha / self.recipe.rank
@@ -308,7 +370,7 @@ class TunedEsm2:
                     a, b = (factor.detach().cpu() for factor in adapter)
                     for one, tensor in zip(names, torch.bmm(b, a) * scale, strict=True):
                         found[f"{name}{one}.weight"] = found[f"{name}{one}.weight"] + tensor
-        lm_head = {name: tensor.detach().float() for name, tensor in self._beside.items()}
+        lm_head = {name: tensor.detach().float().cpu() for name, tensor in self._beside.items()}
         lm_head |= {name: one.detach().cpu() for name, one in self.head.items() if name.startswith("lm_head.")}
         # Published heads share the words; one that was read apart stays apart only if it is another.
         if self.recipe.objective == "mlm" and "lm_head.decoder.weight" not in self.head:
