@@ -57,10 +57,11 @@ def measure_change(genomes: Path, folder: Path, bases: int, seed: int = 0) -> li
     chosen = held.genomes.part == TEST
     if not chosen.any():
         raise FeatureError(f"{genomes}: no unit was kept for the test")
-    calibration = read_folder(folder).calibration
+    trained = read_folder(folder)
+    calibration = trained.calibration
     encoders = [SixFrameEncoder(read_folder(folder).network, precision=one) for one in _PRECISIONS]
     found = []
-    for length in LENGTHS:
+    for length in sorted({*LENGTHS, trained.window}):
         pieces = draw(held, chosen, length, length, max(20, bases // length // 2), seed)
         same = pieces.length == length
         texts = [

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from vnp.files.durable import replacing
 
@@ -21,15 +22,33 @@ _MARKS = "\"'#"
 _CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160)) if chr(code) != TAB}
 
 
-def table_lines(columns: Sequence[Sequence[str]], separator: str = TAB) -> str:
+class Numbers(NamedTuple):
+    """A column of numbers."""
+
+    mark: str  # how ``%`` prints one
+    values: Sequence[int] | Sequence[float]
+
+
+def table_lines(columns: Sequence[Sequence[str] | Numbers], separator: str = TAB) -> str:
     """The lines of some rows, each with its line end.
 
     Args:
-        columns: texts, as many in each column; two columns at least.
+        columns: as many texts or numbers in each column; two columns at least.
         separator: what stands between two fields.
     """
-    lines = "\n".join(map(separator.join, zip(*(_safe(column, separator) for column in columns), strict=True)))
-    return f"{lines}\n" if lines else ""
+    # All fields of all rows are put into one text at once, which takes half as long as joining them row by row.
+    count, marks, fields = 0, list[str](), list[Sequence[object]]()
+    for column in columns:
+        mark, values = column if isinstance(column, Numbers) else ("%s", _safe(column, separator))
+        count = len(values)
+        if values and values.count(values[0]) == count:
+            # Of reads most columns are: one chunk, one length.
+            marks.append((mark % values[0]).replace("%", "%%"))
+        else:
+            marks.append(mark)
+            fields.append(values)
+    line = separator.join(marks) + "\n"
+    return line * count % tuple(chain.from_iterable(zip(*fields, strict=True)))
 
 
 def table_text(rows: Iterable[Sequence[str]], separator: str = TAB) -> str:

@@ -15,7 +15,7 @@ from vnp.classifier.calibration import logistic
 from vnp.errors import UsageError
 from vnp.features.scores import NOT_COUNTED, Facts, Named, Scores
 from vnp.files.durable import replacing
-from vnp.files.tables import open_text_table, table_lines
+from vnp.files.tables import Numbers, open_text_table, table_lines
 from vnp.prediction.calls import CALL_NAMES, SCORED_BY, Calls, Chunks, Judged
 from vnp.prediction.regions import Region
 from vnp.report.calls import HOST, RELIABILITY_NAMES, VIRAL
@@ -25,6 +25,7 @@ from vnp.sequences.frames import FRAME_TEXTS
 Rows = TypeVar("Rows")
 Values = Sequence[str] | np.ndarray
 _ARROW = {"text": "string", "int": "int64", "ratio": "float64"}
+_RATIO = "%.6g"
 _FRAMES_HEADER = ("Sequence_ID", "Prediction", "score1", "score2")
 _CHUNKS_HEADER = ("Modified_ID", "Is_Virus", "max_score_0", "max_score_1")
 TOPOLOGIES = ("linear", "circular", "inverted_repeats")
@@ -65,9 +66,9 @@ def open_table(
 
         def add(rows: Rows) -> None:
             values = [column.values(rows) for column in columns]
-            texts = [_texts(found, column.kind) for found, column in zip(values, columns, strict=True)]
-            if texts[0]:
-                file.write(table_lines(texts))
+            printed = [_printed(found, column.kind) for found, column in zip(values, columns, strict=True)]
+            if len(values[0]):
+                file.write(table_lines(printed))
                 if write_batch is not None:
                     write_batch(values)
 
@@ -91,19 +92,16 @@ def _parquet_writer(columns: Sequence[Column[Any]], path: Path, stack: ExitStack
     return write
 
 
-def _texts(values: Values, kind: str) -> Sequence[str]:
+def _printed(values: Values, kind: str) -> Sequence[str] | Numbers:
     if kind == "text":
         return list(values)
     numbers = np.asarray(values)
-    if len(numbers) > 1 and (numbers == numbers[0]).all():
-        # Of reads most columns are: one chunk, one length.
-        return list(_texts(numbers[:1], kind)) * len(numbers)
     if kind == "int":
-        return list(map(str, numbers.tolist()))
-    texts = list(map("{:.6g}".format, numbers.tolist()))
-    for place in np.flatnonzero(np.isnan(numbers)).tolist():
-        texts[place] = ""
-    return texts
+        return Numbers("%d", numbers.tolist())
+    unknown = np.isnan(numbers)
+    if not unknown.any():
+        return Numbers(_RATIO, numbers.tolist())
+    return ["" if no else _RATIO % number for number, no in zip(numbers.tolist(), unknown.tolist(), strict=True)]
 
 
 @contextmanager
@@ -141,8 +139,8 @@ def open_virnucpro_files(
         yield add
 
 
-def _scores(*columns: np.ndarray) -> list[list[str]]:
-    return [list(map("{:.8g}".format, column.tolist())) for column in columns]
+def _scores(*columns: np.ndarray) -> list[Numbers]:
+    return [Numbers("%.8g", column.tolist()) for column in columns]
 
 
 class FrameRows(NamedTuple):
@@ -203,6 +201,8 @@ def n_share(records: Named, facts: Facts) -> Float64[np.ndarray, "r"]:
 
 def looked_up(names: dict[int, str] | Sequence[str], codes: np.ndarray) -> list[str]:
     """Texts by their numbers."""
+    if len(codes) and (codes == codes[0]).all():
+        return [names[int(codes[0])]] * len(codes)
     return [names[code] for code in codes.tolist()]
 
 

@@ -236,12 +236,16 @@ class Writing:
             for at, reason in zip(asked.tolist(), reasons_of(records, skipped, asked), strict=True):
                 reasons[at] = reason
             # A message about a letter at a base is one of its kind; counted is what it is about.
-            of_kinds = [reason.partition(" at ")[0] for reason in reasons]
-            counts.update(reason for reason in of_kinds if reason)
+            short = {reason: reason.partition(" at ")[0] for reason in set(reasons)}
+            for reason, number in Counter(reasons).items():
+                if reason:
+                    counts[short[reason]] += number
             of = np.searchsorted(first, records.ordinal, side="right") - 1
             files = looked_up(samples, of), looked_up(sources, of)
             add(RecordRows(window, records, told.facts, found, *files, calls, self._kinds, reasons))
-            names |= {window.start + at: (found[at], of_kinds[at]) for at in np.flatnonzero(chosen[window]).tolist()}
+            names |= {
+                window.start + at: (found[at], short[reasons[at]]) for at in np.flatnonzero(chosen[window]).tolist()
+            }
         listed = [names[at] for at in ranked.tolist()]
         return Listed(ranked, [name for name, _ in listed], [reason for _, reason in listed]), counts
 

@@ -112,7 +112,7 @@ def length_class(length: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
 def pack(content: Any) -> str:
     """What the script of a page unpacks."""
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
-    return base64.b64encode(zlib.compress(text.encode(), 8)).decode()
+    return base64.b64encode(zlib.compress(text.encode())).decode()
 
 
 def pack_listing(

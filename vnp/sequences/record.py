@@ -88,7 +88,11 @@ def plain_names(headers: bytes, mark: str) -> tuple[Sequence[str], Sequence[str]
         Both, of each header; None where one needs ``clean_name``.
     """
     text = headers.decode("utf-8", "backslashreplace").replace("\t", " ")
-    names, _, descriptions = zip(*[header.partition(" ") for header in text[1:].split("\n" + mark)], strict=True)
+    lines = text[1:].split("\n" + mark)
+    names: Sequence[str] = lines
+    descriptions: Sequence[str] = [""] * len(lines)
+    if " " in text:
+        names, _, descriptions = zip(*[line.partition(" ") for line in lines], strict=True)
     return (names, descriptions) if "" not in names and "".join(names).isprintable() else None
 
 
