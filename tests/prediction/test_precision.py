@@ -15,6 +15,7 @@ from vnp.encoders import device
 from vnp.encoders.models import eight_bits
 from vnp.errors import EncoderError, RunError
 from vnp.files.records import read_record, write_record
+from vnp.prediction import predict as prediction
 from vnp.runs.done.receipts import Receipt, withdraw
 from vnp.runs.making.encoders import Arithmetic, settle
 from vnp.runs.request import Run
@@ -108,3 +109,18 @@ def test_nothing_is_settled_where_all_is_said(contigs: Path, tmp_path: Path) -> 
     run = Run.open(out)
     assert settle(run) is None
     assert not run.paths.arithmetic.exists()
+
+
+def test_more_records_than_fit_in_memory_are_refused(
+    contigs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "calls"
+    assert call(contigs, out).exit_code == 0
+    monkeypatch.setattr(prediction, "_FEW_RECORDS", 3)
+    monkeypatch.setattr(prediction, "available_memory", lambda: 599)
+    again = ["--from", str(out), "--out", str(tmp_path / "again"), "--min-length", "200"]
+    result = CliRunner().invoke(predict, again)
+    assert (result.exit_code, "calling 4 records needs about" in result.output) == (1, True)
+    assert not (tmp_path / "again").exists()
+    monkeypatch.setattr(prediction, "available_memory", lambda: 600)
+    assert CliRunner().invoke(predict, again).exit_code == 0

@@ -214,6 +214,7 @@ def test_an_ask_that_cannot_be_is_refused(mixed: list[Path]) -> None:
         ({"shards": 0}, "--shards"),
         ({"shards": 10**9}, "--shards"),
         ({"chunk": 29}, "--chunk"),
+        ({"chunk": 2_000_000, "dna": "sixframe", "protein": None}, "at most 1,000,000 bases with sixframe"),
         ({"store": "float8"}, "--store"),
         ({"token_budget": 0}, "--token-budget"),
         ({"files": []}, "no input"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -11,11 +12,12 @@ from typing import Any
 
 from vnp.classifier.classifier import Classifier
 from vnp.encoders.weights.folders import locate
-from vnp.errors import RunError, RunExistsError, UsageError, storage_error
+from vnp.errors import MachineError, RunError, RunExistsError, UsageError, storage_error
 from vnp.export.export import require_pyarrow
 from vnp.files.claims import alone_with, make_folder, standing
 from vnp.files.durable import remove_temporaries
 from vnp.files.hashing import file_sha256
+from vnp.files.machine import available_memory
 from vnp.files.records import read_record, write_record
 from vnp.metrics.presets import DEFAULT
 from vnp.metrics.prevalence import NONE, given_prevalence
@@ -100,6 +102,9 @@ def choose_options(
 
 _OF_CLASSIFIER = ("threshold", "preset", "rule")
 _SHORTEST_WINDOW = 100
+# What is known of a record, and what ranking and the page need; python -m benchmarks scale shows it.
+_RECORD_BYTES = 150
+_FEW_RECORDS = 1_000_000
 
 
 def encoding_for(
@@ -282,6 +287,7 @@ def predict(
         InputError: an input has changed, so that called sequences cannot be written.
         UsageError: another prediction is at work there.
         StorageError: the disk is full or cannot be written.
+        MachineError: so many records do not fit in memory.
     """
     options.check()
     require_inputs(run.request.inputs, pairs=run.request.mates > 1, options=options)
@@ -294,6 +300,7 @@ def predict(
     require_free(paths, options, force=force)
     if options.parquet:
         require_pyarrow()
+    _require_memory(run)
     make_folder(out)
     with alone_with(paths.summary, "prediction"):
         require_free(paths, options, force=force)
@@ -310,6 +317,18 @@ def predict(
         remove_temporaries(out)
         tidy(run)
     return Predicted(paths, summary, fresh=True)
+
+
+def _require_memory(run: Run) -> None:
+    """Refuse so many records that the system would end this process in the middle of them."""
+    records, available = run.request.totals.records, available_memory()
+    needed = records * _RECORD_BYTES
+    if available is not None and records > _FEW_RECORDS and needed > available:
+        raise MachineError(
+            f"calling {records:,} records needs about {needed / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB "
+            f"are free: go on where there is more (python -m jobs.predict --from {shlex.quote(str(run.paths.root))}), "
+            "or predict the inputs in several runs"
+        )
 
 
 def _same(stored: Any, options: PredictOptions) -> bool:

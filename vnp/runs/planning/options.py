@@ -19,6 +19,8 @@ DEFAULT_CHUNK = 300
 _SMALLEST_CHUNK = 30
 # Six frames of such a chunk have 2,000,000,000 residues, which are counted in signed numbers of four bytes.
 LARGEST_CHUNK = 1_000_000_000
+# Of a network that reads windows some 4 kB of memory a base are needed.
+LARGEST_WINDOW = 1_000_000
 MOST_SHARDS = 1_000_000
 MOST_TOKENS = 1_000_000_000_000
 
@@ -64,6 +66,12 @@ class RunOptions:
             raise UsageError(
                 f"--chunk must be at least {_SMALLEST_CHUNK} bases, at most {LARGEST_CHUNK:,}, not {self.chunk}"
             )
+        if self.chunk is not None and self.chunk > LARGEST_WINDOW:
+            for name in (one.name for one in self.specs.values() if one.windows):
+                raise UsageError(
+                    f"--chunk must be at most {LARGEST_WINDOW:,} bases with {name}, which reads a chunk at once and "
+                    f"needs some 4 kB of memory for each base, not {self.chunk:,}"
+                )
         if self.store not in STORES:
             raise UsageError(f"--store must be one of {', '.join(STORES)}, not {self.store!r}")
         for name, tokens in (("--token-budget", self.token_budget), ("--block-tokens", self.block_tokens)):
