@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import re
 import subprocess
@@ -131,9 +132,37 @@ def test_installed_wheel_runs_by_module_and_by_script(site: Path, tmp_path: Path
     assert without_program_name(by_script) == without_program_name(by_module)
 
 
+OFFLINE = """
+import socket
+
+def refuse(*_given):
+    raise OSError("there is no network")
+
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+"""
+
+
+def test_installed_wheel_calls_the_sample_without_a_network(site: Path, tmp_path: Path) -> None:
+    (site / "sitecustomize.py").write_text(OFFLINE)
+    try:
+        reached = [sys.executable, "-c", "import socket; socket.create_connection(('127.0.0.1', 9))"]
+        with pytest.raises(AssertionError, match="there is no network"):
+            run(reached, tmp_path, site)
+        said = run([site / "bin" / "vnp", "demo", "--native-only", "--out", "calls"], tmp_path, site)
+    finally:
+        (site / "sitecustomize.py").unlink()
+    assert "records are called viral" in said
+    lines = (tmp_path / "calls" / "native" / "predictions.tsv").read_text().splitlines()
+    sheet = (site / "vnp" / "sample" / "heldout.csv").read_text().splitlines()
+    assert len(lines) == len(sheet) > 1
+    # Nothing of the repository took part: the code that planned the run is the installed one.
+    request = json.loads((tmp_path / "calls" / "native" / "run.json").read_text())
+    assert all(entry["path"].startswith(str(site)) for entry in request["inputs"])
+
+
 def without_program_name(help_text: str) -> str:
-    """Help whose usage line does not say how the command was called."""
-    return re.sub(r"Usage: (vnp extract|python -m jobs\.extract) ", "Usage: ", help_text)
+    """The words of a help, in which commands are named alike however they were called."""
+    return " ".join(re.sub(r"\b(vnp |python -m jobs\.|jobs\.)(?=[a-z])", "", help_text).split())
 
 
 def test_console_script_is_the_command_list() -> None:
