@@ -145,7 +145,7 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
 def test_installed_wheel_calls_the_sample_without_a_network(site: Path, tmp_path: Path) -> None:
     (site / "sitecustomize.py").write_text(OFFLINE)
     try:
-        reached = [sys.executable, "-c", "import socket; socket.create_connection(('127.0.0.1', 9))"]
+        reached: list[str | Path] = [sys.executable, "-c", "import socket; socket.create_connection(('127.0.0.1', 9))"]
         with pytest.raises(AssertionError, match="there is no network"):
             run(reached, tmp_path, site)
         said = run([site / "bin" / "vnp", "demo", "--native-only", "--out", "calls"], tmp_path, site)
