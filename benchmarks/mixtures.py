@@ -24,6 +24,7 @@ from vnp.files.records import parse_json
 from vnp.finetune.crops import DeviceGenomes
 from vnp.finetune.genomes import TEST, load_genomes
 from vnp.finetune.measure import Windows, draw
+from vnp.finetune.split import calibrated_on
 
 RATES = (0.01, 0.05, 0.1, 0.2)
 _LETTERS = np.frombuffer(b"ACGTN", np.uint8)
@@ -45,6 +46,8 @@ class Mixture:
 
     share: float  # of viruses
     said: float | None  # share that predict went by, or None
+    low: float | None  # end of its interval, or None
+    high: float | None  # the other end
     hosts: int
     viruses: int
     calls: int  # records called viral
@@ -85,7 +88,8 @@ def measure_mixtures(
     """
     held = DeviceGenomes(load_genomes(genomes), torch.device("cpu"))
     most = max(hosts, *(_viruses(hosts, share) for share in shares))
-    pieces = draw(held, held.genomes.part == TEST, shortest, longest, most, seed)
+    kept = (held.genomes.part == TEST) & ~calibrated_on(held.genomes)
+    pieces = draw(held, kept, shortest, longest, most, seed)
     viral = held.genomes.viral[pieces.record]
     found = []
     for share in shares:
@@ -113,10 +117,13 @@ def look_at(calls: Path, share: float) -> Mixture:
     called: Bool[np.ndarray, "r"] = np.array([row["call"] == "viral" for row in rows])
     fdr: Float64[np.ndarray, "r"] = np.array([float(row["fdr"] or "nan") for row in rows])
     summary: dict[str, Any] = parse_json((calls / "predictions.json").read_text("utf-8"))
+    known = summary.get("prevalence") or {}
     rates = [AtRate(rate, int((fdr <= rate).sum()), _share(~viral & (fdr <= rate), fdr <= rate)) for rate in RATES]
     return Mixture(
         share=share,
         said=summary["viral_share"],
+        low=known.get("low"),
+        high=known.get("high"),
         hosts=int((~viral).sum()),
         viruses=int(viral.sum()),
         calls=int(called.sum()),
@@ -180,7 +187,8 @@ def main(
     """Compare what predict expects to be wrong with what is, on mixtures of contigs that it was not trained on.
 
     GENOMES is the genomes.npz that finetune packed for the classifier. MORE, behind --, are options of predict, such
-    as --checkpoint, --preset or --device. Contigs are drawn from units kept for the test: hosts evenly by group.
+    as --checkpoint, --preset or --device. Contigs are drawn from units kept for the test that the calibration was not
+    fitted on: hosts evenly by group.
     """
     if shortest > longest:
         raise UsageError(f"--shortest {shortest:,} is above --longest {longest:,}")
@@ -201,13 +209,14 @@ def main(
     if as_json:
         click.echo(json.dumps([asdict(one) for one in found], indent=2))
         return
-    click.echo("| viruses | share found | calls | wrong | expected | viruses found | " + _rates_header())
-    click.echo("|--:" * (6 + len(RATES)) + "|")
+    click.echo("| viruses | share found | interval | calls | wrong | expected | viruses found | " + _rates_header())
+    click.echo("|--:" * (7 + len(RATES)) + "|")
     for one in found:
         said = "" if one.said is None else f"{one.said:.1%}"
         cells = [
             f"{one.share:.0%}",
             said,
+            "" if one.low is None or one.high is None else f"{one.low:.1%} to {one.high:.1%}",
             f"{one.calls:,}",
             f"{one.wrong:,}",
             f"{one.expected:.1f}",

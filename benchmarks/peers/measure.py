@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from vnp.sequences.reading import read_records
 _LETTERS = np.frombuffer(b"ACGTN", np.uint8)
 _PHAGE_GROUPS = ("phage", "bacteria", "archaea")
 _JAEGER_WINDOWS = (2000, 1000, 500)
+_SHORTEST, _LONGEST = 500, 5000
 
 
 class Said(NamedTuple):
@@ -159,6 +161,61 @@ def run_vnp(checkpoint: str) -> Callable[[Path, Path], dict[str, Said]]:
         }
 
     return run
+
+
+def train_kmers(genomes: Path, folder: Path, count: int, seed: int) -> Path:
+    """Train a classifier of hashed k-mers on windows of the units that were not kept for the test.
+
+    Args:
+        genomes: the packed set of a training, which knows its split.
+        folder: new, for the windows, their features and the checkpoint.
+        count: windows of each label, of 500 to 5,000 bases.
+        seed: of what is drawn.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        FeatureError: a step failed.
+        UsageError: there are no such units of a label.
+    """
+    make_folder(folder)
+    held = DeviceGenomes(load_genomes(genomes), torch.device("cpu"))
+    known = held.genomes
+    pieces = draw(held, known.part != TEST, _SHORTEST, _LONGEST, count, seed)
+    groups = ["record\tgroup"]
+    texts: dict[bool, list[str]] = {True: [], False: []}
+    for place, (record, start, length) in enumerate(zip(*(column.tolist() for column in pieces), strict=True)):
+        bases = _LETTERS[known.codes[start : start + length]].tobytes().decode()
+        texts[bool(known.viral[record])].append(f">w{place}\n{bases}\n")
+        groups.append(f"w{place}\t{known.units[known.unit[record]]}")
+    sheet = ["path,label,group"]
+    for viral, name in ((True, "viral"), (False, "host")):
+        write_text(folder / f"{name}.fna", "".join(texts[viral]))
+        sheet.append(f"{name}.fna,{name},")
+    write_text(folder / "sheet.csv", "\n".join([*sheet, ""]))
+    write_text(folder / "groups.tsv", "\n".join([*groups, ""]))
+    run, checkpoint = folder / "run", folder / "kmers.pth"
+    for words in (
+        ["extract", folder / "sheet.csv", "--out", run, "--dna", "kmer", "--protein", "kmer", "--cluster", "inline"],
+        ["reduce", run],
+        [
+            "train",
+            run,
+            "--groups",
+            folder / "groups.tsv",
+            "--recipe",
+            "adamw",
+            "--epochs",
+            "20",
+            "--test",
+            "0",
+            "--out",
+            checkpoint,
+        ],
+    ):
+        _run([sys.executable, "-m", f"jobs.{words[0]}", *map(str, words[1:])], folder / str(words[0]))
+    return checkpoint
 
 
 def draw_windows(genomes: Path, fasta: Path, lengths: Sequence[int], count: int, seed: int) -> int:
@@ -313,6 +370,12 @@ def markdown(lines: Sequence[Line], lengths: Sequence[int], phages: int | None) 
 @click.option("--genomad", default="genomad", help="The program, or its path.")
 @click.option("--jaeger", default="jaeger", help="The program, or its path.")
 @click.option("--peers/--no-peers", "others", default=True, help="Run the other programs too.")
+@click.option(
+    "--kmers",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Also train hashed k-mers on so many windows of each label, of units not kept for the test.",
+)
 @click.option("--lengths", default="500,1000,3000,10000", help="Bases of windows, with commas between.")
 @click.option("--windows", type=click.IntRange(10), default=1000, help="Of each label and length.")
 @click.option("--seed", type=click.IntRange(min=0), default=21, help="Of what is drawn.")
@@ -325,6 +388,7 @@ def main(
     genomad: str,
     jaeger: str,
     others: bool,
+    kmers: int,
     lengths: str,
     windows: int,
     seed: int,
@@ -344,6 +408,8 @@ def main(
     count = draw_windows(genomes, made[0], sizes, windows, seed)
     print(f"{count:,} windows: {made[0]}")
     contestants: dict[str, Any] = {f"vnp {Path(one).stem}": run_vnp(one) for one in checkpoint}
+    if kmers:
+        contestants["k-mers"] = run_vnp(str(train_kmers(genomes, out / "runs" / "training", kmers, seed)))
     if others:
         for name, program, run in (("geNomad", genomad, run_genomad), ("Jaeger", jaeger, run_jaeger)):
             found = shutil.which(program)

@@ -10,6 +10,8 @@ import pytest
 from benchmarks.mixtures import look_at
 from tests.jobs.commands import measure
 
+SUMMARY = {"viral_share": 0.4, "expected_false_calls": 0.5, "prevalence": {"low": 0.3, "high": 0.6}}
+
 
 def test_calls_are_compared_with_the_names(tmp_path: Path) -> None:
     lines = [
@@ -22,10 +24,10 @@ def test_calls_are_compared_with_the_names(tmp_path: Path) -> None:
         "host_5\t\t",
     ]
     (tmp_path / "predictions.tsv").write_text("\n".join(lines) + "\n")
-    (tmp_path / "predictions.json").write_text(json.dumps({"viral_share": 0.4, "expected_false_calls": 0.5}))
+    (tmp_path / "predictions.json").write_text(json.dumps(SUMMARY))
     found = look_at(tmp_path, 0.5)
     assert (found.viruses, found.hosts, found.calls, found.wrong) == (3, 3, 3, 1)
-    assert (found.said, found.expected) == (0.4, 0.5)
+    assert (found.said, found.low, found.high, found.expected) == (0.4, 0.3, 0.6, 0.5)
     assert found.found == pytest.approx(2 / 3)
     assert [(one.rate, one.records) for one in found.rates] == [(0.01, 1), (0.05, 2), (0.1, 2), (0.2, 3)]
     assert [one.wrong for one in found.rates] == pytest.approx([0, 0, 0, 1 / 3])

@@ -56,6 +56,5 @@ class Trust:
             ("the share of viruses that its probabilities hold at", self.prevalence),
             ("novelty", self.novelty),
             ("measured reliability", self.reliability),
-            ("what held-out records look like", self.evidence),
         )
         return ", ".join(name for name, value in named if value is None)

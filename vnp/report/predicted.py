@@ -226,8 +226,14 @@ def prevalence_in_words(about: dict[str, Any]) -> str:
         return "probabilities are told for the share of viruses that they were calibrated at"
     if found["refused"]:
         return f"--prevalence {asked} is not used: {found['refused']}. Calls are as without it"
-    interval = f", estimated from {found['records']:,} records ({found['low']:.2%} to {found['high']:.2%})"
-    return f"{found['share']:.2%} of the records are viral{interval if asked == 'auto' else ', as was given'}"
+    if asked != "auto":
+        return f"{found['share']:.2%} of the records are viral, as was given"
+    # Predictions and checkpoints of earlier versions do not know how much units differ.
+    alone = "" if found.get("units") else ", which knows of chance alone and not of calibration that is off"
+    return (
+        f"{found['share']:.2%} of the records are viral, estimated from {found['records']:,} records "
+        f"({found['low']:.2%} to {found['high']:.2%}{alone})"
+    )
 
 
 def _encoder(part: str, identity: dict[str, Any]) -> str:
