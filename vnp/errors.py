@@ -30,15 +30,34 @@ from typing import ClassVar
 _NAME_AND_PASSWORD = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#]*@")
 
 
+_LONGEST_LINE = 6_000
+_LAST_LETTERS = 600
+
+
+def _shortened(line: str) -> str:
+    if len(line) <= _LONGEST_LINE:
+        return line
+    left_out = len(line) - _LONGEST_LINE
+    first, last = line[: _LONGEST_LINE - _LAST_LETTERS], line[-_LAST_LETTERS:]
+    return f"{first} … ({left_out:,} letters) … {last}"
+
+
 def without_password(text: str) -> str:
     """A message without the names and passwords in its addresses: ``https://host`` for ``https://ada:secret@host``."""
     return _NAME_AND_PASSWORD.sub(r"\1", text)
 
 
 class VnpError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """Base of all errors that a user can cause and mend.
+
+    Args:
+        message: what is wrong and what to do; of a line that holds half a file by mistake, the ends stay.
+    """
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("\n".join(map(_shortened, message.split("\n"))))
 
 
 class UsageError(VnpError):

@@ -92,6 +92,8 @@ def test_blocks_of_any_size_give_the_same(block: int) -> None:
         (whole(record("a", "ACGT"))[:20], "ends inside a record"),
         (whole(struct.pack("<i", 30) + bytes(80)), "damaged"),
         (whole(record("a", "ACGT")[:20] + struct.pack("<i", -4) + bytes(99)), "damaged"),
+        # Of no length, where one could go on for ever.
+        (whole(record("a", "ACGT"), struct.pack("<i", -4)), "damaged"),
         (b"BAM\1" + struct.pack("<i", -9) + bytes(99), "damaged"),
     ],
 )

@@ -134,9 +134,10 @@ class _Text:
 
     def _check(self, data: bytes, at: int, size: int) -> None:
         """Refuse a record that cannot be as long as it says."""
-        if at + _FIXED.size > len(data):
-            return
-        _, _, _, name_size, _, _, operations, _, bases, _, _, _ = _FIXED.unpack_from(data, at)
-        needed = _FIXED.size + name_size + 4 * operations + (bases + 1) // 2 + bases
-        if bases < 0 or not name_size or not needed <= size <= _LONGEST:
+        needed, possible = _FIXED.size, True
+        if at + _FIXED.size <= len(data):
+            _, _, _, name_size, _, _, operations, _, bases, _, _, _ = _FIXED.unpack_from(data, at)
+            needed += name_size + 4 * operations + (bases + 1) // 2 + bases
+            possible = bases >= 0 and name_size > 0
+        if not possible or not needed <= size <= _LONGEST:
             raise InputError("the BAM file is damaged: a record is longer or shorter than it says", path=self._path)

@@ -32,7 +32,7 @@ from vnp.datasets.annotations.annotated import Annotated, Protein, fasta_of, req
 from vnp.errors import InputError, UsageError
 from vnp.sequences.record import UPPER, WHITE, Record, clean_name, count_lines, sequence_problem
 
-_LOCUS = re.compile(r"LOCUS\s+(\S.*?)\s+(\d+)\s+(bp|aa|rc)\b(.*)")
+_LOCUS = re.compile(r"LOCUS\s+(\S.*?)\s+(\d{1,18})\s+(bp|aa|rc)\b(.*)")
 _FEATURE = re.compile(rb"\n(?=     [^ \n])")
 _CDS = b"     CDS "
 _SOURCE = b"     source "
@@ -45,6 +45,7 @@ _FULL = "download it with its sequence, as 'GenBank (full)' or with rettype=gbwi
 _MARK = re.compile(rb"\n(LOCUS|ORIGIN|CONTIG|//)(?![^ \n])")
 _SUBMITTED = re.compile(r"Submitted \((\d\d?-[A-Za-z]{3}-\d{4})\)")
 _MONTHS = "JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC".split()  # noqa: SIM905
+_CODE = re.compile(r"\d{1,9}", re.ASCII)
 _NAME = re.compile(rb"LOCUS +(\S+)")
 _DROPPED = WHITE + b"0123456789"
 _AGAIN = "the file was probably cut off while it was copied or downloaded: get it again"
@@ -348,7 +349,7 @@ def _iso_date(text: str) -> str:
     try:
         day, month, year = text.upper().split("-")
         return date(int(year), _MONTHS.index(month) + 1, int(day)).isoformat()
-    except ValueError:
+    except (ValueError, OverflowError):
         return ""
 
 
@@ -414,7 +415,7 @@ def _coding(text: bytes, feature: Any, values: dict[str, list[str]], length: int
     """Say where a CDS lies and how it is read; None where its location cannot be followed in this record."""
     location = _QUALIFIERS.split(text, maxsplit=1)[0][len(_CDS) :]
     number = values.get("transl_table", [str(STANDARD)])[0].strip()
-    if feature is None or _UNSURE.search(location) or not number.isdecimal() or not is_genetic_code(int(number)):
+    if feature is None or _UNSURE.search(location) or not _CODE.fullmatch(number) or not is_genetic_code(int(number)):
         return None
     parts = _parts(feature.location, length, circular)
     if parts is None:

@@ -133,7 +133,11 @@ class DnabertTokenizer:
         return found
 
     def _slowly(self, sequences: Sequence[str]) -> list[Int64[np.ndarray, " tokens"]]:
-        encodings = self._published.encode_batch_fast(list(sequences))
+        try:
+            encodings = self._published.encode_batch_fast(list(sequences))
+        # What the library takes for a description it may still find no token in, and raises the same.
+        except Exception as error:
+            raise WeightsError(f"tokenizer.json does not describe a tokenizer: {error}") from error
         return [np.array(one.ids, np.int64) for one in encodings]
 
     @cached_property

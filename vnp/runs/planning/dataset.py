@@ -57,7 +57,7 @@ def read_dataset(table: Path, fasta: Path) -> Dataset:
             about = _about(file, table)
             _require_fasta(fasta, table, about["fasta_sha256"])
             selection, names = _gather(_records(file, table), table)
-    except (OSError, arrow.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, arrow.ArrowException) as error:
         raise InputError(f"cannot be read as a dataset's table: {error}", path=table) from error
     if len(selection) != about["records"]:
         raise InputError(
