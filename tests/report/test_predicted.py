@@ -98,6 +98,7 @@ def make_report(
             "rows": "frames",
             "calibration": "isotonic",
             "reliability": None,
+            "held_out": [{"what": "records of the test part", "records": 1234, "right": 0.957, "off": 0.021}],
             "presets": {"default": {"specificity": 0.9912}},
             "encoders": {"dna": {"name": "kmer", "hub_id": None}},
         },
@@ -131,6 +132,7 @@ def test_page_is_whole(records: int, scored: float) -> None:
         assert "nan" not in drawing.lower()
         assert "inf" not in drawing.lower()
     assert "$" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "<td>1,234</td><td>95.7%</td><td>2.1%</td>" in page
     assert ("No record has a score" in page) == (records == 0 or scored == 0)
 
 

@@ -24,12 +24,13 @@ from vnp.classifier.model import CLASSES, MLPClassifier
 from vnp.encoders.device import choose_device
 from vnp.errors import FeatureError, LayoutError, storage_error
 from vnp.features.layout import FeatureLayout
+from vnp.features.split import PARTS, TEST, VALIDATION
 from vnp.features.table import all_finite
 from vnp.files.records import from_json, parse_json, read_regular
 from vnp.files.tensors import load_tensors, save_tensors
 from vnp.metrics.presets import Preset, presets_from_json
 from vnp.metrics.rules import BEST_FRAME
-from vnp.metrics.trust import Trust
+from vnp.metrics.trust import HeldOut, Trust
 
 VIRNUCPRO_CLASS = "__main__.MLPClassifier"
 """What the pickled classifiers of VirNucPro are."""
@@ -82,6 +83,15 @@ class Checkpoint:
     def rule(self) -> str:
         """How rows decide for their record: as in VirNucPro."""
         return BEST_FRAME
+
+    @property
+    def held_out(self) -> list[HeldOut]:
+        """How right it was on the test part, or where there is none, the validation part."""
+        for part in (PARTS[TEST], PARTS[VALIDATION]):
+            found = self.metrics.get(part, {}).get("record")
+            if found is not None:
+                return [HeldOut(f"records of the {part} part", found["count"], found["accuracy"], found["ece"])]
+        return []
 
     @property
     def balanced(self) -> bool:

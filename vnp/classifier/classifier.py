@@ -12,7 +12,7 @@ from vnp.errors import FeatureError
 from vnp.features.layout import FeatureLayout
 from vnp.metrics.novelty import Novelty
 from vnp.metrics.presets import Preset
-from vnp.metrics.trust import Trust
+from vnp.metrics.trust import HeldOut, Trust
 
 
 class RowScorer(Protocol):
@@ -79,6 +79,10 @@ class Classifier(Protocol):
     @property
     def trust(self) -> Trust:
         """How far its probabilities and calls can be trusted, as far as that was measured."""
+
+    @property
+    def held_out(self) -> list[HeldOut]:
+        """How right it was on records that it was not trained on; empty where that was not kept."""
 
     @property
     def digest(self) -> str:

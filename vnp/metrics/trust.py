@@ -11,6 +11,16 @@ from vnp.metrics.novelty import Novelty
 from vnp.metrics.reliability import Reliability
 
 
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """How right a classifier was on records that it was not trained on."""
+
+    what: str  # which records
+    records: int
+    right: float  # share of them that are called right
+    off: float  # mean distance of promised and observed shares of viral (expected calibration error)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Trust:
     """Each is None where it was not measured, as in what earlier versions wrote."""

@@ -19,8 +19,10 @@ from vnp.encoders.registry import describe
 from vnp.encoders.windows import SixFrameEncoder
 from vnp.features.layout import FULL, FeatureLayout, make_layout
 from vnp.files.hashing import file_sha256
-from vnp.finetune.folder import CONFIG, Trained, read_folder
+from vnp.files.records import read_json
+from vnp.finetune.folder import CONFIG, METRICS, Trained, read_folder
 from vnp.metrics.rules import MEAN_LOGIT
+from vnp.metrics.trust import HeldOut
 from vnp.native.model import FOLDER, load_native
 from vnp.runs.request import NATIVE
 
@@ -57,6 +59,21 @@ class NativeClassifier:
     def encoders(self) -> dict[str, dict[str, Any]]:
         """What its body is."""
         return {"dna": dict(describe(ENCODER, "dna", self.folder))}
+
+    @property
+    def held_out(self) -> list[HeldOut]:
+        """How right it was on contigs of the test units, by their length."""
+        try:
+            measured = read_json((self.folder or FOLDER) / METRICS)["contigs"]
+            spans = sorted((int(name.split("-")[0]), int(name.split("-")[1]), one) for name, one in measured.items())
+            return [
+                HeldOut(f"contigs of {low:,} to {high:,} bases", one["contigs"], one["accuracy"], one["ece"])
+                for low, high, one in spans
+                if one["accuracy"] is not None and one["ece"] is not None
+            ]
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+            # It is there for people, and no call depends on it.
+            return []
 
     @property
     def layout(self) -> FeatureLayout:

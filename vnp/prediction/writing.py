@@ -364,6 +364,7 @@ class Writing:
                 "calibration": classifier.calibrated,
                 "lacks": classifier.trust.missing,
                 "reliability": classifier.trust.reliability and classifier.trust.reliability.to_json(),
+                "held_out": [asdict(one) for one in classifier.held_out],
                 "presets": {name: asdict(preset) for name, preset in classifier.presets.items()},
                 "encoders": {part: dict(identity) for part, identity in classifier.encoders.items()},
             },

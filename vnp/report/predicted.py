@@ -180,6 +180,7 @@ def _trust(report: Report) -> dict[str, Any]:
     known = records.novelty[~np.isnan(records.novelty)]
     return {
         "levels": levels,
+        "held_out": classifier["held_out"],
         "measured_on": found.measured_on if found else "",
         "alone": classifier["origin"] == "native" or not report.about["counts"]["scored_by_native"],
         "presets": [(name, preset["specificity"]) for name, preset in classifier["presets"].items()],
