@@ -54,7 +54,9 @@ def main(out: Path, full: bool, device: str) -> None:
             click.echo(f"random weights: {called}")
             make_folder(weights, name, str(place), full=full, seed=seed, called=called)
             free(place)
-        settings[variable] = str(made)
+        settings[variable] = str(made.absolute())
+    # What commands that others call take as their defaults; nobody's own vnp.toml counts.
+    (out / "vnp.toml").write_text("" if full else "[train]\nepochs = 2\n")
     rehearse(out / "made", settings)
     click.echo("| step | seconds |\n|---|---|")
     with (out / "made" / "times.tsv").open(encoding="utf-8", newline="") as file:
@@ -65,13 +67,13 @@ def main(out: Path, full: bool, device: str) -> None:
 
 
 def rehearse(out: Path, settings: dict[str, str]) -> None:
-    """Run the script in processes of this Python, with what it says on standard output.
+    """Run the script in processes of this Python, in the folder above the one that it fills.
 
     Raises:
         RunError: a step failed.
     """
     own = {"OUT": str(out.absolute()), "VNP": f"{sys.executable} -P -m jobs", "CLUSTER": "local", **settings}
-    code = subprocess.run(["bash", str(SCRIPT)], env={**environment(), **own}).returncode
+    code = subprocess.run(["bash", str(SCRIPT)], cwd=out.parent, env={**environment(), **own}).returncode
     if code != 0:
         raise RunError(f"{SCRIPT.name} ended with {code}; what it said last is above")
 
