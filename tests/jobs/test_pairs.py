@@ -91,8 +91,11 @@ def test_a_fragment_is_called_from_both_mates(done: Path) -> None:
         assert (row["topology"], row["terminal_repeat"], row["description"]) == ("", "0", "1:N:0")
         assert len(margins.get(name, [])) == len(long)
         if long:
-            mean = np.mean(margins[name])
-            assert float(row["score"]) == pytest.approx(1 / (1 + np.exp(-mean)), rel=1e-4)
+            summed = sum(margins[name]) / np.sqrt(len(long))
+            assert float(row["score"]) == pytest.approx(1 / (1 + np.exp(-summed)), rel=1e-4)
+            if len(long) == 1:
+                own = next(chunk for chunk in chunks if chunk["record"][:-2] == name)
+                assert (row["score"], row["probability"]) == (own["score"], own["probability"])
         else:
             assert row["reason"] == "shorter than 100 bases"
     assert {row["n_scored"] for row in rows} == {"0", "1", "2"}

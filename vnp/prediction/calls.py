@@ -147,6 +147,7 @@ class Judges:
         judged: Judged,
         key: Int64[np.ndarray, "n"],
         length: Callable[[Int64[np.ndarray, "m"]], Int64[np.ndarray, "m"]],
+        mates: Int64[np.ndarray, "m"] | None = None,
     ) -> Votes:
         """Rows to what ``key``, which never falls, says; a key with rows of the classifier is decided by these alone.
 
@@ -154,6 +155,7 @@ class Judges:
             judged: the rows.
             key: what each belongs to.
             length: gives the bases of what the keys mean, by the places of their first rows.
+            mates: how many mates with rows each has; None where records are no mates.
         """
         first = np.flatnonzero(np.diff(key, prepend=-1))
         group = np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(key)]))
@@ -169,7 +171,7 @@ class Judges:
             (self.native, MEAN_LOGIT, np.flatnonzero(decides & ~own), np.minimum(bases, self.classifier.chunk)),
         ):
             if one is not None and len(rows):
-                at, found, chance = _combine(one, rule, judged, group, rows, spoken_of)
+                at, found, chance = _combine(one, rule, judged, group, rows, spoken_of, mates)
                 score[at], probability[at] = found, chance
         by = np.where(has_own, self.first_by, NATIVE).astype(np.int8)
         return Votes(first, np.bincount(group[decides], minlength=len(first)), decides, score, probability, by)
@@ -196,12 +198,18 @@ def _combine(
     group: Int64[np.ndarray, "n"],
     rows: Int64[np.ndarray, "s"],
     bases: Int64[np.ndarray, "m"],
+    mates: Int64[np.ndarray, "m"] | None = None,
 ) -> tuple[Int64[np.ndarray, "g"], Float64[np.ndarray, "g"], Float64[np.ndarray, "g"]]:
     """Some rows by a rule; the groups that they are of, with score and probability."""
     key, margin, weight = group[rows], judged.margin[rows], judged.length[rows]
     if rule == MEAN_LOGIT:
         first = np.flatnonzero(np.diff(key, prepend=-1))
         mean = np.add.reduceat(margin, first) / np.diff(np.r_[first, len(key)])
+        if mates is not None:
+            # The mean of two short windows spreads less than what one window as long as both says, for which
+            # calibration holds: sums of independent log-odds are brought to one scale by the root of their number
+            # (Stouffer et al., The American Soldier 1949).
+            mean *= np.sqrt(mates[key[first]])
         return key[first], logistic(mean), classifier.probability(mean, bases[key[first]])
     found = aggregate(judged.probability[rows], key, rule=rule, length=weight)
     # The score is of the same rows in the same shares as the probability.
@@ -279,10 +287,14 @@ class Found:
         if not len(rows):
             return judged, chunks
         # Mates decide together, as windows of one record do.
-        called = owner // batch.mates
-        votes = judges.vote(judged, called, lambda first: names.length[called[first]])
-        at = called[votes.first]
-        least = threshold(names.length[at], votes.by)
+        called, length, mates = owner // batch.mates, names.length, None
+        at = np.unique(called)
+        if batch.mates > 1:
+            seen = np.unique(owner)
+            mates = np.bincount(seen // batch.mates)[at]
+            length = np.bincount(seen // batch.mates, batch.records.length[seen], len(names)).astype(np.int64)
+        votes = judges.vote(judged, called, lambda _first: length[at], mates)
+        least = threshold(length[at], votes.by)
         viral = votes.probability >= least
         group = np.searchsorted(at, called)
         same = votes.decides & ((judged.probability >= least[group]) == viral[group])
@@ -295,7 +307,7 @@ class Found:
         for number, one in judges.both:
             if one.trust.novelty is not None:
                 some = votes.by == number
-                self.novelty[where[some]] = one.trust.novelty.percentile(distance[some], names.length[at[some]])
+                self.novelty[where[some]] = one.trust.novelty.percentile(distance[some], length[at[some]])
         self.scored[where] = np.bincount(called[starts], minlength=len(names))[at].astype(np.int32)
         return judged, chunks
 
