@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from jobs.predict import main as predict
 from tests.prediction.tiny import SAMPLE
 from tests.report.unpacking import packed_in
-from vnp.prediction.regions import FEWEST, FINE, STEP, Border, find, runs, stretches
+from vnp.prediction.regions import FINE, STEP, Border, find, runs, stretches
 
 FILES = ["regions.tsv", "regions.bed", "regions.fna"]
 
@@ -34,7 +34,7 @@ FILES = ["regions.tsv", "regions.bed", "regions.fna"]
     ],
 )
 def test_stretches_outweigh_their_borders(odds: list[float], found: list[tuple[int, int]]) -> None:
-    assert runs(stretches(np.array(odds, np.float64))) == found
+    assert runs(stretches(np.array(odds, np.float64), 5.0)) == found
 
 
 def test_the_chain_is_the_likeliest_of_all() -> None:
@@ -43,27 +43,32 @@ def test_the_chain_is_the_likeliest_of_all() -> None:
     for _ in range(20):
         odds = random.normal(0, 4, 9)
         weights = states @ odds - 5.0 * np.abs(np.diff(states.astype(int), axis=1)).sum(axis=1)
-        assert (stretches(odds) == states[weights.argmax()]).all()
+        assert (stretches(odds, 5.0) == states[weights.argmax()]).all()
 
 
 def hosts(size: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(-5, 1.2, size)
 
 
-def test_what_stands_out_in_a_long_record_is_found_below_even_odds() -> None:
-    length = np.full(400, 2000)
-    odds = hosts(400, 1)
-    odds[100:112] += 3
-    ((first, behind),) = runs(find(odds, length))
-    assert abs(first - 100) <= 1
-    assert abs(behind - 112) <= 1
-    few = odds[80 : 80 + FEWEST - 1]
-    assert not find(few, length[: len(few)]).any()
+@pytest.mark.parametrize("window", [1000, 2000, 5000])
+def test_what_stands_out_in_a_long_record_is_found_below_even_odds(window: int) -> None:
+    count, first, behind = (bases // window for bases in (800_000, 200_000, 240_000))
+    odds = hosts(count, 1)
+    odds[first:behind] += 4.5
+    ((found, ended),) = runs(find(odds, count * window))
+    assert abs(found - first) <= 1
+    assert abs(ended - behind) <= 1
+    short = odds[first - 5_000 // window : behind]
+    assert not find(short, len(short) * window).any()
+
+
+def test_a_record_that_is_a_virus_has_no_host_to_stand_out_from() -> None:
+    assert find(np.full(20, 4.0), 100_000).all()
+    assert not find(np.full(2, -1.0), 10_000).any()
 
 
 def test_hosts_have_no_regions() -> None:
-    length = np.full(500, 2000)
-    assert sum(find(hosts(500, seed), length).sum() for seed in range(20)) == 0
+    assert sum(find(hosts(count, seed), 1_000_000).sum() for seed in range(20) for count in (200, 500)) == 0
 
 
 @pytest.mark.parametrize("behind", [True, False], ids=["begins", "ends"])

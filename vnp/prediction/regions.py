@@ -1,12 +1,11 @@
 """Viral stretches inside longer records, from the scores of windows.
 
-A record is read as a chain of two states, host and virus (a hidden Markov model), twice, and what either finds counts.
-Once a window speaks for the virus with its calibrated log-odds, less a part of what makes the record as a whole look
-more or less viral than hosts do. Once, in records with enough windows, it speaks by its rank among the record's own:
-temperate phages write like their hosts and seldom score as viruses do, but a stretch of windows that all are among the
-record's most viral ones is rare in hosts. Every change of state costs, so a few doubtful windows neither make a stretch
-nor cut one; the likeliest chain is Viterbi's. Then each border is looked for anew among finer windows around it, where
-those before and those behind differ most.
+A record is read as a chain of two states, host and virus (a hidden Markov model). A window speaks for the virus with
+its calibrated log-odds, as loud as it has bases; every change of state costs, so a few doubtful windows neither make a
+stretch nor cut one; the likeliest chain is Viterbi's. Temperate phages write like their hosts and seldom score as
+viruses do, but they score above the rest of their record: in longer records, log-odds are told from what is usual
+there, outside of what has been found. Then each border is looked for anew among finer windows around it, where those
+before and those behind differ most.
 """
 
 from __future__ import annotations
@@ -30,24 +29,17 @@ SHORTEST_RECORD = 10_000
 """Bases of the shortest record that is looked at; a shorter one is called as a whole."""
 SHORTEST = 5_000
 """Bases of the shortest region."""
-BORDER = 5.0
-"""Log-odds that each border of a region has to be outweighed by."""
-_CLIP = 5.0
-# The middle of hosts' windows, and how much of a record's distance from it is taken away once it has many windows.
+BORDER = 8.0
+"""What each border of a region has to be outweighed by, in log-odds of a window of 2,000 bases."""
+_LOUD = 2_000
+_CLIP = 4.0
+# The middle of hosts' windows, and bases of the record half of whose distance from it is taken away.
 _USUAL = -4.0
-_OWN = 0.2
-_MANY = 100
-
-FEWEST = 50
-"""Windows of the shortest record whose windows are compared with each other."""
-RANK_BORDER = 4.5
-_STEEP = 0.8
-_RANK_CLIP = (-2.0, 3.0)
-# Mean log-odds and bases that a stretch needs which nothing but ranks speak for.
-_LEAST = -4.0
-_RANK_SHORTEST = 8_000
+_MANY = 200_000
+# How far below even odds windows may speak for a virus in a long record, and bases of one where it is half as far.
+_LENIENT = 1.5
+_ENOUGH = 25_000
 _LOOKS = 3
-_KNOWN = 0.3
 SCORES, CONTRAST = "scores", "contrast"
 """What speaks for a region."""
 
@@ -55,8 +47,6 @@ FINE = 1_000
 """Bases of the windows that borders are looked for with."""
 STEP = 250
 """Bases from one to the next."""
-AROUND = 3_000
-"""Bases that are looked at on either side of a border."""
 _FINE_CLIP = 4.0
 
 Score = Callable[[Sequence[str]], np.ndarray]
@@ -120,27 +110,19 @@ def stretches(odds: Float64[np.ndarray, " n"], border: float = BORDER) -> Bool[n
     return viral
 
 
-def find(odds: Float64[np.ndarray, " n"], length: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+def find(odds: Float64[np.ndarray, " n"], bases: int) -> Bool[np.ndarray, " n"]:
     """Which windows of a record are in a region.
 
     Args:
         odds: their log-odds.
-        length: their bases.
+        bases: of the record, which they cover.
     """
-    found = stretches(weighed(odds))
-    if len(odds) >= FEWEST:
-        by_scores = found.copy()
-        outstanding = np.zeros(len(odds), np.bool_)
-        for _ in range(_LOOKS):
-            # What stands out is no measure of the host, unless it is most of the record.
-            if 2 * outstanding.sum() > len(odds):
-                break
-            outstanding = stretches(ranked(odds, odds[~outstanding]), RANK_BORDER)
-        for first, behind in runs(outstanding):
-            # Where scores have found much of it already, their borders are the better ones.
-            known = by_scores[first:behind].mean() >= _KNOWN
-            if not known and length[first:behind].sum() >= _RANK_SHORTEST and odds[first:behind].mean() > _LEAST:
-                found[first:behind] = True
+    found = np.zeros(len(odds), np.bool_)
+    for _ in range(_LOOKS):
+        # What was found is no measure of the host, unless it is most of the record.
+        if 2 * found.sum() > len(odds):
+            break
+        found = stretches(weighed(odds, float(np.median(odds[~found])), bases))
     return found
 
 
@@ -150,23 +132,16 @@ def runs(marked: Bool[np.ndarray, " n"]) -> list[tuple[int, int]]:
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
-def weighed(odds: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """What windows say beside the rest of their record, within bounds."""
-    own = _OWN * len(odds) / (len(odds) + _MANY) * (float(np.median(odds)) - _USUAL)
-    return np.clip(odds - own, -_CLIP, _CLIP)
-
-
-def ranked(odds: Float64[np.ndarray, " n"], host: Float64[np.ndarray, " h"]) -> Float64[np.ndarray, " n"]:
-    """What the rank of windows among some of their record says, within bounds.
-
-    The share of these that are more viral is taken to be even in hosts, and to fall off as its power in phages.
+def weighed(odds: Float64[np.ndarray, " n"], usual: float, bases: int) -> Float64[np.ndarray, " n"]:
+    """What windows say beside the rest of their record, within bounds.
 
     Args:
         odds: of the windows.
-        host: of those that they are compared with.
+        usual: those of the record's host.
+        bases: of the record.
     """
-    above = (len(host) - np.searchsorted(np.sort(host), odds, side="right") + 0.5) / (len(host) + 0.5)
-    said: Float64[np.ndarray, " n"] = np.clip(np.log(1 - _STEEP) - _STEEP * np.log(above), *_RANK_CLIP)
+    level = bases / (bases + _MANY) * (usual - _USUAL) - bases / (bases + _ENOUGH) * _LENIENT
+    said: Float64[np.ndarray, " n"] = np.clip(odds - level, -_CLIP, _CLIP) * (bases / len(odds) / _LOUD)
     return said
 
 
@@ -176,7 +151,7 @@ class Border:
     Args:
         place: where the windows that were there put it.
         viral_behind: whether the virus begins here, and does not end.
-        low: first base that may be looked at.
+        low: first base that is looked at.
         high: one past the last.
         level: log-odds between those of the two sides.
     """
@@ -185,7 +160,6 @@ class Border:
         self.place = place
         self.viral_behind = viral_behind
         self.level = level
-        low, high = max(low, place - AROUND), min(high, place + AROUND)
         self.starts = np.arange(low, high - FINE + 1, STEP)
 
     def refined(self, odds: Float64[np.ndarray, " w"]) -> int:
@@ -237,7 +211,7 @@ class Finder:
             for at in np.flatnonzero(long).tolist():
                 rows = slice(int(borders[at]), int(borders[at + 1]))
                 track = _Track(batch.rows.start[rows], batch.rows.end[rows], _odds(judged.probability[rows]))
-                found = runs(find(track.odds, track.end - track.start)) if len(track.odds) else []
+                found = runs(find(track.odds, track.bases)) if len(track.odds) else []
                 if found:
                     ordinal, name = batch.first + at, batch.records.name[at].decode()
                     yield from self._of_record(
@@ -262,11 +236,10 @@ class Finder:
         margin, kinds = judged.margin[rows], judged.kinds
         logits = np.zeros((len(middle), len(self._kinds))) if kinds is None else kinds[rows]
         host = self._likeliest(logits[outside], ~self._viral) if outside.any() else ""
-        weight = weighed(track.odds)
         for number, ((first, last), own) in enumerate(zip(spans, inside, strict=True), start=1):
             mean = float(margin[own].mean())
             chance = self._judges.classifier.probability(np.array([mean]), np.array([last - first]))
-            by = SCORES if stretches(weight[own]).any() else CONTRAST
+            by = SCORES if track.odds[own].mean() > 0 else CONTRAST
             yield Region(
                 name, number, first, last, len(sequence), int(own.sum()), mean, float(margin[own].max()),
                 float(chance[0]), self._likeliest(logits[own], self._viral), by, host, sequence[first:last],
@@ -279,6 +252,7 @@ class Finder:
     def _refined(self, sequence: bytes, found: list[tuple[int, int]], track: _Track) -> list[tuple[int, int]]:
         """Stretches of windows to stretches of bases."""
         places = [(track.before(first), track.before(behind, len(sequence))) for first, behind in found]
+        around = int((track.end - track.start).max())
         usual = float(np.median(track.odds))
         # Halfway between the two sides; where the virus is sure of itself, even odds.
         levels = [min(0.0, (usual + float(track.odds[first:behind].mean())) / 2) for first, behind in found]
@@ -286,7 +260,13 @@ class Finder:
         edges = [place for span in places for place in span]
         cuts = [0, *((one + other) // 2 for one, other in pairwise(edges)), len(sequence)]
         borders = [
-            Border(place, cuts[at], cuts[at + 1], levels[at // 2], viral_behind=at % 2 == 0)
+            Border(
+                place,
+                max(cuts[at], place - around),
+                min(cuts[at + 1], place + around),
+                levels[at // 2],
+                viral_behind=at % 2 == 0,
+            )
             for at, place in enumerate(edges)
             if 0 < place < len(sequence)
         ]
@@ -308,6 +288,12 @@ class _Track:
     start: Int64[np.ndarray, " n"]
     end: Int64[np.ndarray, " n"]
     odds: Float64[np.ndarray, " n"]
+
+    @property
+    def bases(self) -> int:
+        """How many they cover."""
+        ahead = np.concatenate((self.start[1:], self.end[-1:]))
+        return int(np.minimum(self.end - self.start, ahead - self.start).sum())
 
     def before(self, window: int, length: int = 0) -> int:
         """The border in front of a window: halfway where it overlaps the one before, or is apart from it.
