@@ -4,8 +4,8 @@ A record is read as a chain of two states, host and virus (a hidden Markov model
 its calibrated log-odds, as loud as it has bases; every change of state costs, so a few doubtful windows neither make a
 stretch nor cut one; the likeliest chain is Viterbi's. Temperate phages write like their hosts and seldom score as
 viruses do, but they score above the rest of their record: in longer records, log-odds are told from what is usual
-there, outside of what has been found. Then each border is looked for anew among finer windows around it, where those
-before and those behind differ most.
+there, outside of what has been found; where scores alone find much of a stretch, its borders are theirs. Then each
+border is looked for anew among finer windows around it, where those before and those behind differ most.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ _MANY = 200_000
 _LENIENT = 1.5
 _ENOUGH = 25_000
 _LOOKS = 3
+# Share of a stretch from which on the borders of what is viral by scores alone are the better ones.
+_KNOWN = 0.3
 SCORES, CONTRAST = "scores", "contrast"
 """What speaks for a region."""
 
@@ -117,12 +119,18 @@ def find(odds: Float64[np.ndarray, " n"], bases: int) -> Bool[np.ndarray, " n"]:
         odds: their log-odds.
         bases: of the record, which they cover.
     """
+    loud = bases / len(odds) / _LOUD
+    alone = stretches(_within(odds) * loud)
     found = np.zeros(len(odds), np.bool_)
     for _ in range(_LOOKS):
         # What was found is no measure of the host, unless it is most of the record.
         if 2 * found.sum() > len(odds):
             break
-        found = stretches(weighed(odds, float(np.median(odds[~found])), bases))
+        found = stretches(_within(odds - level(float(np.median(odds[~found])), bases)) * loud)
+    for first, behind in runs(found):
+        if alone[first:behind].mean() >= _KNOWN:
+            found[first:behind] = alone[first:behind]
+    found |= alone
     return found
 
 
@@ -132,17 +140,19 @@ def runs(marked: Bool[np.ndarray, " n"]) -> list[tuple[int, int]]:
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
-def weighed(odds: Float64[np.ndarray, " n"], usual: float, bases: int) -> Float64[np.ndarray, " n"]:
-    """What windows say beside the rest of their record, within bounds.
+def level(usual: float, bases: int) -> float:
+    """The log-odds at which a window of a record speaks for neither.
 
     Args:
-        odds: of the windows.
-        usual: those of the record's host.
+        usual: log-odds of the record's host.
         bases: of the record.
     """
-    level = bases / (bases + _MANY) * (usual - _USUAL) - bases / (bases + _ENOUGH) * _LENIENT
-    said: Float64[np.ndarray, " n"] = np.clip(odds - level, -_CLIP, _CLIP) * (bases / len(odds) / _LOUD)
-    return said
+    return bases / (bases + _MANY) * (usual - _USUAL) - bases / (bases + _ENOUGH) * _LENIENT
+
+
+def _within(odds: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    held: Float64[np.ndarray, " n"] = np.clip(odds, -_CLIP, _CLIP)
+    return held
 
 
 class Border:
