@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 
 from benchmarks._commands import command
+from benchmarks.trust.distance import distance_table
 from vnp.errors import UsageError, WeightsError
 from vnp.files.records import parse_json, read_record, write_json, write_record
 from vnp.finetune.crops import DeviceGenomes
@@ -51,6 +52,7 @@ class Row(NamedTuple):
 @click.option("--count", type=int, default=4000, help="Contigs of each label and length; 150 are minutes on a CPU.")
 @click.option("--records", type=int, default=2000, help="Records of a mixture.")
 @click.option("--left-out", multiple=True, help="A group that the network of FOLDER never saw: counts as of the test.")
+@click.option("--distance", is_flag=True, help="Also by identity to the nearest genome trained on, by skani.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where the network runs.")
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the tables there too."
@@ -62,6 +64,7 @@ def main(
     count: int,
     records: int,
     left_out: tuple[str, ...],
+    distance: bool,
     device: str,
     json_path: Path | None,
 ) -> None:
@@ -90,6 +93,8 @@ def main(
         metrics = parse_json((folder / METRICS).read_text()) if (folder / METRICS).exists() else {}
         write_json(folder / METRICS, {**metrics, "reliability": groups})
     print(group_table(groups, left_out))
+    if distance:
+        print(distance_table(held.genomes, tested))
     rows: list[Row] = []
     # Of a network that was trained without groups the table of groups is what there is to see.
     if not left_out and (lacking := _lacking(held)):

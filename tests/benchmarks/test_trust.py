@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from benchmarks.trust.distance import distance_table
 from benchmarks.trust.measure import mixture, mixture_table
 from tests.finetune.conftest import genomes as genomes
 from tests.finetune.conftest import sheet as sheet
@@ -36,6 +39,20 @@ def test_mixtures_have_an_interval_that_holds_their_share() -> None:
     assert row.refused == 0
     assert row.after["promised"] == pytest.approx(row.after["seen"], abs=0.06)
     assert "| 20% | 50% |" in mixture_table([row])
+
+
+def test_contigs_are_told_apart_by_their_distance(genomes: Genomes) -> None:
+    pytest.importorskip("pyskani")
+    # Nothing is trained on but the hosts' own genomes: these are near, and viruses, rich in A and T, are far.
+    part = np.where(genomes.viral, TEST, TRAIN).astype(np.int8)
+    record = np.arange(len(genomes.unit))
+    count = len(record)
+    known = genomes.viral, np.full(count, "one"), np.where(genomes.viral, 0.9, 0.6), np.ones(count)
+    pieces = Windows(record, genomes.starts[record], np.full(count, 800))
+    contigs = Contigs(pieces, *known, np.full(count, 50, np.float32), np.zeros(count))
+    lines = distance_table(replace(genomes, part=part), contigs).splitlines()
+    assert lines[3].startswith("| viral | farther, or none | 12 | 12 | 1.000 | - |")
+    assert lines[4].startswith("| host | 99 to 100 % | 24 | 24 | 0.000 | - |")
 
 
 def test_nothing_is_fitted_on_units_of_a_group_that_was_left_out(genomes: Genomes) -> None:

@@ -89,6 +89,7 @@ def test_features_are_trained_on_one_split_and_compared(compared: Path) -> None:
     assert [one["name"] for one in found["contestants"]] == [GOOD, f"{GOOD} dna alone", "poor"]
     assert found["split"]["parts"]["test"]["groups"] == 12
     assert {one["split"]["sha256"] for one in found["contestants"]} == {found["split"]["sha256"]}
+    assert any("groups is a single record" in note for note in found["notes"])
     levels = found["levels"]
     counts = {level: levels[level]["measured"][GOOD][0]["count"] for level in levels}
     assert counts == {"frame": 72, "chunk": 36, "record": 12}

@@ -26,7 +26,7 @@ from vnp.report.plots import as_svg, draw_by_class, figure
 from vnp.sequences.identity import Relatives
 from vnp.sequences.reading import read_records
 
-_EDGES = (0.99, 0.95, 0.9, 0.8)
+EDGES = (0.99, 0.95, 0.9, 0.8)
 NEAREST = ("99 to 100 %", "95 to 99 %", "90 to 95 %", "80 to 90 %", "farther, or none")
 """Classes of identity to the nearest genome that was trained on, the nearest first."""
 
@@ -67,7 +67,7 @@ def measure_distance(features: Features, results: Results, folder: Path, progres
         raise UsageError("--distance goes with a split that keeps groups together, not with --split random")
     nearest = _nearest(features, {name for name, part in part_of.items() if part == TRAIN}, results.names, progress)
     identity = np.array([nearest[name] or 0.0 for name in results.names])
-    bins = np.searchsorted(-np.array(_EDGES), -identity)
+    bins = np.searchsorted(-np.array(EDGES), -identity)
     group = np.array(results.groups, object)
     thresholds = {entry["name"]: entry["threshold"] for entry in results.about["contestants"]}
     found = []
