@@ -21,8 +21,8 @@ def distance_table(genomes: Genomes, contigs: Contigs) -> str:
         UsageError: pyskani is not installed.
     """
     relatives = Relatives("--distance")
-    for record in np.flatnonzero(genomes.part == TRAIN).tolist():
-        relatives.add(_LETTERS[genomes.record(record)].tobytes())
+    for known in np.flatnonzero(genomes.part == TRAIN).tolist():
+        relatives.add(_LETTERS[genomes.record(known)].tobytes())
     record, place = np.unique(contigs.pieces.record, return_inverse=True)
     identity = [relatives.identity(_LETTERS[genomes.record(one)].tobytes()) or 0.0 for one in record.tolist()]
     bins = np.searchsorted(-np.array(EDGES), -np.array(identity))[place]
