@@ -167,7 +167,7 @@ _ALL: tuple[EncoderSpec, ...] = (
     EncoderSpec(
         "sixframe", "dna", 768, SIXFRAME, shortest=100, windows=True, timed_tokens=20_000_000,
         bundled="native", licence="MIT",
-        pins={"model.safetensors": "cb9fd2a9c6f374ad45dd85d1bc8702550af255a7823e0112c4e445d919e578c8"},
+        pins={"model.safetensors": "fe2c183617794e272c0ad3a3f225680b6f96ec0853d36dd07ed5badaecfcbd28"},
     ),
     EncoderSpec("kmer", "dna", 768, KMER, algorithm="kmer-dna-1"),
     EncoderSpec("kmer", "protein", 1280, KMER, algorithm="kmer-protein-1"),
