@@ -34,7 +34,7 @@ from vnp.sequences.reading import read_records
 
 __all__ = ["checkpoint", "features"]
 
-WRITTEN = {"frames.tsv", "chunks.tsv", "predictions.tsv", "viral.fna", "report.html"}
+WRITTEN = {"frames.tsv", "chunks.tsv", "predictions.tsv", "viral.fna", "report.html", "summary.json", "vnp_mqc.json"}
 
 
 def call(*words: object, command: Any = predict) -> Result:
@@ -206,10 +206,10 @@ def test_the_same_again_does_nothing(done: Path, odd: Path, checkpoint: Path) ->
 def test_status_and_rerun_know_a_prediction(done: Path) -> None:
     shown = call(done, command=status)
     assert shown.exit_code == 0, shown.output
-    assert f"next: python -m jobs.predict --from {done}" in shown.output
+    assert f"next: look at {done}/report.html" in shown.output
     again = call(done, "--cluster", "inline", command=rerun)
     assert again.exit_code == 0
-    assert f"next: python -m jobs.predict --from {done}" in again.output
+    assert f"next: look at {done}/report.html" in again.output
 
 
 def test_other_thresholds_from_what_is_there(done: Path, tmp_path: Path) -> None:
@@ -356,8 +356,9 @@ def test_predictions_of_another_run_make_way_but_nothing_else(small: list[Any], 
 def next_words(result: Result) -> list[str]:
     """The command that is named as the next one, without where its results go."""
     assert result.exit_code == 0, result.output
-    line = next(line for line in result.output.splitlines() if line.startswith("next:"))
-    return shlex.split(line.partition("python -m jobs.predict ")[2].partition(" --out OTHER")[0])
+    # A long command has a line of its own.
+    said = " ".join(result.output.partition("next:")[2].split("\n"))
+    return shlex.split(said.partition("python -m jobs.predict ")[2].partition(" --out OTHER")[0])
 
 
 def test_the_next_command_works(done: Path, checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -51,7 +51,8 @@ def start_run(
         VnpError: as of ``survey``.
     """
     options.check()
-    options = replace(options, files=arranged(options.files, pairs=options.pairs))
+    if options.pairs or any(file.sample for file in options.files):
+        options = replace(options, files=arranged(options.files, pairs=options.pairs))
     paths = RunPaths(root.absolute())
     encoders = options.encoders()
     if paths.request.exists() and not force:
