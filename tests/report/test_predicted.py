@@ -136,6 +136,18 @@ def test_page_is_whole(records: int, scored: float) -> None:
     assert ("No record has a score" in page) == (records == 0 or scored == 0)
 
 
+def test_the_stylesheet_says_each_thing_once() -> None:
+    """What is for narrow screens stands within its condition, and nowhere else."""
+    style = re.search(r"<style>(.*?)</style>", render(make_report(3)), re.DOTALL)
+    assert style is not None
+    rules = [line.strip() for line in style.group(1).splitlines() if "{" in line and "}" in line]
+    assert sorted(rules) == sorted(set(rules))
+    narrow = re.search(r"@media \(max-width.*?\n}\n", style.group(1), re.DOTALL)
+    assert narrow is not None
+    assert "!important" in narrow.group(0)
+    assert "!important" not in style.group(1).replace(narrow.group(0), "")
+
+
 def test_page_asks_nothing_of_the_network() -> None:
     page = render(make_report(200))
     shown = re.sub(r'id="packed-\w+">[^<]*<', "", page)
