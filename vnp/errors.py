@@ -212,6 +212,9 @@ def machine_error(error: BaseException) -> VnpError | None:
         return MachineError(f"no more {_LACKS[error.errno]}: raise the limit, or end what else runs")
     if isinstance(error, OSError) and error.errno is not None:
         return None
+    # What the interpreter says of a library that could not get memory, and does not say so itself.
+    if isinstance(error, SystemError) and "without" in text and "exception" in text:
+        return MachineError(_MEMORY)
     if isinstance(error, (RuntimeError, OSError, ImportError)):
         if any(words in text for words in _OUT_OF_MEMORY) or "failed to map segment" in text:
             return MachineError(_MEMORY)

@@ -19,7 +19,7 @@ from jobs._cli.progress import Progress
 from jobs._cluster.inline import Inline
 from jobs._cluster.task import STOPPED, claimant, claimed, noted, run_task
 from jobs._cluster.worker import environment, task_words
-from vnp.errors import StorageError, storage_error
+from vnp.errors import StorageError, machine_error, storage_error
 from vnp.runs.done.receipts import note_death
 from vnp.runs.done.status import last_words, run_status
 from vnp.runs.request import Request, Run
@@ -169,7 +169,8 @@ def _writing_logs(run: Run) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise storage_error(error, f"starting a task, with its log below {run.paths.logs}") from error
+        doing = f"starting a task, with its log below {run.paths.logs}"
+        raise machine_error(error) or storage_error(error, doing) from error
 
 
 def _end(tasks: list[_Task]) -> None:

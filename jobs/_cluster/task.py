@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from jobs._cli.ending import raise_outside_imports
 from jobs._cluster.executor import log_path
-from vnp.errors import UsageError, VnpError
+from vnp.errors import UsageError, VnpError, machine_error
 from vnp.files.records import read_record
 from vnp.prediction.options import OutputPaths, PredictOptions
 from vnp.runs.planning.options import RunOptions
@@ -125,12 +125,13 @@ def _exit_codes() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         sys.exit(STOPPED)
-    except VnpError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(error.exit_code)
-    except Exception:
-        traceback.print_exc()
-        sys.exit(CRASHED)
+    except Exception as error:
+        found = error if isinstance(error, VnpError) else machine_error(error)
+        if found is None:
+            traceback.print_exc()
+            sys.exit(CRASHED)
+        print(f"error: {found}", file=sys.stderr, flush=True)
+        sys.exit(found.exit_code)
 
 
 def claimed(folder: Path, shards: Sequence[int]) -> Iterator[int]:

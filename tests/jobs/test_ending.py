@@ -42,6 +42,7 @@ ERRORS: list[tuple[BaseException, int, str]] = [
     (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), 1, "memory"),
     (RuntimeError("Symlink loop from '/x'"), 1, "leads to itself"),
     (ImportError("libx.so: failed to map segment from shared object"), 1, "not enough memory"),
+    (SystemError("error return without exception set"), 1, "not enough memory"),
     (concurrent.futures.process.BrokenProcessPool("terminated abruptly"), 1, "was killed"),
     (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "here"), 1, "here: permission denied"),
     (EncoderError("no"), 1, "no"),

@@ -25,7 +25,7 @@ from safetensors.torch import load, save
 
 from vnp import __version__
 from vnp.encoders.models.sixframe import KINDS, SixFrame, SixFrameConfig
-from vnp.errors import WeightsError
+from vnp.errors import WeightsError, machine_error
 from vnp.files.durable import replacing
 from vnp.files.records import parse_json, read_record, read_regular, write_json, write_record
 from vnp.finetune.calibration import LengthCalibration, calibration_error, fit
@@ -182,6 +182,9 @@ def read_folder(folder: Path, *, weights_sha256: str | None = None) -> Trained:
     try:
         network.load_state_dict({name: tensor.float() for name, tensor in load(content).items()})
     except (SafetensorError, RuntimeError) as error:
+        # A file whose digest is right and that memory has no room for is not damaged.
+        if (lacking := machine_error(error)) is not None:
+            raise lacking from error
         raise WeightsError(f"{folder / WEIGHTS} does not fit its configuration: {error}") from error
     window = config.get("window")
     if not isinstance(window, int) or not SHORTEST_WINDOW <= window <= LONGEST_WINDOW:
