@@ -202,12 +202,16 @@ def seal_shard(
             f"{go_on}"
         )
     with replacing(run.paths.shard(number)) as temporary:
-        merged = _join(run, number, paths, temporary)
+        changed = (
+            f"another task changed blocks of {shard_name(number)} while they were sealed: end one of the two, {go_on}"
+        )
+        try:
+            merged = _join(run, number, paths, temporary)
+        except FeatureError as error:
+            # Of two tasks' blocks the checksums do not fit together either.
+            raise error if _stamps(paths) == stamps else RunError(f"{changed}: end one of the two, {go_on}") from error
         if _stamps(paths) != stamps:
-            raise RunError(
-                f"another task changed blocks of {shard_name(number)} while they were sealed: end one of the two, "
-                f"{go_on}"
-            )
+            raise RunError(f"{changed}: end one of the two, {go_on}")
         if merged.rows != shard.rows:
             raise ChangedInputError(
                 f"{shard_name(number)} has {merged.rows:,} rows, the plan counted {shard.rows:,}: "
