@@ -202,9 +202,7 @@ def seal_shard(
             f"{go_on}"
         )
     with replacing(run.paths.shard(number)) as temporary:
-        changed = (
-            f"another task changed blocks of {shard_name(number)} while they were sealed: end one of the two, {go_on}"
-        )
+        changed = f"another task changed blocks of {shard_name(number)} while they were sealed"
         try:
             merged = _join(run, number, paths, temporary)
         except FeatureError as error:
