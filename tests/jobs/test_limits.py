@@ -1,7 +1,8 @@
-"""Real limits on processes, as an ordinary user has them: one message that says which, no traceback."""
+"""Real limits on processes and on memory, as an ordinary user has them: one message that says which, no traceback."""
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import resource
@@ -20,27 +21,38 @@ _MAY_READ = "+dac_override,+dac_read_search"
 _OTHER = ("setpriv", "--reuid", "54321", "--clear-groups", "--inh-caps", _MAY_READ, "--ambient-caps", _MAY_READ)
 
 
-@pytest.mark.parametrize(
-    ("most", "where"),
-    # The last is enough for tasks to start, and not for what they start.
-    [(1, "inline"), (1, "local"), (4, "local")],
-)
-def test_one_message(tmp_path: Path, most: int, where: str) -> None:
+# With four, tasks start, but not what they start.
+@pytest.mark.parametrize(("most", "where"), [(1, "inline"), (1, "local"), (4, "local")])
+def test_processes(tmp_path: Path, most: int, where: str) -> None:
     command = [sys.executable, "-m", "jobs", *EXTRACT, "--cluster", where]
     if os.geteuid() == 0:
         if shutil.which("setpriv") is None:
             pytest.skip("no setpriv, with which root becomes another user")
         command = [*_OTHER, *command]
     tmp_path.chmod(0o777)
+    require_one_message(command, tmp_path, resource.RLIMIT_NPROC, most, "ulimit -u")
+
+
+def test_memory(tmp_path: Path) -> None:
+    """A record that does not fit; where libraries get none while they are loaded, Python and they can wait for ever."""
+    with gzip.open(tmp_path / "long.fna.gz", "wb", 1) as file:
+        file.write(b">long\n")
+        for _ in range(500):
+            file.write(b"ACGT" * 250_000)
+    command = [sys.executable, "-m", "jobs", "frames", "long.fna.gz", "--out", "frames.fna"]
+    require_one_message(command, tmp_path, resource.RLIMIT_AS, 450 << 20, "not enough memory")
+
+
+def require_one_message(command: list[str], folder: Path, limit: int, most: int, said: str) -> None:
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NPROC, (most, most)),
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
+        command, cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+        preexec_fn=lambda: resource.setrlimit(limit, (most, most)),
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HOME": str(folder)},
     )  # fmt: skip
     if "Operation not permitted" in done.stderr and not re.search("^error:", done.stderr, re.MULTILINE):
         pytest.skip("may not become another user here")
     assert done.returncode in (1, 3), done.stderr
-    assert "ulimit -u" in done.stderr
+    assert said in done.stderr
     assert len(re.findall("^error:", done.stderr, re.MULTILINE)) == 1
     assert "Traceback" not in done.stderr
     assert "RuntimeError" not in done.stderr
