@@ -36,7 +36,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(sets: Path) -> Path:
     for name in ("plain", "mixed"):
         result = call("train", sets / f"run_{name}", "--out", sets / f"models/{name}.pth", *QUICK)
-        assert "the split of the dataset: train" in result.output
+        assert "the split of the dataset:\n  train: " in result.output
         assert "overrides" not in result.output
     return sets / "models/mixed.pth"
 
@@ -136,7 +136,7 @@ class TestTrain:
         clean(extract(tmp_path / "s.csv", "--out", tmp_path / "run"))
         clean(call("reduce", tmp_path / "run"))
         result = call("train", tmp_path / "run", "--out", tmp_path / "m.pth", *QUICK)
-        assert "split by group: train" in result.output
+        assert "split by group:\n  train: " in result.output
         assert Checkpoint.load(tmp_path / "m.pth").split["kind"] == "group"
 
     def test_rows_without_a_split_beside_rows_with_one(self, sets: Path, tmp_path: Path) -> None:

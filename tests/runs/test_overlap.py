@@ -21,7 +21,7 @@ from vnp.runs.request import Run
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(RunEncoders, "load", lambda _: pair())
+    monkeypatch.setattr(RunEncoders, "load", lambda *_: pair())
     records = [(f"record{number}", coding(3_000, number)) for number in range(4)]
     return plan_run(tmp_path / "run", [write_fasta(tmp_path / "in.fna", records)], shards=4)
 
@@ -79,7 +79,7 @@ def test_a_shard_that_cannot_be_sealed_does_not_keep_the_others(run: Run, monkey
     assert [outcome.shard for outcome in outcomes] == [0, 2, 3]
     assert [(number, str(error)) for number, error in failed] == [(1, "the disk of shard 1")]
     monkeypatch.undo()
-    monkeypatch.setattr(RunEncoders, "load", lambda _: pair())
+    monkeypatch.setattr(RunEncoders, "load", lambda *_: pair())
     outcomes, failed = make_shards(run, range(4), stop=never)
     assert [outcome.state for outcome in outcomes] == ["already", "done", "already", "already"]
 
