@@ -16,7 +16,8 @@ import pytest
 from jobs._cluster import executor
 from jobs._cluster.executor import Job
 from jobs._cluster.profile import Profile, Resources
-from jobs._cluster.slurm import Slurm, _name_foreign, max_array_size
+from jobs._cluster.scripts import name_foreign
+from jobs._cluster.slurm import Slurm
 from jobs._cluster.task import run_task
 from tests.jobs.fake_slurm import FakeSlurm, slurm
 from vnp.errors import UsageError, VnpError
@@ -160,7 +161,7 @@ def test_control_characters_reach_no_script(
         monkeypatch.setenv("VNP_WEIGHTS", evil)
     with pytest.raises(UsageError, match="control character"):
         wanted.script(asked)
-    monkeypatch.setattr("jobs._cluster.slurm.check_place", lambda *_: None)
+    monkeypatch.setattr("jobs._cluster.scripts.check_place", lambda *_: None)
     with pytest.raises(UsageError, match="control character"):
         wanted.submit(asked)
     assert slurm.calls("sbatch") == []
@@ -189,9 +190,9 @@ def test_arrays_end_at_max_array_size(
 @pytest.mark.parametrize("answer", ["", "garbage", "MaxArraySize = many"])
 def test_max_array_size_where_slurm_does_not_say(answer: str, slurm: FakeSlurm) -> None:
     slurm.answer("scontrol", answer)
-    assert max_array_size() == 1001
+    assert Slurm().max_array_size() == 1001
     slurm.answer("scontrol", error="slurm_load_ctl_conf error", code=1)
-    assert max_array_size() == 1001
+    assert Slurm().max_array_size() == 1001
 
 
 def test_refusal_is_told_in_the_words_of_slurm(
@@ -255,7 +256,7 @@ def test_options_of_slurm_in_the_environment_are_left_aside(
     foreign = ["SBATCH_EXPORT", "SBATCH_PARTITION", "SBATCH_WAIT"]
     for name in (*foreign, "SLURM_EXPORT_ENV", "SQUEUE_STATES", "SCANCEL_STATE", "SACCT_FORMAT", "SLURM_NTASKS"):
         monkeypatch.setenv(name, "1")
-    _name_foreign.cache_clear()
+    name_foreign.cache_clear()
     for _ in range(2):
         site().submit(job(tmp_path))
     site().state(tmp_path / "run")
