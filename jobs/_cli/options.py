@@ -87,7 +87,8 @@ def slurm(function: _Function) -> _Function:
         click.option("--parallelism", type=int, help="Tasks of an array that may run at once."),
         click.option(
             "--profile",
-            help="What the site wants: the name of a profile in slurm/, or a path.  [default: $VNP_PROFILE]",
+            help="What the site wants: the name of a profile, or a path.  [default: $VNP_PROFILE, else 'default' if "
+            "you or the site have one]",
         ),
     ):
         function = option(function)

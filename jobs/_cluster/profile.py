@@ -2,17 +2,22 @@
 
 Keys on the top level hold for every job; the tables ``[gpu]``, ``[cpu]`` and ``[reduce]`` change them for the jobs that
 embed on a GPU, those that need none, and the merging. Of ``environment`` both are set; any other key is replaced.
+
+A name means the first ``NAME.toml`` of the working directory's ``slurm/``, the user's settings, the site's folders
+(``VNP_PROFILE_PATH``, else ``/etc/vnp``) and those that come with the program. One file counts, whole.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vnp.errors import UsageError
+from vnp.errors import StorageError, UsageError
+from vnp.files.machine import settings_folder
 from vnp.files.records import read_toml
 
 JobKind = Literal["gpu", "cpu", "reduce"]
@@ -23,6 +28,10 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _OURS = {"array", "dependency", "error", "open-mode", "output", "requeue", "no-requeue", "signal", "wrap"}
 KINDS: tuple[JobKind, ...] = ("gpu", "cpu", "reduce")
 VARIABLE = "VNP_PROFILE"
+PATH_VARIABLE = "VNP_PROFILE_PATH"
+SITE_FOLDER = "/etc/vnp"
+DEFAULT = "default"
+"""The profile of who names none, in the user's settings or the site's folders: no other folder may decide unasked."""
 _TIME = re.compile(r"^(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?$")
 
 
@@ -82,22 +91,16 @@ def load_profile(name: str | None) -> Profile:
     """Read a profile.
 
     Args:
-        name: a name, looked for as ``slurm/NAME.toml`` here and beside the program, or a path; None takes
-            ``VNP_PROFILE``, and without that Slurm's own defaults.
+        name: a name, looked for as ``NAME.toml`` in the folders above, or a path; None takes ``VNP_PROFILE``, without
+            that the profile ``default`` of the user or the site, and without that the scheduler's own defaults.
 
     Raises:
-        UsageError: there is no such profile, or it has an unknown key or a wrong value; the message lists the keys.
+        UsageError: there is no such profile, or it has an unknown key or a wrong value; the message names the file and
+            lists the keys.
     """
     name = name or os.environ.get(VARIABLE) or None
-    if name is None:
-        return _make("Slurm's defaults", {})
-    path = _find(name)
-    return _make(str(path), read_toml(path, UsageError))
-
-
-def _folders() -> list[Path]:
-    here = Path(__file__).resolve().parent.parent
-    return [Path("slurm"), here / "slurm", here.parent / "slurm"]
+    path = _find(name) if name else _first(DEFAULT, [*_user_folders(), *_site_folders()])
+    return _make(str(path), read_toml(path, UsageError)) if path else _make("the scheduler's defaults", {})
 
 
 def _find(name: str) -> Path:
@@ -105,11 +108,32 @@ def _find(name: str) -> Path:
         if Path(name).is_file():
             return Path(name)
         raise UsageError(f"there is no profile {name}")
-    for folder in _folders():
-        if (folder / f"{name}.toml").is_file():
-            return folder / f"{name}.toml"
-    known = sorted({path.stem for folder in _folders() for path in folder.glob("*.toml")})
-    raise UsageError(f"there is no profile {name!r}; there are {', '.join(known) or 'none'}, or give a path")
+    here = Path(__file__).resolve().parent.parent
+    folders = [Path("slurm"), *_user_folders(), *_site_folders(), here / "slurm", here.parent / "slurm"]
+    if found := _first(name, folders):
+        return found
+    there = [folder for folder in folders if folder.is_dir()]
+    known = sorted({path.stem for folder in there for path in folder.glob("*.toml")})
+    raise UsageError(
+        f"there is no profile {name!r}; there are {', '.join(known) or 'none'} in {', '.join(map(str, there))}: name "
+        "one of these, or give a path"
+    )
+
+
+def _first(name: str, folders: Sequence[Path]) -> Path | None:
+    return next((path for path in (folder / f"{name}.toml" for folder in folders) if path.is_file()), None)
+
+
+def _user_folders() -> list[Path]:
+    try:
+        return [settings_folder()]
+    except StorageError:
+        # Some services run without a home.
+        return []
+
+
+def _site_folders() -> list[Path]:
+    return [Path(entry) for entry in (os.environ.get(PATH_VARIABLE) or SITE_FOLDER).split(os.pathsep) if entry]
 
 
 def _make(name: str, content: dict[str, Any]) -> Profile:

@@ -62,8 +62,15 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     } | {"environment]"}  # fmt: skip
 
 
-def test_without_a_profile_a_gpu_job_has_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither this machine's keeper nor who runs the tests has a say."""
     monkeypatch.delenv("VNP_PROFILE", raising=False)
+    for variable in ("VNP_CONFIG", "VNP_PROFILE_PATH"):
+        monkeypatch.setenv(variable, str(tmp_path / "nothing"))
+
+
+def test_without_a_profile_a_gpu_job_has_one_gpu() -> None:
     profile = load_profile(None)
     assert (profile.gpu.gpus, profile.cpu.gpus, profile.reduce.gpus) == (1, None, None)
     assert profile.gpu.partition is None
@@ -79,6 +86,43 @@ def test_bundled_profiles_can_be_read(name: str, monkeypatch: pytest.MonkeyPatch
 def test_profile_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VNP_PROFILE", write(tmp_path, 'partition = "here"'))
     assert load_profile(None).cpu.partition == "here"
+
+
+def test_a_name_means_the_users_file_over_the_sites_over_the_shipped_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {name: tmp_path / name for name in ("slurm", "user", "site", "second")}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VNP_CONFIG", str(folders["user"]))
+    monkeypatch.setenv("VNP_PROFILE_PATH", f"{folders['site']}:{folders['second']}:")
+    assert load_profile("example").cpu.partition == "cpu", "the one that comes with vnp"
+    for place in reversed(folders):
+        folders[place].mkdir()
+        (folders[place] / "example.toml").write_text(f"partition = '{place}'")
+        assert load_profile("example").gpu.partition == place
+    (folders["site"] / "example.toml").write_text("partitoin = 'p'")
+    assert load_profile("example").gpu.partition == "slurm"
+    for place in ("slurm", "user"):
+        (folders[place] / "example.toml").unlink()
+    with pytest.raises(UsageError, match=rf"{folders['site']}/example.toml: unknown key 'partitoin'"):
+        load_profile("example")
+    with pytest.raises(UsageError, match=rf"no profile 'nowhere'; there are .*example.* in slurm, {folders['user']}, "):
+        load_profile("nowhere")
+
+
+def test_who_names_no_profile_has_the_default_of_user_or_site_and_never_of_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("slurm", "site", "user"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "default.toml").write_text(f"partition = '{place}'")
+    assert load_profile(None).cpu.partition is None
+    monkeypatch.setenv("VNP_PROFILE_PATH", str(tmp_path / "site"))
+    assert load_profile(None).cpu.partition == "site"
+    monkeypatch.setenv("VNP_CONFIG", str(tmp_path / "user"))
+    assert load_profile(None).cpu.partition == "user"
+    assert load_profile("default").cpu.partition == "slurm", "named, it may be any"
 
 
 @pytest.mark.parametrize(
@@ -113,10 +157,7 @@ def test_mistakes_are_named(text: str, said: list[str], tmp_path: Path) -> None:
     assert all(words in message for words in said), message
 
 
-def test_missing_profile_lists_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(REPOSITORY)
-    with pytest.raises(UsageError, match=r"there is no profile 'nowhere'; there are .*example"):
-        load_profile("nowhere")
+def test_missing_file_is_named() -> None:
     with pytest.raises(UsageError, match="there is no profile /nowhere"):
         load_profile("/nowhere.toml")
 
