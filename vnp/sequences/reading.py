@@ -22,8 +22,9 @@ from typing import NoReturn
 
 import numpy as np
 
-from vnp.errors import InputError
+from vnp.errors import InputError, MachineError
 from vnp.files.hashing import file_sha256
+from vnp.files.machine import available_memory
 from vnp.sequences.bam import MAGIC as BAM
 from vnp.sequences.bam import bam_records, require_end
 from vnp.sequences.opening import Watch, find_start, one_line_end, stream
@@ -46,6 +47,7 @@ from vnp.sequences.samplesheet import check_readable
 __all__ = ["Record", "fasta_records", "input_digest", "read_records"]
 _AT, _PLUS = b"@+"
 _LONGEST_HEADER = 1 << 24
+_LOOK_EVERY = 1 << 28  # letters of one record between looks at how much memory is free
 _SURE = 10
 _SHOWN_BYTES = 200
 
@@ -211,6 +213,7 @@ class _Begun:
         self._good = True
         self._torn = b""  # what follows a byte that is none of the record
         self._torn_base = 0
+        self._size = 0
         self.add(body)
 
     def add(self, body: bytes) -> None:
@@ -220,6 +223,9 @@ class _Begun:
             return
         bases, good = clean_bases(body)
         self._pieces.append(bases)
+        self._size += len(bases)
+        if self._size // _LOOK_EVERY > (self._size - len(bases)) // _LOOK_EVERY:
+            _require_memory(self._size, self._line)
         self._good &= good
         if not good and (at := torn_at(body)) is not None:
             self._torn = body[at : at + _SHOWN_BYTES]
@@ -236,9 +242,13 @@ class _Begun:
 def _fastq_records(blocks: Iterator[bytes], path: Path, line: int, offset: int, *, plain: bool) -> Iterator[Record]:
     """Read FASTQ from its first ``@``, which is in ``line`` and at byte ``offset``."""
     waiting: list[bytes] = []
+    held = 0
     seen = 0
     for block in blocks:
         waiting.append(block)
+        held += len(block)
+        if held // _LOOK_EVERY > (held - len(block)) // _LOOK_EVERY:
+            _require_memory(held, line)
         # Until a record has ended, only count: joining at every block would be slow for very long reads.
         seen += count_lines(block)
         if seen < 4:
@@ -254,6 +264,7 @@ def _fastq_records(blocks: Iterator[bytes], path: Path, line: int, offset: int, 
         seen %= 4
         offset += size
         waiting = [text[size:]]
+        held = len(text) - size
     yield from _LineByLine(iter(waiting), path, line, offset, plain).records()
 
 
@@ -357,6 +368,19 @@ class _LineByLine:
         name, _ = clean_name(self._header[1:].decode("utf-8", "backslashreplace"), self._header_line)
         record = name if self._header.startswith(b"@") else None
         raise InputError(message, path=self._path, line=line, record=record)
+
+
+def _require_memory(size: int, line: int) -> None:
+    """Refuse a record that cannot be joined and read, before the system ends this process or another one for it.
+
+    A few megabytes of xz or bzip2 can hold terabytes of one letter.
+    """
+    available = available_memory()
+    if available is not None and available < 2 * size:
+        raise MachineError(
+            f"not enough memory: the record of line {line:,} has more than {size:,} letters, and "
+            f"{available / 1e9:,.1f} GB are free. Is it a sequence? If it is, go on where there is more memory"
+        )
 
 
 def _split(blocks: Iterator[bytes]) -> Iterator[bytes]:
