@@ -18,6 +18,7 @@ from jobs._cli.progress import duration
 from jobs._cluster.chain import after_shards
 from jobs._cluster.executor import Element, Executor, Submitted, scheduler, submitted
 from jobs._cluster.planning import look
+from vnp.runs.done.prometheus import require_metrics_file, write_metrics
 from vnp.runs.done.status import RunStatus, ShardStatus, last_words, log_tails
 from vnp.runs.request import Run
 
@@ -30,22 +31,34 @@ _WATCH_SECONDS = 5.0
 @options.run_argument
 @click.option("--all", "show_all", is_flag=True, help="List finished shards too.")
 @click.option("--watch", is_flag=True, help="Look again every few seconds until all shards are done.")
+@click.option(
+    "--prometheus",
+    "metrics",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.prom",
+    help="Also write the numbers of the run there, for the textfile collector of Prometheus's node_exporter; what an "
+    "earlier look wrote is replaced.",
+)
 @options.as_json
 @click.pass_context
-def main(context: click.Context, run: Path, show_all: bool, watch: bool, as_json: bool) -> None:
+def main(context: click.Context, run: Path, show_all: bool, watch: bool, metrics: Path | None, as_json: bool) -> None:
     """Show how far RUN is, from its files.
 
     A shard is done by its receipt alone. Where Slurm answers, it tells waiting from running tasks and how failed ones
     ended. Ends with 0 if all shards are done, else with 3.
     """
+    if metrics is not None:
+        require_metrics_file(metrics)
     while True:
-        unplanned = _planning(run.absolute())
+        state, unplanned = None, _planning(run.absolute())
         if unplanned is not None:
             text, code = _planning_text(unplanned, run, as_json), 3
         else:
             state, others = _explain(opened := Run.open(run), look(opened))
             text = _json_text(state, others) if as_json else _text(state, others, run, show_all)
             code = 0 if state.complete else 3
+        if metrics is not None:
+            write_metrics(metrics, run.absolute(), state)
         if watch and sys.stdout.isatty():
             click.clear()
         echo(text)

@@ -20,6 +20,7 @@ from vnp.files.durable import protect
 from vnp.files.records import read_toml
 
 CONFIG = "vnp.toml"
+_WRITTEN = {"--out", "--prometheus"}
 # What a signed number of eight bytes holds.
 _LARGEST = 2**63 - 1
 # Control characters but for the line feed and the tabulator, and marks that turn the direction of writing.
@@ -145,7 +146,7 @@ class Command(click.Command):
     def _read_files(self, ctx: click.Context) -> Iterator[Path]:
         """What the command line names and is not written: nothing may take the place of it."""
         for parameter in self.params:
-            if "--out" not in parameter.opts:
+            if not _WRITTEN & set(parameter.opts):
                 value = ctx.params.get(parameter.name or "")
                 yield from (one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, Path))
 
