@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from vnp.files.claims import SILENT_SECONDS
-from vnp.files.records import write_json
+from vnp.files.machine import bytes_of
+from vnp.files.records import from_json, write_json
 from vnp.runs.done import receipts as attempts
-from vnp.runs.done.receipts import Announced, Attempt, job_id, read_attempts
+from vnp.runs.done.receipts import Announced, Attempt, asked, job_id, read_attempts, told
 
 
 def only(folder: Path) -> tuple[Path, Attempt]:
@@ -138,3 +139,57 @@ def test_job_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     # Tasks of this machine, be it that the whole is a job.
     monkeypatch.setenv("VNP_JOB", "local-5-0")
     assert job_id() == "local-5-0"
+
+
+def test_what_a_task_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VNP_ASKED", "mem=48G cpus=8 gpus=1 grace=120 mem=300M")
+    monkeypatch.setenv("VNP_END_TIME", "1600")
+    # The last word counts.
+    assert asked(1000.0) == {"mem": 300 * 2**20, "cpus": 8, "gpus": 1, "grace": 120, "seconds": 600}
+    monkeypatch.delenv("VNP_END_TIME")
+    assert "seconds" not in asked(1000.0)
+    monkeypatch.setenv("VNP_ASKED", "mem=much")
+    assert asked(1000.0) == {}
+
+
+@pytest.mark.parametrize(
+    ("size", "found"), [("48G", 48 * 2**30), ("500M", 500 * 2**20), ("1.5TB", 1.5 * 2**40), ("200", 200 * 2**20)]
+)
+def test_sizes(size: str, found: float) -> None:
+    assert bytes_of(size) == found
+
+
+def test_an_attempt_tells_what_it_did_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "n7")
+    (tmp_path / "block-00000.h5").touch()
+    current = Announced(tmp_path, None)
+    current.embedded("cpu", 100, 0.0)
+    current.embedded("cpu", 150, 0.5)
+    current.end("stopped")
+    _, stored = only(tmp_path)
+    assert (stored.node, stored.had, stored.blocks, stored.tokens, stored.busy, stored.gpu) == (
+        "n7",
+        1,
+        2,
+        250,
+        0.5,
+        "cpu",
+    )
+    assert stored.memory is not None
+    assert stored.memory > 2**20
+    assert stored.gpu_memory is None or stored.gpu_size is not None
+    assert stored.begun <= stored.started
+
+
+def test_a_receipt_tells_of_all_attempts(tmp_path: Path) -> None:
+    for outcome in ("stopped", None):
+        Announced(tmp_path, None).end(outcome)
+    path = tmp_path / "attempt-00002.json"
+    write_json(path, {**json.loads(path.read_bytes()), "boot": "1"})
+    os.utime(path, (1000, 1000))
+    current = Announced(tmp_path, None)
+    found = [from_json(Attempt, one) for one in told(tmp_path, current.so_far())]
+    assert [one.outcome for one in found] == ["stopped", "vanished", "done"]
+    assert found[1].ended == "1970-01-01T00:16:40.000+00:00"
+    assert found[2].ended is not None
+    current.end()

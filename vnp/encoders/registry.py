@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from vnp.encoders.measured import require_fp8_record
-from vnp.encoders.spec import EncoderSpec
+from vnp.encoders.spec import EncoderSpec, registered
+from vnp.encoders.spec import spec as spec_named
 from vnp.encoders.tokens.tokenizers import load_tokenizer
 from vnp.encoders.weights.folders import find_folder, locate, read_config, spec_of_folder
 from vnp.encoders.weights.lock import resolve
@@ -88,7 +89,7 @@ def load(
         WeightsError: the weights are missing, damaged or not the pinned ones.
         EncoderError: the device is not there, or ``doctor --fp8`` did not allow 8 bits for these weights.
     """
-    spec, given = locate(name, molecule, weights)
+    spec, given = _located(name, molecule, weights)
     check_precision(precision)
     if not spec.needs_weights:
         encoder: Encoder = spec.family.load_model()(spec.molecule)
@@ -96,6 +97,11 @@ def load(
     folder = find_folder(spec, given or weights)
     resolved = resolve(spec, folder)
     return _build(resolved, folder, device, _allowed(precision, resolved, folder), token_budget, "auto")
+
+
+def _located(name: str, molecule: str | None, weights: Path | None) -> tuple[EncoderSpec, Path | None]:
+    """As ``locate``, which need not look where the name says all."""
+    return (spec_named(name, molecule), None) if registered(name, molecule) else locate(name, molecule, weights)
 
 
 def from_folder(
@@ -150,7 +156,7 @@ def describe(
         WeightsError: the weights are missing, damaged or not the pinned ones.
         EncoderError: ``doctor --fp8`` did not allow 8 bits for these weights.
     """
-    spec, given = locate(name, molecule, weights)
+    spec, given = _located(name, molecule, weights)
     check_precision(precision)
     if not spec.needs_weights:
         return _identity(spec, "fp32")

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import stat
+import sys
+import time
 from pathlib import Path
 
 from vnp.errors import StorageError
+from vnp.files.durable import process_start
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _STATUS = Path("/proc/self/status")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 
 def cache_folder(part: str) -> Path:
@@ -92,6 +97,34 @@ def peak_memory() -> int | None:
 def resident_memory() -> int | None:
     """Bytes that this process holds now; None where the system does not say."""
     return _field(_STATUS, "VmRSS:", 1024)
+
+
+def peak_gpu_memory() -> tuple[int | None, int | None]:
+    """Most bytes that this process has held of its GPU so far, and bytes that this has; None twice without one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None, None
+    return int(torch.cuda.max_memory_reserved()), int(torch.cuda.get_device_properties(0).total_memory)
+
+
+def process_began() -> float:
+    """When this process began, seconds since 1970."""
+    with contextlib.suppress(OSError, ValueError):
+        up = float(Path("/proc/uptime").read_text().split()[0])
+        return time.time() - up + int(process_start(os.getpid())) / os.sysconf("SC_CLK_TCK")
+    return time.time()
+
+
+def bytes_of(size: str) -> int:
+    """Bytes of a size as schedulers have it: ``48G``, ``500M``, ``1.5T``; plain numbers are megabytes.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = _SIZE.fullmatch(size.strip())
+    if found is None:
+        raise ValueError(f"{size!r} is no size such as 48G")
+    return round(float(found[1]) * 1024.0 ** ("KMGT".index((found[2] or "M").upper()) + 1))
 
 
 def _machine() -> int | None:

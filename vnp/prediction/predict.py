@@ -28,7 +28,7 @@ from vnp.prediction.options import CHOICES, OutputPaths, PredictOptions
 from vnp.prediction.scores import Source, layout_of
 from vnp.prediction.tables import chosen_columns
 from vnp.prediction.writing import SCHEMA, Progress, Writing
-from vnp.runs.done.receipts import tidy
+from vnp.runs.done.reduce import tidy
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.request import NATIVE, PlannedInput, Run
 from vnp.sequences.samplesheet import InputFile

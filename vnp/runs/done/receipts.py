@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import threading
 import time
@@ -22,9 +21,10 @@ from typing import Any
 
 from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, StorageError, storage_error
 from vnp.files.claims import BEAT_SECONDS, SILENT_SECONDS
-from vnp.files.durable import process_start, remove_temporaries
+from vnp.files.durable import process_start
 from vnp.files.hashing import file_sha256
-from vnp.files.records import from_json, read_json, read_record, write_record
+from vnp.files.machine import bytes_of, peak_gpu_memory, peak_memory, process_began
+from vnp.files.records import from_json, read_json, read_record, to_json, write_record
 from vnp.runs.request import Run, Shard, shard_name
 
 SCHEMA = "vnp-receipt/1"
@@ -69,6 +69,8 @@ class Receipt:
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     # the digest of its arrays' checksums that the file carries; "" in a file of scores, and of an earlier version
     content: str = ""
+    # the attempts on it, oldest first, of which the last one sealed it; none in a receipt of an earlier version
+    attempts: list[dict[str, Any]] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
         """Write the receipt durably; the first writer wins.
@@ -238,21 +240,6 @@ def withdraw(run: Run, number: int) -> None:
         ) from error
 
 
-def tidy(run: Run) -> None:
-    """Remove what tasks that were killed left of a run whose shards are all done.
-
-    A task that still works on one of them finds its files gone, sees the receipt, and leaves.
-    """
-    # What cannot be removed does no harm.
-    with contextlib.suppress(OSError):
-        for folder in (run.paths.root, run.paths.shards, run.paths.receipts):
-            remove_temporaries(folder)
-        for folder in run.paths.parts.glob("shard-*"):
-            shutil.rmtree(folder, ignore_errors=True)
-        for receipt in run.paths.receipts.glob("*.withdrawn"):
-            receipt.unlink(missing_ok=True)
-
-
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One task's work on one shard."""
@@ -266,9 +253,27 @@ class Attempt:
     started: str  # UTC, ISO 8601
     ended: str | None = None  # UTC, ISO 8601, or None while it runs or if it was killed
     # ``running``, ``stopped`` (asked to stop, its blocks are safe), ``failed``, or ``left`` (another task had finished
-    # the shard)
+    # the shard); in a receipt also ``done``, and ``vanished`` of one that was killed without a word
     outcome: str = "running"
     error: str | None = None  # last line of what went wrong
+    # what follows is missing in attempts of earlier versions
+    node: str = ""  # the machine's name with the scheduler
+    # what the task was given, as far as its script says: ``mem`` (bytes), ``cpus``, ``gpus``, ``grace`` (seconds before
+    # its end at which it is told), ``seconds`` (from its begin to its end)
+    asked: dict[str, float] = field(default_factory=dict)
+    begun: str = ""  # when its process began, UTC, ISO 8601
+    had: int = 0  # blocks of the shard that were there when it started
+    # what it did until it ended, or until its last sign of life
+    blocks: int = 0  # that it embedded
+    tokens: int = 0  # that its encoders read
+    busy: float = 0.0  # seconds for which its GPU had work
+    gpu: str = ""  # name of its GPU, or ``cpu``; empty before the first block
+    # of its whole process, which may make more shards: seconds of all cores, most bytes in memory and on the GPU, and
+    # bytes that the GPU has
+    cpu: float = 0.0
+    memory: int | None = None
+    gpu_memory: int | None = None
+    gpu_size: int | None = None
 
     def alive(self, path: Path) -> bool:
         """Whether the task still runs: by its process on this machine, by its last sign of life elsewhere."""
@@ -284,7 +289,34 @@ class Attempt:
 
 def now() -> str:
     """UTC, ISO 8601, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    return _stamp(time.time())
+
+
+def _stamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def node_name() -> str:
+    """What the scheduler calls this machine."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def asked(begun: float) -> dict[str, float]:
+    """What this task was given, as its script says in ``VNP_ASKED`` (``mem=48G cpus=8``) and ``VNP_END_TIME``.
+
+    Args:
+        begun: when its process began, seconds since 1970.
+    """
+    found: dict[str, float] = {}
+    words = [word.partition("=") for word in os.environ.get("VNP_ASKED", "").split()]
+    with contextlib.suppress(ValueError):
+        found = {name: bytes_of(value) if name == "mem" else float(value) for name, _, value in words}
+        found["seconds"] = round(float(os.environ.get("VNP_END_TIME", "")) - begun)
+    return found
+
+
+def _blocks(folder: Path) -> int:
+    return sum(1 for _ in folder.glob("block-*.h5"))
 
 
 def job_id() -> str | None:
@@ -306,9 +338,10 @@ class Announced:
     """
 
     def __init__(self, folder: Path, log: str | None) -> None:
-        own = os.getpid()
+        own, begun = os.getpid(), process_began()
+        start = Attempt(0, socket.gethostname(), own, process_start(own), job_id(), log, now())
         self._path, self.attempt = _announce(
-            folder, Attempt(0, socket.gethostname(), own, process_start(own), job_id(), log, now())
+            folder, replace(start, node=node_name(), asked=asked(begun), begun=_stamp(begun), had=_blocks(folder))
         )
         self._over = threading.Event()
         self._beat = threading.Thread(target=self._keep_alive, daemon=True)
@@ -318,6 +351,20 @@ class Announced:
         while not self._over.wait(BEAT_SECONDS):
             with contextlib.suppress(OSError):
                 os.utime(self._path)
+                write_record(self._path, self.so_far())
+
+    def embedded(self, gpu: str, tokens: int, busy: float) -> None:
+        """Note that a block was embedded on a GPU (or ``cpu``), which had work for ``busy`` seconds."""
+        before = self.attempt
+        self.attempt = replace(
+            before, gpu=gpu, blocks=before.blocks + 1, tokens=before.tokens + tokens, busy=round(before.busy + busy, 3)
+        )
+
+    def so_far(self) -> Attempt:
+        """The attempt with what it has done and used by now."""
+        used, size = peak_gpu_memory()
+        cpu = round(time.process_time(), 2)
+        return replace(self.attempt, cpu=cpu, memory=peak_memory(), gpu_memory=used, gpu_size=size)
 
     def end(self, outcome: str | None = None, error: str | None = None) -> None:
         """End it, and note how; the first word counts, and of a shard that is done there is nothing to say."""
@@ -328,7 +375,7 @@ class Announced:
         # The folder is gone where another task sealed the shard; a full disk must not hide the first error.
         with contextlib.suppress(Exception):
             if outcome is not None and self._path.exists():
-                write_record(self._path, replace(self.attempt, ended=now(), outcome=outcome, error=error))
+                write_record(self._path, replace(self.so_far(), ended=now(), outcome=outcome, error=error))
 
     def fail(self, error: BaseException) -> None:
         """Note an error; an interruption is a stop, for nothing is wrong with the shard."""
@@ -372,6 +419,18 @@ def note_death(run: Run, number: int, pid: int, log: str, error: str) -> None:
         if not mine:
             job = Path(log).stem
             _announce(folder, Attempt(0, here, pid, "", job, log, now(), ended=now(), outcome="failed", error=error))
+
+
+def told(folder: Path, current: Attempt) -> list[dict[str, Any]]:
+    """The attempts on a shard for its receipt, the one that seals it last; what vanished ends with its last sign."""
+    found = []
+    for path, one in read_attempts(folder):
+        if one.number != current.number and one.outcome == "running":
+            seen = _stamp(path.stat().st_mtime)
+            one = replace(one, ended=seen, outcome="left" if one.alive(path) else "vanished")
+        found.append(one)
+    others = [one for one in found if one.number != current.number]
+    return [to_json(one) for one in [*others, replace(current, ended=now(), outcome="done")]]
 
 
 def read_attempts(folder: Path) -> list[tuple[Path, Attempt]]:

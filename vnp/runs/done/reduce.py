@@ -5,9 +5,11 @@ Beside it stands ``skipped.tsv``: what has no row, for people to read.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import shlex
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -24,7 +26,7 @@ from vnp.features.read import open_features
 from vnp.features.split import part_counts
 from vnp.features.table import Records, Skipped, read_records, read_skipped, windows
 from vnp.files.claims import alone
-from vnp.files.durable import replacing
+from vnp.files.durable import remove_temporaries, replacing
 from vnp.files.tables import open_text_table, table_text
 from vnp.runs.done.receipts import (
     NAMED,
@@ -34,7 +36,6 @@ from vnp.runs.done.receipts import (
     require_all_sealed,
     require_same_encoders,
     sealed,
-    tidy,
     withdraw,
 )
 from vnp.runs.planning.plan import read_plan
@@ -291,3 +292,18 @@ def _windows(file: h5py.File) -> Iterator[tuple[Records, Skipped]]:
             low, high = np.searchsorted(asked - ordinals[0], (places.start, places.stop))
             if low < high:
                 yield read_records(file, places), read_skipped(file, slice(entries.start + low, entries.start + high))
+
+
+def tidy(run: Run) -> None:
+    """Remove what tasks that were killed left of a run whose shards are all done.
+
+    A task that still works on one of them finds its files gone, sees the receipt, and leaves.
+    """
+    # What cannot be removed does no harm.
+    with contextlib.suppress(OSError):
+        for folder in (run.paths.root, run.paths.shards, run.paths.receipts):
+            remove_temporaries(folder)
+        for folder in run.paths.parts.glob("shard-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for receipt in run.paths.receipts.glob("*.withdrawn"):
+            receipt.unlink(missing_ok=True)

@@ -30,7 +30,7 @@ from vnp.features.table import CONTENT, content_digest, require_schema, write_ta
 from vnp.files.durable import creating, replacing
 from vnp.files.hashing import file_sha256
 from vnp.files.records import from_json, parse_json, require_regular
-from vnp.runs.done.receipts import Attempt, Receipt, job_id, now, sealed
+from vnp.runs.done.receipts import Attempt, Receipt, job_id, now, sealed, told
 from vnp.runs.request import PlannedInput, Run, RunPaths, Shard, shard_name, versions
 from vnp.runs.units import Prepared
 from vnp.sequences.opening import BLOCK, KnownBlocks
@@ -247,6 +247,7 @@ def seal_shard(
         finished=now(),
         versions=versions(),
         content=merged.content,
+        attempts=told(run.paths.blocks(number), current),
         inputs=_inputs([account.read for account in accounts], run.request.inputs, known),
     )
     try:

@@ -323,6 +323,8 @@ class _Pipeline:
             return
         found, account = embedding.result()
         account = replace(account, read=block.read)
+        assert shard.announced is not None
+        shard.announced.embedded(account.device, sum(account.tokens.values()), account.seconds["gpu"])
         started = time.perf_counter()
         arrays = to_store(found, self.run.request.store)
         scores = None
@@ -365,7 +367,7 @@ class _Pipeline:
             assert shard.announced is not None
             self._settle(shard)
             if all(path.exists() for path in shard.paths):
-                rows = seal_shard(self.run, shard.plan, shard.announced.attempt, shard.seconds, shard.known)
+                rows = seal_shard(self.run, shard.plan, shard.announced.so_far(), shard.seconds, shard.known)
                 shard.announced.end()
                 self.outcomes.append(Outcome(shard.number, "done", rows))
             else:
