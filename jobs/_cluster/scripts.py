@@ -30,7 +30,7 @@ AT_ONCE = 500
 """Most ids in one command."""
 _SECONDS_TO_ANSWER = 30
 _PATHS = {"PATH", "LD_LIBRARY_PATH"}
-_HANDED_ON = re.compile("VNP_(?!LOG$|JOB$)|XDG_(CACHE|CONFIG)_HOME$")
+_HANDED_ON = re.compile("VNP_(?!LOG$|JOB$|ASKED$|END_TIME$)|XDG_(CACHE|CONFIG)_HOME$")
 
 
 class Batch(Executor):
@@ -187,6 +187,13 @@ def exports(wanted: Resources) -> list[str]:
     handed = {name: os.environ[name] for name in sorted(os.environ) if _HANDED_ON.match(name)}
     safe = {"PYTHONPATH": search_path(variables.get("PYTHONPATH")), "PYTHONSAFEPATH": "1"}
     return [f"export {name}={quote(value)}" for name, value in {**handed, **variables, **safe}.items()]
+
+
+def asked(wanted: Resources, own: str = "") -> str:
+    """A shell line that tells a task what it was given; ``own`` is such words of the scheduler, which count."""
+    gpus = wanted.gpus or (int(found[1]) if (found := re.search(r":(\d+)$", wanted.gres or "")) else 0)
+    words = f"mem={wanted.mem} cpus={wanted.cpus} gpus={gpus} grace={wanted.grace}"
+    return f'export VNP_ASKED={quote(words)}" {own}"'
 
 
 def require_plain(strings: Iterable[str]) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from jobs._cluster.executor import Element, Job, note, submitted
 from jobs._cluster.profile import Resources
-from jobs._cluster.scripts import AT_ONCE, Batch, exports, ranges, require_plain, task_command
+from jobs._cluster.scripts import AT_ONCE, Batch, asked, exports, ranges, require_plain, task_command
 from jobs._cluster.task import CRASHED, STOPPED
 from vnp.errors import UsageError
 
@@ -167,7 +167,13 @@ def _setup(wanted: Resources, variables: Sequence[str], logs: Path) -> list[str]
     # One element of an array has the array's own id in SLURM_JOB_ID: that would mean all of them.
     me = 'me="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"'
     log = f'export VNP_LOG={quote(str(logs))}/"$me"_0_log.err'
-    return ["trap : TERM USR2", me, log, *variables, *wanted.setup, threads]
+    # After a change of what a job asks for, only Slurm knows. Before 23, it does not tell a job when it ends.
+    given = asked(
+        wanted, "${SLURM_MEM_PER_NODE:+mem=${SLURM_MEM_PER_NODE}M} ${SLURM_GPUS_ON_NODE:+gpus=$SLURM_GPUS_ON_NODE}"
+    )
+    end = '$(squeue --noheader --jobs "$me" --format=%e | grep T | xargs -r date +%s -d)'
+    ends = f'export VNP_END_TIME="${{SLURM_JOB_END_TIME:-{end}}}"'
+    return ["trap : TERM USR2", me, log, *variables, given, ends, *wanted.setup, threads]
 
 
 def _requeue_lines(retries: int) -> list[str]:
