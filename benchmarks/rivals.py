@@ -26,6 +26,7 @@ from vnp.encoders.models.bare import BareModel
 from vnp.encoders.models.dnabert import MosaicBert
 from vnp.encoders.packing import AttentionShape, collate
 from vnp.errors import EncoderError
+from vnp.files.extras import install
 from vnp.speed.encoders import LEFT_OUT, Course, Row, SpeedRequest, empty_row, reason
 from vnp.speed.measure import Clock, Memory, free, take_time
 
@@ -59,7 +60,7 @@ def published_model(model: BareModel) -> Any:
         from transformers import EsmConfig
         from transformers import EsmModel as Published
     except ImportError as error:
-        raise EncoderError("transformers is not installed: pip install 'vnp[reference]'") from error
+        raise EncoderError(f"transformers is not installed: {install('reference')}") from error
     options: dict[str, Any] = {key: model.config[key] for key in _KEYS if key in model.config}
     options |= {"pad_token_id": _PADDING, "attn_implementation": "sdpa"}
     # As ESM2 was published; it tells in training alone.

@@ -133,9 +133,9 @@ def accuracy(
             found = column_of(first, comparing.leave_out, groups)
         left = dict(zip((name.decode() for name in first.records().name), found, strict=True))
     if distance:
-        from vnp.sequences.identity import require_pyskani
+        from vnp.files.extras import require_extra
 
-        require_pyskani("--distance")
+        require_extra("dedupe", "--distance")
     with claimed(out, contestants, comparing, force=force):
         results = contest(contestants, comparing, out, Progress)
         paths = write_results(results, out)

@@ -81,11 +81,11 @@ def main(
 ) -> None:
     """Make a training set of the annotated genomes that SHEET lists.
 
-    SHEET is a .csv or .tsv with the columns path, label (viral or host), group (what the split must not cut; may be
-    empty) and organism_group (viral, vertebrate, protozoa, plant, invertebrate, fungi, bacteria, archaea, or any name;
-    empty: by the lineage in each GenBank record). A path is GenBank with sequences and coding sequences, or FASTA with
-    a GFF3 file of the same name beside it, or with a GFF3 or GenBank file named in a column annotation; plain or
-    compressed.
+    SHEET is a .csv or .tsv with the columns path, label (viral or host) and group (what the split must not cut; may be
+    empty). organism_group (viral, vertebrate, protozoa, plant, invertebrate, fungi, bacteria, archaea, or any name) may
+    be there too; where it says nothing, the lineage in each GenBank record does. A path is GenBank with sequences and
+    coding sequences, or FASTA with a GFF3 file of the same name beside it, or with a GFF3 or GenBank file named in a
+    column annotation; plain or compressed.
 
     Writes dataset.fna.gz with the chunks, dataset.parquet with a row for each frame, its label, unit and part of the
     split, and dataset.md, the data card. The same files, options and seed give the same bytes. A run that was stopped

@@ -57,7 +57,7 @@ def _do(name: str, *words: object) -> None:
     from jobs.__main__ import main as vnp
 
     given = [*name.split(), *map(str, words)]
-    echo(f"\n$ vnp {' '.join(given)}")
+    echo(f"\n$ python -m jobs.{' '.join(given)}")
     code = vnp.main(given, prog_name="vnp", standalone_mode=False)
     if code:
         # It has said why.

@@ -18,7 +18,7 @@ from jobs._cli.command import command, echo
 from jobs._cli.progress import Progress, duration
 from vnp.classifier.recipe import RECIPES
 from vnp.encoders.spec import registered
-from vnp.errors import UsageError
+from vnp.files.extras import require_extra
 
 if TYPE_CHECKING:
     from vnp.classifier.train import Trained, Training, Watcher
@@ -261,10 +261,9 @@ def _epoch_text(row: Mapping[str, Any]) -> str:
 
 
 def _board_maker() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UsageError("--tensorboard needs TensorBoard: pip install 'vnp[tensorboard]'") from error
+    require_extra("tensorboard", "--tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter
 
 

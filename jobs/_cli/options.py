@@ -47,14 +47,6 @@ def organisms(default: str) -> Callable[[_Function], _Function]:
     )
 
 
-class _RuleName(click.Choice[str]):
-    """The name of a rule; its short name is taken for it."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        names = {rule.short_name: rule.name for rule in RULES.values()}
-        return super().convert(names.get(value, value), param, ctx)
-
-
 def rule(of: str, default: str | None = None) -> Callable[[_Function], _Function]:
     """How frames decide for what they are of.
 
@@ -62,11 +54,11 @@ def rule(of: str, default: str | None = None) -> Callable[[_Function], _Function
         of: what that is.
         default: shown by Click; without one the rule that holds otherwise is named.
     """
-    meanings = ", or ".join(each.meaning for each in RULES.values())
+    meanings = "; ".join(f"{each.name}, {each.meaning}" for each in RULES.values())
     said = "" if default else f"  [default: {BEST_FRAME}]"
     return click.option(
         "--rule",
-        type=_RuleName(list(RULES)),
+        type=click.Choice(list(RULES)),
         default=default,
         help=f"How the frames of {of} decide: {meanings}.{said}",
     )

@@ -50,7 +50,7 @@ def run_options(
         every_frame: take datasets as the FASTA that they are, without what their tables say.
     """
     spool = None if out is None else RunPaths(out).inputs
-    files = read_inputs(paths, spool)
+    files = read_inputs(paths, spool, labels=not every_frame)
     for file in files:
         if file.path.parent == spool:
             echo(f"standard input: {file.path.stat().st_size:,} bytes, kept in {file.path}", err=True)

@@ -43,7 +43,7 @@ def test_scores_go_up_in_the_order_of_the_cases() -> None:
     chunk = lift(found, probability, "chunk")
     assert chunk.tolist() == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.55, 0.65, 0.75])
     assert lift(found, probability, "record").tolist() == pytest.approx([0.0, 0.2, 0.4, 0.75])
-    assert lift(found, probability, "record", "mean")[0] == pytest.approx(0.075)
+    assert lift(found, probability, "record", "length-weighted")[0] == pytest.approx(0.075)
 
 
 def test_strata_have_the_right_cases() -> None:

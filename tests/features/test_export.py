@@ -356,7 +356,7 @@ class TestParquet:
     ) -> None:
         for name in ("pyarrow", "pyarrow.parquet"):
             monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(UsageError, match=r"pip install 'vnp\[parquet\]'"):
+        with pytest.raises(UsageError, match=r"pyarrow, .*pip install '.*\[parquet\]'"):
             export(features, "parquet", tmp_path / "out")
         assert not (tmp_path / "out").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import subprocess
 import sys
@@ -31,6 +32,18 @@ def measure(*arguments: object) -> Result:
 def extract(*arguments: object) -> Result:
     """Extract with the weight-free encoders, in this process."""
     return call("extract", *arguments, *KMER, "--cluster", "inline")
+
+
+def calls(*arguments: object) -> Result:
+    """Predict on the CPU, in this process."""
+    inline = () if "--from" in arguments else ("--cluster", "inline", "--device", "cpu")
+    return call("predict", *arguments, *inline)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a table that a command wrote."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
 
 
 def start(name: str, *arguments: object, **more: Any) -> subprocess.Popen[str]:

@@ -324,7 +324,7 @@ def test_an_interrupted_comparison_goes_on_and_another_does_not_take_its_place(
         assert accuracy(*words).exit_code == 130
     before = contents(tmp_path / "out")
     assert {"contest.json", "split.tsv", "models/poor.pth"} <= before.keys()
-    for other in (("--seed", "1"), ("--rule", "mean"), ("--split", folder / "model.split.tsv")):
+    for other in (("--seed", "1"), ("--rule", "length-weighted"), ("--split", folder / "model.split.tsv")):
         done = accuracy(*words, *other)
         assert done.exit_code == 2, done.output
         assert "holds split.tsv, models, which another comparison left when it was stopped" in done.stderr

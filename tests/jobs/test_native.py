@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
-from jobs.predict import main as predict
+from tests.jobs.commands import calls as call
+from tests.jobs.commands import table
 from vnp.encoders.models.sixframe import KINDS, VIRAL_KINDS
 from vnp.encoders.spec import spec
 from vnp.encoders.weights.folders import window_of
@@ -22,16 +21,6 @@ from vnp.sequences.record import reverse_complement
 
 WINDOW = window_of(spec("sixframe"))
 WRITTEN = ["predictions.tsv", "chunks.tsv", "viral.fna"]
-
-
-def call(*words: object) -> Result:
-    inline = () if "--from" in words else ("--cluster", "inline", "--device", "cpu")
-    return CliRunner().invoke(predict, [*map(str, words), *inline])
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
 
 
 def bases(size: int, seed: int = 0) -> str:
@@ -191,3 +180,14 @@ def test_a_damaged_folder_is_one_line(name: str, odd: Path, tmp_path: Path) -> N
     assert refused.exit_code == 1, refused.output
     assert str(folder) in refused.output
     assert refused.output.count("\n") <= 2
+
+
+def test_a_samplesheet_of_predict_needs_a_path_and_no_more(odd: Path, done: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text(f"path\n{odd}\n")
+    assert call(sheet, "--out", tmp_path / "calls").exit_code == 0
+    assert table(tmp_path / "calls/predictions.tsv") == table(done / "predictions.tsv")
+    sheet.write_text(f"file\n{odd}\n")
+    refused = call(sheet, "--out", tmp_path / "other")
+    assert refused.exit_code == 1
+    assert "has the columns path, and may have sample and path2" in refused.stderr

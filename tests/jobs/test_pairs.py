@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from jobs.extract import main as extract
-from jobs.predict import main as predict
+from tests.jobs.commands import calls as call
+from tests.jobs.commands import table
 from tests.sequences.test_bam import FIRST, LAST, PAIRED, bgzf, record, whole
 from tests.test_freeze import write_checkpoint
 from vnp.sequences.mates import arranged, fragment_of
 from vnp.sequences.samplesheet import InputFile, read_inputs
 
 NUMBER = 40
-
-
-def call(*words: object) -> Result:
-    inline = () if "--from" in words else ("--cluster", "inline", "--device", "cpu")
-    return CliRunner().invoke(predict, [*map(str, words), *inline])
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
 
 
 def fragments() -> list[tuple[str, str, str]]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ from jobs.predict import main as predict
 from jobs.reduce import main as reduce
 from jobs.rerun import main as rerun
 from jobs.status import main as status
+from tests.jobs.commands import table
 from tests.prediction.conftest import INPUTS, checkpoint, features
 from tests.prediction.tiny import embed, train
 from tests.report.unpacking import packed_in
@@ -74,11 +74,6 @@ def test_chunks_without_an_open_frame_are_scored_by_native(
     assert {(row["scored_by"], row["n_frames"] == "0") for row in chunks} == {("checkpoint", False), ("native", True)}
     assert all(row["frame"] for row in table(out / "frames.tsv"))
     assert len(table(out / "frames.tsv")) == len((out / "prediction_results.txt").read_text().splitlines()) - 1
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
 
 
 @pytest.fixture(scope="module")

@@ -10,20 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 import vnp
-from jobs.predict import main as predict
+from tests.jobs.commands import calls as call
 from vnp.metrics.prevalence import at_prevalence
 from vnp.sequences.reading import read_records
 
 SAMPLE = Path(vnp.__file__).parent / "sample"
 HOSTS, VIRUSES, SIZE = 140, 20, 600
-
-
-def call(*words: object) -> Result:
-    inline = () if "--from" in words else ("--cluster", "inline", "--device", "cpu")
-    return CliRunner().invoke(predict, [*map(str, words), *inline])
 
 
 def summary(folder: Path) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def test_virnucpros_rule_in_its_own_words() -> None:
 
 def test_rows_need_not_be_in_order_and_the_mean_weighs_lengths() -> None:
     key = np.array([5, 2, 5, 2])
-    found = aggregate(np.array([1.0, 0.5, 0.0, 0.1]), key, rule="mean", length=np.array([300, 10, 100, 30]))
+    found = aggregate(np.array([1.0, 0.5, 0.0, 0.1]), key, rule="length-weighted", length=np.array([300, 10, 100, 30]))
     assert found.key.tolist() == [2, 5]
     assert found.probability.tolist() == pytest.approx([(0.5 * 10 + 0.1 * 30) / 40, 0.75])
     assert found.first.tolist() == [1, 0]

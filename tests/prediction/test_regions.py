@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
-from jobs.predict import main as predict
+from tests.jobs.commands import calls as call
 from tests.prediction.tiny import SAMPLE
 from tests.report.unpacking import packed_in
 from vnp.prediction.regions import FINE, STEP, Border, find, runs, stretches
@@ -104,11 +103,6 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     path.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in records.items()))
     return path
-
-
-def call(*words: object) -> Result:
-    inline = () if "--from" in words else ("--cluster", "inline", "--device", "cpu")
-    return CliRunner().invoke(predict, [*map(str, words), *inline])
 
 
 @pytest.fixture(scope="module")

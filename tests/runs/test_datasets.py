@@ -262,7 +262,7 @@ class TestPlan:
         monkeypatch.delitem(sys.modules, "vnp.runs.planning.dataset", raising=False)
         for name in ("pyarrow", "pyarrow.parquet"):
             monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(UsageError, match=r"dataset\.parquet .*pip install 'vnp\[parquet\]'"):
+        with pytest.raises(UsageError, match=r"dataset\.parquet.* pyarrow, .*pip install '.*\[parquet\]'"):
             plan_run(tmp_path / "run", read_inputs([own]))
         assert not (tmp_path / "run/run.json").exists()
 

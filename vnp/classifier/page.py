@@ -210,7 +210,7 @@ def _calibration(checkpoint: Checkpoint) -> Iterator[Table]:
         for level, name in LEVELS.items():
             seen = reliability.measured.get(name)
             wrong = "-" if seen is None or seen.wrong is None else f"{seen.wrong:.1%}"
-            rows.append([name, reliability.rule(level), f"{seen.calls:,}" if seen else "0", wrong])
+            rows.append([name, reliability.condition(level), f"{seen.calls:,}" if seen else "0", wrong])
         yield Table(["reliability", "what it takes", "calls", "wrong"], rows, reliability.measured_on.capitalize())
     if checkpoint.presets:
         rows = [[name, f"{preset.specificity:.2%}"] for name, preset in checkpoint.presets.items()]

@@ -8,6 +8,7 @@ from typing import Any
 from vnp.comparison.comparison import Compared, Measured, Pair
 from vnp.comparison.results import Results
 from vnp.metrics.metrics import METRICS
+from vnp.metrics.rules import RULES
 from vnp.report.measured import INTERVAL, LEVEL_TERMS, METRIC_TERMS, Cell, Part, Table, measured_page, number, span
 from vnp.report.plots import comparison_plots
 
@@ -240,7 +241,7 @@ def _facts(about: dict[str, Any]) -> Iterator[tuple[str, str]]:
             f"{name} {part['rows']:,} rows of {part['groups']:,} groups" for name, part in split["parts"].items()
         )
         yield "split", f"by {split['kind']}: {parts}"
-    yield "rule", f"{about['rule']}: how frames decide for their chunk and record"
+    yield "rule", f"{about['rule']}, how the frames of a chunk or record decide: {RULES[about['rule']].meaning}"
     yield "intervals", f"of {about['replicates']:,} draws of groups, seed {about['seed']}"
     yield "versions", ", ".join(f"{name} {version}" for name, version in about["versions"].items())
 

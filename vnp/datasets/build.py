@@ -40,13 +40,13 @@ from vnp.datasets.writing.write import (
     describe,
     gather,
     read_metadata,
-    require_pyarrow,
     write_fasta,
     write_table,
 )  # fmt: skip
 from vnp.errors import ChangedInputError, InputError, RunError, RunExistsError, VnpError, storage_error
 from vnp.files.claims import alone, make_folder, require_free
 from vnp.files.durable import final_path, remove_temporaries, sync_folder, write_text
+from vnp.files.extras import require_extra
 from vnp.files.manifest import changed_file, write_manifest
 from vnp.files.records import read_record, write_record
 from vnp.sequences.reading import input_digest
@@ -100,7 +100,7 @@ def build_dataset(
         StorageError: the disk is full or cannot be written.
     """
     recipe.check()
-    require_pyarrow()
+    require_extra("dataset", "a training set", needs=("pyarrow.parquet",))
     sources = read_sheet(sheet, None if recipe.units in UNITS else recipe.units)
     for label, name in ((1, "viral"), (0, "host")):
         if not any(source.label == label for source in sources):

@@ -13,8 +13,8 @@ from vnp.datasets.lineage import RANKS
 from vnp.datasets.sheet import Source
 from vnp.errors import UsageError
 from vnp.features.split import shares_of_parts
+from vnp.files.extras import require_extra
 from vnp.files.hashing import json_sha256
-from vnp.sequences.identity import require_pyskani
 from vnp.sequences.reading import input_digest
 
 # Goes up when parts of an older state of this code can no longer be used.
@@ -69,7 +69,7 @@ class Recipe:
         if not self.units.strip():
             raise UsageError(f"--units is one of {', '.join(UNITS)}, or a column of the sheet")
         if self.units == "ani":
-            require_pyskani("--units ani")
+            require_extra("dataset", "--units ani", needs=("pyskani",))
 
     def settings(self) -> dict[str, object]:
         """The values that decide what is in the set, but for the files, as they stand on a command line."""

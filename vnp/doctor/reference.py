@@ -21,6 +21,7 @@ from vnp.encoders.spec import EncoderSpec, spec
 from vnp.encoders.weights.folders import find_folder, locate_weighted, read_config
 from vnp.encoders.weights.lock import resolve
 from vnp.errors import UsageError, WeightsError
+from vnp.files.extras import install
 from vnp.sequences.chunks import Chunking
 from vnp.sequences.frames import open_frames
 from vnp.sequences.reading import read_records
@@ -55,7 +56,7 @@ _SEQUENCES = {
 def reference(name: str, weights: Path | None, device: str = "cpu") -> Finding:
     """Compare the engine with the published model, in float32; see ``TOLERANCE`` and ``LEAST_COSINE``."""
     one = spec(name)
-    mend = "pip install 'vnp[reference]'; models whose code is not in the weights folder need internet"
+    mend = f"{install('reference')}; models whose code is not in the weights folder need internet"
     return guarded(f"reference {name}", lambda: compare(one, find_folder(one, weights), device), mend)
 
 

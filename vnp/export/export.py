@@ -20,6 +20,7 @@ from vnp.export.pt import OURS, WholeDna, plan_pieces, require_memory, write_pie
 from vnp.features.read import Features, Window
 from vnp.files.claims import alone, make_folder, require_free
 from vnp.files.durable import replacing, require_unread, sync_folder, temporary_name, write_text
+from vnp.files.extras import require_extra
 from vnp.files.hashing import file_sha256
 from vnp.sequences.frames import FRAME_TEXTS
 
@@ -79,7 +80,7 @@ def export(
     if kind == "pt":
         return _export_pt(features, folder, parts, rows_per_file, force, progress)
     if kind == "parquet":
-        require_pyarrow()
+        require_extra("parquet", "Parquet", ", or choose --format npz")
     target = folder / f"features.{kind}"
     require_free([target], force=force)
     make_folder(folder)
@@ -208,21 +209,6 @@ def _add(
             member.write(np.ascontiguousarray(window, dtype).tobytes())
 
 
-def require_pyarrow() -> None:
-    """Make sure that Parquet can be written here.
-
-    Raises:
-        UsageError: pyarrow is not installed.
-    """
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UsageError(
-            "Parquet needs pyarrow, which is not installed: pip install 'vnp[parquet]', or choose --format npz"
-        ) from error
-    del pyarrow
-
-
 def write_parquet(features: Features, path: Path, progress: Callable[[int], None]) -> None:
     """Write one row a frame, a window a row group; layout and provenance are in the file's key-value metadata.
 
@@ -231,7 +217,6 @@ def write_parquet(features: Features, path: Path, progress: Callable[[int], None
         FeatureError: the source is damaged.
         StorageError: the disk is full or cannot be written.
     """
-    require_pyarrow()
     import pyarrow.parquet as parquet
 
     schema = _schema(features)

@@ -9,6 +9,7 @@ from pathlib import Path
 from vnp.errors import ChangedInputError, InputError, UsageError
 from vnp.features.read import Features
 from vnp.features.split import look_up, some
+from vnp.files.extras import require_extra
 from vnp.files.records import require_regular
 from vnp.sequences.reading import input_digest
 from vnp.sequences.samplesheet import table_rows
@@ -103,10 +104,9 @@ def _of_datasets(features: Features, column: str) -> Iterator[tuple[str, str]]:
 
 
 def _read_parquet(path: Path, column: str, entry: Mapping[str, str]) -> dict[str, str]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise UsageError("reading a dataset needs pyarrow: pip install 'vnp[dataset]'") from error
+    require_extra("parquet", "reading a dataset")
+    from pyarrow import ArrowException, parquet
+
     try:
         require_regular(path)
         if input_digest(path) != entry.get("dataset_sha256"):

@@ -103,7 +103,7 @@ class Reliability:
                 found[one.holds(calls)] = level
         return found
 
-    def rule(self, level: int) -> str:
+    def condition(self, level: int) -> str:
         """What a call of a level has, in words."""
         one = {HIGH: self.high, MEDIUM: self.medium}.get(level)
         return "all else" if level == LOW else str(one) if one is not None else "never: no bin is as good as that"
@@ -112,11 +112,11 @@ class Reliability:
         """What each level means, with its error."""
         found = []
         for level, name in LEVELS.items():
-            rule, seen = self.rule(level), self.measured.get(name)
+            condition, seen = self.condition(level), self.measured.get(name)
             told = ""
             if seen is not None and seen.wrong is not None:
                 told = f" ({seen.wrong:.1%} of {seen.calls:,} calls were wrong, {seen.share:.0%} of all)"
-            found.append(f"{name}: {rule}{told}")
+            found.append(f"{name}: {condition}{told}")
         return found
 
     def to_json(self) -> dict[str, Any]:

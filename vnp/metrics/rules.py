@@ -25,8 +25,7 @@ _LEAST = 1e-12
 class Rule:
     """How frames decide for what they are of."""
 
-    name: str  # in options and files
-    short_name: str  # another that options take
+    name: str  # in options, files, pages and documentation
     meaning: str  # for the help of options
     sentence: str  # for pages
     # numbers of n frames to those of m chunks or records. It is given the numbers; the weights of the frames; the
@@ -59,7 +58,6 @@ RULES = {
     for rule in (
         Rule(
             "best-frame",
-            "best",
             "the surest one alone, as in VirNucPro",
             # The highest P(viral) of all frames against their highest P(host); viral where two are as sure.
             "The surest open frame of a record decides (VirNucPro's rule).",
@@ -67,16 +65,14 @@ RULES = {
         ),
         Rule(
             "length-weighted",
-            "mean",
             "their mean weighted with their lengths",
             "A record has the mean of its open frames, weighted with their lengths.",
             combine=_weighted_mean,
         ),
         Rule(
             "mean-logit",
-            "logit",
             "the mean of their log-odds",
-            "A record has the mean of the log-odds of its rows, calibrated for its length.",
+            "A record has the mean of the log-odds of its rows.",
             combine=_mean_logit,
         ),
     )
@@ -88,15 +84,14 @@ MEAN_LOGIT = "mean-logit"
 
 
 def find_rule(name: str) -> Rule:
-    """The rule of a name, or of a short one.
+    """The rule of a name.
 
     Raises:
         UsageError: there is none.
     """
-    for rule in RULES.values():
-        if name in (rule.name, rule.short_name):
-            return rule
-    raise UsageError(f"no rule {name!r} to combine frames: choose {' or '.join(RULES)}")
+    if name not in RULES:
+        raise UsageError(f"no rule {name!r} to combine frames: choose {' or '.join(RULES)}")
+    return RULES[name]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,7 +20,7 @@ from vnp.features.scores import Scores
 from vnp.metrics.novelty import mean_distances
 from vnp.metrics.prevalence import Shares, at_prevalence
 from vnp.metrics.reliability import HIGH, LOW, MEDIUM, Judgements
-from vnp.metrics.rules import MEAN_LOGIT, aggregate, chunk_keys
+from vnp.metrics.rules import BEST_FRAME, MEAN_LOGIT, aggregate, chunk_keys
 from vnp.report.calls import HOST, NO_CALL, VIRAL, CalledRecords
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _combine(
         return key[first], logistic(mean), classifier.probability(mean, bases[key[first]])
     found = aggregate(judged.probability[rows], key, rule=rule, length=weight)
     # The score is of the same rows in the same shares as the probability.
-    if rule == "best-frame":
+    if rule == BEST_FRAME:
         return found.key, logistic(margin[found.best]), found.probability
     share = np.add.reduceat(logistic(margin) * weight, found.first) / np.add.reduceat(weight.astype(float), found.first)
     return found.key, share, found.probability
@@ -395,7 +395,7 @@ def reliability_levels(judges: Judges, chunk: int) -> str:
 
 
 def _plain_levels(chunk: int) -> str:
-    """The rule of ``judge`` in words."""
+    """What ``judge`` does, in words."""
     return (
         f"low if the record is shorter than {_short(chunk):g} bases or fewer than {LOW_AGREEMENT:.0%} of its rows "
         f"agree; high if at least {HIGH_CHUNKS} chunks have a score and at least {HIGH_AGREEMENT:.0%} of its rows "
@@ -414,7 +414,7 @@ def judge(
     agreement: Float32[np.ndarray, "r"],
     chunk: int,
 ) -> Int8[np.ndarray, "r"]:
-    """How far to trust a call, by a plain rule, where no errors were measured.
+    """How far to trust a call where no errors were measured.
 
     Low: the record is shorter than half a chunk of the kind that the classifier was trained on (at most 300 bases), or
     fewer than 60 % of its rows agree with its call. High: not low, at least 3 chunks have a score and at least 80 % of

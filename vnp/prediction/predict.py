@@ -13,9 +13,9 @@ from typing import Any
 from vnp.classifier.classifier import Classifier
 from vnp.encoders.weights.folders import locate
 from vnp.errors import MachineError, RunError, RunExistsError, UsageError, storage_error
-from vnp.export.export import require_pyarrow
 from vnp.files.claims import alone_with, make_folder, standing
 from vnp.files.durable import remove_temporaries
+from vnp.files.extras import require_extra
 from vnp.files.hashing import file_sha256
 from vnp.files.machine import available_memory
 from vnp.files.records import read_record, write_record
@@ -299,7 +299,7 @@ def predict(
         return Predicted(paths, there, fresh=False)
     require_free(paths, options, force=force)
     if options.parquet:
-        require_pyarrow()
+        require_extra("parquet", "--parquet")
     _require_memory(run)
     make_folder(out)
     with alone_with(paths.summary, "prediction"):

@@ -176,7 +176,9 @@ def _trust(report: Report) -> dict[str, Any]:
     levels = []
     for level, name in LEVELS.items():
         here = int((records.reliability[records.call != NO_CALL] == level).sum())
-        levels.append((name, found.rule(level), found.measured.get(name), here) if found else (name, "", None, here))
+        levels.append(
+            (name, found.condition(level), found.measured.get(name), here) if found else (name, "", None, here)
+        )
     known = records.novelty[~np.isnan(records.novelty)]
     return {
         "levels": levels,

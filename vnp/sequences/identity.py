@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from vnp.errors import UsageError
+from vnp.files.extras import require_extra
 
 IDENTITY = 0.95
 SHORTEST = 500
@@ -22,22 +22,6 @@ _LARGE = (125, 1000)
 _LARGE_BASES = 50_000_000
 # Pairs that are less alike than this by their markers are not aligned.
 _FAR = 0.7
-
-
-def require_pyskani(asked_by: str) -> None:
-    """Make sure that genomes can be compared here.
-
-    Args:
-        asked_by: the option that wants this, for the message.
-
-    Raises:
-        UsageError: pyskani is not installed.
-    """
-    try:
-        import pyskani
-    except ImportError as error:
-        raise UsageError(f"{asked_by} needs pyskani; install it with: pip install 'vnp[dedupe]'") from error
-    del pyskani
 
 
 def clusters_of_genomes(
@@ -64,7 +48,7 @@ def clusters_of_genomes(
     Raises:
         UsageError: pyskani is not installed.
     """
-    require_pyskani(asked_by)
+    require_extra("dedupe", asked_by)
     import pyskani
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -103,7 +87,7 @@ class Relatives:
     """
 
     def __init__(self, asked_by: str) -> None:
-        require_pyskani(asked_by)
+        require_extra("dedupe", asked_by)
         import pyskani
 
         self._small, self._large = (

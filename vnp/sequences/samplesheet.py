@@ -176,6 +176,7 @@ def require_utf8(path: Path) -> None:
 
 
 _SHEET = Columns("samplesheet", COLUMNS, "of which label and group may be left empty", ("sample", "path2"))
+_OF_ANY = Columns("samplesheet", COLUMNS[:1], "and may have sample and path2", (*COLUMNS[1:], "sample", "path2"))
 _WORD = re.compile(r"[.+-]*\w[\w.+-]*")
 
 
@@ -206,7 +207,7 @@ class InputFile:
         return self.dataset is None and self.path.name == DATASET_FASTA
 
 
-def read_inputs(paths: Sequence[str | Path], spool: Path | None = None) -> list[InputFile]:
+def read_inputs(paths: Sequence[str | Path], spool: Path | None = None, *, labels: bool = True) -> list[InputFile]:
     """List the input files in the order given.
 
     Args:
@@ -215,6 +216,7 @@ def read_inputs(paths: Sequence[str | Path], spool: Path | None = None) -> list[
             label (viral, host or empty) and group (any name, or empty), and if wished sample (one word) and path2 (of
             the second reads of pairs). Paths in a sheet are relative to the sheet. ``-`` is standard input.
         spool: folder that keeps standard input as a file; None where there is no place for one.
+        labels: whether samplesheets must have the columns label and group; they may have them all the same.
 
     Raises:
         UsageError: no path was given, or one file twice, or standard input where it cannot be kept.
@@ -231,7 +233,7 @@ def read_inputs(paths: Sequence[str | Path], spool: Path | None = None) -> list[
         elif path.suffix.lower() in DELIMITERS:
             rows = (
                 (f"{path}, line {line}", file)
-                for line, row in read_rows(path, _SHEET)
+                for line, row in read_rows(path, _SHEET if labels else _OF_ANY)
                 for file in _mates(row, path, line)
             )
         else:

@@ -29,7 +29,8 @@ from vnp.datasets.annotations._translation import (
     read_exceptions,
 )
 from vnp.datasets.annotations.annotated import Annotated, Protein, fasta_of, require_same_names
-from vnp.errors import InputError, UsageError
+from vnp.errors import InputError
+from vnp.files.extras import require_extra
 from vnp.sequences.record import UPPER, WHITE, Record, clean_name, count_lines, sequence_problem
 
 _LOCUS = re.compile(r"LOCUS\s+(\S.*?)\s+(\d{1,18})\s+(bp|aa|rc)\b(.*)")
@@ -374,10 +375,9 @@ def _alone(text: bytes) -> Any:
 
 def _parsed(texts: bytes) -> Any:
     """Features as gb-io reads them; none where it stumbles over one."""
-    try:
-        import gb_io
-    except ImportError as error:
-        raise UsageError("reading GenBank needs gb-io; install it with: pip install 'vnp[dataset]'") from error
+    require_extra("dataset", "reading GenBank", needs=("gb_io",))
+    import gb_io
+
     try:
         return next(gb_io.iter(io.BytesIO(_HEAD + texts + b"//\n"))).features
     except (RuntimeError, ValueError, StopIteration):

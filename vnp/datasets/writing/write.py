@@ -19,7 +19,7 @@ from vnp.datasets.choosing._sample import Pool
 from vnp.datasets.choosing._split import UnitRecord
 from vnp.datasets.lineage import RANKS, rank_of
 from vnp.datasets.sheet import Source
-from vnp.errors import InputError, UsageError
+from vnp.errors import InputError
 from vnp.features.split import PARTS
 from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
@@ -183,15 +183,6 @@ def _record(source: Source, about: PartRecord) -> UnitRecord:
     )  # fmt: skip
 
 
-def require_pyarrow() -> None:
-    """Raise UsageError where pyarrow, which writes Parquet, is not installed."""
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UsageError("a training set needs pyarrow, which is not installed: pip install 'vnp[dataset]'") from error
-    del pyarrow
-
-
 def write_fasta(
     path: Path,
     records: Records,
@@ -238,7 +229,6 @@ def write_table(
     Raises:
         StorageError: the disk is full or cannot be written.
     """
-    require_pyarrow()
     import pyarrow as arrow
     from pyarrow import parquet
 

@@ -127,11 +127,11 @@ def _read_datasets(files: Sequence[InputFile]) -> dict[int, Dataset]:
     for index, file in enumerate(files):
         if file.dataset is not None:
             # Here, because it needs a library that other inputs do not.
-            try:
-                from vnp.runs.planning.dataset import read_dataset
-            except ImportError as error:
-                what = f"{file.dataset} is a Parquet file, which needs pyarrow"
-                raise UsageError(f"{what}: pip install 'vnp[parquet]', or plan in the image") from error
+            from vnp.files.extras import require_extra
+
+            require_extra("parquet", f"{file.dataset}, a Parquet file,", ", or plan in the image")
+            from vnp.runs.planning.dataset import read_dataset
+
             found[index] = read_dataset(file.dataset, file.path)
     return found
 
