@@ -164,18 +164,11 @@ class OutputPaths:
         return self.root / "prediction_results_highestscore.csv"
 
     def results(self) -> list[Path]:
-        """All that a prediction can write but its settings, the summary first."""
+        """All that a prediction can write but its settings, the summary first, and what stands of single samples."""
         tables = [form(name) for name in TABLES for form in (self.table, self.parquet)]
-        others = [
-            *self.regions,
-            self.fasta,
-            self.report,
-            self.counts,
-            self.multiqc,
-            self.virnucpro_frames,
-            self.virnucpro_chunks,
-        ]
-        return [self.summary, *tables, *others]
+        others = [self.fasta, self.report, self.counts, self.multiqc, self.virnucpro_frames, self.virnucpro_chunks]
+        pieces = [path for folder in sorted(self.samples.glob("*")) for path in OutputPaths(folder).results()]
+        return [self.summary, *tables, *self.regions, *others, *(path for path in pieces if path.exists())]
 
 
 TABLES = ("frames", "chunks", "predictions", "samples")

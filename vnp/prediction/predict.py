@@ -250,14 +250,12 @@ def left_by_others(paths: OutputPaths, run: str) -> list[Path]:
     if summary is None or summary.get("run") == run:
         return []
     # The summary goes last: while it is there, what is left is known as that prediction's.
-    return [path for path in paths.results() if path.name in summary.get("files", {})] + [
-        *_of_samples(paths, summary), paths.summary,
-    ]  # fmt: skip
+    return [*(path for path in paths.results() if _name(paths, path) in summary.get("files", {})), paths.summary]
 
 
-def _of_samples(paths: OutputPaths, summary: dict[str, Any] | None) -> list[Path]:
-    """Files of single samples that a summary names."""
-    return [paths.root / name for name in (summary or {}).get("files", {}) if name.startswith(f"{paths.samples.name}/")]
+def _name(paths: OutputPaths, path: Path) -> str:
+    """A file as the summary names it."""
+    return str(path.relative_to(paths.root))
 
 
 def predict(
@@ -305,16 +303,15 @@ def predict(
     with alone_with(paths.summary, "prediction"):
         require_free(paths, options, force=force)
         options.write(paths.settings)
-        before = _of_samples(paths, _read_summary(paths))
         # From here to the new summary nothing proves that the files belong together.
         _remove([paths.summary])
         summary = Writing(
             source, options, Judges(classifier, options.rule, source.native), paths, progress, device
         ).run()
-        _remove(path for path in paths.results() if path.name not in summary["files"] and path != paths.summary)
-        _remove(path for path in before if str(path.relative_to(paths.root)) not in summary["files"])
+        _remove(path for path in paths.results() if _name(paths, path) not in summary["files"])
         write_record(paths.summary, summary, schema=SCHEMA, seal="digest")
-        remove_temporaries(out)
+        for folder in (out, *paths.samples.glob("*")):
+            remove_temporaries(folder)
         tidy(run)
     return Predicted(paths, summary, fresh=True)
 
