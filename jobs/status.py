@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from shlex import quote
 
@@ -32,6 +33,12 @@ _WATCH_SECONDS = 5.0
 @click.option("--all", "show_all", is_flag=True, help="List finished shards too.")
 @click.option("--watch", is_flag=True, help="Look again every few seconds until all shards are done.")
 @click.option(
+    "--efficiency",
+    "used",
+    is_flag=True,
+    help="Show what the tasks used of what they were given, by node and kind of GPU, and what to ask for instead.",
+)
+@click.option(
     "--prometheus",
     "metrics",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -41,7 +48,9 @@ _WATCH_SECONDS = 5.0
 )
 @options.as_json
 @click.pass_context
-def main(context: click.Context, run: Path, show_all: bool, watch: bool, metrics: Path | None, as_json: bool) -> None:
+def main(
+    context: click.Context, run: Path, show_all: bool, watch: bool, used: bool, metrics: Path | None, as_json: bool
+) -> None:
     """Show how far RUN is, from its files.
 
     A shard is done by its receipt alone. Where Slurm answers, it tells waiting from running tasks and how failed ones
@@ -55,7 +64,10 @@ def main(context: click.Context, run: Path, show_all: bool, watch: bool, metrics
             text, code = _planning_text(unplanned, run, as_json), 3
         else:
             state, others = _explain(opened := Run.open(run), look(opened))
-            text = _json_text(state, others) if as_json else _text(state, others, run, show_all)
+            if used:
+                text = _efficiency_text(opened, state, as_json)
+            else:
+                text = _json_text(state, others) if as_json else _text(state, others, run, show_all)
             code = 0 if state.complete else 3
         if metrics is not None:
             write_metrics(metrics, run.absolute(), state)
@@ -65,6 +77,17 @@ def main(context: click.Context, run: Path, show_all: bool, watch: bool, metrics
         if not watch or code == 0:
             context.exit(code)
         time.sleep(_WATCH_SECONDS)
+
+
+def _efficiency_text(run: Run, state: RunStatus, as_json: bool) -> str:
+    from jobs._cli.usage import usage_page
+    from vnp.runs.done.efficiency import efficiency
+
+    jobs = submitted(run.paths.root)
+    found = efficiency(run, state, {entry.job: datetime.fromisoformat(entry.at).timestamp() for entry in jobs})
+    if as_json:
+        return json.dumps(asdict(found), indent=2)
+    return usage_page(found, str(run.paths.root), len(state.shards))
 
 
 def _planning_text(found: _Planning, root: Path, as_json: bool) -> str:

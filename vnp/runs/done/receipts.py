@@ -423,14 +423,18 @@ def note_death(run: Run, number: int, pid: int, log: str, error: str) -> None:
 
 def told(folder: Path, current: Attempt) -> list[dict[str, Any]]:
     """The attempts on a shard for its receipt, the one that seals it last; what vanished ends with its last sign."""
-    found = []
-    for path, one in read_attempts(folder):
-        if one.number != current.number and one.outcome == "running":
-            seen = _stamp(path.stat().st_mtime)
-            one = replace(one, ended=seen, outcome="left" if one.alive(path) else "vanished")
-        found.append(one)
-    others = [one for one in found if one.number != current.number]
-    return [to_json(one) for one in [*others, replace(current, ended=now(), outcome="done")]]
+    others = [(path, one) for path, one in read_attempts(folder) if one.number != current.number]
+    found = [one if one.outcome != "running" else ended_with_last_sign(path, one) for path, one in others]
+    return [to_json(one) for one in [*found, replace(current, ended=now(), outcome="done")]]
+
+
+def ended_with_last_sign(path: Path, attempt: Attempt) -> Attempt:
+    """An attempt that did not say how it ended: ``left`` if it is still alive, else ``vanished``."""
+    try:
+        seen = _stamp(path.stat().st_mtime)
+    except OSError:
+        seen = attempt.started
+    return replace(attempt, ended=seen, outcome="left" if attempt.alive(path) else "vanished")
 
 
 def read_attempts(folder: Path) -> list[tuple[Path, Attempt]]:
