@@ -39,7 +39,7 @@ venv: $(STAMP) ## create .venv with the tested versions (done by the others when
 
 image: ## build the Apptainer image vnp.sif, with CUDA (IMAGE_FLAGS=--fakeroot where you are not root)
 	apptainer build $(IMAGE_FLAGS) --build-arg COMMIT=$$(git rev-parse HEAD 2>/dev/null || echo unknown) \
-		$(IMAGE) containers/Apptainer.def
+		--build-arg EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 0) $(IMAGE) containers/Apptainer.def
 
 clean: ## remove .venv, the demo run and caches
 	rm -rf $(VENV) $(RUN) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

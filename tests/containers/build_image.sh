@@ -27,5 +27,6 @@ fi
 # %test is left to the tests, which look at what it says.
 APPTAINERENV_PIP_CONFIG_FILE=/mnt/pip.conf apptainer build --force --notest "${binds[@]}" \
     --mksquashfs-args "-comp zstd -Xcompression-level 1" \
-    "${base[@]}" --build-arg COMPILER= --build-arg "COMMIT=$(git rev-parse HEAD)" \
+    "${base[@]}" --build-arg COMPILER= \
+    --build-arg "COMMIT=$(git rev-parse HEAD)" --build-arg "EPOCH=$(git log -1 --format=%ct)" \
     "$image" containers/Apptainer.def

@@ -64,7 +64,8 @@ def test_production_starts_from_a_cuda_image_with_a_version_in_its_tag() -> None
     assert set(arguments) == set(re.findall(r"{{ (\w+) }}", TEXT))
 
 
-def test_everything_that_the_wheel_needs_is_copied() -> None:
+def test_what_the_wheel_and_the_list_of_packages_need_is_copied() -> None:
     copied = {line.split()[0] for line in TEXT.partition("%files\n")[2].partition("\n\n")[0].splitlines()}
-    assert copied == {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "vnp", "jobs", "slurm"}
+    assert copied == {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "vnp", "jobs", "slurm",
+                      "containers/sbom.py"}  # fmt: skip
     assert all((REPOSITORY / name).exists() for name in copied)
