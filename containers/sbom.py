@@ -2,8 +2,8 @@
 
     /opt/vnp/bin/python sbom.py
 
-Python packages are those that ``pip inspect`` tells of; what they need of each other comes from their metadata. It has no
-serial number and no time: of two images with the same packages it is the same.
+Python packages are those that ``pip inspect`` tells of; what they need of each other comes from their metadata.
+There is no serial number and no time in it: of two images with the same packages it is the same.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
         "metadata": {"component": root},
         "components": components,
         "dependencies": [
-            {"ref": one["bom-ref"], "dependsOn": sorted(python[name]["bom-ref"] for name in _needs(one) & python.keys())}
+            {"ref": one["bom-ref"], "dependsOn": sorted(python[name]["bom-ref"] for name in _needs(one) & set(python))}
             for one in [root, *(python[name] for name in sorted(python))]
         ],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import pkgutil
 import re
 import signal
@@ -14,7 +15,16 @@ from typing import Any, NamedTuple, NoReturn
 import click
 
 import jobs
-from jobs._cli.ending import SIGNALLED, EndedError, ended_by_signals, keep_streams, require_written
+from jobs._cli.ending import (
+    LOG_FORMAT,
+    LOG_FORMATS,
+    SIGNALLED,
+    EndedError,
+    about,
+    ended_by_signals,
+    keep_streams,
+    require_written,
+)  # fmt: skip
 from vnp.errors import UsageError, VnpError, machine_error, storage_error, without_password
 from vnp.files.durable import protect
 from vnp.files.records import read_toml
@@ -72,6 +82,8 @@ class Command(click.Command):
         """Read the options and what ``vnp.toml`` has of them, where a mistake is one message too."""
         keep_streams()
         try:
+            if os.environ.get(LOG_FORMAT, "") not in LOG_FORMATS:
+                raise UsageError(f"{LOG_FORMAT} must be text or json, not {os.environ[LOG_FORMAT]!r}")
             return super().make_context(info_name, args, parent, **extra)
         except click.UsageError as error:
             # Click prints it, and it may be of what stands in a file.
@@ -134,6 +146,8 @@ class Command(click.Command):
 
     def _do(self, ctx: click.Context) -> None:
         protect(self._read_files(ctx), anew=len(_running) == 0)
+        folder = next((ctx.params[name] for name in ("run", "out", "folder") if ctx.params.get(name)), None)
+        about["run"] = about["run"] or (str(folder.absolute()) if isinstance(folder, Path) else None)
         _running.append(self)
         try:
             super().invoke(ctx)

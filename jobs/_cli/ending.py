@@ -1,19 +1,34 @@
-"""How a command ends: a signal ends it with a message and a code, and nobody who stops listening ends its work."""
+"""How a command ends: a signal ends it with a message and a code, and nobody who stops listening ends its work.
+
+Where ``VNP_LOG_FORMAT`` is ``json``, standard error is one JSON object a line.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import io
+import json
 import os
+import re
 import signal
+import socket
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
 from vnp.errors import storage_error
+
+LOG_FORMAT = "VNP_LOG_FORMAT"
+LOG_FORMATS = ("", "text", "json")
+about: dict[str, Any] = {"run": None, "shard": None}
+"""What JSON logs say of everything that this process says: the folder that it works on, and the shard if it is one."""
+_LEVELS = {"error": "error", "traceback": "error", "warning": "warning"}
+_BEGINNING = re.compile(r"(?:(error|warning|traceback)\b.*?: *)?(?:shard (\d+)\b)?", re.IGNORECASE)
 
 SIGNALLED = 128
 """Added to a signal's number, it is the exit code of a command that the signal ended, as a shell has it."""
@@ -120,6 +135,59 @@ class _Stream(io.TextIOWrapper):
         super().__init__(io.BufferedWriter(self.end), encoding, "backslashreplace", line_buffering=lines)
 
 
+class _Events(_Stream):
+    """Standard error as one JSON object a line: what is written until a line ends is one event."""
+
+    _begun = ""
+
+    def isatty(self) -> bool:
+        return False
+
+    def write(self, text: str, /) -> int:
+        self._begun += text
+        if text.endswith("\n"):
+            self._say()
+        return len(text)
+
+    def flush(self) -> None:
+        self._say()
+        super().flush()
+
+    def _say(self) -> None:
+        text, self._begun = self._begun.strip("\n"), ""
+        if text:
+            super().write(event_line(text) + "\n")
+
+
+def _as_one(lines: list[str]) -> None:
+    sys.stderr.write("".join(lines))
+
+
+def logs_json() -> bool:
+    """Whether standard error is to be one JSON object a line."""
+    return os.environ.get(LOG_FORMAT) == "json"
+
+
+def event_line(text: str) -> str:
+    """What is said on standard error: the text, or an object of JSON logs."""
+    if not logs_json():
+        return text
+    found = _BEGINNING.match(text)
+    word, shard = found.groups() if found else (None, None)
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    level = _LEVELS[word.lower()] if word else "info"
+    of = {**about, "shard": about["shard"] if shard is None else int(shard)}
+    return json.dumps({"time": now, "level": level, "node": socket.gethostname(), **of, "event": text})
+
+
+def tell(text: str) -> None:
+    """Print a line of a task, which JSON logs have too."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+    if isinstance(sys.stderr, _Events):
+        sys.stderr.write(f"{text}\n")
+
+
 def keep_streams() -> None:
     """Make sure that the process has three streams, and that writing to them cannot end its work.
 
@@ -141,7 +209,10 @@ def keep_streams() -> None:
         if stream is not None:
             with contextlib.suppress(OSError):
                 stream.flush()
-        setattr(sys, name, _Stream(number, None if stream is None else stream.encoding))
+        kind = _Events if logs_json() and number == 2 else _Stream
+        setattr(sys, name, kind(number, None if stream is None else stream.encoding))
+        if kind is _Events:
+            sys.excepthook = lambda *error: _as_one(traceback.format_exception(*error))
 
 
 def require_written() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from jobs._cli.ending import raise_outside_imports
+from jobs._cli.ending import event_line, raise_outside_imports, tell
 from jobs._cluster.executor import log_path
 from vnp.errors import UsageError, VnpError, machine_error
 from vnp.files.records import read_record
@@ -128,7 +128,7 @@ def _exit_codes() -> Iterator[None]:
     except Exception as error:
         found = error if isinstance(error, VnpError) else machine_error(error)
         if found is None:
-            traceback.print_exc()
+            print(traceback.format_exc(), file=sys.stderr, flush=True)
             sys.exit(CRASHED)
         print(f"error: {found}", file=sys.stderr, flush=True)
         sys.exit(found.exit_code)
@@ -159,7 +159,7 @@ def _claim(folder: Path, number: int) -> Path:
 
 def print_blocks(shard: int, done: int, blocks: int) -> None:
     """Say how far a shard is."""
-    print(f"shard {shard}: {done} of {blocks} blocks", flush=True)
+    tell(f"shard {shard}: {done} of {blocks} blocks")
 
 
 @contextmanager
@@ -235,4 +235,4 @@ def _handlers(numbers: tuple[signal.Signals, ...], handler: Callable[[int, Frame
 
 def _write(number: int, text: str) -> None:
     # Not print: a signal may come in the middle of another one.
-    os.write(2, f"{signal.Signals(number).name}: {text}\n".encode())
+    os.write(2, f"{event_line(f'{signal.Signals(number).name}: {text}')}\n".encode())

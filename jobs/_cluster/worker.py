@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import vnp
+from jobs._cli.ending import about, keep_streams, logs_json, tell
 from jobs._cluster.task import FAILED
 from vnp.files.hashing import code_digest
 from vnp.files.records import parse_json
@@ -56,7 +57,13 @@ def environment() -> dict[str, str]:
 def main() -> None:
     """Do what the command line says."""
     code, function, arguments, *shard = sys.argv[1:]
-    print(f"Starting with vnp {vnp.__version__} on {socket.gethostname()}, job {job_id()}", flush=True)
+    if logs_json():
+        keep_streams()
+    module, _, name = function.partition(":")
+    request, *more = parse_json(arguments)
+    chosen = [[int(number)] for number in shard]
+    about.update(run=str(Path(request).parent), shard=int(shard[0]) if shard else None)
+    tell(f"Starting with vnp {vnp.__version__} on {socket.gethostname()}, job {job_id()}")
     if code_digest() != code:
         print(
             f"error: {Path(vnp.__file__).parent} is not the code that this task was submitted with: it was changed "
@@ -64,10 +71,7 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(FAILED)
-    module, _, name = function.partition(":")
-    request, *more = parse_json(arguments)
-    chosen = [[int(number)] for number in shard]
-    print(getattr(import_module(module), name)(request, *chosen, *more), flush=True)
+    tell(getattr(import_module(module), name)(request, *chosen, *more))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vnp.errors import DamagedShardError, StorageError, storage_error
-from vnp.files.records import open_regular
+from vnp.files.records import open_regular, parse_json
 from vnp.runs.done.receipts import Receipt, read_attempts, require_sealed
 from vnp.runs.request import Run, Shard, shard_name
 
@@ -179,10 +179,19 @@ def log_tail(log: str | None, lines: int) -> list[str]:
     try:
         with open_regular(Path(log)) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-            found = [line.rstrip() for line in file.read().decode(errors="replace").splitlines()]
+            written = file.read().decode(errors="replace").splitlines()
     except OSError:
         return []
-    return [line for line in found if line.strip()][-lines:]
+    found = (line for text in written for line in _event(text).splitlines())
+    return [line.rstrip() for line in found if line.strip()][-lines:]
+
+
+def _event(line: str) -> str:
+    """What a line of a log says, which may be an object of JSON logs."""
+    try:
+        return str(parse_json(line)["event"]) if line.startswith("{") else line
+    except (ValueError, KeyError, TypeError):
+        return line
 
 
 def log_tails(shards: Iterable[ShardStatus]) -> dict[int, list[str]]:
