@@ -14,7 +14,7 @@ from vnp.errors import UsageError, VnpError
 @command("python -m jobs.cancel RUN")
 @options.run_argument
 def main(run: Path) -> None:
-    """Cancel the Slurm jobs of RUN: all of them, and no others. What is finished stays, and rerun goes on from it."""
+    """Cancel the jobs of RUN: all of them, and no others. What is finished stays, and rerun goes on from it."""
     # Not every run with jobs is planned: its planning may be what is to be cancelled.
     root = run.absolute()
     if not (root / "run.json").exists() and not jobs_file(root).exists():
@@ -30,8 +30,8 @@ def main(run: Path) -> None:
     if not found:
         echo("nothing to cancel: no job of this run is in the queue")
         return
-    # Whole arrays: one word to Slurm ends thousands of waiting elements. The youngest first: those that wait for others
-    # must be gone before they could start.
+    # Whole arrays: one word to the scheduler ends thousands of waiting elements. The youngest first: those that wait
+    # for others must be gone before they could start.
     jobs = in_order(root, [element.job for element in found])[::-1]
     executor.cancel(jobs)
     running = sum(not element.waiting for element in found)

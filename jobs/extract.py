@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from shlex import quote
 from tempfile import TemporaryDirectory
@@ -13,7 +15,7 @@ from jobs._cli import options
 from jobs._cli.command import command, echo
 from jobs._cli.progress import duration
 from jobs._cluster import chain
-from jobs._cluster.executor import Executor, choose_executor, log_path, note_own_job
+from jobs._cluster.executor import SCRIPTS, Executor, choose_executor, choose_script, log_path, note_own_job
 from jobs._cluster.inline import require_complete
 from jobs._cluster.planning import make_plan, plan_run, run_options
 from jobs._cluster.task import STOPPED, print_blocks, stop_signals
@@ -31,9 +33,14 @@ _SHOWN = 20
 @options.encoding
 @options.cluster
 @options.slurm
-@click.option("--plan-job", is_flag=True, help="Slurm: read and cut the input in a job too, not on this node.")
+@click.option("--plan-job", is_flag=True, help="On a scheduler: read and cut the input in a job too, not on this node.")
 @click.option("--only", help="Make just these shards, such as 3,7 or 0-4, in this process: what an array task calls.")
-@click.option("--dry-run", is_flag=True, help="Show the plan, and for Slurm the sbatch text; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the plan, and what a scheduler would get; write nothing.")
+@click.option(
+    "--print-script",
+    type=click.Choice(list(SCRIPTS)),
+    help="Plan, and print a script that makes the shards, for you to submit; shell is for any other scheduler.",
+)
 @click.option("--force", is_flag=True, help="Begin anew where another run stands.")
 def main(
     input: tuple[Path, ...],  # noqa: A002 - the argument's name in help and vnp.toml
@@ -46,6 +53,7 @@ def main(
     plan_job: bool,
     only: str | None,
     dry_run: bool,
+    print_script: str | None,
     force: bool,
     **encoding: Any,
 ) -> None:
@@ -56,9 +64,21 @@ def main(
     parts of the split, and only the frames that it lists become rows. What is already done of the same run is kept.
     """
     if only is not None:
-        if plan_job or dry_run or force:
-            raise UsageError("--only makes shards of a planned run: without --plan-job, --dry-run and --force")
+        if plan_job or dry_run or force or print_script:
+            raise UsageError(
+                "--only makes shards of a planned run: without --plan-job, --dry-run, --print-script and --force"
+            )
         _only(run, only, bool(input))
+        return
+    if print_script is not None:
+        if plan_job or dry_run:
+            raise UsageError("--print-script plans here, and prints: without --plan-job and --dry-run")
+        writer = choose_script(print_script, profile, parallelism, retries)
+        # The script is to be all of standard output.
+        with redirect_stdout(sys.stderr):
+            planned, status = plan_run(run_options(input, shards, encoding, writer, out=run), run, writer, force=force)
+        # As it is, and not as text for people.
+        sys.stdout.write(writer.script(chain.shards(planned, status.unfinished), whole=True))
         return
     executor = choose_executor(cluster, profile, parallelism, retries)
     asked = run_options(input, shards, encoding, executor, out=None if dry_run else run)

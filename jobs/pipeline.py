@@ -24,7 +24,7 @@ from vnp.runs.request import default_layout
 @options.layout
 @options.cluster
 @options.slurm
-@click.option("--plan-job", is_flag=True, help="Slurm: read and cut the input in a job too, not on this node.")
+@click.option("--plan-job", is_flag=True, help="On a scheduler: read and cut the input in a job too, not on this node.")
 @click.option(
     "--train/--no-train",
     default=True,
@@ -50,7 +50,7 @@ def main(
     With viral and host inputs (a samplesheet's column label, or a dataset), a classifier is trained,
     RUN/model/model.pth, and measured on what was held out, in RUN/accuracy.
 
-    On Slurm the steps are jobs that wait for each other, and this command returns at once. The chain holds: the
+    On a scheduler the steps are jobs that wait for each other, and this command returns at once. The chain holds: the
     planning (with --plan-job only), an array of one task a shard, the merging, which starts when all tasks have
     ended, however they ended, and behind it training and benchmark. If shards are missing then, the merging says
     which and ends with 3; nothing is left waiting in the queue, and rerun RUN --then pipeline goes on from there.

@@ -31,7 +31,7 @@ from vnp.runs.request import Run, default_layout
 )
 @options.layout
 @click.option("--accept-code", is_flag=True, help="Go on though vnp's code has changed since the run was planned.")
-@click.option("--force", is_flag=True, help="Slurm: submit shards again that are in the queue.")
+@click.option("--force", is_flag=True, help="On a scheduler: submit shards again that are in the queue.")
 def main(
     run: Path,
     cluster: str | None,

@@ -53,8 +53,8 @@ def main(
 ) -> None:
     """Show how far RUN is, from its files.
 
-    A shard is done by its receipt alone. Where Slurm answers, it tells waiting from running tasks and how failed ones
-    ended. Ends with 0 if all shards are done, else with 3.
+    A shard is done by its receipt alone. Where the scheduler answers, it tells waiting from running tasks and how
+    failed ones ended. Ends with 0 if all shards are done, else with 3.
     """
     if metrics is not None:
         require_metrics_file(metrics)
@@ -249,7 +249,7 @@ def _out_of_queue(
     found: ShardStatus, entry: Submitted, executor: Executor, known: set[str], answered: bool, logs: dict[str, str]
 ) -> ShardStatus:
     """A shard that was submitted, whose job the queue does not have, or of which it could not be asked."""
-    own = (found.job or "").partition("_")[0]
+    own = executor.job_of(found.job or "")
     if found.state == "running":
         # Its own sign of life counts for more than the queue of what may be another cluster.
         elsewhere = answered and own in known and not found.here
@@ -257,7 +257,7 @@ def _out_of_queue(
     if found.attempts and (own == entry.job or own not in known):
         return found
     # The last job for it never began the shard: what there is to say of that is in the job's log.
-    index = found.shard.number - entry.base
+    index = executor.index(entry, found.shard.number)
     log, job = logs.get(executor.log(entry.job, index)), executor.task_id(entry.job, index)
     if log is None:
         words = "its job ended or was cancelled before it started" if answered else "submitted, no sign of it yet"

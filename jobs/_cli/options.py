@@ -18,8 +18,8 @@ run_argument = click.argument("run", type=click.Path(path_type=Path, file_okay=F
 force = click.option("--force", is_flag=True, help="Write over what is there.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _PLACES = (
-    "Where to run: auto is Slurm where sbatch is on PATH, but this machine inside of a job; local is processes of this "
-    "machine, one for each GPU or group of cores; inline is this process."
+    "Where to run: auto is the scheduler that is here (sge is Grid Engine), but this machine without one or inside of "
+    "a job; local is processes of this machine, one for each GPU or group of cores; inline is this process."
 )
 cluster = click.option("--cluster", type=click.Choice(CLUSTERS), default="auto", help=_PLACES)
 same_cluster = click.option("--cluster", type=click.Choice(CLUSTERS), help=f"{_PLACES}  [default: as the run was made]")
@@ -73,7 +73,7 @@ layout = click.option(
 
 
 def slurm(function: _Function) -> _Function:
-    """Options of a submission to Slurm."""
+    """Options of a submission to a scheduler."""
     for option in (
         click.option("--retries", type=int, help="How often a task that was stopped or killed is queued again."),
         click.option("--parallelism", type=int, help="Tasks of an array that may run at once."),

@@ -122,7 +122,7 @@ def plan_and_shards(options: RunOptions, root: Path, executor: Executor, *, forc
 def require_scheduler(executor: Executor) -> None:
     """Refuse to plan in a job where there is nobody to hand it to."""
     if executor.waits:
-        raise UsageError("--plan-job needs Slurm: there is no sbatch here, or --cluster says otherwise")
+        raise UsageError("--plan-job needs a scheduler: there is none here, or --cluster says otherwise")
 
 
 def shards(run: Run, numbers: Sequence[int], report: Callable[[float], str] | None = None) -> Job:

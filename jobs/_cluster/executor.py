@@ -8,8 +8,9 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import import_module
@@ -26,11 +27,16 @@ if TYPE_CHECKING:
 
 EXECUTORS = {
     "slurm": "jobs._cluster.slurm.Slurm",
+    "sge": "jobs._cluster.grid_engine.GridEngine",
+    "pbs": "jobs._cluster.pbs.Pbs",
+    "lsf": "jobs._cluster.lsf.Lsf",
     "local": "jobs._cluster.local.Local",
     "inline": "jobs._cluster.inline.Inline",
 }
 """Each by the name that --cluster has for it; auto takes the first one that is here."""
 CLUSTERS = ("auto", *EXECUTORS)
+SCRIPTS = {**{name: EXECUTORS[name] for name in ("slurm", "sge", "pbs", "lsf")}, "shell": "jobs._cluster.plain.Shell"}
+"""What a script can be printed for; shell is any other scheduler, or none."""
 _FIRST = next(iter(EXECUTORS))
 
 
@@ -88,6 +94,11 @@ class Executor(ABC):
         return None
 
     @classmethod
+    def is_set_up(cls) -> bool:
+        """Whether there is a cluster behind its programs, as far as this machine knows; it need not answer."""
+        return True
+
+    @classmethod
     def own_job(cls) -> str | None:
         """The scheduler's job that this process is in, if any."""
         return None
@@ -123,9 +134,21 @@ class Executor(ABC):
         """The id of an array's element, or of a plain job (None)."""
         return job if index is None else f"{job}_{index}"
 
+    def job_of(self, task: str) -> str:
+        """The job that a task's id is of."""
+        return task.partition("_")[0]
+
+    def shard(self, entry: Submitted, index: int | None) -> int | None:
+        """What an array's element, or a plain job (None), makes."""
+        return None if index is None else entry.base + index
+
+    def index(self, entry: Submitted, shard: int) -> int | None:
+        """The index of the element that makes a shard; None where it is a plain job."""
+        return shard - entry.base
+
     def log(self, job: str, index: int | None) -> str:
         """Name of the file in the run's ``logs`` that such a task writes errors to."""
-        return f"{self.task_id(job, index)}_0_log.err"
+        return "_".join([*re.findall(r"\d+", self.task_id(job, index)), "0_log.err"])
 
     def check(self) -> None:
         """Make sure that tasks would find what they need, before time is spent on planning.
@@ -135,8 +158,12 @@ class Executor(ABC):
         """
         return
 
-    def script(self, job: Job) -> str:  # noqa: ARG002 - of a scheduler
-        """The text that the scheduler would get; empty without one."""
+    def script(self, job: Job, *, whole: bool = False) -> str:  # noqa: ARG002 - of a scheduler
+        """The text that the scheduler would get; empty without one.
+
+        Raises:
+            UsageError: ``whole``, and one text is not enough for all shards.
+        """
         return ""
 
     def note_own_job(self, root: Path) -> None:  # noqa: ARG002 - of a scheduler
@@ -157,9 +184,19 @@ def choose_executor(
     return made
 
 
+def choose_script(name: str, profile: str | None, parallelism: int | None, retries: int | None) -> Executor:
+    """The one that writes scripts for a scheduler, which need not be here."""
+    from jobs._cluster.profile import load_profile
+
+    return _load(name, SCRIPTS)(load_profile(profile).changed(parallelism=parallelism, retries=retries))
+
+
 def _choose(cluster: str, profile: str | None, parallelism: int | None, retries: int | None) -> Executor:
-    kinds = [_load(name) for name in (EXECUTORS if cluster == "auto" else [cluster])]
-    kind = next(one for one in kinds if cluster != "auto" or one.missing() is None)
+    # Only here, for every command reads this module to name the places.
+    from jobs._cluster.profile import load_profile
+
+    here = _here()
+    kind = next(here) if cluster == "auto" else _load(cluster)
     missing, job = kind.missing(), kind.own_job()
     if missing is not None:
         raise UsageError(f"--cluster {cluster}: {missing}")
@@ -171,10 +208,24 @@ def _choose(cluster: str, profile: str | None, parallelism: int | None, retries:
     for option, value, least in (("--parallelism", parallelism, 1), ("--retries", retries, 0)):
         if value is not None and value < least:
             raise UsageError(f"{option} must be at least {least}, not {value}")
-    # Only here, for every command reads this module to name the places.
-    from jobs._cluster.profile import load_profile
+    site = load_profile(profile).changed(parallelism=parallelism, retries=retries)
+    while site.scheduler not in (None, kind.name) and not kind.waits:
+        if cluster != "auto":
+            raise UsageError(f"--cluster {cluster}: the profile is for {site.scheduler}; name another with --profile")
+        # The one that the profile is for, or this machine.
+        kind = next(here)
+    return kind() if kind.waits else kind(site)
 
-    return kind(load_profile(profile).changed(parallelism=parallelism, retries=retries))
+
+def _here() -> Iterator[type[Executor]]:
+    """The places that are here, in the order in which they are taken."""
+    for kind in map(_load, EXECUTORS):
+        if kind.missing() is not None:
+            continue
+        if kind.is_set_up():
+            yield kind
+        else:
+            echo(f"{kind.title}'s programs are here, and no cluster is set up for them: passed over", err=True)
 
 
 def scheduler(root: Path) -> Executor:
@@ -189,8 +240,8 @@ def note_own_job(root: Path) -> None:
         _load(name)().note_own_job(root)
 
 
-def _load(name: str) -> type[Executor]:
-    module, _, kind = EXECUTORS[name].rpartition(".")
+def _load(name: str, among: Mapping[str, str] = EXECUTORS) -> type[Executor]:
+    module, _, kind = among[name].rpartition(".")
     found: type[Executor] = getattr(import_module(module), kind)
     return found
 

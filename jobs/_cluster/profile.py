@@ -32,15 +32,20 @@ PATH_VARIABLE = "VNP_PROFILE_PATH"
 SITE_FOLDER = "/etc/vnp"
 DEFAULT = "default"
 """The profile of who names none, in the user's settings or the site's folders: no other folder may decide unasked."""
+_MEMORY = re.compile(r"(\d+)([KMGTkmgt]?)[Bb]?")
 _TIME = re.compile(r"^(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?$")
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What one job asks of Slurm. Each is an option of ``sbatch`` unless said otherwise."""
+    """What one job asks of the scheduler. Each is an option of Slurm's ``sbatch`` unless said otherwise.
 
-    partition: str | None = None
-    account: str | None = None
+    What the others make of it is in docs/schedulers.md.
+    """
+
+    scheduler: str | None = None  # what the profile is for, as --cluster has it; any, if left out
+    partition: str | None = None  # the queue, where that is the word
+    account: str | None = None  # the project, where that is the word
     qos: str | None = None
     constraint: str | None = None  # features that a node must have
     gpus: int | None = None  # GPUs of a task: a number, for ``--gpus-per-node``
@@ -56,10 +61,27 @@ class Resources:
     environment: dict[str, str] = field(default_factory=dict)  # variables to set
     setup: tuple[str, ...] = ()  # shell lines that run before the task, such as ``module load``
     extra: tuple[str, ...] = ()  # more options of ``sbatch``, such as ``--mail-type=FAIL``
+    # Grid Engine's names for more than one core of a node, memory, and GPUs; every site has its own.
+    parallel_environment: str = "smp"
+    memory_resource: str = "mem_free"
+    gpu_resource: str = "gpu"
 
     @property
     def minutes(self) -> int:
         return parse_minutes(self.time)
+
+    @property
+    def megabytes(self) -> int:
+        """The memory of a task in MiB.
+
+        Raises:
+            UsageError: it is no number with a unit.
+        """
+        match = _MEMORY.fullmatch(self.mem)
+        if match is None:
+            raise UsageError(f"mem must be such as 32G or 500M, not {self.mem!r}")
+        kilobytes = int(match[1]) << 10 * "KMGT".index((match[2] or "M").upper())
+        return max(1, kilobytes >> 10)
 
 
 _DEFAULTS: dict[JobKind, dict[str, Any]] = {
@@ -80,6 +102,11 @@ class Profile:
     def of(self, kind: JobKind) -> Resources:
         found: Resources = getattr(self, kind)
         return found
+
+    @property
+    def scheduler(self) -> str | None:
+        """What it is for, as --cluster has it; None for any."""
+        return self.gpu.scheduler
 
     def changed(self, **values: Any) -> Profile:
         """The same with other values for all kinds; None leaves a value as it is."""
@@ -146,6 +173,8 @@ def _combined(name: str, kind: JobKind, general: dict[str, Any], content: dict[s
     own = content.get(kind, {})
     if not isinstance(own, dict):
         raise UsageError(f"{name}: {kind} must be a table, [{kind}], not {own!r}")
+    if "scheduler" in own:
+        raise UsageError(f"{name}: scheduler belongs on the top level, for all kinds of jobs")
     values = {**_DEFAULTS[kind], **general, **own}
     both = [part["environment"] for part in (general, own) if isinstance(part.get("environment"), dict)]
     if len(both) == 2:
@@ -189,6 +218,10 @@ def _check(name: str, made: Resources) -> None:
         if not _VARIABLE.fullmatch(variable):
             raise UsageError(f"{name}: environment: {variable!r} is no name of a variable")
     for option in made.extra:
+        if made.scheduler not in (None, "slurm"):
+            if not option.startswith("-"):
+                raise UsageError(f"{name}: extra holds options of {made.scheduler}, such as -M me@site, not {option!r}")
+            continue
         match = _OPTION.match(option)
         if match is None:
             raise UsageError(f"{name}: extra holds options of sbatch as --name=value or --name, not {option!r}")

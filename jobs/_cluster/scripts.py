@@ -20,7 +20,7 @@ from tempfile import NamedTemporaryFile
 from typing import ClassVar
 
 from jobs._cli.command import echo
-from jobs._cluster.executor import Executor, Job, note
+from jobs._cluster.executor import Element, Executor, Job, Submitted, note, submitted
 from jobs._cluster.image import check_place, python_command
 from jobs._cluster.profile import CONTROL, KINDS, Profile, Resources, load_profile
 from jobs._cluster.worker import search_path, task_words
@@ -29,7 +29,7 @@ from vnp.errors import UsageError, VnpError
 AT_ONCE = 500
 """Most ids in one command."""
 _SECONDS_TO_ANSWER = 30
-_PATHS = {"PATH", "LD_LIBRARY_PATH"}
+PATHS = {"PATH", "LD_LIBRARY_PATH"}
 _HANDED_ON = re.compile("VNP_(?!LOG$|JOB$|ASKED$|END_TIME$)|XDG_(CACHE|CONFIG)_HOME$")
 
 
@@ -38,10 +38,13 @@ class Batch(Executor):
 
     waits = False
     submits: ClassVar[str]  # its program that takes a script
+    settings: ClassVar[tuple[str, ...]]  # files of which a cluster's machines have one, with variables
+    probe: ClassVar[tuple[str, ...]]  # a question that any cluster answers
     changing: ClassVar[tuple[str, ...]] = ()  # beginnings of variables that change what its programs do
     needed: ClassVar[frozenset[str]] = frozenset()  # but these of them say which scheduler it is, and who asks
     foreign: ClassVar[tuple[str, ...]] = ()  # beginnings of those that would change what is submitted
-    has_ended: ClassVar[re.Pattern[str]]  # what is said of a job that cannot be cancelled because it has ended
+    called: ClassVar[str]  # variable of a job that has its name
+    has_ended: ClassVar[re.Pattern[str]]  # what is said of a job that was cancelled, or cannot be because it has ended
 
     @property
     def _profile(self) -> Profile:
@@ -52,6 +55,11 @@ class Batch(Executor):
         if shutil.which(cls.submits):
             return None
         return f"there is no {cls.submits} on PATH; submit from a login node, or use --cluster local"
+
+    @classmethod
+    def is_set_up(cls) -> bool:
+        paths = [os.path.expandvars(path) for path in cls.settings]
+        return any("$" not in path and Path(path).exists() for path in paths) or cls.ask(cls.probe) is not None
 
     def check(self) -> None:
         for kind in KINDS:
@@ -83,8 +91,14 @@ class Batch(Executor):
             note(job.root, taken, job.name, base, [base + index for index in indexes or []], self.name)
         return ids
 
-    def script(self, job: Job) -> str:
-        return self.batch_script(job, self._profile.of(job.kind), *self.arrays(job)[0])
+    def script(self, job: Job, *, whole: bool = False) -> str:
+        arrays = self.arrays(job)
+        if whole and len(arrays) > 1:
+            raise UsageError(
+                f"{len(job.shards or ())} shards are more than an array of {self.title} may have here "
+                f"({self.max_array_size()}): take fewer, or print the script for shell"
+            )
+        return self.batch_script(job, self._profile.of(job.kind), *arrays[0])
 
     def arrays(self, job: Job) -> list[tuple[int, list[int] | None]]:
         """Each array's first number and its indexes."""
@@ -97,9 +111,28 @@ class Batch(Executor):
     def cancel(self, jobs: Sequence[str]) -> None:
         for first in range(0, len(jobs), AT_ONCE):
             done = self.call([self.tools[1], *jobs[first : first + AT_ONCE]], None)
-            said = [line for line in done.stderr.splitlines() if not self.has_ended.search(line)]
+            lines = (done.stdout + done.stderr).splitlines()
+            said = [line for line in lines if line.strip() and not self.has_ended.search(line)]
             if done.returncode and said:
                 raise VnpError("\n".join(said))
+
+    def note_own_job(self, root: Path) -> None:
+        job = self.own_job()
+        if job and all(entry.job != job for entry in submitted(root)):
+            note(root, job, os.environ.get(self.called, ""), 0, [], self.name)
+
+    def element(self, entry: Submitted, index: int | None, state: str, reason: str, **more: bool) -> Element:
+        """What the queue has of a submission, by the index that the scheduler counts with."""
+        return Element(
+            id=self.task_id(entry.job, index),
+            name=entry.name,
+            state=state,
+            reason=reason,
+            shard=self.shard(entry, index),
+            log=self.log(entry.job, index),
+            job=entry.job,
+            **more,
+        )
 
     def _refusal(self, job: Job, said: str, ids: Sequence[str]) -> str:
         text = f"{self.title} refused the job {job.name}: {self.plain_words(said) or 'it gave no reason'}"
@@ -111,7 +144,9 @@ class Batch(Executor):
         return text + f"\nWithout {self.title}, on this machine alone: --cluster local"
 
     @classmethod
-    def call(cls, words: Sequence[str], seconds: float | None) -> subprocess.CompletedProcess[str]:
+    def call(
+        cls, words: Sequence[str], seconds: float | None, given: str | None = None, folder: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run one of its programs without the variables that change what it does, or come from a job around us.
 
         Raises:
@@ -122,7 +157,10 @@ class Batch(Executor):
             name: value for name, value in os.environ.items() if name in cls.needed or not name.startswith(cls.changing)
         }
         try:
-            return subprocess.run(words, env=kept, capture_output=True, text=True, errors="replace", timeout=seconds)
+            return subprocess.run(
+                words, env=kept, input=given, cwd=folder, capture_output=True, text=True, errors="replace",
+                timeout=seconds,
+            )  # fmt: skip
         except OSError as error:
             raise VnpError(f"{words[0]} cannot be run: {error.strerror}") from error
 
@@ -177,14 +215,14 @@ def task_command(job: Job, wanted: Resources) -> str:
     return " ".join([python, *map(quote, words)])
 
 
-def exports(wanted: Resources) -> list[str]:
-    """Shell lines that set what a task needs to find in its environment."""
+def exports(wanted: Resources, *more: str) -> list[str]:
+    """Shell lines that set what a task needs to find in its environment; ``more`` names variables to hand on."""
     variables = dict(sorted(wanted.environment.items()))
     if wanted.image:
         # What an image sets itself wins over the plain variable, as it must for the paths of programs.
-        variables |= {f"APPTAINERENV_{name}": value for name, value in variables.items() if name not in _PATHS}
+        variables |= {f"APPTAINERENV_{name}": value for name, value in variables.items() if name not in PATHS}
     # Some sites hand nothing on to a job.
-    handed = {name: os.environ[name] for name in sorted(os.environ) if _HANDED_ON.match(name)}
+    handed = {name: os.environ[name] for name in sorted(os.environ) if name in more or _HANDED_ON.match(name)}
     safe = {"PYTHONPATH": search_path(variables.get("PYTHONPATH")), "PYTHONSAFEPATH": "1"}
     return [f"export {name}={quote(value)}" for name, value in {**handed, **variables, **safe}.items()]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from jobs._cluster.executor import Element, Job, note, submitted
+from jobs._cluster.executor import Element, Job, submitted
 from jobs._cluster.profile import Resources
 from jobs._cluster.scripts import AT_ONCE, Batch, asked, exports, ranges, require_plain, task_command
 from jobs._cluster.task import CRASHED, STOPPED
@@ -36,10 +36,13 @@ class Slurm(Batch):
     title = "Slurm"
     tools = ("squeue", "scancel")
     submits = "sbatch"
+    settings = ("$SLURM_CONF", "/etc/slurm/slurm.conf", "/etc/slurm-llnl/slurm.conf")
+    probe = ("scontrol", "ping")
     # Options of Slurm's programs as variables, but for those that say which Slurm it is and who asks.
     changing = ("SBATCH_", "SLURM_", "SLURMD_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_")
     needed = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT"})
     foreign = ("SBATCH_",)
+    called = "SLURM_JOB_NAME"
     has_ended = re.compile("already complet|Invalid job id", re.IGNORECASE)
 
     def state(self, root: Path) -> list[Element] | None:
@@ -59,19 +62,8 @@ class Slurm(Batch):
             if entry is None or name.strip() != entry.name.strip():
                 continue
             index = int(column) if column.isdecimal() else None
-            found.append(
-                Element(
-                    id=self.task_id(entry.job, index),
-                    name=entry.name,
-                    state=state,
-                    reason=reason,
-                    shard=None if index is None else entry.base + index,
-                    log=self.log(entry.job, index),
-                    job=entry.job,
-                    waiting=state in _WAITING,
-                    ending=state == "COMPLETING",
-                )
-            )
+            waiting, ending = state in _WAITING, state == "COMPLETING"
+            found.append(self.element(entry, index, state, reason, waiting=waiting, ending=ending))
         return found
 
     def ended(self, jobs: Sequence[str]) -> dict[str, str]:
@@ -91,11 +83,6 @@ class Slurm(Batch):
     @classmethod
     def own_job(cls) -> str | None:
         return os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
-
-    def note_own_job(self, root: Path) -> None:
-        job = self.own_job()
-        if job and all(entry.job != job for entry in submitted(root)):
-            note(root, job, os.environ.get("SLURM_JOB_NAME", ""), 0, [])
 
     def batch_script(self, job: Job, wanted: Resources, base: int, indexes: Sequence[int] | None) -> str:
         # Here, because it takes longer to load than Slurm to say how a run is.

@@ -1,4 +1,4 @@
-"""Slurm's commands as small scripts: they note how they were called and answer what a test has laid out."""
+"""A scheduler's commands as small scripts: they note how they were called and answer what a test has laid out."""
 
 from __future__ import annotations
 
@@ -14,30 +14,32 @@ printf '%s\\n' "$*" >> '{folder}/{name}.calls'
 [ -f '{folder}/{name}.code' ] && exit "$(cat '{folder}/{name}.code')"
 exit 0
 """
-_SBATCH = """
+# Takes its last argument, or what it is given; an answer for it that is no failure is said before that of a submission.
+_SUBMIT = """
 for last; do :; done
-[ -f '{folder}/sbatch.code' ] || {{
+[ -f '{folder}/{name}.code' ] || {{
   number=$(ls '{folder}' | grep -c '^script')
-  cp "$last" "{folder}/script$number"
-  echo "Submitted batch job $((number + 41))"
+  cat ${{last:+"$last"}} > "{folder}/script$number"
+  printf '{taken}\\n' "$((number + 41))"
 }}
 """
 
 
 class FakeSlurm:
-    """Slurm as far as a submission sees it. Jobs get the ids 41, 42 …
+    """A scheduler as far as a submission sees it. Jobs get the ids 41, 42 …
 
     Args:
         folder: for the scripts, which is put first on PATH.
-        names: the commands that are there.
+        names: the commands that are there; the first takes scripts.
+        taken: what that answers, with the place of the id.
     """
 
-    def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, names: tuple[str, ...], taken: str = "Submitted batch job %s") -> None:
         self.folder = folder
         folder.mkdir()
         for name in names:
             path = folder / name
-            extra = _SBATCH.format(folder=folder) if name == "sbatch" else ""
+            extra = _SUBMIT.format(folder=folder, name=name, taken=taken) if name == names[0] else ""
             path.write_text(_SCRIPT.format(folder=folder, name=name, extra=extra))
             path.chmod(0o755)
 

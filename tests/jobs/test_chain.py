@@ -212,7 +212,7 @@ def test_without_slurm_its_options_are_refused(
     assert "no sbatch on PATH" in invoke(extract.main, fasta, "--out", run, *KMER, code=2)
     for command in (extract.main, pipeline.main):
         words = [fasta, "--out", run, "--dna", "kmer", "--protein", "kmer", "--plan-job"]
-        assert "--plan-job needs Slurm" in invoke(command, *words, code=2)
+        assert "--plan-job needs a scheduler" in invoke(command, *words, code=2)
 
 
 def test_profile_mistakes_are_told_before_anything_is_planned(slurm: FakeSlurm, fasta: Path, run: Path) -> None:

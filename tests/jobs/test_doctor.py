@@ -120,16 +120,26 @@ def test_a_folder_of_another_model_is_not_a_failure(tmp_path: Path) -> None:
     assert "fails" in {one.state for one in weights(tmp_path, ("dnabert_s",))}
 
 
-def test_slurm_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("sbatch", "squeue", "sacct"):
-        program(tmp_path / "bin", name, "echo slurm 23.11.4")
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin")
-    assert machine.scheduler() == Finding(
-        "scheduler", "ok", "sbatch: slurm 23.11.4, squeue: slurm 23.11.4, sacct: slurm 23.11.4"
-    )
-    program(tmp_path / "bin", "sacct", "exit 1")
+@pytest.mark.parametrize(
+    ("title", "names"),
+    [
+        ("Slurm", ("sbatch", "squeue", "sacct")),
+        ("Grid Engine", ("qconf", "qstat", "qacct")),
+        ("PBS", ("pbsnodes", "qsub", "qstat")),
+        ("LSF", ("bsub", "bjobs", "bparams")),
+    ],
+)
+def test_the_scheduler_is_seen(
+    title: str, names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in names:
+        program(tmp_path / "bin", name, "/bin/echo version 23")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    answers = ", ".join(f"{name}: version 23" for name in names)
+    assert machine.scheduler() == Finding("scheduler", "ok", f"{title}: {answers}")
+    program(tmp_path / "bin", names[2], "exit 1")
     finding = machine.scheduler()
-    assert (finding.state, "sacct does not answer" in finding.found) == ("warning", True)
+    assert (finding.state, f"{names[2]} does not answer" in finding.found) == ("warning", True)
 
 
 def test_the_container_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

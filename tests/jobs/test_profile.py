@@ -58,7 +58,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     # GPUs are for the jobs that embed on them.
     assert (profile.cpu.gres, profile.cpu.gpus, profile.reduce.gres, profile.reduce.gpus) == (None,) * 4
     assert {field.name for field in fields(Resources)} <= set(EVERYTHING.replace("[", " ").split()) | {
-        "gpus", "environment"
+        "gpus", "environment", "scheduler", "parallel_environment", "memory_resource", "gpu_resource"
     } | {"environment]"}  # fmt: skip
 
 

@@ -178,20 +178,30 @@ def _locks(path: Path) -> str:
     return "file locks work"
 
 
+# What submits, lists the queue and says how jobs ended, each asked for its version or whether it reaches its master.
+_SCHEDULERS = {
+    "Slurm": ("sbatch --version", "squeue --version", "sacct --version"),
+    "Grid Engine": ("qconf -sss", "qstat -help", "qacct -help"),
+    "PBS": ("pbsnodes --version", "qsub --version", "qstat --version"),
+    "LSF": ("bsub -V", "bjobs -V", "bparams -V"),
+}
+
+
 def scheduler() -> Finding:
-    """Look for Slurm."""
-    if shutil.which("sbatch") is None:
-        return Finding("scheduler", "not here", "no sbatch on PATH: jobs run as local processes")
+    """Look for a scheduler."""
+    name = next((name for name, commands in _SCHEDULERS.items() if shutil.which(commands[0].split()[0])), None)
+    if name is None:
+        return Finding("scheduler", "not here", f"no {', '.join(_SCHEDULERS)} on PATH: jobs run as local processes")
     found: list[str] = []
     missing: list[str] = []
-    for command in ("sbatch", "squeue", "sacct"):
-        version = _first_line([command, "--version"])
-        (missing if version is None else found).append(f"{command}: {version}" if version else command)
+    for words in map(str.split, _SCHEDULERS[name]):
+        version = _first_line(words)
+        (missing if version is None else found).append(f"{words[0]}: {version}" if version else words[0])
     if missing:
         mend = "status works from receipts; load the scheduler's module for explanations of failed jobs"
         found += [f"{command} does not answer" for command in missing]
-        return Finding("scheduler", "warning", ", ".join(found), mend)
-    return Finding("scheduler", "ok", ", ".join(found))
+        return Finding("scheduler", "warning", f"{name}: {', '.join(found)}", mend)
+    return Finding("scheduler", "ok", f"{name}: {', '.join(found)}")
 
 
 def container() -> Finding:
