@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from benchmarks._commands import command, options
+from benchmarks.regions.genes import print_odds
 from benchmarks.regions.genomes import Genome, annotated, plant
 from vnp.finetune.genomes import TEST, VALIDATION, load_genomes, within
 
@@ -109,20 +110,25 @@ def call(genomes: Sequence[Genome], out: Path, checkpoint: str, device: str) -> 
 )
 @click.option("--checkpoint", default="native", help="As predict takes it: native, or a folder of finetune.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to run.")
+@click.option("--genes", is_flag=True, help="Only print what lengths and strands of genes say, of training units.")
 @options.as_json
 def main(
-    packed: Path, out: Path, part: str, prophages: Path | None, checkpoint: str, device: str, as_json: bool
+    packed: Path, out: Path, part: str, prophages: Path | None, checkpoint: str, device: str, genes: bool, as_json: bool
 ) -> None:
     """Measure predict --regions.
 
     Held-out phages of 10 to 60 kb of PACKED, the genomes.npz of a training, are put into its held-out bacteria; every
     third stays free of them. Writes regions.json.
     """
-    cases = [(part, list(plant(load_genomes(packed), _PARTS[part])))]
+    genomes = load_genomes(packed)
+    if genes:
+        print_odds(genomes)
+        return
+    cases = [(part, list(plant(genomes, _PARTS[part])))]
     if prophages is not None:
         names = [path.name.removesuffix(".fna.gz") for path in sorted(prophages.glob("*.fna.gz"))]
         cases += zip(names, annotated(prophages), strict=True)
-    figures = {name: compare(genomes, call(genomes, out / name, checkpoint, device)) for name, genomes in cases}
+    figures = {name: compare(records, call(records, out / name, checkpoint, device)) for name, records in cases}
     found = {name: asdict(one) for name, one in figures.items()}
     (out / "regions.json").write_text(json.dumps(found, indent=2))
     if as_json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,29 +46,47 @@ def test_the_chain_is_the_likeliest_of_all() -> None:
         assert (stretches(odds, 5.0) == states[weights.argmax()]).all()
 
 
+def mute(odds: np.ndarray) -> Callable[[], np.ndarray]:
+    return lambda: np.zeros(len(odds))
+
+
 def hosts(size: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).normal(-5, 1.2, size)
+    return np.random.default_rng(seed).normal(-4.3, 0.5, size)
 
 
 @pytest.mark.parametrize("window", [1000, 2000, 5000])
 def test_what_stands_out_in_a_long_record_is_found_below_even_odds(window: int) -> None:
     count, first, behind = (bases // window for bases in (800_000, 200_000, 240_000))
     odds = hosts(count, 1)
-    odds[first:behind] += 4.5
-    ((found, ended),) = runs(find(odds, count * window))
+    odds[first:behind] += 3.5
+    ((found, ended),) = runs(find(odds, count * window, mute(odds)))
     assert abs(found - first) <= 1
     assert abs(ended - behind) <= 1
     short = odds[first - 5_000 // window : behind]
-    assert not find(short, len(short) * window).any()
+    assert not find(short, len(short) * window, mute(short)).any()
 
 
 def test_a_record_that_is_a_virus_has_no_host_to_stand_out_from() -> None:
-    assert find(np.full(20, 4.0), 100_000).all()
-    assert not find(np.full(2, -1.0), 10_000).any()
+    virus, doubtful = np.full(20, 4.0), np.full(2, -1.0)
+    assert find(virus, 100_000, mute(virus)).all()
+    assert not find(doubtful, 10_000, mute(doubtful)).any()
 
 
 def test_hosts_have_no_regions() -> None:
-    assert sum(find(hosts(count, seed), 1_000_000).sum() for seed in range(20) for count in (200, 500)) == 0
+    scores = [hosts(count, seed) for seed in range(20) for count in (200, 500)]
+    assert sum(find(odds, 1_000_000, mute(odds)).sum() for odds in scores) == 0
+
+
+def test_genes_decide_where_scores_are_in_doubt() -> None:
+    odds, genes = hosts(400, 2), np.full(400, -0.5)
+    for place, of_genes in ((100, 4.0), (200, -0.5)):
+        odds[place : place + 5] = -2.0
+        genes[place : place + 5] = of_genes
+    # Where no window stands out, no gene is read.
+    genes[300:310] = 4.0
+    assert runs(find(odds, 2_000_000, lambda: genes)) == [(100, 105)]
+    flat = np.full(400, -5.0)
+    assert not find(flat, 2_000_000, lambda: pytest.fail("genes were read")).any()
 
 
 @pytest.mark.parametrize("behind", [True, False], ids=["begins", "ends"])

@@ -3,23 +3,27 @@
 A record is read as a chain of two states, host and virus (a hidden Markov model). A window speaks for the virus with
 its calibrated log-odds, as loud as it has bases; every change of state costs, so a few doubtful windows neither make a
 stretch nor cut one; the likeliest chain is Viterbi's. Temperate phages write like their hosts and seldom score as
-viruses do, but they score above the rest of their record: in longer records, log-odds are told from what is usual
-there, outside of what has been found; where scores alone find much of a stretch, its borders are theirs. Then each
-border is looked for anew among finer windows around it, where those before and those behind differ most.
+viruses do, but they score above the rest of their record, and their genes are short and on one strand. So a second
+chain hears log-odds told from what is usual in the record, outside of what has been found, together with the genes;
+where scores alone find much of a stretch, its borders are theirs. Then each border is looked for anew among finer
+windows around it, where those before and those behind differ most.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from vnp.classifier.classifier import margins
+from vnp.encoders.models.sixframe import base_codes
 from vnp.errors import ChangedInputError
 from vnp.prediction.calls import Judged, Judges
+from vnp.prediction.genes import find_genes
 from vnp.prediction.scores import Source
 from vnp.runs.planning.plan import planned_records
 from vnp.runs.request import PlannedInput
@@ -33,12 +37,17 @@ BORDER = 8.0
 """What each border of a region has to be outweighed by, in log-odds of a window of 2,000 bases."""
 _LOUD = 2_000
 _CLIP = 4.0
-# The middle of hosts' windows, and bases of the record half of whose distance from it is taken away.
-_USUAL = -4.0
-_MANY = 200_000
-# How far below even odds windows may speak for a virus in a long record, and bases of one where it is half as far.
-_LENIENT = 1.5
-_ENOUGH = 25_000
+CONTRAST_BORDER = 5.5
+"""The same where what is usual in a record counts, in log-odds of a window of 3,000 bases."""
+_CONTRAST_LOUD = 3_000
+# Genes are no strangers to each other, nor to what the network sees.
+_GENES = 0.5
+# What speaks for neither is so far above the middle of the host's windows, and so many of their spreads.
+_ABOVE = 0.3
+_SPREADS = 3.0
+# The spread where a record is too short to tell, and bases of one that is half believed.
+_SPREAD = 0.6
+_ENOUGH = 100_000
 _LOOKS = 3
 # Share of a stretch from which on the borders of what is viral by scores alone are the better ones.
 _KNOWN = 0.3
@@ -112,21 +121,30 @@ def stretches(odds: Float64[np.ndarray, " n"], border: float = BORDER) -> Bool[n
     return viral
 
 
-def find(odds: Float64[np.ndarray, " n"], bases: int) -> Bool[np.ndarray, " n"]:
+def find(
+    odds: Float64[np.ndarray, " n"], bases: int, genes: Callable[[], Float64[np.ndarray, " n"]]
+) -> Bool[np.ndarray, " n"]:
     """Which windows of a record are in a region.
 
     Args:
         odds: their log-odds.
         bases: of the record, which they cover.
+        genes: gives the log-odds of the genes in each window; asked only where they may count.
     """
-    loud = bases / len(odds) / _LOUD
-    alone = stretches(_within(odds) * loud)
-    found = np.zeros(len(odds), np.bool_)
+    alone = stretches(_within(odds) * (bases / len(odds) / _LOUD))
+    found, of_genes = alone.copy(), None
     for _ in range(_LOOKS):
         # What was found is no measure of the host, unless it is most of the record.
         if 2 * found.sum() > len(odds):
             break
-        found = stretches(_within(odds - level(float(np.median(odds[~found])), bases)) * loud)
+        over = odds - level(odds[~found], bases)
+        if not (over > 0).any():
+            break
+        if of_genes is None:
+            of_genes = _GENES * genes()
+        # An edge of the record costs as much as a border: what lies beyond is not seen.
+        both = np.pad(_within(over) * (bases / len(odds) / _CONTRAST_LOUD) + of_genes, 1, constant_values=-np.inf)
+        found = stretches(both, CONTRAST_BORDER)[1:-1]
     for first, behind in runs(found):
         if alone[first:behind].mean() >= _KNOWN:
             found[first:behind] = alone[first:behind]
@@ -140,14 +158,17 @@ def runs(marked: Bool[np.ndarray, " n"]) -> list[tuple[int, int]]:
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
-def level(usual: float, bases: int) -> float:
-    """The log-odds at which a window of a record speaks for neither.
+def level(host: Float64[np.ndarray, " n"], bases: int) -> float:
+    """The log-odds at which a window of a record speaks for neither: well above what its host's windows have.
 
     Args:
-        usual: log-odds of the record's host.
-        bases: of the record.
+        host: log-odds of windows that are in no region.
+        bases: of the record; the shorter it is, the less it says about itself.
     """
-    return bases / (bases + _MANY) * (usual - _USUAL) - bases / (bases + _ENOUGH) * _LENIENT
+    share = bases / (bases + _ENOUGH)
+    usual = float(np.median(host))
+    spread = share * 1.4826 * float(np.median(np.abs(host - usual))) + (1 - share) * _SPREAD
+    return share * (usual + _ABOVE + _SPREADS * spread)
 
 
 def _within(odds: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
@@ -221,9 +242,10 @@ class Finder:
             for at in np.flatnonzero(long).tolist():
                 rows = slice(int(borders[at]), int(borders[at + 1]))
                 track = _Track(batch.rows.start[rows], batch.rows.end[rows], _odds(judged.probability[rows]))
-                found = runs(find(track.odds, track.bases)) if len(track.odds) else []
+                ordinal, name = batch.first + at, batch.records.name[at].decode()
+                genes = partial(track.genes, sequences, ordinal)
+                found = runs(find(track.odds, track.bases, genes)) if len(track.odds) else []
                 if found:
-                    ordinal, name = batch.first + at, batch.records.name[at].decode()
                     yield from self._of_record(
                         ordinal, name, sequences.of(ordinal).sequence, found, track, judged, rows
                     )
@@ -305,6 +327,11 @@ class _Track:
         ahead = np.concatenate((self.start[1:], self.end[-1:]))
         return int(np.minimum(self.end - self.start, ahead - self.start).sum())
 
+    def genes(self, sequences: _Sequences, ordinal: int) -> Float64[np.ndarray, " n"]:
+        """Log-odds of the genes in each, which end with the next."""
+        codes = base_codes(sequences.of(ordinal).sequence.decode("ascii"))
+        return find_genes(codes).odds_within(np.append(self.start, len(codes)))
+
     def before(self, window: int, length: int = 0) -> int:
         """The border in front of a window: halfway where it overlaps the one before, or is apart from it.
 
@@ -326,16 +353,19 @@ def _odds(probability: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
 
 
 class _Sequences:
-    """Records of a run's inputs, asked for in rising order; what lies between is read and forgotten."""
+    """Records of a run's inputs, asked for in their order; what lies between is read and forgotten."""
 
     def __init__(self, inputs: Sequence[PlannedInput]) -> None:
         self._inputs = inputs
         self._entry: PlannedInput | None = None
+        self._last: tuple[int, Record] | None = None
         self._records: Iterator[Record] = iter(())
         self._next = 0
 
     def of(self, ordinal: int) -> Record:
-        """The record of this place in the run."""
+        """The record of this place in the run, which may be asked for again."""
+        if self._last is not None and self._last[0] == ordinal:
+            return self._last[1]
         entry = next(one for one in self._inputs if one.first_record <= ordinal < one.first_record + one.records)
         if entry is not self._entry:
             self.close()
@@ -343,6 +373,7 @@ class _Sequences:
         for record in self._records:
             self._next += 1
             if self._next > ordinal:
+                self._last = ordinal, record
                 return record
         raise ChangedInputError(f"has fewer records than when it was planned: {entry.path}")
 
