@@ -74,6 +74,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=int, default=0, help="Of sampling, of the split, and of lengths drawn from a range.")
 @click.option("--workers", type=int, help="Files to work on at a time.  [default: the cores]")
+@options.disk
 @options.force
 @options.as_json
 def main(
@@ -102,7 +103,13 @@ def main(
     if workers < 1:
         raise UsageError(f"--workers {workers}: give 1 or more")
     built = build_dataset(
-        sheet, folder, Recipe(read_lengths(lengths), **recipe), workers=workers, force=force, step=_step
+        sheet,
+        folder,
+        Recipe(read_lengths(lengths), **recipe),
+        workers=workers,
+        force=force,
+        step=_step,
+        say=lambda text: echo(text, err=True),
     )
     if as_json:
         echo(json.dumps({"folder": str(folder), **built.summary}, indent=2))

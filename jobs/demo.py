@@ -9,7 +9,7 @@ import click
 
 from jobs._cli import options
 from jobs._cli.command import command, echo
-from vnp.files.claims import require_free
+from vnp.files.claims import make_folder, require_free
 from vnp.sequences.samplesheet import table_rows
 
 _COLUMNS = ("record", "genome", "bases", "truth", "call", "kind", "probability")
@@ -32,14 +32,18 @@ def main(out: Path, native_only: bool, force: bool) -> None:
     """
     import vnp
 
-    if require_free([out], force=force):
+    unfinished = out / "demo.unfinished"
+    if require_free([out], force=force or unfinished.exists()):
         shutil.rmtree(out)
+    make_folder(out)
+    unfinished.touch()
     sample = Path(vnp.__file__).parent / "sample"
     heldout = sample / "heldout.csv"
     native, run = out / "native", out / "run"
     _do("predict", heldout, "--out", native, "--device", "cpu", "--cluster", "inline")
     _show(native, heldout)
     if native_only:
+        unfinished.unlink()
         return
     kmer = ("--dna", "kmer", "--protein", "kmer", "--cluster", "local")
     _do("extract", sample / "samplesheet.csv", "--out", run, "--shards", 4, *kmer)
@@ -49,6 +53,7 @@ def main(out: Path, native_only: bool, force: bool) -> None:
     _do("benchmark accuracy", run, "--part", "dna", "--part", "protein", "--split", split, "--out", out / "accuracy")
     _do("predict", heldout, "--checkpoint", model, "--out", out / "calls", "--shards", 2, "--cluster", "local")
     _show(out / "calls", heldout)
+    unfinished.unlink()
     echo(f"\nOpen the reports: {(native / 'report.html').absolute()} and {(out / 'calls' / 'report.html').absolute()}")
 
 

@@ -10,6 +10,7 @@ import click
 from jobs._cli import options
 from jobs._cli.command import command, echo
 from jobs._cli.progress import Progress, duration
+from vnp.files.machine import require_room
 
 _READ = {
     "pt": "torch.load({path!r}, weights_only=True)['data']",
@@ -17,6 +18,7 @@ _READ = {
     "parquet": "pyarrow.parquet.read_table({path!r})",
 }
 _SHOWN = 6
+_ID_BYTES = 60
 
 
 @command("python -m jobs.export RUN --format npz")
@@ -39,6 +41,7 @@ _SHOWN = 6
     type=int,
     help="With pt: the most rows of one file; VirNucPro has 10000.  [default: all rows of a label]",
 )
+@options.disk
 @options.force
 def main(
     run: Path,
@@ -58,6 +61,9 @@ def main(
     begun = time.monotonic()
     features = open_features(run)
     target = folder or features.path.parent / "export"
+    widths = features.layout.width + (sum(part.native for part in features.layout.parts) if parts else 0)
+    # In Parquet, numbers that were float16 are packed to about that size again.
+    echo(require_room(target, features.rows * ((2 if format == "parquet" else 4) * widths + _ID_BYTES)), err=True)
     with Progress("exporting", features.rows, "rows") as progress:
         exported = export(
             features,

@@ -41,6 +41,7 @@ _SHOWN = 20
     type=click.Choice(list(SCRIPTS)),
     help="Plan, and print a script that makes the shards, for you to submit; shell is for any other scheduler.",
 )
+@options.disk
 @click.option("--force", is_flag=True, help="Begin anew where another run stands.")
 def main(
     input: tuple[Path, ...],  # noqa: A002 - the argument's name in help and vnp.toml

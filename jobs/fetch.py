@@ -58,6 +58,7 @@ _OF_GENOMES = ("folder", "refseq_url", "seed", "files", "fasta", "connections")
 )
 @click.option("--connections", type=click.IntRange(1, 16), default=3, help="Genome files to fetch at once.")
 @click.option("--dry-run", is_flag=True, help="List the genome files and their sizes, and download nothing.")
+@options.disk
 @options.force
 @options.as_json
 def main(
@@ -207,7 +208,12 @@ def _fetch(one: EncoderSpec, root: Path, revision: str | None) -> LockedEncoder:
     make_folder(root)
     with Progress(one.name, None, "MB", 1e6) as bar:
         entry, new = download_weights(
-            one, root, HuggingFaceHub(), revision=revision, progress=lambda name, done, _: bar.to(done, f" of {name}")
+            one,
+            root,
+            HuggingFaceHub(),
+            revision=revision,
+            progress=lambda name, done, _: bar.to(done, f" of {name}"),
+            say=lambda text: echo(text, err=True),
         )
     size = sum(file.size for file in entry.files.values()) / 1e6
     what = f"fetched {size:,.0f} MB" if new else f"already here, {size:,.0f} MB"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -12,6 +14,7 @@ import click
 
 from jobs._cli import options
 from jobs._cli.command import command, echo
+from jobs._cli.progress import Progress
 from vnp.errors import EncoderError, UsageError
 
 SIXFRAME = "sixframe"
@@ -92,6 +95,7 @@ _OF_OTHERS = (
     help="sixframe: of each label and length, to calibrate and measure on in the end; on a CPU, the default takes an "
     "hour.  [default: 4000]",
 )
+@options.disk
 @options.force
 @options.as_json
 def main(source: Path, encoder: str, out: Path, force: bool, as_json: bool, **asked: Any) -> None:
@@ -116,6 +120,12 @@ def _say(line: str) -> None:
     echo(line, err=True)
 
 
+@contextlib.contextmanager
+def _training() -> Iterator[Callable[[int, int], None]]:
+    with Progress("training", None, "steps") as bar:
+        yield lambda steps, total: bar.to(steps, f" of {total:,}")
+
+
 def _from_scratch(genomes: Path, _encoder: str, out: Path, given: dict[str, Any], force: bool, as_json: bool) -> None:
     from vnp.encoders.device import choose_device
     from vnp.files.claims import alone, make_folder, require_free
@@ -136,7 +146,9 @@ def _from_scratch(genomes: Path, _encoder: str, out: Path, given: dict[str, Any]
         require_free(made, force=force)
         kept = {"validation": given.get("validation", 0.08), "test": given.get("test", 0.17)}
         held = prepare(genomes, out / "genomes.npz", **kept, left_out=given.get("left_out", ()), say=_say)
-        network = train(held, recipe, out, where, pace=Pace(save=given.get("save_every", 1000)), say=_say)
+        with _training() as told:
+            pace = Pace(save=given.get("save_every", 1000), told=told)
+            network = train(held, recipe, out, where, pace=pace, say=_say)
         count = given.get("windows", 4000)
         metrics = write_folder(out, network, DeviceGenomes(held, where), recipe, count=count, say=_say)
         draw_training(out / LOG, out / PLOT)
@@ -165,7 +177,8 @@ def _tune(source: Path, encoder: str, out: Path, given: dict[str, Any], force: b
         weights=given.pop("weights", None),
         recipe=given,
     )
-    tuned, provenance = run_tuning(tuning, out, force=force, say=_say)
+    with _training() as told:
+        tuned, provenance = run_tuning(tuning, out, force=force, say=_say, told=told)
     result = provenance.result
     if as_json:
         echo(json.dumps({"folder": str(out), **result}, sort_keys=True))

@@ -30,6 +30,7 @@ from vnp.runs.request import default_layout
     default=True,
     help="Where viral and host inputs are labelled, go on to train a classifier and to measure it.",
 )
+@options.disk
 @click.option("--force", is_flag=True, help="Begin anew where another run stands.")
 def main(
     input: tuple[Path, ...],  # noqa: A002 - the argument's name in help and vnp.toml
@@ -59,15 +60,15 @@ def main(
     asked = run_options(input, shards, encoding, executor, out=run)
     if plan_job:
         chain.require_scheduler(executor)
-    root = run.absolute()
+    root, merged = run.absolute(), layout or default_layout(asked.protein)
     first: tuple[Job, ...]
     if plan_job and (force or not (root / "run.json").exists()):
         first = chain.plan_and_shards(asked, root, executor, force=force)
     else:
-        planned, status = plan_run(asked, run, executor, force=force)
+        planned, status = plan_run(asked, run, executor, force=force, layout=merged)
         first = (chain.shards(planned, status.unfinished),)
     behind = chain.train_and_measure(root) if train and chain.can_train(asked.files) else ()
-    chain.start((*first, chain.reduce(root, layout or default_layout(asked.protein)), *behind), executor)
+    chain.start((*first, chain.reduce(root, merged), *behind), executor)
     if not executor.waits:
         echo(f"next: python -m jobs.status {quote(str(run))}")
         echo(f"if shards fail: python -m jobs.rerun {quote(str(run))} --then pipeline")

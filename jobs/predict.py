@@ -106,6 +106,7 @@ if TYPE_CHECKING:
 @options.embedding
 @options.cluster
 @options.slurm
+@options.disk
 @click.option("--force", is_flag=True, help="Write over what is there; with INPUT, embed anew too.")
 @options.as_json
 def main(

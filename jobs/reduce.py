@@ -14,6 +14,7 @@ from vnp.runs.request import Run, default_layout
 @command("python -m jobs.reduce RUN")
 @options.run_argument
 @options.layout
+@options.disk
 @options.force
 @options.as_json
 def main(run: Path, layout: str | None, force: bool, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from jobs._cli.command import command, echo
 from jobs._cli.progress import duration
 from jobs._cluster import chain
 from jobs._cluster.executor import Job, choose_executor
-from jobs._cluster.planning import look
+from jobs._cluster.planning import look, need_disk
 from jobs.predict import finish_here, predict_binds
 from vnp.errors import UsageError
 from vnp.prediction.options import OutputPaths, PredictOptions
@@ -31,6 +31,7 @@ from vnp.runs.request import Run, default_layout
 )
 @options.layout
 @click.option("--accept-code", is_flag=True, help="Go on though vnp's code has changed since the run was planned.")
+@options.disk
 @click.option("--force", is_flag=True, help="On a scheduler: submit shards again that are in the queue.")
 def main(
     run: Path,
@@ -50,7 +51,9 @@ def main(
     executor = choose_executor(cluster or opened.request.cluster, profile, parallelism, retries)
     if accept_code:
         opened = opened.accept_code()
-    todo = look(opened, executor.profile).unfinished
+    state = look(opened, executor.profile)
+    need_disk(opened, state)
+    todo = state.unfinished
     if not todo:
         echo(f"nothing to do: all {opened.request.shards} shards are done")
     behind: tuple[Job, ...] = ()

@@ -19,6 +19,7 @@ from jobs._cli.progress import Progress, duration
 from vnp.classifier.recipe import RECIPES
 from vnp.encoders.spec import registered
 from vnp.files.extras import require_extra
+from vnp.files.machine import require_room
 
 if TYPE_CHECKING:
     from vnp.classifier.train import Trained, Training, Watcher
@@ -90,6 +91,7 @@ _RECIPE_OPTIONS = ("batch", "rate", "epochs", "patience", "dropout", "balance")
 )
 @click.option("--resume/--no-resume", default=True, help="Go on from a killed training, if it was this very one.")
 @click.option("--tensorboard", is_flag=True, help="Write the curves for TensorBoard too.")
+@options.disk
 @options.force
 @options.as_json
 def main(
@@ -163,6 +165,7 @@ def _watching(
     Raises:
         UsageError: TensorBoard is wanted and not installed.
     """
+    from vnp.classifier.model import HIDDEN
     from vnp.classifier.train import Watcher
 
     if training.split == "random":
@@ -189,10 +192,13 @@ def _watching(
             reading.close()
             if not quiet:
                 echo(_split_text(summary))
+            # The state has weights, momenta and the best weights; a new one and the old one are there at once.
+            echo(require_room(out.parent, features.layout.width * HIDDEN * 4 * 8), err=True)
 
         def epoch(history: list[dict[str, Any]]) -> None:
             nonlocal shown, board
             reading.close()
+            bars.clear()
             if board is None and make_board is not None:
                 board = make_board(str(out.with_name(f"{out.stem}.tensorboard")))
                 opened.callback(board.close)
@@ -203,12 +209,18 @@ def _watching(
                     _add(board, row)
             shown = len(history)
 
+        def inside(number: int, total: int, rows: int) -> None:
+            if "training" not in bars:
+                bars["training"] = reading.enter_context(Progress("training", total, "rows", lasting=False))
+            bars["training"].to(rows, f", epoch {number}")
+
         yield Watcher(
             reading=lambda rows: advance("reading", features.rows, "rows", rows),
             comparing=lambda groups: advance("comparing", None, "groups", groups),
             dealt=dealt,
             warn=lambda text: echo(f"warning: {text}", err=True),
             epoch=epoch,
+            inside=inside,
         )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+import os
 import pkgutil
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +29,7 @@ from jobs._cli.ending import (
 )  # fmt: skip
 from vnp.errors import UsageError, VnpError, machine_error, storage_error, without_password
 from vnp.files.durable import protect
+from vnp.files.machine import IGNORE_DISK
 from vnp.files.records import read_toml
 
 CONFIG = "vnp.toml"
@@ -56,6 +59,17 @@ def as_typed(text: str) -> str:
 
 
 _running: list[click.Command] = []
+_given: list[str] = []
+
+
+def again() -> str:
+    """The command of this process, as it is given again where a signal ended it."""
+    return f"python -m {shlex.join(_given)}"
+
+
+def running() -> str:
+    """The name of the command that the user gave, within which others may run."""
+    return (_running[0].name or "") if _running else ""
 
 
 class Group(click.Group):
@@ -81,6 +95,8 @@ class Command(click.Command):
     ) -> click.Context:
         """Read the options and what ``vnp.toml`` has of them, where a mistake is one message too."""
         keep_streams()
+        if not _running:
+            _given[:] = [".".join(("jobs", self.table[0])), *self.table[1:], *args]
         try:
             if os.environ.get(LOG_FORMAT, "") not in LOG_FORMATS:
                 raise UsageError(f"{LOG_FORMAT} must be text or json, not {os.environ[LOG_FORMAT]!r}")
@@ -176,7 +192,7 @@ class Command(click.Command):
 
 def _tell_ended(ctx: click.Context, interrupt: KeyboardInterrupt) -> NoReturn:
     ended = interrupt if isinstance(interrupt, EndedError) else EndedError(signal.SIGINT)
-    _say(f"{ended}. What is finished is safe; give the same command again to go on")
+    _say(f"{ended}. What is finished is safe. Go on with: {again()}")
     ctx.exit(SIGNALLED + ended.number)
 
 
@@ -250,6 +266,12 @@ config_option = click.option(
     expose_value=False,
     callback=_read,
 )
+
+
+def ignore_disk(_context: click.Context, _option: click.Parameter, ignored: bool) -> None:
+    """Let nothing be refused because a disk seems too small, in the tasks of other processes too."""
+    if ignored:
+        os.environ[IGNORE_DISK] = "1"
 
 
 def read_config(path: Path | None, target: Command) -> dict[str, Any]:

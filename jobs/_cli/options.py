@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from jobs._cli.command import ignore_disk
 from jobs._cluster.executor import CLUSTERS
 from vnp.encoders.spec import DEFAULTS, MOLECULES, NO_ENCODER, Molecule, names
 from vnp.metrics.rules import BEST_FRAME, RULES
@@ -16,6 +17,15 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 run_argument = click.argument("run", type=click.Path(path_type=Path, file_okay=False))
 force = click.option("--force", is_flag=True, help="Write over what is there.")
+
+
+disk = click.option(
+    "--ignore-disk",
+    is_flag=True,
+    expose_value=False,
+    callback=ignore_disk,
+    help="Begin even where the disk seems too small for what will be written.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _PLACES = (
     "Where to run: auto is the scheduler that is here (sge is Grid Engine), but this machine without one or inside of "

@@ -30,9 +30,11 @@ class Progress:
         total: how many units there are, or None if nobody knows.
         unit: what is counted, such as ``"MB"``.
         scale: how many of the counted things make one unit.
+        lasting: whether the bar stays on the terminal when it is done.
     """
 
-    def __init__(self, what: str, total: float | None, unit: str, scale: float = 1) -> None:
+    def __init__(self, what: str, total: float | None, unit: str, scale: float = 1, *, lasting: bool = True) -> None:
+        self._lasting = lasting
         self._what = what
         self._total = total
         self._unit = unit
@@ -49,7 +51,7 @@ class Progress:
 
             self._bar = Bar(
                 TextColumn(f"{self._what:<12}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeRemainingColumn(),
-                console=Console(stderr=True),
+                console=Console(stderr=True), transient=not self._lasting, redirect_stdout=sys.stdout.isatty(),
             )  # fmt: skip
             self._bar.start()
             self._task = self._bar.add_task(self._what, total=self._total, count=self._count())

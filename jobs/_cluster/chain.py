@@ -21,6 +21,7 @@ from jobs._cluster.profile import JobKind
 from jobs._cluster.task import plan_task, predict_task, reduce_task, run_task
 from vnp.encoders.weights.folders import weights_root
 from vnp.errors import UsageError
+from vnp.files.machine import require_room
 from vnp.files.records import read_json, write_record
 from vnp.runs.planning.options import RunOptions, clear
 from vnp.runs.request import PlannedInput, Run, RunPaths
@@ -205,6 +206,8 @@ def merge_run(run: Run, layout: str, *, force: bool = False) -> Reduced:
     """Merge a run in this process, with progress."""
     from vnp.runs.done.reduce import reduce_run
 
+    if force or not run.paths.features.exists():
+        echo(require_room(run.paths.root, run.request.room(run.request.totals.rows, layout)), err=True)
     with Progress("merging", run.request.totals.rows, "rows") as progress:
         return reduce_run(run, layout, force=force, progress=progress.advance)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from jobs._cli.command import echo
+from jobs._cli.command import again, echo, running
 from jobs._cli.progress import Progress
 from jobs._cluster.executor import Executor, Job
 from jobs._cluster.task import make, stop_signals
 from vnp.errors import IncompleteRunError
 from vnp.runs.done.status import log_tails, run_status
 from vnp.runs.request import Run, shard_name
+
+_THEN = ("pipeline", "predict")
 
 
 class Inline(Executor):
@@ -26,9 +28,7 @@ class Inline(Executor):
             try:
                 self.make(run, job.shards)
             except KeyboardInterrupt:
-                raise IncompleteRunError(
-                    f"interrupted; what is finished is safe. Go on with: {run.rerun_command}"
-                ) from None
+                raise IncompleteRunError(f"interrupted. What is finished is safe. Go on with: {_go_on(run)}") from None
             require_complete(run, job.shards)
             if job.report is not None:
                 echo(job.report(time.monotonic() - begun))
@@ -76,3 +76,9 @@ def require_complete(run: Run, shards: Sequence[int]) -> None:
     raise IncompleteRunError(
         f"{len(bad)} of {len(wanted)} shards are not done:\n" + "\n".join(lines) + f"\nGo on with: {run.rerun_command}"
     )
+
+
+def _go_on(run: Run) -> str:
+    """The command that makes what is missing, and then what was asked for behind it."""
+    name = running()
+    return again() if name in ("rerun", "demo") else run.rerun_command + (f" --then {name}" if name in _THEN else "")

@@ -22,11 +22,14 @@ from jobs._cluster.worker import SAFELY
 from vnp.encoders.spec import MOLECULES, registered
 from vnp.encoders.weights.folders import folder_named, weights_root
 from vnp.errors import UsageError, VnpError
+from vnp.files.machine import require_room
 from vnp.files.records import from_json, parse_json, to_json
 from vnp.runs.done.status import RunStatus, run_status
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.request import Position, Run, RunPaths, Shard
 from vnp.sequences.samplesheet import lost_tables, read_inputs
+
+_LINE_BYTES = 120  # of a table of calls
 
 
 def run_options(
@@ -79,8 +82,18 @@ def input_paths(options: RunOptions) -> list[Path]:
     return [path for file in options.files for path in (file.path, file.dataset) if path is not None]
 
 
-def plan_run(options: RunOptions, out: Path, executor: Executor, *, force: bool = False) -> tuple[Run, RunStatus]:
-    """Plan a run, or find the one that is there, and say so; ``force`` begins anew where another run stands."""
+def plan_run(
+    options: RunOptions, out: Path, executor: Executor, *, force: bool = False, layout: str | None = None
+) -> tuple[Run, RunStatus]:
+    """Plan a run, or find the one that is there, and say so and what disk it needs.
+
+    Args:
+        options: what is asked.
+        out: the run directory.
+        executor: where its tasks will be.
+        force: begin anew where another run stands.
+        layout: of the features that its rows will be merged to; None where they will not.
+    """
     if force:
         require_idle(executor, out.absolute())
     executor.check()
@@ -99,7 +112,27 @@ def plan_run(options: RunOptions, out: Path, executor: Executor, *, force: bool 
             )
     if len(shards) < options.shards:
         echo(f"{options.shards} shards were asked for; there are only {totals.units} chunks to share out")
-    return run, run_status(run, shards)
+    status = run_status(run, shards)
+    need_disk(run, status, layout)
+    return run, status
+
+
+def need_disk(run: Run, status: RunStatus, layout: str | None = None) -> None:
+    """Say how much disk the shards that are missing will take, with a layout the merged features too.
+
+    Raises:
+        StorageError: there is less.
+    """
+    left = [one.shard.rows for one in status.shards if one.state != "done"]
+    # The blocks of a shard go when they are joined.
+    needed = run.request.room(status.rows_planned - status.rows_embedded + max(left, default=0))
+    if run.request.classifier is not None:
+        totals = run.request.totals
+        needed += _LINE_BYTES * (2 * totals.records + totals.units + (totals.rows if run.request.protein else 0))
+    if layout is not None and not run.paths.features.exists():
+        needed += run.request.room(status.rows_planned, layout)
+    if left:
+        echo(require_room(run.paths.root, needed), err=True)
 
 
 def make_plan(

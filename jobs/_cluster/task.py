@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from jobs._cli.ending import event_line, raise_outside_imports, tell
+from jobs._cli.progress import Progress
 from jobs._cluster.executor import log_path
 from vnp.errors import UsageError, VnpError, machine_error
 from vnp.files.records import read_record
@@ -90,7 +91,8 @@ def plan_task(request: str) -> str:
         options = read_record(RunPaths(root).options, RunOptions, seal="digest", remedy="extract again")
         if options is None:
             raise UsageError(f"{RunPaths(root).options} is missing: extract again")
-        run, _ = start_run(options, root)
+        with Progress("planning", sum(file.path.stat().st_size for file in options.files), "MB", scale=1e6) as progress:
+            run, _ = start_run(options, root, progress=progress.advance)
         return f"{run.request.shards} shards, {run.request.totals.rows:,} rows"
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
-from collections import namedtuple
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import save
@@ -165,11 +165,10 @@ def test_bytes_that_are_not_what_the_hub_promised(tensors: bytes, tmp_path: Path
 def test_a_full_disk_is_noticed_before_and_during(
     tensors: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = namedtuple("usage", "total used free")
     hub = FakeHub(model_files(tensors))
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda _: usage(100, 100, 0))
-        with pytest.raises(StorageError, match="still to come"):
+        patch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_blocks=10, f_bavail=0, f_frsize=16))
+        with pytest.raises(StorageError, match=r"about 1 MB needed in .*, 1 MB free"):
             download_weights(TINY, tmp_path, hub)
     assert hub.log == []
 

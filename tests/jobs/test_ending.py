@@ -48,7 +48,7 @@ ERRORS: list[tuple[BaseException, int, str]] = [
     (EncoderError("no"), 1, "no"),
     (UsageError("no"), 2, "no"),
     (IncompleteRunError("no"), 3, "no"),
-    (KeyboardInterrupt(), 130, "interrupted. What is finished is safe; give the same command again"),
+    (KeyboardInterrupt(), 130, "interrupted. What is finished is safe. Go on with: python -m jobs."),
 ]
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "nohup"}
 

@@ -391,3 +391,12 @@ def test_training_speed_is_measured(tmp_path: Path) -> None:
     assert [timing["batch"] for timing in found["timings"]] == [32, 64]
     assert all(timing["rows_per_second"] > 0 for timing in found["timings"])
     assert found["loss_difference"] is None
+
+
+def test_a_long_epoch_says_how_far_it_is(features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs._cli.progress.LOG_SECONDS", 0)
+    done = run(features, "--out", tmp_path / "model.pth", *QUICK)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("training: ")]
+    total = json.loads((tmp_path / "model.metrics.json").read_text())["split"]["parts"]["train"]["rows"]
+    for epoch in (1, 2):
+        assert any(line.startswith(f"training: {total:,} of {total:,} rows, epoch {epoch} after ") for line in lines)

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import shutil
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -267,9 +268,9 @@ def test_files_that_somebody_brought(site: Site) -> None:
 def test_a_disk_that_is_too_small(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = site.asked("viral")
     need = sum(one.size or 0 for one in plan(site.server(), asked).files)
-    usage = shutil.disk_usage(site.folder.parent)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=need - 1))
-    with pytest.raises(StorageError, match="GB are still to come"):
+    disk = SimpleNamespace(f_blocks=need, f_bavail=need - 1, f_frsize=1)
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+    with pytest.raises(StorageError, match="about 1 MB needed in"):
         site.fetch(asked)
     assert site.downloads() == []
     # What is here of an unfinished file need not come again.

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -69,6 +70,7 @@ def fit(
     graph: bool = True,
     organism: Int64[np.ndarray, "n"] | None = None,
     each_epoch: Callable[[list[dict[str, Any]]], None] = lambda _history: None,
+    inside: Callable[[int, int, int], None] = lambda _epoch, _total, _rows: None,
 ) -> Fitted:
     """Train a network until its validation loss no longer falls.
 
@@ -86,6 +88,7 @@ def fit(
         graph: whether to record steps as CUDA graphs, where there is a GPU.
         organism: number of each row's organism group; needed where these are balanced.
         each_epoch: shown the history after every epoch.
+        inside: told within an epoch its number from 1, its rows, and those trained on so far.
 
     Raises:
         FeatureError: the loss is no longer a number.
@@ -95,8 +98,7 @@ def fit(
     network = MLPClassifier(store.width, dropout=recipe.dropout).to(store.device)
     train, watched = split.rows(TRAIN), split.rows(VALIDATION)
     # Rows of training that are measured as those of validation are: without dropout, after the epoch.
-    some = np.random.default_rng([seed, 3]).permutation(len(train))[:_LOOKED_AT]
-    looked_at = train[np.sort(some)]
+    looked_at = np.sort(np.random.default_rng([seed, 3]).permutation(train)[:_LOOKED_AT])
     weights = torch.tensor(class_weights(store.label[train], recipe), dtype=torch.float32, device=store.device)
     stepper = Stepper(network, recipe, weights if recipe.balance == "label" else None, graph=graph)
     done = TrainingState.new(network, stepper.optimiser)
@@ -112,8 +114,7 @@ def fit(
         stepper.set_rate(recipe.rate_of(epoch))
         network.train()
         order = epoch_order(train, store.label, recipe, seed, epoch, organism)
-        train_loss = stepper.run(store.pools(order, recipe.batch))
-
+        train_loss = stepper.run(store.pools(order, recipe.batch), partial(inside, epoch + 1, len(order)))
         network.eval()
         margins = margins_of(network, store, watched)
         loss = log_loss(store.label[watched], logistic(margins))
@@ -337,8 +338,8 @@ class Stepper:
                 self._record(pool)
             return
 
-    def run(self, pools: Iterator[Pool]) -> float:
-        """Train on pools of rows; returns the mean loss of the rows.
+    def run(self, pools: Iterator[Pool], told: Callable[[int], None] = lambda _rows: None) -> float:
+        """Train on pools of rows, telling how many now and then; returns the mean loss of the rows.
 
         A batch of one row is left out: batch normalisation has no variance to divide by.
         """
@@ -350,11 +351,13 @@ class Stepper:
             if self._graph_wanted and whole:
                 self._replay(pool, whole)
             else:
-                for batch in pool.order[: whole * self._batch].view(whole, self._batch):
+                for number, batch in enumerate(pool.order[: whole * self._batch].view(whole, self._batch)):
                     self._step(pool, batch)
+                    told(rows + number * self._batch)
             if len(rest) > 1:
                 self._step(pool, rest)
             rows += len(pool.order) - (len(rest) == 1)
+            told(rows)
         return float(self._loss) / max(1, rows)
 
     def _step(self, pool: Pool, batch: torch.Tensor) -> None:

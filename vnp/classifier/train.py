@@ -121,6 +121,8 @@ class Watcher:
     dealt: Callable[[Mapping[str, Any]], None] = lambda _summary: None  # the split, as ``Split.summary`` has it
     warn: Callable[[str], None] = lambda _text: None  # why a number is worth less than it looks
     epoch: Callable[[list[dict[str, Any]]], None] = lambda _history: None  # the history after every epoch
+    # within an epoch, now and then: its number, its rows, and those trained on so far
+    inside: Callable[[int, int, int], None] = lambda _epoch, _total, _rows: None
 
 
 def train(
@@ -191,6 +193,7 @@ def train(
         fitted = fit(
             store, split, training.recipe, training.seed, state=outputs.state, digest=_digest(request, device),
             resume=resume, graph=graph, organism=_organisms(features, training, records), each_epoch=after_epoch,
+            inside=watcher.inside,
         )  # fmt: skip
         if not written:
             after_epoch(fitted.history)

@@ -47,6 +47,7 @@ from vnp.errors import ChangedInputError, InputError, RunError, RunExistsError, 
 from vnp.files.claims import alone, make_folder, require_free
 from vnp.files.durable import final_path, remove_temporaries, sync_folder, write_text
 from vnp.files.extras import require_extra
+from vnp.files.machine import require_room
 from vnp.files.manifest import changed_file, write_manifest
 from vnp.files.records import read_record, write_record
 from vnp.sequences.reading import input_digest
@@ -59,6 +60,7 @@ _REQUEST_FILE = "request.json"
 _DONE = ".parts-done"
 _RUN_FILE = "run.json"
 _LOOK_SECONDS = 0.5
+_PACKED = 4  # times that compressed files are larger, about
 # Forked, so that what is large in memory, such as an index, is there without a copy.
 _FORK = multiprocessing.get_context("fork")
 
@@ -77,7 +79,14 @@ class Built:
 
 
 def build_dataset(
-    sheet: Path, folder: Path, recipe: Recipe, *, workers: int = 1, force: bool = False, step: Step = _silent
+    sheet: Path,
+    folder: Path,
+    recipe: Recipe,
+    *,
+    workers: int = 1,
+    force: bool = False,
+    step: Step = _silent,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Built:
     """Make a training set.
 
@@ -91,6 +100,7 @@ def build_dataset(
         workers: processes at a time.
         force: write over another set.
         step: shows progress.
+        say: told what disk is needed.
 
     Raises:
         UsageError: the recipe is impossible, a library is missing, or another process makes a set in the folder.
@@ -110,11 +120,17 @@ def build_dataset(
     with place.alone():
         if (summary := place.begin(request.digest(), force=force)) is not None:
             return Built(folder, summary, again=True)
+        say(require_room(folder, sum(_unpacked(source.path) for source in sources)))
         _survey(request, place, workers, step)
         parts = [read_part(place.parts, request.part_key(number)) for number in range(len(request.sources))]
         summary = _write(request, parts, place, step)
         place.finish()
         return Built(folder, summary, again=False)
+
+
+def _unpacked(path: Path) -> int:
+    """Bytes of a file without its compression, about."""
+    return path.stat().st_size * (_PACKED if path.suffix in (".gz", ".bz2", ".xz", ".zst") else 1)
 
 
 def _survey(request: Request, place: Folder, workers: int, step: Step) -> None:

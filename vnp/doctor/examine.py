@@ -20,6 +20,7 @@ from vnp.doctor import Finding, guarded
 from vnp.encoders.spec import EncoderSpec, spec, weighted
 from vnp.encoders.weights.folders import CONFIG_NAME, find_folder, locate, weights_root
 from vnp.errors import WeightsError
+from vnp.files.machine import existing
 
 OLDEST_PYTHON = (3, 11)
 LIBRARIES = ("numpy", "scipy", "h5py", "scikit-learn", "tokenizers", "safetensors", "submitit", "isal")
@@ -122,14 +123,6 @@ def space(folder: Path, what: str) -> Finding:
     if free < LITTLE_SPACE:
         return Finding(about, "warning", found, "a million frames need about 3.5 GB at 1664 numbers in float16")
     return Finding(about, "ok", found)
-
-
-def existing(folder: Path) -> Path:
-    """Find the nearest folder above (or at) a path that exists."""
-    folder = folder.absolute()
-    while not folder.is_dir():
-        folder = folder.parent
-    return folder
 
 
 def hdf5(folder: Path) -> Finding:

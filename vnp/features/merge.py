@@ -11,7 +11,6 @@ them; and unlike mapped files they do not count the page cache as this process's
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 from collections import Counter
@@ -43,6 +42,7 @@ from vnp.features.table import (
     seal,
     windows,
 )
+from vnp.files.machine import require_room
 
 # Small enough to stay in a core's cache between reading, checking and writing.
 WINDOW_BYTES = 1 << 20
@@ -212,9 +212,7 @@ def _require_room(
     leader = surveyed[0]
     needed = sum(totals[""] * leader.arrays[part].row_bytes for parts in arrays.values() for part in parts)
     needed += sum(totals[column.group] * _bytes(column, surveyed) for column in _ALL)
-    disk = os.statvfs(target.parent)
-    if disk.f_blocks and disk.f_bavail * disk.f_frsize < needed:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+    require_room(target.parent, needed)
 
 
 def _bytes(column: Column, surveyed: Sequence[_Source]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import resource
@@ -15,6 +16,7 @@ from vnp.errors import StorageError
 from vnp.files.durable import process_start
 
 _CGROUPS = Path("/sys/fs/cgroup")
+IGNORE_DISK = "VNP_IGNORE_DISK"
 _STATUS = Path("/proc/self/status")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
@@ -73,6 +75,42 @@ def private_folder(path: Path) -> bool:
             one.st_uid in (0, os.getuid()) and (not one.st_mode & shared or one.st_mode & stat.S_ISVTX) for one in above
         )
     )
+
+
+def existing(folder: Path) -> Path:
+    """The nearest folder above (or at) a path that exists."""
+    folder = folder.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    return folder
+
+
+def require_room(folder: Path, needed: float) -> str:
+    """Make sure that the disk of a folder, which need not be there yet, has room for what will be written.
+
+    What a quota leaves nobody says, so it can run out all the same. Where ``$VNP_IGNORE_DISK`` is set, and where the
+    system does not say how large the disk is, nothing is refused.
+
+    Args:
+        folder: where.
+        needed: bytes, about.
+
+    Returns:
+        Both numbers, for people.
+
+    Raises:
+        StorageError: there is less.
+    """
+    disk = os.statvfs(existing(folder))
+    free = disk.f_bavail * disk.f_frsize
+    said = f"about {_size(needed)} needed in {folder}, {_size(free)} free"
+    if disk.f_blocks and free < needed and not os.environ.get(IGNORE_DISK):
+        raise StorageError(f"disk: {said}. Free some or choose another; --ignore-disk begins all the same")
+    return f"disk: {said}"
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{max(1, math.ceil(count / 1e6))} MB"
 
 
 def available_memory() -> int | None:

@@ -88,6 +88,7 @@ def train(
         torch._foreach_lerp_(slow, fast, nearness)
         log.add(crops.bases.shape[1], binary)
         step += 1
+        pace.told(step, recipe.steps)
         if step in searches:
             aside = looks_viral(average, held, searches[step])
             held.ignore(aside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +33,14 @@ class Pace:
         save: steps between states that a killed training goes on from.
         watch: steps between looks at the validation units.
         windows: of each label and length in one of those looks; of proteins, all that are looked at.
+        told: what is told after each step how many are done, and of how many.
     """
 
     log: int = 200
     save: int = 1000
     watch: int = 2000
     windows: int = 1500
+    told: Callable[[int, int], None] = lambda _steps, _of: None
 
 
 def learning_rate(step: int, recipe: Any) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from vnp.files.machine import require_room
 from vnp.finetune.genomes import Genomes, load_genomes, read_genomes, save_genomes
 from vnp.finetune.matches import ignore_matches
 from vnp.finetune.proteins import ignore_resembling
@@ -12,6 +13,8 @@ from vnp.finetune.sheet import read_sheet
 from vnp.finetune.split import leave_out, split
 
 PACKED = ".npz"
+
+_STATE_BYTES = 100_000_000  # of a training of the network: weights, their average, momenta, twice
 
 
 def prepare(
@@ -44,6 +47,7 @@ def prepare(
     if packed.exists():
         return leave_out(load_genomes(packed), left_out)
     genomes = read_genomes(read_sheet(source))
+    say(require_room(packed.parent, len(genomes.codes) / 2 + _STATE_BYTES))
     say(f"{len(genomes.codes):,} bases, {len(genomes.unit):,} records, {len(genomes.units):,} units")
     genomes = ignore_resembling(ignore_matches(split(genomes, validation=validation, test=test, left_out=left_out)))
     say(f"{int(genomes.ignored[:, 1].sum()):,} bases of hosts resemble viruses and are left out")

@@ -8,16 +8,16 @@ on with the same choice, and a later one can tell whether the files are still wh
 from __future__ import annotations
 
 import datetime
-import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vnp.errors import DownloadError, StorageError, UsageError, storage_error
+from vnp.errors import DownloadError, UsageError, storage_error
 from vnp.files.claims import alone
 from vnp.files.durable import write_text
+from vnp.files.machine import require_room
 from vnp.files.records import read_record, write_record
 from vnp.files.tables import table_text
 from vnp.refseq.choice import GROUPS, choose, fasta_name
@@ -155,7 +155,7 @@ def fetch(
             if missing:
                 if kept is not None:
                     _require_release(server, lock, folder)
-                _check_space(folder, [files[name] for name in missing])
+                say(_room(folder, [files[name] for name in missing]))
                 write_lock(folder, replace(lock, files=tuple(files.values())))
                 _download(server, folder, lock, files, missing, connections, progress)
             lock = replace(lock, files=tuple(files.values()))
@@ -213,16 +213,11 @@ def _require_release(server: Server, lock: Lock, folder: Path) -> None:
         )
 
 
-def _check_space(folder: Path, missing: list[LockedFile]) -> None:
+def _room(folder: Path, missing: list[LockedFile]) -> str:
     parts = [part_path(folder / one.name) for one in missing]
     here = sum(part.stat().st_size for part in parts if part.exists())
     need = sum(one.size or 0 for one in missing) - here
-    free = shutil.disk_usage(folder).free
-    if need > free:
-        raise StorageError(
-            f"{folder}: {need / 1e9:.1f} GB are still to come, {free / 1e9:.1f} GB are free; choose another "
-            "folder, fewer groups or fewer --files"
-        )
+    return require_room(folder, need)
 
 
 def _download(

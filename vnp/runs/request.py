@@ -101,6 +101,8 @@ class Position:
 
 
 START = (0, 0, 0, 1)
+_NATIVE_DNA, _PROJECTED_DNA = 768, 384  # numbers of DNA of which shards hold a projection too, as in features.layout
+_PLACE_BYTES = 120  # of a row: its id, its place, its group and its scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +284,14 @@ class Request:
     def needs_weights(self) -> bool:
         """Whether an encoder is a network, which has weights and may use a GPU."""
         return any(choice.identity.get("weights") for choice in self.encoders.values())
+
+    def room(self, rows: int, layout: str | None = None) -> int:
+        """Bytes that rows take in shards, about; with a layout, in merged features."""
+        halves = {molecule: choice.width for molecule, choice in self.encoders.items()}
+        if halves["dna"] == _NATIVE_DNA and layout != "full":
+            halves["dna"] = _PROJECTED_DNA if layout else _NATIVE_DNA + _PROJECTED_DNA
+        numbers = sum(halves.values()) if layout or self.keeps_rows else 0
+        return rows * (numbers * (4 if self.store == "float32" else 2) + _PLACE_BYTES)
 
     def write(self, path: Path) -> None:
         """Write ``run.json`` durably.

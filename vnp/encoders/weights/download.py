@@ -21,7 +21,8 @@ from vnp.encoders.spec import EncoderSpec
 from vnp.encoders.tokens.tokenizers import FILES as TOKENIZER_FILES
 from vnp.encoders.weights.folders import CONFIG_NAME
 from vnp.encoders.weights.lock import LockedEncoder, LockedFile, check_fit, read_lock, verify, weight_sha256, write_lock
-from vnp.errors import StorageError, UsageError, VnpError, WeightsError, storage_error, without_password
+from vnp.errors import UsageError, VnpError, WeightsError, storage_error, without_password
+from vnp.files.machine import require_room
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -170,6 +171,7 @@ def download_weights(
     *,
     revision: str | None = None,
     progress: Progress = lambda *_: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> tuple[LockedEncoder, bool]:
     """Bring one encoder's files into ``root/NAME`` and its entry into the lock.
 
@@ -182,6 +184,7 @@ def download_weights(
         hub: where to download from.
         revision: commit, tag or branch; None for the pinned one, else the one in the lock, else the newest.
         progress: called with a file's name, its bytes so far and in all.
+        say: told what disk is needed.
 
     Returns:
         The entry in the lock, and whether anything was downloaded.
@@ -207,7 +210,7 @@ def download_weights(
     part = root / f".fetch-{spec.name}-{model.commit[:12]}"
     try:
         part.mkdir(parents=True, exist_ok=True)
-        _check_space(part, model, names)
+        say(_room(part, model, names))
         same = locked is not None and locked.revision == model.commit
         known = locked.files if locked is not None and same else {}
         files = {name: _download(spec, model, name, part, hub, known.get(name), progress) for name in names}
@@ -308,18 +311,13 @@ def _sound(spec: EncoderSpec, folder: Path) -> bool:
     return True
 
 
-def _check_space(part: Path, model: RemoteModel, names: tuple[str, ...]) -> None:
+def _room(part: Path, model: RemoteModel, names: tuple[str, ...]) -> str:
     missing = 0
     for name in names:
         remote: RemoteFile = model.files[name]
         here = (part / name).stat().st_size if (part / name).exists() else 0
         missing += max(0, (remote.size or 0) - here)
-    free = shutil.disk_usage(part).free
-    if missing > free:
-        raise StorageError(
-            f"{part.parent}: {missing / 1e9:.1f} GB are still to come, {free / 1e9:.1f} GB are free; "
-            "choose another folder (--weights DIR)"
-        )
+    return require_room(part.parent, missing)
 
 
 def _put_in_place(part: Path, folder: Path, names: tuple[str, ...], before: list[str]) -> None:

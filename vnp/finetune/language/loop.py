@@ -153,6 +153,7 @@ def _tune(
             break
         optimiser.step()
         done.steps += 1
+        pace.told(done.steps, recipe.steps)
         if seen < 0:
             # The first step compiles and allocates.
             started, seen = time.perf_counter(), 0

@@ -18,6 +18,7 @@ from vnp.encoders.weights.provenance import Provenance
 from vnp.errors import UsageError
 from vnp.features.split import TRAIN
 from vnp.files.claims import alone, make_folder, require_free
+from vnp.files.machine import require_room
 from vnp.finetune.language.examples import read_examples
 from vnp.finetune.language.folder import MADE, units_of, write_folder
 from vnp.finetune.language.loop import TUNING_PACE, Tuned, tune
@@ -42,7 +43,12 @@ class Tuning:
 
 
 def run_tuning(
-    tuning: Tuning, out: Path, *, force: bool = False, say: Callable[[str], None] = lambda _: None
+    tuning: Tuning,
+    out: Path,
+    *,
+    force: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    told: Callable[[int, int], None] = lambda _steps, _of: None,
 ) -> tuple[Tuned, Provenance]:
     """Train and write the folder, or go on where a killed training was.
 
@@ -51,6 +57,7 @@ def run_tuning(
         out: the folder.
         force: write over what is there.
         say: told one line at a time what happens.
+        told: after each step, how many are done, and of how many.
 
     Raises:
         UsageError: the encoder is none of ESM2's kind, or the recipe cannot be.
@@ -87,8 +94,11 @@ def run_tuning(
         say(f"{len(seen):,} proteins of {tokens:,} tokens to train on; {recipe.steps:,} steps of {recipe.tokens:,}")
         half = torch.bfloat16 if tuning.device.type == "cuda" else torch.float32
         network = TunedEsm2(read_config(base), read_state(base, spec.pins), recipe, tuning.device, half)
-        say(f"{sum(one.numel() for one in network.parameters()):,} numbers are trained, by {network.attention.name}")
-        pace = replace(TUNING_PACE, watch=tuning.watch_every, save=tuning.save_every)
+        trained = sum(one.numel() for one in network.parameters())
+        say(f"{trained:,} numbers are trained, by {network.attention.name}")
+        # The state has them four times, with the optimiser's and the best; a new one and the old one are there at once.
+        say(require_room(out, 8 * 4 * trained + 2 * sum(file.stat().st_size for file in base.glob("*.*"))))
+        pace = replace(TUNING_PACE, watch=tuning.watch_every, save=tuning.save_every, told=told)
         tuned = tune(network, examples, out, identity, budget=tuning.token_budget, pace=pace, say=say)
         provenance = write_folder(out, tuned, examples, spec, base, identity)
         (out / STATE).unlink(missing_ok=True)
