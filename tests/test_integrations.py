@@ -106,9 +106,11 @@ def copied(text: str, line: str) -> set[str]:
     return {source for found in re.findall(line, text, flags=re.MULTILINE) for source in found.split()}
 
 
-def test_the_dockerfile_copies_what_the_apptainer_image_is_built_from() -> None:
+def test_the_dockerfile_copies_what_vnp_in_the_apptainer_image_is_built_from() -> None:
     dockerfile = (INTEGRATIONS / "docker/Dockerfile").read_text()
     definition = (REPOSITORY / "containers/Apptainer.def").read_text()
     sources = copied(dockerfile, r"^COPY (.*) /usr/src/vnp\S*$")
-    assert sources == copied(definition, r"^ +(\S+) /usr/src/vnp/\S+$")
+    assert sources == copied(definition, r"^ +(?!containers/)(\S+) /usr/src/vnp/\S+$")
+    ignored = (INTEGRATIONS / "docker/Dockerfile.dockerignore").read_text().splitlines()
+    assert {name.removeprefix("!") for name in ignored if name.startswith("!")} == sources
     assert [name for name in sources if not (REPOSITORY / name).exists()] == []

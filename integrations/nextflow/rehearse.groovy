@@ -8,7 +8,10 @@ import org.codehaus.groovy.control.Phases
 def (path, block, folder, args, sequences) = this.args as List
 // Groovy 2.4, Debian's, wants no line break inside of "${ }"; Nextflow's does not mind.
 def text = new File(path).text.replaceAll(/(\?|:)\n +(?=')/, '$1 ')
-new CompilationUnit().with { addSource('main.nf', text); compile(Phases.CONVERSION) }
+def tests = new File(new File(path).parent, 'tests').listFiles().collectEntries { [it.name, it.text] }
+(tests + ['main.nf': text]).each { name, code ->
+    new CompilationUnit().with { addSource(name, code); compile(Phases.CONVERSION) }
+}
 
 def parts = [:]
 def found = text =~ /(?ms)^    (input|output|when|script|stub):\n(.*?)(?=^    (?:when|script|stub|output):\n|^\}\n)/
