@@ -150,7 +150,7 @@ _EMBEDDING = (
         "--block-tokens",
         type=int,
         help="Expected tokens of a block, the piece of a shard that a killed task can lose.  "
-        "[default: 1,048,576; on a CPU 262,144 for sixframe, 32,768 for a transformer]",
+        "[default: 1,048,576, 4,194,304 for sixframe; with --device cpu 32,768 and 262,144]",
     ),
     click.option("--prefix-ids", is_flag=True, help="Put each input's name in front of its records' names."),
 )

@@ -12,10 +12,12 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float16, Float32, Float64, Int64
+from threadpoolctl import ThreadpoolController
 
 CLUSTERS = 12
 """Classes of a label, at most."""
@@ -27,6 +29,12 @@ _AT_ONCE = 1_024
 _WIDEST = 6e4
 _LEAST_SPREAD = 1e-12
 _ARRAYS = ("center", "basis", "means", "background", "quantiles")
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """The libraries of this process that multiply in threads of their own."""
+    return ThreadpoolController()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,12 +55,14 @@ class Novelty:
         found = np.empty(len(rows), np.float16)
         batch = np.zeros((_AT_ONCE, len(self.center)), np.float32)
         squares = (self.means**2).sum(axis=1)
-        for low in range(0, len(rows), _AT_ONCE):
-            some = rows[low : low + _AT_ONCE]
-            batch[: len(some)] = some
-            at = (batch - self.center) @ self.basis
-            nearest = (squares - 2 * at @ self.means.T).min(axis=1) + (at**2 * (1 - self.background)).sum(axis=1)
-            found[low : low + len(some)] = np.clip(nearest[: len(some)], -_WIDEST, _WIDEST)
+        # Of products so small, threads wait for each other fifteen times as long as one takes.
+        with _libraries().limit(limits=1, user_api="blas"):
+            for low in range(0, len(rows), _AT_ONCE):
+                some = rows[low : low + _AT_ONCE]
+                batch[: len(some)] = some
+                at = (batch - self.center) @ self.basis
+                nearest = (squares - 2 * at @ self.means.T).min(axis=1) + (at**2 * (1 - self.background)).sum(axis=1)
+                found[low : low + len(some)] = np.clip(nearest[: len(some)], -_WIDEST, _WIDEST)
         return found
 
     def percentile(self, distance: Float[np.ndarray, "n"], length: Int64[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:

@@ -27,6 +27,7 @@ _LABELS = {number: name or "none" for name, number in LABELS.items()}
 _BLOCK_TOKENS = 1 << 20
 _BLOCK_TOKENS_SLOW = 1 << 15
 _BLOCK_TOKENS_WINDOWS = 1 << 18
+_BLOCK_TOKENS_WINDOWS_FAST = 1 << 22
 _LEAST_BLOCK_UNITS = 64
 
 
@@ -115,9 +116,12 @@ def make_request(
 ) -> Request:
     """What goes into ``run.json``."""
     block_tokens = options.block_tokens or _BLOCK_TOKENS
-    if options.device == "cpu" and options.needs_weights and options.block_tokens is None:
+    if options.needs_weights and options.block_tokens is None:
         windows = all(one.windows or not one.needs_weights for one in options.specs.values())
-        block_tokens = _BLOCK_TOKENS_WINDOWS if windows else _BLOCK_TOKENS_SLOW
+        if options.device == "cpu":
+            block_tokens = _BLOCK_TOKENS_WINDOWS if windows else _BLOCK_TOKENS_SLOW
+        elif windows:
+            block_tokens = _BLOCK_TOKENS_WINDOWS_FAST
     totals = found.totals
     return Request(
         inputs=found.inputs,
