@@ -29,7 +29,8 @@ _SHOWN = 20
 @command("python -m jobs.extract viral.fna.gz host.fna.gz --out RUN --shards 32")
 @click.argument("input", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--out", "run", type=click.Path(path_type=Path), required=True, help="The run directory.")
-@click.option("--shards", type=int, default=1, help="Number of shards, each one task.")
+@click.option("--shards", type=int, default=1, help="Number of shards.")
+@options.tasks
 @options.encoding
 @options.cluster
 @options.slurm
@@ -47,6 +48,7 @@ def main(
     input: tuple[Path, ...],  # noqa: A002 - the argument's name in help and vnp.toml
     run: Path,
     shards: int,
+    tasks: int | None,
     cluster: str,
     profile: str | None,
     parallelism: int | None,
@@ -65,9 +67,9 @@ def main(
     parts of the split, and only the frames that it lists become rows. What is already done of the same run is kept.
     """
     if only is not None:
-        if plan_job or dry_run or force or print_script:
+        if plan_job or dry_run or force or print_script or tasks is not None:
             raise UsageError(
-                "--only makes shards of a planned run: without --plan-job, --dry-run, --print-script and --force"
+                "--only makes shards of a planned run: without --plan-job, --dry-run, --print-script, --tasks and --force"
             )
         _only(run, only, bool(input))
         return
@@ -79,17 +81,17 @@ def main(
         with redirect_stdout(sys.stderr):
             planned, status = plan_run(run_options(input, shards, encoding, writer, out=run), run, writer, force=force)
         # As it is, and not as text for people.
-        sys.stdout.write(writer.script(chain.shards(planned, status.unfinished), whole=True))
+        sys.stdout.write(writer.script(chain.shards(planned, status.unfinished, tasks), whole=True))
         return
     executor = choose_executor(cluster, profile, parallelism, retries)
     asked = run_options(input, shards, encoding, executor, out=None if dry_run else run)
     if dry_run:
-        _show_plan(asked, run, executor)
+        _show_plan(asked, run, executor, tasks)
         return
     root = run.absolute()
     # What is planned already is not read again.
     if plan_job and (force or not (run / "run.json").exists()):
-        chain.start(chain.plan_and_shards(asked, root, executor, force=force), executor)
+        chain.start(chain.plan_and_shards(asked, root, executor, tasks, force=force), executor)
         echo(f"next: python -m jobs.status {quote(str(run))}, once the planning is done")
         return
     planned, status = plan_run(asked, run, executor, force=force)
@@ -102,12 +104,12 @@ def main(
         echo(f"{count - len(todo)} of {count} shards are done")
     rows = sum(status.shards[number].shard.rows for number in todo)
     made = f"made {len(todo)} shards, {rows:,} rows"
-    job = chain.shards(planned, todo, lambda seconds: f"{made}, in {duration(seconds)}: {planned.paths.shards}")
+    job = chain.shards(planned, todo, tasks, lambda seconds: f"{made}, in {duration(seconds)}: {planned.paths.shards}")
     chain.start((job,), executor)
     echo(f"next: python -m jobs.{'reduce' if executor.waits else 'status'} {quote(str(run))}")
 
 
-def _show_plan(asked: RunOptions, out: Path, executor: Executor) -> None:
+def _show_plan(asked: RunOptions, out: Path, executor: Executor, tasks: int | None) -> None:
     """Print what would be done, and what the scheduler would get; write nothing but a plan that is thrown away."""
     with TemporaryDirectory(prefix="vnp-") as folder:
         planned, _, table = make_plan(asked, Path(folder) / "run", executor.profile)
@@ -123,7 +125,7 @@ def _show_plan(asked: RunOptions, out: Path, executor: Executor) -> None:
     if len(table) > _SHOWN:
         echo(f"  … and {len(table) - _SHOWN} more")
     if not executor.waits:
-        job = chain.shards(Run(RunPaths(out.absolute()), planned.request), range(len(table)))
+        job = chain.shards(Run(RunPaths(out.absolute()), planned.request), range(len(table)), tasks)
         echo(f"\n----- {job.name}\n{executor.script(job)}")
     echo(f"would run on: {executor.name}; nothing was written to {out}")
 

@@ -19,7 +19,8 @@ from vnp.runs.request import default_layout
 @command("python -m jobs.pipeline genomes.csv --out RUN --shards 32")
 @click.argument("input", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--out", "run", type=click.Path(path_type=Path), required=True, help="The run directory.")
-@click.option("--shards", type=int, default=1, help="Number of shards, each one task.")
+@click.option("--shards", type=int, default=1, help="Number of shards.")
+@options.tasks
 @options.encoding
 @options.layout
 @options.cluster
@@ -36,6 +37,7 @@ def main(
     input: tuple[Path, ...],  # noqa: A002 - the argument's name in help and vnp.toml
     run: Path,
     shards: int,
+    tasks: int | None,
     layout: str | None,
     cluster: str,
     profile: str | None,
@@ -52,7 +54,7 @@ def main(
     RUN/model/model.pth, and measured on what was held out, in RUN/accuracy.
 
     On a scheduler the steps are jobs that wait for each other, and this command returns at once. The chain holds: the
-    planning (with --plan-job only), an array of one task a shard, the merging, which starts when all tasks have
+    planning (with --plan-job only), an array that makes the shards, the merging, which starts when all tasks have
     ended, however they ended, and behind it training and benchmark. If shards are missing then, the merging says
     which and ends with 3; nothing is left waiting in the queue, and rerun RUN --then pipeline goes on from there.
     """
@@ -63,10 +65,10 @@ def main(
     root, merged = run.absolute(), layout or default_layout(asked.protein)
     first: tuple[Job, ...]
     if plan_job and (force or not (root / "run.json").exists()):
-        first = chain.plan_and_shards(asked, root, executor, force=force)
+        first = chain.plan_and_shards(asked, root, executor, tasks, force=force)
     else:
         planned, status = plan_run(asked, run, executor, force=force, layout=merged)
-        first = (chain.shards(planned, status.unfinished),)
+        first = (chain.shards(planned, status.unfinished, tasks),)
     behind = chain.train_and_measure(root) if train and chain.can_train(asked.files) else ()
     chain.start((*first, chain.reduce(root, merged), *behind), executor)
     if not executor.waits:

@@ -94,7 +94,8 @@ if TYPE_CHECKING:
     default=True,
     help="With a checkpoint that reads open frames: let native score chunks that have none.",
 )
-@click.option("--shards", type=int, default=1, help="Number of shards, each one task.")
+@click.option("--shards", type=int, default=1, help="Number of shards.")
+@options.tasks
 @click.option(
     "--pairs",
     is_flag=True,
@@ -117,6 +118,7 @@ def main(
     window: int | None,
     native: bool,
     shards: int,
+    tasks: int | None,
     pairs: bool,
     keep_embeddings: bool,
     dna: str | None,
@@ -163,7 +165,9 @@ def main(
             run, todo = _plan(planned, out, calling, executor, force)
             binds = predict_binds(run, calling)
             called: list[Predicted] = []
-            shards_job = chain.shards(run, todo, lambda seconds: f"made {len(todo)} shards in {duration(seconds)}")
+            shards_job = chain.shards(
+                run, todo, tasks, lambda seconds: f"made {len(todo)} shards in {duration(seconds)}"
+            )
             calls_job = chain.predict(run.paths.root, binds, lambda: called.append(_finish(run, calling, out, False)))
             chain.start((shards_job, calls_job), executor)
             if not executor.waits:

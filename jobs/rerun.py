@@ -23,6 +23,7 @@ from vnp.runs.request import Run, default_layout
 @options.run_argument
 @options.same_cluster
 @options.slurm
+@options.more_tasks
 @click.option(
     "--then",
     type=click.Choice(["pipeline", "predict"]),
@@ -39,6 +40,7 @@ def main(
     profile: str | None,
     parallelism: int | None,
     retries: int | None,
+    tasks: int | None,
     then: str | None,
     layout: str | None,
     accept_code: bool,
@@ -63,7 +65,7 @@ def main(
     elif then:
         trained = chain.train_and_measure(root) if chain.can_train(opened.request.inputs) else ()
         behind = (chain.reduce(root, layout or default_layout(opened.request.protein)), *trained)
-    shards = chain.shards(opened, todo, lambda seconds: f"made {len(todo)} shards in {duration(seconds)}")
+    shards = chain.shards(opened, todo, tasks, lambda seconds: f"made {len(todo)} shards in {duration(seconds)}")
     ids = chain.start((shards, *behind), executor, force=force)
     if ids:
         echo(f"next: python -m jobs.status {quote(str(root))}")

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -114,10 +115,13 @@ def _text(state: RunStatus, others: list[Element], root: Path, show_all: bool) -
         lines.append(f"… and {len(shown) - _SHOWN} more; --all lists every shard")
     counts = ", ".join(f"{count} {name}" for name, count in state.counts.items())
     lines.append(f"{len(state.shards)} shards: {counts}; {state.rows_embedded:,} of {state.rows_planned:,} rows")
-    lines += [
-        f"job {other.id} ({other.name}) " + (f"waits: {other.reason}" if other.waiting else other.state.lower())
+    # Tasks that share the shards are told of by their array.
+    words = Counter(
+        f"job {other.job if other.shares else other.id} ({other.name}) "
+        + (f"waits: {other.reason}" if other.waiting else other.state.lower())
         for other in others
-    ]
+    )
+    lines += [f"{text}, {count} tasks" if count > 1 else text for text, count in words.items()]
     if state.tokens_per_second:
         lines.append(f"{state.tokens_per_second:,.0f} tokens/s in a task while it embeds")
     return "\n".join([*lines, *_next(state, others, root)])
@@ -141,7 +145,8 @@ def _next(state: RunStatus, others: list[Element], root: Path) -> list[str]:
 def _line(found: ShardStatus) -> str:
     blocks = f"{found.blocks[0]}/{found.blocks[1]}"
     rows = f"{found.receipt.rows:,}" if found.receipt else f"({found.shard.rows:,})"
-    note = " ".join((found.error or "").splitlines())
+    held = f"on {found.host}" if found.state == "running" and found.host else ""
+    note = " ".join([held, *(found.error or "").splitlines()]).strip()
     if found.log and found.state != "done":
         note += f" [{found.log}]"
     return f"{found.shard.number:5d}  {found.state:<8} {blocks:<10} {rows:<12} {found.attempts:8d}  {note}".rstrip()
@@ -159,7 +164,7 @@ def _json_text(state: RunStatus, others: list[Element]) -> str:
                 "blocks_planned": found.blocks[1],
                 "rows_planned": found.shard.rows,
                 "rows": found.receipt.rows if found.receipt else None,
-                **{name: getattr(found, name) for name in ("attempts", "error", "log", "job")},
+                **{name: getattr(found, name) for name in ("attempts", "error", "log", "job", "host")},
             }
             for found in state.shards
         ],
@@ -208,6 +213,7 @@ def _explain(run: Run, state: RunStatus) -> tuple[RunStatus, list[Element]]:
     """
     jobs, executor = submitted(run.paths.root), scheduler(run.paths.root)
     queue = executor.state(run.paths.root) if jobs and not state.complete else []
+    sharing = any(element.shares and not element.ending for element in queue or [])
     by_shard = {element.shard: element for element in queue or [] if element.shard is not None}
     known = {entry.job for entry in jobs}
     last = {shard: entry for entry in jobs for shard in entry.shards}
@@ -222,6 +228,8 @@ def _explain(run: Run, state: RunStatus) -> tuple[RunStatus, list[Element]]:
             shards.append(_in_queue(found, element, run.paths.logs))
         elif entry is not None:
             shards.append(_out_of_queue(found, entry, executor, known, queue is not None, logs))
+        elif found.state == "missing" and sharing:
+            shards.append(replace(found, state="queued", error="no task has taken it yet"))
         else:
             shards.append(found)
     others = [element for element in queue or [] if element.shard is None]

@@ -97,6 +97,14 @@ def slurm(function: _Function) -> _Function:
     return function
 
 
+_TASKS = (
+    "Share the shards among so many tasks: each takes one that nobody works on, until none is left or its time is "
+    "nearly up, so that fast GPUs do more and short jobs fit in."
+)
+tasks = click.option("--tasks", type=int, help=f"{_TASKS}  [default: a task for each shard]")
+more_tasks = click.option("--tasks", type=int, help=f"{_TASKS} They join those that work on RUN.")
+
+
 def _encoder(molecule: Molecule, title: str) -> Callable[[_Function], _Function]:
     *others, last = names(molecule)
     there = f"{', '.join(others)} or {last}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +19,7 @@ from jobs._cli.progress import Progress, duration
 from jobs._cluster.executor import Executor, Job, in_order, require_idle
 from jobs._cluster.planning import input_paths
 from jobs._cluster.profile import JobKind
-from jobs._cluster.task import plan_task, predict_task, reduce_task, run_task
+from jobs._cluster.task import plan_task, predict_task, reduce_task, run_task, share_task
 from vnp.encoders.weights.folders import weights_root
 from vnp.errors import UsageError
 from vnp.files.machine import require_room
@@ -77,27 +78,38 @@ def _submit_shards(executor: Executor, job: Job, force: bool) -> list[str]:
         echo(f"{executor.title}'s queue could not be read; submitting without a look at it", err=True)
     elif queue is not None and not force:
         # A job that is ending may have been cancelled: two tasks for one shard do no harm, none would.
-        busy = {one.shard for one in queue if one.shard is not None and not one.ending} & set(todo)
-        if busy:
+        at_work = [one for one in queue if not one.ending]
+        sharing = sum(one.shares for one in at_work)
+        busy = {one.shard for one in at_work if one.shard is not None} & set(todo)
+        if job.tasks is None and todo and sharing:
+            echo(f"left to {sharing} tasks in the queue, which share the shards (rerun --tasks adds more)")
+            busy = set(todo)
+        elif busy:
             echo(f"{len(busy)} shards are in the queue already: left to their jobs (rerun --force submits them again)")
         todo = tuple(number for number in todo if number not in busy)
-    ids = [one.job for one in queue or [] if one.shard is not None]
+    ids = [one.job for one in queue or [] if one.shard is not None or one.shares]
     if todo:
-        ids += _take(executor, replace(job, name=_shards_name(job.root, todo), shards=todo))
+        name = job.name if job.tasks is not None else _shards_name(job.root, todo)
+        ids += _take(executor, replace(job, name=name, shards=todo))
     return in_order(job.root, ids)
 
 
 def _take(executor: Executor, job: Job) -> list[str]:
     ids = executor.submit(job)
-    tasks = "1 task" if job.shards is None else f"{len(job.shards)} tasks"
-    echo(f"submitted {job.name}: job {', '.join(ids)}, {tasks}")
+    count = len(job.elements or (0,))
+    what = f"{count} task{'s' * (count != 1)}"
+    if job.shards is not None and job.tasks is not None:
+        what += f" for {len(job.shards)} shards"
+    echo(f"submitted {job.name}: job {', '.join(ids)}, {what}")
     return ids
 
 
 # The steps.
 
 
-def plan_and_shards(options: RunOptions, root: Path, executor: Executor, *, force: bool) -> tuple[Job, Job]:
+def plan_and_shards(
+    options: RunOptions, root: Path, executor: Executor, tasks: int | None, *, force: bool
+) -> tuple[Job, Job]:
     """The reading and cutting of the inputs as a job, and the shards behind it.
 
     Raises:
@@ -116,7 +128,7 @@ def plan_and_shards(options: RunOptions, root: Path, executor: Executor, *, forc
     numbers = tuple(range(options.shards))
     return (
         Job(root, _name(root, "plan"), plan_task, binds=binds),
-        _shards(root, numbers, options.needs_gpu, binds),
+        _shards(root, numbers, options.needs_gpu, binds, tasks),
     )
 
 
@@ -126,8 +138,16 @@ def require_scheduler(executor: Executor) -> None:
         raise UsageError("--plan-job needs a scheduler: there is none here, or --cluster says otherwise")
 
 
-def shards(run: Run, numbers: Sequence[int], report: Callable[[float], str] | None = None) -> Job:
+def shards(
+    run: Run, numbers: Sequence[int], tasks: int | None = None, report: Callable[[float], str] | None = None
+) -> Job:
     """The making of a planned run's shards; it asks for GPUs only if an encoder is a transformer.
+
+    Args:
+        run: the run.
+        numbers: of the shards.
+        tasks: how many share them; None for one task a shard.
+        report: what to say once they are made on this machine, from the seconds that it took.
 
     Raises:
         RunError: other code planned the run.
@@ -140,13 +160,19 @@ def shards(run: Run, numbers: Sequence[int], report: Callable[[float], str] | No
     binds = [*(Path(entry.path) for entry in request.inputs), *map(Path, request.folders.values()), *weights]
     if request.classifier is not None and (path := request.classifier.path) is not None:
         binds.append(path)
-    job = _shards(run.paths.root, numbers, gpu, tuple(binds))
+    job = _shards(run.paths.root, numbers, gpu, tuple(binds), tasks)
     return replace(job, report=report)
 
 
-def _shards(root: Path, numbers: Sequence[int], gpu: bool, binds: tuple[Path, ...]) -> Job:
+def _shards(root: Path, numbers: Sequence[int], gpu: bool, binds: tuple[Path, ...], tasks: int | None) -> Job:
     kind: JobKind = "gpu" if gpu else "cpu"
-    return Job(root, _shards_name(root, numbers), run_task, kind, shards=tuple(numbers), binds=binds)
+    job = Job(root, _shards_name(root, numbers), run_task, kind, shards=tuple(numbers), binds=binds)
+    if tasks is None:
+        return job
+    if tasks < 1:
+        raise UsageError(f"--tasks must be at least 1, not {tasks}")
+    submission = (secrets.token_hex(4),)
+    return replace(job, name=_name(root, "tasks"), function=share_task, arguments=submission, tasks=tasks)
 
 
 def reduce(root: Path, layout: str) -> Job:

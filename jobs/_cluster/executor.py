@@ -49,8 +49,9 @@ class Job:
     function: Callable[..., str]  # what a task of it runs: importable, takes the path of ``run.json`` first
     kind: JobKind = "cpu"  # which of a profile's resources it asks for
     arguments: tuple[Any, ...] = ()  # more arguments, the same for all tasks
-    # one task makes each of these, which it gets as a list of one after the path; None for a plain job
+    # which are to be made; None for a plain job
     shards: tuple[int, ...] | None = None
+    tasks: int | None = None  # so many tasks share them, each taking what nobody works on; None: one task for each
     binds: tuple[Path, ...] = ()  # paths that must be seen inside an image
     # does the same in this process, if it makes no shards; None where nothing is to be done
     here: Callable[[], object] | None = None
@@ -58,6 +59,13 @@ class Job:
     report: Callable[[float], str] | None = None
     after: tuple[str, ...] = ()  # ids of the jobs that it waits for
     anyhow: bool = False  # start when those have ended, however they ended, not only if all went well
+
+    @property
+    def elements(self) -> tuple[int, ...] | None:
+        """The number of each task, which it gets as a list of one after the path: its shard's, or its own."""
+        if self.shards is None or self.tasks is None:
+            return self.shards
+        return tuple(range(min(self.tasks, len(self.shards))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,7 @@ class Element:
     job: str
     waiting: bool = False
     ending: bool = False  # its task has ended, or is being ended by the scheduler
+    shares: bool = False  # it takes shards that nobody works on, together with others
 
 
 class Executor(ABC):
@@ -254,20 +263,24 @@ class Submitted:
     name: str
     user: str
     base: int  # number to add to an array index to get the shard
-    shards: list[int]  # the shards of an array; empty for other jobs, and for arrays that were submitted by hand
+    shards: list[int]  # one a task of an array; empty for others, and for arrays that were submitted by hand
     at: str  # UTC, ISO 8601
     cluster: str = _FIRST  # the scheduler by its name in ``EXECUTORS``; not written where it is Slurm
+    tasks: int = 0  # so many share the shards; not written where there are none
 
 
 def jobs_file(root: Path) -> Path:
     return root / "logs" / "jobs.jsonl"
 
 
-def note(root: Path, job: str, name: str, base: int, shards: Sequence[int], cluster: str = _FIRST) -> None:
+def note(
+    root: Path, job: str, name: str, base: int, shards: Sequence[int], cluster: str = _FIRST, tasks: int = 0
+) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    entry = asdict(Submitted(job, name, getpass.getuser(), base, list(shards), now, cluster))
-    if cluster == _FIRST:
-        del entry["cluster"]
+    entry = asdict(Submitted(job, name, getpass.getuser(), base, list(shards), now, cluster, tasks))
+    for field, default in (("cluster", _FIRST), ("tasks", 0)):
+        if entry[field] == default:
+            del entry[field]
     path = jobs_file(root)
     path.parent.mkdir(parents=True, exist_ok=True)
     # In one write, so that two writers do not mix their lines, and on a line of its own even after a torn one.

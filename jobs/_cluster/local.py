@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
+import secrets
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jobs._cli.progress import Progress
+from jobs._cluster.executor import Job
 from jobs._cluster.inline import Inline
-from jobs._cluster.task import STOPPED, claimant, claimed, noted, run_task
+from jobs._cluster.task import FAILED, STOPPED, noted, share_task
 from jobs._cluster.worker import environment, task_words
 from vnp.errors import StorageError, machine_error, storage_error
-from vnp.runs.done.receipts import note_death
+from vnp.runs.done.receipts import note_death, read_attempts
 from vnp.runs.done.status import last_words, run_status
 from vnp.runs.request import Request, Run
 
@@ -64,20 +64,22 @@ class Local(Inline):
 
     name = "local"
 
-    def make(self, run: Run, shards: Sequence[int]) -> None:
+    def make(self, run: Run, job: Job) -> None:
         """Make shards, with progress from their files."""
         state = run_status(run)
         with Progress("embedding", state.rows_planned, "rows") as progress:
 
-            def poll() -> None:
+            def poll() -> bool:
                 # A look that fails must not end tasks that work; what is wrong shows in the end.
                 with suppress(StorageError):
                     found = run_status(run).shards
                     rows = sum(one.shard.rows * one.blocks[0] / max(one.blocks[1], 1) for one in found)
                     done = sum(one.state == "done" for one in found)
                     progress.to(rows, f", {done} of {len(found)} shards")
+                    return any(one.state == "running" for one in found)
+                return False
 
-            _run_tasks(run, shards, poll)
+            _run_tasks(run, job, poll)
             poll()
 
 
@@ -85,28 +87,32 @@ class Local(Inline):
 class _Task:
     process: subprocess.Popen[bytes]
     log: Path
-    claimed: int  # how many shards were claimed when it was started
 
 
-def _run_tasks(run: Run, shards: Sequence[int], poll: Callable[[], None]) -> None:
+def _run_tasks(run: Run, job: Job, poll: Callable[[], bool]) -> None:
     """Make shards, at most one a slot at a time; returns when no task is left.
 
-    A task takes shard after shard until none is left, so that encoders are loaded once. One that dies is replaced,
-    and the shard that it died of is left to ``rerun``. ``poll`` is called a few times a second.
+    A task takes shard after shard until none is left, so that encoders are loaded once. One that dies while it makes
+    one is replaced. Where it was not said how many tasks take part, those of other commands are waited for.
+
+    Args:
+        run: the run.
+        job: its shards.
+        poll: is called a few times a second; whether any task works on the run.
 
     Raises:
         KeyboardInterrupt: after the tasks have been ended.
         StorageError: tasks cannot be started, say because the disk is full; those that were have been ended.
     """
-    places = slots(run.request)[: len(shards)]
+    shards = job.shards or ()
+    places = _places(slots(run.request), job.tasks)[: len(shards)]
     run.paths.make()
-    with _writing_logs(run):
-        claims = Path(tempfile.mkdtemp(prefix="claims-", dir=run.paths.logs))
+    submission = secrets.token_hex(4)
     names = (f"local-{os.getpid()}-{int(time.time())}-{number}" for number in itertools.count())
 
-    def start(slot: Slot, claimed: int = 0) -> _Task:
-        words = task_words(run_task, [str(run.paths.request), list(shards), str(claims), slot.gpu, slot.threads])
-        name = next(names)
+    def start(index: int) -> _Task:
+        slot, name = places[index], next(names)
+        words = task_words(share_task, [str(run.paths.request), [index], submission, slot.gpu, slot.threads])
         out, log = run.paths.logs / f"{name}.out", run.paths.logs / f"{name}.err"
         # New ones: where others may write, what stands there could lead to another file.
         with _writing_logs(run), out.open("xb") as said, log.open("xb") as errors:
@@ -117,45 +123,60 @@ def _run_tasks(run: Run, shards: Sequence[int], poll: Callable[[], None]) -> Non
                 stdout=said,
                 stderr=errors,
             )
-        return _Task(process, log, claimed)
+        return _Task(process, log)
 
     tasks: dict[int, _Task] = {}
     with noted(signal.SIGINT, signal.SIGTERM) as interrupted:
         try:
-            for index, slot in enumerate(places):
-                tasks[index] = start(slot)
-            while tasks:
-                for index, task in list(tasks.items()):
-                    if task.process.poll() is None:
-                        continue
-                    del tasks[index]
-                    now_claimed = len(list(claims.iterdir()))
-                    _note_end(run, task, claims, shards)
-                    # A task that took nothing before it died would only die again.
-                    if task.claimed < now_claimed < len(shards) and task.process.returncode and not interrupted():
-                        tasks[index] = start(places[index], now_claimed)
-                if interrupted():
-                    raise KeyboardInterrupt
-                poll()
-                time.sleep(_POLL_SECONDS)
+            while not tasks:
+                for index in range(len(places)):
+                    tasks[index] = start(index)
+                while tasks:
+                    for index, task in list(tasks.items()):
+                        if task.process.poll() is None:
+                            continue
+                        del tasks[index]
+                        if _died_at_work(run, task, shards) and not interrupted():
+                            tasks[index] = start(index)
+                    _look(poll, interrupted)
+                if job.tasks is not None or not _look(poll, interrupted):
+                    break
+                while _look(poll, interrupted):
+                    pass
         finally:
             _end(list(tasks.values()))
-            shutil.rmtree(claims, ignore_errors=True)
 
 
-def _note_end(run: Run, task: _Task, claims: Path, shards: Sequence[int]) -> None:
-    """Note in the shards that a task left how it died, where it could not do so itself."""
+def _places(found: list[Slot], tasks: int | None) -> list[Slot]:
+    """A slot for each of so many tasks; those that share one have its threads in parts."""
+    share = -(-(tasks or 1) // len(found))
+    places = [replace(slot, threads=max(1, slot.threads // share)) for slot in found] * share
+    return places[:tasks]
+
+
+def _look(poll: Callable[[], bool], interrupted: Callable[[], bool]) -> bool:
+    if interrupted():
+        raise KeyboardInterrupt
+    found = poll()
+    time.sleep(_POLL_SECONDS)
+    return found
+
+
+def _died_at_work(run: Run, task: _Task, shards: Sequence[int]) -> bool:
+    """Note in the shards that a task left how it died, where it could not do so itself; whether it made one."""
     code, pid = task.process.returncode, task.process.pid
     if code in (0, STOPPED):
-        return
+        return False
     how = _killed_by(-code) if code < 0 else f"{last_words(str(task.log)) or 'it said nothing'} (exit code {code})"
-    with suppress(OSError):
-        mine = [number for number in shards if claimant(claims, number) == pid]
-        if not mine:
-            # It never came to take one: the next one shows it.
-            mine = list(itertools.islice(claimed(claims, shards), 1))
-        for number in mine:
+    attempts = {number: [one for _, one in read_attempts(run.paths.blocks(number))] for number in shards}
+    mine = [number for number, found in attempts.items() if any(one.here() and one.pid == pid for one in found)]
+    # It may never have come to take one: the next one shows it.
+    new = (number for number, found in attempts.items() if not found and not run.paths.receipt(number).exists())
+    for number in mine or itertools.islice(new, 1):
+        with suppress(OSError):
             note_death(run, number, pid, str(task.log), how)
+    # One that failed for a reason that it knew, or took nothing before it died, would only do so again.
+    return bool(mine) and code != FAILED
 
 
 def _killed_by(number: int) -> str:

@@ -41,9 +41,9 @@ class Plain(Batch):
         return entry.shards.index(shard) + 1 if len(entry.shards) > 1 else None
 
     def arrays(self, job: Job) -> list[tuple[int, list[int] | None]]:
-        if job.shards is None:
+        if job.elements is None:
             return [(0, None)]
-        size, shards = self.max_array_size(), sorted(job.shards)
+        size, shards = self.max_array_size(), sorted(job.elements)
         return [(0, shards[first : first + size]) for first in range(0, len(shards), size)]
 
     def check(self) -> None:

@@ -66,7 +66,7 @@ class Batch(Executor):
             check_place(self._profile.of(kind))
 
     def submit(self, job: Job) -> list[str]:
-        """Submit a job and note it in the run; one id, or one an array where shards pass the site's limit.
+        """Submit a job and note it in the run; one id, or one an array where tasks pass the site's limit.
 
         Raises:
             VnpError: the scheduler refused it, in its words.
@@ -88,24 +88,26 @@ class Batch(Executor):
                 raise VnpError(self._refusal(job, done.stderr or done.stdout, ids))
             ids.append(taken)
             # At once: an id that nobody knows could not be cancelled.
-            note(job.root, taken, job.name, base, [base + index for index in indexes or []], self.name)
+            numbers = [base + index for index in indexes or []]
+            shards, tasks = (numbers, 0) if job.tasks is None else ([], len(numbers))
+            note(job.root, taken, job.name, base, shards, self.name, tasks)
         return ids
 
     def script(self, job: Job, *, whole: bool = False) -> str:
         arrays = self.arrays(job)
         if whole and len(arrays) > 1:
             raise UsageError(
-                f"{len(job.shards or ())} shards are more than an array of {self.title} may have here "
+                f"{len(job.elements or ())} tasks are more than an array of {self.title} may have here "
                 f"({self.max_array_size()}): take fewer, or print the script for shell"
             )
         return self.batch_script(job, self._profile.of(job.kind), *arrays[0])
 
     def arrays(self, job: Job) -> list[tuple[int, list[int] | None]]:
         """Each array's first number and its indexes."""
-        if job.shards is None:
+        if job.elements is None:
             return [(0, None)]
         size = self.max_array_size()
-        groups = itertools.groupby(sorted(job.shards), lambda number: number // size)
+        groups = itertools.groupby(sorted(job.elements), lambda number: number // size)
         return [(which * size, [number % size for number in numbers]) for which, numbers in groups]
 
     def cancel(self, jobs: Sequence[str]) -> None:
@@ -128,9 +130,10 @@ class Batch(Executor):
             name=entry.name,
             state=state,
             reason=reason,
-            shard=self.shard(entry, index),
+            shard=None if entry.tasks else self.shard(entry, index),
             log=self.log(entry.job, index),
             job=entry.job,
+            shares=bool(entry.tasks),
             **more,
         )
 

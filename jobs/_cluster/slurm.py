@@ -1,6 +1,7 @@
 """Slurm: what it says of a run's jobs, and submission to it with scripts that submitit writes.
 
-An array element is one shard, and its index is the shard's number, so that ``squeue`` and the logs speak of shards.
+An array element is one shard, and its index is the shard's number, so that ``squeue`` and the logs speak of shards;
+of tasks that share the shards it is only a number.
 Where numbers pass the site's MaxArraySize, there are several arrays, each with its first shard's number to add.
 
 Requeueing is done by the batch script, outside of any container: a task that was told to stop ends with ``STOPPED``,

@@ -16,12 +16,14 @@ from jobs._cli.ending import event_line, raise_outside_imports, tell
 from jobs._cli.progress import Progress
 from jobs._cluster.executor import log_path
 from vnp.errors import UsageError, VnpError, machine_error
+from vnp.files.machine import asked, process_began
 from vnp.files.records import read_record
 from vnp.prediction.options import OutputPaths, PredictOptions
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.request import Run, RunPaths
 
 if TYPE_CHECKING:
+    from vnp.runs.making.leases import Leases
     from vnp.runs.making.pipeline import Outcome
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
@@ -33,21 +35,37 @@ STOPPED = 75
 """Exit code of a task that was asked to stop (EX_TEMPFAIL): its blocks are safe and the next one goes on."""
 
 
-def run_task(
-    request: str, shards: Sequence[int], claims: str | None = None, gpu: str | None = None, threads: int | None = None
-) -> str:
+def run_task(request: str, shards: Sequence[int]) -> str:
     """Make shards, one after the other, in a process of its own.
 
     Args:
         request: path of the run's ``run.json``.
-        shards: numbers of shards to make, or to choose from where there are claims.
-        claims: folder in which tasks that share a list claim shards, or None: all are this task's.
-        gpu: the GPU to use, as in ``CUDA_VISIBLE_DEVICES``; None leaves that as it is.
-        threads: threads for tensor libraries; None leaves that to them.
+        shards: their numbers.
 
     Returns:
         A line that says what was made. Ends the process with ``FAILED``, ``CRASHED`` or ``STOPPED`` otherwise; where
         there are several shards, one that cannot be made does not keep the others from being made.
+    """
+    with stop_signals() as stop, _exit_codes(), first_interrupt_only():
+        run = Run.open(Path(request).parent)
+        # An array is submitted before the plan is made where that is a job too; it can have too many elements.
+        return _said(*make(run, [number for number in shards if number < run.request.shards], stop, print_blocks))
+
+
+def share_task(
+    request: str, numbers: Sequence[int], submission: str, gpu: str | None = None, threads: int | None = None
+) -> str:
+    """Make shards that nobody works on, one after the other, until none is left or the time is nearly up.
+
+    Args:
+        request: path of the run's ``run.json``.
+        numbers: the task's own, among those that were started with it.
+        submission: what these have in common.
+        gpu: the GPU to use, as in ``CUDA_VISIBLE_DEVICES``; None leaves that as it is.
+        threads: threads for tensor libraries; None leaves that to them.
+
+    Returns:
+        A line that says what was made, as ``run_task``. Ends the process with ``STOPPED`` where shards are left open.
     """
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
@@ -55,21 +73,35 @@ def run_task(
         os.environ.update(dict.fromkeys(_THREADS, str(threads)))
     with stop_signals() as stop, _exit_codes(), first_interrupt_only():
         run = Run.open(Path(request).parent)
-        # An array is submitted before the plan is made where that is a job too; it can have too many elements.
-        known = [number for number in shards if number < run.request.shards]
-        chosen = iter(known) if claims is None else claimed(Path(claims), known)
-        outcomes, failed = make(run, chosen, stop, print_blocks)
-        for number, error in failed:
-            print(f"error: shard {number}: {error}", file=sys.stderr, flush=True)
-        if failed:
-            sys.exit(FAILED)
-        if any(outcome.state == "stopped" for outcome in outcomes):
-            sys.exit(STOPPED)
-        return f"{len(outcomes)} shards, {sum(outcome.rows for outcome in outcomes):,} rows"
+        leases = leases_of(run, submission, stop, *numbers)
+        return _said(*make(run, leases, stop, print_blocks, leases), more=leases.open_left)
+
+
+def leases_of(run: Run, submission: str, stop: Callable[[], bool], task: int = 0) -> Leases:
+    """What takes shards for this process, until it will be told that its time is up if its script says when."""
+    from vnp.runs.making.leases import Leases
+
+    given = asked(begun := process_began())
+    until = begun + given["seconds"] - given.get("grace", 0.0) if "seconds" in given else None
+    return Leases(run, submission, task, log=log_path(), stop=stop, until=until)
+
+
+def _said(outcomes: list[Outcome], failed: list[tuple[int, VnpError]], *, more: bool = False) -> str:
+    for number, error in failed:
+        print(f"error: shard {number}: {error}", file=sys.stderr, flush=True)
+    if failed:
+        sys.exit(FAILED)
+    if more or any(outcome.state == "stopped" for outcome in outcomes):
+        sys.exit(STOPPED)
+    return f"{len(outcomes)} shards, {sum(outcome.rows for outcome in outcomes):,} rows"
 
 
 def make(
-    run: Run, shards: Iterable[int], stop: Callable[[], bool], block_done: Callable[[int, int, int], None]
+    run: Run,
+    shards: Iterable[int],
+    stop: Callable[[], bool],
+    block_done: Callable[[int, int, int], None],
+    leases: Leases | None = None,
 ) -> tuple[list[Outcome], list[tuple[int, VnpError]]]:
     """Make shards in this process; those of a prediction with the scores of its classifier."""
     from vnp.runs.making.pipeline import make_shards
@@ -79,7 +111,7 @@ def make(
         from vnp.prediction.classifiers import scoring_of
 
         scoring = scoring_of(run.request)
-    return make_shards(run, shards, stop=stop, block_done=block_done, log=log_path(), scoring=scoring)
+    return make_shards(run, shards, stop=stop, block_done=block_done, log=log_path(), scoring=scoring, leases=leases)
 
 
 def plan_task(request: str) -> str:
@@ -134,29 +166,6 @@ def _exit_codes() -> Iterator[None]:
             sys.exit(CRASHED)
         print(f"error: {found}", file=sys.stderr, flush=True)
         sys.exit(found.exit_code)
-
-
-def claimed(folder: Path, shards: Sequence[int]) -> Iterator[int]:
-    """The shards that this process is first to claim."""
-    for number in shards:
-        try:
-            with _claim(folder, number).open("x") as file:
-                file.write(str(os.getpid()))
-        except FileExistsError:
-            continue
-        yield number
-
-
-def claimant(folder: Path, number: int) -> int | None:
-    """The process that has claimed a shard, if any."""
-    try:
-        return int(_claim(folder, number).read_text() or 0)
-    except FileNotFoundError:
-        return None
-
-
-def _claim(folder: Path, number: int) -> Path:
-    return folder / f"{number:05d}"
 
 
 def print_blocks(shard: int, done: int, blocks: int) -> None:

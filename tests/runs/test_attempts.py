@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from vnp.files.claims import SILENT_SECONDS
-from vnp.files.machine import bytes_of
+from vnp.files.machine import asked, bytes_of
 from vnp.files.records import from_json, write_json
 from vnp.runs.done import receipts as attempts
-from vnp.runs.done.receipts import Announced, Attempt, asked, job_id, read_attempts, told
+from vnp.runs.done.receipts import Announced, Attempt, job_id, read_attempts, told
 
 
 def only(folder: Path) -> tuple[Path, Attempt]:

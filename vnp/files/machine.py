@@ -1,4 +1,4 @@
-"""What the machine leaves to a process: folders of the user's, memory, and which processes still run."""
+"""What a process has: folders of the user's, memory, what a scheduler gave it; and which processes still run."""
 
 from __future__ import annotations
 
@@ -151,6 +151,20 @@ def process_began() -> float:
         up = float(Path("/proc/uptime").read_text().split()[0])
         return time.time() - up + int(process_start(os.getpid())) / os.sysconf("SC_CLK_TCK")
     return time.time()
+
+
+def asked(begun: float) -> dict[str, float]:
+    """What this task was given, as its script says in ``VNP_ASKED`` (``mem=48G cpus=8``) and ``VNP_END_TIME``.
+
+    Args:
+        begun: when its process began, seconds since 1970.
+    """
+    found: dict[str, float] = {}
+    words = [word.partition("=") for word in os.environ.get("VNP_ASKED", "").split()]
+    with contextlib.suppress(ValueError):
+        found = {name: bytes_of(value) if name == "mem" else float(value) for name, _, value in words}
+        found["seconds"] = round(float(os.environ.get("VNP_END_TIME", "")) - begun)
+    return found
 
 
 def bytes_of(size: str) -> int:

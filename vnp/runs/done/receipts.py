@@ -21,9 +21,9 @@ from typing import Any
 
 from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, StorageError, storage_error
 from vnp.files.claims import BEAT_SECONDS, SILENT_SECONDS
-from vnp.files.durable import process_start
+from vnp.files.durable import here, process_start
 from vnp.files.hashing import file_sha256
-from vnp.files.machine import bytes_of, peak_gpu_memory, peak_memory, process_began
+from vnp.files.machine import asked, peak_gpu_memory, peak_memory, process_began
 from vnp.files.records import from_json, read_json, read_record, to_json, write_record
 from vnp.runs.request import Run, Shard, shard_name
 
@@ -274,13 +274,23 @@ class Attempt:
     memory: int | None = None
     gpu_memory: int | None = None
     gpu_size: int | None = None
+    submission: str = ""  # of tasks that share the shards: what they were started by together
+    space: str = ""  # what the process id belongs to (``vnp.files.durable.here``)
+
+    def here(self) -> bool:
+        """Whether its process was, or is, one of this machine."""
+        return self.space == here() if self.space else self.host == socket.gethostname()
+
+    def gone(self) -> bool:
+        """Whether its process was one of this machine and is no more."""
+        return self.here() and process_start(self.pid) != self.boot
 
     def alive(self, path: Path) -> bool:
         """Whether the task still runs: by its process on this machine, by its last sign of life elsewhere."""
         if self.outcome != "running":
             return False
-        if self.host == socket.gethostname():
-            return process_start(self.pid) == self.boot
+        if self.here():
+            return not self.gone()
         try:
             return time.time() - path.stat().st_mtime < SILENT_SECONDS
         except OSError:
@@ -299,20 +309,6 @@ def _stamp(seconds: float) -> str:
 def node_name() -> str:
     """What the scheduler calls this machine."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-
-
-def asked(begun: float) -> dict[str, float]:
-    """What this task was given, as its script says in ``VNP_ASKED`` (``mem=48G cpus=8``) and ``VNP_END_TIME``.
-
-    Args:
-        begun: when its process began, seconds since 1970.
-    """
-    found: dict[str, float] = {}
-    words = [word.partition("=") for word in os.environ.get("VNP_ASKED", "").split()]
-    with contextlib.suppress(ValueError):
-        found = {name: bytes_of(value) if name == "mem" else float(value) for name, _, value in words}
-        found["seconds"] = round(float(os.environ.get("VNP_END_TIME", "")) - begun)
-    return found
 
 
 def _blocks(folder: Path) -> int:
@@ -335,21 +331,26 @@ class Announced:
     Args:
         folder: the shard's folder of blocks; made if it is missing.
         log: path of the task's log, if known.
+        only: the number that the attempt must have; None takes the next one that is free.
+        submission: of tasks that share the shards, see ``Attempt``.
+
+    Raises:
+        FileExistsError: another task has this number.
+        StorageError: the disk is full or cannot be written.
     """
 
-    def __init__(self, folder: Path, log: str | None) -> None:
+    def __init__(self, folder: Path, log: str | None, only: int | None = None, submission: str = "") -> None:
         own, begun = os.getpid(), process_began()
         start = Attempt(0, socket.gethostname(), own, process_start(own), job_id(), log, now())
-        self._path, self.attempt = _announce(
-            folder, replace(start, node=node_name(), asked=asked(begun), begun=_stamp(begun), had=_blocks(folder))
-        )
+        start = replace(start, node=node_name(), asked=asked(begun), begun=_stamp(begun), had=_blocks(folder))
+        self._path, self.attempt = _announce(folder, replace(start, submission=submission, space=here()), only)
         self._over = threading.Event()
         self._beat = threading.Thread(target=self._keep_alive, daemon=True)
         self._beat.start()
 
     def _keep_alive(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, StorageError):
                 os.utime(self._path)
                 write_record(self._path, self.so_far())
 
@@ -365,6 +366,11 @@ class Announced:
         used, size = peak_gpu_memory()
         cpu = round(time.process_time(), 2)
         return replace(self.attempt, cpu=cpu, memory=peak_memory(), gpu_memory=used, gpu_size=size)
+
+    @property
+    def ended(self) -> bool:
+        """Whether this process is done with the shard."""
+        return self._over.is_set()
 
     def end(self, outcome: str | None = None, error: str | None = None) -> None:
         """End it, and note how; the first word counts, and of a shard that is done there is nothing to say."""
@@ -386,16 +392,19 @@ class Announced:
         self.end("failed", f"{type(error).__name__}: {message}" if message else type(error).__name__)
 
 
-def _announce(folder: Path, attempt: Attempt) -> tuple[Path, Attempt]:
-    """Write an attempt under the next free number."""
+def _announce(folder: Path, attempt: Attempt, only: int | None = None) -> tuple[Path, Attempt]:
+    """Write an attempt under the next free number, or the only one that it may have."""
     folder.mkdir(parents=True, exist_ok=True)
-    number = len(list(folder.glob("attempt-*.json")))
+    number = len(list(folder.glob("attempt-*.json"))) + 1 if only is None else only
     while True:
-        number += 1
         path, numbered = folder / f"attempt-{number:05d}.json", replace(attempt, number=number)
-        with contextlib.suppress(FileExistsError):
+        try:
             write_record(path, numbered, exclusive=True)
             return path, numbered
+        except FileExistsError:
+            if only is not None:
+                raise
+        number += 1
 
 
 def note_death(run: Run, number: int, pid: int, log: str, error: str) -> None:
@@ -410,15 +419,15 @@ def note_death(run: Run, number: int, pid: int, log: str, error: str) -> None:
     """
     if run.paths.receipt(number).exists():
         return
-    folder, here = run.paths.blocks(number), socket.gethostname()
-    mine = [(path, one) for path, one in read_attempts(folder) if (one.host, one.pid) == (here, pid)]
+    folder = run.paths.blocks(number)
+    mine = [(path, one) for path, one in read_attempts(folder) if one.here() and one.pid == pid]
     with contextlib.suppress(StorageError):
         for path, attempt in mine:
             if attempt.outcome == "running":
                 write_record(path, replace(attempt, ended=now(), outcome="failed", error=error))
         if not mine:
-            job = Path(log).stem
-            _announce(folder, Attempt(0, here, pid, "", job, log, now(), ended=now(), outcome="failed", error=error))
+            job, host = Path(log).stem, socket.gethostname()
+            _announce(folder, Attempt(0, host, pid, "", job, log, now(), now(), "failed", error, space=here()))
 
 
 def told(folder: Path, current: Attempt) -> list[dict[str, Any]]:

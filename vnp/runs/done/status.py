@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -37,7 +36,8 @@ class ShardStatus:
     error: str | None = None  # last line of what went wrong
     log: str | None = None  # path of the last task's log, if known
     job: str | None = None  # id of the last task's job, if known
-    here: bool = False  # whether the last task was on this machine, where its process can be seen
+    host: str | None = None  # the machine of the last task, if known
+    here: bool = False  # whether that is this machine, where its process can be seen
     begun: str | None = None  # when the only task so far began, UTC, ISO 8601; None where there were several
 
     @property
@@ -159,7 +159,8 @@ def _shard_state(run: Run, shard: Shard, receipts: set[str], begun: set[str]) ->
         error=error,
         log=last.log,
         job=last.job,
-        here=last.host == socket.gethostname(),
+        host=last.host,
+        here=last.here(),
         begun=last.started if len(attempts) == 1 else None,
     )
 

@@ -27,7 +27,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -49,6 +49,9 @@ from vnp.runs.planning.plan import Selection, check_inputs, inputs_of, read_need
 from vnp.runs.request import Run, shard_name
 from vnp.runs.units import Prepared, prepare, read_blocks
 from vnp.sequences.opening import KnownBlocks
+
+if TYPE_CHECKING:
+    from vnp.runs.making.leases import Leases
 
 _SWITCH_SECONDS = 0.0005
 
@@ -88,6 +91,7 @@ def make_shards(
     log: str | None = None,
     load: Callable[[], RunEncoders] | None = None,
     scoring: Callable[[RunEncoders], Scoring] | None = None,
+    leases: Leases | None = None,
 ) -> tuple[list[Outcome], list[tuple[int, VnpError]]]:
     """Make shards in this process, or find that they are made.
 
@@ -99,6 +103,7 @@ def make_shards(
         log: path of the task's log, for status.
         load: gives the encoders; called once, and only if there is something to embed.
         scoring: gives what scores rows, where the run has a classifier; called when the encoders are there.
+        leases: what ``shards`` is, where other tasks share them.
 
     Returns:
         How each ended, and what went wrong with those that could not be made; what is finished of them stays.
@@ -109,7 +114,7 @@ def make_shards(
     """
     run.require_code()
     run.paths.make()
-    pipeline = _Pipeline(run, iter(shards), stop, block_done, log, load or (lambda: _load(run)), scoring)
+    pipeline = _Pipeline(run, iter(shards), stop, block_done, log, load or (lambda: _load(run)), scoring, leases)
     pipeline.work()
     return sorted(pipeline.outcomes, key=lambda one: one.shard), sorted(pipeline.failed, key=lambda one: one[0])
 
@@ -170,6 +175,7 @@ class _Pipeline:
     log: str | None
     load: Callable[[], RunEncoders]
     scoring: Callable[[RunEncoders], Scoring] | None = None
+    leases: Leases | None = None
     outcomes: list[Outcome] = field(default_factory=list)
     failed: list[tuple[int, VnpError]] = field(default_factory=list)
 
@@ -203,6 +209,8 @@ class _Pipeline:
                     break
         finally:
             self._ending = True
+            if self.leases is not None:
+                self.leases.close()
             # An interruption may have come before they were loaded, and the thread that reads waits for them.
             self._loaded.cancel()
             self._reader.shutdown(cancel_futures=True)
@@ -248,14 +256,18 @@ class _Pipeline:
     def _begin(self, shard: _Shard) -> bool:
         """Announce the work on a shard; False if it is done already."""
         run, number = self.run, shard.number
+        shard.announced = None if self.leases is None else self.leases.announced(number)
         done = sealed(run, number)
         if done is not None:
+            if shard.announced is not None:
+                shard.announced.end()
             self.outcomes.append(Outcome(number, "already", done.rows))
             return False
         discard(run, number)
-        shard.chosen, shard.known = read_needed(run, self._shards, number)
-        shard.announced = Announced(run.paths.blocks(number), self.log)
+        if shard.announced is None:
+            shard.announced = Announced(run.paths.blocks(number), self.log)
         self._begun.append(shard)
+        shard.chosen, shard.known = read_needed(run, self._shards, number)
         check_inputs(inputs_of(run.request, self._shards, number))
         return True
 
