@@ -68,9 +68,8 @@ def main(
     """
     if only is not None:
         if plan_job or dry_run or force or print_script or tasks is not None:
-            raise UsageError(
-                "--only makes shards of a planned run: without --plan-job, --dry-run, --print-script, --tasks and --force"
-            )
+            others = "--plan-job, --dry-run, --print-script, --tasks and --force"
+            raise UsageError(f"--only makes shards of a planned run: without {others}")
         _only(run, only, bool(input))
         return
     if print_script is not None:

@@ -177,7 +177,7 @@ def test_arrays_end_at_the_limit_of_the_site(cluster: str, fake: FakeSlurm, tmp_
     fake.answer(program, answer)
     assert len(here.submit(job(tmp_path, (1, 5, 9)))) == 2
     assert [entry.shards for entry in executor.submitted(tmp_path / "run")] == [[1, 5], [9]]
-    with pytest.raises(UsageError, match="3 shards are more than an array of"):
+    with pytest.raises(UsageError, match="3 tasks are more than an array of"):
         here.script(job(tmp_path, (1, 5, 9)), whole=True)
     fake.answer(program, code=1)
     assert here.max_array_size() == WITHOUT[cluster]

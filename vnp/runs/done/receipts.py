@@ -331,12 +331,8 @@ class Announced:
     Args:
         folder: the shard's folder of blocks; made if it is missing.
         log: path of the task's log, if known.
-        only: the number that the attempt must have; None takes the next one that is free.
+        only: the number that it must have (``FileExistsError`` if it is taken); None takes the next one that is free.
         submission: of tasks that share the shards, see ``Attempt``.
-
-    Raises:
-        FileExistsError: another task has this number.
-        StorageError: the disk is full or cannot be written.
     """
 
     def __init__(self, folder: Path, log: str | None, only: int | None = None, submission: str = "") -> None:
@@ -400,11 +396,12 @@ def _announce(folder: Path, attempt: Attempt, only: int | None = None) -> tuple[
         path, numbered = folder / f"attempt-{number:05d}.json", replace(attempt, number=number)
         try:
             write_record(path, numbered, exclusive=True)
-            return path, numbered
         except FileExistsError:
             if only is not None:
                 raise
-        number += 1
+            number += 1
+            continue
+        return path, numbered
 
 
 def note_death(run: Run, number: int, pid: int, log: str, error: str) -> None:
@@ -426,8 +423,8 @@ def note_death(run: Run, number: int, pid: int, log: str, error: str) -> None:
             if attempt.outcome == "running":
                 write_record(path, replace(attempt, ended=now(), outcome="failed", error=error))
         if not mine:
-            job, host = Path(log).stem, socket.gethostname()
-            _announce(folder, Attempt(0, host, pid, "", job, log, now(), now(), "failed", error, space=here()))
+            start = Attempt(0, socket.gethostname(), pid, "", Path(log).stem, log, now())
+            _announce(folder, replace(start, ended=now(), outcome="failed", error=error))
 
 
 def told(folder: Path, current: Attempt) -> list[dict[str, Any]]:
