@@ -341,6 +341,7 @@ class Announced:
         start = replace(start, node=node_name(), asked=asked(begun), begun=_stamp(begun), had=_blocks(folder))
         self._path, self.attempt = _announce(folder, replace(start, submission=submission, space=here()), only)
         self._over = threading.Event()
+        self.ended = self._over.is_set  # whether this process is done with the shard
         self._beat = threading.Thread(target=self._keep_alive, daemon=True)
         self._beat.start()
 
@@ -362,11 +363,6 @@ class Announced:
         used, size = peak_gpu_memory()
         cpu = round(time.process_time(), 2)
         return replace(self.attempt, cpu=cpu, memory=peak_memory(), gpu_memory=used, gpu_size=size)
-
-    @property
-    def ended(self) -> bool:
-        """Whether this process is done with the shard."""
-        return self._over.is_set()
 
     def end(self, outcome: str | None = None, error: str | None = None) -> None:
         """End it, and note how; the first word counts, and of a shard that is done there is nothing to say."""

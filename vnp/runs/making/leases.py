@@ -137,7 +137,7 @@ class Leases:
     def _finish(self) -> None:
         """Wait until nothing is in hand."""
         while self._hand and not (self._stop() or self._over.is_set()):
-            self._hand = [one for one in self._hand if not one.ended]
+            self._hand = [one for one in self._hand if not one.ended()]
             if self._hand:
                 self._over.wait(_HAND_SECONDS)
 
