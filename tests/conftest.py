@@ -18,7 +18,7 @@ if "GenuineIntel" in _CPU and "avx512f" not in _CPU:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tests of these folders share something that takes long to make: with several workers, one of them runs a folder.
-TOGETHER = ("tests/slurm/", "tests/containers/")
+TOGETHER = ("tests/slurm/", "tests/containers/", "tests/grid_engine/")
 
 
 @pytest.hookimpl(optionalhook=True)

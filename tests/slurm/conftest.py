@@ -22,17 +22,18 @@ def require_programs(*names: str) -> None:
     missing = [name for name in names if shutil.which(name) is None]
     why = f"{', '.join(missing)} not installed" if missing else "not root" if os.geteuid() != 0 else ""
     if why and os.environ.get("CI") == "true":
-        pytest.fail(f"a Slurm test cluster cannot be started: {why}")
+        pytest.fail(f"a test cluster cannot be started: {why}")
     if why:
-        pytest.skip(f"a Slurm test cluster cannot be started: {why}")
+        pytest.skip(f"a test cluster cannot be started: {why}")
 
 
-def started(**wishes: Any) -> Iterator[Site]:
-    require_programs(*NEEDED, *(NEEDED_FOR_ACCOUNTING if wishes.get("accounting", True) else ()))
+def started(kind: type[Site] = Site, **wishes: Any) -> Iterator[Site]:
+    if kind is Site:
+        require_programs(*NEEDED, *(NEEDED_FOR_ACCOUNTING if wishes.get("accounting", True) else ()))
     # Not pytest's own folder: munge wants to be reached by all.
-    root = Path(tempfile.mkdtemp(prefix="vnp-slurm-"))
+    root = Path(tempfile.mkdtemp(prefix="vnp-cluster-"))
     root.chmod(0o755)
-    site = Site.start(Wishes(str(root), clean=True, **wishes))
+    site = kind.start(Wishes(str(root), clean=True, **wishes))
     try:
         yield site
     finally:

@@ -211,12 +211,12 @@ def _free_ports(count: int) -> list[int]:
     return found
 
 
-def main() -> None:
+def main(make: Callable[[Wishes], Cluster] = Cluster) -> None:
     """Start a cluster, wait until standard input ends, and stop it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     wishes = Wishes(**json.loads(sys.argv[1]))
-    cluster = Cluster(wishes)
+    cluster = make(wishes)
     try:
         problem = ""
         try:

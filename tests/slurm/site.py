@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import h5py
 import numpy as np
@@ -48,12 +48,14 @@ class Site:
     wishes: Wishes
     environment: dict[str, str]
     keeper: subprocess.Popen[str]
+    cluster: ClassVar[str] = "slurm"
+    module: ClassVar[str] = "tests.slurm.keeper"
 
     @classmethod
     def start(cls, wishes: Wishes) -> Self:
         """Start it and wait until it takes jobs."""
         keeper = subprocess.Popen(
-            [sys.executable, "-m", "tests.slurm.keeper", json.dumps(asdict(wishes))],
+            [sys.executable, "-m", cls.module, json.dumps(asdict(wishes))],
             cwd=REPOSITORY,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -67,7 +69,16 @@ class Site:
             raise AssertionError(f"the test cluster does not start: {problem}")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH"))}
         environment.pop("VNP_PROFILE", None)
-        return cls(wishes, {**environment, "SLURM_CONF": str(Path(wishes.root) / "slurm.conf")}, keeper)
+        return cls(wishes, {**environment, **cls.variables(Path(wishes.root))}, keeper)
+
+    @classmethod
+    def variables(cls, root: Path) -> dict[str, str]:
+        """What tells the scheduler's programs which cluster."""
+        return {"SLURM_CONF": str(root / "slurm.conf")}
+
+    def inside(self, words: Sequence[str]) -> list[str]:
+        """A command line from which the cluster can be reached."""
+        return list(words)
 
     def stop(self) -> None:
         """End it; its keeper does so too if this process dies."""
@@ -75,9 +86,13 @@ class Site:
 
     def say(self, *words: str) -> str:
         """The output of one of Slurm's commands."""
-        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(self.inside(words), env=self.environment, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout.strip()
+
+    def queued(self, jobs: Sequence[str]) -> list[str]:
+        """Elements of these jobs in the queue, with their states."""
+        return [line for line in self.queue() if line.split("_")[0] in jobs]
 
     def queue(self, columns: str = "%F_%K %T") -> list[str]:
         """Lines of squeue, an element each."""
@@ -97,7 +112,7 @@ class Site:
     def run(self, words: Sequence[str], folder: Path, environment: Mapping[str, str], code: int = 0) -> str:
         """Run a command line in a folder; otherwise as ``vnp``."""
         done = subprocess.run(
-            words,
+            self.inside(words),
             cwd=folder,
             env={**self.environment, **environment},
             stdout=subprocess.PIPE,
@@ -154,7 +169,7 @@ class Case:
     @property
     def options(self) -> list[str]:
         """What tells a command about the cluster."""
-        return ["--cluster", "slurm", "--profile", str(self.folder / "profile.toml")]
+        return ["--cluster", self.site.cluster, "--profile", str(self.folder / "profile.toml")]
 
     def fault(self, *places: str) -> None:
         """Lay out faults, such as ``3.1.kill``."""
@@ -201,7 +216,7 @@ class Case:
 
     def queued(self) -> list[str]:
         """The run's elements in the queue, with their states."""
-        return [line for line in self.site.queue() if line.split("_")[0] in self.jobs]
+        return self.site.queued(self.jobs)
 
     def settle(self) -> None:
         """Wait until no job of the run is in the queue."""
