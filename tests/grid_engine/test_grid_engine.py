@@ -114,7 +114,7 @@ def test_several_runs_at_once(cell: Site, make_case: MakeCase, reference: Path) 
 def test_refusals_are_one_line(profile: str, why: str, cell: Site, make_case: MakeCase) -> None:
     case = make_case(cell, "refused", profile)
     said = case.start("extract", 2, code=1)
-    (line,) = [line for line in said.splitlines() if "refused" in line and "planned" not in line]
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: Grid Engine refused the job vnp-refused-0-1: ")
     assert why in line
     assert not (case.run / "logs/jobs.jsonl").exists()
