@@ -36,11 +36,14 @@ from vnp.features.read import Features
 from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION
 from vnp.files.claims import alone_with, require_apart, require_free, tidy
 from vnp.files.durable import write_text
+from vnp.files.hashing import file_sha256
 from vnp.files.records import read_regular, write_json
 from vnp.metrics.metrics import binary_metrics, bootstrap_intervals, with_intervals
 from vnp.metrics.presets import Preset, measure_presets
 from vnp.metrics.rules import aggregate, chunk_keys
 from vnp.report.plots import Series, write_training_plots
+from vnp.runs.done.crate import Action, Item, write_crate
+from vnp.runs.done.receipts import now
 from vnp.runs.request import versions
 
 FILE_NAMES = ("split.tsv", "log.jsonl", "metrics.json", "state.pth", "train.html", "plots")
@@ -89,6 +92,11 @@ class Outputs(NamedTuple):
     state: Path  # what a killed training goes on from; removed at its end
     page: Path  # how good it is and how training went, for people
     plots: Path  # folder of plots
+
+    @property
+    def results(self) -> tuple[Path, ...]:
+        """What stands beside the checkpoint in the end."""
+        return self.split, self.log, self.metrics, self.page, self.plots
 
     def require_free(self, *, ours: bool) -> None:
         """Make sure that no other training's files are there."""
@@ -155,7 +163,7 @@ def train(
         FeatureError: the features are not what was asked, or cannot be trained on.
         StorageError: the disk is full or cannot be written.
     """
-    watcher = watcher or Watcher()
+    watcher, begun = watcher or Watcher(), now()
     outputs = outputs_of(out)
     read = (features.path, training.split) if isinstance(training.split, Path) else (features.path,)
     require_apart(read, outputs[:-1], "choose another --out, or copy it first")
@@ -203,9 +211,20 @@ def train(
         except FileExistsError:
             raise RunExistsError(f"{outputs.checkpoint} was made by something else meanwhile; {_AGAIN}") from None
         outputs.state.unlink(missing_ok=True)
+        write_crate(out.parent, _action(features, training, split, data, outputs, begun))
     if (gap := _gap(checkpoint.metrics)) is not None:
         watcher.warn(gap)
     return Trained(checkpoint, outputs, fitted)
+
+
+def _action(features: Features, training: Training, split: Split, data: str, outputs: Outputs, begun: str) -> Action:
+    """What a training did, for the crate of the checkpoint's folder."""
+    recipe = asdict(training.recipe)
+    own = {"recipe": recipe.pop("name"), **recipe, "seed": training.seed, "split": split.kind, "data": data}
+    made = [Item(outputs.checkpoint, file_sha256(outputs.checkpoint), what="classifier"), *map(Item, outputs.results)]
+    words = "A classifier is trained on rows of labelled records"
+    plain = {name.replace("_", "-"): value for name, value in own.items() if isinstance(value, str | int | float)}
+    return Action("train", words, [Item(features.path, what="rows of numbers")], made, plain, begun)
 
 
 def _organisms(features: Features, training: Training, record: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"] | None:

@@ -28,6 +28,7 @@ from vnp.prediction.options import CHOICES, OutputPaths, PredictOptions
 from vnp.prediction.scores import Source, layout_of
 from vnp.prediction.tables import chosen_columns
 from vnp.prediction.writing import SCHEMA, Progress, Writing
+from vnp.runs.done.crate import Action, Item, inputs_of, parameters_of, write_crate
 from vnp.runs.done.reduce import tidy
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.request import NATIVE, PlannedInput, Run
@@ -310,10 +311,28 @@ def predict(
         ).run()
         _remove(path for path in paths.results() if _name(paths, path) not in summary["files"])
         write_record(paths.summary, summary, schema=SCHEMA, seal="digest")
+        write_crate(out, _action(run, options, paths, summary))
         for folder in (out, *paths.samples.glob("*")):
             remove_temporaries(folder)
         tidy(run)
     return Predicted(paths, summary, fresh=True)
+
+
+def _action(run: Run, options: PredictOptions, paths: OutputPaths, summary: dict[str, Any]) -> Action:
+    """What a prediction did, for its crate."""
+    files = [Item(paths.root / name, one["sha256"], one["size"]) for name, one in summary["files"].items()]
+    inputs = inputs_of(run)
+    chosen = options.classifier
+    if chosen.path is not None and run.request.classifier is None:
+        inputs.append(Item(chosen.path, chosen.sha256, what="classifier"))
+    settings = {
+        name.replace("_", "-"): value for name, value in asdict(options).items() if isinstance(value, str | int | float)
+    }
+    words = "Records are called viral or host"
+    own = {**parameters_of(run), **settings}
+    return Action(
+        "predict", words, inputs, [Item(paths.summary, what="counts and settings"), *files], own, run.request.created
+    )
 
 
 def _require_memory(run: Run) -> None:

@@ -28,6 +28,7 @@ from vnp.features.table import Records, Skipped, read_records, read_skipped, win
 from vnp.files.claims import alone
 from vnp.files.durable import remove_temporaries, replacing
 from vnp.files.tables import open_text_table, table_text
+from vnp.runs.done.crate import Action, Item, inputs_of, parameters_of, write_crate
 from vnp.runs.done.receipts import (
     NAMED,
     Receipt,
@@ -92,6 +93,7 @@ def reduce_run(
             reduced = _already(run, kind, layout, provenance, progress)
         else:
             reduced = _merge(run, receipts, layout, provenance, progress)
+            write_crate(run.paths.root, _action(run, kind, provenance))
         tidy(run)
     return reduced
 
@@ -163,6 +165,22 @@ def _provenance(run: Run, receipts: Sequence[Receipt]) -> dict[str, Any]:
         "planned_with": request.versions,
         "reduced_with": versions(),
     }
+
+
+def _action(run: Run, kind: str, provenance: dict[str, Any]) -> Action:
+    """What extract and reduce did, for the run's crate."""
+    made = [
+        Item(run.paths.features, size=run.paths.features.stat().st_size, what="rows of numbers"),
+        Item(run.paths.skipped, what="what has no row"),
+    ]
+    own = {
+        **parameters_of(run),
+        "layout": kind,
+        "store": run.request.store,
+        "devices": ", ".join(provenance["devices"]),
+    }
+    words = "Sequences are cut into chunks, embedded and merged into rows"
+    return Action("reduce", words, inputs_of(run), made, own, run.request.created)
 
 
 def _already(
