@@ -52,7 +52,7 @@ def test_it_writes_the_checkpoint_and_what_belongs_to_it(
     assert done.exit_code == 0, done.output
     assert {path.name for path in (tmp_path / "new").iterdir()} == {
         "model.pth", "model.split.tsv", "model.log.jsonl", "model.metrics.json", "model.plots",
-        "model.train.html",
+        "model.train.html", "ro-crate-metadata.json",
     }  # fmt: skip
     opened = open_features(features)
     checkpoint = Checkpoint.load(tmp_path / "new/model.pth")
