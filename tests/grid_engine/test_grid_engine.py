@@ -76,7 +76,9 @@ def test_a_chain_is_cancelled_and_completed(cell: Site, make_case: MakeCase, ref
 
 
 def test_several_runs_at_once(cell: Site, make_case: MakeCase, reference: Path) -> None:
-    """A task near its time limit; planning as a job, and one that fails; a prediction, on a GPU as far as is known."""
+    """A task near its time limit; planning as a job, and one that fails; a prediction by tasks that share its shards,
+    with GPUs as far as Grid Engine knows.
+    """
     short, planned = make_case(cell, "short", "time = 1", "grace = 50"), make_case(cell, "planned")
     bad, calls = make_case(cell, "unplanned"), make_case(cell, "calls")
     short.fault("0.1.told")
@@ -85,7 +87,7 @@ def test_several_runs_at_once(cell: Site, make_case: MakeCase, reference: Path) 
     bad.input = bad.folder / "twice.fasta"
     bad.input.write_text(">a\nACGT\n>a\nACGT\n")
     bad.start("pipeline", 2, "--plan-job")
-    cell.vnp("predict", calls.input, "--out", calls.run, "--shards", "2", *calls.options)
+    cell.vnp("predict", calls.input, "--out", calls.run, "--shards", "3", "--tasks", "2", *calls.options)
     for case in (short, planned, bad, calls):
         case.settle()
     log = short.log(short.jobs[0])
@@ -100,6 +102,7 @@ def test_several_runs_at_once(cell: Site, make_case: MakeCase, reference: Path) 
     assert "is not planned yet" in said
     assert "which this one waited for, did not succeed" in bad.log(f"{bad.jobs[1]}_1")
     assert (calls.run / "report.html").exists()
+    assert [(entry["shards"], entry.get("tasks")) for entry in calls.submissions()] == [([], 2), ([], None)]
     assert "gpu=1" in cell.say("qacct", "-j", calls.jobs[0])
 
 
