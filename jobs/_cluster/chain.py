@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from jobs._cli.command import echo
 from jobs._cli.ending import EndedError
 from jobs._cli.progress import Progress, duration
-from jobs._cluster.executor import Executor, Job, in_order, require_idle
+from jobs._cluster.executor import Executor, Job, in_order, require_idle, submitted
 from jobs._cluster.planning import input_paths
-from jobs._cluster.profile import JobKind
+from jobs._cluster.profile import JobKind, Resources
 from jobs._cluster.task import plan_task, predict_task, reduce_task, run_task, share_task
 from vnp.encoders.weights.folders import weights_root
 from vnp.errors import UsageError
@@ -88,10 +88,30 @@ def _submit_shards(executor: Executor, job: Job, force: bool) -> list[str]:
             echo(f"{len(busy)} shards are in the queue already: left to their jobs (rerun --force submits them again)")
         todo = tuple(number for number in todo if number not in busy)
     ids = [one.job for one in queue or [] if one.shard is not None or one.shares]
-    if todo:
-        name = job.name if job.tasks is not None else _shards_name(job.root, todo)
-        ids += _take(executor, replace(job, name=name, shards=todo))
+    for numbers, wanted in _asked_alike(executor, job, todo):
+        name = job.name if job.tasks is not None else _shards_name(job.root, numbers)
+        ids += _take(executor, replace(job, name=name, shards=numbers, wanted=wanted))
     return in_order(job.root, ids)
+
+
+def _asked_alike(executor: Executor, job: Job, todo: Sequence[int]) -> list[tuple[tuple[int, ...], Resources | None]]:
+    """Shards in groups that ask for the same, by what became of earlier tries; says what differs from the profile."""
+    if not todo or executor.profile is None or not any(RunPaths(job.root).parts.glob("shard-*")):
+        return [(tuple(todo), job.wanted)] if todo else []
+    # Here, because a first submission has nothing to mend.
+    from jobs._cluster.mending import submissions
+
+    wanted = executor.profile.of(job.kind)
+    jobs = submitted(job.root)
+    last = {shard: executor.task_id(one.job, executor.index(one, shard)) for one in jobs for shard in one.shards}
+    words = executor.ended([last[shard] for shard in todo if shard in last])
+    found = submissions(
+        Run.open(job.root), todo, wanted, executor.node_count(wanted), words, shared=job.tasks is not None
+    )
+    for numbers, _, why in found:
+        for sentence in why:
+            echo(f"{f'shard {numbers[0]}' if len(numbers) == 1 else f'{len(numbers)} shards'}: {sentence}")
+    return [(tuple(numbers), asked) for numbers, asked, _ in found]
 
 
 def _take(executor: Executor, job: Job) -> list[str]:

@@ -23,7 +23,7 @@ from vnp.errors import RunExistsError, UsageError
 from vnp.files.records import from_json, parse_json, read_regular
 
 if TYPE_CHECKING:
-    from jobs._cluster.profile import JobKind, Profile
+    from jobs._cluster.profile import JobKind, Profile, Resources
 
 EXECUTORS = {
     "slurm": "jobs._cluster.slurm.Slurm",
@@ -57,6 +57,7 @@ class Job:
     here: Callable[[], object] | None = None
     # what to say once shards are made on this machine, from the seconds that it took
     report: Callable[[float], str] | None = None
+    wanted: Resources | None = None  # what it asks for; None is what the profile has for its kind
     after: tuple[str, ...] = ()  # ids of the jobs that it waits for
     anyhow: bool = False  # start when those have ended, however they ended, not only if all went well
 
@@ -130,6 +131,10 @@ class Executor(ABC):
     def ended(self, jobs: Sequence[str]) -> dict[str, str]:  # noqa: ARG002 - of a scheduler
         """How jobs or elements ended, in the scheduler's words, by id; ids of which it tells nothing are left out."""
         return {}
+
+    def node_count(self, wanted: Resources) -> int | None:  # noqa: ARG002 - of a scheduler
+        """How many nodes jobs that ask for this can come to, 0 where none can be left out; None if nobody knows."""
+        return None
 
     def cancel(self, jobs: Sequence[str]) -> None:  # noqa: ARG002 - of a scheduler
         """Cancel jobs or elements; those that have ended meanwhile are none to worry about.

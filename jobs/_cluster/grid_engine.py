@@ -65,6 +65,7 @@ class GridEngine(Plain):
         if wanted.cpus > 1:
             options.append(f"-pe {wanted.parallel_environment} {wanted.cpus}")
         options += [f"-l {value}" for value in (wanted.constraint, wanted.gres) if value]
+        options += [f"-l hostname=!({'|'.join(wanted.exclude)})"] if wanted.exclude else []
         options += [f"-q {wanted.partition}"] if wanted.partition else []
         options += [f"-P {wanted.account}"] if wanted.account else []
         if count:

@@ -60,7 +60,8 @@ class Lsf(Plain):
         ]  # fmt: skip
         if wanted.gpus or wanted.gres:
             options.append(f'-gpu "{wanted.gres or f"num={wanted.gpus}"}"')
-        options += [f'-R "select[{wanted.constraint}]"'] if wanted.constraint else []
+        chosen = [*([wanted.constraint] if wanted.constraint else []), *(f"hname!={node}" for node in wanted.exclude)]
+        options += [f'-R "select[{" && ".join(chosen)}]"'] if chosen else []
         options += [f"-q {wanted.partition}"] if wanted.partition else []
         options += [f"-P {wanted.account}"] if wanted.account else []
         if job.after:

@@ -44,7 +44,7 @@ class Pbs(Plain):
     number = '"${PBS_JOBID%%[!0-9]*}"'
     counter = "PBS_ARRAY_INDEX"
     again = ""
-    lacks = ("qos",)
+    lacks = ("qos", "exclude")
 
     @classmethod
     def missing(cls) -> str | None:

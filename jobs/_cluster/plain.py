@@ -40,6 +40,9 @@ class Plain(Batch):
     def index(self, entry: Submitted, shard: int) -> int | None:
         return entry.shards.index(shard) + 1 if len(entry.shards) > 1 else None
 
+    def node_count(self, wanted: Resources) -> int | None:  # noqa: ARG002 - of some
+        return 0 if "exclude" in self.lacks else None
+
     def arrays(self, job: Job) -> list[tuple[int, list[int] | None]]:
         if job.elements is None:
             return [(0, None)]
@@ -116,6 +119,7 @@ class Shell(Plain):
     """Anything else: a script that makes shards one after the other, or those whose numbers it is given."""
 
     name = title = submits = "shell"
+    lacks = ("exclude",)
     again = ""
 
     def max_array_size(self) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vnp.errors import StorageError, UsageError
-from vnp.files.machine import settings_folder
+from vnp.files.machine import SIZE, bytes_of, settings_folder
 from vnp.files.records import read_toml
 
 JobKind = Literal["gpu", "cpu", "reduce"]
@@ -32,7 +32,6 @@ PATH_VARIABLE = "VNP_PROFILE_PATH"
 SITE_FOLDER = "/etc/vnp"
 DEFAULT = "default"
 """The profile of who names none, in the user's settings or the site's folders: no other folder may decide unasked."""
-_MEMORY = re.compile(r"(\d+)([KMGTkmgt]?)[Bb]?")
 _TIME = re.compile(r"^(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?$")
 
 
@@ -55,6 +54,11 @@ class Resources:
     time: str | int = 240  # limit of a task: minutes, or ``HH:MM:SS``, or ``D-HH:MM:SS``
     parallelism: int = 64  # tasks of an array that may run at once
     retries: int = 5  # how often a task that was preempted, ran out of time or was killed is queued again
+    memory_growth: float = 1.5  # so many times the memory for a task that ran out of it
+    memory_cap: str = ""  # but not more than this, such as ``192G``; four times ``mem`` if empty
+    time_growth: float = 1.5  # so many times the time for a task that made no block in it
+    time_cap: str | int = ""  # but not more than this; four times ``time`` if empty
+    exclude: tuple[str, ...] = ()  # nodes to leave out
     grace: int = 120  # seconds before the time limit at which a task is told to finish its block and end
     image: str = ""  # Apptainer image that tasks run in; none if empty
     binds: tuple[str, ...] = ()  # more folders to bind into the image, as ``HOST`` or ``HOST:INSIDE``
@@ -72,16 +76,8 @@ class Resources:
 
     @property
     def megabytes(self) -> int:
-        """The memory of a task in MiB.
-
-        Raises:
-            UsageError: it is no number with a unit.
-        """
-        match = _MEMORY.fullmatch(self.mem)
-        if match is None:
-            raise UsageError(f"mem must be such as 32G or 500M, not {self.mem!r}")
-        kilobytes = int(match[1]) << 10 * "KMGT".index((match[2] or "M").upper())
-        return max(1, kilobytes >> 10)
+        """The memory of a task in MiB."""
+        return max(1, bytes_of(self.mem) >> 20)
 
 
 _DEFAULTS: dict[JobKind, dict[str, Any]] = {
@@ -206,8 +202,16 @@ def _check(name: str, made: Resources) -> None:
     """Refuse here what would otherwise be noticed at submission, or not at all."""
     try:
         minutes = made.minutes
+        if made.time_cap:
+            parse_minutes(made.time_cap)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
+    for key, size in (("mem", made.mem), ("memory_cap", made.memory_cap)):
+        if size and not SIZE.fullmatch(size):
+            raise UsageError(f"{name}: {key} must be a size such as 48G, not {size!r}")
+    for key, growth in (("memory_growth", made.memory_growth), ("time_growth", made.time_growth)):
+        if growth < 1:
+            raise UsageError(f"{name}: {key} must be at least 1, not {growth}")
     for key, value, least in (
         ("time", minutes, 1), ("cpus", made.cpus, 1), ("parallelism", made.parallelism, 1),
         ("gpus", made.gpus or 0, 0), ("retries", made.retries, 0), ("grace", made.grace, 0),
@@ -232,6 +236,7 @@ def _check(name: str, made: Resources) -> None:
 def _require_type(name: str, key: str, value: Any, declared: str) -> None:
     fits = {
         "int": type(value) is int,
+        "float": type(value) in (int, float),
         "str": isinstance(value, str),
         "str | int": isinstance(value, str) or type(value) is int,
         "str | None": isinstance(value, str),

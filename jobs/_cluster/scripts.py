@@ -13,6 +13,7 @@ import subprocess
 import sys
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from shlex import quote
@@ -22,15 +23,17 @@ from typing import ClassVar
 from jobs._cli.command import echo
 from jobs._cluster.executor import Element, Executor, Job, Submitted, note, submitted
 from jobs._cluster.image import check_place, python_command
+from jobs._cluster.mending import FIELDS, mend_task
 from jobs._cluster.profile import CONTROL, KINDS, Profile, Resources, load_profile
 from jobs._cluster.worker import search_path, task_words
 from vnp.errors import UsageError, VnpError
+from vnp.files.records import to_json
 
 AT_ONCE = 500
 """Most ids in one command."""
 _SECONDS_TO_ANSWER = 30
 PATHS = {"PATH", "LD_LIBRARY_PATH"}
-_HANDED_ON = re.compile("VNP_(?!LOG$|JOB$|ASKED$|END_TIME$)|XDG_(CACHE|CONFIG)_HOME$")
+_HANDED_ON = re.compile("VNP_(?!(LOG|JOB|ASKED|END_TIME|CODE|LASTED|RESTARTS|NODES|SHARD)$)|XDG_(CACHE|CONFIG)_HOME$")
 
 
 class Batch(Executor):
@@ -71,7 +74,7 @@ class Batch(Executor):
         Raises:
             VnpError: the scheduler refused it, in its words.
         """
-        wanted = self._profile.of(job.kind)
+        wanted = job.wanted or self._profile.of(job.kind)
         check_place(wanted, [job.root, *job.binds])
         ids: list[str] = []
         (job.root / "logs").mkdir(parents=True, exist_ok=True)
@@ -216,6 +219,13 @@ def task_command(job: Job, wanted: Resources) -> str:
     python = python_command(wanted, [job.root, *job.binds]) if wanted.image else quote(sys.executable)
     words = task_words(job.function, [str(job.root / "run.json"), *job.arguments])
     return " ".join([python, *map(quote, words)])
+
+
+def mending_command(job: Job, wanted: Resources, words: Sequence[str]) -> str:
+    """Shell text that prints what to do with a task of shards that failed; see ``mend_task`` on ``words``."""
+    known = to_json(wanted)
+    asker = replace(job, function=mend_task, arguments=({name: known[name] for name in FIELDS}, list(words)))
+    return f"{task_command(asker, wanted)} | tail -n 1"
 
 
 def exports(wanted: Resources, *more: str) -> list[str]:

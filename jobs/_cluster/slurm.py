@@ -20,7 +20,7 @@ from typing import Any
 
 from jobs._cluster.executor import Element, Job, submitted
 from jobs._cluster.profile import Resources
-from jobs._cluster.scripts import AT_ONCE, Batch, asked, exports, ranges, require_plain, task_command
+from jobs._cluster.scripts import AT_ONCE, Batch, asked, exports, mending_command, ranges, require_plain, task_command
 from jobs._cluster.task import CRASHED, STOPPED
 from vnp.errors import UsageError
 
@@ -28,6 +28,10 @@ _DEFAULT_MAX_ARRAY = 1001
 _WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "REQUEUE_FED"}
 # In the order of squeue's columns; the name is last because it alone can hold the separator.
 _COLUMNS = "%F|%K|%T|%r|%j"
+
+
+_CHANGES = ("MinMemoryNode={mem}", "TimeLimit={minutes}", "ExcNodeList={exclude}")
+"""Words of ``scontrol update`` for what mending changes."""
 
 
 class Slurm(Batch):
@@ -95,9 +99,15 @@ class Slurm(Batch):
         require_plain([str(job.root), job.name, command, *variables])
         executor = submitit.SlurmExecutor(folder=job.root / "logs")
         additional: dict[str, Any] = {"requeue": True, **_extra(wanted.extra)}
+        mending = shard = ""
         if indexes is not None:
             additional["array"] = f"{ranges(indexes)}%{min(len(indexes), wanted.parallelism)}"
-            command += f' "$(({base} + SLURM_ARRAY_TASK_ID))"'
+            number = f'"$(({base} + SLURM_ARRAY_TASK_ID))"'
+            command += f" {number}"
+            # A task that shares shards has a number of its own.
+            shard = number if job.tasks is None else ""
+            mending = mending_command(job, wanted, _CHANGES)
+            require_plain([mending])
         if job.after:
             additional["kill-on-invalid-dep"] = "yes"
         given = {
@@ -108,6 +118,7 @@ class Slurm(Batch):
             "constraint": wanted.constraint,
             "gpus_per_node": wanted.gpus or None,
             "gres": wanted.gres,
+            "exclude": ",".join(wanted.exclude) or None,
             "dependency": ":".join(["afterany" if job.anyhow else "afterok", *job.after]) if job.after else None,
         }
         executor.update_parameters(
@@ -122,13 +133,18 @@ class Slurm(Batch):
             signal_delay_s=wanted.grace,
             array_parallelism=wanted.parallelism,
             setup=_setup(wanted, variables, job.root / "logs"),
-            teardown=_requeue_lines(wanted.retries),
+            teardown=_requeue_lines(wanted, mending, shard),
             additional_parameters=additional,
         )
         if indexes is not None:
             executor.parameters["map_count"] = len(indexes)
         text: str = executor._make_submission_file_text(command, "")
         return text
+
+    def node_count(self, wanted: Resources) -> int | None:
+        where = [f"--partition={wanted.partition}"] if wanted.partition else []
+        answer = self.ask(["sinfo", "--noheader", "--format=%D", *where])
+        return sum(int(word) for word in answer.split() if word.isdecimal()) if answer else None
 
     def max_array_size(self) -> int:
         """Counted from index 0: MaxArraySize or less."""
@@ -164,17 +180,37 @@ def _setup(wanted: Resources, variables: Sequence[str], logs: Path) -> list[str]
     return ["trap : TERM USR2", me, log, *variables, given, ends, *wanted.setup, threads]
 
 
-def _requeue_lines(retries: int) -> list[str]:
-    """Queue a task again that was told to stop or was killed, unless somebody cancelled it or it ran too often."""
+def _requeue_lines(wanted: Resources, mending: str = "", shard: str = "") -> list[str]:
+    """Queue a task again that failed and may succeed, unless somebody cancelled it or it ran too often.
+
+    What makes shards asks vnp whether, with what and where; what does not, and where that does not work, is queued
+    again when it was told to stop, was killed, or ended by a fault.
+    """
+    again = f'[ "$code" -eq {STOPPED} ] || [ "$code" -eq {CRASHED} ] || [ "$code" -ge 128 ]'
+    asking = [
+        f'  export VNP_CODE="$code" VNP_LASTED="$SECONDS" VNP_RESTARTS="${{SLURM_RESTART_COUNT:-0}}" VNP_SHARD={shard}',
+        """  nodes=$(sinfo --noheader --partition="$SLURM_JOB_PARTITION" --format=%D | awk '{n+=$1} END {print n}')""",
+        '  export VNP_NODES="$nodes"',
+        f"  said=$({mending})",
+        '  case "$said" in again*|"give up") ;; *) said= ;; esac',
+    ]
     return [
         "code=$?",
-        f'if [ "$code" -eq {STOPPED} ] || [ "$code" -eq {CRASHED} ] || [ "$code" -ge 128 ]; then',
-        f'  if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {retries} ]; then',
+        'if [ "$code" -ne 0 ] && scontrol show job "$me" | grep -q "JobState=RUNNING"; then',
+        "  said=",
+        *(asking if mending else []),
+        f'  if [ -z "$said" ] && {{ {again}; }}; then',
+        f'    [ "${{SLURM_RESTART_COUNT:-0}}" -ge {wanted.retries} ] && said="give up" || said=again',
+        "  fi",
+        '  if [ "$said" = "give up" ]; then',
         '    echo "ended with $code after being queued again ${SLURM_RESTART_COUNT:-0} times: given up" >&2',
-        '  elif scontrol show job "$me" | grep -q "JobState=RUNNING"; then',
+        '  elif [ -n "$said" ]; then',
         f'    echo "ended with $code ({STOPPED}: asked to stop, {CRASHED}: a fault, 128 and more: killed): '
-        'queued again" >&2',
+        'queued again${said#again}" >&2',
+        # Slurm ends this script for that, and the change can be made only behind it.
+        '    trap "" TERM',
         '    scontrol requeue "$me"',
+        '    [ "$said" = again ] || scontrol update job="$me" ${said#again}',
         "  fi",
         "fi",
         'exit "$code"',

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vnp.runs.making.leases import Leases
     from vnp.runs.making.pipeline import Outcome
 
+_OF_GRACE = 0.75
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 FAILED = 1
 """Exit code of a task that trying again does not help."""
@@ -184,6 +185,10 @@ def noted(*numbers: signal.Signals, text: str = "") -> Iterator[Callable[[], boo
 
     def note(number: int, _frame: FrameType | None) -> None:
         seen.append(number)
+        if number == signal.SIGUSR2 and (grace := asked(0).get("grace")):
+            # A block may take longer than there is time. Left to the scheduler, the end would be that of the batch
+            # script too, which then could not queue the task again.
+            signal.alarm(max(1, int(grace * _OF_GRACE)))
         if text:
             _write(number, text)
 

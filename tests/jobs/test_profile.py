@@ -20,6 +20,11 @@ time = "1-02:03:04"
 parallelism = 7
 retries = 0
 grace = 33
+memory_growth = 2
+memory_cap = "20G"
+time_growth = 1.25
+time_cap = "2-00"
+exclude = ["n7"]
 image = "/images/vnp.sif"
 binds = ["/data", "/scratch:/tmp"]
 setup = ["module load cuda", "ulimit -c 0"]
@@ -47,6 +52,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert profile.gpu == Resources(
         partition="p", account="a", qos="q", constraint="c", gpus=None, gres="gpu:a100:2", cpus=3, mem="5G",
         time="1-02:03:04", parallelism=7, retries=0, grace=33, image="/images/vnp.sif",
+        memory_growth=2, memory_cap="20G", time_growth=1.25, time_cap="2-00", exclude=("n7",),
         binds=("/data", "/scratch:/tmp"), environment={"A": "1"}, setup=("module load cuda", "ulimit -c 0"),
         extra=("--mail-type=FAIL", "--exclusive"),
     )  # fmt: skip
@@ -132,6 +138,10 @@ def test_who_names_no_profile_has_the_default_of_user_or_site_and_never_of_the_w
         ("[gpu]\nmemory = '3G'", ["unknown key 'memory'"]),
         ("gpu = 1", ["gpu must be a table"]),
         ("cpus = '3'", ["cpus must be int, not '3'"]),
+        ("mem = 'much'", ["mem must be a size such as 48G, not 'much'"]),
+        ("memory_cap = '1 elephant'", ["memory_cap must be a size"]),
+        ("memory_growth = 0.5", ["memory_growth must be at least 1, not 0.5"]),
+        ("time_cap = 'long'", ["time must be minutes"]),
         ("cpus = true", ["cpus must be int"]),
         ("mem = 32", ["mem must be str"]),
         ("time = 1.5", ["time must be"]),

@@ -7,6 +7,12 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+_MEMORY = [
+    "JobAcctGatherType=jobacct_gather/linux",
+    "JobAcctGatherFrequency=task=1",
+    "JobAcctGatherParams=OverMemoryKill",
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
@@ -22,6 +28,7 @@ class Wishes:
         remembered: seconds for which finished jobs are remembered (MinJobAge).
         kill_wait: seconds between TERM and KILL.
         grace: seconds that a preempted job of partition ``low`` has.
+        memory: end steps that use more memory than they asked for.
         clean: delete the folder in the end.
     """
 
@@ -34,6 +41,7 @@ class Wishes:
     remembered: int = 300
     kill_wait: int = 2
     grace: int = 60
+    memory: bool = False
     clean: bool = False
 
     @property
@@ -90,7 +98,7 @@ def _general(wishes: Wishes, port: int) -> list[str]:
         f"SlurmdLogFile={root / 'log'}/%n.log",
         "ProctrackType=proctrack/linuxproc",
         "TaskPlugin=task/none",
-        "JobAcctGatherType=jobacct_gather/none",
+        *(_MEMORY if wishes.memory else ["JobAcctGatherType=jobacct_gather/none"]),
         "MailProg=/bin/true",
         "MpiDefault=none",
         "SwitchType=switch/none",

@@ -48,8 +48,8 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(scope="session")
 def small_site() -> Iterator[Site]:
-    """Two nodes without accounting, with small arrays, that forgets jobs soon."""
-    yield from started(accounting=False, max_array_size=4, remembered=2)
+    """Two nodes without accounting, with small arrays, that forgets jobs soon, and ends what takes too much memory."""
+    yield from started(accounting=False, max_array_size=4, remembered=2, memory=True)
 
 
 @pytest.fixture(scope="session")

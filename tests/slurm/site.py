@@ -153,7 +153,7 @@ class Case:
             "\n".join(
                 [
                     "cpus = 2",
-                    'mem = "200M"',
+                    'mem = "300M"',
                     "retries = 2",
                     *self.profile,
                     "[environment]",

@@ -61,7 +61,7 @@ def test_shards_by_hand(small_site: Site, make_case: MakeCase, fasta: Path, refe
     environment = {**small_site.environment, "VNP_PYTHON": sys.executable, "FAULTS": str(case.faults)}
     environment["PYTHONPATH"] = str(Path(__file__).parent / "faults")
     job = subprocess.run(
-        ["sbatch", "--parsable", "--array=0,2", "--gpus-per-node=0", "--cpus-per-task=2", "--mem=200M",
+        ["sbatch", "--parsable", "--array=0,2", "--gpus-per-node=0", "--cpus-per-task=2", "--mem=300M",
          "--output=/dev/null", "slurm/extract.sbatch", str(case.run)],
         cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip

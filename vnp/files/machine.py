@@ -18,7 +18,7 @@ from vnp.files.durable import process_start
 _CGROUPS = Path("/sys/fs/cgroup")
 IGNORE_DISK = "VNP_IGNORE_DISK"
 _STATUS = Path("/proc/self/status")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 
 def cache_folder(part: str) -> Path:
@@ -145,6 +145,18 @@ def peak_gpu_memory() -> tuple[int | None, int | None]:
     return int(torch.cuda.max_memory_reserved()), int(torch.cuda.get_device_properties(0).total_memory)
 
 
+def memory_kills() -> int:
+    """How often the kernel ended a process of this job, or container, because it was out of memory; 0 if it hides that.
+
+    The nearest control group that has a limit counts (version 2).
+    """
+    for folder in _group_folders():
+        with contextlib.suppress(OSError):
+            if (folder / "memory.max").read_text().strip() != "max":
+                return _field(folder / "memory.events", "oom_kill", 1) or 0
+    return 0
+
+
 def process_began() -> float:
     """When this process began, seconds since 1970."""
     with contextlib.suppress(OSError, ValueError):
@@ -173,7 +185,7 @@ def bytes_of(size: str) -> int:
     Raises:
         ValueError: it is none.
     """
-    found = _SIZE.fullmatch(size.strip())
+    found = SIZE.fullmatch(size.strip())
     if found is None:
         raise ValueError(f"{size!r} is no size such as 48G")
     return round(float(found[1]) * 1024.0 ** ("KMGT".index((found[2] or "M").upper()) + 1))

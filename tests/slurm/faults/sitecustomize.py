@@ -2,12 +2,14 @@
 
 In the folder $FAULTS, a file ``3.1.kill`` makes the task that is about to write block 1 of shard 3 kill itself. It is
 taken away by that, so that the next task succeeds; ``3.1.kill.always`` stays. What can be done: ``raise``, ``exit``,
-``kill``; ``hold``, which waits until there is a file ``3.1.go``; ``told``, which waits until the task is asked to stop.
+``kill``; ``memory``, which takes 250 MB more for some seconds; ``node``, which kills on the node that a file ``bad``
+names; ``hold``, which waits until there is a file ``3.1.go``; ``told``, which waits until the task is asked to stop.
 A task that waits says so with ``3.1.held``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.abc
 import importlib.machinery
 import os
@@ -77,6 +79,21 @@ def _kill(_folder: Path, place: str, _asked: Callable[[], bool]) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _memory(_folder: Path, _place: str, _asked: Callable[[], bool]) -> None:
+    taken = b"x" * 250_000_000
+    time.sleep(4)
+    del taken
+
+
+def _node(folder: Path, place: str, asked: Callable[[], bool]) -> None:
+    bad = folder / "bad"
+    # The first task makes its node the bad one.
+    with contextlib.suppress(FileExistsError), bad.open("x") as file:
+        file.write(os.environ["SLURMD_NODENAME"])
+    if bad.read_text() in ("", os.environ["SLURMD_NODENAME"]):
+        _kill(folder, place, asked)
+
+
 def _hold(folder: Path, place: str, _asked: Callable[[], bool]) -> None:
     _wait(folder, place, (folder / f"{place}.go").exists)
 
@@ -93,7 +110,15 @@ def _wait(folder: Path, place: str, ready: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-_FAULTS = {"raise": _raise, "exit": _exit, "kill": _kill, "hold": _hold, "told": _told}
+_FAULTS = {
+    "raise": _raise,
+    "exit": _exit,
+    "kill": _kill,
+    "memory": _memory,
+    "node": _node,
+    "hold": _hold,
+    "told": _told,
+}
 
 if os.environ.get("FAULTS"):
     sys.meta_path.insert(0, _Finder())

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from vnp.runs.done.history import bad_nodes, cause, history, moment, seconds_of, where
+from vnp.runs.done.history import bad_nodes, cause, moment, run_history, seconds_of, where
 from vnp.runs.done.receipts import Attempt
 from vnp.runs.done.status import RunStatus
 from vnp.runs.request import Run
@@ -124,8 +124,9 @@ def efficiency(run: Run, state: RunStatus, submitted: Mapping[str, float]) -> Ef
         state: how far it is.
         submitted: when its jobs were submitted, seconds since 1970, by their ids (of arrays, that of the whole).
     """
-    attempts = history(run, state)
-    loads = {one.receipt.shard: one.receipt.seconds.get("load", 0.0) for one in state.shards if one.receipt}
+    receipts = {one.shard.number: one.receipt for one in state.shards if one.receipt}
+    attempts = run_history(run, receipts)
+    loads = {number: one.seconds.get("load", 0.0) for number, one in receipts.items()}
     tasks = _tasks(attempts, loads, submitted)
     whole = _usage("run", tasks)
     causes: dict[str, int] = {}
@@ -135,11 +136,11 @@ def efficiency(run: Run, state: RunStatus, submitted: Mapping[str, float]) -> Ef
     return Efficiency(
         run=whole,
         nodes=_by(tasks, lambda task: where(task.attempts[0])),
-        gpus=_by(tasks, lambda task: task.gpu or "unknown"),
+        gpus=_by([task for task in tasks if task.gpu], lambda task: task.gpu),
         stragglers=_stragglers(attempts, loads),
         bad_nodes=bad_nodes(attempts),
         advice=_advice(whole, tasks, causes),
-        earlier=sum(1 for one in state.shards if one.receipt is not None and not one.receipt.attempts),
+        earlier=sum(not one.attempts for one in receipts.values()),
         causes=causes,
     )
 

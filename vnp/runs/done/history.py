@@ -6,6 +6,7 @@ had better not be made.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,16 +14,25 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from vnp.files.records import from_json
-from vnp.runs.done.receipts import Attempt, Receipt, ended_with_last_sign, now, read_attempts
-from vnp.runs.done.status import RunStatus
+from vnp.errors import VnpError
+from vnp.files.records import from_json, write_record
+from vnp.runs.done.receipts import (
+    Announced,
+    Attempt,
+    Receipt,
+    block_count,
+    ended_with_last_sign,
+    job_id,
+    now,
+    read_attempts,
+)
 from vnp.runs.request import Run
 
 Cause = Literal["", "told", "memory", "time", "node", "shard"]
 """Nothing went wrong, or it still runs; told to stop or taken away; out of host memory; out of time before it had made
 a block; a fault that another node may not have; a fault of the shard, its input or the run."""
 _OF_THE_SHARD = re.compile(
-    r"(Usage|Input|ChangedInput|Feature|Layout|Run|RunExists|IncompleteRun|DamagedShard|Vnp)Error\b|exit code 1\b"
+    r"(Usage|Input|ChangedInput|Feature|Layout|Run|RunExists|IncompleteRun|DamagedShard|Vnp)Error\b|exit code [123]\b"
 )
 _MEMORY = re.compile(
     r"out.of.me|oom[-_ ]kill|MemoryError|not enough memory|exceeded.{0,20} memory|memory limit|TERM_MEMLIMIT", re.I
@@ -34,22 +44,69 @@ _EARLY_SECONDS = 60.0
 Attempts = Mapping[int, Sequence[Attempt]]
 
 
-def history(run: Run, state: RunStatus) -> dict[int, list[Attempt]]:
+def run_history(run: Run, receipts: Mapping[int, Receipt] | None = None) -> dict[int, list[Attempt]]:
     """The attempts on each shard of a run that has any, oldest first, each with an end.
 
     What still runs ends now. Of a shard that was done by an earlier version only the attempt that sealed it is known.
+
+    Args:
+        run: the run.
+        receipts: of the shards that are done, where they are read already.
     """
-    found: dict[int, list[Attempt]] = {}
-    for one in state.shards:
-        number = one.shard.number
-        if one.receipt is not None:
-            attempts = [from_json(Attempt, each) for each in one.receipt.attempts] or [_from_earlier(one.receipt)]
-            blocks = one.blocks[1]
-        else:
-            attempts, blocks = [_with_end(*each) for each in read_attempts(run.paths.blocks(number))], one.blocks[0]
-        if attempts:
-            found[number] = _with_blocks(attempts, blocks)
+    if receipts is None:
+        receipts = _receipts(run)
+    found = {
+        number: [from_json(Attempt, each) for each in one.attempts] or [_from_earlier(one)]
+        for number, one in receipts.items()
+    }
+    for folder in run.paths.parts.glob("shard-*"):
+        number = int(folder.name.removeprefix("shard-"))
+        if number not in found and (attempts := [_with_end(*each) for each in read_attempts(folder)]):
+            found[number] = _with_blocks(attempts, block_count(folder))
+    return dict(sorted(found.items()))
+
+
+def _receipts(run: Run) -> dict[int, Receipt]:
+    found = {}
+    for path in run.paths.receipts.glob("shard-*.json"):
+        # What is damaged tells nothing, and is made again.
+        with contextlib.suppress(VnpError):
+            if (one := Receipt.read(path)) is not None:
+                found[one.shard] = one
     return found
+
+
+def note_end(run: Run, since: float, how: str, log: str | None, number: int | None, *, more: bool = False) -> None:
+    """Note how a task of this job ended that cannot do so itself.
+
+    Args:
+        run: the run.
+        since: when it began, seconds since 1970: before that a job may have had an earlier life.
+        how: how it ended, in words.
+        log: of the task.
+        number: the shard that it had; None looks at all that are not done.
+        more: add words to what is noted, also where the task said itself how it ended.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    folders = run.paths.parts.glob("shard-*") if number is None else [run.paths.blocks(number)]
+    for folder in folders:
+        mine = [(path, one) for path, one in read_attempts(folder) if is_of_job(one, since)]
+        if not mine and number is not None and not more and not run.paths.receipt(number).exists():
+            # It did not come so far as to begin with the shard.
+            Announced(folder, log).end("failed", how)
+        for path, one in mine[-1:]:
+            if more and how:
+                error = f"{one.error}; {how}" if one.error else how
+                write_record(path, replace(one, error=error))
+            elif not more and one.outcome == "running" and not one.alive(path):
+                write_record(path, replace(one, ended=now(), outcome="failed", error=how))
+
+
+def is_of_job(attempt: Attempt, since: float) -> bool:
+    """Whether it was made in this job, since a time (seconds since 1970)."""
+    return attempt.job == job_id() and moment(attempt.started) >= since
 
 
 def cause(attempt: Attempt, words: str = "") -> Cause:
@@ -61,7 +118,8 @@ def cause(attempt: Attempt, words: str = "") -> Cause:
     """
     if attempt.outcome in ("done", "left", "running"):
         return ""
-    told = f"{attempt.error or ''} {words}"
+    # What stands behind was added when it was decided what to do about it.
+    told = f"{(attempt.error or '').split('; ')[0]} {words}"
     if _MEMORY.search(told) and "CUDA" not in told:
         return "memory"
     if _TIME.search(told) or (attempt.outcome == "stopped" and _near_its_end(attempt)):
