@@ -524,7 +524,7 @@ def test_a_profile_says_what_it_is_for(
 def test_profiles_that_are_wrong(text: str, why: str, tmp_path: Path) -> None:
     path = tmp_path / "site.toml"
     path.write_text(text)
-    with pytest.raises(UsageError, match=why or "mem must be such as 32G"):
+    with pytest.raises(UsageError, match=why or "mem must be a size such as 48G"):
         _ = load_profile(str(path)).of("cpu").megabytes
 
 
