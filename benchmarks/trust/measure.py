@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float64, Int32, Int64
 
 from benchmarks._commands import command
 from benchmarks.trust.distance import distance_table
+from benchmarks.trust.pairs import MATES, mates_of, pairs_table
 from vnp.errors import UsageError, WeightsError
 from vnp.files.records import parse_json, read_record, write_json, write_record
 from vnp.finetune.crops import DeviceGenomes
@@ -53,6 +54,7 @@ class Row(NamedTuple):
 @click.option("--records", type=int, default=2000, help="Records of a mixture.")
 @click.option("--left-out", multiple=True, help="A group that the network of FOLDER never saw: counts as of the test.")
 @click.option("--distance", is_flag=True, help="Also by identity to the nearest genome trained on, by skani.")
+@click.option("--pairs", is_flag=True, help="Only by what the log-odds of two mates should be multiplied.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where the network runs.")
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the tables there too."
@@ -65,6 +67,7 @@ def main(
     records: int,
     left_out: tuple[str, ...],
     distance: bool,
+    pairs: bool,
     device: str,
     json_path: Path | None,
 ) -> None:
@@ -74,6 +77,10 @@ def main(
     trained = read_folder(folder)
     held = DeviceGenomes(leave_out(load_genomes(genomes), left_out), choose_device(device))
     network = trained.network.to(held.device)
+    if pairs:
+        found = {mate: mates_of(network, held, mate, count) for mate in MATES}
+        print(pairs_table(found, trained.calibration))
+        return
     trust, tested = trained.trust, None
     if measure:
         trust, tested = measure_trust(network, held, trained.calibration, count, trained.window)

@@ -7,8 +7,10 @@ import pytest
 
 from benchmarks.trust.distance import distance_table
 from benchmarks.trust.measure import mixture, mixture_table
+from benchmarks.trust.pairs import best_factor, pairs_table
 from tests.finetune.conftest import genomes as genomes
 from tests.finetune.conftest import sheet as sheet
+from vnp.finetune.calibration import LengthCalibration
 from vnp.finetune.genomes import TEST, TRAIN, Genomes
 from vnp.finetune.measure import Windows
 from vnp.finetune.split import calibrated_on, leave_out
@@ -63,3 +65,15 @@ def test_nothing_is_fitted_on_units_of_a_group_that_was_left_out(genomes: Genome
     assert fitted[group == "bacteria"].any()
     assert not fitted[without.part == TRAIN].any()
     assert (fitted & (without.part == TEST)).any()
+
+
+def test_the_factor_of_mates_is_that_which_makes_them_calibrated() -> None:
+    random = np.random.default_rng(4)
+    viral = random.random(20_000) < 0.5
+    # Two independent voices: their log-odds are right when added.
+    odds = random.normal(np.where(viral, 1.0, -1.0)[:, None], 2**0.5, (20_000, 2))
+    as_it_is = LengthCalibration((150, 300), (1.0, 1.0), (0.0, 0.0))
+    assert best_factor(odds, viral, as_it_is, 300) == pytest.approx(2, abs=0.1)
+    lines = pairs_table({150: (odds, viral)}, as_it_is).splitlines()
+    errors = {line.split(" | ")[2]: float(line.split(" | ")[4].rstrip(" |")) for line in lines[2:5]}
+    assert errors["2.00"] < errors["1.41"] < errors["1.00"]
