@@ -163,6 +163,17 @@ def test_submission_is_noted_and_told_by_shard(cluster: str, fake: FakeSlurm, tm
     assert len(fake.scripts()) == 1
 
 
+def test_tasks_that_share_shards(cluster: str, fake: FakeSlurm, tmp_path: Path) -> None:
+    here = site(cluster)
+    here.submit(job(tmp_path, (0, 2, 7), tasks=2))
+    (entry,) = executor.submitted(tmp_path / "run")
+    assert (entry.shards, entry.tasks) == ([], 2)
+    assert "\nshards=(0 1)\n" in fake.scripts()[0]
+    fake.answer(QUEUE[cluster][0], QUEUE[cluster][1])
+    found = here.state(tmp_path / "run") or []
+    assert {(one.shard, one.shares) for one in found} == {(None, True)}
+
+
 LIMITS = {
     "sge": ("qconf", "max_u_jobs                   0\nmax_aj_tasks                 2\n"),
     "pbs": ("qstat", "Server: pbs1\n    server_state = Active\n    max_array_size = 2\n    total_jobs = 0\n"),
