@@ -64,7 +64,7 @@ def main(
         behind = (chain.predict(root, binds, lambda: finish_here(run)),)
     elif then:
         trained = chain.train_and_measure(root) if chain.can_train(opened.request.inputs) else ()
-        behind = (chain.reduce(root, layout or default_layout(opened.request.protein)), *trained)
+        behind = (chain.reduce(root, layout or default_layout(opened.request.protein), last=not trained), *trained)
     shards = chain.shards(opened, todo, tasks, lambda seconds: f"made {len(todo)} shards in {duration(seconds)}")
     ids = chain.start((shards, *behind), executor, force=force)
     if ids:

@@ -16,7 +16,7 @@ import click
 from jobs._cli import options
 from jobs._cli.command import command, echo
 from jobs._cli.progress import Progress, duration
-from vnp.classifier.recipe import RECIPES
+from vnp.classifier.recipe import DEFAULT_RECIPE, RECIPES
 from vnp.encoders.spec import registered
 from vnp.files.extras import require_extra
 from vnp.files.machine import require_room
@@ -53,7 +53,7 @@ _RECIPE_OPTIONS = ("batch", "rate", "epochs", "patience", "dropout", "balance")
 @click.option(
     "--recipe",
     type=click.Choice(list(RECIPES)),
-    default="virnucpro",
+    default=DEFAULT_RECIPE,
     help="virnucpro: SGD on batches of 32; adamw: AdamW on batches of 4096, several times as fast.",
 )
 @click.option("--batch", type=int, help="Rows of a step.  [default: the recipe's]")

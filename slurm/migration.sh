@@ -107,7 +107,7 @@ last_jobs=()
 embed() {
   local encoder=$1 name words
   name=$(basename "$encoder")
-  words=($VNP pipeline "$SET" --out "$RUNS/$name" --dna "$DNA" --protein "$encoder" --weights "$WEIGHTS"
+  words=($VNP pipeline "$SET" --out "$RUNS/$name" --out-model "$RUNS/$name/model/model.pth" --dna "$DNA" --protein "$encoder" --weights "$WEIGHTS"
     --shards "$SHARDS" --cluster "$CLUSTER" ${PROFILE:+--profile "$PROFILE"} $EXTRACT)
   if [ "$CLUSTER" = slurm ]; then
     [ -z "$dry" ] || { run "${words[@]}"; last_jobs+=("JOB_OF_$name"); return; }

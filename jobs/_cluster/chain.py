@@ -8,7 +8,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -20,10 +20,12 @@ from jobs._cluster.executor import Executor, Job, in_order, require_idle, submit
 from jobs._cluster.planning import input_paths
 from jobs._cluster.profile import JobKind, Resources
 from jobs._cluster.task import plan_task, predict_task, reduce_task, run_task, share_task
+from vnp.classifier.recipe import DEFAULT_RECIPE
+from vnp.encoders.spec import DEFAULTS
 from vnp.encoders.weights.folders import weights_root
 from vnp.errors import UsageError
 from vnp.files.machine import require_room
-from vnp.files.records import read_json, write_record
+from vnp.files.records import read_json, read_record, write_record
 from vnp.runs.planning.options import RunOptions, clear
 from vnp.runs.request import PlannedInput, Run, RunPaths
 from vnp.sequences.samplesheet import InputFile
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from vnp.runs.done.reduce import Reduced
 
 _BOTH = {0, 1}
+_CLASSIFIER = "classifier.json"
 
 
 def start(chain: Sequence[Job], executor: Executor, *, force: bool = False) -> list[str]:
@@ -195,7 +198,7 @@ def _shards(root: Path, numbers: Sequence[int], gpu: bool, binds: tuple[Path, ..
     return replace(job, name=_name(root, "tasks"), function=share_task, arguments=submission, tasks=tasks)
 
 
-def reduce(root: Path, layout: str) -> Job:
+def reduce(root: Path, layout: str, *, last: bool = True) -> Job:
     """The merging. As a job it starts when the shards' have ended, however they ended, and says what is missing."""
     return Job(
         root,
@@ -203,7 +206,7 @@ def reduce(root: Path, layout: str) -> Job:
         reduce_task,
         "reduce",
         arguments=(layout,),
-        here=lambda: reduce_here(Run.open(root), layout),
+        here=lambda: reduce_here(Run.open(root), layout, last=last),
         anyhow=True,
     )
 
@@ -216,14 +219,50 @@ def predict(root: Path, binds: Iterable[Path], here: Callable[[], object]) -> Jo
     return Job(root, _name(root, "predict"), predict_task, "reduce", binds=tuple(binds), here=here, anyhow=True)
 
 
-def train_and_measure(root: Path) -> tuple[Job, Job]:
+@dataclass(frozen=True, slots=True)
+class Classifier:
+    """What a run's features are trained to, beside its ``run.json`` for the tasks that do."""
+
+    recipe: str = DEFAULT_RECIPE
+    model: str | None = None  # absolute path of the checkpoint; None is in the run
+
+    @classmethod
+    def read(cls, root: Path) -> Classifier:
+        """As it was written; where nothing was asked, what is usual."""
+        found = read_record(root / _CLASSIFIER, cls, seal="digest", remedy="give the pipeline command again")
+        return found or cls()
+
+    def path(self, root: Path) -> Path:
+        """The checkpoint."""
+        if self.model is not None:
+            return Path(self.model)
+        # As an earlier version called it, where it stands.
+        old = root / "model" / "model.pth"
+        return old if old.exists() else old.with_name(model_name(Run.open(root)))
+
+
+def model_name(run: Run) -> str:
+    """What a checkpoint of a run's rows is called where nobody says."""
+    read = {molecule: choice.name for molecule, choice in run.request.encoders.items()}
+    return "model_fastesm650.pth" if read == DEFAULTS else "model.pth"
+
+
+def train_and_measure(root: Path, asked: Classifier | None = None) -> tuple[Job, Job]:
     """A classifier of the merged features, and its accuracy on what was held out.
 
-    What was made from these features already is kept; what was made from others is written anew.
+    What was made from these features in this way already is kept; what was made otherwise is written anew.
+
+    Args:
+        root: the run.
+        asked: how; None is as it was asked for before.
     """
+    if asked is not None:
+        write_record(root / _CLASSIFIER, asked, seal="digest")
+    model = Classifier.read(root).model
+    binds = () if model is None else (Path(model).parent,)
     return (
-        Job(root, _name(root, "train"), train_task, "gpu", here=lambda: _train(root)),
-        Job(root, _name(root, "benchmark"), measure_task, here=lambda: _measure(root)),
+        Job(root, _name(root, "train"), train_task, "gpu", here=lambda: _train(root), binds=binds),
+        Job(root, _name(root, "benchmark"), measure_task, here=lambda: _measure(root), binds=binds),
     )
 
 
@@ -258,8 +297,8 @@ def merge_run(run: Run, layout: str, *, force: bool = False) -> Reduced:
         return reduce_run(run, layout, force=force, progress=progress.advance)
 
 
-def reduce_here(run: Run, layout: str, *, force: bool = False) -> None:
-    """Merge a run in this process and say what was made."""
+def reduce_here(run: Run, layout: str, *, force: bool = False, last: bool = True) -> None:
+    """Merge a run in this process and say what was made, and what comes next if nobody does that anyway."""
     begun = time.monotonic()
     reduced = merge_run(run, layout, force=force)
     spent = f"merged in {duration(time.monotonic() - begun)}" if reduced.fresh else "was there already"
@@ -271,7 +310,8 @@ def reduce_here(run: Run, layout: str, *, force: bool = False) -> None:
     if reduced.parts:
         parts = ", ".join(f"{count:,} {name}" for name, count in reduced.parts.items())
         echo(f"rows by the split that came with the data: {parts}")
-    echo(f"next: {after_shards(run, run.paths.root)}")
+    if last:
+        echo(f"next: {after_shards(run, run.paths.root)}")
 
 
 def after_shards(run: Run, folder: Path) -> str:
@@ -284,7 +324,7 @@ def after_shards(run: Run, folder: Path) -> str:
     if not run.paths.features.exists():
         return f"python -m jobs.reduce {root}"
     if can_train(run.request.inputs):
-        return f"python -m jobs.train {root} --out model.pth"
+        return f"python -m jobs.train {root} --out {model_name(run)}"
     return f"python -m jobs.export {root} --format npz, or read it with h5py"
 
 
@@ -303,34 +343,34 @@ def measure_task(request: str) -> str:
     return str(_measure(Path(request).parent))
 
 
-def _model(root: Path) -> Path:
-    return root / "model" / "model.pth"
-
-
 def _train(root: Path) -> Path:
     # Here, as below, because help need not wait for the options of other commands.
     from jobs.train import main as train
 
-    path = _model(root)
+    asked = Classifier.read(root)
+    path = asked.path(root)
     if path.exists():
         from vnp.classifier.checkpoint import Checkpoint
         from vnp.classifier.rows import data_digest, labels_of
         from vnp.features.read import open_features
 
         features = open_features(root)
-        if Checkpoint.load(path).training.get("data") == data_digest(features, labels_of(features)):
+        before = Checkpoint.load(path).training
+        same = before.get("data") == data_digest(features, labels_of(features))
+        if same and before["recipe"]["name"] == asked.recipe:
             echo(f"{path} is there already")
             return path
-        echo(f"{path} was trained on other features than are in {root} now: training anew")
+        why = "by another recipe" if same else f"on other features than are in {root} now"
+        echo(f"{path} was trained {why}: training anew")
     # A training of these features that was killed goes on all the same; one of other features makes way.
-    train.call(features=root, out=path, force=True)
+    train.call(features=root, out=path, recipe=asked.recipe, force=True)
     return path
 
 
 def _measure(root: Path) -> Path:
     from jobs.benchmark import accuracy
 
-    folder, path = root / "accuracy", _model(root)
+    folder, path = root / "accuracy", Classifier.read(root).path(root)
     there = folder.exists()
     if there and _measured(folder / "accuracy.json", path):
         echo(f"{folder} is there already")

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 from click.testing import CliRunner
 
-from jobs import pipeline, status
+from jobs import pipeline, rerun, status
 from vnp.classifier.checkpoint import Checkpoint
 
 WORDS = ["--shards", "2", "--dna", "kmer", "--protein", "kmer", "--cluster", "inline"]
@@ -51,10 +51,24 @@ def test_pipeline_trains_and_measures_where_inputs_are_labelled(tmp_path: Path) 
     assert Checkpoint.load(run / "model" / "model.pth").layout.width == 1664
     compared = json.loads((run / "accuracy" / "accuracy.json").read_text())
     assert compared
+    # What is done anyway is not asked for.
+    assert "jobs.train" not in result.output
     result = CliRunner().invoke(pipeline.main, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "model.pth is there already" in result.output
     assert "accuracy is there already" in result.output
+
+    # By another recipe, and to another place: the run remembers it, and what is somebody else's stays.
+    other = tmp_path / "models/mine.pth"
+    asked = [*words, "--recipe", "adamw", "--out-model", str(other)]
+    result = CliRunner().invoke(pipeline.main, asked, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert Checkpoint.load(other).training["recipe"]["name"] == "adamw"
+    result = CliRunner().invoke(rerun.main, [str(run), "--then", "pipeline"], catch_exceptions=False)
+    assert "mine.pth is there already" in result.output
+    (tmp_path / "models/other.pth").write_text("mine")
+    result = CliRunner().invoke(pipeline.main, [*words, "--out-model", str(tmp_path / "models/other.pth")])
+    assert (result.exit_code, (tmp_path / "models/other.pth").read_text()) == (2, "mine")
 
     # Begun anew with other chunks: no classifier and no table of the old features is left.
     before = Checkpoint.load(run / "model" / "model.pth").training["data"]

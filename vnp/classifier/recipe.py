@@ -70,4 +70,5 @@ VIRNUCPRO = Recipe("virnucpro", "sgd", batch=32, rate=2e-4)
 """What VirNucPro's train.py does; there the last batch of an epoch may hold a single row, here it is left out then."""
 
 ADAMW = Recipe("adamw", "adamw", batch=4096, rate=1e-3, weight_decay=1e-2, step=1, gamma=0.9)
+DEFAULT_RECIPE = "virnucpro"
 RECIPES = {recipe.name: recipe for recipe in (VIRNUCPRO, ADAMW)}
