@@ -141,7 +141,7 @@ def find(
         if not (over > 0).any():
             break
         if of_genes is None:
-            of_genes = _GENES * genes()
+            of_genes = _GENES * _within(genes())
         # An edge of the record costs as much as a border: what lies beyond is not seen.
         both = np.pad(_within(over) * (bases / len(odds) / _CONTRAST_LOUD) + of_genes, 1, constant_values=-np.inf)
         found = stretches(both, CONTRAST_BORDER)[1:-1]
