@@ -105,7 +105,7 @@ def _run_tasks(run: Run, job: Job, poll: Callable[[], bool]) -> None:
         StorageError: tasks cannot be started, say because the disk is full; those that were have been ended.
     """
     shards = job.shards or ()
-    places = _places(slots(run.request), job.tasks)[: len(shards)]
+    places = places_of(slots(run.request), job.tasks)[: len(shards)]
     run.paths.make()
     submission = secrets.token_hex(4)
     names = (f"local-{os.getpid()}-{int(time.time())}-{number}" for number in itertools.count())
@@ -147,7 +147,7 @@ def _run_tasks(run: Run, job: Job, poll: Callable[[], bool]) -> None:
             _end(list(tasks.values()))
 
 
-def _places(found: list[Slot], tasks: int | None) -> list[Slot]:
+def places_of(found: list[Slot], tasks: int | None) -> list[Slot]:
     """A slot for each of so many tasks; those that share one have its threads in parts."""
     share = -(-(tasks or 1) // len(found))
     places = [replace(slot, threads=max(1, slot.threads // share)) for slot in found] * share
