@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,6 +24,9 @@ from jobs._cluster.planning import look
 from vnp.runs.done.prometheus import require_metrics_file, write_metrics
 from vnp.runs.done.status import RunStatus, ShardStatus, last_words, log_tails
 from vnp.runs.request import Run
+
+if TYPE_CHECKING:
+    from vnp.runs.done.efficiency import Efficiency
 
 _SHOWN = 40
 _EXPLAINED = 1000
@@ -45,7 +49,7 @@ _WATCH_SECONDS = 5.0
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.prom",
     help="Also write the numbers of the run there, for the textfile collector of Prometheus's node_exporter; what an "
-    "earlier look wrote is replaced.",
+    "earlier look wrote is replaced. With --efficiency, what the tasks used too.",
 )
 @options.as_json
 @click.pass_context
@@ -60,18 +64,19 @@ def main(
     if metrics is not None:
         require_metrics_file(metrics)
     while True:
-        state, unplanned = None, _planning(run.absolute())
+        state, found, unplanned = None, None, _planning(run.absolute())
         if unplanned is not None:
             text, code = _planning_text(unplanned, run, as_json), 3
         else:
             state, others = _explain(opened := Run.open(run), look(opened))
             if used:
-                text = _efficiency_text(opened, state, as_json)
+                found = _efficiency(opened, state)
+                text = _efficiency_text(found, opened, state, as_json)
             else:
                 text = _json_text(state, others) if as_json else _text(state, others, run, show_all)
             code = 0 if state.complete else 3
         if metrics is not None:
-            write_metrics(metrics, run.absolute(), state)
+            write_metrics(metrics, run.absolute(), state, found.run if found else None)
         if watch and sys.stdout.isatty():
             click.clear()
         echo(text)
@@ -80,15 +85,17 @@ def main(
         time.sleep(_WATCH_SECONDS)
 
 
-def _efficiency_text(run: Run, state: RunStatus, as_json: bool) -> str:
-    from jobs._cli.usage import usage_page
+def _efficiency(run: Run, state: RunStatus) -> Efficiency:
     from vnp.runs.done.efficiency import efficiency
 
     jobs = submitted(run.paths.root)
-    found = efficiency(run, state, {entry.job: datetime.fromisoformat(entry.at).timestamp() for entry in jobs})
-    if as_json:
-        return json.dumps(asdict(found), indent=2)
-    return usage_page(found, str(run.paths.root), len(state.shards))
+    return efficiency(run, state, {entry.job: datetime.fromisoformat(entry.at).timestamp() for entry in jobs})
+
+
+def _efficiency_text(found: Efficiency, run: Run, state: RunStatus, as_json: bool) -> str:
+    from jobs._cli.usage import usage_page
+
+    return json.dumps(asdict(found), indent=2) if as_json else usage_page(found, str(run.paths.root), len(state.shards))
 
 
 def _planning_text(found: _Planning, root: Path, as_json: bool) -> str:

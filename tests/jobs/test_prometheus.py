@@ -62,6 +62,15 @@ def test_the_file_has_statuss_own_numbers_and_takes_the_place_of_the_one_before(
     assert [entry.name for entry in tmp_path.glob("*.prom*")] == ["vnp.prom"]
 
 
+def test_what_tasks_used_is_efficiencys(run: Path, tmp_path: Path) -> None:
+    done = look(run, "--efficiency", "--json", "--prometheus", tmp_path / "vnp.prom")
+    used, found = json.loads(done.stdout)["run"], numbers((tmp_path / "vnp.prom").read_text())
+    assert found["task_seconds", ""] == pytest.approx(3600 * used["hours"])
+    assert found["memory_bytes", ""] == used["memory"] > 0
+    assert found["gpu_seconds", ""] == 0
+    assert ("gpu_busy", "") not in found, "what is not known has no line"
+
+
 def test_a_run_that_is_not_planned_is_not_complete() -> None:
     assert numbers(metrics_text(Path("/run"), None)) == {("complete", ""): 0}
 

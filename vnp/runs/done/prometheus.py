@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vnp.errors import UsageError
 from vnp.files.claims import require_free
 from vnp.files.durable import write_text
 from vnp.files.records import open_regular
 from vnp.runs.done.status import STATES, RunStatus
+
+if TYPE_CHECKING:
+    from vnp.runs.done.efficiency import Usage
 
 SUFFIX = ".prom"
 _BEGINNING = b"# HELP vnp_run_"
@@ -36,21 +40,22 @@ def require_metrics_file(path: Path) -> None:
     require_free([path], force=False, ours=ours, why="already there, and no metrics of vnp", remedy="Choose another")
 
 
-def write_metrics(path: Path, root: Path, state: RunStatus | None) -> None:
+def write_metrics(path: Path, root: Path, state: RunStatus | None, used: Usage | None = None) -> None:
     """Put the metrics of a run in place of ``path``, whole.
 
     Args:
         path: to write, as ``require_metrics_file`` has it.
         root: the run's folder, the label ``run``.
         state: how far it is; None while it is not planned.
+        used: what its tasks used, where that is asked for.
 
     Raises:
         StorageError: it cannot be written.
     """
-    write_text(path, metrics_text(root, state))
+    write_text(path, metrics_text(root, state, used))
 
 
-def metrics_text(root: Path, state: RunStatus | None) -> str:
+def metrics_text(root: Path, state: RunStatus | None, used: Usage | None = None) -> str:
     """The metrics of a run; what is not known yet has no line."""
     run = f'run="{str(root).translate(_ESCAPED)}"'
     families: list[tuple[str, str, Iterable[tuple[str, float | None]]]] = [
@@ -68,6 +73,16 @@ def metrics_text(root: Path, state: RunStatus | None) -> str:
             ("tokens_per_second", "Tokens of all encoders in a task while it embeds.", [("", state.tokens_per_second)]),
             ("seconds_left", "Estimate until all shards are done, at the pace so far.", [("", seconds)]),
         ]  # fmt: skip
+    if used is not None:
+        families += [
+            ("task_seconds", "Time of all tasks.", [("", used.hours * 3600)]),
+            ("gpu_seconds", "Time in which tasks held a GPU.", [("", used.gpu_hours * 3600)]),
+            ("gpu_busy", "Share of it in which the GPU had work, 0 to 1.", [("", used.busy)]),
+            ("memory_bytes", "Most host memory of a task.", [("", used.memory)]),
+            ("memory_asked_bytes", "Host memory that tasks were given.", [("", used.memory_asked)]),
+            ("gpu_memory_bytes", "Most memory on a GPU.", [("", used.gpu_memory)]),
+            ("waited_seconds", "Time of tasks in the queue, median.", [("", used.waited)]),
+        ]
     lines = []
     for name, words, samples in families:
         known = [f"vnp_run_{name}{{{run}{labels}}} {value}" for labels, value in samples if value is not None]
