@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @group("python -m jobs.benchmark speed --out SPEED")
 def main() -> None:
-    """Time the parts of the suite on this machine."""
+    """Compare classifiers on held-out records, count false calls, and time encoders on this machine."""
 
 
 @command("python -m jobs.benchmark accuracy RUN_A RUN_B --part protein --out AB", group=main)

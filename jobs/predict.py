@@ -6,6 +6,7 @@ import contextlib
 import json
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs._cli import options
-from jobs._cli.command import command, echo
+from jobs._cli.command import command, counted, echo
 from jobs._cli.progress import Progress, duration
 from jobs._cluster import chain
 from jobs._cluster.executor import Executor, choose_executor
@@ -29,6 +30,8 @@ from vnp.runs.request import NATIVE, Run
 
 if TYPE_CHECKING:
     from vnp.prediction.predict import Predicted
+
+_FEW = 0.1
 
 
 @command("python -m jobs.predict contigs.fna.gz --out CALLS")
@@ -148,7 +151,7 @@ def main(
                 raise UsageError("--from takes a run that is embedded already, and no INPUT")
             if pairs:
                 raise UsageError("--from calls pairs where the run holds them: leave --pairs out")
-            _say(found := _from(source, checkpoint, out, given, force, embedding["device"]), source)
+            _say(found := _from(source, checkpoint, out, given, force, embedding["device"]), source, out or source)
         else:
             if out is None or not input:
                 raise UsageError("predict needs INPUT and --out; or --from a run that is embedded")
@@ -166,7 +169,7 @@ def main(
             binds = predict_binds(run, calling)
             called: list[Predicted] = []
             shards_job = chain.shards(
-                run, todo, tasks, lambda seconds: f"made {len(todo)} shards in {duration(seconds)}"
+                run, todo, tasks, lambda seconds: f"made {counted(len(todo), 'shard')} in {duration(seconds)}"
             )
             calls_job = chain.predict(run.paths.root, binds, lambda: called.append(_finish(run, calling, out, False)))
             chain.start((shards_job, calls_job), executor)
@@ -175,7 +178,7 @@ def main(
                 echo(f"next: python -m jobs.status {folder}")
                 echo(f"if shards fail: python -m jobs.rerun {folder} --then predict")
                 return
-            _say(found := called[0], out)
+            _say(found := called[0], out, out)
     if as_json:
         echo(json.dumps(found.summary, indent=2))
 
@@ -228,7 +231,7 @@ def finish_here(root: Path) -> None:
     Raises:
         UsageError: nobody asked for a prediction here.
     """
-    _say(_from(root, None, None, {}, False, "auto"), root)
+    _say(_from(root, None, None, {}, False, "auto"), root, root)
 
 
 def _finish(run: Run, calling: PredictOptions, out: Path, force: bool, device: str = "auto") -> Predicted:
@@ -262,25 +265,29 @@ def _viral_from(summary: dict[str, Any]) -> str:
 
 def _again(source: Path, settings: dict[str, Any]) -> str:
     """The command that calls the same records anew, for which a run that extract made needs the classifier."""
-    root = source.absolute()
-    before = PredictOptions.read(OutputPaths(root).settings)
-    words = ["python", "-m", "jobs.predict", "--from", str(root)]
+    before = PredictOptions.read(OutputPaths(source.absolute()).settings)
+    words = ["python", "-m", "jobs.predict", "--from", str(source)]
     if before is None or before.checkpoint_sha256 != settings["checkpoint_sha256"]:
         words += ["--checkpoint", settings["checkpoint"]]
     return shlex.join(words)
 
 
-def _say(found: Predicted, source: Path) -> None:
+def _say(found: Predicted, source: Path, out: Path) -> None:
+    """Say what was found and written; the folders are named as the user does."""
     counts, settings = found.summary["counts"], found.summary["settings"]
     what = "pairs" if found.summary.get("pairs") else "records"
     echo(
         f"{counts['viral']:,} of {counts['records']:,} {what} are called viral, {counts['host']:,} host, "
         f"{counts['no_call']:,} have no call" + ("" if found.fresh else " (these predictions were there already)")
     )
+    for reason, number in found.summary["no_call_reasons"].items():
+        echo(f"  no call of {number:,}: {reason}")
     if "regions" in counts:
         echo(f"  {counts['regions']:,} viral regions inside longer records, {counts['region_bases']:,} bases")
     if counts["viral"]:
-        echo(f"  {found.summary['expected_false_calls']:,.1f} of the viral calls are expected to be wrong")
+        wrong = found.summary["expected_false_calls"]
+        shown = f"{wrong:,.1f}" if wrong >= _FEW else f"fewer than {_FEW}"
+        echo(f"  {shown} of the viral calls are expected to be wrong")
     if settings["prevalence"] is not None:
         from vnp.report.predicted import prevalence_in_words
 
@@ -291,15 +298,10 @@ def _say(found: Predicted, source: Path) -> None:
     folders = {name.rpartition("/")[0] for name in files if "/" in name}
     if folders:
         echo(f"  {found.paths.samples}/  {len(folders):,} samples")
-    for name, written in files.items():
-        if "/" in name:
-            continue
-        echo(f"  {found.paths.root / name}  {written['size'] / 1e6:,.1f} MB")
-    echo(f"report: {found.paths.report}")
-    echo(
-        f"next: look at the report; other thresholds (now {_viral_from(found.summary)}) without embedding again:\n"
-        f"  {_again(source, settings)} --out OTHER --threshold 0.9 --max-fdr 0.05"
-    )
+    echo("\n".join(textwrap.wrap(f"wrote {', '.join(name for name in files if '/' not in name)} in {out}", 80)))
+    echo(f"report: {out / found.paths.report.name}")
+    echo(f"next: look at the report, or call again at other thresholds (now {_viral_from(found.summary)}):")
+    echo(f"  {_again(source, settings)} --out OTHER --threshold 0.9 --max-fdr 0.05")
 
 
 if __name__ == "__main__":

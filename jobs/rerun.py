@@ -8,7 +8,7 @@ from shlex import quote
 import click
 
 from jobs._cli import options
-from jobs._cli.command import command, echo
+from jobs._cli.command import command, counted, echo
 from jobs._cli.progress import duration
 from jobs._cluster import chain
 from jobs._cluster.executor import Job, choose_executor
@@ -65,7 +65,8 @@ def main(
     elif then:
         trained = chain.train_and_measure(root) if chain.can_train(opened.request.inputs) else ()
         behind = (chain.reduce(root, layout or default_layout(opened.request.protein), last=not trained), *trained)
-    shards = chain.shards(opened, todo, tasks, lambda seconds: f"made {len(todo)} shards in {duration(seconds)}")
+    made = f"made {counted(len(todo), 'shard')}"
+    shards = chain.shards(opened, todo, tasks, lambda seconds: f"{made} in {duration(seconds)}")
     ids = chain.start((shards, *behind), executor, force=force)
     if ids:
         echo(f"next: python -m jobs.status {quote(str(root))}")

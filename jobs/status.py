@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs._cli import options
-from jobs._cli.command import command, echo
+from jobs._cli.command import command, counted, echo
 from jobs._cli.progress import duration
 from jobs._cluster.chain import after_shards
 from jobs._cluster.executor import Element, Executor, Submitted, scheduler, submitted
@@ -121,7 +121,9 @@ def _text(state: RunStatus, others: list[Element], root: Path, show_all: bool) -
     if not show_all and len(shown) > _SHOWN:
         lines.append(f"… and {len(shown) - _SHOWN} more; --all lists every shard")
     counts = ", ".join(f"{count} {name}" for name, count in state.counts.items())
-    lines.append(f"{len(state.shards)} shards: {counts}; {state.rows_embedded:,} of {state.rows_planned:,} rows")
+    lines.append(
+        f"{counted(len(state.shards), 'shard')}: {counts}; {state.rows_embedded:,} of {state.rows_planned:,} rows"
+    )
     # Tasks that share the shards are told of by their array.
     words = Counter(
         f"job {other.job if other.shares else other.id} ({other.name}) "

@@ -52,6 +52,11 @@ def printable(text: str) -> str:
     return without_password(text).translate(_SHOWN)
 
 
+def counted(number: int, what: str) -> str:
+    """So many things: ``1 shard``, ``2 shards``."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def as_typed(text: str) -> str:
     """The text with commands as the user typed one: ``vnp NAME`` for ``python -m jobs.NAME`` or ``jobs.NAME``."""
     return _MODULE.sub("vnp ", text) if Path(sys.argv[0]).stem == "vnp" else text

@@ -291,7 +291,7 @@ def merge_run(run: Run, layout: str, *, force: bool = False) -> Reduced:
     """Merge a run in this process, with progress."""
     from vnp.runs.done.reduce import reduce_run
 
-    if force or not run.paths.features.exists():
+    if run.request.keeps_rows and (force or not run.paths.features.exists()):
         echo(require_room(run.paths.root, run.request.room(run.request.totals.rows, layout)), err=True)
     with Progress("merging", run.request.totals.rows, "rows") as progress:
         return reduce_run(run, layout, force=force, progress=progress.advance)

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from jobs._cli.command import echo
+from jobs._cli.command import counted, echo
 from jobs._cli.progress import Progress
 from jobs._cluster.executor import Executor, require_idle
 from jobs._cluster.image import run_in_image
@@ -100,9 +100,9 @@ def plan_run(
     run, before, shards = make_plan(options, out, executor.profile, force=force)
     totals = run.request.totals
     echo(
-        f"{'found' if before else 'planned'} {run.paths.root}: {totals.records:,} "
-        f"{'reads of pairs' if run.request.mates > 1 else 'records'}, {totals.bases:,} bases, "
-        f"{totals.rows:,} rows in {len(shards)} shards"
+        f"{'found' if before else 'planned'} {run.paths.root}: "
+        f"{f'{totals.records:,} reads of pairs' if run.request.mates > 1 else counted(totals.records, 'record')}, "
+        f"{totals.bases:,} bases, {counted(totals.rows, 'row')} in {counted(len(shards), 'shard')}"
     )
     for entry in run.request.inputs:
         if entry.dataset is not None:

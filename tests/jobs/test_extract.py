@@ -171,7 +171,7 @@ class TestLocal:
         process = start("rerun", out, "--cluster", "local")
         said, err = process.communicate()
         assert process.returncode == 0, err
-        assert "made 1 shards" in said
+        assert "made 1 shard in " in said
         assert run_status(run).complete
         assert list(run.paths.logs.glob("*.err"))
         process = start("rerun", out, "--cluster", "local")
