@@ -39,6 +39,9 @@ def usage_page(found: Efficiency, root: str, shards: int) -> str:
         ]
         if len(group) > _SHOWN:
             lines.append(f"… and {len(group) - _SHOWN} more; --json has them all")
+    if whole.failed:
+        failed = ", ".join(f"{one.failed} of {one.tasks} on {one.name}" for one in found.nodes if one.failed)
+        lines += _wrapped(f"failed tasks: {failed}")
     if found.stragglers:
         lines.append(f"stragglers, slower than half of the usual {found.stragglers[0].median:,.1f} blocks a minute:")
         lines += [f"  shard {one.shard} on {one.node}: {one.rate:,.1f}" for one in found.stragglers[:_SHOWN]]

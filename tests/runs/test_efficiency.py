@@ -205,7 +205,14 @@ def test_page_fits_a_terminal(tmp_path: Path) -> None:
     found = looked(tmp_path, tries, *shards, [tried("n3", blocks=1, pid=20, memory=GIB)], **{"41": BEGAN - 86_400})
     page = usage_page(found, "/a/long/path/of/a/run", 6)
     assert max(map(len, page.splitlines())) <= 80, page
-    for words in ("bad node gpu-node-with-a-long-name-1", "shard 5 on n3", "advice: ask for 12G", "9G/48G", "24.0 h"):
+    for words in (
+        "bad node gpu-node-with-a-long-name-1",
+        "shard 5 on n3",
+        "advice: ask for 12G",
+        "9G/48G",
+        "24.0 h",
+        "failed tasks: 1 of 1 on",
+    ):
         assert words in page
 
 
