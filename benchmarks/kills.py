@@ -28,6 +28,7 @@ import torch
 
 from benchmarks import show
 from benchmarks._commands import command, options
+from benchmarks.elastic.kills import WRONG, kill_tasks
 from jobs.__main__ import main as vnp
 from vnp.classifier.model import MLPClassifier
 from vnp.encoders.registry import load
@@ -217,14 +218,25 @@ def trials(bench: Bench, counts: Sequence[int], chance: random.Random) -> Iterat
 @click.option(
     "--case", "cases", multiple=True, type=click.Choice(list(CASES)), help="Only this command.  [default: all]"
 )
+@click.option(
+    "--shared",
+    type=click.IntRange(min=1),
+    help="Kill, or suspend for longer than their leases, so many of four tasks that share a run, in place of commands.",
+)
 @click.option("--seed", type=int, default=0, help="Of the moments.")
 @options.as_json
-def main(kills: int, ends: int, cases: tuple[str, ...], seed: int, as_json: bool) -> None:
+def main(kills: int, ends: int, cases: tuple[str, ...], shared: int | None, seed: int, as_json: bool) -> None:
     """End commands at random moments by signals, and give them again.
 
     Ends with 1 if anything was lost or different.
     """
     torch.set_num_threads(1)
+    if shared is not None:
+        counts = kill_tasks(shared, 4, 40, seed)
+        show(counts, as_json)
+        if any(counts[name] for name in WRONG):
+            raise SystemExit(1)
+        return
     for library in _LOADED:
         importlib.import_module(library)
     total: Counter[str] = Counter(dict.fromkeys(_OUTCOMES, 0))

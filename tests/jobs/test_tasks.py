@@ -122,18 +122,18 @@ def test_extract_shares_among_local_tasks(tmp_path: Path, run: Run) -> None:
 
 
 def test_killed_tasks_lose_nothing_and_make_nothing_twice() -> None:
-    words = [sys.executable, "-m", "benchmarks", "leases", "--kills", "5", "--shards", "12", "--json"]
+    words = [sys.executable, "-m", "benchmarks", "kills", "--shared", "4", "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["killed"] + found["suspended"] == 5
+    assert found["killed"] + found["suspended"] == 4
     assert found["attempts"] >= found["shards"] > 0
     assert found["lost"] == found["different"] == found["made twice"] == 0
 
 
 def test_the_simulation_knows_what_it_should() -> None:
-    from benchmarks.elastic import World, makespan
+    from benchmarks.elastic.simulation import World, makespan
 
     def always(seconds: float) -> Callable[[object], float]:
         return lambda _chance: seconds

@@ -26,6 +26,7 @@ import click
 
 from benchmarks._commands import command, options
 from vnp.files.claims import SILENT_SECONDS
+from vnp.files.records import read_json
 from vnp.runs.request import Run
 
 WAYS = ("array", "lists", "shared")
@@ -159,7 +160,7 @@ def _lognormal(middle: float, spread: float) -> Callable[[random.Random], float]
 
 def _of_receipts(root: Path) -> tuple[Callable[[random.Random], float], Callable[[random.Random], float]]:
     """Draws of what the shards of a run took, and of what their tasks took to load."""
-    receipts = [json.loads(path.read_bytes())["seconds"] for path in Run.open(root).paths.receipts.glob("*.json")]
+    receipts = [read_json(path)["seconds"] for path in Run.open(root).paths.receipts.glob("*.json")]
     work = [sum(one.get(name, 0.0) for name in ("dna", "protein", "seal")) for one in receipts]
     load = [one["load"] for one in receipts if one.get("load")]
     if not work or not load:
