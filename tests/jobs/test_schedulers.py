@@ -150,6 +150,20 @@ def test_lsf_that_reserves_memory_by_slot(tmp_path: Path, monkeypatch: pytest.Mo
     assert '-R "span[hosts=1] rusage[mem=1280MB]"' in options(site("lsf", cpus=4, mem="5G").script(job(tmp_path)))
 
 
+LEFT_OUT = {"sge": "-l hostname=!(n1|n2)", "lsf": '-R "select[hname!=n1 && hname!=n2]"'}
+
+
+def test_nodes_are_left_out(cluster: str, fake: FakeSlurm, tmp_path: Path) -> None:
+    here = site(cluster, exclude=("n1", "n2"))
+    if cluster in LEFT_OUT:
+        assert LEFT_OUT[cluster] in options(here.script(job(tmp_path)))
+        return
+    # Nor is that asked of it when tasks have failed.
+    assert here.node_count(Resources()) == 0
+    with pytest.raises(UsageError, match="exclude in the profile means nothing to PBS"):
+        here.script(job(tmp_path))
+
+
 def test_submission_is_noted_and_told_by_shard(cluster: str, fake: FakeSlurm, tmp_path: Path) -> None:
     here, (array, third) = site(cluster), IDS[cluster]
     assert here.submit(job(tmp_path)) == [array]
