@@ -33,7 +33,7 @@ Rivals = Callable[["BareModel", "SpeedRequest", "Clock", "Say", "Sequence[Course
 WINDOWS = "sixframe"
 # Tokens of each workload on a CPU: enough of them for a second or so; on a GPU each encoder has its own number.
 _CPU_TOKENS, _CPU_FULL_TOKENS, _CPU_BASES = 16_000, 1_600, 60_000
-_GPU_TOKENS = 260_000
+_GPU_TOKENS, _LEAST_TOKENS = 260_000, 500
 _SECONDS, _QUICK_SECONDS = 240.0, 60.0
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -124,6 +124,10 @@ class SpeedOptions:
     out: Path | None
     as_json: bool
 
+    def share(self, device: str) -> float:
+        """Of the usual work, the part to do where little time is given: on a CPU a single round can take longer."""
+        return 1.0 if device == "cuda" or self.seconds is None else min(1.0, self.seconds / _SECONDS)
+
 
 def measure_speed(given: SpeedOptions, rivals: Rivals | None = None) -> None:
     """Measure the encoders, show tables, and write what was asked for."""
@@ -201,25 +205,30 @@ def _measure_one(
     full = given.full or device.type == "cuda"
     model = find_model(name, str(device), weights=given.weights, full=full)
     on_cpu = _CPU_FULL_TOKENS if full or not model.is_random else _CPU_TOKENS
-    tokens = given.tokens or (model.spec.timed_tokens or _GPU_TOKENS if device.type == "cuda" else on_cpu)
+    tokens = given.tokens or (model.spec.timed_tokens or _GPU_TOKENS if device.type == "cuda" else _part(on_cpu, given))
     dna = model.spec.molecule == "dna"
     if given.lengths is not None:
         workloads = [file_workload(given.lengths, dna=dna, tokens=tokens)]
     else:
         workloads = default_workloads(dna=dna, tokens=tokens, few=given.quick)
-    request = _request(given, default_precisions(device, few=given.quick))
+    request = _request(given, default_precisions(device, few=given.quick), given.share(device.type))
     others = partial(rivals, model, request, clock, say) if rivals else (lambda _: ())
     return measure_model(model, workloads, request, clock, say, others)
 
 
-def _request(given: SpeedOptions, precisions: tuple[str, ...]) -> SpeedRequest:
+def _part(tokens: int, given: SpeedOptions) -> int:
+    return max(_LEAST_TOKENS, round(tokens * given.share("cpu")))
+
+
+def _request(given: SpeedOptions, precisions: tuple[str, ...], share: float) -> SpeedRequest:
     from vnp.speed.encoders import SpeedRequest
 
     return SpeedRequest(
         precisions=given.precisions or precisions,
         token_budget=given.token_budget,
         repeats=given.repeats or (3 if given.quick else 5),
-        ceiling_seconds=0.5 if given.quick else 1.0,
+        ceiling_seconds=max(0.1, share * (0.5 if given.quick else 1.0)),
+        sample=max(10, round(200 * share)),
         tune=given.tune,
     )
 
@@ -230,12 +239,12 @@ def _measure_windows(
     from vnp.speed.windows import default_windows, measure_windows, window_precisions
     from vnp.speed.workloads import file_workload
 
-    bases = given.tokens or (spec(WINDOWS).timed_tokens if device.type == "cuda" else _CPU_BASES)
+    bases = given.tokens or (spec(WINDOWS).timed_tokens if device.type == "cuda" else _part(_CPU_BASES, given))
     if given.lengths is not None:
         workloads = [file_workload(given.lengths, dna=True, tokens=bases, bases=True)]
     else:
         workloads = default_windows(bases, few=given.quick)
-    request = _request(given, window_precisions(device, few=given.quick))
+    request = _request(given, window_precisions(device, few=given.quick), given.share(device.type))
     return measure_windows(WINDOWS, device, given.weights, workloads, request, clock, say)
 
 

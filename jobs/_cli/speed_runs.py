@@ -91,7 +91,7 @@ def measure_runs(
 
     device = choose_device(given.device)
     visible, counts = _gpus(gpus, device.type)
-    many = reads or (_GPU_READS if device.type == "cuda" else _CPU_READS)
+    many = reads or (_GPU_READS if device.type == "cuda" else max(10, round(_CPU_READS * given.share("cpu"))))
     if len(given.precisions) > 1:
         raise UsageError("--end-to-end takes one --precision")
     dna, protein = encoders_of(given)
