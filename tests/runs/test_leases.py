@@ -172,6 +172,23 @@ def test_what_cannot_be_seen_yet_is_not_taken(run: Run, monkeypatch: pytest.Monk
     other.close()
 
 
+def test_one_that_comes_between_looking_and_taking_has_the_shard(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    came: list[Path] = []
+
+    def look(folder: Path) -> list[Any]:
+        found = read_attempts(folder)
+        if not came:
+            came.append(put(run, int(folder.name.removeprefix("shard-"))))
+        return found
+
+    monkeypatch.setattr(module, "read_attempts", look)
+    leases = Leases(run, "a")
+    taking = iter(leases)
+    taken = [next(taking) for _ in range(SHARDS - 1)]
+    leases.close()
+    assert came[0].parent.name not in [f"shard-{number:05d}" for number in taken]
+
+
 def test_a_receipt_that_was_not_seen_before_is_seen_once_the_shard_is_taken(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,10 +149,12 @@ class Leases:
     def _take(self, number: int, *, orphans: bool) -> State:
         """Take a shard, where that can be; the state that it had."""
         try:
+            # Before the look at who holds it: whoever comes between then has this number, and nobody else can.
+            following = _last(self.run.paths.blocks(number)) + 1
             state = self._state(number)
             if state is State.ORPHANED and orphans:
                 state = State.OPEN
-            return self._announce(number) if state is State.OPEN else state
+            return self._announce(number, following) if state is State.OPEN else state
         except StorageError as error:
             found = error
         except OSError as error:
@@ -163,10 +165,10 @@ class Leases:
         self._taken[number] = found
         return State.OPEN
 
-    def _announce(self, number: int) -> State:
+    def _announce(self, number: int, following: int) -> State:
         folder = self.run.paths.blocks(number)
         try:
-            announced = Announced(folder, self.log, _last(folder) + 1, self.submission)
+            announced = Announced(folder, self.log, following, self.submission)
         except (FileExistsError, FileNotFoundError):
             # Another task was faster, or has sealed the shard and removed the folder.
             if folder.exists() and not folder.is_dir():
