@@ -1,9 +1,10 @@
 """Genes of prokaryotic DNA, and what their lengths and strands say for a phage.
 
 Codons that the record's own long open frames use more than its DNA as a whole speak for a gene, as in GLIMMER (Delcher
-et al., NAR 1999); of frames that overlap, those are taken whose scores add up to most. On a bacterial genome, 91 to 98
-of 100 genes are those that Prodigal finds, two to seven of 100 are others, and the starts differ in a third. Genes of
-phages are shorter than those of bacteria, and follow each other on one strand.
+et al., NAR 1999); of frames that overlap, those are taken whose scores add up to most. Of the genes
+that Prodigal finds in four bacterial genomes, 88 to 97 of 100 are found (72 to 89 of those below 400 bases), with four
+or five others; the starts differ in a third. Genes of phages are shorter than those of bacteria, and follow each other
+on one strand.
 """
 
 from __future__ import annotations
