@@ -34,7 +34,7 @@ class Commands(click.Group):
         names = self.list_commands(ctx)
         if cmd_name not in names:
             near = difflib.get_close_matches(cmd_name, names, 1)
-            ctx.fail(f"There is no command {cmd_name!r}{f', but {near[0]}' if near else ''}.")
+            ctx.fail(f"There is no command {cmd_name!r}.{f' Did you mean {near[0]}?' if near else ''}")
         found: Any = importlib.import_module(f"jobs.{cmd_name}").main
         return found if isinstance(found, click.Command) else None
 

@@ -75,7 +75,11 @@ def _show(calls: Path, sheet: Path) -> None:
     lines = [_COLUMNS]
     for row, genome in zip(_rows(calls / "predictions.tsv", "\t"), genomes, strict=True):
         name = Path(genome["path"]).name.partition(".")[0]
-        said = (row["call"] or "none", row["kind"] or "-", row["probability"])
+        said = (
+            row["call"] or "none",
+            row["kind"] or "-",
+            f"{float(row['probability']):.3f}" if row["probability"] else "-",
+        )
         lines.append((row["name"], name, row["length"], genome["label"], *said))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     echo("")

@@ -278,7 +278,7 @@ def _say(found: Predicted, source: Path, out: Path) -> None:
     what = "pairs" if found.summary.get("pairs") else "records"
     echo(
         f"{counts['viral']:,} of {counts['records']:,} {what} are called viral, {counts['host']:,} host, "
-        f"{counts['no_call']:,} have no call" + ("" if found.fresh else " (these predictions were there already)")
+        f"{counts['no_call']:,} have no call"
     )
     for reason, number in found.summary["no_call_reasons"].items():
         echo(f"  no call of {number:,}: {reason}")
@@ -298,9 +298,10 @@ def _say(found: Predicted, source: Path, out: Path) -> None:
     folders = {name.rpartition("/")[0] for name in files if "/" in name}
     if folders:
         echo(f"  {found.paths.samples}/  {len(folders):,} samples")
-    echo("\n".join(textwrap.wrap(f"wrote {', '.join(name for name in files if '/' not in name)} in {out}", 80)))
+    made = "wrote" if found.fresh else "these predictions were there already:"
+    echo("\n".join(textwrap.wrap(f"{made} {', '.join(name for name in files if '/' not in name)} in {out}", 80)))
     echo(f"report: {out / found.paths.report.name}")
-    echo(f"next: look at the report, or call again at other thresholds (now {_viral_from(found.summary)}):")
+    echo(f"next: look at the report, or call again otherwise (now {_viral_from(found.summary)}):")
     echo(f"  {_again(source, settings)} --out OTHER --threshold 0.9 --max-fdr 0.05")
 
 
