@@ -17,6 +17,7 @@ import h5py
 from tests.runs.making import make_one
 from vnp.errors import DamagedShardError
 from vnp.features.table import CONTENT, content_digest
+from vnp.runs.done.crate import NAME as CRATE
 from vnp.runs.done.receipts import Attempt, require_sealed
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.making.encoders import RunEncoders
@@ -94,7 +95,9 @@ def undisturbed(folder: Path) -> Tiny:
     source = write_input(folder / "input.fasta")
     root = folder / "undisturbed"
     make_all(ask_for(source), root)
-    expected = {name: sha256(root / name) for name in files(root) if not name.startswith(("receipts/", "run.json"))}
+    expected = {
+        name: sha256(root / name) for name in files(root) if not name.startswith(("receipts/", "run.json", CRATE))
+    }
     return Tiny(source, expected, frozenset(files(root)))
 
 
@@ -122,6 +125,8 @@ def require_whole_or_absent(tiny: Tiny, root: Path) -> None:
         elif name.startswith("receipts/"):
             assert run is not None
             assert require_sealed(run, int(path.stem.removeprefix("shard-")), full=True) is not None
+        elif name == CRATE:
+            assert json.loads(path.read_bytes())["@graph"]
         elif path.name.startswith("attempt-"):
             Attempt(**json.loads(path.read_bytes()))
         else:

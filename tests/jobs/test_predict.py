@@ -30,6 +30,7 @@ from tests.report.unpacking import packed_in
 from vnp.classifier.checkpoint import Checkpoint
 from vnp.features.read import Features
 from vnp.metrics.presets import Preset
+from vnp.runs.done.crate import NAME as CRATE
 from vnp.sequences.reading import read_records
 
 __all__ = ["checkpoint", "features"]
@@ -260,8 +261,8 @@ def test_nothing_is_overwritten_without_force(done: Path, tmp_path: Path) -> Non
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """All files of a folder but logs."""
-    files = (path for path in folder.rglob("*") if path.is_file() and "logs" not in path.parts)
+    """All files of a folder but logs and the crate, which say when they were made."""
+    files = (path for path in folder.rglob("*") if path.is_file() and "logs" not in path.parts and path.name != CRATE)
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 

@@ -33,7 +33,6 @@ _FORMATS = {
     ".fasta": "text/x-fasta", ".bed": "text/x-bed", ".gz": "application/gzip", ".pth": "application/zip",
     ".parquet": "application/vnd.apache.parquet",
 }  # fmt: skip
-_ADDRESSES = {"python": "https://www.python.org/"}
 _LICENSE = "Not stated: that of the inputs, and of what was made of them, is their owners' to say"
 
 Entity = dict[str, Any]
@@ -106,8 +105,8 @@ def write_crate(folder: Path, action: Action) -> None:
     own = versions()
     software = [
         {
-            "@id": (url := _ADDRESSES.get(key, f"https://pypi.org/project/{key}/")), "@type": "SoftwareApplication",
-            "name": key, "softwareVersion": version, "url": url,
+            "@id": f"#{key}", "@type": "SoftwareApplication", "name": key, "softwareVersion": version,
+            "identifier": f"pkg:generic/python@{version}" if key == "python" else f"pkg:pypi/{key}@{version}",
         }
         for key, version in own.items()
         if key not in ("vnp", "code")
