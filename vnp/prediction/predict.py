@@ -28,6 +28,7 @@ from vnp.prediction.options import CHOICES, OutputPaths, PredictOptions
 from vnp.prediction.scores import Source, layout_of
 from vnp.prediction.tables import chosen_columns
 from vnp.prediction.writing import SCHEMA, Progress, Writing
+from vnp.runs.done.crate import NAME as CRATE
 from vnp.runs.done.crate import Action, Item, inputs_of, parameters_of, write_crate
 from vnp.runs.done.reduce import tidy
 from vnp.runs.planning.options import RunOptions
@@ -295,6 +296,9 @@ def predict(
     source = Source(run, classifier, options.classifier, device)
     there = None if force else finished(paths, options, run.request.digest)
     if there is not None:
+        if not (out / CRATE).exists():
+            # One that was killed behind its summary left none.
+            write_crate(out, _action(run, options, paths, there))
         return Predicted(paths, there, fresh=False)
     require_free(paths, options, force=force)
     if options.parquet:

@@ -28,6 +28,7 @@ from vnp.features.table import Records, Skipped, read_records, read_skipped, win
 from vnp.files.claims import alone
 from vnp.files.durable import remove_temporaries, replacing
 from vnp.files.tables import open_text_table, table_text
+from vnp.runs.done.crate import NAME as CRATE
 from vnp.runs.done.crate import Action, Item, inputs_of, parameters_of, write_crate
 from vnp.runs.done.receipts import (
     NAMED,
@@ -93,6 +94,8 @@ def reduce_run(
             reduced = _already(run, kind, layout, provenance, progress)
         else:
             reduced = _merge(run, receipts, layout, provenance, progress)
+        # One that was killed behind its merging left none.
+        if reduced.fresh or not (run.paths.root / CRATE).exists():
             write_crate(run.paths.root, _action(run, kind, provenance))
         tidy(run)
     return reduced
