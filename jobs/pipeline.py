@@ -81,7 +81,9 @@ def main(
             raise UsageError("--out-model is for viral and host inputs, of which a classifier is trained: leave it out")
         # One that this run is asked for already is gone on with.
         require_free([out_model], force=force, ours=chain.Classifier.read(run.absolute()).model == model)
-        make_folder(out_model.absolute().parent)
+        # Within the run it is made by the training: planning takes no folder in which something stands.
+        if run.absolute() not in out_model.absolute().parents:
+            make_folder(out_model.absolute().parent)
     root, merged = run.absolute(), layout or default_layout(asked.protein)
     first: tuple[Job, ...]
     if plan_job and (force or not (root / "run.json").exists()):

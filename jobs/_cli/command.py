@@ -100,7 +100,7 @@ class Command(click.Command):
         """Read the options and what ``vnp.toml`` has of them, where a mistake is one message too."""
         keep_streams()
         if not _running:
-            _given[:] = [".".join(("jobs", self.table[0])), *self.table[1:], *args]
+            _given[:] = [".".join(("jobs", *self.table[:1])), *self.table[1:], *args]
         try:
             if os.environ.get(LOG_FORMAT, "") not in LOG_FORMATS:
                 raise UsageError(f"{LOG_FORMAT} must be text or json, not {os.environ[LOG_FORMAT]!r}")

@@ -142,6 +142,7 @@ def test_the_checkpoint_comes_last(
     assert done.fitted.resumed_after == 2
     assert set(contents(tmp_path)) == {
         "model.pth", "model.split.tsv", "model.log.jsonl", "model.metrics.json", "model.train.html",
+        "ro-crate-metadata.json",
     }  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def start(name: str, *arguments: object, **more: Any) -> subprocess.Popen[str]:
 
 
 def clean(result: Result) -> str:
-    """What a command said on stderr, once it is sure that nothing unexpected came up."""
+    """What a command said on stderr but for the disk it needs, once it is sure that nothing unexpected came up."""
     assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
     assert "Traceback" not in result.output
-    return result.stderr
+    return "".join(line for line in result.stderr.splitlines(keepends=True) if not line.startswith("disk: "))

@@ -13,6 +13,7 @@ import pytest
 
 from tests.jobs.commands import SAMPLE, call, clean, extract
 from tests.runs.making import coding, dna, write_fasta
+from vnp.files.machine import IGNORE_DISK
 
 GOOD = f">good\n{coding(600, 1)}\n"
 PROTEIN = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQ"
@@ -274,8 +275,12 @@ class TestFullDisk:
         assert "no space left" in message
         assert not (tiny / "run/run.json").exists()
 
-    def test_full_while_shards_are_made(self, tmp_path: Path, tiny: Path) -> None:
+    def test_full_while_shards_are_made(self, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         out = tiny / "run"
+        refused = extract(SAMPLE, "--out", out, "--shards", 4)
+        assert refused.exit_code == 1
+        assert "MB needed" in clean(refused)
+        monkeypatch.setenv(IGNORE_DISK, "1")
         result = extract(SAMPLE, "--out", out, "--shards", 4)
         message = clean(result)
         assert result.exit_code == 3
@@ -288,7 +293,8 @@ class TestFullDisk:
         assert again.exit_code == 0, clean(again)
         assert call("reduce", out).exit_code == 0
 
-    def test_full_while_merging(self, tmp_path: Path, tiny: Path) -> None:
+    def test_full_while_merging(self, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(IGNORE_DISK, "1")
         out = tiny / "run"
         subprocess.run(["mount", "-o", "remount,size=60m", str(tiny)], check=True)
         assert extract(SAMPLE, "--out", out, "--shards", 2).exit_code == 0

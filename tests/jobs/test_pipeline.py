@@ -99,6 +99,6 @@ def test_pipeline_stops_where_shards_fail(tmp_path: Path) -> None:
 
 def test_help_says_what_the_chain_holds() -> None:
     said = " ".join(CliRunner().invoke(pipeline.main, ["--help"]).output.split())
-    assert "an array of one task a shard" in said
+    assert "an array that makes the shards" in said
     assert "the merging" in said
     assert "rerun RUN --then pipeline" in said
