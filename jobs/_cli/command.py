@@ -32,7 +32,7 @@ from vnp.files.machine import IGNORE_DISK
 from vnp.files.records import read_toml
 
 CONFIG = "vnp.toml"
-_WRITTEN = {"--out", "--prometheus"}
+_WRITTEN = {"--out", "--out-model", "--prometheus"}
 # What a signed number of eight bytes holds.
 _LARGEST = 2**63 - 1
 # Control characters but for the line feed and the tabulator, and marks that turn the direction of writing.
