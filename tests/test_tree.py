@@ -21,7 +21,9 @@ COMMANDS = sorted(path.stem for path in (REPOSITORY / "jobs").glob("[!_]*.py"))
 MACHINE_FOLDERS = "|".join(["wo" + "rk", "ro" + "ot", "ho" + r"me/\w+", "op" + "t/pypi", "op" + "t/wheels"])
 FORBIDDEN = {
     "a path of one machine": rf"(?<![\w.~$}}/-])/(?:{MACHINE_FOLDERS})\b",
-    "a package registry": "|".join(["pyp" + r"i\.org", "python" + r"hosted\.org", "deb" + r"\.debian\.org"]),
+    "a package registry": "|".join(
+        ["pyp" + r"i\.org", "python" + r"hosted\.org", "deb" + r"\.debian\.org", "download\\.py" + r"torch\.org"]
+    ),
     "unfinished work": "|".join([r"\bTO" + r"DO\b", r"\bFIX" + r"ME\b", r"#\s*X" + r"XX\b"]),
     "code that is not there": "|".join(["NotImplemented" + "Error", "pragma: no " + "cover"]),
 }
