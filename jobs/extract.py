@@ -152,10 +152,6 @@ def _only(root: Path, text: str, has_input: bool) -> None:
 def shard_numbers(text: str, count: int) -> list[int]:
     """Read shard numbers.
 
-    Args:
-        text: such as ``3,7`` or ``0-4,9``.
-        count: how many shards there are.
-
     Raises:
         UsageError: the text is no such list, or names a shard that is not there.
     """

@@ -118,8 +118,7 @@ class Command(click.Command):
     def call(self, **values: Any) -> None:
         """Do what the command does, from within another one; where it fails, the process ends as it would by itself.
 
-        Args:
-            values: by the names of its parameters; all others are as ``vnp.toml`` or the command itself has them.
+        ``values`` are by the names of its parameters; all others are as ``vnp.toml`` or the command itself has them.
         """
         try:
             with self.make_context(self.name, [], default_map=values) as context:
@@ -212,9 +211,7 @@ def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
 def command(example: str, group: click.Group | None = None) -> Callable[[Callable[..., Any]], Command]:
     """Make a command of a function; its docstring is the help, with one example below.
 
-    Args:
-        example: a command line that works.
-        group: the command that it is a part of, if any; it is called after the function then, else after its module.
+    One of a ``group`` is called after the function, any other after its module.
     """
 
     def decorate(function: Callable[..., Any]) -> Command:
@@ -283,10 +280,6 @@ def read_config(path: Path | None, target: Command) -> dict[str, Any]:
 
     The file's top level holds options of any command, a table such as ``[extract]`` those of one; names are the
     options' without the dashes in front.
-
-    Args:
-        path: named by the user, or None for ``vnp.toml`` where there is one.
-        target: the command.
 
     Returns:
         Values by the names of the command's parameters, for click to convert.

@@ -18,11 +18,8 @@ _FASTA, _CALLS = "windows.fna", "calls"
 def call_windows(fasta: Path, checkpoint: str, out: Path, embedding: Mapping[str, Any]) -> dict[str, float]:
     """Call the records of a FASTA file by ``predict`` and give their probabilities by name.
 
-    Args:
-        fasta: the records.
-        checkpoint: as ``predict`` takes it.
-        out: folder of the calls.
-        embedding: options of ``predict`` that say how sequences are embedded; those that are None are left out.
+    ``checkpoint`` is as ``predict`` takes it, ``embedding`` its options that say how sequences are embedded; those that
+    are None are left out.
     """
     from jobs.predict import main as predict
     from vnp.controls.rates import read_probabilities

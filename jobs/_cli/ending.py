@@ -97,10 +97,6 @@ def raise_outside_imports(error: BaseException, frame: FrameType | None) -> None
 
     It takes its lock for all threads just before it is ready to give it back whatever happens: what is raised between
     leaves it locked, and the next thread that imports something waits for ever.
-
-    Args:
-        error: to raise.
-        frame: that the signal interrupted, as the handler was told.
     """
     if frame is None or frame.f_code.co_filename != _IMPORTING:
         raise error

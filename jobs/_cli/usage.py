@@ -12,13 +12,7 @@ _NAME = 15
 
 
 def usage_page(found: Efficiency, root: str, shards: int) -> str:
-    """What a run's tasks used of what they were given.
-
-    Args:
-        found: the numbers.
-        root: the run.
-        shards: how many it has.
-    """
+    """What a run's tasks used of what they were given."""
     whole = found.run
     if not whole.tasks:
         return f"{root}: no task has begun yet"

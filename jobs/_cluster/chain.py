@@ -40,10 +40,7 @@ _CLASSIFIER = "classifier.json"
 def start(chain: Sequence[Job], executor: Executor, *, force: bool = False) -> list[str]:
     """Do the steps of a run in turn, or submit them, each behind the one before it.
 
-    Args:
-        chain: the steps.
-        executor: where.
-        force: make shards that jobs in the queue are going to make, too.
+    ``force`` makes shards that jobs in the queue are going to make, too.
 
     Returns:
         Ids of the jobs that the last step became; none where all is done.
@@ -166,11 +163,8 @@ def shards(
 ) -> Job:
     """The making of a planned run's shards; it asks for GPUs only if an encoder is a transformer.
 
-    Args:
-        run: the run.
-        numbers: of the shards.
-        tasks: how many share them; None for one task a shard.
-        report: what to say once they are made on this machine, from the seconds that it took.
+    So many ``tasks`` share them; None is one task a shard. ``report`` makes of the seconds that it took what to say
+    once they are made on this machine.
 
     Raises:
         RunError: other code planned the run.
@@ -252,9 +246,7 @@ def train_and_measure(root: Path, asked: Classifier | None = None) -> tuple[Job,
 
     What was made from these features in this way already is kept; what was made otherwise is written anew.
 
-    Args:
-        root: the run.
-        asked: how; None is as it was asked for before.
+    Without ``asked`` it is made as it was asked for before.
     """
     if asked is not None:
         write_record(root / _CLASSIFIER, asked, seal="digest")

@@ -63,10 +63,7 @@ class Inline(Executor):
 def require_complete(run: Run, shards: Sequence[int], *, with_others: bool = False) -> None:
     """Make sure that shards are done.
 
-    Args:
-        run: the run.
-        shards: their numbers.
-        with_others: leave those that tasks work on to them, and say so.
+    ``with_others`` leaves those that tasks work on to them, and says so.
 
     Raises:
         IncompleteRunError: some are not; the message has their errors and logs.

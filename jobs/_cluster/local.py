@@ -95,10 +95,7 @@ def _run_tasks(run: Run, job: Job, poll: Callable[[], bool]) -> None:
     A task takes shard after shard until none is left, so that encoders are loaded once. One that dies while it makes
     one is replaced. Where it was not said how many tasks take part, those of other commands are waited for.
 
-    Args:
-        run: the run.
-        job: its shards.
-        poll: is called a few times a second; whether any task works on the run.
+    ``poll`` is called a few times a second and tells whether any task works on the run.
 
     Raises:
         KeyboardInterrupt: after the tasks have been ended.

@@ -87,12 +87,7 @@ def plan_run(
 ) -> tuple[Run, RunStatus]:
     """Plan a run, or find the one that is there, and say so and what disk it needs.
 
-    Args:
-        options: what is asked.
-        out: the run directory.
-        executor: where its tasks will be.
-        force: begin anew where another run stands.
-        layout: of the features that its rows will be merged to; None where they will not.
+    ``layout`` is that of the features that its rows will be merged to, None where they will not.
     """
     if force:
         require_idle(executor, out.absolute())

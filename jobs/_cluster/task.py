@@ -39,10 +39,6 @@ STOPPED = 75
 def run_task(request: str, shards: Sequence[int]) -> str:
     """Make shards, one after the other, in a process of its own.
 
-    Args:
-        request: path of the run's ``run.json``.
-        shards: their numbers.
-
     Returns:
         A line that says what was made. Ends the process with ``FAILED``, ``CRASHED`` or ``STOPPED`` otherwise; where
         there are several shards, one that cannot be made does not keep the others from being made.

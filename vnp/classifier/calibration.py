@@ -38,8 +38,7 @@ class Calibration:
     def apply(self, margin: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
         """Calibrated probability of viral.
 
-        Args:
-            margin: log-odds of viral against host, as the network gives them.
+        ``margin`` is the log-odds of viral against host, as the network gives them.
         """
         if self.kind == "isotonic":
             joined: Float64[np.ndarray, "n"] = np.interp(margin, self.margins, self.probabilities)

@@ -133,9 +133,7 @@ class Checkpoint:
     def write(self, path: Path, *, exclusive: bool = False) -> None:
         """Write the checkpoint durably, in place of what is there.
 
-        Args:
-            path: the file.
-            exclusive: the first writer wins.
+        With ``exclusive`` the first writer wins.
 
         Raises:
             FileExistsError: ``exclusive`` and the file is there.
@@ -265,9 +263,7 @@ class Scores:
 class Scorer:
     """A classifier that is ready to score.
 
-    Args:
-        checkpoint: the classifier.
-        device: ``auto`` (CUDA where there is a GPU), ``cpu`` or ``cuda``.
+    ``device`` is ``auto`` (CUDA where there is a GPU), ``cpu`` or ``cuda``.
 
     Raises:
         UsageError: there is no such device here.

@@ -91,11 +91,7 @@ class Classifier(Protocol):
     def require(self, layout: FeatureLayout, encoders: Mapping[str, Mapping[str, Any]], chunk: int, where: str) -> None:
         """Make sure that rows are of the kind that it was trained on.
 
-        Args:
-            layout: of the rows.
-            encoders: identities of the encoders that made them, by part.
-            chunk: bases of their chunks.
-            where: what the rows belong to, for the message.
+        ``encoders`` are identities of those that made the rows, by part; the message says ``where`` the rows belong.
 
         Raises:
             LayoutError: the columns are others; the message shows both.
@@ -108,9 +104,7 @@ class Classifier(Protocol):
     def probability(self, margin: Float64[np.ndarray, "n"], length: Int64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
         """Calibrated probability of viral.
 
-        Args:
-            margin: log-odds of viral against all else.
-            length: bases of what each speaks of.
+        ``margin`` is the log-odds of viral against all else, ``length`` the bases of what each speaks of.
         """
 
 

@@ -52,13 +52,8 @@ def by_group(
 
     Groups are those of organisms where they are known, else input files, or of one file the groups of the split.
 
-    Args:
-        features: whose rows these are.
-        rows: those to measure.
-        label: of all rows.
-        probability: of the rows to measure.
-        threshold: from which a record is called viral by its surest row.
-        organisms: group of each record, or None.
+    ``label`` is of all rows, ``probability`` of those to measure; from ``threshold`` on a record is called viral by its
+    surest row.
     """
     record = np.concatenate([*features.number_windows("record")])[rows]
     found = aggregate(probability, record)
@@ -89,13 +84,7 @@ def training_page(
 ) -> str:  # fmt: skip
     """One HTML page that needs nothing else.
 
-    Args:
-        name: of the checkpoint.
-        checkpoint: what was trained.
-        fitted: how that went.
-        groups: records by group.
-        plots: files of ``write_training_plots``.
-        files: names of the files beside the page, and what they hold.
+    ``files`` has the names of the files beside the page, and what they hold.
     """
     metrics = checkpoint.metrics
     part = PARTS[TEST] if PARTS[TEST] in metrics else PARTS[VALIDATION]

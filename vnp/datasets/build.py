@@ -93,14 +93,7 @@ def build_dataset(
     A run that was killed goes on where it was when it is started again: finished files are kept in ``folder/parts``
     until the end. Equal files, recipe and seed give equal bytes, whatever the number of workers.
 
-    Args:
-        sheet: the sheet; see ``vnp.datasets.sheet.read_sheet``.
-        folder: for the result, made if need be.
-        recipe: what the set is to be like.
-        workers: processes at a time.
-        force: write over another set.
-        step: shows progress.
-        say: told what disk is needed.
+    ``workers`` are processes at a time; ``say`` is told what disk is needed.
 
     Raises:
         UsageError: the recipe is impossible, a library is missing, or another process makes a set in the folder.

@@ -21,10 +21,7 @@ _WIDER = re.compile(r"(viridae|virinae|virales|aceae|ales|idae|inae|eae|ota|ia|p
 def rank_of(lineage: Sequence[str], organism: str, rank: str) -> str:
     """The name of an organism's genus, family or order; empty where its lineage does not tell.
 
-    Args:
-        lineage: its groups, the widest first.
-        organism: its name, whatever follows it.
-        rank: one of ``RANKS``.
+    ``lineage`` has its groups, the widest first; ``rank`` is one of ``RANKS``.
     """
     if rank != "genus":
         return next((name for name in reversed(lineage) if name.endswith(_ENDINGS[rank]) and _WORD.fullmatch(name)), "")

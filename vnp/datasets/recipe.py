@@ -28,33 +28,21 @@ _CHOICES = {
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a training set is to be like.
+    """What a training set is to be like."""
 
-    Attributes:
-        lengths: of chunks.
-        frames: ``annotated`` takes the open frames inside an annotated protein, ``all`` every open frame.
-        per_group: the most chunks of an organism group; None for all.
-        balance: ``none``, ``label`` or ``group``; see ``vnp.datasets.choosing._sample.choose``.
-        units: one of ``UNITS``, see ``vnp.datasets.choosing._split.find_units``, or a column of the sheet.
-        split_by: ``chance``, or ``date``: what was known first is trained on, and what came last tested on.
-        validation: share of the units that training is watched on.
-        test: share of the units that nothing is decided on.
-        seed: of sampling, of the split, and of lengths drawn from a range.
-        prophages: BED file of regions whose host chunks are dropped.
-        keep_prophages: keep host chunks that a viral genome of the set matches.
-    """
-
-    lengths: Lengths
+    lengths: Lengths  # of chunks
+    # ``annotated`` takes the open frames inside an annotated protein, ``all`` every open frame
     frames: str = "annotated"
-    per_group: int | None = None
-    balance: str = "none"
-    units: str = "ani"
+    per_group: int | None = None  # the most chunks of an organism group; None for all
+    balance: str = "none"  # ``none``, ``label`` or ``group``; see ``vnp.datasets.choosing._sample.choose``
+    units: str = "ani"  # one of ``UNITS``, see ``vnp.datasets.choosing._split.find_units``, or a column of the sheet
+    # ``chance``, or ``date``: what was known first is trained on, and what came last tested on
     split_by: str = "chance"
-    validation: float = 0.1
-    test: float = 0.2
-    seed: int = 0
-    prophages: Path | None = None
-    keep_prophages: bool = False
+    validation: float = 0.1  # share of the units that training is watched on
+    test: float = 0.2  # share of the units that nothing is decided on
+    seed: int = 0  # of sampling, of the split, and of lengths drawn from a range
+    prophages: Path | None = None  # BED file of regions whose host chunks are dropped
+    keep_prophages: bool = False  # keep host chunks that a viral genome of the set matches
 
     def check(self) -> None:
         """Raise UsageError where a value is out of bounds, or a library is missing."""

@@ -38,24 +38,16 @@ _COLUMNS = Columns(
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file of annotated genomes.
+    """One file of annotated genomes."""
 
-    Attributes:
-        path: of a GenBank or FASTA file, absolute.
-        label: 1 viral, 0 host.
-        group: the unit of all its records as the user gave it; None where it is to be found.
-        organism_group: ``viral``, one of ``HOST_GROUPS``, or any other name; None means each record's lineage decides.
-        annotation: the GFF3 or GenBank file of a FASTA file, absolute; None where the path is GenBank.
-        name: the path as it stands in the sheet.
-        date: of all its records, in place of their own, such as 2004-01-12, 2004-01 or 2004; empty where not given.
-    """
-
-    path: Path
-    label: int
-    group: str | None = None
+    path: Path  # of a GenBank or FASTA file, absolute
+    label: int  # 1 viral, 0 host
+    group: str | None = None  # the unit of all its records as the user gave it; None where it is to be found
+    # ``viral``, one of ``HOST_GROUPS``, or any other name; None means each record's lineage decides
     organism_group: str | None = None
-    annotation: Path | None = None
-    name: str = ""
+    annotation: Path | None = None  # the GFF3 or GenBank file of a FASTA file, absolute; None where the path is GenBank
+    name: str = ""  # the path as it stands in the sheet
+    # of all its records, in place of their own, such as 2004-01-12, 2004-01 or 2004; empty where not given
     date: str = ""
 
     @property

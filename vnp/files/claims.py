@@ -106,10 +106,8 @@ def alone(folder: Path, what: str, names: Iterable[str] = ()) -> Iterator[None]:
     By a lock, which a dead process cannot hold; on a file system that has none, by the file ``.WHAT.lock``, which names
     its owner and is touched while he lives.
 
-    Args:
-        folder: that is there.
-        what: is done, for the message: ``"fetch"``.
-        names: of files that are written there; what killed processes left of them under temporary names is removed.
+    ``what`` is done, for the message: ``"fetch"``. What killed processes left of the files ``names`` under temporary
+    names is removed.
 
     Raises:
         UsageError: another one is at work.

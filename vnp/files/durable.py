@@ -82,9 +82,7 @@ _PROTECTED: dict[tuple[int, int], Path] = {}
 def protect(paths: Iterable[Path], *, anew: bool = False) -> None:
     """Note files that are read: nothing that this process writes takes the place of one, by whatever name or link.
 
-    Args:
-        paths: of the files.
-        anew: forget those that were noted before.
+    ``anew`` forgets those that were noted before.
     """
     if anew:
         _PROTECTED.clear()

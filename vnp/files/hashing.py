@@ -60,9 +60,7 @@ def remembered_sha256(path: Path, *, again: bool = False) -> str:
     The digest of a large file is remembered in the user's cache folder, with what the system says of the file and its
     CRC-32, which takes a tenth of the time and is compared each time.
 
-    Args:
-        path: the file.
-        again: hash it even if it looks unchanged.
+    ``again`` hashes it even if it looks unchanged.
 
     Raises:
         OSError: the file cannot be read.

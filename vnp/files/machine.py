@@ -91,9 +91,7 @@ def require_room(folder: Path, needed: float) -> str:
     What a quota leaves nobody says, so it can run out all the same. Where ``$VNP_IGNORE_DISK`` is set, and where the
     system does not say how large the disk is, nothing is refused.
 
-    Args:
-        folder: where.
-        needed: bytes, about.
+    ``needed`` is in bytes, about.
 
     Returns:
         Both numbers, for people.
@@ -168,8 +166,7 @@ def process_began() -> float:
 def asked(begun: float) -> dict[str, float]:
     """What this task was given, as its script says in ``VNP_ASKED`` (``mem=48G cpus=8``) and ``VNP_END_TIME``.
 
-    Args:
-        begun: when its process began, seconds since 1970.
+    ``begun`` is when its process began, in seconds since 1970.
     """
     found: dict[str, float] = {}
     words = [word.partition("=") for word in os.environ.get("VNP_ASKED", "").split()]

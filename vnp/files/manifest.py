@@ -21,10 +21,7 @@ class _Manifest:
 def write_manifest(path: Path, files: Iterable[Path], known: Mapping[str, str] | None = None) -> None:
     """Write the record of some files in its folder.
 
-    Args:
-        path: of the record.
-        files: that are finished.
-        known: SHA-256 of some of them, by name.
+    ``known`` has the SHA-256 of some of them, by name.
 
     Raises:
         StorageError: the disk is full or cannot be written.

@@ -32,9 +32,7 @@ class Numbers(NamedTuple):
 def table_lines(columns: Sequence[Sequence[str] | Numbers], separator: str = TAB) -> str:
     """The lines of some rows, each with its line end.
 
-    Args:
-        columns: as many texts or numbers in each column; two columns at least.
-        separator: what stands between two fields.
+    There are as many texts or numbers in each column, and two columns at least.
     """
     # All fields of all rows are put into one text at once, which takes half as long as joining them row by row.
     count, marks, fields = 0, list[str](), list[Sequence[object]]()

@@ -218,10 +218,7 @@ def binary_metrics(
 ) -> Metrics:
     """All metrics of some predictions.
 
-    Args:
-        label: 1 viral, 0 host.
-        probability: of viral, 0 to 1.
-        threshold: from this probability on a prediction is a viral call.
+    ``label`` is 1 for viral, 0 for host; from ``threshold`` on a ``probability`` of viral is a viral call.
 
     Raises:
         FeatureError: there is nothing to measure, a label is missing, or a probability is none.

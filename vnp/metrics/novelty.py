@@ -68,9 +68,7 @@ class Novelty:
     def percentile(self, distance: Float[np.ndarray, "n"], length: Int64[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
         """Share of held-out records of like length that are nearer, in per cent; NaN where there is no distance.
 
-        Args:
-            distance: mean over the rows of each record.
-            length: bases of each record.
+        ``distance`` is the mean over the rows of each record, ``length`` its bases.
         """
         found = np.full(len(distance), np.nan, np.float32)
         line = np.searchsorted(self.lengths, length, side="right")

@@ -69,10 +69,7 @@ def measure_presets(
     there than it allows one wrong among is left out. All have the same classes of lengths, each with as many hosts as
     the strictest needs.
 
-    Args:
-        probability: of records, calibrated.
-        viral: what they are.
-        length: their bases.
+    ``probability`` is calibrated, ``length`` in bases.
     """
     import numpy as np
 

@@ -142,11 +142,7 @@ def fit_reliability(
 ) -> tuple[Bin | None, Bin | None]:
     """Choose the bins of ``high`` and ``medium`` on held-out records.
 
-    Args:
-        calls: of the records.
-        says_viral: what each call says.
-        wrong: whether it is wrong.
-        group: organism group of each, or None.
+    ``says_viral`` is what each call says, ``wrong`` whether it is wrong, ``group`` the organism group.
     """
     groups = np.unique(np.asarray(group), return_inverse=True)[1] if group is not None else None
     found: dict[int, Bin | None] = {}

@@ -41,10 +41,7 @@ def write_frames(found: Survey, folder: Path, *, progress: Callable[[int], None]
 
     All files appear together, at the end. Memory does not grow with the input.
 
-    Args:
-        found: the survey of the inputs.
-        folder: where the files go.
-        progress: told how many frames were written since the last call.
+    ``progress`` is told how many frames were written since the last call.
 
     Raises:
         InputError: an input cannot be read any more, or has changed since the survey.

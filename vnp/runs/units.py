@@ -36,29 +36,17 @@ _BATCH_BASES = 8_000_000
 
 @dataclass(frozen=True, slots=True)
 class UnitBatch:
-    """Consecutive units of one input file.
+    """Consecutive units of one input file."""
 
-    Args:
-        input: index of the input file.
-        records: the records touched; a record cut by the batch's border is in both batches.
-        ordinals: ordinal of each of these records within the file.
-        counts: chunks of each whole record.
-        chunks: the chunks in this batch; ``sequence`` points into ``sequences``.
-        sequences: the bases of each record, without those before its first chunk here.
-        shifts: how many bases were left out in front of each sequence.
-        owner: for each unit, index into ``records``.
-        unit_chunk: for each unit, index into ``chunks``, or -1 for a record without a chunk.
-    """
-
-    input: int
-    records: list[Record]
-    ordinals: Int64[np.ndarray, "r"]
-    counts: Int64[np.ndarray, "r"]
-    chunks: Chunks
-    sequences: list[bytes]
-    shifts: Int64[np.ndarray, "r"]
-    owner: Int64[np.ndarray, "u"]
-    unit_chunk: Int64[np.ndarray, "u"]
+    input: int  # index of the input file
+    records: list[Record]  # the records touched; a record cut by the batch's border is in both batches
+    ordinals: Int64[np.ndarray, "r"]  # ordinal of each of these records within the file
+    counts: Int64[np.ndarray, "r"]  # chunks of each whole record
+    chunks: Chunks  # the chunks in this batch; ``sequence`` points into ``sequences``
+    sequences: list[bytes]  # the bases of each record, without those before its first chunk here
+    shifts: Int64[np.ndarray, "r"]  # how many bases were left out in front of each sequence
+    owner: Int64[np.ndarray, "u"]  # for each unit, index into ``records``
+    unit_chunk: Int64[np.ndarray, "u"]  # for each unit, index into ``chunks``, or -1 for a record without a chunk
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -76,12 +64,7 @@ def read_units(
 ) -> Iterator[UnitBatch]:
     """Read so many units from a position on, across files, in batches of at most ``BATCH_UNITS``.
 
-    Args:
-        inputs: the run's files.
-        chunk: bases of a chunk.
-        start: the first unit.
-        units: how many.
-        watches: what compares the bytes of each file, by its index, with those that were planned; None compares none.
+    ``watches`` compare the bytes of each file, by its index, with those that were planned.
 
     Raises:
         InputError: a file cannot be read.
@@ -220,25 +203,15 @@ _Columns = TypeVar("_Columns", Rows, Records, Skipped, Facts, "Beside")
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One block, ready to be embedded.
+    """One block, ready to be embedded."""
 
-    Args:
-        rows: its columns, n rows.
-        records: the input records that it touches.
-        skipped: what has no row.
-        dna: n DNA sequences, each on its frame's own strand.
-        protein: n proteins; none where a row is a chunk.
-        beside: chunks without an open frame, where these are asked for.
-        facts: what tables tell of the records, where that is asked for.
-    """
-
-    rows: Rows
-    records: Records
-    skipped: Skipped
-    dna: list[str]
-    protein: list[str]
-    beside: Beside | None = None
-    facts: Facts | None = None
+    rows: Rows  # its columns, n rows
+    records: Records  # the input records that it touches
+    skipped: Skipped  # what has no row
+    dna: list[str]  # n DNA sequences, each on its frame's own strand
+    protein: list[str]  # n proteins; none where a row is a chunk
+    beside: Beside | None = None  # chunks without an open frame, where these are asked for
+    facts: Facts | None = None  # what tables tell of the records, where that is asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,10 +379,7 @@ def _join(kind: type[_Columns], parts: Sequence[_Columns], kept: np.ndarray | No
 def skipped_lines(inputs: Sequence[PlannedInput], records: Records, skipped: Skipped) -> str:
     """The lines of some entries, in their order.
 
-    Args:
-        inputs: the run's files.
-        records: consecutive records, those of the entries among them.
-        skipped: the entries.
+    ``records`` are consecutive, those of the entries among them.
     """
     places = (skipped.record - records.ordinal[:1]).tolist()
     return table_lines(

@@ -50,10 +50,6 @@ def require_end(path: Path) -> None:
 def bam_records(blocks: Iterator[bytes], path: Path) -> Iterator[Record]:
     """Read the records of a BAM file, unpacked, in order.
 
-    Args:
-        blocks: the file from its start.
-        path: named in errors.
-
     Raises:
         InputError: the file is damaged or cut off.
     """

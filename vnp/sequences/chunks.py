@@ -45,15 +45,10 @@ class Chunks:
 
 @dataclass(frozen=True, slots=True)
 class Chunking:
-    """How sequences are cut; all that cut or count chunks ask this.
+    """How sequences are cut; all that cut or count chunks ask this."""
 
-    Args:
-        size: bases a chunk, at least 1.
-        overlap: bases that neighbours share at least; VirNucPro's is 0. The number to change for another overlap.
-    """
-
-    size: int
-    overlap: int = 0
+    size: int  # bases a chunk, at least 1
+    overlap: int = 0  # bases that neighbours share at least; VirNucPro's is 0. The number to change for another overlap
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < self.size:
@@ -76,10 +71,7 @@ class Chunking:
         A long sequence can be worked through in pieces: only the asked rows are computed, so that
         ``Chunking(300).cut([250_000_000], first=1000, last=2000)`` costs as much as 1000 chunks.
 
-        Args:
-            lengths: bases a sequence.
-            first: first row wanted of the whole table.
-            last: one past the last row wanted; by default all.
+        ``lengths`` are in bases. ``first`` and ``last`` are the first row wanted of the table, and one past the last.
 
         Returns:
             Rows ``first`` to ``last`` of the table of all chunks.

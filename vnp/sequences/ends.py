@@ -26,8 +26,7 @@ def terminal_repeat(sequence: bytes) -> int:
     It is exact, at most half of the record and ``LONGEST`` bases long, and its first bases are not one of the simple
     repeats with a period of at most six. Of a direct and an inverted one the longer counts.
 
-    Args:
-        sequence: upper-case bases.
+    Its bases are upper-case.
 
     Returns:
         The length, negative where the repeat is inverted; 0 if there is none of ``SHORTEST`` bases.

@@ -136,11 +136,6 @@ def count_open(
 ) -> tuple[Int8[np.ndarray, "chunks"], Int32[np.ndarray, "chunks"]]:
     """Count what ``open_frames`` would find, without translating it.
 
-    Args:
-        sequences: upper-case IUPAC nucleotides, ASCII, with T for U.
-        chunks: chunks of these sequences, in order of sequence, then position.
-        only: as for ``open_frames``.
-
     Returns:
         Rows a chunk, and residues a chunk over all its rows.
     """
@@ -158,10 +153,7 @@ def count_open(
 def whole_chunks(sequences: Sequence[bytes], chunks: Chunks, shortest: int) -> Frames:
     """Take chunks as they are, on the forward strand, as rows without a protein.
 
-    Args:
-        sequences: as for ``open_frames``.
-        chunks: chunks of these sequences.
-        shortest: bases of the shortest chunk that becomes a row.
+    ``shortest`` is the bases of the shortest chunk that becomes a row.
 
     Returns:
         A row for each chunk that is long enough and holds a base that is known.
@@ -212,13 +204,7 @@ def _has_known(piece: bytes) -> bool:
 
 
 def frame_ids(names: Sequence[str], chunks: Chunks, frames: Frames) -> list[str]:
-    """Name the rows as VirNucPro does: ``{record}_chunk_{n}{F|R}{k}``; a whole chunk ``{record}_chunk_{n}``.
-
-    Args:
-        names: the name of each sequence that ``chunks`` refers to.
-        chunks: the table of chunks.
-        frames: its open frames.
-    """
+    """Name the rows as VirNucPro does: ``{record}_chunk_{n}{F|R}{k}``; a whole chunk ``{record}_chunk_{n}``."""
     sequence = chunks.sequence[frames.chunk].tolist()
     number = chunks.number[frames.chunk].tolist()
     return [

@@ -79,8 +79,7 @@ def clusters_of_genomes(
 class Relatives:
     """Genomes by which others are compared: how alike is the nearest?
 
-    Args:
-        asked_by: the option that wants this, for the message that pyskani is missing.
+    ``asked_by`` is the option that wants this, for the message that pyskani is missing.
 
     Raises:
         UsageError: pyskani is not installed.

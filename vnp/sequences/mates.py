@@ -94,9 +94,7 @@ def _said(record: Record | None) -> str:
 def arranged(files: Sequence[InputFile], *, pairs: bool) -> tuple[InputFile, ...]:
     """Files in the order in which they are read: those of a sample, and of pairs, one behind the other.
 
-    Args:
-        files: as they were given.
-        pairs: whether reads are called with their mates. Then each file is one of two, or holds both mates in turn.
+    With ``pairs`` reads are called with their mates: each file is one of two, or holds both mates in turn.
 
     Raises:
         UsageError: the two files of pairs are called otherwise, or not of one sample.

@@ -376,10 +376,7 @@ def _unified(text: bytes) -> bytes:
 def find_start(blocks: Iterator[bytes], path: Path, *, whole: bool = True) -> Start:
     """Skip comments and blank lines, and tell FASTA from FASTQ.
 
-    Args:
-        blocks: the text.
-        path: named in errors.
-        whole: whether it is the text from the file's start; later, a record may look like another format's start.
+    ``whole`` says that it is the text from the file's start: later, a record may look like another format's start.
 
     Raises:
         InputError: the file is empty or is neither.

@@ -15,24 +15,17 @@ class Record(NamedTuple):
     """One record of a sequence file.
 
     A named tuple, since a run makes up to a billion of these and a frozen dataclass takes four times as long to make.
-
-    Attributes:
-        name: first word of the header. Characters that cannot be printed, and bytes that are not UTF-8, are written
-            as backslash escapes. A record without a name is called ``unnamed_line_N`` and has a problem.
-        sequence: upper-case bases, ASCII, T for U, N for X, without white space; where there is a problem, whatever
-            was found.
-        line: line of the header in the decompressed file, from 1.
-        offset: byte of the header in the file; None in a compressed file.
-        problem: why the record cannot be used, or None.
-        description: what the header says behind the name.
     """
 
+    # first word of the header. Characters that cannot be printed, and bytes that are not UTF-8, are written as
+    # backslash escapes. A record without a name is called ``unnamed_line_N`` and has a problem
     name: str
+    # upper-case bases, ASCII, T for U, N for X, without white space; where there is a problem, whatever was found
     sequence: bytes
-    line: int
-    offset: int | None = None
-    problem: str | None = None
-    description: str = ""
+    line: int  # line of the header in the decompressed file, from 1
+    offset: int | None = None  # byte of the header in the file; None in a compressed file
+    problem: str | None = None  # why the record cannot be used, or None
+    description: str = ""  # what the header says behind the name
 
 
 # Many records at once: twice as fast as calling Record, and the tests check that it gives the same.
@@ -155,9 +148,7 @@ def torn_at(body: bytes) -> int | None:
 def torn_problem(text: bytes, base: int) -> str:
     """Say what ``torn_at`` found.
 
-    Args:
-        text: the file from there on, at least to the end of a name.
-        base: how many bases of the record stand before it.
+    ``text`` is the file from there on, at least to the end of a name; ``base`` bytes of the record stand before it.
     """
     if text.startswith(b"\0"):
         return (

@@ -43,10 +43,7 @@ class Columns:
 def table_rows(path: Path, what: str, separator: str = "\t") -> Iterator[tuple[int, list[str]]]:
     """Read a table of any user's, or of ours (``vnp.files.tables`` says how they are written).
 
-    Args:
-        path: the file.
-        what: it is, for messages: ``samplesheet``.
-        separator: between two fields.
+    ``what`` it is, for messages: ``samplesheet``.
 
     Yields:
         The line, from 1, and its fields as they are; of a blank line none.
@@ -74,9 +71,7 @@ def table_rows(path: Path, what: str, separator: str = "\t") -> Iterator[tuple[i
 def read_rows(path: Path, columns: Columns) -> Iterator[tuple[int, dict[str, str]]]:
     """Read the rows of a table, without those that are blank.
 
-    Args:
-        path: a name that ends in ``.csv`` or ``.tsv``, in either case.
-        columns: what it must and may have; others are passed over.
+    The name ends in ``.csv`` or ``.tsv``, in either case; columns that it must not have are passed over.
 
     Yields:
         The line, and the text of each column without the white space around it.
@@ -182,23 +177,17 @@ _WORD = re.compile(r"[.+-]*\w[\w.+-]*")
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """One sequence file.
+    """One sequence file."""
 
-    Attributes:
-        path: absolute.
-        label: 1 viral, 0 host, -1 unlabelled.
-        group: the unit that is never split between training and test; None means each record is its own.
-        dataset: absolute path of the table that has label, unit, part and frames of each record, where the file is
-            that of a dataset; label and group say nothing then.
-        sample: of which its records are; put in front of their names.
-        mates: ``FIRST`` or ``SECOND`` reads of pairs, the second behind the first, or ``BOTH`` in turn; None: no pairs.
-    """
-
-    path: Path
-    label: int = UNLABELLED
+    path: Path  # absolute
+    label: int = UNLABELLED  # 1 viral, 0 host, -1 unlabelled
+    # the unit that is never split between training and test; None means each record is its own
     group: str | None = None
+    # absolute path of the table that has label, unit, part and frames of each record, where the file is that of a
+    # dataset; label and group say nothing then
     dataset: Path | None = None
-    sample: str | None = None
+    sample: str | None = None  # of which its records are; put in front of their names
+    # ``FIRST`` or ``SECOND`` reads of pairs, the second behind the first, or ``BOTH`` in turn; None: no pairs
     mates: str | None = None
 
     @property

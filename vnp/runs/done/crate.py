@@ -84,9 +84,7 @@ def parameters_of(run: Run) -> dict[str, str | float | None]:
 def write_crate(folder: Path, action: Action) -> None:
     """Add an action to the crate of a folder; a crate that something else made is left alone.
 
-    Args:
-        folder: of the results.
-        action: that has ended just now; one of the same command and main output makes way.
+    The action has ended just now; one of the same command and main output makes way.
 
     Raises:
         StorageError: the disk is full or cannot be written.

@@ -119,10 +119,7 @@ class Efficiency:
 def efficiency(run: Run, state: RunStatus, submitted: Mapping[str, float]) -> Efficiency:
     """Look at what a run's tasks used.
 
-    Args:
-        run: a planned run.
-        state: how far it is.
-        submitted: when its jobs were submitted, seconds since 1970, by their ids (of arrays, that of the whole).
+    ``submitted`` says when its jobs were submitted, in seconds since 1970, by their ids (of arrays, that of the whole).
     """
     receipts = {one.shard.number: one.receipt for one in state.shards if one.receipt}
     attempts = run_history(run, receipts)

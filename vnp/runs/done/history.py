@@ -49,9 +49,7 @@ def run_history(run: Run, receipts: Mapping[int, Receipt] | None = None) -> dict
 
     What still runs ends now. Of a shard that was done by an earlier version only the attempt that sealed it is known.
 
-    Args:
-        run: the run.
-        receipts: of the shards that are done, where they are read already.
+    ``receipts`` are those of the shards that are done, where they are read already.
     """
     if receipts is None:
         receipts = _receipts(run)
@@ -112,9 +110,7 @@ def is_of_job(attempt: Attempt, since: float) -> bool:
 def cause(attempt: Attempt, words: str = "") -> Cause:
     """Why an attempt ended.
 
-    Args:
-        attempt: one with an end.
-        words: what the scheduler says of its job.
+    ``words`` is what the scheduler says of its job.
     """
     if attempt.outcome in ("done", "left", "running"):
         return ""
@@ -138,9 +134,7 @@ def bad_nodes(attempts: Attempts, words: Mapping[str, str] | None = None) -> dic
     What was finished on a node clears it of what failed there before. A shard that failed on several nodes and was
     finished on none is to blame itself.
 
-    Args:
-        attempts: of each shard.
-        words: what the scheduler says of jobs, by their ids.
+    ``words`` is what the scheduler says of jobs, by their ids.
     """
     last_done: dict[str, str] = {}
     failures: dict[str, list[tuple[Attempt, str | None]]] = {}

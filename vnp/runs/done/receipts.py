@@ -404,12 +404,7 @@ def _announce(folder: Path, attempt: Attempt, only: int | None = None) -> tuple[
 def note_death(run: Run, number: int, pid: int, log: str, error: str) -> None:
     """Note how a process of this machine ended that can no longer do so itself.
 
-    Args:
-        run: the run.
-        number: a shard that it had in hand, or that it was started for.
-        pid: its id.
-        log: path of its log.
-        error: how it ended.
+    ``number`` is a shard that it had in hand, or that it was started for.
     """
     if run.paths.receipt(number).exists():
         return

@@ -65,11 +65,7 @@ def reduce_run(
 ) -> Reduced:
     """Check and merge a run.
 
-    Args:
-        run: a planned run.
-        kind: layout, ``1664`` or ``full``.
-        force: write anew although ``features.h5`` is there.
-        progress: told how many rows were merged since the last call.
+    ``kind`` is the layout, ``1664`` or ``full``; ``progress`` is told how many rows were merged since the last call.
 
     Raises:
         UsageError: the run keeps no rows.
@@ -272,9 +268,7 @@ def _reopen(path: Path, merged: Merged, layout: FeatureLayout) -> dict[str, int]
 def write_skipped(run: Run, features: Path) -> None:
     """Write every record, chunk or frame that has no row, in input order, with its reason.
 
-    Args:
-        run: gets ``skipped.tsv``.
-        features: its merged features, be they under a temporary name.
+    ``features`` is its merged features, be they under a temporary name.
 
     Raises:
         StorageError: the disk is full or cannot be written.

@@ -85,9 +85,7 @@ class RunStatus:
 def run_status(run: Run, shards: Sequence[Shard] | None = None) -> RunStatus:
     """Look at a run's files; ten thousand shards take about a second.
 
-    Args:
-        run: a planned run.
-        shards: its shard table, where that is read already.
+    ``shards`` is its shard table, where that is read already.
 
     Raises:
         RunError: the plan is damaged.

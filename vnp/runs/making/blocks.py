@@ -100,14 +100,7 @@ def write_block(
 ) -> None:
     """Write one block durably; where another task has written it first, that one stays.
 
-    Args:
-        path: of the block.
-        plan: of its shard.
-        block: its number.
-        prepared: what it is of.
-        arrays: its rows; none where only scores are kept.
-        account: how it came about.
-        scores: of its rows, if they were scored.
+    There are no ``arrays`` where only scores are kept.
 
     Raises:
         FeatureError: a value is not finite.
@@ -172,12 +165,8 @@ def seal_shard(
 ) -> int:
     """Seal blocks into the shard file, and write its receipt.
 
-    Args:
-        run: the run.
-        plan: of the shard's blocks, all of which are there.
-        current: the attempt that seals.
-        seconds: what this attempt spent on each phase.
-        known: what the bytes of its inputs must be.
+    All of the plan's blocks are there. ``current`` is the attempt that seals, ``seconds`` what it spent on each phase,
+    and ``known`` what the bytes of its inputs must be.
 
     Returns:
         Rows of the shard.

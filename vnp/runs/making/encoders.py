@@ -58,9 +58,7 @@ class RunEncoders:
     def load(cls, request: Request, arithmetic: Arithmetic | None = None) -> RunEncoders:
         """Load the encoders as the run asks, side by side: most of the time goes into compiling their kernels.
 
-        Args:
-            request: what is asked for.
-            arithmetic: what ``auto`` means in it; None to settle it for this machine.
+        ``arithmetic`` is what ``auto`` means in it; None settles it for this machine.
 
         Raises:
             WeightsError: weights are missing or damaged.

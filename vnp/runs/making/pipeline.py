@@ -62,9 +62,7 @@ class Scoring(Protocol):
     def score(self, prepared: Prepared, arrays: Mapping[str, np.ndarray]) -> Scores:
         """Score a block.
 
-        Args:
-            prepared: what the rows are.
-            arrays: the rows by the name of the part, as they would be stored.
+        ``arrays`` are the rows by the name of the part, as they would be stored.
 
         Raises:
             VnpError: they cannot be scored.

@@ -44,10 +44,6 @@ def read_dataset(table: Path, fasta: Path) -> Dataset:
 
     Memory grows by some 15 bytes a record, not with the table.
 
-    Args:
-        table: the Parquet file.
-        fasta: the file beside it; its bytes are hashed.
-
     Raises:
         InputError: the table cannot be used, or the FASTA is another.
     """

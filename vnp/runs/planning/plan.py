@@ -79,11 +79,8 @@ def write_plan(
 ) -> str:
     """Write ``plan.h5`` durably.
 
-    Args:
-        path: of the file.
-        shards: the table.
-        selections: what datasets say of their records, by the index of the input.
-        blocks: the digests of each file's blocks.
+    ``selections`` is what datasets say of their records, by the index of the input, ``blocks`` the digests of each
+    file's blocks.
 
     Returns:
         SHA-256 of the file.
@@ -123,11 +120,6 @@ def read_plan(path: Path, sha256: str) -> list[Shard]:
 
 def read_needed(run: Run, shards: Sequence[Shard], number: int) -> tuple[dict[int, Selection], dict[int, KnownBlocks]]:
     """Read from ``plan.h5`` what the task of one shard needs to know of its inputs.
-
-    Args:
-        run: the run.
-        shards: all shards of the run.
-        number: of the shard.
 
     Returns:
         By the index of the input: what datasets say of the shard's records, and no more than that; and what the bytes
@@ -206,10 +198,8 @@ def _with_mates(inputs: Sequence[PlannedInput], last: int) -> int:
 def check_inputs(inputs: Sequence[PlannedInput], *, read: bool = False) -> None:
     """Look whether files are those that were planned.
 
-    Args:
-        inputs: the files.
-        read: compare the bytes, where size, times and inode do not tell; else the sizes alone: the bytes are compared
-            when they are read.
+    With ``read`` the bytes are compared, where size, times and inode do not tell; else the sizes alone: the bytes are
+    compared when they are read.
 
     Raises:
         ChangedInputError: a file is gone or is another.

@@ -36,11 +36,7 @@ def start_run(
 ) -> tuple[Run, bool]:
     """Plan a run, or find that it is planned.
 
-    Args:
-        options: what is wanted.
-        root: the run directory.
-        force: begin anew where another run stands.
-        progress: told how many bytes of the inputs were read since the last call.
+    ``progress`` is told how many bytes of the inputs were read since the last call.
 
     Returns:
         The run, and whether it was there before.

@@ -364,10 +364,7 @@ class Marks:
     def add(self, file: int, places: Int64[np.ndarray, "u 4"], work: Int64[np.ndarray, "u 3"]) -> None:
         """Append units of a file in input order.
 
-        Args:
-            file: its index.
-            places: record, chunk, offset and line of each.
-            work: rows, tokens and bases of each.
+        ``places`` are record, chunk, offset and line of each, ``work`` its rows, tokens and bases.
         """
         chosen = np.arange((-self.units) % self._stride, len(places), self._stride)
         before = self._total[1:] + np.cumsum(work, axis=0) - work
