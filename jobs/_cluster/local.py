@@ -25,6 +25,8 @@ from vnp.runs.done.status import last_words, run_status
 from vnp.runs.request import Request, Run
 
 _CORES_A_TASK = 8
+# One process reads, cuts and copies windows at half the speed at which a GPU goes through them.
+_TASKS_A_GPU_WINDOWS = 3
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 10.0
 _OWN_WAY_SECONDS = 3.0
@@ -39,13 +41,19 @@ class Slot:
 
 
 def slots(request: Request) -> list[Slot]:
-    """One slot for each visible GPU; without GPUs, or for encoders that need none, one for each group of cores."""
+    """One slot for each visible GPU, several where a network reads windows; without GPUs one for each group of cores.
+
+    Encoders without weights get one for each core.
+    """
     cores = len(os.sched_getaffinity(0))
     if not request.needs_weights:
         return [Slot("", 1)] * cores
     gpus = [] if request.device == "cpu" else visible_gpus()
     if gpus:
-        return [Slot(gpu, max(1, cores // len(gpus))) for gpu in gpus]
+        share = _TASKS_A_GPU_WINDOWS if request.reads_windows else 1
+        # More threads only wait for each other.
+        threads = min(_CORES_A_TASK, max(1, cores // (len(gpus) * share)))
+        return [Slot(gpu, threads) for gpu in gpus] * share
     groups = max(1, cores // _CORES_A_TASK)
     return [Slot("", cores // groups)] * groups
 

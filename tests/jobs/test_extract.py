@@ -18,7 +18,7 @@ from tests.jobs.commands import KMER, SAMPLE, call, clean, extract, start
 from tests.runs.making import coding, column_bytes, plan_run, write_fasta
 from vnp.errors import UsageError
 from vnp.runs.done.status import run_status
-from vnp.runs.request import Run
+from vnp.runs.request import Request, Run
 
 
 @pytest.fixture
@@ -152,6 +152,18 @@ class TestLocal:
         found = slots(plan_run(tmp_path / "run", [fasta]).request)
         assert len(found) == len(os.sched_getaffinity(0))
         assert {slot.threads for slot in found} == {1}
+
+    def test_windows_are_read_by_several_tasks_for_each_gpu(
+        self, tmp_path: Path, fasta: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("jobs._cluster.local.visible_gpus", lambda: ["0", "3"])
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(64)))
+        windows = plan_run(tmp_path / "run", [fasta], dna="sixframe", protein=None).request
+        assert windows.reads_windows
+        assert [(slot.gpu, slot.threads) for slot in slots(windows)] == [("0", 8), ("3", 8)] * 3
+        # As do others, but one each.
+        monkeypatch.setattr(Request, "reads_windows", False)
+        assert [(slot.gpu, slot.threads) for slot in slots(windows)] == [("0", 8), ("3", 8)]
 
     def test_a_shard_that_fails_does_not_stop_the_others(self, tmp_path: Path) -> None:
         files = [write_fasta(tmp_path / f"{i}.fa", [(f"r{i}", coding(1500, i))]) for i in range(3)]

@@ -27,10 +27,12 @@ from vnp.encoders.models.sixframe import (
 from vnp.encoders.spec import EncoderSpec
 from vnp.errors import EncoderError, WeightsError
 
-# On a CPU a batch's activations stay in the caches of a core; on a GPU they take so many bytes for each base.
+# On a CPU a batch's activations stay in the caches of a core; on a GPU they take so many bytes for each base, and some
+# tasks share its memory.
 _CPU_BASES = 1 << 11
 _GPU_BASES = 1 << 22
 _BYTES_A_BASE = 4096
+_SHARE = 4
 # Windows of a batch on a GPU are a multiple of this, so that few shapes come up.
 _ROUND = 32
 
@@ -274,4 +276,4 @@ def _budget(device: torch.device) -> int:
     """Bases of a batch that use the device well and fit in its memory."""
     if device.type != "cuda":
         return _CPU_BASES
-    return min(_GPU_BASES, torch.cuda.get_device_properties(device).total_memory // _BYTES_A_BASE)
+    return min(_GPU_BASES, torch.cuda.get_device_properties(device).total_memory // (_BYTES_A_BASE * _SHARE))
