@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from vnp.speed.runs import RunFigures
 
 _GPU_READS, _CPU_READS, _COLD_READS = 1_000_000, 300, 5_000
-_SHARDS_A_GPU = 4
+# Several tasks of predict share a GPU, and none should be left alone with a last shard for long.
+_SHARDS_A_GPU = {"extract": 4, "predict": 24}
 _CACHES = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
 _LOG_LINES = 12
 
@@ -61,7 +62,7 @@ end_to_end_options = together(
     click.option(
         "--shards",
         type=click.IntRange(1, MOST_SHARDS),
-        help="--end-to-end: shards.  [default: four for each GPU; 1 on a CPU]",
+        help="--end-to-end: shards.  [default: four for each GPU, 24 of predict; 1 on a CPU]",
     ),
     click.option("--cold", is_flag=True, help="--end-to-end: a short run with empty kernel caches first."),
     click.option(
@@ -148,7 +149,7 @@ def measure_runs(
                     what = f"{words[0]} of few reads, {state} caches"
                     note(f"{state} caches, few reads", one_run(what, few, 1, visible[:1], caches))
             for count in counts:
-                parts = shards or (_SHARDS_A_GPU * max(counts) if count else 1)
+                parts = shards or (_SHARDS_A_GPU[words[0]] * max(counts) if count else 1)
                 what = f"{words[0]} of {many:,} reads, {count or 'no'} GPU"
                 note(f"{many:,} reads", one_run(what, many, parts, visible[:count], caches))
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from itertools import count
 from pathlib import Path
@@ -85,9 +86,9 @@ def survey(
     marks = Marks()
     named = prefixes(files) if prefix_ids else [file.sample for file in files]
     planned = [_begun(file, prefix) for file, prefix in zip(files, named, strict=True)]
-    watches = {index: _Noting(progress) for index in range(len(files))}
     first_record = 0
-    with NameCheck() as names:
+    with NameCheck() as names, ThreadPoolExecutor(1) as hashing:
+        watches = {index: _Noting(progress, hashing) for index in range(len(files))}
         for index, entry in enumerate(planned):
             planned[index] = replace(entry, first_record=first_record)
             if entry.mates != SECOND:
@@ -175,7 +176,7 @@ def _survey_file(
         bases += _mark(batch, marks, _work(batch, shortest, only, entry))
     if not records:
         raise InputError("holds no sequence", path=path)
-    sha256 = watches[index].sha256.hexdigest()
+    sha256 = watches[index].sha256()
     if dataset is not None and (records, sha256) != (len(dataset.selection), dataset.fasta_sha256):
         raise InputError(
             f"has {records:,} records, {Path(str(entry.dataset)).name} tells of {len(dataset.selection):,}, or it "
@@ -184,7 +185,7 @@ def _survey_file(
         )
     found = [stamped(replace(entry, sha256=sha256, records=records, bases=bases), stats[0])]
     for mate, stat in zip(read[1:], stats[1:], strict=True):
-        sha256 = watches[index + 1].sha256.hexdigest()
+        sha256 = watches[index + 1].sha256()
         found.append(stamped(replace(mate, sha256=sha256, first_record=entry.first_record + records), stat))
     return found
 
@@ -251,18 +252,32 @@ def _mark(batch: UnitBatch, marks: Marks, of_chunks: Int64[np.ndarray, "chunks 3
 
 
 class _Noting:
-    """Takes the digests of a file and of its blocks, and reports how many bytes there were."""
+    """Takes the digests of a file and of its blocks in a thread beside, and reports how many bytes there were."""
 
-    def __init__(self, report: Callable[[int], None]) -> None:
-        self.sha256 = hashlib.sha256()
+    def __init__(self, report: Callable[[int], None], hashing: Executor) -> None:
         self.digests = array("Q")
-        self._report = report
+        self._sha256 = hashlib.sha256()
+        self._report, self._hashing = report, hashing
+        self._last: Future[None] | None = None
 
     def __call__(self, _number: int, block: bytes) -> None:
         if block:
-            self.sha256.update(block)
-            self.digests.append(block_digest(block))
+            self._wait()
+            self._last = self._hashing.submit(self._take, block)
             self._report(len(block))
+
+    def sha256(self) -> str:
+        """Of all that was seen."""
+        self._wait()
+        return self._sha256.hexdigest()
+
+    def _take(self, block: bytes) -> None:
+        self._sha256.update(block)
+        self.digests.append(block_digest(block))
+
+    def _wait(self) -> None:
+        if self._last is not None:
+            self._last.result()
 
 
 def prefixes(files: Sequence[InputFile]) -> list[str]:
