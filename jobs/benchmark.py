@@ -31,7 +31,7 @@ def main() -> None:
 
 @command("python -m jobs.benchmark accuracy RUN_A RUN_B --part protein --out AB", group=main)
 @click.argument("contestant", nargs=-1, required=True)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
+@click.option("--out", type=options.FOLDER, required=True, help="Folder for the results.")
 @click.option(
     "--part",
     "parts",
@@ -41,7 +41,7 @@ def main() -> None:
 )
 @click.option(
     "--checkpoint",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.FILE,
     help="Score the runs that name no checkpoint with this one, instead of training.",
 )
 @click.option("--all", "everything", is_flag=True, help="Compare checkpoints on every labelled row, seen or not.")
@@ -218,14 +218,14 @@ def _name(path: Path, own: Path | None) -> str:
 
 
 @command("python -m jobs.benchmark reads sheet.csv --split M.split.tsv --out READS", group=main)
-@click.argument("input", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the reads.")
+@options.input_argument
+@click.option("--out", type=options.FOLDER, required=True, help="Folder for the reads.")
 @click.option("--length", type=click.IntRange(min=3), default=150, help="Bases of a read.")
 @click.option("--most", type=click.IntRange(min=1), default=20, help="Reads of one record, at most.")
 @options.groups
 @click.option(
     "--split",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.FILE,
     help="Cut only from the groups of the test part of this split, such as the one beside a checkpoint.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the places.")
@@ -274,11 +274,11 @@ def reads(
 
 
 @command("python -m jobs.benchmark controls genomes.csv --out CONTROLS", group=main)
-@click.argument("sheet", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("sheet", type=options.FILE)
 @click.option(
     "--checkpoint", default="native", help="What calls: native, a .pth of jobs.train, or a folder of jobs.finetune."
 )
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
+@click.option("--out", type=options.FOLDER, required=True, help="Folder for the results.")
 @click.option("--lengths", default="500,1000,3000,10000", help="Bases of windows, with commas between.")
 @click.option("--windows", type=click.IntRange(1, 100_000), default=200, help="Of each control and length, at most.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of places, shuffles and made-up sequences.")

@@ -15,8 +15,8 @@ from vnp.files.claims import make_folder, tidy
 
 
 @command("python -m jobs.convert 300_model.pth --chunk 300 --out virnucpro_300.pth")
-@click.argument("old", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The checkpoint to write.")
+@click.argument("old", type=options.FILE)
+@click.option("--out", type=options.FILE, required=True, help="The checkpoint to write.")
 @click.option("--chunk", type=int, required=True, help="Bases of its chunks, 300 or 500: the file does not say.")
 @click.option("--protein", help="Encoder of its protein columns.  [default: esm2_3b or fastesm2_650, by the width]")
 @options.force

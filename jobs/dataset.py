@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
 
 @command("python -m jobs.dataset genomes.csv --out DIR --units family")
-@click.argument("sheet", type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--out", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the set."
-)
+@click.argument("sheet", type=options.FILE)
+@click.option("--out", "folder", type=options.FOLDER, required=True, help="Folder for the set.")
 @click.option(
     "--lengths",
     default="150,300,500",
@@ -64,7 +62,7 @@ if TYPE_CHECKING:
 @click.option("--test", type=float, default=0.2, help="Share of the units to keep apart for the metrics; 0 for none.")
 @click.option(
     "--prophages",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.FILE,
     help="BED file of regions in host records, such as prophages: chunks that overlap them are dropped.",
 )
 @click.option(

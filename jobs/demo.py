@@ -16,12 +16,7 @@ _COLUMNS = ("record", "genome", "bases", "truth", "call", "kind", "probability")
 
 
 @command("python -m jobs.demo --out demo-run")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("demo-run"),
-    help="Folder for everything that it makes.",
-)
+@click.option("--out", type=options.FOLDER, default=Path("demo-run"), help="Folder for everything that it makes.")
 @click.option("--native-only", is_flag=True, help="Stop after the calls of the native model.")
 @options.force
 def main(out: Path, native_only: bool, force: bool) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from jobs._cli import options
 from jobs._cli.command import command, echo
 from vnp.encoders.spec import DEFAULTS, NO_ENCODER, registered, spec, weighted
 from vnp.encoders.weights.folders import locate
@@ -23,14 +24,10 @@ if TYPE_CHECKING:
 
 
 @command("python -m jobs.doctor --run my-run --weights /project/weights")
-@click.option(
-    "--run",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Run folder whose disk is examined.  [default: the working directory]",
-)
+@click.option("--run", type=options.FOLDER, help="Run folder whose disk is examined.  [default: the working directory]")
 @click.option(
     "--weights",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.FOLDER,
     help="Folder with weights.  [default: $VNP_WEIGHTS, else ~/.cache/vnp/weights]",
 )
 @click.option("--dna", help="DNA encoder that you will use, or its folder: its weights must be here.")

@@ -22,19 +22,14 @@ _ID_BYTES = 60
 
 
 @command("python -m jobs.export RUN --format npz")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=options.PATH)
 @click.option(
     "--format",
     type=click.Choice(["pt", "npz", "parquet"]),
     required=True,
     help="pt is VirNucPro's merged format, one file for each label; npz is for numpy; parquet for data frames.",
 )
-@click.option(
-    "--out",
-    "folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the files.  [default: export in the run]",
-)
+@click.option("--out", "folder", type=options.FOLDER, help="Folder for the files.  [default: export in the run]")
 @click.option("--parts", is_flag=True, help="With pt: write the DNA and the protein embeddings too.")
 @click.option(
     "--rows-per-file",

@@ -27,14 +27,11 @@ _SHOWN = 20
 
 
 @command("python -m jobs.extract viral.fna.gz host.fna.gz --out RUN --shards 32")
-@click.argument("input", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--out", "run", type=click.Path(path_type=Path), required=True, help="The run directory.")
-@click.option("--shards", type=int, default=1, help="Number of shards.")
-@options.tasks
+@options.new_run
 @options.encoding
 @options.cluster
 @options.slurm
-@click.option("--plan-job", is_flag=True, help="On a scheduler: read and cut the input in a job too, not on this node.")
+@options.plan_job
 @click.option("--only", help="Make just these shards, such as 3,7 or 0-4, in this process: what an array task calls.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, and what a scheduler would get; write nothing.")
 @click.option(
@@ -43,7 +40,7 @@ _SHOWN = 20
     help="Plan, and print a script that makes the shards, for you to submit; shell is for any other scheduler.",
 )
 @options.disk
-@click.option("--force", is_flag=True, help="Begin anew where another run stands.")
+@options.begin_anew
 def main(
     input: tuple[Path, ...],  # noqa: A002 - the argument's name in help and vnp.toml
     run: Path,

@@ -35,14 +35,14 @@ _OF_GENOMES = ("folder", "refseq_url", "seed", "files", "fasta", "connections")
 @click.argument("names", nargs=-1, metavar="[NAMES]...")
 @click.option(
     "--weights",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.FOLDER,
     help="Folder to fill, one folder an encoder. A home folder is often too small and not seen by all nodes: choose"
     " a shared disk.  [default: $VNP_WEIGHTS, else ~/.cache/vnp/weights]",
 )
 @click.option("--revision", help="Commit, tag or branch, for one encoder that is not pinned.  [default: see above]")
 @click.option("--check", is_flag=True, help="Download nothing: hash all files that are here and compare.")
 @click.option("--refseq", metavar="GROUPS", help="Fetch genomes instead: viral,bacteria,… (see below), or all.")
-@click.option("--out", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder for the genomes.")
+@click.option("--out", "folder", type=options.FOLDER, help="Folder for the genomes.")
 @click.option("--refseq-url", default=REFSEQ_URL, help="Address of the release, or of a mirror of it.")
 @click.option("--seed", type=int, default=42, help="Of the choice of genome files; 42 is VirNucPro's.")
 @click.option(

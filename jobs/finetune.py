@@ -26,13 +26,13 @@ _OF_OTHERS = (
 
 
 @command("python -m jobs.finetune SET --encoder fastesm2_650 --train lora --out tuned/")
-@click.argument("source", metavar="SET", type=click.Path(path_type=Path))
+@click.argument("source", metavar="SET", type=options.PATH)
 @click.option(
     "--encoder",
     default=SIXFRAME,
     help="What to train: sixframe, from scratch, or an ESM2 model by its name or its folder.",
 )
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder to write.")
+@click.option("--out", type=options.FOLDER, required=True, help="The folder to write.")
 @click.option("--steps", type=click.IntRange(1), help="Of the optimiser.  [default: 10000 for sixframe, else --epochs]")
 @click.option(
     "--rate",
@@ -62,11 +62,7 @@ _OF_OTHERS = (
 @click.option("--patience", type=click.IntRange(1), help="Looks without a better one to end after.  [default: 5]")
 @click.option("--watch-every", type=click.IntRange(1), help="Steps between looks at validation units.  [default: 100]")
 @click.option("--token-budget", type=click.IntRange(1), help="Tokens at once.  [default: what fits into memory]")
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of encoder weights.  [default: as for extract]",
-)
+@click.option("--weights", type=options.FOLDER, help="Folder of encoder weights.  [default: as for extract]")
 @click.option("--bases", type=click.IntRange(1000), help="sixframe: in the crops of one step.  [default: 1,000,000]")
 @click.option(
     "--validation", type=click.FloatRange(0.01, 0.5), help="sixframe: share of the units to watch.  [default: 0.08]"

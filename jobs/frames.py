@@ -17,10 +17,8 @@ _NAMED = 3
 
 
 @command("python -m jobs.frames genomes.fna.gz --chunk 300 --out frames")
-@click.argument("input", nargs=-1, type=click.Path(path_type=Path))
-@click.option(
-    "--out", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the files."
-)
+@options.input_argument
+@click.option("--out", "folder", type=options.FOLDER, required=True, help="Folder for the files.")
 @click.option("--chunk", type=int, help="Bases of a chunk, as for extract.  [default: 300]")
 @click.option("--prefix-ids", is_flag=True, help="Put each input's name in front of its records' names.")
 @options.force

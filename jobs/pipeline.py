@@ -20,15 +20,12 @@ from vnp.runs.request import default_layout
 
 
 @command("python -m jobs.pipeline genomes.csv --out RUN --shards 32")
-@click.argument("input", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--out", "run", type=click.Path(path_type=Path), required=True, help="The run directory.")
-@click.option("--shards", type=int, default=1, help="Number of shards.")
-@options.tasks
+@options.new_run
 @options.encoding
 @options.layout
 @options.cluster
 @options.slurm
-@click.option("--plan-job", is_flag=True, help="On a scheduler: read and cut the input in a job too, not on this node.")
+@options.plan_job
 @click.option(
     "--train/--no-train",
     default=True,
@@ -37,12 +34,12 @@ from vnp.runs.request import default_layout
 @click.option("--recipe", type=click.Choice(list(RECIPES)), default=DEFAULT_RECIPE, help="How to train, as for train.")
 @click.option(
     "--out-model",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.FILE,
     help="The checkpoint to write.  [default: RUN/model/model_fastesm650.pth of the default encoders, else RUN/model/"
     "model.pth]",
 )
 @options.disk
-@click.option("--force", is_flag=True, help="Begin anew where another run stands.")
+@options.begin_anew
 def main(
     input: tuple[Path, ...],  # noqa: A002 - the argument's name in help and vnp.toml
     run: Path,

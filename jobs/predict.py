@@ -35,17 +35,17 @@ _FEW = 0.1
 
 
 @command("python -m jobs.predict contigs.fna.gz --out CALLS")
-@click.argument("input", nargs=-1, type=click.Path(path_type=Path))
+@options.input_argument
 @click.option(
     "--checkpoint",
     help="The classifier: native, which comes with vnp, a .pth of jobs.train or jobs.convert, or a folder of "
     "jobs.finetune. It decides encoders, chunk and layout.  [default: native]",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run and its results.")
+@click.option("--out", type=options.PATH, help="Folder of the run and its results.")
 @click.option(
     "--from",
     "source",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.FOLDER,
     help="Call the records of this run, whose shards are made, without embedding again. What is not said is as it "
     "was; without --out, results go into the run.",
 )

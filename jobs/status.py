@@ -46,7 +46,7 @@ _WATCH_SECONDS = 5.0
 @click.option(
     "--prometheus",
     "metrics",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.FILE,
     metavar="FILE.prom",
     help="Also write the numbers of the run there, for the textfile collector of Prometheus's node_exporter; what an "
     "earlier look wrote is replaced. With --efficiency, what the tasks used too.",

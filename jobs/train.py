@@ -32,8 +32,8 @@ _RECIPE_OPTIONS = ("batch", "rate", "epochs", "patience", "dropout", "balance")
 
 
 @command("python -m jobs.train RUN --out model_fastesm650.pth")
-@click.argument("features", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The checkpoint to write.")
+@click.argument("features", type=options.PATH)
+@click.option("--out", type=options.FILE, required=True, help="The checkpoint to write.")
 @click.option("--layout", type=click.Choice(["1664", "full"]), help=f"{_REFUSED} layout.")
 @click.option("--dna", help=f"{_REFUSED} DNA encoder.")
 @click.option("--protein", help=f"{_REFUSED} protein encoder.")

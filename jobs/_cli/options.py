@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -13,11 +13,27 @@ from jobs._cluster.executor import CLUSTERS
 from vnp.encoders.spec import DEFAULTS, MOLECULES, NO_ENCODER, Molecule, names
 from vnp.metrics.rules import BEST_FRAME, RULES
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Function = Callable[..., Any]
+Option = Callable[[_Function], _Function]
+PATH = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
 
-run_argument = click.argument("run", type=click.Path(path_type=Path, file_okay=False))
+
+def together(*options: Option) -> Option:
+    """Several options as one, in this order."""
+
+    def decorate(function: _Function) -> _Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+input_argument = click.argument("input", nargs=-1, type=PATH)
+run_argument = click.argument("run", type=FOLDER)
 force = click.option("--force", is_flag=True, help="Write over what is there.")
-
 
 disk = click.option(
     "--ignore-disk",
@@ -37,7 +53,7 @@ same_cluster = click.option("--cluster", type=click.Choice(CLUSTERS), help=f"{_P
 
 groups = click.option(
     "--groups",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="Table of two columns, record and group, in place of the groups that the run was extracted with.",
 )
 
@@ -48,22 +64,14 @@ units = click.option(
 )
 
 
-def organisms(default: str) -> Callable[[_Function], _Function]:
+def organisms(default: str) -> Option:
     """Which group of organisms each record is of."""
-    return click.option(
-        "--organisms",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help=f"Table of two columns, record or group, and group of organisms.  [default: {default}]",
-    )
+    said = f"Table of two columns, record or group, and group of organisms.  [default: {default}]"
+    return click.option("--organisms", type=FILE, help=said)
 
 
-def rule(of: str, default: str | None = None) -> Callable[[_Function], _Function]:
-    """How frames decide for what they are of.
-
-    Args:
-        of: what that is.
-        default: shown by Click; without one the rule that holds otherwise is named.
-    """
+def rule(of: str, default: str | None = None) -> Option:
+    """How frames decide for what they are ``of``; the default is shown by Click, or else named here."""
     meanings = "; ".join(f"{each.name}, {each.meaning}" for each in RULES.values())
     said = "" if default else f"  [default: {BEST_FRAME}]"
     return click.option(
@@ -82,21 +90,15 @@ layout = click.option(
 )
 
 
-def slurm(function: _Function) -> _Function:
-    """Options of a submission to a scheduler."""
-    for option in (
-        click.option("--retries", type=int, help="How often a task that was stopped or killed is queued again."),
-        click.option("--parallelism", type=int, help="Tasks of an array that may run at once."),
-        click.option(
-            "--profile",
-            help="What the site wants: the name of a profile, or a path.  [default: $VNP_PROFILE, else 'default' if "
-            "you or the site have one]",
-        ),
-    ):
-        function = option(function)
-    return function
-
-
+slurm = together(
+    click.option(
+        "--profile",
+        help="What the site wants: the name of a profile, or a path.  [default: $VNP_PROFILE, else 'default' if "
+        "you or the site have one]",
+    ),
+    click.option("--parallelism", type=int, help="Tasks of an array that may run at once."),
+    click.option("--retries", type=int, help="How often a task that was stopped or killed is queued again."),
+)
 _TASKS = (
     "Share the shards among so many tasks: each takes one that nobody works on, until none is left or its time is "
     "nearly up, so that fast GPUs do more and short jobs fit in."
@@ -105,7 +107,19 @@ tasks = click.option("--tasks", type=int, help=f"{_TASKS}  [default: a task for 
 more_tasks = click.option("--tasks", type=int, help=f"{_TASKS} They join those that work on RUN.")
 
 
-def _encoder(molecule: Molecule, title: str) -> Callable[[_Function], _Function]:
+new_run = together(
+    input_argument,
+    click.option("--out", "run", type=PATH, required=True, help="The run directory."),
+    click.option("--shards", type=int, default=1, help="Number of shards."),
+    tasks,
+)
+begin_anew = click.option("--force", is_flag=True, help="Begin anew where another run stands.")
+plan_job = click.option(
+    "--plan-job", is_flag=True, help="On a scheduler: read and cut the input in a job too, not on this node."
+)
+
+
+def _encoder(molecule: Molecule, title: str) -> Option:
     *others, last = names(molecule)
     there = f"{', '.join(others)} or {last}"
     more = "; none makes one row of each chunk, and not of each open frame" if molecule == "protein" else ""
@@ -117,17 +131,7 @@ def _encoder(molecule: Molecule, title: str) -> Callable[[_Function], _Function]
     )
 
 
-_MODELS = (
-    click.option(
-        "--chunk",
-        type=int,
-        help="Bases of a chunk: 300 or 500, as VirNucPro's models have it, or any from 30 on.  [default: 300; for "
-        "sixframe with --protein none its window; with a dataset the length of its longest record]",
-    ),
-    _encoder("dna", "DNA"),
-    _encoder("protein", "Protein"),
-)
-_EMBEDDING = (
+embedding = together(
     click.option(
         "--precision",
         type=click.Choice(["auto", "fp32", "fp16", "bf16", "fp8", "int8"]),
@@ -144,7 +148,7 @@ _EMBEDDING = (
     ),
     click.option(
         "--weights",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=FOLDER,
         help="Folder of encoder weights.  [default: $VNP_WEIGHTS, else where jobs.fetch puts them]",
         envvar="VNP_WEIGHTS",
     ),
@@ -162,30 +166,24 @@ _EMBEDDING = (
     ),
     click.option("--prefix-ids", is_flag=True, help="Put each input's name in front of its records' names."),
 )
-
-
-def encoder_folders(function: _Function) -> _Function:
-    """Where the encoders of a classifier are that are no registered ones."""
-    for molecule in reversed(MOLECULES):
-        function = click.option(
+encoding = together(
+    click.option(
+        "--chunk",
+        type=int,
+        help="Bases of a chunk: 300 or 500, as VirNucPro's models have it, or any from 30 on.  [default: 300; for "
+        "sixframe with --protein none its window; with a dataset the length of its longest record]",
+    ),
+    _encoder("dna", "DNA"),
+    _encoder("protein", "Protein"),
+    embedding,
+)
+encoder_folders = together(
+    *(
+        click.option(
             f"--{molecule}",
             metavar="FOLDER",
             help=f"Folder of the {molecule} encoder that the checkpoint was trained on, where vnp has none so called.",
-        )(function)
-    return function
-
-
-def encoding(function: _Function) -> _Function:
-    """Options that say how sequences are embedded."""
-    return _with(function, (*_MODELS, *_EMBEDDING))
-
-
-def embedding(function: _Function) -> _Function:
-    """The same without what a classifier decides: the encoders and the chunk."""
-    return _with(function, _EMBEDDING)
-
-
-def _with(function: _Function, options: Sequence[Callable[[_Function], _Function]]) -> _Function:
-    for option in reversed(options):
-        function = option(function)
-    return function
+        )
+        for molecule in MOLECULES
+    )
+)

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
 from jobs._cli.command import echo
+from jobs._cli.options import FILE, FOLDER, together
 from jobs._cli.progress import Progress
 from jobs._cluster.task import interrupt_when_told
 from vnp.encoders.spec import DEFAULTS, SIXFRAME, registered, spec, weighted
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from vnp.speed.encoders import Course, ModelReport, Row, Say, SpeedRequest
     from vnp.speed.measure import Clock
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 Rivals = Callable[["BareModel", "SpeedRequest", "Clock", "Say", "Sequence[Course]"], "Iterable[Row]"]
 
 WINDOWS = "sixframe"
@@ -35,16 +35,6 @@ WINDOWS = "sixframe"
 _CPU_TOKENS, _CPU_FULL_TOKENS, _CPU_BASES = 16_000, 1_600, 60_000
 _GPU_TOKENS, _LEAST_TOKENS = 260_000, 500
 _SECONDS, _QUICK_SECONDS = 240.0, 60.0
-_FOLDER = click.Path(path_type=Path, file_okay=False)
-
-
-def together(*options: Callable[[_Function], _Function]) -> Callable[[_Function], _Function]:
-    def decorate(function: _Function) -> _Function:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
 
 
 speed_options = together(
@@ -66,7 +56,7 @@ speed_options = together(
     ),
     click.option(
         "--lengths",
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=FILE,
         help=f"FASTA file to take lengths from: proteins, or DNA with --model {DEFAULTS['dna']} or {WINDOWS}.  "
         "[default: the bundled sample]",
     ),
@@ -82,7 +72,7 @@ speed_options = together(
     ),
     click.option(
         "--weights",
-        type=_FOLDER,
+        type=FOLDER,
         help="Folder of encoder weights.  [default: where jobs.fetch puts them, else random ones]",
         envvar="VNP_WEIGHTS",
     ),
@@ -102,7 +92,7 @@ speed_options = together(
 )
 
 
-speed_out = click.option("--out", type=_FOLDER, help="Folder for speed.json and speed.tsv.")
+speed_out = click.option("--out", type=FOLDER, help="Folder for speed.json and speed.tsv.")
 
 
 @dataclass(frozen=True)

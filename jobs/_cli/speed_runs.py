@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs._cli.command import echo
+from jobs._cli.options import together
 from jobs._cli.progress import Progress, duration
-from jobs._cli.speed import WINDOWS, SpeedOptions, molecule_of, together
+from jobs._cli.speed import WINDOWS, SpeedOptions, molecule_of
 from jobs._cluster.task import interrupt_when_told
 from jobs._cluster.worker import SAFELY, environment
 from vnp.encoders.spec import DEFAULTS, NO_ENCODER

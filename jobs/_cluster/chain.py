@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -252,9 +253,10 @@ def train_and_measure(root: Path, asked: Classifier | None = None) -> tuple[Job,
         write_record(root / _CLASSIFIER, asked, seal="digest")
     model = Classifier.read(root).model
     binds = () if model is None else (Path(model).parent,)
+    request = str(RunPaths(root).request)
     return (
-        Job(root, _name(root, "train"), train_task, "gpu", here=lambda: _train(root), binds=binds),
-        Job(root, _name(root, "benchmark"), measure_task, here=lambda: _measure(root), binds=binds),
+        Job(root, _name(root, "train"), train_task, "gpu", here=partial(train_task, request), binds=binds),
+        Job(root, _name(root, "benchmark"), measure_task, here=partial(measure_task, request), binds=binds),
     )
 
 
@@ -326,19 +328,11 @@ def can_train(inputs: Iterable[InputFile | PlannedInput]) -> bool:
 
 
 def train_task(request: str) -> str:
-    """Train on a merged run; the task of a job."""
-    return str(_train(Path(request).parent))
-
-
-def measure_task(request: str) -> str:
-    """Measure the classifier of a run on what was held out; the task of a job."""
-    return str(_measure(Path(request).parent))
-
-
-def _train(root: Path) -> Path:
+    """Train on a merged run, in this process or as a job; returns the checkpoint's path."""
     # Here, as below, because help need not wait for the options of other commands.
     from jobs.train import main as train
 
+    root = Path(request).parent
     asked = Classifier.read(root)
     path = asked.path(root)
     if path.exists():
@@ -351,25 +345,27 @@ def _train(root: Path) -> Path:
         same = before.get("data") == data_digest(features, labels_of(features))
         if same and before["recipe"]["name"] == asked.recipe:
             echo(f"{path} is there already")
-            return path
+            return str(path)
         why = "by another recipe" if same else f"on other features than are in {root} now"
         echo(f"{path} was trained {why}: training anew")
     # A training of these features that was killed goes on all the same; one of other features makes way.
     train.call(features=root, out=path, recipe=asked.recipe, force=True)
-    return path
+    return str(path)
 
 
-def _measure(root: Path) -> Path:
+def measure_task(request: str) -> str:
+    """Measure the classifier of a run on what was held out; returns the folder of the results."""
     from jobs.benchmark import accuracy
 
+    root = Path(request).parent
     folder, path = root / "accuracy", Classifier.read(root).path(root)
     there = folder.exists()
     if there and _measured(folder / "accuracy.json", path):
         echo(f"{folder} is there already")
-        return folder
+        return str(folder)
     over = {"force": True} if there else {}
     accuracy.call(contestant=(f"{root}@{path}",), out=folder, **over)
-    return folder
+    return str(folder)
 
 
 def _measured(table: Path, path: Path) -> bool:

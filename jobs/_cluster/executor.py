@@ -91,6 +91,7 @@ class Executor(ABC):
     name: ClassVar[str]  # as in ``EXECUTORS``
     title: ClassVar[str] = ""  # of a scheduler, as messages have it
     tools: ClassVar[tuple[str, str]] = ("", "")  # a scheduler's programs that list and cancel jobs
+    called: ClassVar[str] = ""  # variable of a scheduler's job that has its name
     told_to_end: bool = False  # TERM came while shards were made, and they are done all the same
     waits: ClassVar[bool] = True  # ``submit`` returns when the job is done; a scheduler takes it and returns at once
     asked: str = "auto"  # what --cluster was, for the run to remember
@@ -180,10 +181,6 @@ class Executor(ABC):
         """
         return ""
 
-    def note_own_job(self, root: Path) -> None:  # noqa: ARG002 - of a scheduler
-        """Note the job that this process runs in, if it is one that no command of vnp submitted."""
-        return
-
 
 def choose_executor(
     cluster: str, profile: str | None = None, parallelism: int | None = None, retries: int | None = None
@@ -250,8 +247,10 @@ def scheduler(root: Path) -> Executor:
 
 def note_own_job(root: Path) -> None:
     """Note the job that this process runs in, if it is one that no command of vnp submitted."""
-    for name in EXECUTORS:
-        _load(name)().note_own_job(root)
+    for kind in map(_load, EXECUTORS):
+        job = kind.own_job()
+        if job and all(entry.job != job for entry in submitted(root)):
+            note(root, job, os.environ.get(kind.called, ""), 0, [], kind.name)
 
 
 def _load(name: str, among: Mapping[str, str] = EXECUTORS) -> type[Executor]:

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from jobs._cluster.executor import Element, Job, submitted
+from jobs._cluster.executor import Job
 from jobs._cluster.plain import Plain
 from jobs._cluster.profile import Resources
+from jobs._cluster.scripts import Queued
 from vnp.errors import UsageError
 
 _DEFAULT_MAX_ARRAY = 75_000
@@ -119,28 +120,20 @@ class GridEngine(Plain):
         lines = [line.removeprefix("Unable to run job:").strip() for line in said.splitlines()]
         return "; ".join(line for line in lines if line and line != "Exiting." and "warning:" not in line)
 
-    def state(self, root: Path) -> list[Element] | None:
-        known = {entry.job: entry for entry in submitted(root)}
-        if not known:
-            return []
-        users = [word for user in sorted({entry.user for entry in known.values()}) for word in ("-u", user)]
-        answer = self.ask(["qstat", "-xml", "-g", "d", *users])
-        try:
-            jobs = None if answer is None else list(ElementTree.fromstring(answer).iter("job_list"))  # noqa: S314 - of the site
-        except ElementTree.ParseError:
-            jobs = None
-        if jobs is None:
+    def queue(self, users: Sequence[str], jobs: Sequence[str]) -> list[Queued] | None:
+        answer = self.ask(["qstat", "-xml", "-g", "d", *(word for user in users for word in ("-u", user))])
+        if answer is None:
             return None
         found = []
-        for one in jobs:
-            job, state, task = (one.findtext(tag, "") for tag in ("JB_job_number", "state", "tasks"))
-            entry = known.get(job)
-            # Ids begin anew with a new Grid Engine: the name must fit too.
-            if entry is None or one.findtext("JB_name") != entry.name:
-                continue
-            index = int(task) if task.isdecimal() else None
-            waiting, ending = bool(set(state) & set("qwh")), "d" in state
-            found.append(self.element(entry, index, state, self._why(job, state), waiting=waiting, ending=ending))
+        try:
+            for one in ElementTree.fromstring(answer).iter("job_list"):  # noqa: S314 - of the site
+                tags = ("JB_job_number", "JB_name", "tasks", "state")
+                job, name, task, state = (one.findtext(tag, "") for tag in tags)
+                if job in jobs:
+                    index, waiting = int(task) if task.isdecimal() else None, bool(set(state) & set("qwh"))
+                    found.append(Queued(job, name, index, state, self._why(job, state), waiting, "d" in state))
+        except ElementTree.ParseError:
+            return None
         return found
 
     def _why(self, job: str, state: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from jobs._cli.progress import Progress
 from jobs._cluster.executor import Job
 from jobs._cluster.inline import Inline
-from jobs._cluster.task import FAILED, STOPPED, noted, share_task
+from jobs._cluster.task import FAILED, STOPPED, killed_by, noted, share_task
 from jobs._cluster.worker import environment, task_words
 from vnp.errors import StorageError, machine_error, storage_error
 from vnp.runs.done.receipts import note_death, read_attempts
@@ -80,11 +80,10 @@ class Local(Inline):
             def poll() -> bool:
                 # A look that fails must not end tasks that work; what is wrong shows in the end.
                 with suppress(StorageError):
-                    found = run_status(run).shards
-                    rows = sum(one.shard.rows * one.blocks[0] / max(one.blocks[1], 1) for one in found)
-                    done = sum(one.state == "done" for one in found)
-                    progress.to(rows, f", {done} of {len(found)} shards")
-                    return any(one.state == "running" for one in found)
+                    found = run_status(run)
+                    counts = found.counts
+                    progress.to(found.rows_embedded, f", {counts.get('done', 0)} of {len(found.shards)} shards")
+                    return "running" in counts
                 return False
 
             _run_tasks(run, job, poll)
@@ -172,7 +171,8 @@ def _died_at_work(run: Run, task: _Task, shards: Sequence[int]) -> bool:
     code, pid = task.process.returncode, task.process.pid
     if code in (0, STOPPED):
         return False
-    how = _killed_by(-code) if code < 0 else f"{last_words(str(task.log)) or 'it said nothing'} (exit code {code})"
+    how = killed_by(-code) if code < 0 else f"{last_words(str(task.log)) or 'it said nothing'} (exit code {code})"
+    how += ": by somebody, or by the system because memory ran out" if code == -signal.SIGKILL else ""
     attempts = {number: [one for _, one in read_attempts(run.paths.blocks(number))] for number in shards}
     mine = [number for number, found in attempts.items() if any(one.here() and one.pid == pid for one in found)]
     # It may never have come to take one: the next one shows it.
@@ -182,12 +182,6 @@ def _died_at_work(run: Run, task: _Task, shards: Sequence[int]) -> bool:
             note_death(run, number, pid, str(task.log), how)
     # One that failed for a reason that it knew, or took nothing before it died, would only do so again.
     return bool(mine) and code != FAILED
-
-
-def _killed_by(number: int) -> str:
-    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-    hint = ": by somebody, or by the system because memory ran out" if number == signal.SIGKILL else ""
-    return f"killed by {name}{hint}"
 
 
 @contextmanager

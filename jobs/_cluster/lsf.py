@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from subprocess import CompletedProcess, SubprocessError
 
-from jobs._cluster.executor import Element, Job, submitted
+from jobs._cluster.executor import Job
 from jobs._cluster.plain import Plain
 from jobs._cluster.profile import Resources
-from jobs._cluster.scripts import AT_ONCE
+from jobs._cluster.scripts import AT_ONCE, Queued
 from jobs._cluster.task import STOPPED
 from vnp.errors import VnpError
 
@@ -84,23 +84,17 @@ class Lsf(Plain):
     def plain_words(self, said: str) -> str:
         return "; ".join(line.strip() for line in said.splitlines() if line.strip())
 
-    def state(self, root: Path) -> list[Element] | None:
-        known = {entry.job: entry for entry in submitted(root)}
-        if not known:
-            return []
+    def queue(self, users: Sequence[str], jobs: Sequence[str]) -> list[Queued] | None:  # noqa: ARG002
         found = []
-        for user in sorted({entry.user for entry in known.values()}):
+        for user in users:
             lines = self._lines(["-u", user], "jobid jobindex stat pend_reason job_name")
             if lines is None:
                 return None
             for job, number, state, reason, name in lines:
-                entry = known.get(job)
-                # Ids begin anew with a new LSF: the name must fit too.
-                if entry is None or name.partition("[")[0] != entry.name or state in ("DONE", "EXIT"):
-                    continue
                 index = int(number) if number.isdecimal() and int(number) else None
                 why = state if reason in ("", "-") else reason
-                found.append(self.element(entry, index, state, why, waiting=state in _WAITING))
+                if state not in ("DONE", "EXIT"):
+                    found.append(Queued(job, name.partition("[")[0], index, state, why, state in _WAITING))
         return found
 
     def ended(self, jobs: Sequence[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs._cluster.profile import Resources, parse_minutes
-from jobs._cluster.task import CRASHED, STOPPED
+from jobs._cluster.task import CRASHED, STOPPED, killed_by
 from vnp.errors import VnpError
 from vnp.files.machine import bytes_of, memory_kills
 from vnp.files.records import from_json
@@ -185,8 +185,6 @@ def _how(code: int, log: str | None) -> str:
         return "its time was up in the middle of a block"
     if code < 128:
         return f"exit code {code}"
-    number = code - 128
-    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     said = "\n".join(log_tail(log, _LAST_LINES)).lower()
-    memory = number == signal.SIGKILL and (memory_kills() or any(words in said for words in _OUT_OF_MEMORY))
-    return f"killed by {name}{': out of memory' if memory else ''}"
+    memory = code == 128 + signal.SIGKILL and (memory_kills() or any(words in said for words in _OUT_OF_MEMORY))
+    return killed_by(code - 128) + (": out of memory" if memory else "")

@@ -11,13 +11,12 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 from subprocess import SubprocessError
 
-from jobs._cluster.executor import Element, Job, submitted
+from jobs._cluster.executor import Job
 from jobs._cluster.plain import Plain
 from jobs._cluster.profile import Resources
-from jobs._cluster.scripts import AT_ONCE
+from jobs._cluster.scripts import AT_ONCE, Queued
 from vnp.errors import VnpError
 
 _DEFAULT_MAX_ARRAY = 10_000
@@ -91,22 +90,19 @@ class Pbs(Plain):
     def plain_words(self, said: str) -> str:
         return "; ".join(line.removeprefix("qsub:").strip() for line in said.splitlines() if line.strip())
 
-    def state(self, root: Path) -> list[Element] | None:
-        known = {entry.job: entry for entry in submitted(root)}
-        jobs = self._jobs(["-t"], list(known))
-        if jobs is None:
+    def queue(self, users: Sequence[str], jobs: Sequence[str]) -> list[Queued] | None:  # noqa: ARG002
+        answer = self._jobs(["-t"], jobs)
+        if answer is None:
             return None
         found = []
-        for task, said in jobs.items():
-            entry, state = known.get(self.job_of(task)), said.get("job_state", "")
-            # The array itself, what has ended, and an id that belongs to somebody else by now.
-            if entry is None or task.endswith("[]") or state in ("F", "X", "M") or said.get("Job_Name") != entry.name:
+        for task, said in answer.items():
+            state, number = said.get("job_state", ""), re.search(r"\[(\d+)\]", task)
+            # The array itself, and what has ended.
+            if task.endswith("[]") or state in ("F", "X", "M"):
                 continue
-            number = re.search(r"\[(\d+)\]", task)
             reason = said.get("comment", "Dependency" if state == "H" else state)
-            waiting, ending = state in _WAITING, state == "E"
-            index = int(number[1]) if number else None
-            found.append(self.element(entry, index, state, reason, waiting=waiting, ending=ending))
+            job, name, index = self.job_of(task), said.get("Job_Name", ""), int(number[1]) if number else None
+            found.append(Queued(job, name, index, state, reason, state in _WAITING, state == "E"))
         return found
 
     def ended(self, jobs: Sequence[str]) -> dict[str, str]:

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from jobs._cluster.executor import Job, Submitted
 from jobs._cluster.profile import KINDS, Resources
-from jobs._cluster.scripts import PATHS, Batch, asked, exports, require_plain, task_command
-from jobs._cluster.task import CRASHED, STOPPED
+from jobs._cluster.scripts import AGAIN, ENDED, PATHS, Batch, asked, exports, require_plain, task_command
+from jobs._cluster.task import STOPPED
 from vnp.errors import UsageError
 
 
@@ -168,19 +168,15 @@ def _text(lines: Sequence[str], wanted: Resources) -> str:
     return "\n".join([*lines, ""])
 
 
-_AGAIN = f'[ "$code" -eq {STOPPED} ] || [ "$code" -eq {CRASHED} ] || [ "$code" -ge 128 ]'
-_ENDED = f"ended with $code ({STOPPED}: asked to stop, {CRASHED}: a fault, 128 and more: killed)"
-
-
 def _queue_again(line: str, retries: int) -> list[str]:
     """Queue a task again that was told to stop or was killed, unless it ran too often; the log counts."""
     return [
-        f'if [ -z "$cancelled" ] && {{ {_AGAIN}; }}; then',
+        f'if [ -z "$cancelled" ] && {{ {AGAIN}; }}; then',
         '  again=$(grep -c ": queued again" "$VNP_LOG")',
         f'  if [ "$again" -ge {retries} ]; then',
         '    echo "ended with $code after being queued again $again times: given up" >&2',
         "  else",
-        f'    echo "{_ENDED}: queued again, unless somebody cancelled it" >&2',
+        f'    echo "{ENDED}: queued again, unless somebody cancelled it" >&2',
         f"    {line}",
         "  fi",
         "fi",
@@ -194,10 +190,10 @@ def _retry_here(command: str, retries: int) -> list[str]:
         "while",
         f"  {command}",
         "  code=$?",
-        f'  [ -z "$cancelled" ] && [ "$code" -ne {STOPPED} ] && {{ {_AGAIN}; }} && [ "$again" -lt {retries} ]',
+        f'  [ -z "$cancelled" ] && [ "$code" -ne {STOPPED} ] && {{ {AGAIN}; }} && [ "$again" -lt {retries} ]',
         "do",
         "  again=$((again + 1))",
-        f'  echo "{_ENDED}: tried again" >&2',
+        f'  echo "{ENDED}: tried again" >&2',
         "done",
         f'[ "$code" -ne {STOPPED} ] || echo "ended with $code (asked to stop): rerun goes on from there" >&2',
     ]

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from shlex import quote
@@ -25,15 +25,32 @@ from jobs._cluster.executor import Element, Executor, Job, Submitted, note, subm
 from jobs._cluster.image import check_place, python_command
 from jobs._cluster.mending import FIELDS, mend_task
 from jobs._cluster.profile import CONTROL, KINDS, Profile, Resources, load_profile
+from jobs._cluster.task import CRASHED, STOPPED
 from jobs._cluster.worker import search_path, task_words
 from vnp.errors import UsageError, VnpError
 from vnp.files.records import to_json
 
 AT_ONCE = 500
 """Most ids in one command."""
+AGAIN = f'[ "$code" -eq {STOPPED} ] || [ "$code" -eq {CRASHED} ] || [ "$code" -ge 128 ]'
+"""Shell text: whether another try may help a task that ended with ``$code``; ``ENDED`` says how it ended."""
+ENDED = f"ended with $code ({STOPPED}: asked to stop, {CRASHED}: a fault, 128 and more: killed)"
 _SECONDS_TO_ANSWER = 30
 PATHS = {"PATH", "LD_LIBRARY_PATH"}
 _HANDED_ON = re.compile("VNP_(?!(LOG|JOB|ASKED|END_TIME|CODE|LASTED|RESTARTS|NODES|SHARD)$)|XDG_(CACHE|CONFIG)_HOME$")
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A job, or an element of an array, as the scheduler tells of it."""
+
+    job: str  # its id, of the array where it is one
+    name: str
+    index: int | None  # that the scheduler counts with; None for a plain job
+    state: str  # the scheduler's word for it
+    reason: str
+    waiting: bool
+    ending: bool = False
 
 
 class Batch(Executor):
@@ -46,7 +63,7 @@ class Batch(Executor):
     changing: ClassVar[tuple[str, ...]] = ()  # beginnings of variables that change what its programs do
     needed: ClassVar[frozenset[str]] = frozenset()  # but these of them say which scheduler it is, and who asks
     foreign: ClassVar[tuple[str, ...]] = ()  # beginnings of those that would change what is submitted
-    called: ClassVar[str]  # variable of a job that has its name
+
     has_ended: ClassVar[re.Pattern[str]]  # what is said of a job that was cancelled, or cannot be because it has ended
 
     @property
@@ -121,23 +138,27 @@ class Batch(Executor):
             if done.returncode and said:
                 raise VnpError("\n".join(said))
 
-    def note_own_job(self, root: Path) -> None:
-        job = self.own_job()
-        if job and all(entry.job != job for entry in submitted(root)):
-            note(root, job, os.environ.get(self.called, ""), 0, [], self.name)
+    def state(self, root: Path) -> list[Element] | None:
+        known = {entry.job: entry for entry in submitted(root)}
+        queue = self.queue(sorted({entry.user for entry in known.values()}), list(known)) if known else []
+        if queue is None:
+            return None
+        # Ids begin anew with a new scheduler: the name must fit too.
+        pairs = ((known.get(one.job), one) for one in queue)
+        return [self._element(entry, one) for entry, one in pairs if entry and entry.name.strip() == one.name.strip()]
 
-    def element(self, entry: Submitted, index: int | None, state: str, reason: str, **more: bool) -> Element:
-        """What the queue has of a submission, by the index that the scheduler counts with."""
+    def _element(self, entry: Submitted, one: Queued) -> Element:
         return Element(
-            id=self.task_id(entry.job, index),
+            id=self.task_id(entry.job, one.index),
             name=entry.name,
-            state=state,
-            reason=reason,
-            shard=None if entry.tasks else self.shard(entry, index),
-            log=self.log(entry.job, index),
+            state=one.state,
+            reason=one.reason,
+            shard=None if entry.tasks else self.shard(entry, one.index),
+            log=self.log(entry.job, one.index),
             job=entry.job,
+            waiting=one.waiting,
+            ending=one.ending,
             shares=bool(entry.tasks),
-            **more,
         )
 
     def _refusal(self, job: Job, said: str, ids: Sequence[str]) -> str:
@@ -192,6 +213,10 @@ class Batch(Executor):
         Raises:
             UsageError: a path or a value cannot stand in it.
         """
+
+    def queue(self, users: Sequence[str], jobs: Sequence[str]) -> list[Queued] | None:  # noqa: ARG002 - of those that have one
+        """What is in the queue of these users, or at least of these jobs; None if the scheduler does not answer."""
+        return []
 
     def hand_in(self, script: Path) -> subprocess.CompletedProcess[str]:
         """Give a script to the scheduler."""

@@ -18,10 +18,21 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from jobs._cluster.executor import Element, Job, submitted
+from jobs._cluster.executor import Job
 from jobs._cluster.profile import Resources
-from jobs._cluster.scripts import AT_ONCE, Batch, asked, exports, mending_command, ranges, require_plain, task_command
-from jobs._cluster.task import CRASHED, STOPPED
+from jobs._cluster.scripts import (
+    AGAIN,
+    AT_ONCE,
+    ENDED,
+    Batch,
+    Queued,
+    asked,
+    exports,
+    mending_command,
+    ranges,
+    require_plain,
+    task_command,
+)  # fmt: skip
 from vnp.errors import UsageError
 
 _DEFAULT_MAX_ARRAY = 1001
@@ -50,25 +61,16 @@ class Slurm(Batch):
     called = "SLURM_JOB_NAME"
     has_ended = re.compile("already complet|Invalid job id", re.IGNORECASE)
 
-    def state(self, root: Path) -> list[Element] | None:
-        known = {entry.job: entry for entry in submitted(root)}
-        if not known:
-            return []
+    def queue(self, users: Sequence[str], jobs: Sequence[str]) -> list[Queued] | None:  # noqa: ARG002
         # Asked by user: a question for an id that Slurm has forgotten is answered with an error.
-        users = ",".join(sorted({entry.user for entry in known.values()}))
-        answer = self.ask(["squeue", "--noheader", "--array", f"--user={users}", f"--format={_COLUMNS}"])
+        answer = self.ask(["squeue", "--noheader", "--array", f"--user={','.join(users)}", f"--format={_COLUMNS}"])
         if answer is None:
             return None
         found = []
         for line in answer.splitlines():
             job, column, state, reason, name = [*line.split("|", 4), *[""] * 4][:5]
-            entry = known.get(job.strip())
-            # Ids begin anew with a new Slurm: the name must fit too.
-            if entry is None or name.strip() != entry.name.strip():
-                continue
             index = int(column) if column.isdecimal() else None
-            waiting, ending = state in _WAITING, state == "COMPLETING"
-            found.append(self.element(entry, index, state, reason, waiting=waiting, ending=ending))
+            found.append(Queued(job.strip(), name, index, state, reason, state in _WAITING, state == "COMPLETING"))
         return found
 
     def ended(self, jobs: Sequence[str]) -> dict[str, str]:
@@ -186,7 +188,6 @@ def _requeue_lines(wanted: Resources, mending: str = "", shard: str = "") -> lis
     What makes shards asks vnp whether, with what and where; what does not, and where that does not work, is queued
     again when it was told to stop, was killed, or ended by a fault.
     """
-    again = f'[ "$code" -eq {STOPPED} ] || [ "$code" -eq {CRASHED} ] || [ "$code" -ge 128 ]'
     asking = [
         f'  export VNP_CODE="$code" VNP_LASTED="$SECONDS" VNP_RESTARTS="${{SLURM_RESTART_COUNT:-0}}" VNP_SHARD={shard}',
         """  nodes=$(sinfo --noheader --partition="$SLURM_JOB_PARTITION" --format=%D | awk '{n+=$1} END {print n}')""",
@@ -199,14 +200,13 @@ def _requeue_lines(wanted: Resources, mending: str = "", shard: str = "") -> lis
         'if [ "$code" -ne 0 ] && scontrol show job "$me" | grep -q "JobState=RUNNING"; then',
         "  said=",
         *(asking if mending else []),
-        f'  if [ -z "$said" ] && {{ {again}; }}; then',
+        f'  if [ -z "$said" ] && {{ {AGAIN}; }}; then',
         f'    [ "${{SLURM_RESTART_COUNT:-0}}" -ge {wanted.retries} ] && said="give up" || said=again',
         "  fi",
         '  if [ "$said" = "give up" ]; then',
         '    echo "ended with $code after being queued again ${SLURM_RESTART_COUNT:-0} times: given up" >&2',
         '  elif [ -n "$said" ]; then',
-        f'    echo "ended with $code ({STOPPED}: asked to stop, {CRASHED}: a fault, 128 and more: killed): '
-        'queued again${said#again}" >&2',
+        f'    echo "{ENDED}: queued again${{said#again}}" >&2',
         # Slurm ends this script for that, and the change can be made only behind it.
         '    trap "" TERM',
         '    scontrol requeue "$me"',

@@ -170,6 +170,12 @@ def print_blocks(shard: int, done: int, blocks: int) -> None:
     tell(f"shard {shard}: {done} of {blocks} blocks")
 
 
+def killed_by(number: int) -> str:
+    """How a process ended that a signal ended: ``killed by SIGKILL``."""
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    return f"killed by {name}"
+
+
 @contextmanager
 def noted(*numbers: signal.Signals, text: str = "") -> Iterator[Callable[[], bool]]:
     """Note signals, and say ``text``, instead of acting wherever they come: Python drops what a clean-up raises.

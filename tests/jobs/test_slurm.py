@@ -328,11 +328,11 @@ def test_note_after_a_torn_line(tmp_path: Path) -> None:
 def test_hand_made_job_is_noted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
-    Slurm().note_own_job(tmp_path)
+    executor.note_own_job(tmp_path)
     assert executor.submitted(tmp_path) == []
     monkeypatch.setenv("SLURM_JOB_ID", "10")
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "9")
     monkeypatch.setenv("SLURM_JOB_NAME", "mine")
-    Slurm().note_own_job(tmp_path)
-    Slurm().note_own_job(tmp_path)
+    executor.note_own_job(tmp_path)
+    executor.note_own_job(tmp_path)
     assert [(entry.job, entry.name) for entry in executor.submitted(tmp_path)] == [("9", "mine")]
