@@ -18,7 +18,7 @@ from benchmarks._commands import command, options
 from vnp.datasets.annotations.annotated import Annotated
 from vnp.datasets.annotations.contained import ContainmentIndex
 from vnp.datasets.annotations.reading import read_annotated
-from vnp.files.machine import peak_memory, resident_memory
+from vnp.files.machine import peak_memory
 from vnp.runs.planning.options import LARGEST_CHUNK
 from vnp.sequences.chunks import Chunking, Chunks
 from vnp.sequences.frames import Frames, open_frames
@@ -214,7 +214,7 @@ def _peak_of_reading(genome: Path, annotation: Path | None, chunk: int) -> int |
     """The most memory that reading and indexing a file takes beyond what is in use."""
     with suppress(OSError):
         _CLEAR.write_text("5")  # the system forgets the peak so far
-    before = resident_memory()
+    before = peak_memory()
     for record in read_annotated(genome, annotation):
         if record.problem is None:
             _indexed(record, open_frames([record.sequence], _known_chunks(record.sequence, chunk)))

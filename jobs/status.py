@@ -21,7 +21,8 @@ from jobs._cli.progress import duration
 from jobs._cluster.chain import after_shards
 from jobs._cluster.executor import Element, Executor, Submitted, scheduler, submitted
 from jobs._cluster.planning import look
-from vnp.runs.done.prometheus import require_metrics_file, write_metrics
+from vnp.files.durable import write_text
+from vnp.runs.done.prometheus import metrics_text, require_metrics_file
 from vnp.runs.done.status import RunStatus, ShardStatus, last_words, log_tails
 from vnp.runs.request import Run
 
@@ -76,7 +77,7 @@ def main(
                 text = _json_text(state, others) if as_json else _text(state, others, run, show_all)
             code = 0 if state.complete else 3
         if metrics is not None:
-            write_metrics(metrics, run.absolute(), state, found.run if found else None)
+            write_text(metrics, metrics_text(run.absolute(), state, found.run if found else None))
         if watch and sys.stdout.isatty():
             click.clear()
         echo(text)

@@ -25,7 +25,7 @@ from vnp.runs.planning.options import RunOptions
 from vnp.runs.planning.plan import read_needed, read_plan
 from vnp.runs.planning.start import start_run
 from vnp.runs.planning.survey import survey
-from vnp.sequences.samplesheet import InputFile, read_inputs
+from vnp.sequences.samplesheet import InputFile, lost_tables, read_inputs
 
 FRAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 
@@ -54,7 +54,7 @@ class TestRecognised:
     def test_by_its_folder_and_by_each_file(self, own: Path, name: str) -> None:
         found = InputFile(own / "dataset.fna.gz", dataset=own / "dataset.parquet")
         assert read_inputs([own / name]) == [found]
-        assert not found.lacks_table
+        assert lost_tables([found]) == []
 
     def test_in_a_samplesheet_beside_plain_files(self, own: Path, tmp_path: Path) -> None:
         write_fasta(tmp_path / "plain.fa", [("p", dna(400, 1))])
@@ -74,7 +74,7 @@ class TestRecognised:
         for path in (own, own / "dataset.fna.gz"):
             (found,) = read_inputs([path])
             assert found == InputFile(own / "dataset.fna.gz")
-            assert found.lacks_table
+            assert len(lost_tables([found])) == 1
 
     def test_without_its_fasta_there_is_nothing_to_read(self, own: Path) -> None:
         (own / "dataset.fna.gz").unlink()

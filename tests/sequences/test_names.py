@@ -27,15 +27,15 @@ def test_repeated_names_are_found(in_memory: int, names: list[str], step: int) -
     with NameCheck(in_memory=in_memory, limit=1000) as check:
         for first in range(0, len(names), step):
             check.add(names[first : first + step])
-        assert len(check) == len(names)
         assert check.suspects() == groups_of(names)
 
 
-def test_many_names_over_many_spills(tmp_path: Path) -> None:
+def test_many_names_over_many_spills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     names = [f"read.{index}" for index in range(50_000)]
     names[49_999] = names[12]
     names[30_001] = names[30_000]
-    with NameCheck(in_memory=3_000, folder=tmp_path) as check:
+    with NameCheck(in_memory=3_000) as check:
         for first in range(0, len(names), 1_000):
             check.add(names[first : first + 1_000])
         found = check.suspects()
@@ -59,7 +59,6 @@ def test_a_file_in_which_all_names_are_the_same_stays_cheap() -> None:
         found = check.suspects()
     assert found[0][:2] == (0, 1)
     assert len(found[0]) <= 10
-    assert len(check) == 50_000
 
 
 def test_a_full_disk_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:

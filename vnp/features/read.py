@@ -168,12 +168,6 @@ class Features:
                 numbers = read(column, slice(first, first + _COLUMN_ROWS))
             yield numbers
 
-    def rows_at(self, window: slice) -> Rows:
-        """What the rows of a window are."""
-        with self.reading() as read:
-            rows = read_rows(read, window)
-        return replace(rows, group=self._groups_of(rows.record, rows.group))
-
     def skipped_windows(self) -> Iterator[Skipped]:
         """What has no row, some entries at a time."""
         with self._opened() as file:

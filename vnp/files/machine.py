@@ -130,11 +130,6 @@ def peak_memory() -> int | None:
     return _field(_STATUS, "VmHWM:", 1024)
 
 
-def resident_memory() -> int | None:
-    """Bytes that this process holds now; None where the system does not say."""
-    return _field(_STATUS, "VmRSS:", 1024)
-
-
 def peak_gpu_memory() -> tuple[int | None, int | None]:
     """Most bytes that this process has held of its GPU so far, and bytes that this has; None twice without one."""
     torch = sys.modules.get("torch")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import IO, Self
 
 import numpy as np
@@ -29,17 +28,12 @@ Pairs = np.dtype([("hash", np.uint64), ("ordinal", np.int64)])
 class NameCheck:
     """Collects names and finds those that may occur more than once.
 
-    Use it as a context manager: the temporary file goes with it.
-
-    Args:
-        in_memory: names to hold before the first are written out.
-        folder: where the temporary file goes (16 bytes a name); by default where the system puts such files.
-        limit: groups of suspects to find before looking no further.
+    Use it as a context manager: the temporary file (16 bytes a name) goes with it. ``in_memory`` names are held before
+    the first are written out; after ``limit`` groups of suspects it looks no further.
     """
 
-    def __init__(self, *, in_memory: int = _IN_MEMORY, folder: Path | None = None, limit: int = 100) -> None:
+    def __init__(self, *, in_memory: int = _IN_MEMORY, limit: int = 100) -> None:
         self._in_memory = in_memory
-        self._folder = folder
         self._limit = limit
         self._waiting: list[Int64[np.ndarray, "n"]] = []
         self._waiting_count = 0
@@ -56,10 +50,6 @@ class NameCheck:
         """Remove the temporary file."""
         if self._file is not None:
             self._file.close()
-
-    def __len__(self) -> int:
-        """Count the names added."""
-        return self._count
 
     def add(self, names: Sequence[str]) -> None:
         """Add names; the first ever added has position 0.
@@ -115,7 +105,7 @@ class NameCheck:
         borders = np.searchsorted(pairs["hash"], _borders()).astype(np.int64)
         try:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  closed in __exit__
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed in __exit__
             start = self._file.seek(0, 2) // Pairs.itemsize
             self._file.write(pairs.tobytes())
             self._file.flush()

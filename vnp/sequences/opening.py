@@ -19,7 +19,7 @@ from functools import cache, partial
 from io import FileIO
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import zstandard
@@ -108,19 +108,8 @@ class KnownBlocks:
             self.read = (number if self.read is None else min(self.read[0], number), number + 1)
 
 
-class _Packed(Protocol):
-    """What unpacks one member of a file, as far as it is used here."""
-
-    eof: bool
-    needs_input: bool
-    unused_data: bytes
-
-    def decompress(self, data: bytes, max_length: int, /) -> bytes:
-        """Unpack some bytes, to at most so many."""
-
-
 class _Gunzip:
-    """The standard library's gzip in that form, at half the speed of isal's, which is not there for every machine."""
+    """The standard library's gzip in the form of its bzip2, at half the speed of isal's, which some machines lack."""
 
     def __init__(self) -> None:
         self._inner = zlib.decompressobj(31)
@@ -254,7 +243,7 @@ def _unpacked(raw: _File, kind: str, path: Path) -> Iterator[bytes]:
     zeros = 0
     data = raw.read()
     while data:
-        member: _Packed = _UNPACKERS[kind]()
+        member = _UNPACKERS[kind]()
         yield member.decompress(data, BLOCK)
         while not member.eof:
             data = raw.read() if member.needs_input else b""

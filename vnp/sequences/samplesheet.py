@@ -7,15 +7,18 @@ here loads numpy, so that a login node can look at its inputs.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vnp.errors import InputError, UsageError
-from vnp.files.durable import protect
+from vnp.errors import InputError, UsageError, storage_error
+from vnp.files.claims import make_folder
+from vnp.files.durable import protect, sync_file, sync_folder, temporary_name
 from vnp.files.records import open_regular
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -26,6 +29,7 @@ COLUMNS = ("path", "label", "group")
 STANDARD_INPUT = frozenset({"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})
 DATASET_FASTA = "dataset.fna.gz"
 DATASET_TABLE = "dataset.parquet"
+_PIECE = 1 << 20
 FIRST, SECOND, BOTH = "first", "second", "both"
 """Which mates of pairs a file holds."""
 
@@ -190,11 +194,6 @@ class InputFile:
     # ``FIRST`` or ``SECOND`` reads of pairs, the second behind the first, or ``BOTH`` in turn; None: no pairs
     mates: str | None = None
 
-    @property
-    def lacks_table(self) -> bool:
-        """Whether it is called as the FASTA of a dataset is, but has no table beside it."""
-        return self.dataset is None and self.path.name == DATASET_FASTA
-
 
 def read_inputs(paths: Sequence[str | Path], spool: Path | None = None, *, labels: bool = True) -> list[InputFile]:
     """List the input files in the order given.
@@ -208,8 +207,9 @@ def read_inputs(paths: Sequence[str | Path], spool: Path | None = None, *, label
         labels: whether samplesheets must have the columns label and group; they may have them all the same.
 
     Raises:
-        UsageError: no path was given, or one file twice, or standard input where it cannot be kept.
-        InputError: a file does not exist, or a samplesheet has a fault.
+        UsageError: no path was given, or one file twice, or standard input where it cannot be kept or is a terminal.
+        InputError: a file does not exist, a samplesheet has a fault, or standard input is empty.
+        StorageError: standard input cannot be kept; nothing of it stays.
     """
     if not paths:
         raise UsageError("no input: give FASTA, FASTQ or BAM files, or a samplesheet (.csv or .tsv)")
@@ -240,12 +240,32 @@ def read_inputs(paths: Sequence[str | Path], spool: Path | None = None, *, label
 
 
 def _spooled(folder: Path | None) -> Path:
+    """Standard input as a file that is called after its SHA-256: inputs are read more than once, and elsewhere too."""
     if folder is None:
         raise UsageError("standard input can be read only once, and here is no run to keep it in: save it to a file")
-    # Here, because few need it.
-    from vnp.sequences.standard_input import spool
-
-    return spool(folder.absolute())
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("standard input is a terminal or closed: give files, or pipe sequences in")
+    folder = folder.absolute()
+    make_folder(folder)
+    temporary = temporary_name(folder / "stdin")
+    found = hashlib.sha256()
+    try:
+        with temporary.open("xb") as file:
+            while piece := sys.stdin.buffer.read(_PIECE):
+                found.update(piece)
+                file.write(piece)
+            size = file.tell()
+        if not size:
+            raise InputError("standard input is empty")
+        path = folder / f"stdin-{found.hexdigest()[:16]}"
+        sync_file(temporary)
+        os.replace(temporary, path)  # noqa: PTH105  the same bytes under the same name
+        sync_folder(folder)
+    except OSError as error:
+        raise storage_error(error, f"writing standard input to {folder}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
 
 
 def lost_tables(files: Iterable[InputFile]) -> list[str]:
@@ -254,7 +274,7 @@ def lost_tables(files: Iterable[InputFile]) -> list[str]:
         f"warning: {file.path} has no {DATASET_TABLE} beside it, so it is taken as plain FASTA: every open frame "
         "becomes a row, and none has a label, unit or part of a split"
         for file in files
-        if file.lacks_table
+        if file.dataset is None and file.path.name == DATASET_FASTA
     ]
 
 

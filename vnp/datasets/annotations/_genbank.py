@@ -37,7 +37,7 @@ _LOCUS = re.compile(r"LOCUS\s+(\S.*?)\s+(\d{1,18})\s+(bp|aa|rc)\b(.*)")
 _FEATURE = re.compile(rb"\n(?=     [^ \n])")
 _CDS = b"     CDS "
 _SOURCE = b"     source "
-_QUALIFIERS = re.compile(rb"\n\s+/")
+QUALIFIERS = re.compile(rb"\n\s+/")
 # Ends that are not one base, and pieces of other records; gb-io reads some of them as if they were sure.
 _UNSURE = re.compile(rb"one-of|bond|gap|[\d)]\.[\d(]|\^|:")
 _HEAD = b"LOCUS       x\nFEATURES             Location/Qualifiers\n"
@@ -64,6 +64,12 @@ class FlatRecord(NamedTuple):
     sequence: bytes
     elsewhere: bool
     line: int
+
+    def features(self) -> tuple[bytes, list[bytes]]:
+        """What stands above the table of features, and the text of each of these."""
+        text, _, table = self.head.partition(b"\nFEATURES")
+        # What stands below the features begins in the first column.
+        return text, _FEATURE.split(re.split(rb"\n(?=[^ \n])", table, maxsplit=1)[0])[1:]
 
 
 class _Begun:
@@ -265,10 +271,8 @@ class GenBankAnnotation:
 
 
 def _read_entry(flat: FlatRecord, path: Path) -> _Entry:
-    text, _, table = flat.head.partition(b"\nFEATURES")
+    text, features = flat.features()
     entry = _head(text, path, flat.line)
-    # What stands below the features begins in the first column.
-    features = _FEATURE.split(re.split(rb"\n(?=[^ \n])", table, maxsplit=1)[0])[1:]
     source = next((_alone(_tidy(feature)) for feature in features if feature.startswith(_SOURCE)), None)
     coding = b"".join(b"\n" + feature for feature in features if feature.startswith(_CDS))
     return entry._replace(genome=_genome(entry, _values(source)), coding=coding, bases=len(flat.sequence))
@@ -394,7 +398,7 @@ def _tidy(text: bytes) -> bytes:
         text = text.decode("utf-8", "replace").encode("ascii", "replace")
     if b" \n" in text or b"\n\n" in text or b"\t" in text:
         text = b"\n".join(line.rstrip() for line in text.expandtabs().split(b"\n") if line.strip())
-    location = _QUALIFIERS.split(text, maxsplit=1)[0]
+    location = QUALIFIERS.split(text, maxsplit=1)[0]
     return location.translate(None, b"<>") + text[len(location) :] + b"\n"
 
 
@@ -413,7 +417,7 @@ def _genome(entry: _Entry, source: dict[str, list[str]]) -> str:
 
 def _coding(text: bytes, feature: Any, values: dict[str, list[str]], length: int, circular: bool) -> Coding | None:
     """Say where a CDS lies and how it is read; None where its location cannot be followed in this record."""
-    location = _QUALIFIERS.split(text, maxsplit=1)[0][len(_CDS) :]
+    location = QUALIFIERS.split(text, maxsplit=1)[0][len(_CDS) :]
     number = values.get("transl_table", [str(STANDARD)])[0].strip()
     if feature is None or _UNSURE.search(location) or not _CODE.fullmatch(number) or not is_genetic_code(int(number)):
         return None

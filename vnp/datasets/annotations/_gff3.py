@@ -85,7 +85,7 @@ class Annotation:
         self._regions: dict[str, _Region] = {}
         self._transcripts: set[str] = set()
         self._used: set[str] = set()
-        for number, line in _lines(blocks):
+        for number, line in annotation_lines(blocks):
             if line.startswith("##sequence-region") and len(line.split()) > 1:
                 self._region(line.split()[1])
             elif not line.startswith("#") and line.strip():
@@ -188,7 +188,7 @@ class Annotation:
         return Coding(parts, rows[0].phase, code, read_exceptions(cds.exceptions), begins=not cds.partial)
 
 
-def _lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+def annotation_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, str]]:
     """Give out the lines up to a section of FASTA, with their numbers."""
     rest, number = b"", 0
     for block in chain(blocks, (b"\n",)):
@@ -198,7 +198,7 @@ def _lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, str]]:
             number += 1
             if line.startswith((b"##FASTA", b">")):
                 return
-            yield number, line.decode("utf-8", "backslashreplace").rstrip()
+            yield number, line.decode("utf-8", "backslashreplace").rstrip(" ")
 
 
 @lru_cache(maxsize=4)

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
-from vnp.datasets.annotations._genbank import FlatRecord, flat_records
+from vnp.datasets.annotations._genbank import QUALIFIERS, FlatRecord, flat_records
+from vnp.datasets.annotations._gff3 import annotation_lines
+from vnp.datasets.annotations.reading import GENBANK, begin
 from vnp.errors import InputError
-from vnp.sequences.opening import one_line_end, stream
 from vnp.sequences.reading import read_records
-from vnp.sequences.record import clean_name, sequence_problem
+from vnp.sequences.record import sequence_problem
 
 PLASMID = "plasmids"
 ORGANELLE = "mitochondria and plastids"
@@ -25,9 +26,6 @@ VECTOR = "vectors"
 OTHER = "other"
 """What nothing says anything of: chromosomes, as a rule."""
 
-_GENBANK = re.compile(rb"\s*LOCUS[ \t]")
-_FEATURE = re.compile(rb"\n(?=     [^ \n])")
-_QUALIFIERS = re.compile(rb"\n\s+/")
 _VECTOR = re.compile(r"\b(cloning|expression|shuttle|plasmid|binary|fosmid|cosmid) vector\b|\bvector p[A-Z]", re.I)
 _ORGANELLE = re.compile(r"mitochondri|chloroplast|plastid\b|apicoplast|kinetoplast|\bchr(?:mt|m|c)\b", re.I)
 _MOBILE = re.compile(
@@ -123,60 +121,33 @@ def read_pieces(path: Path, annotation: Path | None = None) -> Iterator[Piece]:
     Raises:
         InputError: a file is missing, damaged, or of another kind.
     """
-    if _GENBANK.match(_start(path)):
+    start, blocks = begin(path)
+    if GENBANK.match(start):
         if annotation is not None:
             raise InputError("is GenBank, which has its annotation within: give no other with it", path=path)
-        for flat in flat_records(one_line_end(stream(path)[1]), path):
+        for flat in flat_records(blocks, path):
             name, marks = _of_genbank(flat)
             if flat.sequence and sequence_problem(flat.sequence) is None:
                 yield from marks.pieces(name, flat.sequence)
         return
     known = _annotated(annotation) if annotation is not None else {}
-    described = _descriptions(path)
     for record in read_records(path):
         if record.problem is not None:
             continue
         marks = known.get(record.name, _Marks())
         if marks.whole == OTHER:
-            marks.whole = what_it_says(described.get(record.name, ""))
+            marks.whole = what_it_says(f"{record.name} {record.description}")
         yield from marks.pieces(record.name, record.sequence)
 
 
-def _start(path: Path) -> bytes:
-    start = b""
-    for block in stream(path)[1]:
-        start += block
-        if len(start) > 1 << 10:
-            break
-    return start.removeprefix(b"\xef\xbb\xbf")
-
-
-def _descriptions(path: Path) -> dict[str, str]:
-    """All of each header, by the record's name."""
-    found: dict[str, str] = {}
-    rest = b""
-    for block in one_line_end(stream(path)[1]):
-        *lines, rest = (rest + block).split(b"\n")
-        for line in lines:
-            if line.startswith(b">"):
-                text = line[1:].decode("utf-8", "backslashreplace")
-                found.setdefault(clean_name(text, 0)[0], text)
-    return found
-
-
 def _annotated(path: Path) -> dict[str, _Marks]:
-    if _GENBANK.match(_start(path)):
-        return dict(map(_of_genbank, flat_records(one_line_end(stream(path)[1]), path)))
+    start, blocks = begin(path)
+    if GENBANK.match(start):
+        return dict(map(_of_genbank, flat_records(blocks, path)))
     found: dict[str, _Marks] = {}
-    rest, number = b"", 0
-    for block in (*one_line_end(stream(path)[1]), b"\n"):
-        *lines, rest = (rest + block).split(b"\n")
-        for line in lines:
-            number += 1
-            if line.startswith(b"##FASTA"):
-                return found
-            if not line.startswith(b"#") and line.strip():
-                _of_line(line.decode("utf-8", "replace"), found, path, number)
+    for number, line in annotation_lines(blocks):
+        if not line.startswith("#") and line.strip():
+            _of_line(line, found, path, number)
     return found
 
 
@@ -197,14 +168,14 @@ def _of_line(line: str, found: dict[str, _Marks], path: Path, number: int) -> No
 
 def _of_genbank(flat: FlatRecord) -> tuple[str, _Marks]:
     """The name of a record, and what its features say."""
-    head, _, table = flat.head.partition(b"\nFEATURES")
+    head, features = flat.features()
     named = re.search(rb"^VERSION +(\S+)", head, re.M) or re.search(rb"^ACCESSION +(\S+)", head, re.M)
     word = named[1] if named else (head[12:].split() or [b"unnamed"])[0]
     marks = _Marks()
     definition = re.search(rb"^DEFINITION +(.*?)(?=^\S)", head, re.M | re.S)
     marks.whole = what_it_says(_text(definition[1]) if definition else "")
-    for feature in _FEATURE.split(re.split(rb"\n(?=[^ \n])", table, maxsplit=1)[0])[1:]:
-        place, *qualifiers = _QUALIFIERS.split(feature, maxsplit=1)
+    for feature in features:
+        place, *qualifiers = QUALIFIERS.split(feature, maxsplit=1)
         key, _, location = _text(place).partition(" ")
         text = _text(b"/" + qualifiers[0]) if qualifiers else ""
         if key == "source":

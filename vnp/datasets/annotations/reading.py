@@ -20,7 +20,7 @@ from vnp.sequences.reading import fasta_records, read_records
 from vnp.sequences.record import Record, count_lines
 
 # Some lines about the release may stand in front of the first record.
-_GENBANK = re.compile(rb"(?:[^>@;#\n][^\n]*\n|\n){0,100}?LOCUS[ \t]")
+GENBANK = re.compile(rb"(?:[^>@;#\n][^\n]*\n|\n){0,100}?LOCUS[ \t]")
 _GFF3 = b"##gff-version"
 _BOM = b"\xef\xbb\xbf"
 _ENOUGH = 1 << 14
@@ -52,8 +52,8 @@ def read_annotated(path: Path, annotation: Path | None = None) -> Iterator[Annot
 
 
 def _records(path: Path, annotation: Path | None) -> Iterator[tuple[int, Annotated]]:
-    start, blocks = _begin(path)
-    if _GENBANK.match(start):
+    start, blocks = begin(path)
+    if GENBANK.match(start):
         if annotation is not None:
             raise InputError(
                 "is GenBank, which has its annotation within: give no other with it, or, where its records have no "
@@ -66,14 +66,18 @@ def _records(path: Path, annotation: Path | None) -> Iterator[tuple[int, Annotat
     if annotation is None:
         what = "is EMBL; turn it into GenBank first" if start.startswith(b"ID   ") else _not_genbank(start)
         raise InputError(what, path=path)
-    start, blocks = _begin(annotation)
-    if _GENBANK.match(start):
+    start, blocks = begin(annotation)
+    if GENBANK.match(start):
         return _annotated(read_records(path), GenBankAnnotation(blocks, annotation), path)
     return _annotated(read_records(path), Annotation(blocks, annotation), path)
 
 
-def _begin(path: Path) -> tuple[bytes, Iterator[bytes]]:
-    """The first bytes of a file's text, and all of it."""
+def begin(path: Path) -> tuple[bytes, Iterator[bytes]]:
+    """The first bytes of a file's text, and all of it, with LF line ends and without a byte-order mark.
+
+    Raises:
+        InputError: the file is missing, damaged or empty.
+    """
     blocks = _text(path)
     start = b""
     for block in blocks:
@@ -107,8 +111,8 @@ def _fasta_within(path: Path) -> Iterator[Record]:
         text = rest + block
         at = text.find(b"\n>")
         if at >= 0:
-            begin = chain((text[at + 1 :],), blocks)
-            return fasta_records(begin, path, line + count_lines(text[:at]), 0, plain=False)
+            found = chain((text[at + 1 :],), blocks)
+            return fasta_records(found, path, line + count_lines(text[:at]), 0, plain=False)
         rest = text[-1:]
         line += count_lines(text[:-1])
     raise InputError(

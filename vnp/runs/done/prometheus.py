@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from vnp.errors import UsageError
 from vnp.files.claims import require_free
-from vnp.files.durable import write_text
 from vnp.files.records import open_regular
 from vnp.runs.done.status import STATES, RunStatus
 
@@ -40,23 +39,8 @@ def require_metrics_file(path: Path) -> None:
     require_free([path], force=False, ours=ours, why="already there, and no metrics of vnp", remedy="Choose another")
 
 
-def write_metrics(path: Path, root: Path, state: RunStatus | None, used: Usage | None = None) -> None:
-    """Put the metrics of a run in place of ``path``, whole.
-
-    Args:
-        path: to write, as ``require_metrics_file`` has it.
-        root: the run's folder, the label ``run``.
-        state: how far it is; None while it is not planned.
-        used: what its tasks used, where that is asked for.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    write_text(path, metrics_text(root, state, used))
-
-
 def metrics_text(root: Path, state: RunStatus | None, used: Usage | None = None) -> str:
-    """The metrics of a run; what is not known yet has no line."""
+    """The metrics of a run, of whose state nothing is known before it is planned; what is not known has no line."""
     run = f'run="{str(root).translate(_ESCAPED)}"'
     families: list[tuple[str, str, Iterable[tuple[str, float | None]]]] = [
         ("complete", "Whether all shards are done: 1 or 0.", [("", int(state is not None and state.complete))]),
