@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -14,6 +15,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 _CPU = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
 if "GenuineIntel" in _CPU and "avx512f" not in _CPU:
     os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
+# No test fails because the machine is busy.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 # What a shell puts into its background ignores Ctrl-C, and so would every command that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

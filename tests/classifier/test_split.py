@@ -25,7 +25,7 @@ def parts_of_groups(split: Split, groups: list[str]) -> dict[str, set[int]]:
     return found
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(st.integers(1, 30), min_size=3, max_size=25),
     st.lists(st.integers(1, 30), min_size=3, max_size=25),

@@ -240,7 +240,7 @@ def test_seeds_at_the_edges_of_blocks(length: int) -> None:
     assert np.array_equal(part.place, whole.place[kept])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(20, 60))
 def test_edits_are_those_of_the_plain_programme(seed: int, length: int) -> None:
     rng = random.Random(seed)

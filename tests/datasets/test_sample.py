@@ -37,7 +37,7 @@ def counts(pool: Pool, chosen: np.ndarray) -> Counter[tuple[str, str, int]]:
     )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 30), max_size=12), st.integers(0, 200), st.integers(0, 9))
 def test_water_finds_its_level(capacity: list[int], total: int, seed: int) -> None:
     have = np.array(capacity, np.int64)

@@ -50,7 +50,7 @@ def test_small_organism_groups_are_dealt_out_together() -> None:
     assert split["plant0"] == split["fungi0"] == TRAIN
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(3, 40),
     st.lists(st.integers(0, 12), min_size=3, max_size=3).filter(lambda counts: sum(counts) >= 3),

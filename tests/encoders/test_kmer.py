@@ -66,7 +66,7 @@ def test_a_row_depends_on_its_sequence_alone(molecule: str, monkeypatch: pytest.
         assert together.tobytes() == np.ascontiguousarray(other).tobytes()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.text(alphabet="ACGTNRacgtu-* \n\té?", max_size=40), max_size=6))
 def test_any_text_gives_finite_rows_of_length_one_or_zero(sequences: list[str]) -> None:
     rows = KmerEncoder("dna").embed(sequences)

@@ -71,7 +71,7 @@ def by_hand(sequence: str) -> list[list[int]]:
 
 
 @given(st.text("ACGTN", min_size=5, max_size=70), st.integers(0, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_codons_are_those_of_both_strands(sequence: str, padding: int) -> None:
     codes = torch.from_numpy(base_codes(sequence))[None]
     assert codon_ids(codes)[0].tolist() == by_hand(sequence)

@@ -25,7 +25,7 @@ def add(marks: Marks, tokens: list[int], batch: int) -> None:
 
 
 class TestMarks:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(tokens=works, shards=st.integers(1, 60), batch=st.integers(1, 50), most=st.sampled_from([4, 16, 1 << 20]))
     def test_pieces_cover_everything_once(self, tokens: list[int], shards: int, batch: int, most: int) -> None:
         marks = Marks(most)
@@ -44,7 +44,7 @@ class TestMarks:
         assert at == len(tokens) == marks.units
         assert (marks.tokens, marks.rows) == (sum(tokens), sum(value // 100 for value in tokens))
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(tokens=works, shards=st.integers(1, 60))
     def test_cuts_are_as_near_as_units_allow(self, tokens: list[int], shards: int) -> None:
         marks = Marks()

@@ -86,7 +86,7 @@ def sizes_of(count: int, most: int) -> list[int]:
     return [most] * (count // most) + [count % most] * (count % most > 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=inputs,
     chunk=st.integers(30, 90),
@@ -123,7 +123,7 @@ def test_blocks_are_the_naive_list(
         assert [listed(found) for found in blocks] == [wanted[at : at + block] for at in range(0, count, block)]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(sizes=st.lists(st.integers(1, 200), min_size=1, max_size=12), block=st.integers(1, 5))
 def test_fastq_is_read_on_from_any_record(sizes: list[int], block: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
