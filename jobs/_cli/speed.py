@@ -88,7 +88,12 @@ speed_options = together(
     ),
     click.option("--quick", is_flag=True, help="Fewer lengths, rounds and precisions."),
     click.option("--full", is_flag=True, help="The published sizes on a CPU too, where small ones are the default."),
-    click.option("--tune", is_flag=True, help="Keep the best token budget of each precision, for encoders to use."),
+    click.option(
+        "--tune",
+        is_flag=True,
+        help="Find the best token budget of each precision, in half a minute each, and keep it for "
+        "encoders on such a device.",
+    ),
 )
 
 
@@ -128,7 +133,8 @@ def measure_speed(given: SpeedOptions, rivals: Rivals | None = None) -> None:
     device = choose_device(given.device)
     machine = describe_machine(device)
     echo(f"{machine['name']}, {machine['processor']}, torch {machine['versions']['torch']}", err=True)  # type: ignore[index]
-    if device.type != "cuda" and not given.full and any(registered(name) and name != WINDOWS for name in _names(given)):
+    small = device.type != "cuda" and not (given.full or given.tune)
+    if small and any(registered(name) and name != WINDOWS for name in _names(given)):
         echo("on a CPU: small models with random weights; --full measures the published sizes", err=True)
     clock = Clock(given.seconds or (_QUICK_SECONDS if given.quick else _SECONDS))
     found: list[ModelReport] = []
@@ -192,7 +198,8 @@ def _measure_one(
     one, folder = locate_weighted(name, given.weights)
     if one.family is SIXFRAME:
         return _measure_windows(device, replace(given, weights=folder or given.weights), clock, say)
-    full = given.full or device.type == "cuda"
+    # A budget is kept for an encoder of its own size.
+    full = given.full or given.tune or device.type == "cuda"
     model = find_model(name, str(device), weights=given.weights, full=full)
     on_cpu = _CPU_FULL_TOKENS if full or not model.is_random else _CPU_TOKENS
     tokens = given.tokens or (model.spec.timed_tokens or _GPU_TOKENS if device.type == "cuda" else _part(on_cpu, given))
@@ -242,8 +249,8 @@ def _keep(found: list[ModelReport], device: torch.device) -> int:
     """Write the best budgets to the user's file, where extract finds them; returns how many there are."""
     import torch
 
+    from vnp.encoders.device import device_name
     from vnp.encoders.measured import TunedBudget, write_tuned
-    from vnp.speed.measure import device_name
 
     kept = 0
     for name, sweep in ((model.name, each) for model in found for each in model.sweeps):

@@ -24,7 +24,7 @@ from vnp.encoders.spec import EncoderSpec, spec
 from vnp.encoders.weights.lock import resolve
 from vnp.errors import EncoderError, UsageError
 
-GOOD = Fp8Record("tiny", "", 10, 100, 0.9995, 0.9999, "a GPU", "2.11", "0.1.0")
+GOOD = Fp8Record("tiny", "", 10, 100, 0.9995, 0.9999, 0.992, "a GPU", "2.11", "0.1.0")
 WIDE = {**ESM2, "num_attention_heads": 4, "hidden_size": 256, "intermediate_size": 1024}
 
 
@@ -51,10 +51,17 @@ def test_a_measurement_that_passes_allows_them(tiny: tuple[EncoderSpec, Path]) -
     assert _allowed("fp8", one, folder) == "fp8"
 
 
-def test_one_that_does_not_pass_forbids_them(tiny: tuple[EncoderSpec, Path]) -> None:
+@pytest.mark.parametrize(
+    ("worse", "said"),
+    [
+        ({"min_cosine": 0.9989}, r"0.99890 \(at least 0.999\)"),
+        ({"min_difference": 0.98}, r"0.99950 .* apart 0.9800 \(at least 0.99\)"),
+    ],
+)
+def test_one_that_does_not_pass_forbids_them(tiny: tuple[EncoderSpec, Path], worse: Any, said: str) -> None:
     one, folder = tiny
-    keep_fp8_record(replace(GOOD, weights=weights_digest(one), min_cosine=0.9989), folder)
-    with pytest.raises(EncoderError, match=r"smallest cosine to float32 of 0.99890, below 0.999: use --precision fp16"):
+    keep_fp8_record(replace(GOOD, weights=weights_digest(one), **worse), folder)
+    with pytest.raises(EncoderError, match=rf"smallest cosine to float32 of {said}.*: use --precision fp16"):
         require_fp8_record(one, folder)
 
 

@@ -33,6 +33,8 @@ def test_rows_beside_the_ceiling(dna: BareModel) -> None:
     assert (ours.sequences, ours.tokens, ours.compared, len(ours.rounds)) == (4, 27, 4, 2)
     assert ours.least_cosine is not None
     assert ours.least_cosine > 0.99999
+    assert ours.least_difference is not None
+    assert ours.least_difference > 0.9999
     assert (ours.times_rival, ours.times_loop) == (None, None)
     ceiling = report.ceilings[0]
     assert ceiling.before
@@ -121,6 +123,20 @@ def test_tuning_and_files(dna: BareModel, monkeypatch: pytest.MonkeyPatch, tmp_p
     for words in ("dnabert_s, short: 4 sequences of 5 to 9 tokens", "the smallest batch within 1 %"):
         assert words in text
     assert "x rival" not in text
+
+
+def test_tokens_of_a_batch_against_memory(dna: BareModel) -> None:
+    report = run(dna, replace(FAST, repeats=1))
+    assert (report.rows[0].fitting(80), "that fit" in "\n".join(table(report))) == (None, False)  # a CPU says nothing
+    measured = [
+        replace(row, weights_gib=2.0, token_bytes=size) for row, size in zip(report.rows, (2e4, 4e4), strict=True)
+    ]
+    # Nine tenths of 24 GB without the weights; by the workload that takes most for a token.
+    assert measured[1].fitting(24) == int((0.9 * 24e9 - 2 * 2**30) / 4e4)
+    assert measured[1].fitting(1) == 0
+    lines = "\n".join(table(replace(report, rows=tuple(measured)))).splitlines()
+    (line,) = (line for line in lines if line.startswith("  fp32  "))
+    assert line.split() == ["fp32", "2.00", "39.1", "486,312", "846,312", "1,746,312", "3,118,812"]
 
 
 def test_what_is_not_finite_is_null_in_json(dna: BareModel) -> None:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from vnp.speed.measure import Clock, Memory, choose_sample, least_cosine, take_time
+from vnp.encoders.measured import cosines
+from vnp.speed.measure import Clock, Memory, choose_sample, take_time
 
 CPU = torch.device("cpu")
 
@@ -37,8 +38,18 @@ def test_sample_has_the_extremes() -> None:
     assert choose_sample(np.array([4, 4]), 200).tolist() == [0, 1]
 
 
-def test_least_cosine() -> None:
+def test_cosines() -> None:
     a = np.array([[1, 0], [1, 1]], np.float32)
     b = np.array([[2, 0], [1, 0]], np.float32)
-    assert least_cosine(a, b) == pytest.approx(0.5**0.5)
-    assert np.isnan(least_cosine(a, np.array([[np.nan, 0], [1, 0]], np.float32)))
+    assert cosines(a, b) == pytest.approx([1, 0.5**0.5])
+    assert np.isnan(cosines(a, np.array([[np.nan, 0], [1, 0]], np.float32))[0])
+
+
+def test_what_all_rows_have_in_common_hides_no_difference() -> None:
+    common, own = np.full(8, 100.0, np.float32), np.eye(8, dtype=np.float32)
+    swapped = common + own[::-1]
+    assert cosines(common + own, swapped).min() > 0.9999
+    apart = cosines(common + own, swapped, apart=True)
+    # Of two different unit vectors without their mean: -(1/8) / (7/8).
+    assert apart == pytest.approx(np.full(8, -1 / 7), rel=1e-4)
+    assert cosines(common + own, 3 * own, apart=True) == pytest.approx(np.ones(8))

@@ -7,8 +7,9 @@ import torch
 from vnp.encoders.engine import TransformerEncoder
 from vnp.encoders.models.bare import BareModel
 from vnp.errors import EncoderError
+from vnp.speed import encoders
 from vnp.speed.encoders import Point, best_budget, sweep
-from vnp.speed.measure import Memory
+from vnp.speed.measure import Clock, Memory
 
 CPU = torch.device("cpu")
 
@@ -36,8 +37,8 @@ def test_over_budgets_fills_whole_batches(protein: BareModel, monkeypatch: pytes
     points = sweep(protein, encoder, Memory(CPU), [(20, 64), (20, 128)])
     assert [point.budget for point in points] == [64, 128]
     assert encoder.token_budget == before
-    # Three sequences of 20 tokens fit into 64, and six into 128; enough batches for a thousand tokens.
-    assert set(seen) == {(64, 16 * 60), (128, 8 * 120)}
+    # Three sequences of 20 tokens fit into 64, and six into 128; enough batches for 512 tokens.
+    assert set(seen) == {(64, 8 * 60), (128, 4 * 120)}
 
 
 @pytest.mark.parametrize("how", ["the engine makes do with less", "it does not fit at all", "torch says so"])
@@ -71,3 +72,14 @@ def test_the_smallest_that_is_nearly_best() -> None:
     ]
     assert best_budget([*points, Point(102, 16, error="out of memory")]) == 2
     assert best_budget([Point(102, 16, error="out of memory")]) is None
+
+
+def test_with_a_clock_it_ends_behind_the_best(protein: BareModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = iter([1.0, 3.0, 2.0, 2.5, 9.0])
+    monkeypatch.setattr(encoders, "_point", lambda *given: Point(given[3], given[4], tokens_per_second=next(speeds)))
+    steps = [(20, budget) for budget in (32, 64, 128, 256, 512)]
+    points = sweep(protein, protein.encoder("fp32"), Memory(CPU), steps, Clock(600))
+    assert [point.budget for point in points] == [32, 64, 128, 256]
+    assert best_budget(points) == 64
+    speeds = iter([1.0, 3.0])
+    assert len(sweep(protein, protein.encoder("fp32"), Memory(CPU), steps, Clock(0))) == 1

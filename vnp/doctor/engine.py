@@ -17,6 +17,7 @@ import torch
 from vnp.doctor import Finding, guarded
 from vnp.encoders.build import DTYPES
 from vnp.encoders.device import choose_device
+from vnp.encoders.measured import cosines
 from vnp.encoders.models.bare import BareModel, mixed_lengths, random_model
 from vnp.encoders.spec import TRANSFORMERS, EncoderSpec, weighted
 
@@ -173,7 +174,6 @@ def compare_packed(reference: Reference, precision: str, attention: str) -> Pack
     got = encoder.embed_ids(reference.ids).astype(np.float64)
     seconds = time.perf_counter() - began
     size = np.linalg.norm(reference.means, axis=1)
-    cosine = (got * reference.means).sum(axis=1) / (np.linalg.norm(got, axis=1) * size)
     return PackedCheck(
         family=reference.model.spec.family.name,
         layers=reference.model.sizes.depth,
@@ -183,7 +183,7 @@ def compare_packed(reference: Reference, precision: str, attention: str) -> Pack
         kernel=encoder.kernel,
         sequences=len(reference.ids),
         tokens=sum(len(each) for each in reference.ids),
-        min_cosine=float(cosine.min()),
+        min_cosine=float(cosines(got, reference.means).min()),
         max_relative=float((np.linalg.norm(got - reference.means, axis=1) / size).max()),
         max_abs=float(np.abs(got - reference.means).max()),
         seconds=seconds,

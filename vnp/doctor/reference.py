@@ -16,7 +16,14 @@ import torch
 from vnp import __version__
 from vnp.doctor import Finding, guarded
 from vnp.encoders import from_folder
-from vnp.encoders.measured import LEAST_COSINE_FP8, Fp8Record, keep_fp8_record, weights_digest
+from vnp.encoders.measured import (
+    LEAST_COSINE_FP8,
+    LEAST_DIFFERENCE_FP8,
+    Fp8Record,
+    cosines,
+    keep_fp8_record,
+    weights_digest,
+)
 from vnp.encoders.spec import EncoderSpec, spec
 from vnp.encoders.weights.folders import find_folder, locate_weighted, read_config
 from vnp.encoders.weights.lock import resolve
@@ -121,7 +128,8 @@ def fp8(name: str, weights: Path | None, device: str = "cuda") -> Finding:
         path = keep_fp8_record(record, folder)
         found = (
             f"smallest cosine to float32 {record.min_cosine:.6f} (at least {LEAST_COSINE_FP8}), median "
-            f"{record.median_cosine:.6f}, over {record.sequences} sequences on {record.device}; kept in {path}"
+            f"{record.median_cosine:.6f}, smallest of what sets sequences apart {record.min_difference:.5f} (at least "
+            f"{LEAST_DIFFERENCE_FP8}), over {record.sequences} sequences on {record.device}; kept in {path}"
         )
         if record.passes:
             return Finding(about, "ok", found)
@@ -138,7 +146,8 @@ def measure(one: EncoderSpec, folder: Path, device: str) -> Fp8Record:
     tokens, place = eight.tokens_read, str(eight.device)  # type: ignore[attr-defined]
     del eight
     exact = from_folder(folder, device=device, precision="fp32", attention="padded", token_budget=_EXACT_BUDGET)
-    cosine = cosines(got, exact.embed(sequences))
+    want = exact.embed(sequences)
+    cosine = cosines(got, want)
     return Fp8Record(
         encoder=one.name,
         weights=weights_digest(one),
@@ -146,6 +155,7 @@ def measure(one: EncoderSpec, folder: Path, device: str) -> Fp8Record:
         tokens=tokens,
         min_cosine=float(cosine.min()),
         median_cosine=float(np.median(cosine)),
+        min_difference=float(cosines(got, want, apart=True).min()),
         device=str(torch.cuda.get_device_name(place)),
         torch=torch.__version__,
         code=__version__,
@@ -167,10 +177,3 @@ def proteins() -> list[str]:
         for length, starts in zip(_LENGTHS, steps.tolist(), strict=True)
         for start in starts
     ]
-
-
-def cosines(got: Float32[np.ndarray, "n width"], want: Float32[np.ndarray, "n width"]) -> Float32[np.ndarray, " n"]:
-    """Cosine between rows of the same number."""
-    size = np.linalg.norm(got, axis=1) * np.linalg.norm(want, axis=1)
-    cosine: Float32[np.ndarray, " n"] = (got * want).sum(axis=1) / size
-    return cosine

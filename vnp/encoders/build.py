@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from vnp.encoders.device import choose_device
+from vnp.encoders.device import choose_device, device_name
 from vnp.encoders.engine import Model, Precision, TransformerEncoder
 from vnp.encoders.kernels.attention import choose
 from vnp.encoders.measured import read_tuned
@@ -68,7 +68,8 @@ def build(
         spec: what the encoder is.
         device: such as ``cpu`` or ``cuda:0``.
         precision: ``fp32``, ``fp16``, ``bf16``, or, for ESM2 on Hopper or newer, ``fp8``; weights are cast once.
-        token_budget: rows of one batch; None for what was measured as best on this GPU, else what fits the device.
+        token_budget: rows of one batch; None for what ``benchmark speed --tune`` found best here, else
+            what fits the device.
         attention: ``auto`` (``fused`` where it runs and agrees, else the fastest other; the environment variable
             VNP_ATTENTION may name another), ``fused``, ``packed``, ``padded``, or a kernel's name.
 
@@ -107,18 +108,13 @@ def build(
         attention=kernel,
         device=place,
         precision=checked,
-        token_budget=token_budget or _tuned(place, spec.name, precision) or default_budget(place, checked),
+        token_budget=token_budget
+        or read_tuned(device_name(place), spec.name, precision)
+        or default_budget(place, checked),
         kernel=name,
     )
     encoder.weights_seconds = brought
     return encoder
-
-
-def _tuned(device: torch.device, encoder: str, precision: str) -> int | None:
-    """The budget that ``benchmark speed --tune`` found best on this GPU, if anybody ran it."""
-    if device.type != "cuda":
-        return None
-    return read_tuned(torch.cuda.get_device_name(device), encoder, precision)
 
 
 def _fastest(model: Trunk, family: Family, shape: AttentionShape, wanted: str) -> tuple[Model, Attention, str]:

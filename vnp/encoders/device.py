@@ -6,6 +6,7 @@ import torch
 
 from vnp.encoders.models.eight_bits import multiplies_bytes
 from vnp.errors import EncoderError, UsageError
+from vnp.files.machine import processor_name
 
 _FIRST_WITH_BF16 = (8, 0)
 
@@ -37,6 +38,11 @@ def choose_device(name: str | torch.device) -> torch.device:
     if number and int(number) >= torch.cuda.device_count():
         raise EncoderError(f"device {name!r}: torch sees {torch.cuda.device_count()} GPU(s), counted from 0")
     return torch.device("cuda", int(number) if number else torch.cuda.current_device())
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the GPU, or of the processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
 
 
 def choose_precision(name: str, device: torch.device, half: str = "fp16", *, int8: bool = False) -> str:

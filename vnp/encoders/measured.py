@@ -1,12 +1,13 @@
 """What was measured on a user's machine and is kept: token budgets, and what 8 bits cost an encoder's own weights.
 
-Budgets are in one JSON file of the user's, by name of the GPU, encoder and precision: ``benchmark speed --tune`` writes
-them, encoders read them. A file that is damaged counts as none: a budget changes how fast an encoder is, and never what
-it computes beyond rounding.
+Budgets are in one JSON file of the user's, by name of the GPU or processor, encoder and precision: ``benchmark speed
+--tune`` writes them, encoders read them. A file that is damaged counts as none: a budget changes how fast an encoder
+is, and never what it computes beyond rounding.
 
 Rounding to 8 bits costs each model's weights something else, and random weights say nothing of it. So ``doctor --fp8``
 compares pooled embeddings in 8 bits with those in float32 and keeps the result beside the weights, tied to their
-SHA-256; without a result that passes, an encoder is not loaded in 8 bits.
+SHA-256; without a result that passes, an encoder is not loaded in 8 bits. What embeddings have in common is most of
+them, and tells a classifier nothing, so what sets each apart from their mean is compared as well.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
+
+import numpy as np
+from jaxtyping import Float32, Float64
 
 from vnp.encoders.spec import EncoderSpec
 from vnp.errors import EncoderError, RunError, StorageError
@@ -28,8 +32,8 @@ log = logging.getLogger(__name__)
 BUDGETS_NAME = "token_budgets.json"
 _BUDGETS_SCHEMA = "vnp-token-budgets/1"
 RECORD_NAME = "fp8.json"
-_RECORD_SCHEMA = "vnp-fp8/1"
-LEAST_COSINE_FP8 = 0.999
+_RECORD_SCHEMA = "vnp-fp8/2"
+LEAST_COSINE_FP8, LEAST_DIFFERENCE_FP8 = 0.999, 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,7 @@ class Fp8Record:
     tokens: int  # how many those had
     min_cosine: float  # smallest cosine between a sequence's pooled embedding in 8 bits and that in float32
     median_cosine: float  # the median
+    min_difference: float  # the smallest, of what sets each embedding apart from the mean of all
     device: str  # name of the GPU
     torch: str  # its version
     code: str  # version of vnp
@@ -99,7 +104,22 @@ class Fp8Record:
     @property
     def passes(self) -> bool:
         """Whether the encoder may be used in 8 bits."""
-        return self.min_cosine >= LEAST_COSINE_FP8
+        return self.min_cosine >= LEAST_COSINE_FP8 and self.min_difference >= LEAST_DIFFERENCE_FP8
+
+
+def cosines(
+    got: Float32[np.ndarray, "n width"], want: Float32[np.ndarray, "n width"], *, apart: bool = False
+) -> Float64[np.ndarray, " n"]:
+    """Cosine between rows of the same number; NaN where a number is not finite.
+
+    With ``apart``, between what sets each row apart from the mean of its own: what a classifier sees.
+    """
+    a, b = got.astype(np.float64), want.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if apart:
+            a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+        found: Float64[np.ndarray, " n"] = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    return found
 
 
 def weights_digest(spec: EncoderSpec) -> str:
@@ -147,10 +167,11 @@ def require_fp8_record(spec: EncoderSpec, folder: Path) -> None:
             f"run: python -m jobs.doctor --fp8 {name}, or use --precision fp16"
         )
     if not any(record.passes for record in found):
-        worst = min(record.min_cosine for record in found)
+        worst = min(found, key=lambda record: record.min_cosine)
         raise EncoderError(
-            f"{spec.name}: with these weights 8 bits give a smallest cosine to float32 of {worst:.5f}, "
-            f"below {LEAST_COSINE_FP8}: use --precision fp16"
+            f"{spec.name}: with these weights 8 bits give a smallest cosine to float32 of {worst.min_cosine:.5f} (at "
+            f"least {LEAST_COSINE_FP8}), of what sets sequences apart {worst.min_difference:.4f} (at least "
+            f"{LEAST_DIFFERENCE_FP8}): use --precision fp16"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import platform
 import re
 import resource
 import stat
@@ -19,6 +20,21 @@ _CGROUPS = Path("/sys/fs/cgroup")
 IGNORE_DISK = "VNP_IGNORE_DISK"
 _STATUS = Path("/proc/self/status")
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+
+
+def cpu_fact(name: str) -> str:
+    """What the system says of the first processor, such as ``model name`` or ``flags``; empty where it says nothing."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        return ""
+    found = re.search(rf"^{re.escape(name)}\s*:\s*(.*)$", text, re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def processor_name() -> str:
+    """What the processor is called."""
+    return cpu_fact("model name") or platform.processor() or platform.machine()
 
 
 def cache_folder(part: str) -> Path:

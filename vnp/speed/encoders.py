@@ -6,6 +6,7 @@ Whatever fails says why in its place, and does not end the rest.
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from vnp.encoders.engine import TransformerEncoder
+from vnp.encoders.measured import cosines
 from vnp.encoders.models.bare import BareModel
 from vnp.errors import EncoderError
 from vnp.speed.measure import (
@@ -22,7 +24,6 @@ from vnp.speed.measure import (
     ceiling_rows,
     choose_sample,
     free,
-    least_cosine,
     measure_ceiling,
     take_time,
 )
@@ -32,10 +33,12 @@ Say = Callable[[str], None]
 
 LEFT_OUT = "left out: the time was used up"
 _INTERRUPTED = "interrupted"
-SWEPT_LENGTH, _SWEPT_ROUNDS = 102, 3
+SWEPT_LENGTH, _SWEPT_ROUNDS, _PAST = 102, 3, 2
 _GPU_BUDGETS = (4096, 8192, 16384, 32768, 65536, 131072, 262144)
 _CPU_BUDGETS = (512, 1024, 2048, 4096, 8192)
-_WITHIN = 0.01
+_WITHIN, _TUNING_SECONDS = 0.01, 25.0  # a point of the largest models takes five more
+_RESERVE = 0.9  # of a GPU's memory; the rest is for its context and for what batches leave in pieces
+MEMORIES = (24, 40, 80, 141)  # GB, as GPUs are sold
 _FULL = 0.998  # a little less than whole batches, so that no token is left for one more
 
 
@@ -79,7 +82,10 @@ class Row:
     tflops: float = 0.0  # floating-point operations of matrix products and attention, by the median round
     share: float | None = None  # of the rate of the matrix products alone
     peak_gib: float | None = None  # GPU memory, weights included
+    weights_gib: float | None = None  # GPU memory of the weights alone
+    token_bytes: float | None = None  # GPU memory of one token more in a batch, from the peak of this one
     least_cosine: float | None = None  # the smallest between pooled embeddings and those of plain layers in float32
+    least_difference: float | None = None  # the same of what sets each embedding apart from the mean of all compared
     compared: int = 0  # sequences that the cosine is of
     times_rival: float | None = None  # how many times more tokens a second than the best rival, if it is ours
     times_loop: float | None = None  # how many times more than VirNucPro's way, if it is ours
@@ -101,8 +107,18 @@ class Row:
         )
 
     def compared_with(self, exact: np.ndarray | None, got: np.ndarray) -> Row:
-        """The row with its smallest cosine."""
-        return self if exact is None else replace(self, least_cosine=least_cosine(got, exact), compared=len(exact))
+        """The row with its smallest cosines."""
+        if exact is None:
+            return self
+        apart = float(cosines(got, exact, apart=True).min()) if len(exact) > 1 else None
+        least = float(cosines(got, exact).min())
+        return replace(self, least_cosine=least, least_difference=apart, compared=len(exact))
+
+    def fitting(self, gigabytes: float) -> int | None:
+        """Tokens of a batch that a GPU with so much memory holds, reckoned from this one; None where none was used."""
+        if not self.token_bytes or self.weights_gib is None:
+            return None
+        return max(0, int((_RESERVE * gigabytes * 1e9 - self.weights_gib * 2**30) / self.token_bytes))
 
 
 @dataclass(frozen=True)
@@ -127,6 +143,7 @@ class Sweep:
     points: tuple[Point, ...]
     best: int | None
     error: str | None = None
+    seconds: float = 0.0  # that it took, with loading the encoder
 
 
 @dataclass(frozen=True)
@@ -260,6 +277,10 @@ def _measure(
     rounds = take_time(lambda: encoder.embed_ids(course.ids), repeats, memory, clock)
     row = empty_row(model, course, encoder.precision).timed(model, course.workload.lengths, rounds, memory.peak_gib)
     note = f"{encoder.kernel}, {encoder.token_budget:,} tokens a batch"
+    if memory.peak_gib is not None and memory.held_gib is not None:
+        held = memory.held_gib
+        used = (memory.peak_gib - held) * 2**30 / min(encoder.token_budget, course.workload.tokens)
+        row = replace(row, weights_gib=held, token_bytes=used)
     return replace(row, note=note).compared_with(course.exact, encoder.embed_ids(course.sample))
 
 
@@ -289,13 +310,13 @@ def _placed(row: Row, rows: Sequence[Row], ceilings: Sequence[Ceiling]) -> Row:
 
 
 def _tuned(model: BareModel, precision: str, token_budget: int | None) -> Sweep:
-    memory = Memory(model.device)
-    budgets = budgets_of(model.device)
+    memory, clock = Memory(model.device), Clock(_TUNING_SECONDS)
+    began = time.perf_counter()
     try:
         encoder = model.encoder(precision, token_budget=token_budget)
-        steps = [(SWEPT_LENGTH, budget) for budget in budgets if budget >= SWEPT_LENGTH]
-        points = sweep(model, encoder, memory, steps)
-        return Sweep("budget", precision, tuple(points), best_budget(points))
+        steps = [(SWEPT_LENGTH, budget) for budget in budgets_of(model.device) if budget >= SWEPT_LENGTH]
+        points = sweep(model, encoder, memory, steps, clock)
+        return Sweep("budget", precision, tuple(points), best_budget(points), seconds=time.perf_counter() - began)
     except Exception as error:
         return Sweep("none", precision, (), None, error=reason(error))
     finally:
@@ -315,15 +336,21 @@ def best_budget(points: Iterable[Point], within: float = _WITHIN) -> int | None:
 
 
 def sweep(
-    model: BareModel, encoder: TransformerEncoder, memory: Memory, steps: Iterable[tuple[int, int]]
-) -> list[Point]:
-    """Measure the engine with (tokens of a sequence, tokens of a batch) step after step, until one fails."""
+    model: BareModel, encoder: TransformerEncoder, memory: Memory, steps: Iterable[tuple[int, int]],
+    clock: Clock | None = None,
+) -> list[Point]:  # fmt: skip
+    """Measure the engine with (tokens of a sequence, tokens of a batch) step after step.
+
+    That is until one fails; with a clock also until two in a row are slower than one before them, or it has run out.
+    """
     before = encoder.token_budget
     points: list[Point] = []
     try:
         for length, budget in steps:
             points.append(_point(model, encoder, memory, length, budget))
-            if points[-1].error is not None:
+            rates = [point.tokens_per_second for point in points]
+            past_best = len(rates) - rates.index(max(rates)) > _PAST
+            if points[-1].error is not None or (clock is not None and (past_best or not clock.left)):
                 break
     finally:
         encoder.token_budget = before
@@ -334,7 +361,7 @@ def _point(model: BareModel, encoder: TransformerEncoder, memory: Memory, length
     encoder.token_budget = budget
     # Whole batches alone, so that a last one that is nearly empty does not count against a large budget; enough of
     # them that small ones are not lost in the noise.
-    batches = max(1, -(-(131_072 if model.device.type == "cuda" else 1024) // budget))
+    batches = max(1, -(-(131_072 if model.device.type == "cuda" else 512) // budget))
     lengths = np.full(batches * max(1, int(budget * _FULL) // length), length, np.int64)
     ids = model.sequences(lengths)
     try:

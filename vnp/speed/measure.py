@@ -9,21 +9,20 @@ import gc
 import importlib.metadata
 import os
 import platform
-import re
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 
 from vnp.encoders.build import DTYPES, default_budget
 from vnp.encoders.models.bare import BareModel
 from vnp.errors import EncoderError
+from vnp.files.machine import cpu_fact, processor_name
 
 _ROWS_ON_CPU, _ROWS_FP32 = 1024, 16384
 _LARGEST_FP8 = 448.0  # of float8_e4m3fn
@@ -68,6 +67,11 @@ class Memory:
             return None
         return max(0, torch.cuda.max_memory_allocated(self._device) - self._base) / 2**30
 
+    @property
+    def held_gib(self) -> float | None:
+        """What is held now."""
+        return (torch.cuda.memory_allocated(self._device) - self._base) / 2**30 if self._cuda else None
+
 
 def free(device: torch.device) -> None:
     """Give back what nobody refers to any more."""
@@ -95,13 +99,6 @@ def choose_sample(lengths: Int64[np.ndarray, "n"], count: int, seed: int = 0) ->
     others = np.setdiff1d(np.arange(len(lengths)), extremes)
     more = np.random.default_rng(seed).permutation(others)[: max(0, count - len(extremes))]
     return np.sort(np.concatenate([extremes, more]))
-
-
-def least_cosine(got: Float32[np.ndarray, "n width"], want: Float32[np.ndarray, "n width"]) -> float:
-    """The smallest cosine between rows of the same number; NaN where a number is not finite."""
-    a, b = got.astype(np.float64), want.astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return float(((a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))).min())
 
 
 @dataclass(frozen=True)
@@ -208,8 +205,8 @@ def describe_machine(device: torch.device) -> dict[str, object]:
     versions = {name: _version(name) for name in _LIBRARIES}
     found: dict[str, object] = {
         "device": str(device),
-        "name": device_name(device),
-        "processor": _cpu_line("model name") or platform.processor() or platform.machine(),
+        "name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -226,11 +223,6 @@ def describe_machine(device: torch.device) -> dict[str, object]:
     return found
 
 
-def device_name(device: torch.device) -> str:
-    """Name of the GPU, or ``cpu``."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
 def default_precisions(device: torch.device, *, few: bool = False) -> tuple[str, ...]:
     """The precisions worth measuring: half ones on a GPU; float32 on a CPU, and bfloat16 where it has units for it."""
     if device.type == "cuda":
@@ -240,16 +232,7 @@ def default_precisions(device: torch.device, *, few: bool = False) -> tuple[str,
 
 def cpu_has_bf16(flags: str | None = None) -> bool:
     """Whether the CPU multiplies bfloat16 by itself; ``flags`` are what the system says that it can do."""
-    return bool(_BF16_FLAGS & set((_cpu_line("flags") if flags is None else flags).split()))
-
-
-def _cpu_line(name: str) -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:
-        return ""
-    found = re.search(rf"^{re.escape(name)}\s*:\s*(.*)$", text, re.MULTILINE)
-    return found[1].strip() if found else ""
+    return bool(_BF16_FLAGS & set((cpu_fact("flags") if flags is None else flags).split()))
 
 
 def _version(library: str) -> str | None:

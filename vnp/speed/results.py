@@ -12,7 +12,7 @@ from vnp.files.claims import make_folder
 from vnp.files.durable import write_text
 from vnp.files.records import write_json
 from vnp.files.tables import table_text
-from vnp.speed.encoders import ModelReport, Row, Sweep
+from vnp.speed.encoders import MEMORIES, ModelReport, Row, Sweep
 
 SCHEMA = "vnp-speed/1"
 
@@ -73,7 +73,9 @@ def write(folder: Path, machine: Mapping[str, object], models: Sequence[ModelRep
     return paths
 
 
-_HEAD = ("sequences/s", "tokens/s", "TFLOP/s", "share", "GiB", "cosine", "x rival", "x VirNucPro", "spread")
+_HEAD = (
+    *("sequences/s", "tokens/s", "TFLOP/s", "share", "GiB", "cosine", "apart", "x rival", "x VirNucPro", "spread"),
+)
 
 
 def table(model: ModelReport) -> Iterator[str]:
@@ -104,28 +106,47 @@ def table(model: ModelReport) -> Iterator[str]:
                 yield f"  {name:<{wide}}  {row.error}"
             else:
                 yield f"  {name:<{wide}}" + "".join(f"{found[each]:>13}" for each in head) + f"  {row.note}"
+    yield from _memory_lines(model)
     for sweep in model.sweeps:
         yield ""
         yield from sweep_lines(model.name, sweep)
 
 
+def _memory_lines(model: ModelReport) -> Iterator[str]:
+    """Tokens of a batch against a GPU's memory, for each precision by the workload that took most for a token."""
+    measured: dict[str, Row] = {}
+    for row in sorted((row for row in model.rows if row.token_bytes), key=lambda row: row.token_bytes or 0):
+        measured[row.precision] = row
+    if measured:
+        yield ""
+        yield f"{model.name}: tokens of a batch that fit, reckoned from the weights and what a token took above"
+        yield f"  {'':<6}{'weights, GiB':>13}{'KiB a token':>13}" + "".join(f"{f'{size} GB':>13}" for size in MEMORIES)
+    for precision, row in measured.items():
+        fitting = "".join(f"{row.fitting(size) or 0:>13,}" for size in MEMORIES)
+        yield f"  {precision:<6}{row.weights_gib:>13.2f}{(row.token_bytes or 0) / 1024:>13.1f}{fitting}"
+
+
 def _cells(row: Row) -> dict[str, str]:
     spread = (max(row.rounds) - min(row.rounds)) / sorted(row.rounds)[len(row.rounds) // 2]
-    cosine = "-"
-    if row.least_cosine is not None:
-        finite = math.isfinite(row.least_cosine)
-        cosine = f"{math.floor(row.least_cosine * 1e8) / 1e8:.8f}" if finite else "not finite"
     return {
         "sequences/s": _count(row.sequences_per_second),
         "tokens/s": _count(row.tokens_per_second),
         "TFLOP/s": _count(row.tflops),
         "share": "-" if row.share is None else f"{row.share:.2f}",
         "GiB": "-" if row.peak_gib is None else f"{row.peak_gib:.1f}",
-        "cosine": cosine,
+        "cosine": _floor(row.least_cosine, 8),
+        "apart": _floor(row.least_difference, 6),
         "x rival": "-" if row.times_rival is None else f"{row.times_rival:.2f}",
         "x VirNucPro": "-" if row.times_loop is None else f"{row.times_loop:.1f}",
         "spread": f"{spread:.1%}" if len(row.rounds) > 1 else "one round",
     }
+
+
+def _floor(value: float | None, digits: int) -> str:
+    """A cosine, never rounded up."""
+    if value is None or not math.isfinite(value):
+        return "-" if value is None else "not finite"
+    return f"{math.floor(value * 10**digits) / 10**digits:.{digits}f}"
 
 
 def sweep_lines(name: str, sweep: Sweep) -> Iterator[str]:
@@ -150,7 +171,7 @@ def sweep_lines(name: str, sweep: Sweep) -> Iterator[str]:
             f"{_count(point.tflops):>13}{peak:>13}"
         )
     if sweep.best is not None:
-        yield f"  the smallest batch within 1 % of the best: {sweep.best:,} tokens"
+        yield f"  the smallest batch within 1 % of the best: {sweep.best:,} tokens, found in {sweep.seconds:.0f} s"
 
 
 def _count(value: float) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache, partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - as everybody calls it
 
 from vnp.encoders.models.sixframe import Block, Codons, Convolution, SixFrame, codon_ids, masked
+from vnp.files.machine import cpu_fact
 
 _INSTRUCTIONS = {"avx512_vnni", "avx_vnni", "amx_int8"}
 _LARGEST = 255
@@ -230,11 +230,7 @@ def _largest_outputs(network: SixFrame) -> dict[nn.Module, float]:
 @cache
 def multiplies_bytes() -> bool:
     """Whether the CPU has instructions for products of bytes, and torch gets the largest sums of them right."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:
-        return False
-    if not _INSTRUCTIONS & set(flags.split()):
+    if not _INSTRUCTIONS & set(cpu_fact("flags").split()):
         return False
     before, width = 64, 3
     part = Convolution(before, 16, width)
