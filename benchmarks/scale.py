@@ -35,8 +35,8 @@ from vnp.runs.making.pipeline import make_shards
 from vnp.runs.planning.options import MOST_SHARDS, RunOptions
 from vnp.runs.planning.plan import read_plan
 from vnp.runs.planning.start import start_run
-from vnp.runs.request import NATIVE, Request, Run
-from vnp.runs.units import Prepared
+from vnp.runs.request import NATIVE, PlannedInput, Request, Run
+from vnp.runs.units import Prepared, UnitBatch
 from vnp.sequences.samplesheet import InputFile
 
 _AT_ONCE = 50_000
@@ -220,6 +220,9 @@ class MadeUpScores:
     """Draws the scores of rows by chance."""
 
     seed: int
+
+    def settle(self, units: Sequence[UnitBatch], inputs: Sequence[PlannedInput]) -> None:
+        """Settle nothing."""
 
     def score(self, prepared: Prepared, arrays: Mapping[str, np.ndarray]) -> Scores:  # noqa: ARG002 - of the protocol
         """Draw those of a block: the same each time."""

@@ -97,6 +97,17 @@ _FEW = 0.1
     default=True,
     help="With a checkpoint that reads open frames: let native score chunks that have none.",
 )
+@click.option(
+    "--cascade",
+    type=click.Choice([NATIVE]),
+    help="Do not embed records that native is sure about, as far as the checkpoint was trained with --cascade.",
+)
+@click.option(
+    "--cascade-risk",
+    type=float,
+    default=0.01,
+    help="Share of calls that may differ by that from what the checkpoint alone would call.",
+)
 @click.option("--shards", type=int, default=1, help="Number of shards.")
 @options.tasks
 @click.option(
@@ -120,6 +131,8 @@ def main(
     source: Path | None,
     window: int | None,
     native: bool,
+    cascade: str | None,
+    cascade_risk: float,
     shards: int,
     tasks: int | None,
     pairs: bool,
@@ -141,7 +154,8 @@ def main(
     vnp_mqc.json (for MultiQC) and predictions.json. Tasks keep scores, and of embeddings nothing unless asked. On
     Slurm, the shards and the calling are jobs, one behind the other.
     """
-    given = {name: embedding.pop(name) for name in CHOICES}
+    given = {name: embedding.pop(name) for name in CHOICES if name in embedding}
+    given["cascade"] = None if cascade is None else cascade_risk
     check_numbers(given["threshold"], given["max_fdr"], given["min_length"])
     if given["prevalence"] is not None:
         given_prevalence(given["prevalence"])
@@ -151,6 +165,8 @@ def main(
                 raise UsageError("--from takes a run that is embedded already, and no INPUT")
             if pairs:
                 raise UsageError("--from calls pairs where the run holds them: leave --pairs out")
+            if cascade is not None:
+                raise UsageError("--from calls records that are embedded or settled already: leave --cascade out")
             _say(found := _from(source, checkpoint, out, given, force, embedding["device"]), source, out or source)
         else:
             if out is None or not input:
@@ -161,6 +177,10 @@ def main(
             loaded, calling = choose_options(checkpoint or NATIVE, given, native=native)
             folders = {name: folder for name, folder in (("dna", dna), ("protein", protein)) if folder}
             decided = encoding_for(loaded, calling, window, folders, embedding["weights"])
+            if cascade is not None and keep_embeddings:
+                raise UsageError(
+                    "--cascade embeds some of the records, and --keep-embeddings keeps rows of all of them"
+                )
             encoding = {**embedding, **decided, "keep_embeddings": keep_embeddings, "pairs": pairs}
             planned = run_options(input, shards, encoding, executor, out=out, every_frame=True)
             require_inputs(planned.files, pairs=pairs, options=calling)

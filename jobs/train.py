@@ -77,6 +77,9 @@ _RECIPE_OPTIONS = ("batch", "rate", "epochs", "patience", "dropout", "balance")
 )
 @click.option("--threshold", type=float, default=0.5, help="Probability from which on a row is called viral.")
 @click.option(
+    "--cascade", is_flag=True, help="Measure on the held-out records what predict --cascade native may leave to native."
+)
+@click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
     default=0,
@@ -104,6 +107,7 @@ def main(
     groups: Path | None,
     units: str | None,
     organisms: Path | None,
+    cascade: bool,
     device: str,
     resume: bool,
     tensorboard: bool,
@@ -145,7 +149,12 @@ def main(
     )
     where = choose_device(device)
     with _watching(opened, out, training, quiet=as_json, tensorboard=tensorboard) as watcher:
-        trained = train(opened, out, training, where, resume=resume, force=force, watcher=watcher)
+        other = None
+        if cascade:
+            from vnp.native.classifier import other_of
+
+            other = other_of(device)
+        trained = train(opened, out, training, where, resume=resume, force=force, watcher=watcher, other=other)
     if as_json:
         files = {
             name: str(getattr(trained.outputs, name))

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Float16, Float32, Float64, Int64
 
 from vnp.classifier.calibration import Calibration, logistic
+from vnp.classifier.cascade import Agreement
 from vnp.classifier.classifier import distances, margins, require_kind
 from vnp.classifier.model import CLASSES, MLPClassifier
 from vnp.encoders.device import choose_device
@@ -52,6 +53,7 @@ class Checkpoint:
     threshold: float = 0.5  # probability from which on a row is called viral, where there are no presets
     presets: Mapping[str, Preset] = field(default_factory=dict)  # thresholds for records, by name
     trust: Trust = field(default_factory=Trust)  # how far its probabilities and calls can be trusted
+    agreement: Agreement | None = None  # how it and the native network score held-out records, where that was measured
     classes: tuple[str, ...] = CLASSES  # names of the outputs
     origin: str = "vnp"  # ``vnp``, or ``VirNucPro`` for a converted one
     training: Mapping[str, Any] = field(default_factory=dict)  # recipe, rows, digest of the training data, epochs
@@ -151,6 +153,8 @@ class Checkpoint:
             "about": json.dumps(about, sort_keys=True),
             "weights": {name: tensor.detach().cpu().clone() for name, tensor in sorted(self.weights.items())},
         }
+        if self.agreement is not None:
+            content["agreement"] = self.agreement.to_tensors()
         save_tensors(path, content, exclusive=exclusive)
 
     @classmethod
@@ -179,6 +183,7 @@ class Checkpoint:
                 # What was written before there were any has none.
                 presets=presets_from_json(about.get("presets", {})),
                 trust=Trust.from_json(about.get("trust")),
+                agreement=Agreement.from_tensors(content["agreement"]) if "agreement" in content else None,
                 **asdict(from_json(_Plain, {name: about[name] for name in _PLAIN})),
             )
             if (

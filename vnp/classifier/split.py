@@ -302,8 +302,8 @@ def _genomes(features: Features) -> dict[str, list[bytes]]:
     """The sequences of each group; those too short for a sketch are left out, the group stays."""
     records = features.records()
     genomes: dict[str, list[bytes]] = defaultdict(list)
-    for group, sequence in _sequences(features, records):
-        contigs = genomes[group]
+    for place, sequence in record_sequences(features, records):
+        contigs = genomes[records.group[place].decode()]
         if len(sequence) >= SHORTEST:
             contigs.append(sequence)
     for group in features.groups():
@@ -311,8 +311,12 @@ def _genomes(features: Features) -> dict[str, list[bytes]]:
     return dict(genomes)
 
 
-def _sequences(features: Features, records: Records) -> Iterator[tuple[str, bytes]]:
-    """Group and bases of every record of the run, read anew from its inputs."""
+def record_sequences(features: Features, records: Records) -> Iterator[tuple[int, bytes]]:
+    """Place and bases of every record of the run, read anew from the inputs that the features' provenance names.
+
+    Raises:
+        ChangedInputError: one is gone or has changed.
+    """
     inputs = [PlannedInput(**entry) for entry in features.provenance["inputs"]]
     check_inputs(inputs)
     for number, entry in enumerate(inputs):
@@ -326,4 +330,4 @@ def _sequences(features: Features, records: Records) -> Iterator[tuple[str, byte
                 raise ChangedInputError(
                     f"has this record where {stored!r} was embedded", path=entry.path, record=record.name
                 )
-            yield records.group[place].decode(), record.sequence
+            yield place, record.sequence

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float64, Int8, Int64
 
 from vnp.classifier.calibration import fit_calibration, shown_odds
+from vnp.classifier.cascade import Other, measure_agreement
 from vnp.classifier.checkpoint import Checkpoint
 from vnp.classifier.fit import Fitted, fit, margins_of, state_of
 from vnp.classifier.model import MLPClassifier
@@ -143,6 +144,7 @@ def train(
     force: bool = False,
     graph: bool = True,
     watcher: Watcher | None = None,
+    other: Other | None = None,
 ) -> Trained:
     """Train a classifier and write it with its split, log, metrics and plots; the checkpoint last.
 
@@ -155,6 +157,7 @@ def train(
         force: write over what is there.
         graph: record steps as CUDA graphs, where there is a GPU.
         watcher: is told how it goes.
+        other: the native network, where it is to be kept how it scores held-out records.
 
     Raises:
         RunExistsError: ``out`` is there, or files beside it that this training did not leave.
@@ -205,7 +208,7 @@ def train(
         )  # fmt: skip
         if not written:
             after_epoch(fitted.history)
-        checkpoint = _finish(features, store, split, training, fitted, outputs, data, text)
+        checkpoint = _finish(features, store, split, training, fitted, outputs, data, text, other)
         try:
             checkpoint.write(outputs.checkpoint, exclusive=not force)
         except FileExistsError:
@@ -271,6 +274,7 @@ def _finish(
     outputs: Outputs,
     data: str,
     text: str,
+    other: Other | None,
 ) -> Checkpoint:
     """Calibrate, measure and plot. The checkpoint comes after: where it is, all else is too."""
     label = store.label
@@ -292,6 +296,7 @@ def _finish(
         )
         for part, found in parts.items()
     }
+    last = max(parts)
     checkpoint = Checkpoint(
         weights=fitted.weights,
         layout=features.layout,
@@ -303,7 +308,11 @@ def _finish(
         trust=measure_trust(
             features, store, split, {part: calibration.apply(found) for part, found in parts.items()}, training.seed
         ),
-        # A row without a protein is a chunk; with one it is an open frame.
+        agreement=None
+        if other is None
+        else measure_agreement(
+            features, split, last, calibration.apply(parts[last]), other, training.seed, PARTS[last]
+        ),
         training={
             "recipe": asdict(training.recipe),
             "seed": training.seed,
@@ -327,7 +336,6 @@ def _finish(
         for part in sorted(parts, reverse=True)
     ]
     plots = write_training_plots(outputs.plots, fitted.history, series, training.threshold, fitted.best_epoch)
-    last = max(parts)
     groups = by_group(
         features, split.rows(last), label, calibration.apply(parts[last]), training.threshold, training.organisms
     )

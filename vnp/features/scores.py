@@ -25,6 +25,9 @@ from vnp.sequences.ends import UNKNOWN
 
 SCHEMA = "vnp-scores/2"
 GROUP = "scores"
+SETTLED = -2
+"""In place of a frame: the row is a window, as long as the native network reads, of a record that it settles. Its
+number is that of the first chunk in it."""
 NOT_COUNTED = -1
 """In place of a number of bases."""
 LONGEST_DESCRIPTION = WIDEST_FIXED
@@ -39,7 +42,8 @@ class Scores:
 
     record: Int64[np.ndarray, "n"]  # ordinal of the input record over the whole run, 0-based
     chunk: Int32[np.ndarray, "n"]  # number of the chunk within its record, 1-based
-    frame: Int8[np.ndarray, "n"]  # index into ``vnp.sequences.frames.FRAME_NAMES``, or -1 where a row is a chunk
+    # index into ``vnp.sequences.frames.FRAME_NAMES``, -1 where a row is a chunk, or ``SETTLED``
+    frame: Int8[np.ndarray, "n"]
     start: Int64[np.ndarray, "n"]  # where the row's DNA starts on the record, 0-based
     end: Int64[np.ndarray, "n"]  # where it ends, exclusive
     logits: Float32[np.ndarray, "n k"]  # of each kind
@@ -47,6 +51,14 @@ class Scores:
 
     def __len__(self) -> int:
         return len(self.record)
+
+    def some(self, kept: np.ndarray) -> Scores:
+        """Those of some rows, by a mask or by their places."""
+        return Scores(*(getattr(self, one.name)[kept] for one in fields(self)))
+
+    def followed_by(self, other: Scores) -> Scores:
+        """These and those of the rows behind them."""
+        return Scores(*(np.concatenate([getattr(one, it.name) for one in (self, other)]) for it in fields(self)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float16, Float32, Float64, Int64
 
+from vnp.classifier.cascade import Other
 from vnp.classifier.checkpoint import in_batches
-from vnp.classifier.classifier import distances, require_kind
+from vnp.classifier.classifier import distances, margins, require_kind
 from vnp.encoders.device import choose_device
 from vnp.encoders.models.sixframe import KINDS, VIRAL_KINDS
-from vnp.encoders.registry import describe
+from vnp.encoders.registry import Encoder, describe, load
+from vnp.encoders.spec import spec
 from vnp.encoders.windows import SixFrameEncoder
 from vnp.features.layout import FULL, FeatureLayout, make_layout
 from vnp.files.hashing import file_sha256
@@ -95,6 +98,44 @@ class NativeClassifier:
     def probability(self, margin: Float64[np.ndarray, "n"], length: Int64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
         """Calibrated probability of mean log-odds of records or windows of these lengths."""
         return self._trained.calibration.probability(margin, length)
+
+
+class WindowScorer:
+    """The bundled network, ready to score windows of DNA as rows of theirs would be scored; threads may share it.
+
+    Args:
+        classifier: it.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: of its body, one of ``vnp.encoders.registry.PRECISIONS``.
+        store: dtype that rows have in between.
+    """
+
+    def __init__(self, classifier: NativeClassifier, device: str, precision: str = "auto", store: str = "float16"):
+        self._classifier, self._device, self._precision, self._store = classifier, device, precision, store
+        self._lock = Lock()
+        self._loaded: tuple[Encoder, HeadScorer] | None = None
+
+    def score(self, dna: Sequence[str]) -> tuple[Float32[np.ndarray, "n k"], Float16[np.ndarray, "n"]]:
+        """Logits of the kinds, and how far each window is from what the network was trained on."""
+        with self._lock:
+            if self._loaded is None:
+                # Only now: many inputs have no such window.
+                encoder = load(ENCODER, molecule="dna", device=self._device, precision=self._precision)
+                self._loaded = encoder, self._classifier.scorer(self._device)
+            encoder, head = self._loaded
+            rows = encoder.embed(dna).astype(self._store)
+            return head.logits(rows), head.novelty(rows)
+
+
+def other_of(device: str) -> Other:
+    """The bundled network, as a training needs it to measure how it agrees with a checkpoint."""
+    classifier = NativeClassifier()
+    scorer = WindowScorer(classifier, device)
+
+    def of(dna: Sequence[str]) -> Float64[np.ndarray, "w"]:
+        return margins(scorer.score(dna)[0], classifier.kinds, classifier.viral)
+
+    return Other(digest_of(None), classifier.chunk, spec(ENCODER, "dna").shortest, of)
 
 
 class HeadScorer:

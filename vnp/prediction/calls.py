@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float16, Float32, Float64, Int8, Int32, Int64
 
 from vnp.classifier.calibration import logistic
 from vnp.classifier.classifier import Classifier, margins
-from vnp.features.scores import Scores
+from vnp.features.scores import SETTLED, Scores
 from vnp.metrics.novelty import mean_distances
 from vnp.metrics.prevalence import Shares, at_prevalence
 from vnp.metrics.reliability import HIGH, LOW, MEDIUM, Judgements
@@ -50,6 +50,7 @@ class Judged:
     length: Int64[np.ndarray, "n"]  # bases
     kinds: Float32[np.ndarray, "n k"] | None  # logits of the kinds that are told, or None
     distance: Float16[np.ndarray, "n"]  # from what the classifier was trained on
+    settled: Bool[np.ndarray, "n"]  # whether they are windows of records that native settled
 
     def __len__(self) -> int:
         return len(self.by)
@@ -140,7 +141,7 @@ class Judges:
         kinds = None
         if self.telling is not None:
             kinds = rows.logits[:, :own] if self.telling is self.classifier else rows.logits[:, own:]
-        return Judged(by, margin, probability, length, kinds, rows.novelty)
+        return Judged(by, margin, probability, length, kinds, rows.novelty, rows.frame == SETTLED)
 
     def vote(
         self,
@@ -165,10 +166,11 @@ class Judges:
         decides = own | ~has_own[group]
         bases = length(first)
         score, probability = np.empty(len(first)), np.empty(len(first))
+        # It has seen no more of a record than chunks, and is no surer than of one, unless it has settled it.
+        seen = np.where(judged.settled[first], bases, np.minimum(bases, self.classifier.chunk))
         for one, rule, rows, spoken_of in (
             (self.classifier, self.rule, np.flatnonzero(own), bases),
-            # It has seen no more of a record than chunks, and is no surer than of one.
-            (self.native, MEAN_LOGIT, np.flatnonzero(decides & ~own), np.minimum(bases, self.classifier.chunk)),
+            (self.native, MEAN_LOGIT, np.flatnonzero(decides & ~own), seen),
         ):
             if one is not None and len(rows):
                 at, found, chance = _combine(one, rule, judged, group, rows, spoken_of, mates)
@@ -249,6 +251,8 @@ class Found:
         self.by: Int8[np.ndarray, "r"] = np.zeros(records, np.int8)
         self.novelty: Float32[np.ndarray, "r"] = np.full(records, np.nan, np.float32)
         """As a percentile of held-out records."""
+        self.settled = 0
+        """Records that the native network settled, which are not embedded."""
         self.rows = 0
 
     def add(
@@ -300,6 +304,7 @@ class Found:
         same = votes.decides & ((judged.probability >= least[group]) == viral[group])
         agreement = np.bincount(group[same], minlength=len(at)) / votes.rows
         where = at + first
+        self.settled += int((judged.settled[votes.first] & (votes.by == NATIVE)).sum())
         self.score[where], self.probability[where], self.by[where] = votes.score, votes.probability, votes.by
         self.viral[where], self.agreement[where] = viral, agreement
         self.kind[where] = judges.kind(judged, votes, viral)

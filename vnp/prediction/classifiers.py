@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Float16, Float32
+from jaxtyping import Float
 
 from vnp.classifier.checkpoint import Checkpoint
 from vnp.classifier.classifier import Classifier, RowScorer
-from vnp.encoders.registry import Encoder, load
 from vnp.errors import FeatureError, storage_error
 from vnp.features.layout import FeatureLayout
 from vnp.features.scores import Scores
 from vnp.files.hashing import file_sha256
-from vnp.native.classifier import ENCODER, NativeClassifier, digest_of
-from vnp.runs.request import NATIVE, ClassifierChoice, Request
+from vnp.native.classifier import NativeClassifier, WindowScorer, digest_of
+from vnp.prediction.cascade import Settling
+from vnp.runs.request import NATIVE, ClassifierChoice, PlannedInput, Request
 
 if TYPE_CHECKING:
     from vnp.runs.making.encoders import Arithmetic, RunEncoders
     from vnp.runs.making.pipeline import Scoring
-    from vnp.runs.units import Prepared
+    from vnp.runs.units import Prepared, Settled, UnitBatch
 
 
 def find_classifier(name: str) -> tuple[Classifier, str]:
@@ -87,10 +88,18 @@ class TaskScoring:
         self._layout = classifier.layout
         self._scorer: RowScorer = classifier.scorer(request.device)
         self._native = native
-        self._request = request
+        self._settling: Settling | None = None
+        if native is None or request.classifier is None or request.beside is None:
+            return
         # Which must be the same in all tasks, whatever else is left open.
-        self._precision = "auto" if arithmetic is None else arithmetic.precision.get(NATIVE, "auto")
-        self._beside: tuple[Encoder, RowScorer] | None = None
+        precision = "auto" if arithmetic is None else arithmetic.precision.get(NATIVE, "auto")
+        self._windows = WindowScorer(native, request.device, precision, request.store)
+        if request.classifier.cascade is not None:
+            self._settling = Settling(request.classifier.cascade, native, self._windows, request.chunk, request.beside)
+
+    def settle(self, units: Sequence[UnitBatch], inputs: Sequence[PlannedInput]) -> Settled | None:
+        """Find what the native network settles of a block; None where nobody asks for it."""
+        return None if self._settling is None else self._settling.settle(units, inputs)
 
     def score(self, prepared: Prepared, arrays: Mapping[str, np.ndarray]) -> Scores:
         """Score a block; where the native network scores chunks, its logits stand behind those of the rows."""
@@ -100,37 +109,18 @@ class TaskScoring:
         own = Scores(rows.record, rows.chunk, rows.frame, rows.start, rows.end, logits, novelty)
         if self._native is None or beside is None:
             return own
-        width = logits.shape[1]
-        joined = np.zeros((len(own) + len(beside.dna), width + len(self._native.kinds)), np.float32)
-        joined[: len(own), :width] = logits
-        far = np.zeros(0, np.float16)
+        kinds = len(self._native.kinds)
+        of_chunks, far = np.zeros((0, kinds), np.float32), np.zeros(0, np.float16)
         if beside.dna:
-            joined[len(own) :, width:], far = self._of_chunks(self._native, beside.dna)
+            of_chunks, far = self._windows.score(beside.dna)
         frame = np.full(len(beside.dna), -1, np.int8)
-        columns = [
-            np.concatenate(both)
-            for both in (
-                (rows.record, beside.record), (rows.chunk, beside.chunk), (rows.frame, frame),
-                (rows.start, beside.start), (rows.end, beside.end), (novelty, far),
-            )
-        ]  # fmt: skip
-        order = np.lexsort((columns[2], columns[1], columns[0]))
-        record, chunk, frames, start, end, distance = (column[order] for column in columns)
-        return Scores(record, chunk, frames, start, end, joined[order], distance)
-
-    def _of_chunks(
-        self, native: NativeClassifier, dna: list[str]
-    ) -> tuple[Float32[np.ndarray, "c k"], Float16[np.ndarray, "c"]]:
-        if self._beside is None:
-            # Only now: many inputs have no such chunk.
-            device = self._request.device
-            self._beside = (
-                load(ENCODER, molecule="dna", device=device, precision=self._precision),
-                native.scorer(device),
-            )
-        encoder, head = self._beside
-        rows = encoder.embed(dna).astype(self._request.store)
-        return head.logits(rows), head.novelty(rows)
+        parts = [Scores(beside.record, beside.chunk, frame, beside.start, beside.end, of_chunks, far)]
+        if prepared.settled is not None:
+            parts.append(prepared.settled.windows)
+        every = replace(own, logits=np.pad(logits, ((0, 0), (0, kinds))))
+        for part in parts:
+            every = every.followed_by(replace(part, logits=np.pad(part.logits, ((0, 0), (logits.shape[1], 0)))))
+        return every.some(np.lexsort((every.frame, every.chunk, every.record)))
 
 
 def native_of(choice: ClassifierChoice) -> NativeClassifier:

@@ -36,6 +36,8 @@ class PredictOptions:
     prevalence: float | str | None = None
     columns: str = "all"  # of the table of records: their names, separated by commas
     by_sample: bool = False  # write tables and sequences of each sample too
+    # share of calls that may differ because native settles records, which are not embedded; None where all are
+    cascade: float | None = None
 
     def check(self) -> None:
         """Refuse what cannot be.

@@ -23,6 +23,7 @@ from vnp.metrics.presets import DEFAULT
 from vnp.metrics.prevalence import NONE, given_prevalence
 from vnp.native.classifier import NativeClassifier, digest_of
 from vnp.prediction.calls import Judges
+from vnp.prediction.cascade import choose_cascade
 from vnp.prediction.classifiers import bring_back, find_classifier
 from vnp.prediction.options import CHOICES, OutputPaths, PredictOptions
 from vnp.prediction.scores import Source, layout_of
@@ -32,7 +33,7 @@ from vnp.runs.done.crate import NAME as CRATE
 from vnp.runs.done.crate import Action, Item, inputs_of, parameters_of, write_crate
 from vnp.runs.done.reduce import tidy
 from vnp.runs.planning.options import RunOptions
-from vnp.runs.request import NATIVE, PlannedInput, Run
+from vnp.runs.request import NATIVE, Cascade, PlannedInput, Run
 from vnp.sequences.samplesheet import InputFile
 
 
@@ -84,6 +85,8 @@ def choose_options(
     )
     options.check()
     chosen_columns(options.columns)
+    if options.cascade is not None:
+        _require_cascade(classifier, options, before)
     if options.prevalence is not None and classifier.trust.prevalence is None:
         raise UsageError(
             f"--prevalence needs the share of viruses at which probabilities hold, which {name} does not keep (an "
@@ -100,6 +103,22 @@ def choose_options(
     if options.regions and not isinstance(classifier, NativeClassifier):
         raise UsageError(f"--regions goes with native and with what finetune made, not with {name}: leave it out")
     return classifier, options
+
+
+def _require_cascade(classifier: Classifier, options: PredictOptions, before: PredictOptions | None) -> None:
+    """Refuse what does not go with records that the native network settles."""
+    decide = ("threshold", "preset", "rule", "prevalence", "cascade", "checkpoint_sha256")
+    if before is not None and any(getattr(before, name) != getattr(options, name) for name in decide):
+        raise UsageError(
+            "native settled records of this run for the threshold that was asked for, and they were not embedded: "
+            "predict the inputs anew to call by another threshold, rule or checkpoint"
+        )
+    if not options.native:
+        raise UsageError("--cascade native needs native: leave --no-native out")
+    if options.prevalence is not None or options.rule != classifier.rule:
+        raise UsageError(
+            "--cascade holds for the checkpoint's own rule and share of viruses: leave --prevalence and --rule out"
+        )
 
 
 _OF_CLASSIFIER = ("threshold", "preset", "rule")
@@ -153,8 +172,18 @@ def encoding_for(
         "chunk": window or classifier.chunk,
         "dna": encoders.get("dna", "kmer"),
         "protein": None if classifier.layout.rows == "chunks" else encoders.get("protein", "kmer"),
-        "classifier": replace(options.classifier, native=digest_of(None) if options.native else None),
+        "classifier": replace(
+            options.classifier,
+            native=digest_of(None) if options.native else None,
+            cascade=_cascade(classifier, options),
+        ),
     }
+
+
+def _cascade(classifier: Classifier, options: PredictOptions) -> Cascade | None:
+    if options.cascade is None:
+        return None
+    return choose_cascade(classifier, options.checkpoint, options.cascade, options.threshold, options.preset)
 
 
 def require_fit(planned: RunOptions, classifier: Classifier, options: PredictOptions) -> None:
@@ -170,6 +199,8 @@ def require_inputs(files: Sequence[InputFile | PlannedInput], *, pairs: bool, op
     Raises:
         UsageError: regions of pairs are asked for, or samples where a file is of none.
     """
+    if pairs and options.cascade is not None:
+        raise UsageError("--cascade was measured on single records, not on pairs of reads: leave it out")
     if pairs and options.regions:
         raise UsageError("--regions looks into records of 10,000 bases and more, not into pairs of reads: leave it out")
     unnamed = next((file.path for file in files if file.sample is None), None)

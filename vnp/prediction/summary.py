@@ -12,6 +12,7 @@ import numpy as np
 
 from vnp.prediction.calls import Calls
 from vnp.report.calls import HOST, NO_CALL, VIRAL
+from vnp.runs.request import Request
 
 SCHEMA = "vnp-summary/1"
 _COLUMNS: dict[str, dict[str, Any]] = {
@@ -83,6 +84,18 @@ def _count(name: str, files: list[str], windows: list[slice], calls: Calls, kind
     )
 
 
+def cascade_of(request: Request, settled: int) -> dict[str, Any]:
+    """What is told of records that the native network settled; empty where none could be.
+
+    Args:
+        request: of the run.
+        settled: how many there are.
+    """
+    if request.classifier is None or request.classifier.cascade is None:
+        return {}
+    return {"cascade": {"settled_by_native": settled, **asdict(request.classifier.cascade)}}
+
+
 def summary_of(about: Mapping[str, Any], samples: Sequence[SampleCounts]) -> dict[str, Any]:
     """What ``summary.json`` holds.
 
@@ -95,7 +108,7 @@ def summary_of(about: Mapping[str, Any], samples: Sequence[SampleCounts]) -> dic
         "schema": SCHEMA,
         "vnp": about["versions"]["vnp"],
         "checkpoint": Path(about["settings"]["checkpoint"]).name,
-        **{name: about[name] for name in kept},
+        **{name: about[name] for name in (*kept, "cascade") if name in about},
         "samples": [asdict(one) for one in samples],
     }
 

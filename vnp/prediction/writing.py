@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int64
 
 from vnp.classifier.calibration import logistic
-from vnp.features.scores import Scores
+from vnp.features.scores import SETTLED
 from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
 from vnp.files.tables import table_lines
@@ -43,7 +43,7 @@ from vnp.prediction.options import REGIONS, OutputPaths, PredictOptions
 from vnp.prediction.regions import Finder
 from vnp.prediction.samples import write_samples
 from vnp.prediction.scores import Batch, Source, reasons_of
-from vnp.prediction.summary import SampleCounts, count_samples, multiqc_of, summary_of
+from vnp.prediction.summary import SampleCounts, cascade_of, count_samples, multiqc_of, summary_of
 from vnp.prediction.tables import (
     CHUNKS,
     FRAMES,
@@ -189,7 +189,7 @@ class Writing:
     def _frames(self, batch: Batch, judged: Judged, names: list[str]) -> FrameRows:
         """The rows that are frames, with their ids."""
         own = np.flatnonzero(batch.rows.frame >= 0)
-        rows = Scores(*(getattr(batch.rows, name)[own] for name in Scores.__slots__))
+        rows = batch.rows.some(own)
         told = self.judges.told(judged.probability[own], judged.by[own])
         kept = replace(judged, by=judged.by[own], margin=judged.margin[own], probability=told)
         records = [names[at] for at in (rows.record - batch.first).tolist()]
@@ -345,6 +345,7 @@ class Writing:
                 "chunks": int(calls.scored.sum()),
                 "rows": found.rows,
             },
+            **cascade_of(run.request, found.settled),
             "kinds": dict(kinds),
             # With a preset it depends on the length: that of the middle record.
             "threshold": self._middle_threshold(calls.length, calls.by, scored),
@@ -406,7 +407,11 @@ def _spans(
     place = before[owner - low] + number - 1
     table = chunking.cut(lengths, first=int(place[0]), last=int(place[-1]) + 1)
     at = place - place[0]
-    return table.start[at], table.end[at]
+    whole = batch.rows.frame[starts] == SETTLED
+    return (
+        np.where(whole, batch.rows.start[starts], table.start[at]),
+        np.where(whole, batch.rows.end[starts], table.end[at]),
+    )
 
 
 def write_called(inputs: Sequence[PlannedInput], called: Bool[np.ndarray, "r"], path: Path) -> int:

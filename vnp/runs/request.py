@@ -178,6 +178,29 @@ def default_layout(protein: object | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """From which log-odds on the native network settles records of some lengths."""
+
+    low: int  # bases of the shortest of them
+    high: int  # bases of those that are too long
+    viral: float | None  # least mean log-odds with which one is settled as viral; None where none is
+    host: float | None  # the same of host, of the log-odds against viral
+    viral_units: int  # held-out units by which it was chosen
+    host_units: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """Which records the native network settles, so that they are not embedded."""
+
+    risk: float  # share of the calls that may differ from those of the checkpoint alone
+    threshold: float | None  # from which probability on a record is viral, as the cut-offs were chosen for
+    preset: str | None  # name of the thresholds by length, where there is no such probability
+    part: str  # held-out part by which the cut-offs were chosen
+    cuts: tuple[Cut, ...]  # rising
+
+
+@dataclass(frozen=True, slots=True)
 class ClassifierChoice:
     """A classifier by which tasks score their rows."""
 
@@ -186,6 +209,7 @@ class ClassifierChoice:
     layout: str  # kind of layout that it reads, ``1664`` or ``full``
     # SHA-256 of the weights of the native network, where chunks without an open frame are scored by it; else None
     native: str | None = None
+    cascade: Cascade | None = None  # records that the native network settles are not embedded
 
     @property
     def path(self) -> Path | None:
@@ -248,6 +272,9 @@ class Request:
         if self.classifier is not None:
             # It is its content, wherever it lies.
             del decisive["classifier"]["name"]
+            if self.classifier.cascade is None:
+                # As it was before there were cascades.
+                del decisive["classifier"]["cascade"]
         return json_sha256(decisive)
 
     @property
@@ -274,6 +301,11 @@ class Request:
         if self.classifier is None or self.classifier.native is None:
             return None
         return encoder_spec("sixframe", "dna").shortest
+
+    @property
+    def settles(self) -> bool:
+        """Whether records that the native network settles are not embedded."""
+        return self.classifier is not None and self.classifier.cascade is not None
 
     @property
     def keeps_rows(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from vnp.features.scores import LONGEST_DESCRIPTION, NOT_COUNTED, Facts
+from vnp.features.scores import LONGEST_DESCRIPTION, NOT_COUNTED, Facts, Scores
 from vnp.features.split import NO_SPLIT
 from vnp.features.table import Records, Rows, Skipped
 from vnp.files.tables import table_lines
@@ -212,6 +212,15 @@ class Prepared:
     protein: list[str]  # n proteins; none where a row is a chunk
     beside: Beside | None = None  # chunks without an open frame, where these are asked for
     facts: Facts | None = None  # what tables tell of the records, where that is asked for
+    settled: Settled | None = None  # records without a row because native settles them, where that is asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Records that are not embedded, because the native network is sure about them."""
+
+    record: Int64[np.ndarray, "s"]  # their ordinals over the whole run, rising
+    windows: Scores  # what it says of those of their windows that begin in the block
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +240,7 @@ def prepare(
     selections: Mapping[int, Selection] | None = None,
     shortest: int | None = None,
     beside: int | None = None,
+    settled: Settled | None = None,
     *,
     facts: bool = False,
 ) -> Prepared:
@@ -243,13 +253,15 @@ def prepare(
         shortest: None for open frames; else every chunk of so many bases or more is one row. Each record of a dataset
             is one chunk, which is a row because a frame of it is listed.
         beside: bases from which on a chunk without an open frame is taken beside the rows; None for none.
+        settled: records whose chunks are passed over.
         facts: note what tables tell of records; of one that a border cuts, with its first chunk.
 
     Raises:
         InputError: a sequence holds letters that are no nucleotides.
     """
     chosen = selections or {}
-    parts = [_prepare(batch, inputs[batch.input], chosen.get(batch.input), shortest, beside) for batch in block]
+    sure = None if settled is None else settled.record
+    parts = [_prepare(batch, inputs[batch.input], chosen.get(batch.input), shortest, beside, sure) for batch in block]
     # A record that is cut by a border inside the block is there twice.
     ordinals = np.concatenate([part.records.ordinal for part in parts])
     new = np.diff(ordinals, prepend=-1) > 0
@@ -261,6 +273,7 @@ def prepare(
         protein=[text for part in parts for text in part.protein],
         beside=None if beside is None else _join(Beside, [part.beside for part in parts if part.beside is not None]),
         facts=_join(Facts, [_facts(batch) for batch in block], new) if facts else None,
+        settled=settled,
     )
 
 
@@ -286,8 +299,16 @@ def _shortened(text: str) -> bytes:
 
 
 def _prepare(
-    batch: UnitBatch, entry: PlannedInput, selection: Selection | None, shortest: int | None, beside: int | None
+    batch: UnitBatch,
+    entry: PlannedInput,
+    selection: Selection | None,
+    shortest: int | None,
+    beside: int | None,
+    sure: Int64[np.ndarray, "s"] | None,
 ) -> Prepared:
+    ordinals = batch.ordinals + entry.first_record
+    if sure is not None and len(sure):
+        batch = replace(batch, chunks=batch.chunks.without(np.isin(ordinals, sure)))
     names = [entry.record_name(record.name) for record in batch.records]
     encoded = [name.encode() for name in names]
     only = None
@@ -303,7 +324,6 @@ def _prepare(
         frames = open_frames(batch.sequences, batch.chunks, only)
     else:
         frames = whole_chunks(batch.sequences, batch.chunks, shortest)
-    ordinals = batch.ordinals + entry.first_record
     owner = batch.chunks.sequence[frames.chunk]
     return Prepared(
         rows=Rows(

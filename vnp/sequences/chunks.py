@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Bool, Int32, Int64
 
 # Small enough for the arrays of a block to stay in a core's cache, large enough to spread numpy's fixed costs.
 BLOCK_BASES = 1 << 16
@@ -41,6 +41,11 @@ class Chunks:
     def slice(self, first: int, last: int) -> Chunks:
         """Take the chunks from row ``first`` up to, not including, row ``last``; the arrays are views."""
         return Chunks(self.sequence[first:last], self.number[first:last], self.start[first:last], self.end[first:last])
+
+    def without(self, sequences: Bool[np.ndarray, "s"]) -> Chunks:
+        """Leave out those of some sequences."""
+        kept = ~sequences[self.sequence]
+        return Chunks(self.sequence[kept], self.number[kept], self.start[kept], self.end[kept])
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -46,8 +46,8 @@ from vnp.runs.making.blocks import (
 )
 from vnp.runs.making.encoders import Embedding, RunEncoders, settle, share_kernels, to_store
 from vnp.runs.planning.plan import Selection, check_inputs, inputs_of, read_needed, read_plan
-from vnp.runs.request import Run, shard_name
-from vnp.runs.units import Prepared, prepare, read_blocks
+from vnp.runs.request import PlannedInput, Run, shard_name
+from vnp.runs.units import Prepared, Settled, UnitBatch, prepare, read_blocks
 from vnp.sequences.opening import KnownBlocks
 
 if TYPE_CHECKING:
@@ -58,6 +58,9 @@ _SWITCH_SECONDS = 0.0005
 
 class Scoring(Protocol):
     """What gives the rows of a block their scores, as they are embedded."""
+
+    def settle(self, units: Sequence[UnitBatch], inputs: Sequence[PlannedInput]) -> Settled | None:
+        """Find the records of a block that need not be embedded; None where all are."""
 
     def score(self, prepared: Prepared, arrays: Mapping[str, np.ndarray]) -> Scores:
         """Score a block.
@@ -288,8 +291,13 @@ class _Pipeline:
             if shard.over or self._ending:
                 return
             if accounts[block] is None:
+                settled = None
+                if request.settles:
+                    loaded.result()
+                    assert self._scores is not None
+                    settled = self._scores.settle(units, request.inputs)
                 prepared = prepare(
-                    units, request.inputs, shard.chosen, request.shortest, request.beside,
+                    units, request.inputs, shard.chosen, request.shortest, request.beside, settled,
                     facts=request.classifier is not None,
                 )  # fmt: skip
                 shard.seconds["read"] += time.perf_counter() - started
