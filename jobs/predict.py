@@ -312,6 +312,10 @@ def _say(found: Predicted, source: Path, out: Path) -> None:
         from vnp.report.predicted import prevalence_in_words
 
         echo(f"  {prevalence_in_words(found.summary)}")
+    if "cascade" in found.summary:
+        from vnp.report.predicted import cascade_in_words
+
+        echo("\n".join(textwrap.wrap(cascade_in_words(found.summary), 78, initial_indent="  ", subsequent_indent="  ")))
     if lacks := found.summary["classifier"]["lacks"]:
         echo(f"  the checkpoint does not keep {lacks}; the columns say what can be said without")
     files = found.summary["files"]
@@ -321,6 +325,9 @@ def _say(found: Predicted, source: Path, out: Path) -> None:
     made = "wrote" if found.fresh else "these predictions were there already:"
     echo("\n".join(textwrap.wrap(f"{made} {', '.join(name for name in files if '/' not in name)} in {out}", 80)))
     echo(f"report: {out / found.paths.report.name}")
+    if "cascade" in found.summary:
+        echo("next: look at the report")
+        return
     echo(f"next: look at the report, or call again otherwise (now {_viral_from(found.summary)}):")
     echo(f"  {_again(source, settings)} --out OTHER --threshold 0.9 --max-fdr 0.05")
 

@@ -113,7 +113,7 @@ def _require_cascade(classifier: Classifier, options: PredictOptions, before: Pr
             "native settled records of this run for the threshold that was asked for, and they were not embedded: "
             "predict the inputs anew to call by another threshold, rule or checkpoint"
         )
-    if not options.native:
+    if not options.native and classifier.layout.rows == "frames":
         raise UsageError("--cascade native needs native: leave --no-native out")
     if options.prevalence is not None or options.rule != classifier.rule:
         raise UsageError(

@@ -209,6 +209,8 @@ def _facts(about: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "features", classifier["layout"]
     scored = f"{counts['chunks']:,} with a score, {counts['rows']:,} rows ({classifier['rows']})"
     yield "chunks", f"{classifier['chunk']} bases; {scored}"
+    if "cascade" in about:
+        yield "settled by native", cascade_in_words(about)
     yield "run", about["run"][:16] + "…"
     yield "versions", ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     for entry in about["inputs"][:50]:
@@ -220,6 +222,16 @@ def _viral_from(settings: dict[str, Any]) -> str:
     if settings["threshold"] is not None:
         return f"threshold {settings['threshold']:g}"
     return f"preset {settings['preset']}" if settings["preset"] else "more likely viral than not"
+
+
+def cascade_in_words(about: dict[str, Any]) -> str:
+    """How many records were not embedded, and what is promised of them, from what ``predictions.json`` holds."""
+    cascade = about["cascade"]
+    return (
+        f"{cascade['settled_by_native']:,} of {about['counts']['records']:,} records are called by native and were not "
+        f"embedded; of calls like those of the {cascade['part']} part, {cascade['risk']:.2%} at most are expected to "
+        "differ by that"
+    )
 
 
 def prevalence_in_words(about: dict[str, Any]) -> str:
