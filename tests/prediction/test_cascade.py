@@ -176,8 +176,8 @@ def test_settled_records_are_called_by_native_and_others_as_without(sure: Path, 
     assert all(found[name][one] == alone[name][one] for name in found.keys() - set(settled) for one in own)
     for file in ("predictions.tsv", "chunks.tsv", "frames.tsv", "viral.fna"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "three" / file).read_bytes()
-    with (tmp_path / "one/chunks.tsv").open() as file:
-        rows = [row for row in csv.DictReader(file, delimiter="\t") if row["record"] in settled]
+    with (tmp_path / "one/chunks.tsv").open() as lines:
+        rows = [row for row in csv.DictReader(lines, delimiter="\t") if row["record"] in settled]
     spans = {row["record"]: (int(row["start"]), int(row["end"])) for row in rows}
     assert all(high - low > 300 for name, (low, high) in spans.items() if "700" in name or "3000" in name)
     frames = (tmp_path / "one/frames.tsv").read_text()
