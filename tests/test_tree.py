@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -49,8 +50,14 @@ def tree(path: Path) -> ast.Module:
 def python_nodes() -> Iterator[tuple[str, ast.AST]]:
     """Every syntax node of every Python file, with its place."""
     for path in sorted({*MODULES, *(REPOSITORY / "tests").rglob("*.py")}):
+        name = shown(path)
         for node in ast.walk(tree(path)):
-            yield f"{shown(path)}:{getattr(node, 'lineno', 0)}", node
+            yield f"{name}:{getattr(node, 'lineno', 0)}", node
+
+
+def is_load(function: ast.expr) -> TypeGuard[ast.Attribute]:
+    """Whether it is a ``load`` or ``loads`` of something."""
+    return isinstance(function, ast.Attribute) and function.attr in {"load", "loads"}
 
 
 def imported(module: ast.Module) -> Iterator[tuple[str, int]]:
@@ -93,17 +100,16 @@ def test_pickles_are_never_loaded_freely() -> None:
     for place, node in python_nodes():
         if isinstance(node, ast.ImportFrom) and node.module in {"pickle", "cloudpickle", "dill", "joblib"}:
             found += [place for alias in node.names if alias.name in {"load", "loads"}]
-        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
+            found.append(place)
+        if not isinstance(node, ast.Call) or not is_load(node.func):
             continue
         owner = ast.unparse(node.func.value)
         own_bytes = bool(node.args) and ast.unparse(node.args[0]).startswith(f"{owner}.dumps(")
         given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-        pickles = owner in {"pickle", "cloudpickle", "dill", "joblib"}
-        if pickles and node.func.attr in {"load", "loads"} and not own_bytes:
+        if owner in {"pickle", "cloudpickle", "dill", "joblib"} and not own_bytes:
             found.append(place)
-        if owner == "torch" and node.func.attr == "load" and given.get("weights_only") != "True":
-            found.append(place)
-        if given.get("allow_pickle", "False") != "False":
+        if owner == "torch" and given.get("weights_only") != "True":
             found.append(place)
     assert not found, "loads a pickle that can run code:\n" + "\n".join(found)
 
@@ -126,11 +132,10 @@ def test_json_and_toml_are_read_in_one_place() -> None:
     found = []
     for path in MODULES:
         for node in ast.walk(tree(path)):
-            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            if not isinstance(node, ast.Call) or not is_load(node.func):
                 continue
-            owner, name = ast.unparse(node.func.value), node.func.attr
             own = bool(node.args) and re.search(r"(json\.dumps|\.to_json)\(", ast.unparse(node.args[0])) is not None
-            if owner in ("json", "tomllib") and name in ("load", "loads") and not own:
+            if ast.unparse(node.func.value) in ("json", "tomllib") and not own:
                 found.append(f"{shown(path)}:{node.lineno}")
     assert [place.rpartition(":")[0] for place in found] == ["vnp/files/records.py"], found
 
@@ -184,6 +189,7 @@ EACH_OTHER: set[tuple[str, str]] = set()
 PRIVATE_ACROSS_ROOMS: set[tuple[str, str]] = set()
 
 
+@cache
 def module_name(path: Path) -> str:
     name = shown(path).removesuffix(".py").replace("/", ".")
     return name.removesuffix(".__init__")
@@ -192,14 +198,13 @@ def module_name(path: Path) -> str:
 @cache
 def imports_of(path: Path) -> frozenset[str]:
     """The modules of this project that one imports, wherever in the file."""
-    names = {module_name(found) for found in MODULES}
     found = set()
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return frozenset(found & names - {module_name(path)})
+    return frozenset(found & set(map(module_name, MODULES)) - {module_name(path)})
 
 
 def room(module: str) -> str:
