@@ -11,7 +11,7 @@ import json
 import shutil
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
@@ -107,19 +107,20 @@ def write_block(
         FileNotFoundError: the shard's folder is gone: another task has sealed the shard.
         StorageError: the disk is full or cannot be written.
     """
-    attributes = {**plan.attributes(block), _ACCOUNT: json.dumps(asdict(account), sort_keys=True)}
-    write: Callable[..., None]
     facts = prepared.facts
-    if scores is None or facts is None:
-        write = partial(write_table, rows=prepared.rows, arrays=arrays)
-    elif arrays:
-        write = partial(
-            write_table, rows=prepared.rows, arrays=arrays, more=partial(add_scores, scores=scores, facts=facts)
-        )
-    else:
-        write = partial(write_scores, scores=scores, facts=facts)
+    about: dict[str, Any] = {
+        "records": prepared.records,
+        "skipped": prepared.skipped,
+        "attributes": {**plan.attributes(block), _ACCOUNT: json.dumps(asdict(account), sort_keys=True)},
+    }
     with contextlib.suppress(FileExistsError), creating(path) as temporary:
-        write(temporary, records=prepared.records, skipped=prepared.skipped, attributes=attributes)
+        if scores is None or facts is None:
+            write_table(temporary, rows=prepared.rows, arrays=arrays, **about)
+        elif arrays:
+            more = partial(add_scores, scores=scores, facts=facts)
+            write_table(temporary, rows=prepared.rows, arrays=arrays, more=more, **about)
+        else:
+            write_scores(temporary, scores=scores, facts=facts, **about)
 
 
 def read_block(path: Path, plan: BlockPlan, block: int) -> Account | None:
