@@ -49,11 +49,8 @@ class AtDistance:
 def measure_distance(features: Features, results: Results, folder: Path, progress: Progress) -> list[AtDistance]:
     """Sort the compared records by their distance to what was trained on, and measure each classifier on them.
 
-    Args:
-        features: of the first contestant; its input files are read again.
-        results: of the comparison.
-        folder: where ``contest`` wrote the split.
-        progress: begins to show how far it is.
+    The features are the first contestant's, whose input files are read again; ``folder`` is where ``contest`` wrote the
+    split.
 
     Raises:
         UsageError: no split says what was trained on, it deals out rows, or pyskani is missing.

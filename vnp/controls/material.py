@@ -119,11 +119,7 @@ def cut(found: dict[str, list[Source]], lengths: Sequence[int], count: int, seed
     Windows of one sequence do not overlap, and none has more than 5 % ambiguous bases. Where some sequences of a
     control were not trained on, only those are used.
 
-    Args:
-        found: what ``gather`` gave.
-        lengths: bases of windows.
-        count: windows of each control and length, at most.
-        seed: of places, shuffles and made-up sequences.
+    ``found`` is what ``gather`` gave; ``seed`` is of places, shuffles and made-up sequences.
     """
     for number, control in enumerate(CONTROLS):
         for length in lengths:

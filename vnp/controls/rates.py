@@ -77,11 +77,8 @@ def rates(
 ) -> list[Line]:
     """Count calls of every control and length.
 
-    Args:
-        windows: that were called.
-        probability: of each window, by its name; one without is not counted.
-        lengths: bases of windows.
-        thresholds: by name what gives the probability from which on records of some lengths are viral.
+    A window without a probability is not counted. ``thresholds`` have by name what gives the probability from which on
+    records of some lengths are viral.
     """
     lines = []
     for control in CONTROLS:
@@ -105,11 +102,7 @@ def _rate(called: np.ndarray) -> Rate:
 def write_rates(lines: Sequence[Line], about: Mapping[str, Any], default: str, folder: Path) -> list[Path]:
     """Write ``controls.tsv``, ``controls.json`` and ``controls.md``.
 
-    Args:
-        lines: what ``rates`` gave.
-        about: what is said of the measurement in the JSON.
-        default: name of the default call.
-        folder: is there.
+    ``about`` is what the JSON says of the measurement, ``default`` the name of the default call.
 
     Raises:
         StorageError: the disk is full or cannot be written.

@@ -11,20 +11,14 @@ State = Literal["ok", "warning", "fails", "not here"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One row of the doctor's table.
+    """One row of the doctor's table."""
 
-    Attributes:
-        about: what was looked at.
-        state: ``ok``; ``warning``, works but could be better; ``fails``, something that is needed does not work;
-            ``not here``, absent and not needed.
-        found: what was seen.
-        mend: what to do about it; empty if nothing.
-    """
-
-    about: str
+    about: str  # what was looked at
+    # ``ok``; ``warning``, works but could be better; ``fails``, something that is needed does not work; ``not here``,
+    # absent and not needed
     state: State
-    found: str
-    mend: str = ""
+    found: str  # what was seen
+    mend: str = ""  # what to do about it; empty if nothing
 
 
 def healthy(findings: Iterable[Finding]) -> bool:

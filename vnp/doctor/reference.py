@@ -108,10 +108,7 @@ def _published(one: EncoderSpec, folder: Path, sequences: Sequence[str], device:
 def fp8(name: str, weights: Path | None, device: str = "cuda") -> Finding:
     """Measure what 8 bits cost an encoder's weights, and keep the result where loading looks for it.
 
-    Args:
-        name: of the encoder, or its folder.
-        weights: as in ``vnp.encoders.load``.
-        device: a GPU.
+    ``name`` is that of the encoder, or its folder; ``device`` is a GPU.
 
     Raises:
         UsageError: there is no such encoder, or it has no 8-bit form.

@@ -121,8 +121,7 @@ def _windows(features: Features, rows: Int64[np.ndarray, "n"]) -> Iterator[Windo
 class WholeDna:
     """The DNA half of merged features as its encoder gave it.
 
-    Args:
-        features: merged features; where their DNA half is projected, the shards beside them are read.
+    Where the DNA half of the merged features is projected, the shards beside them are read.
 
     Raises:
         RunError: the shards are needed and are not there, damaged, or not those that were merged.

@@ -56,9 +56,7 @@ def in_units_of(features: Features, column: str, table: Path | None = None) -> F
 def organisms_of(features: Features, organisms: Mapping[str, str] | None = None) -> list[str]:
     """The group of organisms of every record, in the order of ``Features.records``.
 
-    Args:
-        features: merged features.
-        organisms: by the name of a record or of its group; None for the column of the dataset.
+    ``organisms`` are by the name of a record or of its group; without them the column of the dataset tells.
 
     Raises:
         UsageError, InputError, ChangedInputError: as ``column_of``; or a record is in no group.

@@ -117,10 +117,7 @@ class FeatureLayout:
     def require(self, other: FeatureLayout, *, here: str, there: str) -> None:
         """Make sure that two layouts are the same.
 
-        Args:
-            other: the layout to compare with.
-            here: what this layout belongs to, for the message.
-            there: what the other belongs to.
+        ``here`` and ``there`` are what the two belong to, for the message.
 
         Raises:
             LayoutError: they differ; the message shows both.
@@ -176,8 +173,7 @@ if _digest(_SIGNS, _CHOICE) != PROJECTION_SHA256:
 def project(rows: np.ndarray) -> Float32[np.ndarray, "n 384"]:
     """Project DNA embeddings.
 
-    Args:
-        rows: (n, 768), any float type.
+    The rows are of any float type, (n, 768).
 
     Returns:
         (n, 384) float32; the same bytes for a row whatever stands around it.

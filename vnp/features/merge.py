@@ -330,12 +330,7 @@ def copy(
 ) -> None:
     """Put arrays side by side into rows ``first`` … of another; ``check`` is shown every window and its first row.
 
-    Args:
-        sources: the arrays, of as many rows each.
-        target: where they go.
-        first: the row of the target for their first.
-        check: is shown every window as it is written, and its first row.
-        sums: take in what is read of each, while it is in the processor's cache; none to do without.
+    ``sums`` take in what is read of each source, while it is in the processor's cache.
 
     Raises:
         FeatureError: a file ends early.

@@ -51,17 +51,11 @@ _COLUMN_ROWS = 65_536
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """Consecutive rows.
+    """Consecutive rows."""
 
-    Args:
-        first: number of the first row.
-        columns: what the rows are.
-        values: their features.
-    """
-
-    first: int
-    columns: Rows
-    values: Float32[np.ndarray, "n width"]
+    first: int  # number of the first row
+    columns: Rows  # what the rows are
+    values: Float32[np.ndarray, "n width"]  # their features
 
     def __len__(self) -> int:
         return len(self.values)
@@ -69,29 +63,18 @@ class Window:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Features:
-    """A file of merged features. It is opened anew for each reading, so there is nothing to close.
+    """A file of merged features. It is opened anew for each reading, so there is nothing to close."""
 
-    Args:
-        path: the file.
-        rows: how many it has.
-        layout: what its columns are.
-        chunk: bases of a chunk.
-        run: digest of the run that it was merged from.
-        provenance: inputs, encoders, shards and versions, as ``reduce`` stored them.
-        checksums: of every array, as ``reduce`` stored them; None in a file of an earlier version, which has none.
-        columns: which columns of the file the layout speaks of.
-        group_of: groups by record, in place of the stored ones; None for those.
-    """
-
-    path: Path
-    rows: int
-    layout: FeatureLayout
-    chunk: int
-    run: str
-    provenance: dict[str, Any]
+    path: Path  # the file
+    rows: int  # how many it has
+    layout: FeatureLayout  # what its columns are
+    chunk: int  # bases of a chunk
+    run: str  # digest of the run that it was merged from
+    provenance: dict[str, Any]  # inputs, encoders, shards and versions, as ``reduce`` stored them
+    # of every array, as ``reduce`` stored them; None in a file of an earlier version, which has none
     checksums: Mapping[str, Int64[np.ndarray, "k"]] | None = None
-    columns: slice = field(default_factory=lambda: slice(None))
-    group_of: Mapping[int, bytes] | None = None
+    columns: slice = field(default_factory=lambda: slice(None))  # which columns of the file the layout speaks of
+    group_of: Mapping[int, bytes] | None = None  # groups by record, in place of the stored ones; None for those
 
     @property
     def width(self) -> int:
@@ -110,8 +93,7 @@ class Features:
     def regrouped(self, groups: Mapping[str, str]) -> Features:
         """The same rows, of other groups.
 
-        Args:
-            groups: the unit that a split must not cut, by the record's name.
+        ``groups`` has the unit that a split must not cut, by the record's name.
 
         Raises:
             InputError: a record has none.
@@ -180,10 +162,8 @@ class Features:
     def windows(self, first: int = 0, last: int | None = None, *, rows: int | None = None) -> Iterator[Window]:
         """Rows in order, widened to float32.
 
-        Args:
-            first: number of the first row.
-            last: one past the last row; by default all.
-            rows: rows of a window; by default what fits in 32 MiB.
+        They are those from ``first`` to one before ``last``, so many ``rows`` in a window; by default what fits in
+        32 MiB.
 
         Raises:
             FeatureError: the file is damaged or holds NaN or infinity.
@@ -272,8 +252,7 @@ class Features:
 def open_features(path: Path | str) -> Features:
     """Open merged features and check that they are whole.
 
-    Args:
-        path: a run directory, or a ``features.h5``.
+    The path is that of a run directory, or of a ``features.h5``.
 
     Raises:
         UsageError: the path is neither.

@@ -37,9 +37,7 @@ def shares_of_parts(validation: float, test: float) -> dict[int, float]:
 def deal(count: int, shares: Mapping[int, float]) -> Int8[np.ndarray, "count"]:
     """Parts for so many shuffled units: each part its share, rounded, and at least one.
 
-    Args:
-        count: of the units, no fewer than there are parts.
-        shares: of the parts.
+    There are no fewer units than parts.
     """
     parts = np.zeros(count, np.int8)
     done = 0
@@ -88,10 +86,7 @@ def read_groups(path: Path) -> dict[str, str]:
 def look_up(names: Sequence[str], sources: Sequence[Mapping[str, str | None]], what: str) -> list[str]:
     """The group of every record, from the first source that knows it.
 
-    Args:
-        names: of the records.
-        sources: groups by name.
-        what: what is looked up, for the message.
+    ``what`` is looked up, for the message.
 
     Raises:
         InputError: some have none.

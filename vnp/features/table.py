@@ -183,12 +183,7 @@ class Checksums:
     def require(self, sums: Int64[np.ndarray, "k"], name: str, path: Path, first: int = 0, remedy: str = "") -> None:
         """Make sure that what was taken in has these checksums.
 
-        Args:
-            sums: those that were stored.
-            name: of the array, for the message.
-            path: of its file, for the message.
-            first: how many checksums of the array are before these.
-            remedy: what to do, for the message.
+        So many checksums of the array as ``first`` are before these; the others are for the message.
 
         Raises:
             FeatureError: it has not.
@@ -228,10 +223,8 @@ def content_digest(
 ) -> str:
     """SHA-256 over every attribute of an open file, and the name, shape, type and checksums of every array.
 
-    Args:
-        file: open.
-        known: the checksums of each array by its name; by default they are computed of what is in the file.
-        arrays: opened, where they are: that takes longer than to digest what they are.
+    ``known`` are the checksums of each array by its name; by default they are computed of what is in the file.
+    ``arrays`` are opened, where they are: that takes longer than to digest what they are.
     """
     digest, attributes = hashlib.sha256(), file.attrs
     for key in sorted(attributes):
@@ -268,9 +261,7 @@ def seal(file: h5py.File, known: Mapping[str, Sequence[int]]) -> None:
 def read_checksums(file: h5py.File, content: str = "") -> dict[str, Int64[np.ndarray, "k"]] | None:
     """What ``seal`` stored, once it is sure that it is that; None of a file that was not sealed.
 
-    Args:
-        file: open.
-        content: the digest that the file must carry, where somebody has noted it; else the one that it does.
+    ``content`` is the digest that the file must carry, where somebody has noted it; else it is the one that it does.
 
     Raises:
         FeatureError: an attribute, a name, shape or type, or a checksum has changed, or it is another file.
@@ -297,13 +288,7 @@ def read_checked(
 ) -> np.ndarray:
     """Some rows of an array, once it is sure that they are those that were written.
 
-    Args:
-        stored: the array.
-        name: of the array, for the message.
-        window: its rows.
-        sums: its checksums.
-        path: of its file, for the message.
-        remedy: what to do, for the message.
+    ``name``, ``path`` and ``remedy`` (what to do) are for the message.
 
     Raises:
         FeatureError: they have changed.

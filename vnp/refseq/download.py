@@ -75,12 +75,7 @@ def download(
 ) -> Contents:
     """Bring a gzip file here, or the rest of it.
 
-    Args:
-        server: where from.
-        remote: path of the file on the server.
-        path: where to.
-        md5: what it must be, if known.
-        moved: told how many bytes are here by now; the number falls where the file is begun anew.
+    ``moved`` is told how many bytes are here by now; the number falls where the file is begun anew.
 
     Raises:
         DownloadError: it does not come, or comes damaged; MissingError where the server has no such file.

@@ -158,10 +158,7 @@ class Server:
     def patiently(self, path: str, once: Callable[[], _Result], progress: Callable[[], int] = lambda: 0) -> _Result:
         """Try until it works, or has failed too often in a row.
 
-        Args:
-            path: for the message.
-            once: one try.
-            progress: how far the tries have come; one that came further than all before counts as none.
+        ``progress`` tells how far the tries have come: one that came further than all before counts as none.
 
         Raises:
             DownloadError: the last fault, in words.

@@ -61,8 +61,7 @@ def read_embedded(contestant: str, root: Path) -> Embedded | None:
 def speed_section(runs: Sequence[tuple[str, Path]]) -> Section:
     """The part of a page on how fast rows were embedded.
 
-    Args:
-        runs: name of each contestant, and the folder of its run.
+    ``runs`` has the name of each contestant, and the folder of its run.
     """
     found = [(name, read_embedded(name, root)) for name, root in runs]
     return Section(
