@@ -28,43 +28,25 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True, slots=True)
 class IndexFigures:
-    """What ``measure_index`` measured on one file; times are processor seconds of one process.
+    """What ``measure_index`` measured on one file; times are processor seconds of one process."""
 
-    Attributes:
-        path: the file.
-        chunk: bases a chunk.
-        records: of the file.
-        bases: of all records.
-        proteins: annotated, that agree with the sequence.
-        mismatched: coding sequences whose protein does not.
-        chunks: without ambiguous bases.
-        frames: open frames of these.
-        annotated: of these, frames inside an annotated protein.
-        read_seconds: reading the file, with the check of its translations.
-        index_seconds: making the index of every record and looking up every frame.
-        scanned_frames: frames that the scan was timed on.
-        scanned_chunks: chunks that these frames are of.
-        scan_seconds: looking each of these up in one protein after the other, as VirNucPro does.
-        scanned_index_seconds: the index on the very same frames, made for them alone.
-        read_peak_bytes: memory that reading and indexing took at its highest, beyond what was in use before; None
-            where the system does not tell.
-    """
-
-    path: str
-    chunk: int
-    records: int
-    bases: int
-    proteins: int
-    mismatched: int
-    chunks: int
-    frames: int
-    annotated: int
-    read_seconds: float
-    index_seconds: float
-    scanned_frames: int
-    scanned_chunks: int
-    scan_seconds: float
-    scanned_index_seconds: float
+    path: str  # the file
+    chunk: int  # bases a chunk
+    records: int  # of the file
+    bases: int  # of all records
+    proteins: int  # annotated, that agree with the sequence
+    mismatched: int  # coding sequences whose protein does not
+    chunks: int  # without ambiguous bases
+    frames: int  # open frames of these
+    annotated: int  # of these, frames inside an annotated protein
+    read_seconds: float  # reading the file, with the check of its translations
+    index_seconds: float  # making the index of every record and looking up every frame
+    scanned_frames: int  # frames that the scan was timed on
+    scanned_chunks: int  # chunks that these frames are of
+    scan_seconds: float  # looking each of these up in one protein after the other, as VirNucPro does
+    scanned_index_seconds: float  # the index on the very same frames, made for them alone
+    # memory that reading and indexing took at its highest, beyond what was in use before; None where the system does
+    # not tell
     read_peak_bytes: int | None
 
     @property

@@ -24,27 +24,16 @@ from vnp.sequences.reading import read_records
 
 @dataclass(frozen=True, slots=True)
 class FrameFigures:
-    """What ``measure_frames`` measured; times are medians of processor seconds of one process.
+    """What ``measure_frames`` measured; times are medians of processor seconds of one process."""
 
-    Attributes:
-        bases: bases worked through.
-        chunk: bases a chunk.
-        rows: open frames found, the same on both sides.
-        loop_bases: bases the plain loop was timed on, the first ones.
-        loop_seconds: the plain loop: ids, DNA and proteins as strings.
-        seconds: ``open_frames``: DNA and proteins in buffers.
-        strings_seconds: the same, and ids, DNA and proteins as strings.
-        count_seconds: ``count_open``.
-    """
-
-    bases: int
-    chunk: int
-    rows: int
-    loop_bases: int
-    loop_seconds: float
-    seconds: float
-    strings_seconds: float
-    count_seconds: float
+    bases: int  # bases worked through
+    chunk: int  # bases a chunk
+    rows: int  # open frames found, the same on both sides
+    loop_bases: int  # bases the plain loop was timed on, the first ones
+    loop_seconds: float  # the plain loop: ids, DNA and proteins as strings
+    seconds: float  # ``open_frames``: DNA and proteins in buffers
+    strings_seconds: float  # the same, and ids, DNA and proteins as strings
+    count_seconds: float  # ``count_open``
 
     @property
     def speed(self) -> float:

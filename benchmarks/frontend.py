@@ -35,42 +35,25 @@ _WRITE_READS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one process did.
+    """What one process did."""
 
-    Attributes:
-        reads: records read.
-        rows: open frames.
-        dna_tokens: tokens of DNA, special ones included.
-        protein_tokens: the same of proteins.
-        seconds: of each stage.
-        cpu_seconds: processor time of all threads.
-        peak_bytes: the most memory that the process had.
-    """
-
-    reads: int
-    rows: int
-    dna_tokens: int
-    protein_tokens: int
-    seconds: dict[str, float]
-    cpu_seconds: float
-    peak_bytes: int
+    reads: int  # records read
+    rows: int  # open frames
+    dna_tokens: int  # tokens of DNA, special ones included
+    protein_tokens: int  # the same of proteins
+    seconds: dict[str, float]  # of each stage
+    cpu_seconds: float  # processor time of all threads
+    peak_bytes: int  # the most memory that the process had
 
 
 @dataclass(frozen=True, slots=True)
 class FrontFigures:
-    """What ``measure_front`` found.
+    """What ``measure_front`` found."""
 
-    Attributes:
-        length: bases of a read.
-        chunk: bases of a chunk.
-        seconds: from the moment when all processes were ready until the last had done.
-        parts: of each process.
-    """
-
-    length: int
-    chunk: int
-    seconds: float
-    parts: list[Part]
+    length: int  # bases of a read
+    chunk: int  # bases of a chunk
+    seconds: float  # from the moment when all processes were ready until the last had done
+    parts: list[Part]  # of each process
 
     @property
     def reads(self) -> int:

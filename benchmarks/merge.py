@@ -39,29 +39,17 @@ _PIECE_ROWS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class MergeFigures:
-    """What ``measure_merge`` measured; times are medians of wall-clock seconds.
+    """What ``measure_merge`` measured; times are medians of wall-clock seconds."""
 
-    Attributes:
-        rows: rows merged.
-        shards: shards they came from.
-        width: numbers in a row of ``features``.
-        dtype: of the numbers.
-        feature_bytes: bytes of ``features``.
-        file_bytes: bytes of ``features.h5``.
-        reduce_seconds: checking and merging, until the file is safe on the disk.
-        cp_seconds: ``cp`` of ``features.h5``, until the copy is safe on the disk.
-        peak_bytes: most memory that the reducing process held at any time.
-    """
-
-    rows: int
-    shards: int
-    width: int
-    dtype: str
-    feature_bytes: int
-    file_bytes: int
-    reduce_seconds: float
-    cp_seconds: float
-    peak_bytes: int
+    rows: int  # rows merged
+    shards: int  # shards they came from
+    width: int  # numbers in a row of ``features``
+    dtype: str  # of the numbers
+    feature_bytes: int  # bytes of ``features``
+    file_bytes: int  # bytes of ``features.h5``
+    reduce_seconds: float  # checking and merging, until the file is safe on the disk
+    cp_seconds: float  # ``cp`` of ``features.h5``, until the copy is safe on the disk
+    peak_bytes: int  # most memory that the reducing process held at any time
 
     @property
     def rows_per_second(self) -> float:

@@ -25,17 +25,11 @@ from vnp.sequences.samplesheet import InputFile
 
 @dataclass(frozen=True, slots=True)
 class StatusTime:
-    """How long looking at a run took.
+    """How long looking at a run took."""
 
-    Args:
-        shards: of the run.
-        done: how many of them have a receipt.
-        seconds: of each look, in order.
-    """
-
-    shards: int
-    done: int
-    seconds: list[float]
+    shards: int  # of the run
+    done: int  # how many of them have a receipt
+    seconds: list[float]  # of each look, in order
 
 
 def measure_status(shards: int, done: int, repeats: int = 3) -> StatusTime:

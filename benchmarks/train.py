@@ -34,47 +34,30 @@ _TOLERANCE = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One way to train, timed.
+    """One way to train, timed."""
 
-    Args:
-        way: in words.
-        batch: rows of a step.
-        seconds: of an epoch over all rows.
-        rows_per_second: through the whole of training.
-        step_microseconds: of a batch.
-        batches_only: rows a second while batches are made and nothing is trained; None where that is not measured.
-        times_loop: how many times as fast as the loop over single rows.
-    """
-
-    way: str
-    batch: int
-    seconds: float
-    rows_per_second: float
-    step_microseconds: float
+    way: str  # in words
+    batch: int  # rows of a step
+    seconds: float  # of an epoch over all rows
+    rows_per_second: float  # through the whole of training
+    step_microseconds: float  # of a batch
+    # rows a second while batches are made and nothing is trained; None where that is not measured
     batches_only: float | None
-    times_loop: float
+    times_loop: float  # how many times as fast as the loop over single rows
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingFigures:
-    """What ``measure_training`` measured.
+    """What ``measure_training`` measured."""
 
-    Args:
-        device: in words.
-        rows: of an epoch.
-        width: numbers in a row.
-        timings: of each way.
-        loss_difference: largest relative difference between the losses of graphs and of plain steps over some epochs;
-            None where there is no GPU.
-        weight_difference: largest difference between their weights; 0 means the same bytes.
-    """
-
-    device: str
-    rows: int
-    width: int
-    timings: tuple[Timing, ...]
+    device: str  # in words
+    rows: int  # of an epoch
+    width: int  # numbers in a row
+    timings: tuple[Timing, ...]  # of each way
+    # largest relative difference between the losses of graphs and of plain steps over some epochs; None where there is
+    # no GPU
     loss_difference: float | None
-    weight_difference: float | None
+    weight_difference: float | None  # largest difference between their weights; 0 means the same bytes
 
 
 def measure_training(

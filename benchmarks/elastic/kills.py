@@ -45,17 +45,11 @@ WRONG = ("made twice", "lost", "different", "failed")
 
 @dataclass
 class Trial:
-    """One run and the tasks that make it.
+    """One run and the tasks that make it."""
 
-    Args:
-        run: planned.
-        encoders: loaded once for all forks.
-        chance: when who is killed.
-    """
-
-    run: Run
-    encoders: RunEncoders
-    chance: random.Random
+    run: Run  # planned
+    encoders: RunEncoders  # loaded once for all forks
+    chance: random.Random  # when who is killed
     living: dict[int, float] = field(default_factory=dict)  # tasks by process, and until when each is suspended
     suspended: set[int] = field(default_factory=set)  # those that ever were
     found: Counter[str] = field(default_factory=Counter)

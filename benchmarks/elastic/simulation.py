@@ -35,25 +35,15 @@ _BLOCKS = 8
 
 @dataclass(frozen=True)
 class World:
-    """What is drawn from.
+    """What is drawn from."""
 
-    Args:
-        shards: how many.
-        tasks: GPUs at most at once.
-        work: draws the seconds that a shard takes on a GPU of speed 1.
-        load: draws the seconds from the start of a task to its first block.
-        queue: mean seconds that a scheduler takes to place a task (exponential).
-        spread: standard deviation of the logarithm of GPUs' speeds.
-        taken: times an hour that a task is taken away (exponential).
-    """
-
-    shards: int
-    tasks: int
-    work: Callable[[random.Random], float]
-    load: Callable[[random.Random], float]
-    queue: float
-    spread: float
-    taken: float
+    shards: int  # how many
+    tasks: int  # GPUs at most at once
+    work: Callable[[random.Random], float]  # draws the seconds that a shard takes on a GPU of speed 1
+    load: Callable[[random.Random], float]  # draws the seconds from the start of a task to its first block
+    queue: float  # mean seconds that a scheduler takes to place a task (exponential)
+    spread: float  # standard deviation of the logarithm of GPUs' speeds
+    taken: float  # times an hour that a task is taken away (exponential)
 
 
 def makespan(world: World, way: str, seed: int) -> float:
