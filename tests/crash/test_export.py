@@ -14,7 +14,7 @@ import pytest
 # Loaded before anything is forked and counted.
 import vnp.export.formats  # noqa: F401
 from tests.crash._child import WRITING, Ended, Points, die, in_child
-from tests.features.test_export import write_features
+from tests.features.exports import write_features
 from vnp.errors import RunExistsError
 from vnp.export.export import export
 from vnp.features.read import open_features

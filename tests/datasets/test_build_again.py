@@ -229,7 +229,7 @@ def test_killed_with_its_workers(sheet: Path, tmp_path: Path) -> None:
         "import sys, time\n"
         "from pathlib import Path\n"
         "from vnp.datasets import build as module\n"
-        "from tests.datasets.test_build import RECIPE\n"
+        "from tests.datasets.building import RECIPE\n"
         "real = module.find_candidates\n"
         "def slow(source, *args, **more):\n"
         "    real(source, *args, **more)\n"
