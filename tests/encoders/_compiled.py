@@ -22,9 +22,11 @@ from vnp.encoders.kernels import fp8
 from vnp.encoders.kernels.fp8 import Fp8Esm2
 from vnp.encoders.kernels.fused import FusedEsm2, FusedMosaicBert
 from vnp.encoders.kernels.triton_attention import TritonAttention
+from vnp.encoders.kernels.turned import TurnedAttention
 from vnp.encoders.models.dnabert import MosaicBert
-from vnp.encoders.models.esm2 import Esm2
+from vnp.encoders.models.esm2 import Esm2, RotaryTable
 from vnp.encoders.packing import AttentionShape, collate
+from vnp.finetune.language.attention import attend
 
 CPU = torch.device("cpu")
 # Heads, width and inner width of the published models; their layers are all alike, so one will do.
@@ -90,8 +92,20 @@ def run_layers(name: str, *, joint: bool, eight: bool) -> None:
             fused(collate(ids, np.arange(len(ids)), attention, CPU, None))
 
 
+def run_attention(name: str) -> None:
+    """Run the attention of fine-tuning forward and backward."""
+    heads, width, _ = SIZES[name]
+    attention = TurnedAttention(AttentionShape(heads, width // heads, None, torch.bfloat16, CPU))
+    rotary = RotaryTable(width // heads, 10_000.0, CPU)
+    for lengths in LENGTHS:
+        batch = collate([np.zeros(n, np.int64) for n in lengths], np.arange(len(lengths)), attention, CPU, None)
+        qkv = torch.zeros(sum(lengths), 3, heads, width // heads, dtype=torch.bfloat16, requires_grad=True)
+        out = attend(qkv, batch, rotary)
+        torch.autograd.grad(out, qkv, torch.zeros_like(out))
+
+
 def main(capability: int, *models: str) -> None:
-    """Compile for one kind of GPU; forms are ``joint``, ``plain`` and ``fp8``."""
+    """Compile for one kind of GPU; forms are ``joint``, ``plain``, ``fp8`` and ``tuned``."""
     driver.set_active(Pretended(capability))
     fp8._OF_EACH = 1  # proteins of each length; kernels are the same
     compiled = Compiled()
@@ -99,7 +113,10 @@ def main(capability: int, *models: str) -> None:
     for model in models:
         name, _, form = model.partition(":")
         before = len(compiled.kernels)
-        run_layers(name, joint=form != "plain", eight=form == "fp8")
+        if form == "tuned":
+            run_attention(name)
+        else:
+            run_layers(name, joint=form != "plain", eight=form == "fp8")
         found[model] = compiled.kernels[before:]
     json.dump(found, sys.stdout)
 

@@ -16,13 +16,13 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 BOTH = ("esm2_650m:joint", "dnabert_s:joint")
-PLAIN = ("esm2_650m:plain", "dnabert_s:plain")
+PLAIN = ("esm2_650m:plain", "dnabert_s:plain", "esm2_650m:tuned")
 # Shared memory that a program may have, in KiB: CUDA C++ Programming Guide, table of compute capabilities.
 CARDS = {
     "A100": (80, 163, PLAIN),
     "L40S": (89, 99, PLAIN),
-    "H100": (90, 227, (*BOTH, "esm2_650m:fp8")),
-    "B200": (100, 227, (*BOTH, "esm2_650m:fp8")),
+    "H100": (90, 227, (*BOTH, "esm2_650m:fp8", "esm2_650m:tuned")),
+    "B200": (100, 227, (*BOTH, "esm2_650m:fp8", "esm2_650m:tuned")),
     "RTX Blackwell": (120, 99, PLAIN),
 }
 
@@ -56,6 +56,8 @@ def test_kernels_compile_and_fit(card: str, tmp_path: Path) -> None:
         assert times["triton_steps._linear_gelu"] == (1 if model.endswith("joint") else 0)
         assert times["fp8._linear"] == (3 if model.endswith("fp8") else 0)
         assert times["triton_attention._attend"] <= 3
+        if model.endswith("tuned"):
+            assert (times["turned._into_queries"], times["turned._into_keys"]) == (1, 3)
 
 
 def test_products_of_our_own_need_the_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ _TURN_INSIDE = 384  # longest sequence whose keys are turned again for each tile
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _turned(  # type: ignore[no-untyped-def]
+def turned_rows(  # type: ignore[no-untyped-def]
     source, rows, begin, end, row, cos, sin, HEAD: tl.constexpr,
 ):  # fmt: skip
     """Load both halves of a head's rows and turn each pair by its position's angle."""
@@ -49,9 +49,9 @@ def _turned(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _attend(  # type: ignore[no-untyped-def]
-    q, k, v, out, slopes, cos, sin, tiles, q_row, q_head, k_row, k_head, v_row, v_head, out_row, out_head, scale,
+    q, k, v, out, norms, slopes, cos, sin, tiles, q_row, q_head, k_row, k_head, v_row, v_head, out_row, out_head, scale,
     HEADS: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
-    ALIBI: tl.constexpr, ROTARY: tl.constexpr,
+    ALIBI: tl.constexpr, ROTARY: tl.constexpr, NORMS: tl.constexpr,
 ):  # fmt: skip
     # Heads of one tile run side by side: their rows lie next to each other in memory.
     tile = tl.program_id(0) // HEADS
@@ -64,7 +64,7 @@ def _attend(  # type: ignore[no-untyped-def]
     inside = (rows < end)[:, None] & (columns < HEAD)[None, :]
     places = rows.to(tl.int64)[:, None]
     if ROTARY:
-        low, high = _turned(q + head * q_head, rows, begin, end, q_row, cos, sin, HEAD)
+        low, high = turned_rows(q + head * q_head, rows, begin, end, q_row, cos, sin, HEAD)
     else:
         query = tl.load(q + head * q_head + places * q_row + columns[None, :], mask=inside, other=0.0)
     slope = 0.0
@@ -80,7 +80,7 @@ def _attend(  # type: ignore[no-untyped-def]
         value = tl.load(v + head * v_head + sources * v_row + columns[None, :], mask=real, other=0.0)
         # Scores are in units of log 2, because the hardware's exponential is that of 2.
         if ROTARY:
-            key_low, key_high = _turned(k + head * k_head, keys, begin, end, k_row, cos, sin, HEAD)
+            key_low, key_high = turned_rows(k + head * k_head, keys, begin, end, k_row, cos, sin, HEAD)
             scores = tl.dot(low, tl.trans(key_low), input_precision="ieee")
             scores = tl.dot(high, tl.trans(key_high), scores, input_precision="ieee") * scale
         else:
@@ -96,6 +96,9 @@ def _attend(  # type: ignore[no-untyped-def]
         sums = sums * fade[:, None] + tl.dot(weights.to(value.dtype), value, input_precision="ieee")
         top = higher
     result = sums / total[:, None]
+    if NORMS:
+        # What a backward pass makes the weights from again, once the scores are.
+        tl.store(norms + places * HEADS + head, (top + tl.log2(total))[:, None], mask=(rows < end)[:, None])
     tl.store(
         out + head * out_head + places * out_row + columns[None, :],
         result.to(out.dtype.element_ty),
@@ -138,6 +141,16 @@ class Tiles:
         return self.kernel.run(q, k, v, self, None)
 
 
+def tile_table(borders: Borders, size: int) -> torch.Tensor:
+    """First row of each tile of so many rows, and first row and end of its sequence: (tiles, 3), on the device."""
+    counts = -(-borders.lengths // size)
+    owners = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+    begins = borders.starts[owners]
+    table = np.stack((begins + place * size, begins, borders.starts[owners + 1]), axis=1)
+    return to_device(table.astype(np.int32), borders.device)
+
+
 class TritonAttention:
     """Packed rows, any head width, with or without ALiBi, all precisions.
 
@@ -158,14 +171,8 @@ class TritonAttention:
 
     def prepare(self, borders: Borders) -> Tiles:
         """List the tiles of a batch."""
-        lengths, starts = borders.lengths, borders.starts
-        tiling = self._tiling(lengths)
-        counts = -(-lengths // tiling.queries)
-        owners = np.repeat(np.arange(len(lengths)), counts)
-        place = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
-        begins = starts[owners]
-        table = np.stack((begins + place * tiling.queries, begins, starts[owners + 1]), axis=1)
-        return Tiles(self, to_device(table.astype(np.int32), borders.device), tiling, borders.longest)
+        tiling = self._tiling(borders.lengths)
+        return Tiles(self, tile_table(borders, tiling.queries), tiling, borders.longest)
 
     def _tiling(self, lengths: Int64[np.ndarray, " n"]) -> Tiling:
         longest = int(lengths.max())
@@ -180,8 +187,14 @@ class TritonAttention:
             return Tiling(64, 64, 4, 3 if self._shape.head <= 64 else 2)
         return Tiling(128, 64, 8, 3)
 
-    def run(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tiles: Tiles, rotary: Pair | None) -> torch.Tensor:
-        """Attend within tiles, turning queries and keys on the way where ``rotary`` is given."""
+    def run(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tiles: Tiles, rotary: Pair | None,
+        norms: torch.Tensor | None = None,
+    ) -> torch.Tensor:  # fmt: skip
+        """Attend within tiles, turning queries and keys on the way where ``rotary`` is given.
+
+        ``norms``, float32 (rows, heads), is filled with log2 of what each query's weights were divided by.
+        """
         q, k, v = (each if each.stride(-1) == 1 else each.contiguous() for each in (q, k, v))
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         strides = [stride for each in (q, k, v, out) for stride in each.stride()[:2]]
@@ -190,6 +203,7 @@ class TritonAttention:
             k,
             v,
             out,
+            self._slopes if norms is None else norms,
             self._slopes,
             *(rotary or (self._slopes, self._slopes)),
             tiles.table,
@@ -202,6 +216,7 @@ class TritonAttention:
             KEYS=tiles.tiling.keys,
             ALIBI=self._shape.slopes is not None,
             ROTARY=rotary is not None,
+            NORMS=norms is not None,
             num_warps=tiles.tiling.warps,
             num_stages=tiles.tiling.stages,
         )

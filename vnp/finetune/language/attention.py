@@ -1,15 +1,26 @@
-"""Attention within sequence borders that gradients go through: torch's varlen kernel on a GPU, padded elsewhere."""
+"""Attention within sequence borders that gradients go through: our own kernel or torch's on a GPU, padded elsewhere."""
 
 from __future__ import annotations
 
+import logging
 from typing import cast
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from vnp.encoders.packing import Attend, Attention, Borders, Layout, to_device
+from vnp.encoders.models.esm2 import RotaryTable, rotate
+from vnp.encoders.models.trunk import Sizes
+from vnp.encoders.packing import Attend, Attention, AttentionShape, Batch, Borders, Layout, collate, to_device
+from vnp.errors import EncoderError
+
+log = logging.getLogger(__name__)
+
+_TURNED_HEADS = (32, 64, 128)
+_CHECKED = ((3, 50), (102, 1, 70), (150, 40, 300))
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
 
 class VarlenAttention:
@@ -57,13 +68,66 @@ class SpreadAttention:
         return attend
 
 
-def choose_attention(device: torch.device, dtype: torch.dtype) -> Attention:
-    """The best that runs here."""
-    if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16):
+def attend(
+    qkv: Float[Tensor, "rows 3 heads head"], batch: Batch, rotary: RotaryTable
+) -> Float[Tensor, "rows heads head"]:
+    """Turn queries and keys by their positions, and attend within the batch's sequences."""
+    if (turned := getattr(batch.attend, "turned", None)) is not None:
+        return cast("Tensor", turned(qkv, batch.positions, rotary.tables(batch.borders.longest)))
+    cos, sin = (one[:, None] for one in rotary(batch.positions, batch.borders.longest))
+    q, k, v = qkv.unbind(1)
+    return batch.attend(rotate(q, cos, sin), rotate(k, cos, sin), v)
+
+
+def choose_attention(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> Attention:
+    """The best that runs here and agrees with plain attention in float32, gradients too."""
+    if device.type != "cuda" or dtype == torch.float32:
+        return SpreadAttention()
+    for make in (_turned, _varlen):
         try:
-            from torch.nn.attention.varlen import varlen_attn
-        except ImportError:
-            return SpreadAttention()
-        del varlen_attn
-        return VarlenAttention()
+            if (found := make(AttentionShape(sizes.heads, sizes.head, None, dtype, device))) is not None:
+                check_attention(found, sizes, device, dtype)
+                return found
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a compiler or a library raises, the next one may run
+            log.warning("attention of fine-tuning: %s: %s", type(error).__name__, error)
     return SpreadAttention()
+
+
+def _turned(shape: AttentionShape) -> Attention | None:
+    if shape.head not in _TURNED_HEADS:
+        return None
+    from vnp.encoders.kernels.turned import TurnedAttention
+
+    return TurnedAttention(shape)
+
+
+def _varlen(shape: AttentionShape) -> Attention | None:
+    return VarlenAttention() if shape.head % 8 == 0 else None
+
+
+def check_attention(found: Attention, sizes: Sizes, device: torch.device, dtype: torch.dtype) -> None:
+    """Compare it and its gradient with plain attention in float32 on a few sequences.
+
+    Raises:
+        EncoderError: they differ.
+    """
+    table = RotaryTable(sizes.head, 10_000.0, device)
+    chance = torch.Generator().manual_seed(0)
+    for lengths in _CHECKED:
+        ids = [np.zeros(length, np.int64) for length in lengths]
+        size = (sum(lengths), sizes.heads, sizes.head)
+        first = torch.randn(size[0], 3, *size[1:], generator=chance).to(device, dtype)
+        toward = torch.randn(size, generator=chance).to(device, dtype)
+        came = []
+        for way, half in ((found, dtype), (SpreadAttention(), torch.float32)):
+            batch = collate(ids, np.arange(len(ids)), way, device, None)
+            qkv = first.to(half).requires_grad_()
+            out = attend(qkv, batch, table)
+            (into,) = torch.autograd.grad(out, qkv, toward.to(half))
+            came.append((out.detach().float(), into.float()))
+        for got, want in zip(*came, strict=True):
+            error = float((got - want).norm() / want.norm())
+            if not error <= _TOLERANCE[dtype]:
+                raise EncoderError(f"{found.name} differs by {error:.2g} from float32 attention")

@@ -15,11 +15,11 @@ from torch.nn import Parameter
 from torch.nn.functional import dropout, embedding, gelu, layer_norm, linear
 from torch.utils.checkpoint import checkpoint
 
-from vnp.encoders.models.esm2 import Esm2, Esm2Config, RotaryTable, rotate, token_scale
+from vnp.encoders.models.esm2 import Esm2, Esm2Config, RotaryTable, token_scale
 from vnp.encoders.models.trunk import trunk
 from vnp.encoders.packing import Batch, segment_means
 from vnp.errors import EncoderError
-from vnp.finetune.language.attention import choose_attention
+from vnp.finetune.language.attention import attend, choose_attention
 from vnp.finetune.language.recipe import TuningRecipe, trained_layers
 
 log = logging.getLogger(__name__)
@@ -105,16 +105,13 @@ def adapted(
 
 
 def before(
-    x: Float[Tensor, "rows width"], norm: Pair, qkv: Pair, adapter: Pair | None, cos: Tensor, sin: Tensor,
-    heads: int, epsilon: float, scale: float, hidden: float, dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Queries, keys and values, each (rows, heads, head), the first two rotated."""
+    x: Float[Tensor, "rows width"], norm: Pair, qkv: Pair, adapter: Pair | None, epsilon: float, scale: float,
+    hidden: float, dtype: torch.dtype,
+) -> Float[Tensor, "rows 3_width"]:  # fmt: skip
+    """Queries, keys and values, not rotated yet."""
     normal = layer_norm(x, x.shape[-1:], *norm, epsilon).to(dtype)
     own = qkv[0].to(dtype), qkv[1].to(dtype)
-    found = linear(normal, *own) if adapter is None else adapted(normal, own, adapter, scale, hidden)
-    q, k, v = found.view(len(x), 3, heads, -1).unbind(1)
-    # Tensors of their own: of views into one, the gradients would be put together by kernels of their own.
-    return rotate(q, cos[:, None], sin[:, None]), rotate(k, cos[:, None], sin[:, None]), v.contiguous()
+    return linear(normal, *own) if adapter is None else adapted(normal, own, adapter, scale, hidden)
 
 
 def after(
@@ -132,12 +129,11 @@ def after(
 
 def between(
     x: Float[Tensor, "rows width"], attended: Float[Tensor, "rows width"], layer: tuple[Any, ...],
-    following: tuple[Any, Any, Any], cos: Tensor, sin: Tensor, heads: int, *rest: Any,
-) -> tuple[Tensor, ...]:  # fmt: skip
+    following: tuple[Any, Any, Any], *rest: Any,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """From one attention to the next: the sum, and queries, keys and values of it."""
     x = after(x, attended, *layer, *rest)
-    norm, qkv, adapter = following
-    return x, *before(x, norm, qkv, adapter, cos, sin, heads, *rest)
+    return x, before(x, *following, *rest)
 
 
 class TunedEsm2:
@@ -174,7 +170,7 @@ class TunedEsm2:
         self.config: Esm2Config = Esm2Config.read(config)
         self.recipe, self.device, self.dtype = recipe, device, dtype
         self.width, self.depth = self.config.width, self.config.depth
-        self.attention = choose_attention(device, dtype)
+        self.attention = choose_attention(self.config, device, dtype)
         self.rotary = RotaryTable(self.config.head, self.config.theta, device)
         self.trained: dict[str, Parameter] = {}
         self.checkpointing = False
@@ -191,7 +187,7 @@ class TunedEsm2:
         self.head = self._head()
         count = sum(math.prod(shape) for shape in self.config.tensors().values())
         wanted = device.type == "cuda" and count >= _COMPILED_FROM if compiled is None else compiled
-        self._before: Callable[..., tuple[Tensor, ...]] = _compiled(before) if wanted else before
+        self._before: Callable[..., Tensor] = _compiled(before) if wanted else before
         self._between: Callable[..., tuple[Tensor, ...]] = _compiled(between) if wanted else between
         self._after: Callable[..., Tensor] = _compiled(after) if wanted else after
         self.compiled = wanted
@@ -206,42 +202,38 @@ class TunedEsm2:
             x = x * token_scale(batch, self.config.mask_token)[:, None]
         if self.norm_before is not None:
             x = layer_norm(x, (self.width,), *self.norm_before, self.config.epsilon)
-        turn = self.rotary(batch.positions, batch.borders.longest)
         if self.compiled and not self._proven:
-            self._prove(x, batch, turn)
+            self._prove(x, batch)
         if self.compiled and self.recipe.train == "lora" and torch.is_grad_enabled():
             # Else the first layer would be compiled apart.
             x.requires_grad_()
-        qkv = self._enter(x, self.layers[0], turn)
+        qkv = self._enter(x, self.layers[0])
         for number in range(self.depth):
             if self.checkpointing and torch.is_grad_enabled():
                 x, qkv = checkpoint(
-                    self._run, x, qkv, number, batch, turn,
+                    self._run, x, qkv, number, batch,
                     use_reentrant=False, preserve_rng_state=self.recipe.dropout > 0,
                 )  # fmt: skip
             else:
-                x, qkv = self._run(x, qkv, number, batch, turn)
+                x, qkv = self._run(x, qkv, number, batch)
         return layer_norm(x, (self.width,), *self.norm_after, self.config.epsilon)
 
-    def _enter(self, x: Tensor, layer: Layer, turn: Pair) -> tuple[Tensor, ...]:
-        self._any_length(x, *turn)
-        own = (layer.norm_attention, layer.qkv, layer.adapt_qkv)
-        return self._before(x, *own, *turn, self.config.heads, *self._rest())
+    def _enter(self, x: Tensor, layer: Layer) -> Tensor:
+        self._any_length(x)
+        return self._before(x, layer.norm_attention, layer.qkv, layer.adapt_qkv, *self._rest())
 
-    def _run(
-        self, x: Tensor, qkv: tuple[Tensor, ...], number: int, batch: Batch, turn: Pair
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """A layer from its attention on, and what goes into the attention of the next one, if there is one."""
+    def _run(self, x: Tensor, qkv: Tensor, number: int, batch: Batch) -> tuple[Tensor, Tensor]:
+        """A layer from its attention on, and what goes into the attention of the next one: at last, what it is in."""
         layer = self.layers[number]
-        attended = batch.attend(*qkv).flatten(1)
-        self._any_length(x, attended, *turn)
+        attended = attend(qkv.view(len(qkv), 3, self.config.heads, -1), batch, self.rotary).flatten(1)
+        self._any_length(x, attended)
         rest = (layer.out, layer.adapt_out, layer.norm_inner, layer.up, layer.down)
         if number + 1 == self.depth:
-            return self._after(x, attended, *rest, *self._rest()), ()
+            return self._after(x, attended, *rest, *self._rest()), qkv
         then = self.layers[number + 1]
         following = (then.norm_attention, then.qkv, then.adapt_qkv)
-        x, *qkv_then = self._between(x, attended, rest, following, *turn, self.config.heads, *self._rest())
-        return x, tuple(qkv_then)
+        x, qkv = self._between(x, attended, rest, following, *self._rest())
+        return x, qkv
 
     def _rest(self) -> tuple[float, float, float, torch.dtype]:
         scale = self.recipe.alpha / self.recipe.rank
@@ -253,7 +245,7 @@ class TunedEsm2:
             for one in tensors:
                 torch._dynamo.maybe_mark_dynamic(one, 0)
 
-    def _prove(self, x: Tensor, batch: Batch, turn: Pair) -> None:
+    def _prove(self, x: Tensor, batch: Batch) -> None:
         """Run the last layers forward and backward as they were compiled, and do without that where it cannot be.
 
         Random numbers go on as if they had not been run.
@@ -264,9 +256,9 @@ class TunedEsm2:
             with torch.random.fork_rng(gpus), torch.enable_grad():
                 again = out = x.detach().clone().requires_grad_()
                 first = max(0, self.depth - 2)
-                qkv = self._enter(again, self.layers[first], turn)
+                qkv = self._enter(again, self.layers[first])
                 for number in range(first, self.depth):
-                    out, qkv = self._run(out, qkv, number, batch, turn)
+                    out, qkv = self._run(out, qkv, number, batch)
                 torch.autograd.grad(out.sum(), again)
         except torch.OutOfMemoryError:
             self._proven = False
