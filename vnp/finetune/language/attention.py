@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -107,15 +108,25 @@ def _varlen(shape: AttentionShape) -> Attention | None:
     return VarlenAttention() if shape.head % 8 == 0 else None
 
 
-def check_attention(found: Attention, sizes: Sizes, device: torch.device, dtype: torch.dtype) -> None:
+def check_attention(
+    found: Attention, sizes: Sizes, device: torch.device, dtype: torch.dtype,
+    batches: Sequence[Sequence[int]] = _CHECKED,
+) -> None:  # fmt: skip
     """Compare it and its gradient with plain attention in float32 on a few sequences.
+
+    Args:
+        found: the attention.
+        sizes: of the model.
+        device: where to compare.
+        dtype: of queries, keys and values.
+        batches: tokens of the sequences of each batch.
 
     Raises:
         EncoderError: they differ.
     """
     table = RotaryTable(sizes.head, 10_000.0, device)
     chance = torch.Generator().manual_seed(0)
-    for lengths in _CHECKED:
+    for lengths in batches:
         ids = [np.zeros(length, np.int64) for length in lengths]
         size = (sum(lengths), sizes.heads, sizes.head)
         first = torch.randn(size[0], 3, *size[1:], generator=chance).to(device, dtype)
