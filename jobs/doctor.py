@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import click
 
 from jobs._cli import options
 from jobs._cli.command import command, echo
+from jobs._cli.ending import COMMAND, WORDS_WHOLE
 from vnp.encoders.spec import DEFAULTS, NO_ENCODER, registered, spec, weighted
 from vnp.encoders.weights.folders import locate
 from vnp.errors import WeightsError
@@ -102,9 +103,12 @@ def _print(findings: Sequence[Finding]) -> None:
     start = " " * 10
     for one in findings:
         text = f"{one.state:<8}  {one.about}: {one.found}"
-        echo(textwrap.fill(text, 80, subsequent_indent=start, break_long_words=False, break_on_hyphens=False))
+        lines = [text]
         if one.state != "ok" and one.mend:
-            echo(f"{start}to mend it: {one.mend}")
+            lines.append(f"{start}to mend it: {one.mend}")
+        for line in lines:
+            whole = line is not text and COMMAND.search(one.mend)
+            echo(line if whole else fill(line, 80, subsequent_indent=start, **WORDS_WHOLE))
     failed = [one.about for one in findings if one.state == "fails"]
     if failed:
         echo(f"fails: {', '.join(failed)}")

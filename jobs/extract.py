@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from jobs._cli import options
-from jobs._cli.command import command, counted, echo
+from jobs._cli.command import command, counted, echo, shown
 from jobs._cli.progress import duration
 from jobs._cluster import chain
 from jobs._cluster.executor import SCRIPTS, Executor, choose_executor, choose_script, log_path, note_own_job
@@ -93,14 +93,14 @@ def main(
     planned, status = plan_run(asked, run, executor, force=force)
     todo, count = status.unfinished, len(status.shards)
     if not todo:
-        echo(f"nothing to do: all {count} shards of {planned.paths.root} are done")
+        echo(f"nothing to do: all {count} shards of {shown(planned.paths.root)} are done")
         echo(f"next: python -m jobs.reduce {quote(str(run))}")
         return
     if len(todo) < count:
         echo(f"{count - len(todo)} of {count} shards are done")
     rows = sum(status.shards[number].shard.rows for number in todo)
-    made = f"made {counted(len(todo), 'shard')}, {counted(rows, 'row')}"
-    job = chain.shards(planned, todo, tasks, lambda seconds: f"{made}, in {duration(seconds)}: {planned.paths.shards}")
+    made, where = f"made {counted(len(todo), 'shard')}, {counted(rows, 'row')}", shown(planned.paths.shards)
+    job = chain.shards(planned, todo, tasks, lambda seconds: f"{made}, in {duration(seconds)}: {where}")
     chain.start((job,), executor)
     echo(f"next: python -m jobs.{'reduce' if executor.waits else 'status'} {quote(str(run))}")
 

@@ -77,7 +77,7 @@ def main(
         if not trains:
             raise UsageError("--out-model is for viral and host inputs, of which a classifier is trained: leave it out")
         # One that this run is asked for already is gone on with.
-        require_free([out_model], force=force, ours=chain.Classifier.read(run.absolute()).model == model)
+        require_free([out_model], force=force, ours=chain.makes(run.absolute(), out_model.absolute()))
         # Within the run it is made by the training: planning takes no folder in which something stands.
         if run.absolute() not in out_model.absolute().parents:
             make_folder(out_model.absolute().parent)

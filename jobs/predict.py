@@ -6,7 +6,6 @@ import contextlib
 import json
 import shlex
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -263,10 +262,10 @@ def _finish(run: Run, calling: PredictOptions, out: Path, force: bool, device: s
     bars: dict[str, Progress] = {}
     with contextlib.ExitStack() as stack:
 
-        def progress(what: str, rows: int) -> None:
+        def progress(what: str, records: int) -> None:
             if what not in bars:
-                bars[what] = stack.enter_context(Progress(what, run.request.totals.rows, "rows"))
-            bars[what].advance(rows)
+                bars[what] = stack.enter_context(Progress(what, run.request.totals.records, "records"))
+            bars[what].advance(records)
 
         return predict(run, calling, out.absolute(), force=force, device=chosen, progress=progress)
 
@@ -323,7 +322,7 @@ def _say(found: Predicted, source: Path, out: Path) -> None:
     if folders:
         echo(f"  {found.paths.samples}/  {len(folders):,} samples")
     made = "wrote" if found.fresh else "these predictions were there already:"
-    echo("\n".join(textwrap.wrap(f"{made} {', '.join(name for name in files if '/' not in name)} in {out}", 80)))
+    echo(f"{made} {', '.join(name for name in files if '/' not in name)} in {out}")
     echo(f"report: {out / found.paths.report.name}")
     if "cascade" in found.summary:
         echo("next: look at the report")

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _REFUSED = "Refuse the features if they are not of this"
 _HEADER = f"{'epoch':>5}  {'train loss':>10}  {'val. loss':>10}  {'accuracy':>8}  {'F1':>6}  {'AUC':>6}  {'time':>9}"
-_SHOWN = ("accuracy", "precision", "recall", "f1", "mcc", "roc_auc", "brier", "ece")
 _RECIPE_OPTIONS = ("batch", "rate", "epochs", "patience", "dropout", "balance")
 
 
@@ -253,10 +252,15 @@ def _summary(trained: Trained) -> str:
 
 
 def _metric_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{'':<18}" + "".join(f"{name:>10}" for name in _SHOWN)
-    for part, levels in metrics.items():
-        for level, values in levels.items():
-            yield f"{part + ' ' + level:<18}" + "".join(f"{_number(values[name]):>10}" for name in _SHOWN)
+    # Here, because help need not wait for it.
+    from vnp.metrics.metrics import METRICS
+
+    shown = [(part, level) for part, levels in metrics.items() for level in levels]
+    for names in zip(*shown, strict=True):
+        yield f"{'':<9}" + "".join(f"{name:>11}" for name in names)
+    for metric in METRICS:
+        values = (metrics[part][level][metric.name] for part, level in shown)
+        yield f"{metric.title:<9}" + "".join(f"{_number(value):>11}" for value in values)
 
 
 def _number(value: float | None) -> str:

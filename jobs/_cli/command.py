@@ -7,6 +7,7 @@ import os
 import pkgutil
 import re
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,7 @@ from jobs._cli.ending import (
     ended_by_signals,
     keep_streams,
     require_written,
+    wrapped,
 )  # fmt: skip
 from vnp.errors import UsageError, VnpError, machine_error, storage_error, without_password
 from vnp.files.durable import protect
@@ -43,8 +45,18 @@ _SHOWN = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print what a command says; names in files, messages and logs stay text on a terminal."""
-    click.echo(as_typed(printable(text)), err=err)
+    """Print what a command says: on a terminal sentences in its width, and names in files and messages as text."""
+    text = as_typed(printable(text))
+    if (sys.stderr if err else sys.stdout).isatty():
+        width = shutil.get_terminal_size().columns
+        text = "\n".join(wrapped(line, width) for line in text.split("\n"))
+    click.echo(text, err=err)
+
+
+def shown(path: Path) -> Path:
+    """A path as one would type it here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def printable(text: str) -> str:

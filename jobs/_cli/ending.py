@@ -1,4 +1,4 @@
-"""How a command ends: a signal ends it with a message and a code, and nobody who stops listening ends its work.
+"""How a command speaks and ends: a signal ends it with a message and a code, and nobody who stops listening does.
 
 Where ``VNP_LOG_FORMAT`` is ``json``, standard error is one JSON object a line.
 """
@@ -14,6 +14,7 @@ import re
 import signal
 import socket
 import sys
+import textwrap
 import threading
 import traceback
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ from vnp.errors import storage_error
 
 LOG_FORMAT = "VNP_LOG_FORMAT"
 LOG_FORMATS = ("", "text", "json")
+COMMAND = re.compile(r"(?:^|[: ] ?)(?:vnp|python -m|pip|apptainer|apt-get|export) ")
+"""Where text that is to be copied begins."""
+WORDS_WHOLE: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 about: dict[str, Any] = {"run": None, "shard": None}
 """What JSON logs say of everything that this process says: the folder that it works on, and the shard if it is one."""
 _LEVELS = {"error": "error", "traceback": "error", "warning": "warning"}
@@ -209,6 +213,18 @@ def keep_streams() -> None:
         setattr(sys, name, kind(number, None if stream is None else stream.encoding))
         if kind is _Events:
             sys.excepthook = lambda *error: _as_one(traceback.format_exception(*error))
+
+
+def wrapped(line: str, width: int) -> str:
+    """A sentence as lines of words; tables, JSON and commands, which are to be copied, stay as they are."""
+    if len(line) <= width or not line[0].isalnum() or "  " in line:
+        return line
+    words, command = line, ""
+    if found := COMMAND.search(line):
+        if found[0][0] != ":":
+            return line
+        words, command = line[: found.start() + 1], f"\n  {line[found.start() + 2 :]}"
+    return textwrap.fill(words, width, subsequent_indent="  ", **WORDS_WHOLE) + command
 
 
 def require_written() -> None:

@@ -34,6 +34,8 @@ class Progress:
     """
 
     def __init__(self, what: str, total: float | None, unit: str, scale: float = 1, *, lasting: bool = True) -> None:
+        if unit == "MB" and total is not None and total < scale:
+            unit, scale = "kB", scale / 1000
         self._lasting = lasting
         self._what = what
         self._total = total

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from jobs._cli.ending import WORDS_WHOLE
 from vnp.runs.done.efficiency import Efficiency, Usage, size_text
 
 _WIDTH = 80
@@ -96,4 +97,4 @@ def _tasks(count: int) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(text, _WIDTH, subsequent_indent="  ", **WORDS_WHOLE)

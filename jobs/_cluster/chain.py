@@ -14,7 +14,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from jobs._cli.command import echo
+from jobs._cli.command import echo, shown
 from jobs._cli.ending import EndedError
 from jobs._cli.progress import Progress, duration
 from jobs._cluster.executor import Executor, Job, in_order, require_idle, submitted
@@ -236,6 +236,11 @@ class Classifier:
         return old if old.exists() else old.with_name(model_name(Run.open(root)))
 
 
+def makes(root: Path, model: Path) -> bool:
+    """Whether a checkpoint is that of a run, if there is one: it was asked for so, or is called as usual."""
+    return (root / "run.json").exists() and Classifier.read(root).path(root) == model
+
+
 def model_name(run: Run) -> str:
     """What a checkpoint of a run's rows is called where nobody says."""
     read = {molecule: choice.name for molecule, choice in run.request.encoders.items()}
@@ -286,7 +291,7 @@ def merge_run(run: Run, layout: str, *, force: bool = False) -> Reduced:
     from vnp.runs.done.reduce import reduce_run
 
     if run.request.keeps_rows and (force or not run.paths.features.exists()):
-        echo(require_room(run.paths.root, run.request.room(run.request.totals.rows, layout)), err=True)
+        echo(require_room(shown(run.paths.root), run.request.room(run.request.totals.rows, layout)), err=True)
     with Progress("merging", run.request.totals.rows, "rows") as progress:
         return reduce_run(run, layout, force=force, progress=progress.advance)
 
@@ -296,16 +301,16 @@ def reduce_here(run: Run, layout: str, *, force: bool = False, last: bool = True
     begun = time.monotonic()
     reduced = merge_run(run, layout, force=force)
     spent = f"merged in {duration(time.monotonic() - begun)}" if reduced.fresh else "was there already"
-    echo(f"{reduced.path}: {reduced.rows:,} rows of {reduced.layout.width} ({spent})")
+    echo(f"{shown(reduced.path)}: {reduced.rows:,} rows of {reduced.layout.width} ({spent})")
     echo(f"  {reduced.layout}")
     if reduced.skipped:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reduced.skipped.items()))
-        echo(f"without a row: {reasons} ({run.paths.skipped})")
+        echo(f"without a row: {reasons} ({shown(run.paths.skipped)})")
     if reduced.parts:
         parts = ", ".join(f"{count:,} {name}" for name, count in reduced.parts.items())
         echo(f"rows by the split that came with the data: {parts}")
     if last:
-        echo(f"next: {after_shards(run, run.paths.root)}")
+        echo(f"next: {after_shards(run, shown(run.paths.root))}")
 
 
 def after_shards(run: Run, folder: Path) -> str:

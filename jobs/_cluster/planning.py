@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from jobs._cli.command import counted, echo
+from jobs._cli.command import counted, echo, shown
 from jobs._cli.progress import Progress
 from jobs._cluster.executor import Executor, require_idle
 from jobs._cluster.image import run_in_image
@@ -95,7 +95,7 @@ def plan_run(
     run, before, shards = make_plan(options, out, executor.profile, force=force)
     totals = run.request.totals
     echo(
-        f"{'found' if before else 'planned'} {run.paths.root}: "
+        f"{'found' if before else 'planned'} {shown(run.paths.root)}: "
         f"{f'{totals.records:,} reads of pairs' if run.request.mates > 1 else counted(totals.records, 'record')}, "
         f"{totals.bases:,} bases, {counted(totals.rows, 'row')} in {counted(len(shards), 'shard')}"
     )
@@ -127,7 +127,7 @@ def need_disk(run: Run, status: RunStatus, layout: str | None = None) -> None:
     if layout is not None and not run.paths.features.exists():
         needed += run.request.room(status.rows_planned, layout)
     if left:
-        echo(require_room(run.paths.root, needed), err=True)
+        echo(require_room(shown(run.paths.root), needed), err=True)
 
 
 def make_plan(

@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 
 from jobs.__main__ import every_command
 from jobs._cli.command import as_typed
-from jobs._cli.ending import EndedError
+from jobs._cli.ending import EndedError, wrapped
 from jobs._cluster import chain
 from jobs._cluster.executor import Job
 from jobs._cluster.inline import Inline
@@ -191,6 +191,27 @@ def shell(line: str, **more: str) -> subprocess.CompletedProcess[str]:
     own = {"VNP": f"{shlex.quote(sys.executable)} -m jobs", "PYTHONPATH": str(REPOSITORY)}
     line = line.replace("VNP", own["VNP"])
     return subprocess.run(["bash", "-c", line], env={**os.environ, **own, **more}, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("warning: there are few groups of hosts here", "warning: there are few\n  groups of hosts here"),
+        (
+            "interrupted. Go on with: vnp extract a.fna --out RUN",
+            "interrupted. Go on with:\n  vnp extract a.fna --out RUN",
+        ),
+        ("next: vnp reduce a/long/path/to/RUN", "next:\n  vnp reduce a/long/path/to/RUN"),
+        ("a/path/that/is/longer/than/that is whole", "a/path/that/is/longer/than/that\n  is whole"),
+        ("accuracy     0.975     0.988     1.000", None),
+        ("run vnp fetch dnabert_s, or name its folder", None),
+        ('  "text": "JSON that is copied from the screen"', None),
+        ("short", None),
+        ("", None),
+    ],
+)
+def test_a_terminal_gets_sentences_in_its_width(line: str, shown: str | None) -> None:
+    assert wrapped(line, 24) == (line if shown is None else shown)
 
 
 def test_the_next_step_is_not_begun_by_who_was_asked_to_end(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,11 @@ def test_pipeline_trains_and_measures_where_inputs_are_labelled(tmp_path: Path) 
     assert "model.pth is there already" in result.output
     assert "accuracy is there already" in result.output
 
+    # Named, the usual place is that of this run all the same.
+    named = [*words, "--out-model", str(run / "model" / "model.pth")]
+    result = CliRunner().invoke(pipeline.main, named, catch_exceptions=False)
+    assert (result.exit_code, "model.pth is there already" in result.output) == (0, True), result.output
+
     # By another recipe, and to another place: the run remembers it, and what is somebody else's stays.
     other = tmp_path / "models/mine.pth"
     asked = [*words, "--recipe", "adamw", "--out-model", str(other)]

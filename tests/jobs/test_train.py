@@ -85,7 +85,11 @@ def test_it_writes_the_checkpoint_and_what_belongs_to_it(
     found = metrics["test"]["record"]
     assert f"Of {found['count']} records of the test part, {found['accuracy']:.1%} are called right" in page
     assert f"<td>{checkpoint.training['best_epoch']} (best)</td>" in page
-    assert "test frame" in done.output
+    levels = [(part, level) for part in ("validation", "test") for level in ("frame", "chunk", "record")]
+    shown = [f"{metrics[part][level]['accuracy']:.3f}" for part, level in levels]
+    assert ["accuracy", *shown] in [line.split() for line in done.output.splitlines()]
+    table = done.output.partition("best of")[2].partition("wrote ")[0]
+    assert max(map(len, table.splitlines())) <= 80
     assert "next: python -m jobs.predict" in done.output
 
 

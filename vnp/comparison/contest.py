@@ -140,9 +140,7 @@ def _checkpoint(
     training = Training(recipe=options.recipe, split=folder / SPLIT, seed=options.seed)
     out = model_path(folder, one.name)
     with progress(f"training {one.name}", None, "epochs") as bar:
-        watcher = Watcher(
-            epoch=lambda history: bar.to(len(history)), warn=lambda text: notes.append(f"warning: {text}")
-        )
+        watcher = Watcher(epoch=lambda history: bar.to(len(history)), warn=lambda text: notes.append(text))
         return train(one.features, out, training, options.device, force=True, watcher=watcher).checkpoint
 
 
@@ -243,7 +241,7 @@ def hold_out(
         if split.kind == "random":
             notes.append(_LEAKS)
         elif single := single_records(split.group, tables[0].frames.record):
-            notes.append(f"warning: {single}")
+            notes.append(single)
         if given:
             rows = int(kept[0].sum())
             if not rows:
@@ -329,7 +327,7 @@ def _unseen(checkpoint: Path, table: Table, kept: Bool[np.ndarray, "n"]) -> tupl
     if not clash:
         return unseen, f"none of the groups held out is in its training or validation ({path.name}).{doubt}"
     return unseen, (
-        f"warning: {len(clash):,} groups held out here were in its training or validation ({path.name}), so their rows "
+        f"{len(clash):,} groups held out here were in its training or validation ({path.name}), so their rows "
         f"are left out: {some(clash)}. Sets that are to be compared are made from one sheet with one seed.{doubt}"
     )
 

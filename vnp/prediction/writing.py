@@ -103,7 +103,7 @@ class Writing:
         chunking = Chunking(self.source.run.request.chunk)
         for batch in self.source.batches():
             found.add(batch, judges, self._threshold, partial(_spans, chunking=chunking))
-            self.progress("estimating prevalence", len(batch.rows))
+            self.progress("estimating prevalence", len(batch.records))
         some = (found.scored > 0) & (found.length >= self.options.min_length)
         return judges.shares(found, some, found.probability).estimate()
 
@@ -182,7 +182,7 @@ class Writing:
                 if add_virnucpro is not None:
                     of_chunk = chunk_keys(frames.rows.record - batch.first, frames.rows.chunk)
                     add_virnucpro(frames.ids, logistic(frames.judged.margin), of_chunk)
-            self.progress("calling", len(batch.rows))
+            self.progress("calling", len(batch.records))
         joined = (np.concatenate([getattr(one, name) for one in tracks]) for name in ("percent", "windows"))
         return found, Tracks(*joined)
 
