@@ -314,7 +314,7 @@ def _say(found: Predicted, source: Path, out: Path) -> None:
     if "cascade" in found.summary:
         from vnp.report.predicted import cascade_in_words
 
-        echo("\n".join(textwrap.wrap(cascade_in_words(found.summary), 78, initial_indent="  ", subsequent_indent="  ")))
+        echo(f"  {cascade_in_words(found.summary)}")
     if lacks := found.summary["classifier"]["lacks"]:
         echo(f"  the checkpoint does not keep {lacks}; the columns say what can be said without")
     files = found.summary["files"]

@@ -217,7 +217,8 @@ def keep_streams() -> None:
 
 def wrapped(line: str, width: int) -> str:
     """A sentence as lines of words; tables, JSON and commands, which are to be copied, stay as they are."""
-    if len(line) <= width or not line[0].isalnum() or "  " in line:
+    indent = len(line) - len(line.lstrip())
+    if len(line) <= width or indent > 2 or not line[indent].isalnum() or "  " in line[indent:]:
         return line
     words, command = line, ""
     if found := COMMAND.search(line):

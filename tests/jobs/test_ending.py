@@ -206,6 +206,8 @@ def shell(line: str, **more: str) -> subprocess.CompletedProcess[str]:
         ("accuracy     0.975     0.988     1.000", None),
         ("run vnp fetch dnabert_s, or name its folder", None),
         ('  "text": "JSON that is copied from the screen"', None),
+        ("  no record is here that anybody called", "  no record is here that\n  anybody called"),
+        ("  vnp predict --from RUN --out OTHER", None),
         ("short", None),
         ("", None),
     ],

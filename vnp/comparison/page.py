@@ -7,7 +7,7 @@ from typing import Any
 
 from vnp.comparison.comparison import Compared, Measured, Pair
 from vnp.comparison.results import Results
-from vnp.metrics.metrics import METRICS
+from vnp.metrics.metrics import METRICS, Interval
 from vnp.metrics.rules import RULES
 from vnp.report.measured import INTERVAL, LEVEL_TERMS, METRIC_TERMS, Cell, Part, Table, measured_page, number, span
 from vnp.report.plots import comparison_plots
@@ -109,7 +109,8 @@ def _compared(pairs: Sequence[Pair], metrics: Sequence[str], best: str, other: s
         ahead = turned * found.value
         low, high = sorted((turned * found.interval.low, turned * found.interval.high))
         unit = "; less is better" if _sign(metric) < 0 else ""
-        told.append(f"{_TITLES[metric]} {ahead:+.3f} [{low:+.3f}, {high:+.3f}{unit}]")
+        within = span(Interval(low, high), "+").replace("]", f"{unit}]")
+        told.append(f"{_TITLES[metric]} {number(ahead, '+')} {within}".rstrip())
         if _sign(metric) * ahead < 0:
             behind.append(_TITLES[metric])
         if not verdict:
@@ -258,7 +259,7 @@ def _names(pair: Pair) -> str:
 
 def _difference(pair: Pair, metric: str) -> Cell:
     found = pair.second_minus_first[metric]
-    return (f"{found.value:+.3f}", span(found.interval, sign="+")) if found.value == found.value else "-"
+    return (number(found.value, "+"), span(found.interval, "+")) if found.value == found.value else "-"
 
 
 def _kappa(pair: Pair) -> str:

@@ -17,7 +17,7 @@ from vnp.files.durable import write_text
 from vnp.files.records import write_json
 from vnp.files.tables import table_text
 from vnp.metrics.metrics import METRICS, NAMES
-from vnp.report.measured import span
+from vnp.report.measured import number, span
 
 _TITLES = [metric.title for metric in METRICS]
 _PAIR_TITLES = [*(metric.title for metric in PAIRED), "McNemar p", "same call"]
@@ -101,7 +101,7 @@ def _pair_cells(pair: Pair) -> list[str]:
     for metric in PAIRED:
         found = pair.second_minus_first[metric.name]
         known = found.value == found.value
-        cells.append(f"{found.value:+.3f} {span(found.interval, sign='+')}" if known else "-")
+        cells.append(f"{number(found.value, '+')} {span(found.interval, '+')}" if known else "-")
     test = pair.mcnemar
     return [
         *cells, f"{test.p_value:.2g} ({test.first_only:,} : {test.second_only:,})", f"{pair.agreement.share:.1%}",
@@ -147,10 +147,10 @@ def columns(rows: Sequence[Sequence[str]], width: int = 80) -> list[str]:
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     tables: list[list[int]] = [[]]
-    for number, own in enumerate(widths[1:], 1):
+    for place, own in enumerate(widths[1:], 1):
         if tables[-1] and widths[0] + sum(2 + widths[other] for other in tables[-1]) + 2 + own > width:
             tables.append([])
-        tables[-1].append(number)
+        tables[-1].append(place)
     lines: list[str] = []
     for shown in tables:
         lines += [""] * bool(lines)

@@ -75,11 +75,11 @@ def measured_page(
     )  # fmt: skip
 
 
-def number(value: float | None) -> str:
-    """Three decimals, or a dash where there is no value."""
-    return "-" if value is None or value != value else f"{value:.3f}"
+def number(value: float | None, sign: str = "") -> str:
+    """Three decimals, or a dash where there is no value; zero has no minus."""
+    return "-" if value is None or value != value else f"{round(value, 3) + 0.0:{sign}.3f}"
 
 
 def span(interval: Interval, sign: str = "") -> str:
     """Both ends of an interval, or nothing where there is none."""
-    return "" if interval.low != interval.low else f"[{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
+    return "" if interval.low != interval.low else f"[{number(interval.low, sign)}, {number(interval.high, sign)}]"

@@ -149,6 +149,7 @@ def draw_scores(axes: Axes, one: Series) -> None:
             shape: dict[str, Any] = {"histtype": "stepfilled", "color": COLOURS[label], "alpha": 0.6}
             axes.hist(values, bins=list(bins), label=f"{name} ({len(values):,})", **shape)
     axes.set_yscale("log")
+    axes.set_ylim(bottom=0.7)
     axes.minorticks_off()
     axes.set_xlim(0, 1)
     axes.set_xlabel("probability of viral")
