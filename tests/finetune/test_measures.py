@@ -55,6 +55,18 @@ def test_calibration_finds_what_the_odds_mean_at_every_length() -> None:
     assert all(np.diff(calibration.slopes) > 0)
 
 
+def test_calibration_follows_long_records_away_from_short_ones() -> None:
+    random = np.random.default_rng(2)
+    length = random.choice([500, 20_000], 4_000)
+    # Where many windows are averaged, one half lies elsewhere, and few are in doubt.
+    half, slope = np.where(length > 1_000, -2.0, 0.0), np.where(length > 1_000, 3.0, 0.5)
+    logit = half + random.normal(0, 3, len(length))
+    calibration = fit(random.random(len(length)) < 1 / (1 + np.exp(-slope * (logit - half))), logit, length)
+    found = calibration.probability(np.array([0.0, -1.0]), np.array([500, 20_000]))
+    assert abs(found[0] - 0.5) < 0.1
+    assert found[1] > 0.9
+
+
 def test_probability_grows_with_the_odds_and_is_flat_beyond_the_knots() -> None:
     calibration = LengthCalibration((100, 1000), (0.5, 1.5), (0.0, 1.0))
     lengths = np.array([10, 100, 1000, 10**9])

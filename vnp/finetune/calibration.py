@@ -18,7 +18,7 @@ from vnp.errors import WeightsError
 
 KNOTS = (150, 300, 500, 1000, 3000, 10000, 30000)
 _RIDGE = 1e-3
-_SMOOTH = 0.05
+_SMOOTH = 5e-4
 _ROUNDS = 100
 _SMALLEST_SLOPE = 0.05
 _BINS = 10
