@@ -55,16 +55,15 @@ def test_calibration_finds_what_the_odds_mean_at_every_length() -> None:
     assert all(np.diff(calibration.slopes) > 0)
 
 
-def test_calibration_follows_long_records_away_from_short_ones() -> None:
-    random = np.random.default_rng(2)
-    length = random.choice([500, 20_000], 4_000)
-    # Where many windows are averaged, one half lies elsewhere, and few are in doubt.
-    half, slope = np.where(length > 1_000, -2.0, 0.0), np.where(length > 1_000, 3.0, 0.5)
-    logit = half + random.normal(0, 3, len(length))
-    calibration = fit(random.random(len(length)) < 1 / (1 + np.exp(-slope * (logit - half))), logit, length)
-    found = calibration.probability(np.array([0.0, -1.0]), np.array([500, 20_000]))
-    assert abs(found[0] - 0.5) < 0.1
-    assert found[1] > 0.9
+def test_one_half_lies_for_long_records_where_they_say() -> None:
+    logit = np.tile(np.linspace(-6, 6, 200), 2)
+    length = np.repeat([1_000, 10_000], 200)
+    half = np.where(length > 1_000, -2.0, 0.0)
+    chance = 1 / (1 + np.exp(-3 * logit))
+    both = [np.tile(column, 2) for column in (logit + half, length)]
+    calibration = fit(np.repeat([True, False], 400), both[0], both[1], np.concatenate((chance, 1 - chance)))
+    found = calibration.probability(np.array([0.0, -2.0]), np.array([1_000, 10_000]))
+    assert np.abs(found - 0.5).max() < 0.02
 
 
 def test_probability_grows_with_the_odds_and_is_flat_beyond_the_knots() -> None:
