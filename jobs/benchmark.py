@@ -105,10 +105,11 @@ def accuracy(
     from vnp.comparison.contestants import CompareOptions, claimed, require_new
     from vnp.comparison.distance import distance_section, measure_distance
     from vnp.comparison.left_out import leave_out, left_out_section, write_left_out
-    from vnp.comparison.writing import columns, summary, write_results
+    from vnp.comparison.writing import summary, write_results
     from vnp.encoders.device import choose_device
     from vnp.features.columns import ORGANISMS, column_of, organisms_of
     from vnp.features.split import read_groups
+    from vnp.files.tables import columns
 
     if not force:
         require_new(out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -126,6 +127,8 @@ class SpeedOptions:
 
 def measure_speed(given: SpeedOptions, rivals: Rivals | None = None) -> None:
     """Measure the encoders, show tables, and write what was asked for."""
+    begun = time.monotonic()
+    # Importing counts too: it takes seconds.
     from vnp.encoders.device import choose_device
     from vnp.speed.measure import Clock, describe_machine
     from vnp.speed.results import as_json, table, write
@@ -136,7 +139,8 @@ def measure_speed(given: SpeedOptions, rivals: Rivals | None = None) -> None:
     small = device.type != "cuda" and not (given.full or given.tune)
     if small and any(registered(name) and name != WINDOWS for name in _names(given)):
         echo("on a CPU: small models with random weights; --full measures the published sizes", err=True)
-    clock = Clock(given.seconds or (_QUICK_SECONDS if given.quick else _SECONDS))
+    seconds = given.seconds or (_QUICK_SECONDS if given.quick else _SECONDS)
+    clock = Clock(seconds - (time.monotonic() - begun))
     found: list[ModelReport] = []
     names = _names(given)
     for name in names:

@@ -15,7 +15,7 @@ from vnp.comparison.page import PAIRED, of_chunks, page, value_of
 from vnp.comparison.results import FILES, Disagreement, Results
 from vnp.files.durable import write_text
 from vnp.files.records import write_json
-from vnp.files.tables import table_text
+from vnp.files.tables import columns, table_text
 from vnp.metrics.metrics import METRICS, NAMES
 from vnp.report.measured import number, span
 
@@ -138,21 +138,3 @@ def _disagreement_rows(found: Sequence[Disagreement]) -> Iterator[list[str]]:
             cell for name in names for cell in (_exact(one.probabilities[name]), "viral" if one.calls[name] else "host")
         ]
         yield [one.name, str(one.length), "viral" if one.label else "host", one.group, one.organism, *cells]
-
-
-def columns(rows: Sequence[Sequence[str]], width: int = 80) -> list[str]:
-    """Lines of a table for a terminal, its header first; the first column stands to the left.
-
-    Columns that do not fit beside the others follow in a table below, with the first one again.
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    tables: list[list[int]] = [[]]
-    for place, own in enumerate(widths[1:], 1):
-        if tables[-1] and widths[0] + sum(2 + widths[other] for other in tables[-1]) + 2 + own > width:
-            tables.append([])
-        tables[-1].append(place)
-    lines: list[str] = []
-    for shown in tables:
-        lines += [""] * bool(lines)
-        lines += ["  ".join([row[0].ljust(widths[0]), *(row[n].rjust(widths[n]) for n in shown)]) for row in rows]
-    return lines

@@ -75,3 +75,21 @@ def _safe(column: Sequence[str], separator: str) -> Sequence[str]:
     if not any(mark in whole for mark in marks):
         return column
     return [text if marks.isdisjoint(text) else '"' + text.replace('"', '""') + '"' for text in column]
+
+
+def columns(rows: Sequence[Sequence[str]], width: int = 80) -> list[str]:
+    """Lines of a table for a terminal, its header first; the first column stands to the left.
+
+    Columns that do not fit beside the others follow in a table below, with the first one again.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    tables: list[list[int]] = [[]]
+    for place, own in enumerate(widths[1:], 1):
+        if tables[-1] and widths[0] + sum(2 + widths[other] for other in tables[-1]) + 2 + own > width:
+            tables.append([])
+        tables[-1].append(place)
+    lines: list[str] = []
+    for shown in tables:
+        lines += [""] * bool(lines)
+        lines += ["  ".join([row[0].ljust(widths[0]), *(row[n].rjust(widths[n]) for n in shown)]) for row in rows]
+    return lines

@@ -17,6 +17,7 @@ from jaxtyping import Float64, Int8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from vnp.errors import UsageError
@@ -150,6 +151,8 @@ def draw_scores(axes: Axes, one: Series) -> None:
             axes.hist(values, bins=list(bins), label=f"{name} ({len(values):,})", **shape)
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.7)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.minorticks_off()
     axes.set_xlim(0, 1)
     axes.set_xlabel("probability of viral")

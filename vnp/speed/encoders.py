@@ -171,19 +171,21 @@ def measure_model(
 ) -> ModelReport:
     """Measure a model, and then ``others`` ways to run it.
 
-    No further round is begun once the clock has run out; the first of each is measured however late it is. Where an
-    interruption (``KeyboardInterrupt``) comes meanwhile, what was found by then is the result.
+    What is left of the clock is shared among what is left to measure. Once it has run out, no further round is begun,
+    and all but the first workload are left out. Where an interruption (``KeyboardInterrupt``) comes meanwhile, what
+    was found by then is the result.
     """
     say(f"{model.name}: matrix products")
     ceilings = [_ceiling(model, precision, request.ceiling_seconds) for precision in request.precisions]
     say(f"{model.name}: exact numbers")
-    courses, fault = _courses(model, workloads, request.sample)
+    courses, fault = _courses(model, workloads, request.sample, clock.share(2))
     rows: list[Row] = []
     sweeps: list[Sweep] = []
     interrupted = False
     try:
+        left = len(request.precisions) * len(courses)
         for precision in request.precisions:
-            for row in _ours(model, precision, courses, request, clock, say):
+            for row in _ours(model, precision, courses, request, clock, left - len(rows), say):
                 rows.append(row)
         for row in others(courses):
             rows.append(row)
@@ -224,7 +226,9 @@ def _again(model: BareModel, found: Ceiling, seconds: float) -> Ceiling:
     return replace(found, after=None if again is found else again.before, error=found.error or again.error)
 
 
-def _courses(model: BareModel, workloads: Sequence[Workload], sample: int) -> tuple[list[Course], str | None]:
+def _courses(
+    model: BareModel, workloads: Sequence[Workload], sample: int, clock: Clock
+) -> tuple[list[Course], str | None]:
     """Draw sequences, and embed the ones that numbers are compared on with plain padded layers in float32."""
     encoder: TransformerEncoder | None = None
     fault = None
@@ -232,12 +236,12 @@ def _courses(model: BareModel, workloads: Sequence[Workload], sample: int) -> tu
         encoder = model.encoder("fp32", "padded")
     except Exception as error:
         fault = reason(error)
-    courses = []
+    courses: list[Course] = []
     for workload in workloads:
         ids = model.sequences(workload.lengths)
         some = [ids[i] for i in choose_sample(workload.lengths, sample)]
         exact = None
-        if encoder is not None:
+        if encoder is not None and (clock.left or not courses):
             try:
                 exact = encoder.embed_ids(some)
             except Exception as error:
@@ -249,9 +253,15 @@ def _courses(model: BareModel, workloads: Sequence[Workload], sample: int) -> tu
 
 
 def _ours(
-    model: BareModel, precision: str, courses: Sequence[Course], request: SpeedRequest, clock: Clock, say: Say
+    model: BareModel,
+    precision: str,
+    courses: Sequence[Course],
+    request: SpeedRequest,
+    clock: Clock,
+    left: int,
+    say: Say,
 ) -> Iterator[Row]:
-    """Run the engine on everything, a row each; it is gone from the device afterwards."""
+    """Run the engine on everything, a row each, of so many that are left; it is gone from the device afterwards."""
     say(f"{model.name}: vnp, {precision}")
     memory = Memory(model.device)
     try:
@@ -260,10 +270,13 @@ def _ours(
         why = reason(error)
         yield from (empty_row(model, course, precision, error=why) for course in courses)
         return
-    for course in courses:
+    for number, course in enumerate(courses):
+        if number and not clock.left:
+            yield empty_row(model, course, precision, error=LEFT_OUT)
+            continue
         say(f"{model.name}: vnp, {precision}: {course.workload.name}")
         try:
-            yield _measure(model, encoder, course, request.repeats, memory, clock)
+            yield _measure(model, encoder, course, request.repeats, memory, clock.share(left - number))
         except Exception as error:
             yield empty_row(model, course, precision, error=reason(error))
         free(model.device)

@@ -11,7 +11,7 @@ from typing import Any
 from vnp.files.claims import make_folder
 from vnp.files.durable import write_text
 from vnp.files.records import write_json
-from vnp.files.tables import table_text
+from vnp.files.tables import columns, table_text
 from vnp.speed.encoders import MEMORIES, ModelReport, Row, Sweep
 
 SCHEMA = "vnp-speed/1"
@@ -73,9 +73,7 @@ def write(folder: Path, machine: Mapping[str, object], models: Sequence[ModelRep
     return paths
 
 
-_HEAD = (
-    *("sequences/s", "tokens/s", "TFLOP/s", "share", "GiB", "cosine", "apart", "x rival", "x VirNucPro", "spread"),
-)
+_HEAD = (*("seq/s", "tokens/s", "TFLOP/s", "share", "GiB", "cosine", "apart", "x rival", "x VirNucPro", "spread"),)
 
 
 def table(model: ModelReport) -> Iterator[str]:
@@ -95,17 +93,12 @@ def table(model: ModelReport) -> Iterator[str]:
         yield f"{model.name}, {workload.name}: {len(workload.lengths):,} sequences of {workload.span}"
         rows = [row for row in model.rows if row.workload == workload.name]
         names = [f"{row.contestant}, {row.precision}" for row in rows]
-        wide = max(map(len, names), default=0)
-        cells = [None if row.error is not None else _cells(row) for row in rows]
-        head = [
-            name for name in _HEAD if not name.startswith("x ") or any(each and each[name] != "-" for each in cells)
-        ]
-        yield f"  {'':<{wide}}" + "".join(f"{name:>13}" for name in head)
-        for row, name, found in zip(rows, names, cells, strict=True):
-            if found is None:
-                yield f"  {name:<{wide}}  {row.error}"
-            else:
-                yield f"  {name:<{wide}}" + "".join(f"{found[each]:>13}" for each in head) + f"  {row.note}"
+        cells = {name: _cells(row) for name, row in zip(names, rows, strict=True) if row.error is None}
+        head = [name for name in _HEAD if any(found[name] != "-" for found in cells.values())]
+        if cells:
+            shown = [["", *head], *([name, *(found[each] for each in head)] for name, found in cells.items())]
+            yield from (f"  {line}".rstrip() for line in columns(shown, 78))
+        yield from (f"  {name}: {row.error or row.note}" for name, row in zip(names, rows, strict=True))
     yield from _memory_lines(model)
     for sweep in model.sweeps:
         yield ""
@@ -129,7 +122,7 @@ def _memory_lines(model: ModelReport) -> Iterator[str]:
 def _cells(row: Row) -> dict[str, str]:
     spread = (max(row.rounds) - min(row.rounds)) / sorted(row.rounds)[len(row.rounds) // 2]
     return {
-        "sequences/s": _count(row.sequences_per_second),
+        "seq/s": _count(row.sequences_per_second),
         "tokens/s": _count(row.tokens_per_second),
         "TFLOP/s": _count(row.tflops),
         "share": "-" if row.share is None else f"{row.share:.2f}",

@@ -19,7 +19,7 @@ from vnp.encoders.models.sixframe import padded_length
 from vnp.encoders.registry import load
 from vnp.encoders.spec import spec as lookup
 from vnp.encoders.windows import SixFrameEncoder
-from vnp.speed.encoders import ModelReport, Row, Say, SpeedRequest, Sweep, reason
+from vnp.speed.encoders import LEFT_OUT, ModelReport, Row, Say, SpeedRequest, Sweep, reason
 from vnp.speed.measure import Ceiling, Clock, Memory, choose_sample, default_precisions, free, take_time
 from vnp.speed.workloads import Workload
 
@@ -79,7 +79,7 @@ def measure_windows(
         weights: as for ``vnp.encoders.load``.
         workloads: what to run.
         request: precisions, bases of a batch, rounds.
-        clock: no further round is begun once it has run out.
+        clock: is shared among what is left to measure; all but the first workload are left out once it has run out.
         say: told what is measured.
 
     Raises:
@@ -108,11 +108,15 @@ def measure_windows(
                 ceilings.append(Ceiling(precision, 0, None, error=why))
                 rows += [Row(name, each.name, "vnp", "ours", precision, error=why) for each in workloads]
                 continue
-            for workload, some, sample in zip(workloads, texts, samples, strict=True):
-                say(f"{name}: vnp, {precision}: {workload.name}")
+            for number, (workload, some, sample) in enumerate(zip(workloads, texts, samples, strict=True)):
                 row = Row(name, workload.name, "vnp", "ours", precision)
+                if number and not clock.left:
+                    rows.append(replace(row, error=LEFT_OUT))
+                    continue
+                say(f"{name}: vnp, {precision}: {workload.name}")
+                own = clock.share(len(request.precisions) * len(workloads) - len(rows))
                 try:
-                    row = _measured(row, encoder, workload, some, request.repeats, clock, top.before)
+                    row = _measured(row, encoder, workload, some, request.repeats, own, top.before)
                     rows.append(row.compared_with(exact.embed(sample), encoder.embed(sample)))
                 except Exception as error:
                     rows.append(replace(row, error=reason(error)))

@@ -58,17 +58,17 @@
       bars[value >= 50 ? "viral" : "host"] +=
         `M${left.toFixed(2)} ${height}v${(-tall).toFixed(2)}h${(width / points.length).toFixed(2)}v${tall.toFixed(2)}z`;
     });
-    const made = draw("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", class: "track" });
+    const above = height * 0.12;
+    const made = draw("svg", { viewBox: `0 ${-above} ${width} ${height + above}`, preserveAspectRatio: "none", class: "track" });
     made.append(draw("rect", { class: "empty", width, height }));
     for (const [start, end] of regionsOf.get(row) || []) {
       made.append(draw("rect", { class: "region", x: (width * start) / all, width: Math.max(1.5, (width * (end - start)) / all), height }));
     }
     for (const kind of ["host", "viral"]) made.append(draw("path", { class: kind, d: bars[kind] }));
     for (const shaded of made.querySelectorAll(".region")) {
-      // Bars may hide the shade: a strip above says where regions are all the same.
+      // Bars may hide the shade: a strip above them says where regions are all the same.
       const strip = shaded.cloneNode();
-      strip.setAttribute("class", "strip");
-      strip.setAttribute("height", height * 0.1);
+      for (const [name, value] of Object.entries({ class: "strip", y: -above, height: height * 0.1 })) strip.setAttribute(name, value);
       made.append(strip);
     }
     return made;
@@ -77,9 +77,9 @@
   const dialog = byId("large");
   const enlarge = (row) => {
     const all = rows.length[row], spans = regionsOf.get(row) || [], wide = 1000, tall = 220;
-    const plot = draw("svg", { viewBox: "-44 -8 1060 262", class: "chart" });
+    const plot = draw("svg", { viewBox: "-44 -34 1060 288", class: "chart" });
     const inner = track(row, wide, tall);
-    for (const [name, value] of Object.entries({ width: wide, height: tall })) inner.setAttribute(name, value);
+    for (const [name, value] of Object.entries({ width: wide, height: tall * 1.12, y: -tall * 0.12 })) inner.setAttribute(name, value);
     plot.append(inner);
     for (const level of [0, 0.5, 1]) {
       const y = tall * (1 - level);
