@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +18,7 @@ import click
 
 from jobs._cli import options
 from jobs._cli.command import command, counted, echo
+from jobs._cli.ending import WORDS_WHOLE
 from jobs._cli.progress import duration
 from jobs._cluster.chain import after_shards
 from jobs._cluster.executor import Element, Executor, Submitted, scheduler, submitted
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from vnp.runs.done.efficiency import Efficiency
 
 _SHOWN = 40
+_WIDTH = 80
 _EXPLAINED = 1000
 _WATCH_SECONDS = 5.0
 
@@ -159,7 +162,11 @@ def _line(found: ShardStatus) -> str:
     note = " ".join([held, *(found.error or "").splitlines()]).strip()
     if found.log and found.state != "done":
         note += f" [{found.log}]"
-    return f"{found.shard.number:5d}  {found.state:<8} {blocks:<10} {rows:<12} {found.attempts:8d}  {note}".rstrip()
+    line = f"{found.shard.number:5d}  {found.state:<8} {blocks:<10} {rows:<12} {found.attempts:8d}  {note}".rstrip()
+    if len(line) <= _WIDTH:
+        return line
+    below = textwrap.wrap(note, _WIDTH - 7, **WORDS_WHOLE)
+    return "\n       ".join([line[: len(line) - len(note)].rstrip(), *below])
 
 
 def _json_text(state: RunStatus, others: list[Element]) -> str:

@@ -66,8 +66,9 @@ def test_table_and_files(tmp_path: Path) -> None:
 
 
 def test_the_network_of_windows(tmp_path: Path) -> None:
-    result = speed("--model", "sixframe", "--quick", "--tokens", 200, "--time", 1, "--out", tmp_path)
+    result = speed("--model", "sixframe", "--quick", "--tokens", 200, "--time", 60, "--out", tmp_path)
     assert result.exit_code == 0, clean(result)
+    assert max(map(len, result.stdout.splitlines())) <= 80
     assert "small models with random weights" not in result.stderr
     (model,) = json.loads((tmp_path / "speed.json").read_text())["models"]
     assert [row["workload"] for row in model["rows"]] == ["windows of 2,000 bases", "windows of 150 bases"]

@@ -166,6 +166,26 @@ def test_status_tells_waiting_from_running_and_cancelled(slurm: FakeSlurm, run: 
     assert shards[3]["log"].endswith("41_3_0_log.err")
 
 
+def test_status_says_in_80_columns_what_is_true_of_each_shard(slurm: FakeSlurm, run: Path) -> None:
+    """Some wait, run, are done or failed, and one cannot be read; then all are at work, and there is nothing to do."""
+    result = CliRunner().invoke(extract.main, ["--out", str(run), "--only", "0"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    queue(slurm, "41|1|RUNNING|None", "41|2|PENDING|Resources")
+    (run / "logs" / "41_3_0_log.err").write_text("python: not found\n")
+    text = CliRunner().invoke(status.main, [str(run), "--all"], catch_exceptions=False).output
+    words = [line.split()[:2] for line in text.splitlines() if line[:5].strip().isdigit()]
+    assert words == [["0", "done"], ["1", "running"], ["2", "queued"], ["3", "failed"]]
+    told = next(line for line in text.splitlines() if line.startswith("4 shards: "))
+    assert told == "4 shards: 1 done, 1 running, 1 queued, 1 failed; 12 of 48 rows"
+    assert f"next: when no task runs or waits any more, python -m jobs.rerun {run}" in text
+    assert max(len(line) for line in text.splitlines() if str(run) not in line) <= 80
+
+    queue(slurm, *(f"41|{index}|RUNNING|None" for index in (1, 2, 3)))
+    text = CliRunner().invoke(status.main, [str(run)], catch_exceptions=False).output
+    assert "4 shards: 1 done, 3 running" in text
+    assert "next:" not in text
+
+
 def test_status_without_an_answer_of_slurm(slurm: FakeSlurm, run: Path, look: Look) -> None:
     slurm.answer("squeue", code=1)
     slurm.answer("sacct", code=1)

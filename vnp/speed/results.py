@@ -82,9 +82,8 @@ def table(model: ModelReport) -> Iterator[str]:
     if model.interrupted:
         yield "  interrupted: this is what was measured by then"
     for each in model.ceilings:
-        rate = (
-            f"{_rate(each.before)} before, {_rate(each.after)} after" if each.before else f"not measured: {each.error}"
-        )
+        rates = [_count(rate) for rate in (each.before, each.after) if rate is not None]
+        rate = f"{', then '.join(rates)} TFLOP/s" if rates else f"not measured: {each.error}"
         yield f"  its matrix products alone, {each.precision}, {each.rows:,} tokens: {rate}"
     if model.reference_error:
         yield f"  no cosine everywhere: {model.reference_error}"
@@ -169,7 +168,3 @@ def sweep_lines(name: str, sweep: Sweep) -> Iterator[str]:
 
 def _count(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.3g}"
-
-
-def _rate(value: float | None) -> str:
-    return "not measured" if value is None else f"{_count(value)} TFLOP/s"
