@@ -171,33 +171,47 @@ def test_kernels_interpreted() -> None:
 def check_kernels(place: str) -> None:
     from torch.nn.functional import gelu, layer_norm
 
-    from vnp.encoders.kernels import fp8 as triton_fp8
+    from vnp.encoders.kernels.fp8 import KIND, Stream, Weight
 
     torch.manual_seed(0)
     # The interpreter loses the carry where rounding up reaches a power of two, one number in fifty.
     rounding = 0.04 if place == "cuda" else 0.1
-    rows, width, inner = 130, 256, 512
-    x, shift = torch.randn(rows, width, device=place).half(), torch.randn(width, device=place) / 10
+    rows, width, inner, scale = 130, 256, 512, 0.05
+    x = (torch.randn(rows, width, device=place) * 2 + 0.3).half()
+    original = x.float()
+    stream = Stream.enter(x, 1e-5, scale)
+    centred = original - original.mean(dim=1, keepdim=True)
+    torch.testing.assert_close(stream.x.float(), centred, atol=4e-3, rtol=4e-3)
+    assert (stream.eight.float() * scale - centred).norm() / centred.norm() < rounding
+
+    def normal() -> torch.Tensor:
+        """LayerNorm of the stream as it was rounded, by the spreads of the stream as it is."""
+        return stream.eight.float() * scale / ((stream.x.float() ** 2).mean(dim=1, keepdim=True) + 1e-5).sqrt()
+
     norm = torch.rand(width, device=place) + 0.5, torch.randn(width, device=place) / 10
     weight, bias = torch.randn(inner, width, device=place) * width**-0.5, torch.randn(inner, device=place)
-    eight, scales = torch.empty(rows, width, dtype=triton_fp8.KIND, device=place), torch.empty(rows, device=place)
-    bounds = torch.empty(rows, device=place)
-    steep = triton_fp8.steepness(weight, bias)
-    triton_fp8.normalise_fp8(x, shift, norm, 1e-5, (eight, scales), bounds, steep)
-    normal = eight.float() * scales[:, None]
-    want = layer_norm(x.float() + shift, (width,), *norm, 1e-5)
-    assert (normal - want).norm() / want.norm() < rounding
-    rounded = triton_fp8.quantise(weight)
-    product = normal @ (rounded[0].float() * rounded[1][:, None]).T + bias
-    assert (product.abs().amax(1) <= bounds * 448).all()
+    up = Weight.behind_norm((weight, bias), norm, torch.zeros(width, device=place), scale)
+    product = normal() @ (up.rows.float() * (up.scale / scale)).T + up.bias
+    want = layer_norm(original, (width,), *norm) @ weight.T + bias
+    assert (product - want).norm() / want.norm() < 2 * rounding
+    assert float(product.abs().max()) <= up.largest
     out = torch.empty(rows, inner, device=place).half()
-    triton_fp8.linear_fp8((eight, scales), rounded, bias, out)
+    stream.linear(up, out)
     assert (out.float() - product).norm() / product.norm() < 2e-3
-    active = torch.empty(rows, inner, dtype=triton_fp8.KIND, device=place), bounds
-    triton_fp8.linear_gelu_fp8((eight, scales), rounded, bias, active)
-    assert (active[0].float() * bounds[:, None] - gelu(product)).norm() / gelu(product).norm() < rounding
-    stream = torch.randn(rows, width, device=place).half()
-    down = triton_fp8.quantise(torch.randn(width, inner, device=place) * inner**-0.5)
-    added = stream.float() + (active[0].float() * bounds[:, None]) @ (down[0].float() * down[1][:, None]).T
-    triton_fp8.add_linear_fp8(active, down, stream)
-    assert (stream.float() - added).norm() / added.norm() < 3e-3
+    active = torch.empty(rows, inner, dtype=KIND, device=place)
+    stream.linear_gelu(up, active, 448 / up.largest)
+    assert (active.float() * (up.largest / 448) - gelu(product)).norm() / gelu(product).norm() < rounding
+    back, offset = torch.randn(width, inner, device=place) * inner**-0.5, torch.randn(width, device=place)
+    mean = active.float().mean(dim=0) * (up.largest / 448)
+    down = Weight.onto_stream((back, offset), mean, up.largest / 448)
+    added = stream.x.float() + active.float() @ (down.rows.float() * down.scale).T + down.bias
+    exact = centred + active.float() * (up.largest / 448) @ back.T + offset
+    # What rounding takes from the mean input is in the bias, and rows stay without a mean of their own.
+    assert (added.mean(dim=0) - (exact - exact.mean(dim=1, keepdim=True)).mean(dim=0)).abs().max() < 1e-2
+    assert added.mean(dim=1).abs().max() < 0.02
+    stream.add(active, down, 1e-5, scale)
+    assert (stream.x.float() - added).norm() / added.norm() < 3e-3
+    assert (stream.eight.float() * scale - added).norm() / added.norm() < rounding
+    product = normal() @ (up.rows.float() * (up.scale / scale)).T + up.bias
+    stream.linear(up, out)
+    assert (out.float() - product).norm() / product.norm() < 2e-3

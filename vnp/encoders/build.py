@@ -22,7 +22,7 @@ from vnp.encoders.engine import Model, Precision, TransformerEncoder
 from vnp.encoders.kernels.attention import choose
 from vnp.encoders.measured import read_tuned
 from vnp.encoders.models.trunk import Trunk
-from vnp.encoders.packing import Attention, AttentionShape
+from vnp.encoders.packing import Attention, AttentionShape, on_device
 from vnp.encoders.spec import TRANSFORMERS, EncoderSpec, Family
 from vnp.encoders.tokens.tokenizers import Tokenizer
 from vnp.encoders.weights.folders import SINGLE_FILES, read_index, weight_files
@@ -98,9 +98,10 @@ def build(
     shape = AttentionShape(model.heads, model.head, model.slopes, DTYPES[precision], place)
     checked = cast("Precision", precision)
     family = spec.family
-    runner, kernel, name = (
-        _in_8_bits(model, family, shape) if checked == "fp8" else _fastest(model, family, shape, attention)
-    )
+    with on_device(place):
+        runner, kernel, name = (
+            _in_8_bits(model, family, shape) if checked == "fp8" else _fastest(model, family, shape, attention)
+        )
     encoder = TransformerEncoder(
         runner,
         tokenizer,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 import numpy as np
 import torch
 
-from vnp.encoders.packing import Attention, Batch, collate, distinct, plan, segment_means
+from vnp.encoders.packing import Attention, Batch, collate, distinct, on_device, plan, segment_means
 from vnp.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ class TransformerEncoder:
         finish: Callable[[torch.Tensor, Batch], torch.Tensor],
     ) -> Answer | None:
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), on_device(self.device):
                 batch = collate(ids, members, self.attention, self.device, self._slab)
                 begun = mark(self.device)
                 return Answer.send(batch, finish(batch.tokens_of(self._model(batch)), batch), begun)

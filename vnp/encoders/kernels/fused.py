@@ -16,7 +16,9 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
@@ -38,7 +40,7 @@ from vnp.encoders.kernels.triton_steps import (
 from vnp.encoders.models.dnabert import MosaicBert
 from vnp.encoders.models.esm2 import Esm2
 from vnp.encoders.models.trunk import Pair, Trunk
-from vnp.encoders.packing import AttentionShape, Batch, collate
+from vnp.encoders.packing import AttentionShape, Batch, Borders, collate
 from vnp.encoders.spec import Family
 from vnp.errors import EncoderError
 
@@ -49,6 +51,7 @@ log = logging.getLogger(__name__)
 
 _LEAST_COSINE = {torch.float16: 0.9995, torch.bfloat16: 0.99}
 _LEAST_COSINE_FP8 = 0.98  # of a single token's state, before pooling
+_FEW = 48  # rows of a launch that is only to compile a kernel
 
 
 class Fused(ABC):
@@ -67,6 +70,10 @@ class Fused(ABC):
     @abstractmethod
     def __call__(self, batch: Batch) -> Float32[torch.Tensor, "rows width"]:
         """Compute the last hidden state of every row."""
+
+    @abstractmethod
+    def launches(self, attention: TritonAttention) -> list[Callable[[], object]]:
+        """One launch of each kernel, so that they can be compiled side by side."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,31 +130,51 @@ class FusedEsm2(Fused):
         last = torch.empty_like(x, dtype=torch.float32)
         return normalise(x, shift, self._last_norm, self._model.config.epsilon, last)
 
+    def launches(self, attention: TritonAttention) -> list[Callable[[], object]]:
+        """One launch of each kernel, so that they can be compiled side by side."""
+        layer, epsilon, words = self._layers[0], self._model.config.epsilon, self._model.words
+        batch = collate([np.zeros(_FEW, np.int64)], np.arange(1), attention, words.device, None)
+        x, inner = words.new_zeros(_FEW, self.width), words.new_zeros(_FEW, self._model.config.inner)
+        joint = partial(linear_gelu, x, layer.up[0], layer.up_bias, inner)
+        return [
+            joint if self._joint else partial(gelu_in_place, inner),
+            partial(self._attend, x.new_zeros(_FEW, 3 * self.width), batch),
+            partial(normalise, x, layer.shift_attention, layer.norm_attention, epsilon, torch.empty_like(x)),
+            partial(normalise, x, layer.shift_attention, layer.norm_attention, epsilon, x.float()),
+            partial(self._embed, batch),
+        ]
+
     def _embed(self, batch: Batch) -> torch.Tensor:
         scale = None if self._embeds_plainly else self._model.scale(batch)
         return self._model.embed(batch) if scale is None else embed_scaled(batch.ids, self._model.words, scale)
 
-    def _attend(self, qkv: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def _attend(
+        self, qkv: torch.Tensor, batch: Batch, out: torch.Tensor | None = None, factor: float = 1.0
+    ) -> torch.Tensor:
         rotary = self._model.rotary.tables(batch.borders.longest)
-        turned = tiles_of(batch).turned(qkv.view(len(qkv), 3, self.heads, self.head), batch.positions, rotary)
-        return turned.flatten(1)
+        by_head = qkv.view(len(qkv), 3, self.heads, self.head)
+        into = None if out is None else out.view(len(qkv), self.heads, self.head)
+        return tiles_of(batch).turned(by_head, batch.positions, rotary, into, factor).flatten(1)
 
     def _layer_by_layer(
         self, x: torch.Tensor, batch: Batch, note: Callable[[torch.Tensor], None] = lambda _: None
     ) -> torch.Tensor:
         """Run all layers over the stream ``x``, (rows, width), in place; gives what it lacks at its end, (width,).
 
-        ``note`` is shown what goes into the first, third and fourth product of each layer.
+        ``note`` is shown, layer by layer, the stream before attention, what goes into the second product, the stream
+        before the inner network, and what goes into the fourth product.
         """
         epsilon = self._model.config.epsilon
         normal = torch.empty_like(x)
         inner = x.new_empty(len(x), self._model.config.inner)
         for layer in self._layers:
+            note(x)
             normalise(x, layer.shift_attention, layer.norm_attention, epsilon, normal)
-            note(normal)
-            x.addmm_(self._attend(linear(normal, *layer.qkv), batch), layer.out)
+            attended = self._attend(linear(normal, *layer.qkv), batch)
+            note(attended)
+            x.addmm_(attended, layer.out)
+            note(x)
             normalise(x, layer.shift_inner, layer.norm_inner, epsilon, normal)
-            note(normal)
             if self._joint:
                 linear_gelu(normal, layer.up[0], layer.up_bias, inner)
             else:
@@ -208,6 +235,20 @@ class FusedMosaicBert(Fused):
             normalise(x, layer.down_bias, layer.norm_inner, epsilon, last if layer is self._layers[-1] else x)
         return last
 
+    def launches(self, attention: TritonAttention) -> list[Callable[[], object]]:
+        """One launch of each kernel; see ``FusedEsm2``."""
+        layer, epsilon, rows = self._layers[0], self._model.config.epsilon, _FEW
+        x, inner = layer.down.new_zeros(rows, self.width), layer.down.new_zeros(rows, self._model.config.inner)
+        attend = attention.prepare(Borders(np.array([_FEW]), attention.layout, x.device))
+        q, k, v = x.new_zeros(_FEW, 3, self.heads, self.head).unbind(1)
+        gated = linear(x, layer.gated) if not self._joint else x
+        return [
+            partial(linear_gelu, x, layer.gated, None, inner) if self._joint else partial(gate, gated, inner),
+            partial(attend, q, k, v),
+            partial(normalise, x, layer.out_bias, layer.norm_attention, epsilon, torch.empty_like(x)),
+            partial(normalise, x, layer.out_bias, layer.norm_attention, epsilon, x.float()),
+        ]
+
 
 def in_float32(pair: Pair) -> Pair:
     """Give a weight and its bias in float32, as the kernels read them."""
@@ -229,6 +270,7 @@ def fuse(model: Trunk, family: Family, shape: AttentionShape) -> tuple[Fused, Tr
     for joint in (True, False) if joins else (False,):
         try:
             fused = form(model, joint=joint)
+            _compile(fused, attention)
             agree(fused, attention, model, shape)
         except Exception as error:  # whatever a kernel's compiler or library raises, the next one may run
             faults.append(f"{type(error).__name__}: {error}")
@@ -250,12 +292,27 @@ def fuse_fp8(model: Trunk, family: Family, shape: AttentionShape) -> tuple[Fused
         raise EncoderError(f"8-bit products need widths that are multiples of 256, not {model.width}")
     try:
         fused: Fused = resolve_name(str(family.eight_bits))(model, attention)
+        _compile(fused, attention)
         agree(fused, attention, model, shape, ((50, 70, 64, 129), (300, 77)), least=_LEAST_COSINE_FP8)
     except EncoderError:
         raise
     except Exception as error:  # whatever a kernel's compiler or library raises
         raise EncoderError(f"8-bit products do not run: {type(error).__name__}: {error}") from error
     return fused, attention
+
+
+def _compile(fused: Fused, attention: TritonAttention) -> None:
+    """Compile kernels side by side: a compiler is mostly one thread's work outside of Python."""
+    launches = fused.launches(attention)
+    device = torch.cuda.current_device()
+
+    def one(launch: Callable[[], object]) -> None:
+        with torch.inference_mode(), torch.cuda.device(device):
+            launch()
+
+    with ThreadPoolExecutor(len(launches)) as threads:
+        for done in [threads.submit(one, launch) for launch in launches]:
+            done.result()
 
 
 def _has_tiles(device: torch.device) -> bool:

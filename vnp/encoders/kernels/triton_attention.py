@@ -50,7 +50,7 @@ def turned_rows(  # type: ignore[no-untyped-def]
 @triton.jit  # type: ignore[untyped-decorator]
 def _attend(  # type: ignore[no-untyped-def]
     q, k, v, out, norms, slopes, cos, sin, tiles, q_row, q_head, k_row, k_head, v_row, v_head, out_row, out_head, scale,
-    HEADS: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+    factor, HEADS: tl.constexpr, HEAD: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
     ALIBI: tl.constexpr, ROTARY: tl.constexpr, NORMS: tl.constexpr,
 ):  # fmt: skip
     # Heads of one tile run side by side: their rows lie next to each other in memory.
@@ -95,7 +95,7 @@ def _attend(  # type: ignore[no-untyped-def]
         total = total * fade + tl.sum(weights, 1)
         sums = sums * fade[:, None] + tl.dot(weights.to(value.dtype), value, input_precision="ieee")
         top = higher
-    result = sums / total[:, None]
+    result = sums * (factor / total)[:, None]
     if NORMS:
         # What a backward pass makes the weights from again, once the scores are.
         tl.store(norms + places * HEADS + head, (top + tl.log2(total))[:, None], mask=(rows < end)[:, None])
@@ -129,16 +129,20 @@ class Tiles:
         """Attend; (rows, heads, head) each."""
         return self.kernel.run(q, k, v, self, None)
 
-    def turned(self, qkv: torch.Tensor, positions: torch.Tensor, rotary: Pair) -> torch.Tensor:
+    def turned(
+        self, qkv: torch.Tensor, positions: torch.Tensor, rotary: Pair, out: torch.Tensor | None = None,
+        factor: float = 1.0,
+    ) -> torch.Tensor:  # fmt: skip
         """Turn queries and keys by their positions' angles, and attend: (rows, heads, head).
 
         ``qkv``, (rows, 3, heads, head), may be overwritten; ``rotary`` are cosines and sines, (positions, head / 2).
+        The result times ``factor`` is written to ``out``, where one is given.
         """
         q, k, v = qkv.unbind(1)
         if self.longest <= _TURN_INSIDE:
-            return self.kernel.run(q, k, v, self, rotary)
+            return self.kernel.run(q, k, v, self, rotary, out, factor)
         turn_in_place(qkv, positions, rotary)
-        return self.kernel.run(q, k, v, self, None)
+        return self.kernel.run(q, k, v, self, None, out, factor)
 
 
 def tile_table(borders: Borders, size: int) -> torch.Tensor:
@@ -189,14 +193,15 @@ class TritonAttention:
 
     def run(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tiles: Tiles, rotary: Pair | None,
-        norms: torch.Tensor | None = None,
+        out: torch.Tensor | None = None, factor: float = 1.0, norms: torch.Tensor | None = None,
     ) -> torch.Tensor:  # fmt: skip
         """Attend within tiles, turning queries and keys on the way where ``rotary`` is given.
 
-        ``norms``, float32 (rows, heads), is filled with log2 of what each query's weights were divided by.
+        The result times ``factor`` is written to ``out``, where one is given; ``norms``, float32 (rows, heads), is
+        filled with log2 of what each query's weights were divided by.
         """
         q, k, v = (each if each.stride(-1) == 1 else each.contiguous() for each in (q, k, v))
-        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
         strides = [stride for each in (q, k, v, out) for stride in each.stride()[:2]]
         _attend[(self._shape.heads * len(tiles.table),)](
             q,
@@ -209,6 +214,7 @@ class TritonAttention:
             tiles.table,
             *strides,
             self._scale,
+            factor,
             HEADS=self._shape.heads,
             HEAD=self._shape.head,
             WIDTH=max(16, 1 << (self._shape.head - 1).bit_length()),

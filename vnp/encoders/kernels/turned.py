@@ -150,7 +150,7 @@ class _Turned(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, tiles: TurnedTiles) -> Tensor:
         norms = torch.empty(len(qkv), qkv.shape[2], dtype=torch.float32, device=qkv.device)
         q, k, v = qkv.unbind(1)
-        out = tiles.kernel.run(q, k, v, tiles, (cos, sin), norms)
+        out = tiles.kernel.run(q, k, v, tiles, (cos, sin), norms=norms)
         ctx.save_for_backward(qkv, cos, sin, out, norms)
         ctx.tiles = tiles
         return out
