@@ -139,7 +139,7 @@ class TurnedTiles(Tiles):
     back: Tensor  # first row, and first row and end of the sequence, for each tile of the backward pass: (tiles, 3)
     size: int  # its rows
 
-    def turned(self, qkv: Tensor, positions: Tensor, rotary: Pair) -> Tensor:  # noqa: ARG002 - tiles know them
+    def turned(self, qkv: Tensor, positions: Tensor, rotary: Pair, *_: Any) -> Tensor:  # noqa: ARG002 - tiles know
         """Attend, so that gradients go through; see ``Tiles.turned``. ``qkv`` stays as it is."""
         attended: Tensor = _Turned.apply(qkv, *rotary, self)  # type: ignore[no-untyped-call]
         return attended
