@@ -164,6 +164,13 @@ embedding = together(
         help="Expected tokens of a block, the piece of a shard that a killed task can lose.  "
         "[default: 1,048,576, 4,194,304 for sixframe; with --device cpu 32,768 and 262,144]",
     ),
+    click.option(
+        "--cache",
+        type=FOLDER,
+        help="Folder where rows are kept by sequence, between shards and runs: what is there is not embedded again.  "
+        "[default: none]",
+    ),
+    click.option("--cache-size", type=float, default=100.0, help="GB that it may hold; what is used least goes."),
     click.option("--prefix-ids", is_flag=True, help="Put each input's name in front of its records' names."),
 )
 encoding = together(

@@ -25,6 +25,7 @@ from vnp.classifier.recipe import DEFAULT_RECIPE
 from vnp.encoders.spec import DEFAULTS
 from vnp.encoders.weights.folders import weights_root
 from vnp.errors import UsageError
+from vnp.files.claims import make_folder
 from vnp.files.machine import require_room
 from vnp.files.records import read_json, read_record, write_record
 from vnp.runs.planning.options import RunOptions, clear
@@ -178,6 +179,10 @@ def shards(
     binds = [*(Path(entry.path) for entry in request.inputs), *map(Path, request.folders.values()), *weights]
     if request.classifier is not None and (path := request.classifier.path) is not None:
         binds.append(path)
+    if request.cache is not None:
+        # An image can bind only what is there.
+        make_folder(Path(request.cache))
+        binds.append(Path(request.cache))
     job = _shards(run.paths.root, numbers, gpu, tuple(binds), tasks)
     return replace(job, report=report)
 

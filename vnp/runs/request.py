@@ -252,13 +252,15 @@ class Request:
     classifier: ClassifierChoice | None = None  # shards hold its scores; None where they hold rows
     keep_embeddings: bool = False  # shards hold rows beside scores
     folders: dict[str, str] = field(default_factory=dict)  # of the encoder of a molecule, where it is no registered one
+    cache: str | None = None  # folder of rows that were embedded before, or None
+    cache_bytes: int = 0  # most that it may hold
 
     # Asked for once a shard, over ten thousand shards.
     @cached_property
     def digest(self) -> str:
         """SHA-256 of what decides the features; a block, shard or receipt of another digest is not this run's."""
         decisive = asdict(self)
-        for name in ("versions", "created", "weights", "folders", "device", "cluster"):
+        for name in ("versions", "created", "weights", "folders", "device", "cluster", "cache", "cache_bytes"):
             del decisive[name]
         for planned in decisive["inputs"]:
             for name in ("mtime_ns", "inode", "ctime_ns"):

@@ -87,6 +87,7 @@ class Account:
     events: list[str]  # what happened on the way
     # the first block of bytes of each input that was read for it, and the one after the last
     read: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    cached: Mapping[str, int] = field(default_factory=dict)  # rows of each encoder that a cache had
 
 
 def write_block(
@@ -239,6 +240,7 @@ def seal_shard(
         versions=versions(),
         content=merged.content,
         attempts=told(run.paths.blocks(number), current),
+        cached={name: int(value) for name, value in _sums([account.cached for account in accounts]).items()},
         inputs=_inputs([account.read for account in accounts], run.request.inputs, known),
     )
     try:

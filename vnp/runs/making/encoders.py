@@ -98,6 +98,12 @@ class RunEncoders:
         letters = {"dna": dna, "protein": protein}
         return {name: encoder.prepare(letters[name]) for name, encoder in self.by_molecule().items()}
 
+    def close(self) -> None:
+        """Write what caches still hold."""
+        for encoder in self.by_molecule().values():
+            if (cache := getattr(encoder, "cache", None)) is not None:
+                cache.close()
+
     def embed(self, work: Mapping[str, Any]) -> Embedding:
         """Begin to embed what ``prepare`` made; another thread can take the result.
 
@@ -107,16 +113,18 @@ class RunEncoders:
             EncoderError: a sequence does not fit in memory.
         """
         launched: dict[str, Launched] = {}
-        seconds, tokens, events = {}, {}, []
+        seconds, tokens, events, cached = {}, {}, [], {}
         for name, encoder in self.by_molecule().items():
-            started, before = time.perf_counter(), encoder.tokens_read
+            started, before, found = time.perf_counter(), encoder.tokens_read, getattr(encoder, "rows_found", None)
             encoder.events.clear()
             launched[name] = encoder.launch(work[name])
             seconds[name] = time.perf_counter() - started
             tokens[name] = encoder.tokens_read - before
+            if found is not None:
+                cached[name] = getattr(encoder, "rows_found", 0) - found
             events += [f"{name}: {event}" for event in encoder.events]
         kernels = {name: encoder.kernel for name, encoder in self.by_molecule().items()}
-        account = Account(self.identities(), self.device(), kernels, tokens, seconds, events)
+        account = Account(self.identities(), self.device(), kernels, tokens, seconds, events, cached=cached)
         return Embedding(launched, account)
 
 
@@ -245,7 +253,12 @@ def _load(request: Request, molecule: str, arithmetic: Arithmetic | None) -> Enc
         token_budget=request.token_budget,
     )
     require_planned(choice, dict(identity(encoder)))
-    return encoder
+    if request.cache is None:
+        return encoder
+    # Here, because most runs have none.
+    from vnp.runs.making.cache import cached
+
+    return cached(encoder, Path(request.cache), request.cache_bytes)
 
 
 def require_planned(choice: EncoderChoice, found: dict[str, Any]) -> None:

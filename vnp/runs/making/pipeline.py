@@ -223,6 +223,8 @@ class _Pipeline:
             finally:
                 self._writer.shutdown()
                 self._sealer.shutdown()
+                if self._loaded.done() and not self._loaded.cancelled():
+                    self._loaded.result().close()
 
     def _start_reading(self) -> None:
         self._loaded: Future[RunEncoders] = Future()

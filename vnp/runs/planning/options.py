@@ -47,6 +47,8 @@ class RunOptions:
     cluster: str = "auto"  # what --cluster is: where rerun makes what is missing
     classifier: ClassifierChoice | None = None  # tasks score their rows by it, and keep the scores
     keep_embeddings: bool = False  # they keep the rows too
+    cache: Path | None = None  # folder of rows that were embedded before
+    cache_size: float = 100.0  # GB that it may hold
 
     def check(self) -> None:
         """Refuse what cannot be.
@@ -74,6 +76,10 @@ class RunOptions:
                 )
         if self.store not in STORES:
             raise UsageError(f"--store must be one of {', '.join(STORES)}, not {self.store!r}")
+        if self.cache is not None and self.cache.exists() and not self.cache.is_dir():
+            raise UsageError(f"--cache {self.cache} is a file: name a folder")
+        if not self.cache_size > 0:
+            raise UsageError(f"--cache-size is what the folder may hold in GB, more than 0, not {self.cache_size:g}")
         for name, tokens in (("--token-budget", self.token_budget), ("--block-tokens", self.block_tokens)):
             if tokens is not None and not 1 <= tokens <= MOST_TOKENS:
                 raise UsageError(f"{name} must be at least 1, at most {MOST_TOKENS:,}, not {tokens}")

@@ -96,11 +96,17 @@ def _find(root: Path, options: RunOptions, encoders: Mapping[str, EncoderChoice]
         folders=options.folders,
         cluster=options.cluster,
         classifier=options.classifier,
+        **_cache(options),
     )
     if asked != run.request:
         asked.write(run.paths.request)
         run = Run(run.paths, asked)
     return run
+
+
+def _cache(options: RunOptions) -> dict[str, Any]:
+    folder = None if options.cache is None else str(options.cache.absolute())
+    return {"cache": folder, "cache_bytes": round(options.cache_size * 1e9)}
 
 
 def _folder(options: RunOptions) -> str | None:
@@ -139,6 +145,7 @@ def make_request(
         classifier=options.classifier,
         keep_embeddings=options.keep_embeddings,
         folders=options.folders,
+        **_cache(options),
     )
 
 
