@@ -20,7 +20,8 @@ from vnp.sequences.reading import read_records
 
 _AMPLICONS, _ERRORS, _GENOME = 40, 0.002, 200_000
 _LETTERS = "ACDEFGHIKLMNPQRSTVWY"
-_SMALL_CACHE = 1_000_000_000_000
+_COST_ROWS = 50_000
+_LARGE = 1_000_000_000_000
 
 
 def _draw(kind: str, count: int, length: int, seed: int) -> list[str]:
@@ -117,14 +118,14 @@ def main(
                 f"{kind}: times as fast, full cache": best["without"] / best["full"],
                 f"{kind}: processor time with an empty cache, times": best["cpu empty"] / best["cpu"],
             }
-        kept = _cost(place / "cost", spec(encoder).width, sets["distinct"])
-        figures |= {f"microseconds a row to {name}": 1e6 * value / sequences for name, value in kept.items()}
+        kept = _cost(place / "cost", spec(encoder).width, _draw("distinct", _COST_ROWS, length, seed))
+        figures |= {f"microseconds a row to {name}": 1e6 * value / _COST_ROWS for name, value in kept.items()}
     show(figures, as_json)
 
 
 def _fill(plain: Encoder, folder: Path, some: Sequence[str], block: int) -> None:
     """Embed by a cache, and write what it holds."""
-    encoder = cached(plain, folder, _SMALL_CACHE)
+    encoder = cached(plain, folder, _LARGE)
     _blocks(encoder, some, block)
     encoder.cache.close()  # type: ignore[attr-defined]
 
@@ -134,7 +135,7 @@ def _cost(folder: Path, width: int, some: Sequence[str]) -> dict[str, float]:
     rows = np.random.default_rng(0).normal(size=(len(some), width)).astype(np.float32)
 
     def keep() -> None:
-        cache = RowCache(folder, {}, width, _SMALL_CACHE)
+        cache = RowCache(folder, {}, width, _LARGE)
         digests = digests_of(some)
         found, _ = cache.find(digests)
         cache.add(digests[~found], rows[~found])
