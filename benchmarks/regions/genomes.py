@@ -15,6 +15,7 @@ from vnp.sequences.reading import read_records
 
 SHORTEST, LONGEST = 10_000, 60_000
 _HOST = 100_000
+_FREE = ("archaea", "bacteria", "plasmid", "organelle", "fungi")
 # One phage for so many bases of a host, and so far from each other at least.
 _APART = 100_000
 _ROOM = 20_000
@@ -65,10 +66,24 @@ def plant(genomes: Genomes, part: int, seed: int = 7) -> Iterator[Genome]:
         chosen[min(free, key=lambda host: abs(gc[host] - gc[phage]))].append(phage)
     for at, host in enumerate(hosts.tolist()):
         pieces = [_piece(genomes.record(phage), random) for phage in chosen[host]]
-        ignored = genomes.ignored[genomes.ignored[:, 0] >= genomes.starts[host]]
-        ignored = ignored[ignored[:, 0] < genomes.starts[host + 1]]
-        unknown = np.stack((ignored[:, 0], ignored.sum(axis=1)), axis=1) - genomes.starts[host]
+        unknown = _unknown(genomes, host)
         yield _joined(f"host{at:03d}", genomes.record(host), pieces, unknown, random, at_end=at % 4 == 1)
+
+
+def without_phages(genomes: Genomes, part: int) -> Iterator[Genome]:
+    """Hosts of 10 kb and more into which ``plant`` puts none: prokaryotes, plasmids, organelles, fungi."""
+    bacteria = genomes.groups.index("bacteria")
+    for host in np.flatnonzero((genomes.part == part) & ~genomes.viral & (genomes.lengths >= SHORTEST)).tolist():
+        group = genomes.groups[genomes.group[host]]
+        if group in _FREE and not (genomes.group[host] == bacteria and genomes.lengths[host] >= _HOST):
+            yield Genome(f"{group}{host}", genomes.record(host), np.zeros((0, 2), np.int64), _unknown(genomes, host))
+
+
+def _unknown(genomes: Genomes, host: int) -> Int64[np.ndarray, "runs 2"]:
+    ignored = genomes.ignored[genomes.ignored[:, 0] >= genomes.starts[host]]
+    ignored = ignored[ignored[:, 0] < genomes.starts[host + 1]]
+    found: Int64[np.ndarray, "runs 2"] = np.stack((ignored[:, 0], ignored.sum(axis=1)), axis=1) - genomes.starts[host]
+    return found
 
 
 def _gc(codes: UInt8[np.ndarray, " bases"]) -> float:

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int64
 
 from benchmarks._commands import command, options
 from benchmarks.regions.genes import print_odds
-from benchmarks.regions.genomes import Genome, annotated, plant
+from benchmarks.regions.genomes import Genome, annotated, plant, without_phages
 from vnp.finetune.genomes import TEST, VALIDATION, load_genomes, within
 
 _LETTERS = bytes.maketrans(bytes(range(5)), b"ACGTN")
@@ -103,6 +103,8 @@ def call(genomes: Sequence[Genome], out: Path, checkpoint: str, device: str) -> 
 @click.argument("packed", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the figures.")
 @click.option("--part", type=click.Choice(list(_PARTS)), default="test", help="Whose units.")
+@click.option("--half", type=click.IntRange(0, 1), help="Only every second host of the part, from this one on.")
+@click.option("--free", is_flag=True, help="The hosts of the part into which no phage is put, too.")
 @click.option(
     "--prophages",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -113,8 +115,9 @@ def call(genomes: Sequence[Genome], out: Path, checkpoint: str, device: str) -> 
 @click.option("--genes", is_flag=True, help="Only print what lengths and strands of genes say, of training units.")
 @options.as_json
 def main(
-    packed: Path, out: Path, part: str, prophages: Path | None, checkpoint: str, device: str, genes: bool, as_json: bool
-) -> None:
+    packed: Path, out: Path, part: str, half: int | None, free: bool, prophages: Path | None, checkpoint: str,
+    device: str, genes: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Measure predict --regions.
 
     Held-out phages of 10 to 60 kb of PACKED, the genomes.npz of a training, are put into its held-out bacteria; every
@@ -124,7 +127,10 @@ def main(
     if genes:
         print_odds(genomes)
         return
-    cases = [(part, list(plant(genomes, _PARTS[part])))]
+    planted = list(plant(genomes, _PARTS[part]))
+    cases = [(part, planted if half is None else planted[half::2])]
+    if free:
+        cases.append((f"{part}-free", list(without_phages(genomes, _PARTS[part]))))
     if prophages is not None:
         names = [path.name.removesuffix(".fna.gz") for path in sorted(prophages.glob("*.fna.gz"))]
         cases += zip(names, annotated(prophages), strict=True)
@@ -140,6 +146,6 @@ def main(
     for name, one in figures.items():
         counts = f"{one.missed} of {one.phages}", f"{one.false_a_mbp:.2f} ({one.false})", f"{one.border:,.0f}"
         print(f"| {name} | {one.found:.3f} | {one.right:.3f} | {one.mcc:.3f} | {' | '.join(counts)} |")
-    others = [one.mcc for name, one in figures.items() if name != part]
+    others = [one.mcc for name, one in figures.items() if not name.startswith(part)]
     if others:
         print(f"\nMCC, mean over {len(others)} genomes with annotated prophages: {np.mean(others):.3f}")

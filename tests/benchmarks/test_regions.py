@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from benchmarks.regions.genomes import LONGEST, SHORTEST, Genome, plant, reverse_complement
+from benchmarks.regions.genomes import LONGEST, SHORTEST, Genome, plant, reverse_complement, without_phages
 from benchmarks.regions.measure import compare
 from vnp.finetune.genomes import TEST, Genomes
 
@@ -68,3 +70,17 @@ def test_figures_are_counted_by_base() -> None:
     assert found.border == 700
     perfect = compare([genome], {"a": [(10_000, 30_000), (90_000, 100_000)]})
     assert (perfect.mcc, perfect.found, perfect.right, perfect.border) == (1, 1, 1, 0)
+
+
+def test_hosts_without_phages_are_those_that_get_none() -> None:
+    held = genomes()
+    assert not list(without_phages(held, TEST))
+    short = replace(
+        held,
+        group=np.array([0, 0, 0, 1, 1, 1], np.int32),
+        starts=np.cumsum([0, 250_000, 99_000, 9_000, 9_000, 9_000, 9_000]),
+    )
+    (one,) = without_phages(short, TEST)
+    assert (one.codes == held.codes[250_000:349_000]).all()
+    assert len(one.viral) == 0
+    assert one.unknown.tolist() == [[70_000, 71_000]]

@@ -67,3 +67,14 @@ def test_genes_speak_for_the_phage_and_against_the_host() -> None:
             codes = base_codes("".join(line.strip() for line in file if not line.startswith(">"))[:45_000])
         said[name] = float(find_genes(codes).odds().mean())
     assert said["viral/phage_lambda"] > 0.1 > -0.1 > said["host/rickettsia_prowazekii"]
+
+
+def test_genes_are_counted_where_their_middles_lie() -> None:
+    genes = Genes(
+        np.array([0, 400, 900, 3_000]), np.array([300, 800, 1_900, 3_900]), np.array([False, False, True, True])
+    )
+    own = genes.within(150, 1_400)
+    assert (own.count, own.turns) == (2, 0.5 / 6)
+    assert genes.turns == 1.5 / 8
+    assert genes.within(5_000, 6_000).turns == 0.1
+    assert genes.density(np.array([0.0, 1_000.0]), np.array([1_000.0, 5_000.0])).tolist() == [2.0, 0.5]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,8 @@ import pytest
 from tests.jobs.commands import calls as call
 from tests.prediction.tiny import SAMPLE
 from tests.report.unpacking import packed_in
-from vnp.prediction.regions import FINE, STEP, Border, find, runs, stretches
+from vnp.prediction.genes import Genes
+from vnp.prediction.stretches import CELL, FINE, STEP, WINDOW, Border, Track, joined, runs, stretches
 
 FILES = ["regions.tsv", "regions.bed", "regions.fna"]
 
@@ -46,47 +46,128 @@ def test_the_chain_is_the_likeliest_of_all() -> None:
         assert (stretches(odds, 5.0) == states[weights.argmax()]).all()
 
 
-def mute(odds: np.ndarray) -> Callable[[], np.ndarray]:
-    return lambda: np.zeros(len(odds))
+def lined(bases: int, apart: int, size: int = 700, turning: int = 10_000) -> Genes:
+    """Genes so far from each other, on one strand, which turns now and then."""
+    start = np.arange(0, bases - size, apart)
+    return Genes(start, start + size, start // turning % 2 == 1)
+
+
+def track(odds: np.ndarray, window: int = 5_000, genes: Genes | None = None) -> Track:
+    start, bases = window * np.arange(len(odds)), window * len(odds)
+    return Track(start, start + window, odds, bases, lambda: genes or lined(bases, 1_000))
 
 
 def hosts(size: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(-4.3, 0.5, size)
 
 
-@pytest.mark.parametrize("window", [1000, 2000, 5000])
-def test_what_stands_out_in_a_long_record_is_found_below_even_odds(window: int) -> None:
-    count, first, behind = (bases // window for bases in (800_000, 200_000, 240_000))
-    odds = hosts(count, 1)
-    odds[first:behind] += 3.5
-    ((found, ended),) = runs(find(odds, count * window, mute(odds)))
-    assert abs(found - first) <= 1
-    assert abs(ended - behind) <= 1
-    short = odds[first - 5_000 // window : behind]
-    assert not find(short, len(short) * window, mute(short)).any()
+def windows(part: tuple[int, int], first: int, behind: int, odds: float) -> tuple[np.ndarray, np.ndarray]:
+    """Windows of a part of a record, which is viral between two places."""
+    start = np.arange(part[0], part[1] - WINDOW + 1, CELL)
+    share = np.clip(np.minimum(start + WINDOW, behind) - np.maximum(start, first), 0, WINDOW) / WINDOW
+    return start, -4.3 + share * (odds + 4.3)
+
+
+@pytest.mark.parametrize("window", [1_000, 2_000, 5_000])
+def test_what_looks_viral_is_found_to_the_cell(window: int) -> None:
+    first, behind = 200_000, 212_000
+    odds = hosts(800_000 // window, 1)
+    odds[first // window : behind // window] = 3.0
+    one = track(odds, window)
+    (part,) = one.looked_at()
+    assert part[0] <= first - CELL
+    assert part[1] >= behind + CELL
+    (((found, ended), worth),) = one.viral(part, *windows(part, first, behind, 4.0))
+    assert abs(found - first) <= CELL
+    assert abs(ended - behind) <= CELL
+    assert worth == pytest.approx(40, rel=0.25)
+    # A few thousand bases are no region.
+    assert not one.viral(part, *windows(part, first, first + 3_000, 4.0))
+    # The more strands change, the less it is worth.
+    restless = track(odds, window, lined(800_000, 1_000, turning=2_000))
+    ((_, less),) = restless.viral(part, *windows(part, first, behind, 4.0))
+    assert less < 0.6 * worth
+
+
+def test_a_stretch_without_genes_is_no_region() -> None:
+    first, behind = 200_000, 220_000
+    odds = hosts(160, 1)
+    odds[40:44] = 2.0
+    genes = lined(800_000, 1_000)
+    bare = Genes(
+        *(one[(genes.end <= first) | (genes.start >= behind)] for one in (genes.start, genes.end, genes.reverse))
+    )
+    for known, count in ((genes, 1), (bare, 0)):
+        one = track(odds, genes=known)
+        (part,) = one.looked_at()
+        assert len(one.viral(part, *windows(part, first, behind, 4.0))) == count
+    # But a record that is one gene of a virus is one.
+    whole = track(np.full(4, 4.0), genes=Genes(np.array([100]), np.array([19_900]), np.array([False])))
+    ((span, _),) = whole.viral((0, 20_000), *windows((0, 20_000), 0, 20_000, 4.0))
+    assert span == (0, 20_000)
+
+
+def test_many_windows_above_the_spread_of_a_record_stand_out_below_even_odds() -> None:
+    odds = hosts(160, 1)
+    odds[40:48] += 3.5
+    contrasts = [(200_000, 240_000)]
+    close, turning = lined(800_000, 900, 400), lined(800_000, 900, 400, turning=900)
+    assert track(odds, genes=close).contrasting() == contrasts
+    # Not with genes of hosts: far from each other, or on both strands.
+    assert not track(odds, genes=lined(800_000, 2_000, 1_500)).contrasting()
+    assert not track(odds, genes=turning).contrasting()
+    # Nor where they are few.
+    odds[42:48] -= 3.5
+    assert not track(odds, genes=close).contrasting()
+
+
+def test_no_gene_is_looked_for_where_nothing_stands_out() -> None:
+    flat = Track(
+        np.arange(400) * 5_000,
+        np.arange(1, 401) * 5_000,
+        np.full(400, -5.0),
+        2_000_000,
+        lambda: pytest.fail("genes were read"),
+    )
+    assert not flat.looked_at()
+    assert not flat.contrasting()
 
 
 def test_a_record_that_is_a_virus_has_no_host_to_stand_out_from() -> None:
-    virus, doubtful = np.full(20, 4.0), np.full(2, -1.0)
-    assert find(virus, 100_000, mute(virus)).all()
-    assert not find(doubtful, 10_000, mute(doubtful)).any()
+    for count in (20, 200):
+        virus = track(np.full(count, 4.0))
+        bases = 5_000 * count
+        assert virus.looked_at() == [(0, bases)]
+        ((span, _),) = virus.viral((0, bases), *windows((0, bases), 0, bases, 4.0))
+        assert span == (0, bases)
+        assert not virus.contrasting()
+    assert not track(np.full(2, -3.0)).looked_at()
 
 
 def test_hosts_have_no_regions() -> None:
-    scores = [hosts(count, seed) for seed in range(20) for count in (200, 500)]
-    assert sum(find(odds, 1_000_000, mute(odds)).sum() for odds in scores) == 0
+    for seed in range(20):
+        for count in (200, 500):
+            one = track(hosts(count, seed), genes=lined(5_000 * count, 900, 400))
+            assert not one.contrasting()
+            assert not any(one.viral(part, *windows(part, 0, 0, 0.0)) for part in one.looked_at())
 
 
-def test_genes_decide_where_scores_are_in_doubt() -> None:
-    odds, genes = hosts(400, 2), np.full(400, -0.5)
-    for place, of_genes in ((100, 4.0), (200, -0.5)):
-        odds[place : place + 5] = -2.0
-        genes[place : place + 5] = of_genes
-    # Where no window stands out, no gene is read.
-    genes[300:310] = 4.0
-    assert runs(find(odds, 2_000_000, lambda: genes)) == [(100, 105)]
-    flat = np.full(400, -5.0)
-    assert not find(flat, 2_000_000, lambda: pytest.fail("genes were read")).any()
+@pytest.mark.parametrize(
+    ("viral", "contrasting", "found"),
+    [
+        ([], [(10, 40)], [(10, 40)]),
+        ([((0, 30), 20.0)], [], [(0, 30)]),
+        ([((0, 30), 2.0)], [], []),
+        ([((12, 20), 2.0)], [(10, 40)], [(12, 20)]),
+        ([((10, 20), 20.0)], [(10, 40)], [(10, 20)]),
+        ([((10, 14), 20.0)], [(10, 40)], [(10, 40)]),
+        ([((0, 20), 20.0), ((50, 60), 20.0)], [(20, 30), (80, 90)], [(0, 30), (50, 60), (80, 90)]),
+    ],
+)
+def test_both_chains_are_joined(
+    viral: list[tuple[tuple[int, int], float]], contrasting: list[tuple[int, int]], found: list[tuple[int, int]]
+) -> None:
+    assert joined(viral, contrasting) == found
 
 
 @pytest.mark.parametrize("behind", [True, False], ids=["begins", "ends"])

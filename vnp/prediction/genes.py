@@ -48,6 +48,29 @@ class Genes:
         found[:-1] += pairs / 2
         return found
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.start)
+
+    @property
+    def turns(self) -> float:
+        """Share of neighbours that are on other strands; of few genes, nearer to the one in ten of phages."""
+        return float(((self.reverse[1:] != self.reverse[:-1]).sum() + 0.5) / (max(1, self.count) + 4))
+
+    def within(self, first: int, behind: int) -> Genes:
+        """Those whose middles lie there."""
+        middle = (self.start + self.end) // 2
+        own = (first <= middle) & (middle < behind)
+        return Genes(self.start[own], self.end[own], self.reverse[own])
+
+    def density(self, low: Float64[np.ndarray, " m"], high: Float64[np.ndarray, " m"]) -> Float64[np.ndarray, " m"]:
+        """Genes for 1,000 bases between two places."""
+        middle = np.sort((self.start + self.end) // 2)
+        count = np.searchsorted(middle, high) - np.searchsorted(middle, low)
+        found: Float64[np.ndarray, " m"] = 1000 * count / np.maximum(1, high - low)
+        return found
+
     def odds_within(self, borders: Int64[np.ndarray, " m+1"]) -> Float64[np.ndarray, " m"]:
         """Log-odds between neighbouring borders, of the genes whose middles lie there."""
         summed, _ = np.histogram((self.start + self.end) / 2, borders, weights=self.odds())

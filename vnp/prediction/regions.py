@@ -1,13 +1,4 @@
-"""Viral stretches inside longer records, from the scores of windows.
-
-A record is read as a chain of two states, host and virus (a hidden Markov model). A window speaks for the virus with
-its calibrated log-odds, as loud as it has bases; every change of state costs, so a few doubtful windows neither make a
-stretch nor cut one; the likeliest chain is Viterbi's. Temperate phages write like their hosts and seldom score as
-viruses do, but they score above the rest of their record, and their genes are short and on one strand. So a second
-chain hears log-odds told from what is usual in the record, outside of what has been found, together with the genes;
-where scores alone find much of a stretch, its borders are theirs. Then each border is looked for anew among finer
-windows around it, where those before and those behind differ most.
-"""
+"""Viral regions inside the records of a run, with what is known of each."""
 
 from __future__ import annotations
 
@@ -23,42 +14,21 @@ from vnp.classifier.classifier import margins
 from vnp.encoders.models.sixframe import base_codes
 from vnp.errors import ChangedInputError
 from vnp.prediction.calls import Judged, Judges
-from vnp.prediction.genes import find_genes
+from vnp.prediction.genes import Genes, find_genes
 from vnp.prediction.scores import Source
+from vnp.prediction.stretches import CELL, FINE, SHORTEST, WINDOW, Border, Span, Track, joined
 from vnp.runs.planning.plan import planned_records
 from vnp.runs.request import PlannedInput
 from vnp.sequences.record import Record
 
 SHORTEST_RECORD = 10_000
 """Bases of the shortest record that is looked at; a shorter one is called as a whole."""
-SHORTEST = 5_000
-"""Bases of the shortest region."""
-BORDER = 8.0
-"""What each border of a region has to be outweighed by, in log-odds of a window of 2,000 bases."""
-_LOUD = 2_000
-_CLIP = 4.0
-CONTRAST_BORDER = 5.5
-"""The same where what is usual in a record counts, in log-odds of a window of 3,000 bases."""
-_CONTRAST_LOUD = 3_000
-# Genes are no strangers to each other, nor to what the network sees.
-_GENES = 0.5
-# What speaks for neither is so far above the middle of the host's windows, and so many of their spreads.
-_ABOVE = 0.3
-_SPREADS = 3.0
-# The spread where a record is too short to tell, and bases of one that is half believed.
-_SPREAD = 0.6
-_ENOUGH = 100_000
-_LOOKS = 3
-# Share of a stretch from which on the borders of what is viral by scores alone are the better ones.
-_KNOWN = 0.3
 SCORES, CONTRAST = "scores", "contrast"
 """What speaks for a region."""
-
-FINE = 1_000
-"""Bases of the windows that borders are looked for with."""
-STEP = 250
-"""Bases from one to the next."""
-_FINE_CLIP = 4.0
+# Log-odds are those of windows of so many bases, whatever their size: calibration by length is for whole records.
+_LENGTH = 2_000
+# Bases to either side among which a border is looked for.
+_REACH = 3_000
 
 Score = Callable[[Sequence[str]], np.ndarray]
 """Logits of windows."""
@@ -96,119 +66,6 @@ class Region:
         return WHOLE if left and right else LEFT if left else RIGHT if right else INSIDE
 
 
-def stretches(odds: Float64[np.ndarray, " n"], border: float = BORDER) -> Bool[np.ndarray, " n"]:
-    """Which windows are viral in the likeliest chain.
-
-    Args:
-        odds: log-odds of each window, in their order.
-        border: what every change between host and virus costs.
-    """
-    host = virus = 0.0
-    left: list[bool] = []  # for each window: the likeliest chain that is host here came from the virus
-    entered: list[bool] = []  # and the one that is virus here, from the host
-    for place, one in enumerate(odds.tolist()):
-        if place:
-            left.append(virus - border > host)
-            entered.append(host - border > virus)
-            host, virus = max(host, virus - border), max(virus, host - border)
-        virus += one
-    viral = np.zeros(len(odds), np.bool_)
-    here = virus > host
-    for place in range(len(odds) - 1, -1, -1):
-        viral[place] = here
-        if place:
-            here = not entered[place - 1] if here else left[place - 1]
-    return viral
-
-
-def find(
-    odds: Float64[np.ndarray, " n"], bases: int, genes: Callable[[], Float64[np.ndarray, " n"]]
-) -> Bool[np.ndarray, " n"]:
-    """Which windows of a record are in a region.
-
-    Args:
-        odds: their log-odds.
-        bases: of the record, which they cover.
-        genes: gives the log-odds of the genes in each window; asked only where they may count.
-    """
-    alone = stretches(_within(odds) * (bases / len(odds) / _LOUD))
-    found, of_genes = alone.copy(), None
-    for _ in range(_LOOKS):
-        # What was found is no measure of the host, unless it is most of the record.
-        if 2 * found.sum() > len(odds):
-            break
-        over = odds - level(odds[~found], bases)
-        if not (over > 0).any():
-            break
-        if of_genes is None:
-            of_genes = _GENES * _within(genes())
-        # An edge of the record costs as much as a border: what lies beyond is not seen.
-        both = np.pad(_within(over) * (bases / len(odds) / _CONTRAST_LOUD) + of_genes, 1, constant_values=-np.inf)
-        found = stretches(both, CONTRAST_BORDER)[1:-1]
-    for first, behind in runs(found):
-        if alone[first:behind].mean() >= _KNOWN:
-            found[first:behind] = alone[first:behind]
-    found |= alone
-    return found
-
-
-def runs(marked: Bool[np.ndarray, " n"]) -> list[tuple[int, int]]:
-    """First place of each run of marked ones, and the one behind its last."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], marked.astype(np.int8), [0]))))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
-
-
-def level(host: Float64[np.ndarray, " n"], bases: int) -> float:
-    """The log-odds at which a window of a record speaks for neither: well above what its host's windows have.
-
-    Args:
-        host: log-odds of windows that are in no region.
-        bases: of the record; the shorter it is, the less it says about itself.
-    """
-    share = bases / (bases + _ENOUGH)
-    usual = float(np.median(host))
-    spread = share * 1.4826 * float(np.median(np.abs(host - usual))) + (1 - share) * _SPREAD
-    return share * (usual + _ABOVE + _SPREADS * spread)
-
-
-def _within(odds: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    held: Float64[np.ndarray, " n"] = np.clip(odds, -_CLIP, _CLIP)
-    return held
-
-
-class Border:
-    """One border of a stretch, and the finer windows around it.
-
-    Args:
-        place: where the windows that were there put it.
-        viral_behind: whether the virus begins here, and does not end.
-        low: first base that is looked at.
-        high: one past the last.
-        level: log-odds between those of the two sides.
-    """
-
-    def __init__(self, place: int, low: int, high: int, level: float, *, viral_behind: bool) -> None:
-        self.place = place
-        self.viral_behind = viral_behind
-        self.level = level
-        self.starts = np.arange(low, high - FINE + 1, STEP)
-
-    def refined(self, odds: Float64[np.ndarray, " w"]) -> int:
-        """Where the log-odds of its windows put it."""
-        if not len(self.starts):
-            return self.place
-        cells = len(self.starts) - 1 + FINE // STEP
-        summed, seen = np.zeros(cells), np.zeros(cells)
-        for shift in range(FINE // STEP):
-            summed[shift : shift + len(odds)] += np.clip(odds - self.level, -_FINE_CLIP, _FINE_CLIP)
-            seen[shift : shift + len(odds)] += 1
-        track = summed / seen * (1 if self.viral_behind else -1)
-        # The best cut has most for the virus on its one side, and most against it on the other.
-        behind = np.concatenate((np.cumsum(track[::-1])[::-1], [0.0]))
-        before = np.concatenate(([0.0], np.cumsum(track)))
-        return int(self.starts[0]) + STEP * int(np.argmax(behind - before))
-
-
 class Finder:
     """Finds the regions of a run's records.
 
@@ -239,36 +96,53 @@ class Finder:
                 continue
             judged = self._judges.judge(batch.rows)
             borders = np.searchsorted(batch.owner, np.arange(len(batch.records) + 1))
-            for at in np.flatnonzero(long).tolist():
+            for at in np.flatnonzero(long & (np.diff(borders) > 0)).tolist():
                 rows = slice(int(borders[at]), int(borders[at + 1]))
-                track = _Track(batch.rows.start[rows], batch.rows.end[rows], _odds(judged.probability[rows]))
                 ordinal, name = batch.first + at, batch.records.name[at].decode()
-                genes = partial(track.genes, sequences, ordinal)
-                found = runs(find(track.odds, track.bases, genes)) if len(track.odds) else []
+                track = Track(
+                    batch.rows.start[rows], batch.rows.end[rows], self._odds(judged.margin[rows]),
+                    int(batch.records.length[at]), partial(_genes, sequences, ordinal),
+                )  # fmt: skip
+                found = self._found(track, sequences, ordinal)
                 if found:
                     yield from self._of_record(
                         ordinal, name, sequences.of(ordinal).sequence, found, track, judged, rows
                     )
         sequences.close()
 
+    def _found(self, track: Track, sequences: _Sequences, ordinal: int) -> list[Span]:
+        """Stretches of a record, before their borders are refined."""
+        viral: list[tuple[Span, float]] = []
+        for first, behind in track.looked_at():
+            count = max(1, -(-(behind - first - WINDOW) // CELL) + 1)
+            start = np.linspace(first, max(first, behind - WINDOW), count).round().astype(np.int64)
+            odds = self._scored(sequences.of(ordinal).sequence, start, WINDOW)
+            viral += track.viral((first, behind), start, odds)
+        return joined(viral, track.contrasting())
+
     def _of_record(
         self,
         ordinal: int,
         name: str,
         sequence: bytes,
-        found: list[tuple[int, int]],
-        track: _Track,
+        found: list[Span],
+        track: Track,
         judged: Judged,
         rows: slice,
     ) -> Iterator[Region]:
-        spans = [span for span in self._refined(sequence, found, track) if span[1] - span[0] >= SHORTEST]
         middle = (track.start + track.end) // 2
-        inside = [(first <= middle) & (middle < last) for first, last in spans]
-        outside = ~np.any(inside, axis=0) if inside else np.ones(len(middle), np.bool_)
+        inside = {
+            span: (span[0] <= middle) & (middle < span[1])
+            for span in self._refined(sequence, found, track)
+            if span[1] - span[0] >= SHORTEST
+        }
+        # What has no window of its own, because its bases could not be read, has no score.
+        inside = {span: own for span, own in inside.items() if own.any()}
+        outside = ~np.any(list(inside.values()), axis=0) if inside else np.ones(len(middle), np.bool_)
         margin, kinds = judged.margin[rows], judged.kinds
         logits = np.zeros((len(middle), len(self._kinds))) if kinds is None else kinds[rows]
         host = self._likeliest(logits[outside], ~self._viral) if outside.any() else ""
-        for number, ((first, last), own) in enumerate(zip(spans, inside, strict=True), start=1):
+        for number, ((first, last), own) in enumerate(inside.items(), start=1):
             mean = float(margin[own].mean())
             chance = self._judges.classifier.probability(np.array([mean]), np.array([last - first]))
             by = SCORES if track.odds[own].mean() > 0 else CONTRAST
@@ -281,75 +155,54 @@ class Finder:
     def _likeliest(self, logits: np.ndarray, among: Bool[np.ndarray, " k"]) -> str:
         return self._kinds[int(np.where(among, logits.mean(axis=0), -np.inf).argmax())]
 
-    def _refined(self, sequence: bytes, found: list[tuple[int, int]], track: _Track) -> list[tuple[int, int]]:
-        """Stretches of windows to stretches of bases."""
-        places = [(track.before(first), track.before(behind, len(sequence))) for first, behind in found]
-        around = int((track.end - track.start).max())
-        usual = float(np.median(track.odds))
-        # Halfway between the two sides; where the virus is sure of itself, even odds.
-        levels = [min(0.0, (usual + float(track.odds[first:behind].mean())) / 2) for first, behind in found]
+    def _refined(self, sequence: bytes, found: list[Span], track: Track) -> list[Span]:
+        """Stretches with borders looked for anew."""
+        middle = (track.start + track.end) // 2
+        levels = []
+        for first, behind in found:
+            own = track.odds[(first <= middle) & (middle < behind)]
+            # Halfway between the two sides; where the virus is sure of itself, even odds.
+            levels.append(min(0.0, (track.usual + float(own.mean())) / 2) if len(own) else 0.0)
         # No border is looked for beyond the middle of the stretch that it ends.
-        edges = [place for span in places for place in span]
+        edges = [place for span in found for place in span]
         cuts = [0, *((one + other) // 2 for one, other in pairwise(edges)), len(sequence)]
         borders = [
             Border(
                 place,
-                max(cuts[at], place - around),
-                min(cuts[at + 1], place + around),
+                max(cuts[at], place - _REACH),
+                min(cuts[at + 1], place + _REACH),
                 levels[at // 2],
                 viral_behind=at % 2 == 0,
             )
             for at, place in enumerate(edges)
             if 0 < place < len(sequence)
         ]
-        windows = [sequence[at : at + FINE].decode("ascii") for one in borders for at in one.starts.tolist()]
-        classifier = self._judges.classifier
-        margin = margins(self._score(windows), classifier.kinds, classifier.viral)
-        odds = _odds(classifier.probability(margin, np.full(len(margin), FINE)))
+        starts = [one.starts for one in borders]
+        odds = self._scored(sequence, np.concatenate([np.zeros(0, np.int64), *starts]), FINE)
         moved, done = {}, 0
         for one in borders:
             moved[one.place] = one.refined(odds[done : done + len(one.starts)])
             done += len(one.starts)
-        return [(moved.get(first, first), moved.get(behind, behind)) for first, behind in places]
+        return [(moved.get(first, first), moved.get(behind, behind)) for first, behind in found]
+
+    def _scored(self, sequence: bytes, start: Int64[np.ndarray, " w"], size: int) -> Float64[np.ndarray, " w"]:
+        """Log-odds of windows of a record."""
+        classifier = self._judges.classifier
+        windows = [sequence[at : at + size].decode("ascii") for at in start.tolist()]
+        return self._odds(margins(self._score(windows), classifier.kinds, classifier.viral))
+
+    def _odds(self, margin: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        """Calibrated log-odds of windows."""
+        probability = self._judges.classifier.probability(margin, np.full(len(margin), _LENGTH))
+        least = np.finfo(np.float64).tiny
+        odds: Float64[np.ndarray, " n"] = np.log(np.maximum(probability, least)) - np.log(
+            np.maximum(1 - probability, least)
+        )
+        return odds
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Track:
-    """The windows of a record, in their order."""
-
-    start: Int64[np.ndarray, " n"]
-    end: Int64[np.ndarray, " n"]
-    odds: Float64[np.ndarray, " n"]
-
-    @property
-    def bases(self) -> int:
-        """How many they cover."""
-        ahead = np.concatenate((self.start[1:], self.end[-1:]))
-        return int(np.minimum(self.end - self.start, ahead - self.start).sum())
-
-    def genes(self, sequences: _Sequences, ordinal: int) -> Float64[np.ndarray, " n"]:
-        """Log-odds of the genes in each, which end with the next."""
-        codes = base_codes(sequences.of(ordinal).sequence.decode("ascii"))
-        return find_genes(codes).odds_within(np.append(self.start, len(codes)))
-
-    def before(self, window: int, length: int = 0) -> int:
-        """The border in front of a window: halfway where it overlaps the one before, or is apart from it.
-
-        Args:
-            window: its place; that behind the last one has the record's end in front.
-            length: of the record.
-        """
-        if window == 0:
-            return 0
-        return length if window == len(self.end) else int(self.end[window - 1] + self.start[window]) // 2
-
-
-def _odds(probability: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    least = np.finfo(np.float64).tiny
-    odds: Float64[np.ndarray, " n"] = np.log(np.maximum(probability, least)) - np.log(
-        np.maximum(1 - probability, least)
-    )
-    return odds
+def _genes(sequences: _Sequences, ordinal: int) -> Genes:
+    return find_genes(base_codes(sequences.of(ordinal).sequence.decode("ascii")))
 
 
 class _Sequences:
