@@ -254,6 +254,7 @@ def test_reference_without_weights_is_a_row_not_a_crash(tmp_path: Path) -> None:
     result = run("--reference", "dnabert_s", "--weights", str(tmp_path), "--json")
     assert result.exit_code == 1
     assert "no weights for dnabert_s" in by_name(result)["reference dnabert_s"]["found"]
+    assert by_name(result)["reference dnabert_s"]["mend"] == f"python -m jobs.fetch dnabert_s --weights {tmp_path}"
 
 
 def test_help_needs_no_tensor_library() -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
 from typing import Literal
+
+from vnp.encoders.weights.folders import weights_root
 
 State = Literal["ok", "warning", "fails", "not here"]
 
@@ -24,6 +28,11 @@ class Finding:
 def healthy(findings: Iterable[Finding]) -> bool:
     """Say whether nothing that is needed fails."""
     return all(one.state != "fails" for one in findings)
+
+
+def fetching(name: str, weights: Path | None) -> str:
+    """The command that brings an encoder's weights."""
+    return f"python -m jobs.fetch {name} --weights {quote(str(weights_root(weights)))}"
 
 
 def guarded(about: str, look: Callable[[], Finding], mend: str) -> Finding:

@@ -13,10 +13,9 @@ from collections.abc import Collection, Iterator
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from shlex import quote
 
 from vnp import __version__
-from vnp.doctor import Finding, guarded
+from vnp.doctor import Finding, fetching, guarded
 from vnp.encoders.spec import EncoderSpec, spec, weighted
 from vnp.encoders.weights.folders import CONFIG_NAME, find_folder, locate, weights_root
 from vnp.errors import WeightsError
@@ -281,7 +280,7 @@ def _weights(one: EncoderSpec, root: Path | None, needed: bool, full: bool) -> F
 
     about = f"weights {one.name}"
     place = weights_root(root)
-    how = f"python -m jobs.fetch {one.name} --weights {quote(str(place))}"
+    how = fetching(one.name, root)
     if (place / CONFIG_NAME).is_file() and not needed:
         try:
             check_fit(one, place)

@@ -11,16 +11,15 @@ import random
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from vnp.doctor import Finding, guarded
+from vnp.doctor import Finding, fetching, guarded
 from vnp.encoders import from_folder
 from vnp.encoders.registry import Encoder
 from vnp.encoders.spec import EncoderSpec, Molecule
-from vnp.encoders.weights.folders import find_folder, weight_files, weights_root
+from vnp.encoders.weights.folders import find_folder, weight_files
 from vnp.encoders.weights.lock import check_fit, resolve
 from vnp.errors import WeightsError
 from vnp.files.machine import available_memory
@@ -102,7 +101,7 @@ def known(one: EncoderSpec, weights: Path | None, device: str = "auto", *, neede
     if not answers:
         how = f"python -m jobs.doctor --reference {one.name} compares with the published model, running its own code"
         return Finding(about, "not here", "nobody published numbers for these weights", how)
-    fetch = f"python -m jobs.fetch {one.name} --weights {quote(str(weights_root(weights)))}"
+    fetch = fetching(one.name, weights)
 
     def look() -> Finding:
         try:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vnp import __version__
-from vnp.doctor import Finding, guarded
+from vnp.doctor import Finding, fetching, guarded
 from vnp.encoders import from_folder
 from vnp.encoders.measured import (
     LEAST_COSINE_FP8,
@@ -63,8 +63,13 @@ _SEQUENCES = {
 def reference(name: str, weights: Path | None, device: str = "cpu") -> Finding:
     """Compare the engine with the published model, in float32; see ``TOLERANCE`` and ``LEAST_COSINE``."""
     one = spec(name)
+    about = f"reference {name}"
+    try:
+        folder = find_folder(one, weights)
+    except WeightsError as error:
+        return Finding(about, "fails", str(error).partition(". ")[0], fetching(name, weights))
     mend = f"{install('reference')}; models whose code is not in the weights folder need internet"
-    return guarded(f"reference {name}", lambda: compare(one, find_folder(one, weights), device), mend)
+    return guarded(about, lambda: compare(one, folder, device), mend)
 
 
 def compare(one: EncoderSpec, folder: Path, device: str = "cpu") -> Finding:
