@@ -15,10 +15,10 @@ from jobs._cli import options
 from jobs._cli.command import command, counted, echo, shown
 from jobs._cli.progress import duration
 from jobs._cluster import chain
-from jobs._cluster.executor import SCRIPTS, Executor, choose_executor, choose_script, log_path, note_own_job
+from jobs._cluster.executor import SCRIPTS, Executor, choose_executor, choose_script, note_own_job
 from jobs._cluster.inline import require_complete
 from jobs._cluster.planning import make_plan, plan_run, run_options
-from jobs._cluster.task import STOPPED, print_blocks, stop_signals
+from jobs._cluster.task import STOPPED, make, print_blocks, stop_signals
 from vnp.errors import UsageError
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.request import Run, RunPaths
@@ -128,15 +128,13 @@ def _show_plan(asked: RunOptions, out: Path, executor: Executor, tasks: int | No
 
 def _only(root: Path, text: str, has_input: bool) -> None:
     """Make chosen shards of a planned run in this process."""
-    from vnp.runs.making.pipeline import make_shards
-
     if has_input and not RunPaths(root).request.exists():
         raise UsageError(f"{root} is not planned yet: run extract without --only first")
     run = Run.open(root)
     numbers = shard_numbers(text, run.request.shards)
     note_own_job(run.paths.root)
     with stop_signals() as stop:
-        outcomes, failed = make_shards(run, numbers, stop=stop, block_done=print_blocks, log=log_path())
+        outcomes, failed = make(run, numbers, stop, print_blocks)
     for outcome in outcomes:
         echo(f"shard {outcome.shard}: {outcome.state}, {outcome.rows:,} rows")
     for number, error in failed:

@@ -13,7 +13,6 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from jobs._cli.ending import event_line, raise_outside_imports, tell
-from jobs._cli.progress import Progress
 from jobs._cluster.executor import log_path
 from vnp.errors import UsageError, VnpError, machine_error
 from vnp.files.machine import asked, process_began
@@ -114,14 +113,13 @@ def make(
 def plan_task(request: str) -> str:
     """Plan a run from the wishes beside its ``run.json``-to-be."""
     with end_when_told(STOPPED), _exit_codes():
-        from vnp.runs.planning.start import start_run
+        from jobs._cluster.planning import make_plan
 
         root = Path(request).parent
         options = read_record(RunPaths(root).options, RunOptions, seal="digest", remedy="extract again")
         if options is None:
             raise UsageError(f"{RunPaths(root).options} is missing: extract again")
-        with Progress("planning", sum(file.path.stat().st_size for file in options.files), "MB", scale=1e6) as progress:
-            run, _ = start_run(options, root, progress=progress.advance)
+        run, _, _ = make_plan(options, root, None)
         return f"{run.request.shards} shards, {run.request.totals.rows:,} rows"
 
 
