@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import click
 
-from vnp.errors import storage_error
+from vnp.errors import FeatureError, storage_error
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Beyond what anyone waits for, and far below what numbers of eight bytes hold.
 MOST = 1_000_000_000
@@ -36,6 +43,15 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
             yield Path(place)
     except OSError as error:
         raise storage_error(error, f"writing below {folder}") from error
+
+
+def apart(work: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
+    """What a function gives in a new process, whose peak memory is its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        try:
+            return process.submit(work, *given, **named).result()
+        except BrokenProcessPool:
+            raise FeatureError(f"the process of {work.__name__} ended without a result") from None
 
 
 def _number(value: object) -> str:

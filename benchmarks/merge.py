@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
-import socket
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import click
 import numpy as np
 
-from benchmarks import MOST, show, temporary_folder
+from benchmarks import MOST, apart, show, temporary_folder
 from benchmarks._commands import command, options
-from vnp.encoders import describe
-from vnp.errors import FeatureError, UsageError
-from vnp.features.layout import PROJECTED_DNA, PROJECTION
-from vnp.features.merge import merge
-from vnp.features.table import Records, Rows, Skipped, write_table
+from vnp.errors import UsageError
+from vnp.features.layout import PROJECTED_DNA
+from vnp.features.table import Records, Rows, Skipped
 from vnp.files.durable import sync_file
-from vnp.files.hashing import file_sha256
 from vnp.files.machine import peak_memory
-from vnp.runs.done.receipts import Receipt, now
+from vnp.runs.done.receipts import Announced
 from vnp.runs.done.reduce import reduce_run
-from vnp.runs.planning.options import MOST_SHARDS
+from vnp.runs.making.blocks import Account, BlockPlan, seal_shard, write_block
+from vnp.runs.planning.options import MOST_SHARDS, RunOptions
 from vnp.runs.planning.plan import write_plan
-from vnp.runs.request import EncoderChoice, PlannedInput, Position, Request, Run, RunPaths, Shard, Totals, versions
+from vnp.runs.planning.start import start_run
+from vnp.runs.request import Position, Run, Shard, Totals
+from vnp.runs.units import Prepared
+from vnp.sequences.samplesheet import InputFile
 
 CHUNK = 300
 _RECORD_ROWS = 100
@@ -115,7 +116,7 @@ def measure_merge(
             what = f"round {repeat} of {repeats}" if repeat else "warming up"
             progress(f"{what}: reduce")
             run.paths.features.unlink(missing_ok=True)
-            seconds, peak, width = _reduce_apart(run.paths.root, layout)
+            seconds, peak, width = apart(_reduce, run.paths.root, layout)
             reduce_times.append(seconds)
             peaks.append(peak)
             progress(f"{what}: cp")
@@ -138,28 +139,12 @@ def measure_merge(
     )
 
 
-def _reduce_apart(root: Path, layout: str) -> tuple[float, int, int]:
-    """Reduce in a new process; returns its seconds, its peak memory in bytes, and the width of a row."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_reduce_and_tell, args=(root, layout, sender.send))
-    process.start()
-    sender.close()
-    try:
-        seconds, peak, width = receiver.recv()
-    except EOFError:
-        raise FeatureError(f"the process that reduced {root} ended without a result") from None
-    finally:
-        process.join()
-    return float(seconds), int(peak), int(width)
-
-
-def _reduce_and_tell(root: Path, layout: str, tell: Callable[[tuple[float, int, int]], None]) -> None:
+def _reduce(root: Path, layout: str) -> tuple[float, int, int]:
+    """Reduce; returns the seconds, the peak memory of this process in bytes, and the width of a row."""
     run = Run.open(root)
     started = time.perf_counter()
     reduced = reduce_run(run, layout, force=True)
-    seconds = time.perf_counter() - started
-    tell((seconds, peak_memory() or 0, reduced.layout.width))
+    return time.perf_counter() - started, peak_memory() or 0, reduced.layout.width
 
 
 def synthetic_run(root: Path, rows: int, shards: int, store: str = "float16", seed: int = 1) -> Run:
@@ -175,8 +160,6 @@ def synthetic_run(root: Path, rows: int, shards: int, store: str = "float16", se
     Raises:
         StorageError: the disk is full or cannot be written.
     """
-    paths = RunPaths(root.absolute())
-    paths.make()
     borders = [rows * shard // shards for shard in range(shards + 1)]
     table = [
         Shard(
@@ -189,93 +172,57 @@ def synthetic_run(root: Path, rows: int, shards: int, store: str = "float16", se
         )
         for number, (low, high) in enumerate(pairwise(borders))
     ]
-    records = -(-rows // _RECORD_ROWS)
-    bases = records * _RECORD_ROWS * CHUNK
-    dna, protein = (
-        EncoderChoice("kmer", "fp32", dict(describe("kmer", molecule, None, "fp32"))) for molecule in ("dna", "protein")
-    )
-    request = Request(
-        inputs=(PlannedInput(str(root / "made-up.fa"), 1, None, 0, 0, "", 0, records, bases, None),),
-        chunk=CHUNK,
-        dna=dna,
-        protein=protein,
-        store=store,
-        asked_shards=shards,
-        shards=shards,
-        block_units=_PIECE_ROWS,
-        plan_sha256=write_plan(paths.plan, table),
-        totals=Totals(records, bases, rows, rows, rows),
-        token_budget=None,
-        device="cpu",
-        cluster="inline",
-        weights=None,
-        versions=versions(),
-        created=now(),
-    )
-    request.write(paths.request)
-    run = Run(paths, request)
+    run = planned_run(root, table, -(-rows // _RECORD_ROWS), store=store, block_units=_PIECE_ROWS)
     pool = np.random.default_rng(seed).standard_normal((_PIECE_ROWS, 64)).astype(store)
-    for number, (low, high) in enumerate(pairwise(borders)):
-        _make_shard(run, table[number], low, high, pool)
+    for shard, first in zip(table, borders, strict=False):
+        _make_shard(run, shard, first, pool)
     return run
 
 
-def _make_shard(run: Run, shard: Shard, low: int, high: int, pool: np.ndarray) -> None:
-    """Write pieces, merge them into the shard as a task does, and write its receipt."""
+def planned_run(root: Path, table: Sequence[Shard], records: int, **wishes: Any) -> Run:
+    """A run that is planned as ``table`` says, of an input that is not there.
+
+    Args:
+        root: the run directory to make.
+        table: its shards.
+        records: of the input.
+        wishes: fields of the request, beside these.
+    """
+    with TemporaryDirectory() as folder:
+        source = Path(folder) / "made-up.fa"
+        source.write_text(">one\n" + "ATGGCC" * 50 + "\n")
+        asked = RunOptions((InputFile(source),), dna="kmer", protein="kmer", device="cpu", chunk=CHUNK)
+        run, _ = start_run(asked, root)
+    sums = {name: sum(getattr(shard, name) for shard in table) for name in ("bases", "units", "rows", "tokens")}
+    request = replace(
+        run.request,
+        asked_shards=len(table),
+        shards=len(table),
+        plan_sha256=write_plan(run.paths.plan, table),
+        totals=Totals(records, **sums),
+        **wishes,
+    )
+    request.write(run.paths.request)
+    return Run(run.paths, request)
+
+
+def _make_shard(run: Run, shard: Shard, first: int, pool: np.ndarray) -> None:
+    """Write blocks of rows from ``first`` on, and seal them, as a task does."""
     chosen = run.request.encoders
     widths = {"dna": chosen["dna"].width, "dna_projected": PROJECTED_DNA, "protein": chosen["protein"].width}
-    pieces = []
-    for first in range(low, high, _PIECE_ROWS):
-        last = min(first + _PIECE_ROWS, high)
-        pieces.append(run.paths.parts / f"piece-{first}.h5")
-        arrays = {name: np.tile(pool[: last - first], (1, width // pool.shape[1])) for name, width in widths.items()}
-        rows, records = _columns(first, last)
-        none = np.zeros(0, np.int64)
-        skipped = Skipped(none, none.astype(np.int32), none.astype(np.int8), [])
-        write_table(pieces[-1], rows=rows, records=records, skipped=skipped, arrays=arrays, attributes={})
-    target = run.paths.shard(shard.number)
-    merged = merge(
-        pieces,
-        target,
-        arrays={name: (name,) for name in widths},
-        attributes={"kind": "shard", "run": run.request.digest},
-    )
-    sync_file(target)
-    for piece in pieces:
-        piece.unlink()
-    encoders = {molecule: choice.identity for molecule, choice in chosen.items()}
-    Receipt(
-        run=run.request.digest,
-        shard=shard.number,
-        file=target.name,
-        size=target.stat().st_size,
-        sha256=file_sha256(target),
-        rows=merged.rows,
-        records=merged.records,
-        units=shard.units,
-        skipped=merged.skipped,
-        ids_sha256=merged.ids_sha256,
-        content=merged.content,
-        start=asdict(shard.start),
-        widths=merged.widths,
-        dtype=run.request.store,
-        projections={"dna_projected": PROJECTION},
-        encoders=encoders,
-        attempt=1,
-        host=socket.gethostname(),
-        job=None,
-        devices=["cpu"],
-        kernels={"dna": "none", "protein": "none"},
-        seconds={},
-        tokens={},
-        events=[],
-        started=now(),
-        finished=now(),
-        versions=versions(),
-    ).write(run.paths.receipt(shard.number))
+    identities = {molecule: choice.identity for molecule, choice in chosen.items()}
+    account = Account(identities, "cpu", {"dna": "none", "protein": "none"}, {}, {}, [])
+    plan = BlockPlan(run.request.digest, shard, run.request.block_units)
+    announced = Announced(run.paths.blocks(shard.number), None)
+    for block, (path, size) in enumerate(zip(plan.paths(run.paths), plan.sizes, strict=True)):
+        arrays = {name: np.tile(pool[:size], (1, width // pool.shape[1])) for name, width in widths.items()}
+        write_block(path, plan, block, _prepared(first, first + size), arrays, account)
+        first += size
+    seal_shard(run, plan, announced.attempt, {}, {})
+    announced.end()
 
 
-def _columns(first: int, last: int) -> tuple[Rows, Records]:
+def _prepared(first: int, last: int) -> Prepared:
     """Rows ``first`` to ``last``: each is frame F1 of its own chunk."""
     count = last - first
     record, chunk = np.divmod(np.arange(first, last), _RECORD_ROWS)
@@ -303,7 +250,9 @@ def _columns(first: int, last: int) -> tuple[Rows, Records]:
         split=np.full(every, -1, np.int8),
         group=list(names.values()),
     )
-    return rows, records
+    none = np.zeros(0, np.int64)
+    skipped = Skipped(none, none.astype(np.int32), none.astype(np.int8), [])
+    return Prepared(rows, records, skipped, dna=[], protein=[])
 
 
 @command("python -m benchmarks merge --rows 1000000 --shards 8 --folder /scratch")

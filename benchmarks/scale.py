@@ -7,7 +7,6 @@ made from the reads, as one task does it; blocks of the other shards are written
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +17,10 @@ import click
 import numpy as np
 from jaxtyping import Float32
 
-from benchmarks import MOST, show, temporary_folder
+from benchmarks import MOST, apart, show, temporary_folder
 from benchmarks._commands import command, options
 from vnp.encoders.models.sixframe import KINDS
 from vnp.encoders.registry import load
-from vnp.errors import FeatureError
 from vnp.features.scores import Facts, Scores
 from vnp.features.table import Records, Rows, Skipped
 from vnp.files.machine import peak_memory
@@ -96,7 +94,7 @@ def measure_scale(
             ("call again", _call, (calls, place / "again", 0.9)),
         ):
             progress(name)
-            steps[name] = _apart(work, given)
+            steps[name] = apart(_step, work, given)
         results = [path for path in calls.iterdir() if path.suffix in (".tsv", ".fna", ".html")]
         whole = sum(path.stat().st_size for path in calls.rglob("*") if path.is_file())
         tables = sum(path.stat().st_size for path in results)
@@ -114,25 +112,10 @@ def write_reads(path: Path, records: int, length: int, seed: int) -> None:
             file.writelines(b">read_%d/1\n%b\n" % (first + at, row.tobytes()) for at, row in enumerate(bases))
 
 
-def _apart(work: Callable[..., None], given: Sequence[Any]) -> Step:
-    """Do something in a new process."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_do, args=(sender.send, work, given))
-    process.start()
-    sender.close()
-    try:
-        return Step(*receiver.recv())
-    except EOFError:
-        raise FeatureError(f"the process of {work.__name__} ended without a result") from None
-    finally:
-        process.join()
-
-
-def _do(tell: Callable[[tuple[float, float, int]], None], work: Callable[..., None], given: Sequence[Any]) -> None:
+def _step(work: Callable[..., None], given: Sequence[Any]) -> Step:
     started, before = time.perf_counter(), time.process_time()
     work(*given)
-    tell((time.perf_counter() - started, time.process_time() - before, peak_memory() or 0))
+    return Step(time.perf_counter() - started, time.process_time() - before, peak_memory() or 0)
 
 
 def _calling(threshold: float | None = None) -> tuple[PredictOptions, dict[str, Any]]:

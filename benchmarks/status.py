@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,13 +14,11 @@ import click
 
 from benchmarks import show
 from benchmarks._commands import command, options
+from benchmarks.merge import planned_run
 from vnp.runs.done.receipts import Receipt
 from vnp.runs.done.status import run_status
-from vnp.runs.planning.options import MOST_SHARDS, RunOptions
-from vnp.runs.planning.plan import write_plan
-from vnp.runs.planning.start import start_run
-from vnp.runs.request import Position, Request, Run, Shard, Totals, versions
-from vnp.sequences.samplesheet import InputFile
+from vnp.runs.planning.options import MOST_SHARDS
+from vnp.runs.request import Position, Request, Run, Shard, versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,30 +57,20 @@ def synthetic_run(shards: int, done: int) -> Iterator[Run]:
 
 
 def _make_run(folder: Path, shards: int, done: int) -> Run:
-    fasta = folder / "one.fasta"
-    fasta.write_text(">one\n" + "ATGGCC" * 50 + "\n")
-    run, _ = start_run(RunOptions(files=(InputFile(fasta, -1, None),), dna="kmer", protein="kmer"), folder / "run")
     table = [
         Shard(number, Position(0, 0, number, -1, -1), units=100, rows=150, tokens=20_000, bases=30_000)
         for number in range(shards)
     ]
-    request = replace(
-        run.request,
-        asked_shards=shards,
-        shards=shards,
-        plan_sha256=write_plan(run.paths.plan, table),
-        totals=Totals(1, 30_000 * shards, 100 * shards, 150 * shards, 20_000 * shards),
-    )
-    request.write(run.paths.request)
-    digest = request.digest
+    run = planned_run(folder / "run", table, 1)
+    digest = run.request.digest
     for shard in table:
         if shard.number < done:
             run.paths.shard(shard.number).write_bytes(b"x")
-            _receipt(request, digest, shard).write(run.paths.receipt(shard.number))
+            _receipt(run.request, digest, shard).write(run.paths.receipt(shard.number))
         elif shard.number % 2:
             run.paths.blocks(shard.number).mkdir()
             run.paths.block(shard.number, 0).write_bytes(b"x")
-    return Run(run.paths, request)
+    return run
 
 
 def _receipt(request: Request, digest: str, shard: Shard) -> Receipt:

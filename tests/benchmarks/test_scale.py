@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from benchmarks.scale import Step, measure_scale
+from benchmarks.scale import measure_scale
 
 
 def test_all_steps_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def here(work: Callable[..., None], given: Sequence[Any]) -> Step:
-        work(*given)
-        return Step(1.0, 1.0, 1)
-
     # Processes of their own are for the figures.
-    monkeypatch.setattr("benchmarks.scale._apart", here)
+    monkeypatch.setattr("benchmarks.scale.apart", lambda work, *given: work(*given))
     found = measure_scale(tmp_path, records=150, shards=2)
     assert list(found.steps) == ["plan", "task", "sealing", "call", "call again"]
     # A line of each table for each read, and what is called.
