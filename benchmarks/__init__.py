@@ -54,6 +54,12 @@ def apart(work: Callable[P, T], *given: P.args, **named: P.kwargs) -> T:
             raise FeatureError(f"the process of {work.__name__} ended without a result") from None
 
 
+def processor_seconds(work: Callable[[], T]) -> tuple[T, float]:
+    """What a function gives, and the processor seconds of this process: what others do on the machine counts little."""
+    begun = time.process_time()
+    return work(), time.process_time() - begun
+
+
 def _number(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"

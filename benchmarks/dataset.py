@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import click
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from benchmarks import show
+from benchmarks import processor_seconds, show
 from benchmarks._commands import command, options
 from vnp.datasets.annotations.annotated import Annotated
 from vnp.datasets.annotations.contained import ContainmentIndex
@@ -26,28 +25,26 @@ from vnp.sequences.frames import Frames, open_frames
 _CLEAR = Path("/proc/self/clear_refs")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class IndexFigures:
-    """What ``measure_index`` measured on one file; times are processor seconds of one process."""
+    """What ``measure_index`` measures on one file, added up over its records; times are processor seconds."""
 
-    path: str  # the file
     chunk: int  # bases a chunk
-    records: int  # of the file
-    bases: int  # of all records
-    proteins: int  # annotated, that agree with the sequence
-    mismatched: int  # coding sequences whose protein does not
-    chunks: int  # without ambiguous bases
-    frames: int  # open frames of these
-    annotated: int  # of these, frames inside an annotated protein
-    read_seconds: float  # reading the file, with the check of its translations
-    index_seconds: float  # making the index of every record and looking up every frame
-    scanned_frames: int  # frames that the scan was timed on
-    scanned_chunks: int  # chunks that these frames are of
-    scan_seconds: float  # looking each of these up in one protein after the other, as VirNucPro does
-    scanned_index_seconds: float  # the index on the very same frames, made for them alone
     # memory that reading and indexing took at its highest, beyond what was in use before; None where the system does
     # not tell
     read_peak_bytes: int | None
+    records: int = 0  # of the file
+    bases: int = 0  # of all records
+    proteins: int = 0  # annotated, that agree with the sequence
+    mismatched: int = 0  # coding sequences whose protein does not
+    chunks: int = 0  # without ambiguous bases
+    frames: int = 0  # open frames of these
+    annotated: int = 0  # of these, frames inside an annotated protein
+    read_seconds: float = 0.0  # reading the file, with the check of its translations
+    index_seconds: float = 0.0  # making the index of every record and looking up every frame
+    scanned_frames: int = 0  # frames that the scan was timed on
+    scanned_chunks: int = 0  # chunks that these frames are of
+    scan_seconds: float = 0.0  # looking each of these up in one protein after the other, as VirNucPro does
 
     @property
     def index_speed(self) -> float:
@@ -69,30 +66,6 @@ class IndexFigures:
         """Seconds a million bases of reading and indexing."""
         return (self.read_seconds + self.index_seconds) / self.bases * 1e6
 
-    @property
-    def bytes_per_mbp(self) -> float | None:
-        """Bytes of memory a million bases of the whole file; less than a record takes where records are many."""
-        return None if self.read_peak_bytes is None else self.read_peak_bytes / self.bases * 1e6
-
-
-@dataclass(slots=True)
-class _Sums:
-    """What adds up over records."""
-
-    records: int = 0
-    bases: int = 0
-    proteins: int = 0
-    mismatched: int = 0
-    chunks: int = 0
-    frames: int = 0
-    annotated: int = 0
-    read_seconds: float = 0.0
-    index_seconds: float = 0.0
-    scanned_frames: int = 0
-    scanned_chunks: int = 0
-    scan_seconds: float = 0.0
-    scanned_index_seconds: float = 0.0
-
 
 def measure_index(
     genome: Path, annotation: Path | None = None, *, chunk: int = 300, scan_chunks: int = 2_000
@@ -113,8 +86,7 @@ def measure_index(
         InputError: the file cannot be used.
         RuntimeError: the two sides answer differently.
     """
-    sums = _Sums()
-    peak = _peak_of_reading(genome, annotation, chunk)
+    sums = IndexFigures(chunk, _peak_of_reading(genome, annotation, chunk))
     for record, seconds in _timed(genome, annotation):
         sums.records += 1
         sums.read_seconds += seconds
@@ -122,50 +94,36 @@ def measure_index(
         sums.proteins += len(record.proteins)
         sums.mismatched += record.mismatched
         if record.problem is None:
-            _add_record(sums, record, chunk, scan_chunks)
-    return IndexFigures(
-        path=str(genome),
-        chunk=chunk,
-        read_peak_bytes=peak,
-        **{name: getattr(sums, name) for name in _Sums.__slots__},
-    )
+            _add_record(sums, record, scan_chunks)
+    return sums
 
 
 def _timed(genome: Path, annotation: Path | None) -> Iterator[tuple[Annotated, float]]:
     """Read records, each with the time that it took."""
     records = read_annotated(genome, annotation)
-    while True:
-        start = time.process_time()
-        record = next(records, None)
-        if record is None:
-            return
-        yield record, time.process_time() - start
+    while (found := processor_seconds(lambda: next(records, None)))[0] is not None:
+        yield found[0], found[1]
 
 
-def _add_record(sums: _Sums, record: Annotated, chunk: int, scan_chunks: int) -> None:
-    chunks = _known_chunks(record.sequence, chunk)
+def _add_record(sums: IndexFigures, record: Annotated, scan_chunks: int) -> None:
+    chunks = _known_chunks(record.sequence, sums.chunk)
     frames = open_frames([record.sequence], chunks)
-    start = time.process_time()
-    found = _indexed(record, frames)
-    sums.index_seconds += time.process_time() - start
+    found, seconds = processor_seconds(lambda: _indexed(record, frames))
+    sums.index_seconds += seconds
     sums.chunks += len(chunks)
     sums.frames += len(frames)
     sums.annotated += int(found.sum())
 
     step = max(1, -(-len(chunks) // scan_chunks))
     rows = np.flatnonzero(frames.chunk % step == 0)
-    start = time.process_time()
-    scanned = _scanned(record, frames, rows)
-    sums.scan_seconds += time.process_time() - start
+    scanned, seconds = processor_seconds(lambda: _scanned(record, frames, rows))
+    sums.scan_seconds += seconds
     if scanned.tolist() != found[rows].tolist():
         raise RuntimeError(f"the index and the scan differ in record {record.name}")
     sums.scanned_frames += len(rows)
     sums.scanned_chunks += len(range(0, len(chunks), step))
     few = open_frames([record.sequence], _every(chunks, step))
-    start = time.process_time()
-    again = _indexed(record, few)
-    sums.scanned_index_seconds += time.process_time() - start
-    if again.tolist() != scanned.tolist():
+    if _indexed(record, few).tolist() != scanned.tolist():
         raise RuntimeError(f"the index differs from itself in record {record.name}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -13,7 +12,7 @@ from typing import NamedTuple
 import click
 import numpy as np
 
-from benchmarks import MOST, show
+from benchmarks import MOST, processor_seconds, show
 from benchmarks._commands import command, options
 from vnp.errors import InputError
 from vnp.runs.planning.options import LARGEST_CHUNK
@@ -109,16 +108,9 @@ def measure_frames(
         fast,
         lambda: count_open(sequences, chunks),
     )
-    times = [[_seconds(side) for side in sides] for _ in range(repeats)]
+    times = [[processor_seconds(side)[1] for side in sides] for _ in range(repeats)]
     medians = [statistics.median(column) for column in zip(*times, strict=True)]
     return FrameFigures(sum(map(len, sequences)), chunk, len(rows), sum(map(len, texts)), *medians)
-
-
-def _seconds(side: Callable[[], object]) -> float:
-    # Processor time: other people's work on the same machine should not count.
-    start = time.process_time()
-    side()
-    return time.process_time() - start
 
 
 def _random(bases: int, seed: int) -> tuple[list[str], list[bytes]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -15,16 +14,15 @@ import click
 import numpy as np
 import torch
 
-from benchmarks import show
+from benchmarks import processor_seconds, show
 from benchmarks._commands import command, options
 from benchmarks.merge import synthetic_run
+from benchmarks.scale import write_reads
 from vnp.classifier.fit import Stepper
 from vnp.classifier.model import MLPClassifier
 from vnp.classifier.recipe import VIRNUCPRO
 from vnp.classifier.rows import RowStore, open_rows
-from vnp.features.layout import make_layout
 from vnp.features.read import Features, open_features
-from vnp.features.table import Records, Rows, Skipped, write_table
 from vnp.runs.done.reduce import reduce_run
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.planning.plan import read_needed, read_plan
@@ -35,33 +33,6 @@ from vnp.sequences.samplesheet import read_inputs
 
 CPU = torch.device("cpu")
 SHARDS = 2
-_GROUP = 100
-
-
-def write_synthetic(path: Path, rows: int) -> Features:
-    """Merged features of random numbers, float16, 1664 a row."""
-    layout = make_layout("1664", dna=("dnabert_s", 768), protein=("fastesm2_650", 1280))
-    count = -(-rows // _GROUP)
-    number = np.arange(rows)
-    names = [f"record{place}".encode() for place in range(count)]
-    few = np.zeros(rows, np.int8)
-    none = np.zeros(0, np.int8)
-    write_table(
-        path,
-        rows=Rows(
-            [f"record{row // _GROUP}_chunk_{row % _GROUP + 1}F1".encode() for row in range(rows)],
-            number // _GROUP, (number % _GROUP + 1).astype(np.int32), few, number * 300, number * 300 + 300, few, few,
-            [names[row // _GROUP] for row in range(rows)],
-        ),
-        records=Records(
-            np.arange(count), names, np.full(count, 300 * _GROUP), np.full(count, _GROUP, np.int32),
-            np.zeros(count, np.int32), few[:count], few[:count], names,
-        ),
-        skipped=Skipped(none.astype(np.int64), none.astype(np.int32), none, []),
-        arrays={"features": np.random.default_rng(0).random((rows, layout.width), np.float32).astype(np.float16)},
-        attributes={"kind": "features", "run": "", "layout": layout.to_json(), "chunk": 300, "provenance": "{}"},
-    )  # fmt: skip
-    return open_features(path)
 
 
 Read = Callable[[], object]
@@ -78,7 +49,8 @@ def readings(folder: Path, rows: int, bases: int) -> Iterator[tuple[str, Read, R
     Yields:
         What it is, the reading with digests, and the same without.
     """
-    features = write_synthetic(folder / "features.h5", rows)
+    run = synthetic_run(folder / "run", rows, SHARDS)
+    features = open_features(reduce_run(run, "1664").path)
     # As a file of an earlier version is read: every number is looked at instead, whether it is finite.
     plain = replace(features, checksums=None)
     yield "features, export", partial(_windows, features), partial(_windows, plain)
@@ -86,7 +58,6 @@ def readings(folder: Path, rows: int, bases: int) -> Iterator[tuple[str, Read, R
     label = np.zeros(rows, np.int8)
     streamed = open_rows(features, label, CPU, "stream")
     yield "streamed epoch", partial(_epoch, streamed), partial(_epoch, RowStore(features.mapped(), label, CPU, False))
-    run = synthetic_run(folder / "run", rows, SHARDS)
     yield "shards, reduce", partial(_reduced, run), partial(_uncompared, run)
     planned = _plan(folder, bases)
     yield "input, task", partial(_task, planned, known=True), partial(_task, planned, known=False)
@@ -118,12 +89,8 @@ def _uncompared(run: Run) -> Path:
 
 def _plan(folder: Path, bases: int) -> Run:
     """A run of random contigs of 10,000 bases, in one shard."""
-    chance = np.random.default_rng(2)
     path = folder / "contigs.fna"
-    with path.open("wb") as file:
-        for number in range(-(-bases // 10_000)):
-            letters = np.frombuffer(b"ACGT", np.uint8)[chance.integers(4, size=10_000)]
-            file.write(b">contig%d\n%s\n" % (number, letters.tobytes()))
+    write_reads(path, -(-bases // 10_000), 10_000, seed=2)
     asked = RunOptions(tuple(read_inputs((path,))), shards=1, dna="kmer", protein="kmer")
     return start_run(asked, folder / "planned")[0]
 
@@ -137,13 +104,6 @@ def _task(run: Run, *, known: bool) -> int:
     return sum(len(prepare(block, request.inputs).dna) for block in blocks)
 
 
-def seconds(read: Callable[[], object]) -> float:
-    """Processor seconds of this process, all its threads: what others do on the machine counts little."""
-    begun = time.process_time()
-    read()
-    return time.process_time() - begun
-
-
 def measure(checked: Read, plain: Read, rounds: int) -> tuple[float, float, float]:
     """Read in turns with digests and without.
 
@@ -155,7 +115,7 @@ def measure(checked: Read, plain: Read, rounds: int) -> tuple[float, float, floa
         read()
     for number in range(rounds):
         # Whoever comes second finds caches and clock as the first has left them.
-        pair = {read: seconds(read) for read in ((checked, plain) if number % 2 else (plain, checked))}
+        pair = {read: processor_seconds(read)[1] for read in ((checked, plain) if number % 2 else (plain, checked))}
         found.append((pair[checked], pair[plain], 100 * (pair[checked] / pair[plain] - 1)))
     with_digests, without, cost = map(statistics.median, zip(*found, strict=True))
     return with_digests, without, cost

@@ -15,7 +15,7 @@ from vnp.errors import VnpError
 
 
 def test_with_digests_damage_is_noticed_and_without_it_is_not(tmp_path: Path) -> None:
-    files = [tmp_path / "features.h5", tmp_path / "contigs.fna"]
+    files = [tmp_path / "run" / "features.h5", tmp_path / "contigs.fna"]
     for name, checked, plain in readings(tmp_path, 300, 20_000):
         checked()
         # A run whose shard is damaged is not what it was afterwards.
