@@ -15,7 +15,7 @@ import click
 
 from jobs._cli import options
 from jobs._cli.command import command, echo
-from jobs._cli.progress import Progress, duration
+from jobs._cli.progress import Progress, duration, size_text
 from vnp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _report(built: Built, seconds: float) -> None:
     done = "already made" if built.again else f"wrote in {duration(seconds)}"
     echo(f"{done}: {summary['chunks']:,} chunks ({labels}), {summary['rows']:,} frames, in {built.folder}:")
     for name in ("dataset.fna.gz", "dataset.parquet", "dataset.md"):
-        echo(f"  {name}  {(built.folder / name).stat().st_size / 1e6:,.1f} MB")
+        echo(f"  {name}  {size_text((built.folder / name).stat().st_size)}")
     for line in chunk_lines(summary):
         echo(line)
     for warning in summary["warnings"]:

@@ -9,7 +9,7 @@ import click
 
 from jobs._cli import options
 from jobs._cli.command import command, echo
-from jobs._cli.progress import Progress, duration
+from jobs._cli.progress import Progress, duration, size_text
 from vnp.files.machine import require_room
 
 _READ = {
@@ -72,7 +72,7 @@ def main(
     spent = duration(time.monotonic() - begun)
     echo(f"wrote {exported.rows:,} rows of {exported.width} in float32 in {spent}:")
     for path in exported.paths[:_SHOWN]:
-        echo(f"  {path}  {path.stat().st_size / 1e6:,.1f} MB")
+        echo(f"  {path}  {size_text(path.stat().st_size)}")
     if len(exported.paths) > _SHOWN:
         echo(f"  … and {len(exported.paths) - _SHOWN} more")
     echo(f"  {features.layout}")

@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from jobs._cli import options
 from jobs._cli.command import command, echo
-from jobs._cli.progress import Progress
+from jobs._cli.progress import Progress, size_text
 from vnp.encoders.spec import DEFAULTS, MOLECULES, EncoderSpec, names, spec, weighted
 from vnp.encoders.weights.folders import weights_root
 from vnp.errors import UsageError
@@ -164,7 +164,7 @@ def _show(lock: Lock, as_json: bool) -> None:
         return
     width = max(len(one.name) for one in lock.files)
     for one in lock.files:
-        size = "unknown" if one.size is None else f"{one.size / 1e6:,.1f} MB"
+        size = "unknown" if one.size is None else size_text(one.size)
         state = "here" if one.sha256 else one.kind
         echo(f"{one.name:<{width}}  {one.group:<20}  {size:>12}  {state}")
     known = sum(one.size or 0 for one in lock.files)

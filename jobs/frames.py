@@ -10,7 +10,7 @@ import click
 
 from jobs._cli import options
 from jobs._cli.command import command, echo
-from jobs._cli.progress import Progress, duration
+from jobs._cli.progress import Progress, duration, size_text
 from vnp.files.claims import alone, make_folder, require_free
 
 _NAMED = 3
@@ -61,7 +61,7 @@ def main(
     spent = duration(time.monotonic() - begun)
     echo(f"wrote {written.rows:,} open frames of {totals.records:,} records, {totals.bases:,} bases, in {spent}:")
     for path in written.paths:
-        echo(f"  {path}  {path.stat().st_size / 1e6:,.1f} MB")
+        echo(f"  {path}  {size_text(path.stat().st_size)}")
     if written.skipped:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(written.skipped.items()))
         echo(f"without a row: {reasons}")

@@ -22,6 +22,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def size_text(count: int) -> str:
+    """So many bytes for people: ``4.5 MB``, ``12 kB``."""
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"
+
+
 class Progress:
     """Shows how far something is.
 

@@ -101,6 +101,7 @@ def test_every_genome_gives_alike(made: tuple[Path, dict[str, Any]]) -> None:
 def test_lines_for_a_terminal(made: tuple[Path, dict[str, Any]]) -> None:
     _, summary = made
     lines = chunk_lines(summary)
-    assert lines[0].split()[:3] == ["organism", "group", "length"]
+    assert lines[0].split()[:3] == ["group,", "length", "chunks"]
     assert len(lines) == 1 + 2 * (4 + 1)
     assert lines[-1].split()[0] == "all"
+    assert max(map(len, lines)) <= 80

@@ -19,6 +19,7 @@ from vnp.datasets.recipe import Request
 from vnp.datasets.sheet import LABEL_NAMES
 from vnp.datasets.writing.write import SCHEMA, Gathered, Records
 from vnp.features.split import PARTS
+from vnp.files.tables import columns
 
 _CHUNKS = {
     "chunks": "chunks", "ambiguous": "ambiguous base", "no_open_frame": "no open frame",
@@ -206,13 +207,11 @@ def render_card(summary: Mapping[str, Any]) -> str:
 
 def chunk_lines(summary: Mapping[str, Any]) -> list[str]:
     """The table of chunks in lines for a terminal, of the same."""
-    cells = [["organism group", "length", *_CHUNKS.values()]]
-    cells += [
-        [str(row["organism_group"]), str(row["length"]), *(f"{row[name]:,}" for name in _CHUNKS)]
-        for row in _with_totals(summary["counts"])
-    ]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in cells]
+    rows = _with_totals(summary["counts"])
+    # A reason that nothing was left out for needs no column.
+    named = {name: title for name, title in _CHUNKS.items() if name == "kept" or any(row[name] for row in rows)}
+    cells = [[f"{row['organism_group']} {row['length']}", *(f"{row[name]:,}" for name in named)] for row in rows]
+    return columns([["group, length", *named.values()], *cells])
 
 
 def _with_totals(counts: Sequence[Row]) -> list[Row]:
