@@ -151,7 +151,7 @@ class FusedEsm2(Fused):
     def _attend(
         self, qkv: torch.Tensor, batch: Batch, out: torch.Tensor | None = None, factor: float = 1.0
     ) -> torch.Tensor:
-        rotary = self._model.rotary.tables(batch.borders.longest)
+        rotary = self._model.rotary.halves(batch.borders.longest)
         by_head = qkv.view(len(qkv), 3, self.heads, self.head)
         into = None if out is None else out.view(len(qkv), self.heads, self.head)
         return tiles_of(batch).turned(by_head, batch.positions, rotary, into, factor).flatten(1)
