@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 
 from vnp.encoders.models.eight_bits import multiplies_bytes
 from vnp.errors import EncoderError, UsageError
-from vnp.files.machine import processor_name
+from vnp.files.machine import cpu_fact, processor_name
 
+_BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
 _FIRST_WITH_BF16 = (8, 0)
 
 
@@ -45,14 +49,33 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
 
 
-def choose_precision(name: str, device: torch.device, half: str = "fp16", *, int8: bool = False) -> str:
+@cache
+def multiplies_bf16() -> bool:
+    """Whether the CPU has units for products of bfloat16, and torch uses them."""
+    if not _BF16_INSTRUCTIONS & set(cpu_fact("flags").split()):
+        return False
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def choose_precision(
+    name: str,
+    device: torch.device,
+    half: str = "fp16",
+    *,
+    int8: bool = False,
+    bears_bf16: Callable[[], bool] = lambda: False,
+) -> str:
     """Settle what ``auto`` means; any other precision stays.
 
     Args:
         name: what was asked for.
         device: where the encoder will run.
         half: what ``auto`` is on CUDA, where the GPU has it; else fp16.
-        int8: whether ``auto`` is int8 on a CPU that multiplies bytes; else, and on any other, it is fp32.
+        int8: whether ``auto`` is int8 on a CPU that multiplies bytes.
+        bears_bf16: asked, on a CPU that multiplies bfloat16, whether ``auto`` is bf16 for these weights; else fp32.
 
     Raises:
         EncoderError: bf16 was asked for, and the GPU does not have it.
@@ -60,7 +83,9 @@ def choose_precision(name: str, device: torch.device, half: str = "fp16", *, int
     if device.type != "cuda":
         if name != "auto":
             return name
-        return "int8" if int8 and multiplies_bytes() else "fp32"
+        if int8 and multiplies_bytes():
+            return "int8"
+        return "bf16" if multiplies_bf16() and bears_bf16() else "fp32"
     has_bf16 = torch.cuda.get_device_capability(device) >= _FIRST_WITH_BF16
     if name == "bf16" and not has_bf16:
         raise EncoderError(f"{torch.cuda.get_device_name(device)} has no bf16: use --precision fp16 or fp32")

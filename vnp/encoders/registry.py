@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -17,6 +17,9 @@ from vnp.encoders.tokens.tokenizers import load_tokenizer
 from vnp.encoders.weights.folders import find_folder, locate, read_config, spec_of_folder
 from vnp.encoders.weights.lock import resolve
 from vnp.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 PRECISIONS = ("auto", "fp16", "bf16", "fp32", "fp8", "int8")
 
@@ -76,7 +79,8 @@ def load(
         weights: folder of this model, or one with a folder an encoder; default as in ``weights_root``.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
         precision: ``auto`` (fp16 on CUDA, bf16 for ``sixframe`` where the GPU has it; on the CPU fp32, int8 for
-            ``sixframe`` where the CPU multiplies bytes), ``fp16``, ``bf16``, ``fp32``, ``fp8`` (ESM2's products in 8
+            ``sixframe`` where the CPU multiplies bytes, bf16 for others where it has units for that and these weights
+            bear it), ``fp16``, ``bf16``, ``fp32``, ``fp8`` (ESM2's products in 8
             bits on Hopper or newer; others, which have no such form, in fp16), or ``int8`` (``sixframe`` on a CPU;
             others in fp32).
         token_budget: tokens in a batch, for ``sixframe`` bases; by default what suits the device.
@@ -201,15 +205,46 @@ def check_precision(precision: str) -> None:
         raise UsageError(f"no precision is called {precision!r}; use one of {', '.join(PRECISIONS)}")
 
 
+def settled_precision(name: str, molecule: str, weights: Path | None, device: str) -> str:
+    """What ``auto`` is for an encoder with weights on a device; on a CPU with units for bfloat16 that may be measured.
+
+    Args:
+        name: as in ``load``.
+        molecule: ``dna`` or ``protein``.
+        weights: as in ``load``.
+        device: as in ``load``.
+
+    Raises:
+        WeightsError: the weights are missing or damaged.
+        EncoderError: the device is not there.
+    """
+    from vnp.encoders.device import choose_device
+
+    spec, given = _located(name, molecule, weights)
+    return _chosen("auto", spec, lambda: find_folder(spec, given or weights), choose_device(device))
+
+
+def _chosen(precision: str, spec: EncoderSpec, folder: Callable[[], Path], place: torch.device) -> str:
+    from vnp.encoders.device import choose_precision
+
+    def bears() -> bool:
+        # Here, because it loads what builds encoders.
+        from vnp.encoders.half import bears_bf16
+
+        return bears_bf16(resolve(spec, folder()), folder())
+
+    return choose_precision(precision, place, spec.family.half, int8=spec.family.int8, bears_bf16=bears)
+
+
 def _build(
     spec: EncoderSpec, folder: Path, device: str, precision: str, token_budget: int | None, attention: str
 ) -> Encoder:
     # Here, because these load torch.
     from vnp.encoders.build import build, read_state
-    from vnp.encoders.device import choose_device, choose_precision
+    from vnp.encoders.device import choose_device
 
     place = choose_device(device)
-    precision = choose_precision(precision, place, spec.family.half, int8=spec.family.int8)
+    precision = _chosen(precision, spec, lambda: folder, place)
     started = time.perf_counter()
     state = read_state(folder, spec.pins)
     read = time.perf_counter() - started

@@ -88,6 +88,7 @@ class Account:
     # the first block of bytes of each input that was read for it, and the one after the last
     read: Mapping[str, Sequence[int]] = field(default_factory=dict)
     cached: Mapping[str, int] = field(default_factory=dict)  # rows of each encoder that a cache had
+    threads: int = 1  # of the tensor library
 
 
 def write_block(
@@ -241,6 +242,7 @@ def seal_shard(
         content=merged.content,
         attempts=told(run.paths.blocks(number), current),
         cached={name: int(value) for name, value in _sums([account.cached for account in accounts]).items()},
+        threads=accounts[-1].threads,
         inputs=_inputs([account.read for account in accounts], run.request.inputs, known),
     )
     try:

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 
-from vnp.encoders.registry import Encoder, Launched, identity, load
-from vnp.encoders.spec import SIXFRAME, Family
-from vnp.encoders.weights.folders import locate
+from vnp.encoders.registry import Encoder, Launched, identity, load, settled_precision
+from vnp.encoders.spec import SIXFRAME
 from vnp.errors import EncoderError, RunError, StorageError
 from vnp.features.layout import NATIVE_DNA, project
 from vnp.features.table import all_finite
@@ -123,8 +122,11 @@ class RunEncoders:
             if found is not None:
                 cached[name] = getattr(encoder, "rows_found", 0) - found
             events += [f"{name}: {event}" for event in encoder.events]
+        threads = _threads() if any(each.spec.needs_weights for each in self.by_molecule().values()) else 1
         kernels = {name: encoder.kernel for name, encoder in self.by_molecule().items()}
-        account = Account(self.identities(), self.device(), kernels, tokens, seconds, events, cached=cached)
+        account = Account(
+            self.identities(), self.device(), kernels, tokens, seconds, events, cached=cached, threads=threads
+        )
         return Embedding(launched, account)
 
 
@@ -176,6 +178,13 @@ def to_store(
     return stored
 
 
+def _threads() -> int:
+    """Of the tensor library, in this process."""
+    import torch
+
+    return int(torch.get_num_threads())
+
+
 def _import_libraries() -> None:
     """Import what both encoders need, for a library that two threads begin to import may meet itself half made."""
     import torch
@@ -194,11 +203,11 @@ def settle(run: Run) -> Arithmetic | None:
         EncoderError: the device is not there.
         RunError: shards are made on another kind of device than the one that is asked for.
     """
-    families = _left_open(run.request)
-    if not families:
+    left_open = _left_open(run.request)
+    if not left_open:
         return None
     # Here, because it loads torch.
-    from vnp.encoders.device import choose_device, choose_precision
+    from vnp.encoders.device import choose_device
 
     path = run.paths.arithmetic
     before = read_record(path, Arithmetic, seal="digest", remedy="begin the run anew with --force")
@@ -217,7 +226,8 @@ def settle(run: Run) -> Arithmetic | None:
             f"go on with --device {before.device}, or begin anew with --force"
         )
     settled = {
-        name: choose_precision("auto", place, family.half, int8=family.int8) for name, family in families.items()
+        name: settled_precision(encoder, molecule, weights, str(place))
+        for name, (encoder, molecule, weights) in left_open.items()
     }
     found = Arithmetic(place.type, settled, here())
     try:
@@ -227,15 +237,15 @@ def settle(run: Run) -> Arithmetic | None:
     return found
 
 
-def _left_open(request: Request) -> dict[str, Family]:
-    """The encoders whose precision is for a task to settle."""
+def _left_open(request: Request) -> dict[str, tuple[str, str, Path | None]]:
+    """The encoders whose precision is for a task to settle: name, molecule and weights."""
     weights = None if request.weights is None else Path(request.weights)
-    found = {
-        molecule: locate(request.folders.get(molecule, choice.name), molecule, weights)[0].family
+    found: dict[str, tuple[str, str, Path | None]] = {
+        molecule: (request.folders.get(molecule, choice.name), molecule, weights)
         for molecule, choice in request.encoders.items()
         if choice.precision == "auto" and choice.identity.get("weights")
     }
-    return found if request.beside is None else {**found, NATIVE: SIXFRAME}
+    return found if request.beside is None else {**found, NATIVE: (SIXFRAME.name, "dna", None)}
 
 
 def _load(request: Request, molecule: str, arithmetic: Arithmetic | None) -> Encoder:
