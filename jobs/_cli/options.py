@@ -137,9 +137,8 @@ embedding = together(
         type=click.Choice(["auto", "fp32", "fp16", "bf16", "fp8", "int8"]),
         default="auto",
         help="Arithmetic of the encoders; auto is fp16 on CUDA (bf16 for sixframe) and fp32 on a CPU (int8 for "
-        "sixframe where the CPU multiplies bytes; bf16 for others where it has units for that and the weights bear it). "
-        "fp8 is for ESM2 on Hopper or newer, once doctor --fp8 has found "
-        "that the weights bear it.",
+        "sixframe where the CPU multiplies bytes; bf16 for others where it has units for that and the weights bear "
+        "it). fp8 is for ESM2 on Hopper or newer, once doctor --fp8 has found that the weights bear it.",
     ),
     click.option(
         "--store",
