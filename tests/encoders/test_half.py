@@ -10,6 +10,7 @@ from tests.encoders._folders import write_folder
 from vnp.encoders import device, half
 from vnp.encoders.device import choose_precision
 from vnp.encoders.half import HalfRecord, bears_bf16, measure_half
+from vnp.encoders.measured import weights_digest
 from vnp.encoders.registry import load, settled_precision
 from vnp.encoders.spec import EncoderSpec
 from vnp.encoders.weights.folders import locate
@@ -75,7 +76,7 @@ def test_a_measurement_is_of_these_weights(model: Path) -> None:
     assert 0.99 < found.min_cosine < 1
     assert 0.9 < found.min_difference < 1
     assert found.times > 0
-    assert found.weights == half.weights_digest(spec_of(model))
+    assert found.weights == weights_digest(spec_of(model))
 
 
 def test_it_is_measured_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
