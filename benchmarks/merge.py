@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,41 +38,6 @@ _RECORD_ROWS = 100
 _PIECE_ROWS = 20_000
 
 
-@dataclass(frozen=True, slots=True)
-class MergeFigures:
-    """What ``measure_merge`` measured; times are medians of wall-clock seconds."""
-
-    rows: int  # rows merged
-    shards: int  # shards they came from
-    width: int  # numbers in a row of ``features``
-    dtype: str  # of the numbers
-    feature_bytes: int  # bytes of ``features``
-    file_bytes: int  # bytes of ``features.h5``
-    reduce_seconds: float  # checking and merging, until the file is safe on the disk
-    cp_seconds: float  # ``cp`` of ``features.h5``, until the copy is safe on the disk
-    peak_bytes: int  # most memory that the reducing process held at any time
-
-    @property
-    def rows_per_second(self) -> float:
-        """Rows merged a second."""
-        return self.rows / self.reduce_seconds
-
-    @property
-    def reduce_speed(self) -> float:
-        """Million bytes of ``features`` a second, merged."""
-        return self.feature_bytes / self.reduce_seconds / 1e6
-
-    @property
-    def cp_speed(self) -> float:
-        """Million bytes of ``features`` a second, copied by ``cp``."""
-        return self.feature_bytes / self.cp_seconds / 1e6
-
-    @property
-    def ratio(self) -> float:
-        """Speed of merging over the speed of ``cp``."""
-        return self.cp_seconds / self.reduce_seconds
-
-
 def measure_merge(
     folder: Path,
     *,
@@ -82,8 +47,8 @@ def measure_merge(
     layout: str = "1664",
     store: str = "float16",
     progress: Callable[[str], None] = lambda _what: None,
-) -> MergeFigures:
-    """Make a run, then in turns reduce it and copy the result.
+) -> dict[str, Any]:
+    """Make a run, then in turns reduce it and copy the result; times are medians of wall-clock seconds.
 
     Both read from the page cache, and both end when their bytes are on the disk. Reducing runs in a process of its
     own each time, so that its peak memory is its own.
@@ -124,19 +89,23 @@ def measure_merge(
             subprocess.run([cp, str(run.paths.features), str(copied)], check=True)
             sync_file(copied)
             cp_times.append(time.perf_counter() - started)
-            file_bytes = copied.stat().st_size
             copied.unlink()
-    return MergeFigures(
-        rows=rows,
-        shards=shards,
-        width=width,
-        dtype=store,
-        feature_bytes=rows * width * np.dtype(store).itemsize,
-        file_bytes=file_bytes,
-        reduce_seconds=statistics.median(reduce_times[1:]),
-        cp_seconds=statistics.median(cp_times[1:]),
-        peak_bytes=max(peaks),
-    )
+    reduce_seconds, cp_seconds = statistics.median(reduce_times[1:]), statistics.median(cp_times[1:])
+    megabytes = rows * width * np.dtype(store).itemsize / 1e6
+    return {
+        "rows": rows,
+        "shards": shards,
+        "width": width,
+        "type": store,
+        "features, MB": megabytes,
+        "reduce, s": reduce_seconds,
+        "reduce, rows/s": rows / reduce_seconds,
+        "reduce, MB/s of features": megabytes / reduce_seconds,
+        "cp, s": cp_seconds,
+        "cp, MB/s of features": megabytes / cp_seconds,
+        "reduce over cp": cp_seconds / reduce_seconds,
+        "reduce, peak memory, MB": max(peaks) / 1e6,
+    }
 
 
 def _reduce(root: Path, layout: str) -> tuple[float, int, int]:
@@ -273,7 +242,7 @@ def main(rows: int, shards: int, repeats: int, layout: str, store: str, folder: 
 
     Both read from the page cache, and both end when all is safe on the disk. The goal is a ratio of at least 0.5.
     """
-    found = measure_merge(
+    figures = measure_merge(
         folder,
         rows=rows,
         shards=shards,
@@ -282,18 +251,4 @@ def main(rows: int, shards: int, repeats: int, layout: str, store: str, folder: 
         store=store,
         progress=lambda what: click.echo(what, err=True),
     )
-    figures = {
-        "rows": found.rows,
-        "shards": found.shards,
-        "width": found.width,
-        "type": found.dtype,
-        "features, MB": found.feature_bytes / 1e6,
-        "reduce, s": found.reduce_seconds,
-        "reduce, rows/s": found.rows_per_second,
-        "reduce, MB/s of features": found.reduce_speed,
-        "cp, s": found.cp_seconds,
-        "cp, MB/s of features": found.cp_speed,
-        "reduce over cp": found.ratio,
-        "reduce, peak memory, MB": found.peak_bytes / 1e6,
-    }
     show(figures, as_json)

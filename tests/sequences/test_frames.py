@@ -148,9 +148,8 @@ def test_every_codon_is_translated_by_the_standard_code() -> None:
 
 def test_the_benchmark_checks_before_it_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = measure_frames(bases=30_000, chunk=300, repeats=1, seed=3)
-    assert figures.bases == 30_000
-    assert figures.rows > 0
-    assert min(figures.loop_seconds, figures.seconds, figures.strings_seconds, figures.count_seconds) > 0
+    assert figures["bases"] == 30_000
+    assert min(figures.values()) > 0
     monkeypatch.setattr("benchmarks.frames.all_open_rows", lambda *_: [("r", "ACG", "T")])
     with pytest.raises(RuntimeError, match="differ"):
         measure_frames(bases=30_000, chunk=300, repeats=1, seed=3)
@@ -159,7 +158,7 @@ def test_the_benchmark_checks_before_it_measures(monkeypatch: pytest.MonkeyPatch
 def test_the_benchmark_takes_files(tmp_path: Path) -> None:
     (tmp_path / "a.fa").write_text(">a\n" + "ACGGC" * 400 + "\n>b\n" + "ACC" * 300 + "\n")
     figures = measure_frames(bases=2_500, chunk=500, repeats=1, paths=[tmp_path / "a.fa"])
-    assert figures.bases == 2_500
+    assert figures["bases"] == 2_500
 
 
 def test_a_chunk_far_longer_than_the_others() -> None:
