@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ VIRNUCPRO_CLASS = "__main__.MLPClassifier"
 """What the pickled classifiers of VirNucPro are."""
 _FORMAT = "vnp-classifier"
 _VERSION = 1
+# Fields that stand in the file as they are.
+_PLAIN = ("encoders", "chunk", "threshold", "origin", "training", "split", "metrics", "code", "classes")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,7 +177,7 @@ class Checkpoint:
                 path=path,
             )
         try:
-            about = parse_json(content["about"])
+            about, kinds = parse_json(content["about"]), get_type_hints(cls)
             loaded = cls(
                 weights={str(name): tensor for name, tensor in content["weights"].items()},
                 layout=FeatureLayout.from_json(json.dumps(about["layout"])),
@@ -184,7 +186,7 @@ class Checkpoint:
                 presets=presets_from_json(about.get("presets", {})),
                 trust=Trust.from_json(about.get("trust")),
                 agreement=Agreement.from_tensors(content["agreement"]) if "agreement" in content else None,
-                **asdict(from_json(_Plain, {name: about[name] for name in _PLAIN})),
+                **{name: from_json(kinds[name], about[name]) for name in _PLAIN},
             )
             if (
                 loaded.chunk < 1
@@ -196,24 +198,6 @@ class Checkpoint:
         except (KeyError, TypeError, ValueError, AttributeError, FeatureError, LayoutError) as error:
             raise FeatureError(f"is a damaged checkpoint ({error}): train it anew", path=path) from error
         return loaded
-
-
-@dataclass(frozen=True, slots=True)
-class _Plain:
-    """What stands in the file as it is."""
-
-    encoders: dict[str, dict[str, Any]]
-    chunk: int
-    threshold: float
-    origin: str
-    training: dict[str, Any]
-    split: dict[str, Any]
-    metrics: dict[str, Any]
-    code: dict[str, str]
-    classes: tuple[str, ...]
-
-
-_PLAIN = tuple(one.name for one in fields(_Plain))
 
 
 def _named(encoders: Mapping[str, Mapping[str, Any]]) -> str:
