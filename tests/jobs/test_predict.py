@@ -3,48 +3,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
-import shlex
-import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 from jobs._cluster.executor import Job
 from jobs._cluster.slurm import Slurm
-from jobs.predict import main as predict
-from jobs.reduce import main as reduce
 from jobs.rerun import main as rerun
 from jobs.status import main as status
 from tests.jobs.commands import table
+from tests.jobs.predicting import WRITTEN, call, done, odd
 from tests.prediction.conftest import INPUTS, checkpoint, features
 from tests.prediction.tiny import embed, train
 from tests.report.unpacking import packed_in
 from vnp.classifier.checkpoint import Checkpoint
 from vnp.features.read import Features
 from vnp.metrics.presets import Preset
-from vnp.runs.done.crate import NAME as CRATE
 from vnp.sequences.reading import read_records
 
-__all__ = ["checkpoint", "features"]
-
-WRITTEN = {"frames.tsv", "chunks.tsv", "predictions.tsv", "viral.fna", "report.html", "summary.json", "vnp_mqc.json"}
-
-
-def call(*words: object, command: Any = predict) -> Result:
-    inline = (
-        ["--cluster", "inline", "--no-native"]
-        if command is predict and "--cluster" not in words and "--from" not in words
-        else []
-    )
-    return CliRunner().invoke(command, [*map(str, words), *inline])
+__all__ = ["checkpoint", "done", "features", "odd"]
 
 
 def test_chunks_without_an_open_frame_are_scored_by_native(
@@ -75,28 +55,6 @@ def test_chunks_without_an_open_frame_are_scored_by_native(
     assert {(row["scored_by"], row["n_frames"] == "0") for row in chunks} == {("checkpoint", False), ("native", True)}
     assert all(row["frame"] for row in table(out / "frames.tsv"))
     assert len(table(out / "frames.tsv")) == len((out / "prediction_results.txt").read_text().splitlines()) - 1
-
-
-@pytest.fixture(scope="module")
-def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Records of which some can have no score."""
-    path = tmp_path_factory.mktemp("odd") / "odd.fna"
-    genome = next(iter(read_records(INPUTS[0]))).sequence.decode()
-    path.write_text(
-        f">whole\n{genome}\n>closed\n{'TAATTAATTAA' * 9}\n>unknown\n{'N' * 400}\n>tiny\nAC\n>empty\n"
-        f">protein\nMEEPQSDPSV\n>piece\n{genome[500:800]}\n"
-    )
-    return path
-
-
-@pytest.fixture(scope="module")
-def done(odd: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished prediction of the odd records and two genomes, in three shards."""
-    out = tmp_path_factory.mktemp("done") / "calls"
-    result = call(odd, INPUTS[1], INPUTS[3], "--checkpoint", checkpoint, "--out", out, "--shards", 3)
-    assert result.exit_code == 0, result.output
-    assert f"report: {out}/report.html" in result.output
-    return out
 
 
 def test_every_record_has_one_line(done: Path, odd: Path) -> None:
@@ -189,16 +147,6 @@ def test_called_sequences_and_summary(done: Path) -> None:
     }
 
 
-def test_the_same_again_does_nothing(done: Path, odd: Path, checkpoint: Path) -> None:
-    before = {
-        path: path.stat().st_mtime_ns for path in done.iterdir() if path.is_file() and path.name != "predict.json"
-    }
-    result = call(odd, INPUTS[1], INPUTS[3], "--checkpoint", checkpoint, "--out", done, "--shards", 3)
-    assert result.exit_code == 0, result.output
-    assert "there already" in result.output
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-
-
 def test_status_and_rerun_know_a_prediction(done: Path) -> None:
     shown = call(done, command=status)
     assert shown.exit_code == 0, shown.output
@@ -206,27 +154,6 @@ def test_status_and_rerun_know_a_prediction(done: Path) -> None:
     again = call(done, "--cluster", "inline", command=rerun)
     assert again.exit_code == 0
     assert f"next: look at {done}/report.html" in again.output
-
-
-def test_other_thresholds_from_what_is_there(done: Path, tmp_path: Path) -> None:
-    first = table(done / "predictions.tsv")
-    out = tmp_path / "strict"
-    words = ["--threshold", 0.999, "--min-length", 1000, "--max-fdr", 0.5, "--parquet", "--virnucpro-output"]
-    result = call("--from", done, "--out", out, *words)
-    assert result.exit_code == 0, result.output
-    found = {row["name"]: row for row in table(out / "predictions.tsv")}
-    for row in first:
-        new = found[row["name"]]
-        assert [new[key] for key in ("length", "score", "probability")] == [
-            row[key] for key in ("length", "score", "probability")
-        ]
-        if row["probability"] and int(row["length"]) < 1000:
-            assert new["call"] == ""
-            assert new["reason"] == "shorter than 1,000 bases"
-        elif row["probability"]:
-            assert new["call"] == ("viral" if float(row["probability"]) >= 0.999 else "host")
-    names = {path.name for path in out.iterdir()}
-    assert {"predictions.parquet", "prediction_results.txt", "prediction_results_highestscore.csv"} <= names
 
 
 def test_length_weighted_from_frames(done: Path, tmp_path: Path) -> None:
@@ -241,159 +168,6 @@ def test_length_weighted_from_frames(done: Path, tmp_path: Path) -> None:
             assert float(row["probability"]) == pytest.approx(mean, rel=1e-4)
 
 
-def test_nothing_is_overwritten_without_force(done: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert call("--from", done, "--out", out).exit_code == 0
-    before = (out / "predictions.tsv").read_bytes()
-    refused = call("--from", done, "--out", out, "--threshold", 0.9)
-    assert refused.exit_code == 2
-    assert "--force" in refused.output
-    assert (out / "predictions.tsv").read_bytes() == before
-    assert call("--from", done, "--out", out, "--parquet", "--force").exit_code == 0
-    assert (out / "predictions.parquet").exists()
-    # What a new prediction does not write must not stay from the old one.
-    assert call("--from", done, "--out", out, "--threshold", 0.9, "--no-fasta", "--force").exit_code == 0
-    assert not (out / "viral.fna").exists()
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "report.html").write_text("my own")
-    assert call("--from", done, "--out", tmp_path / "mine").exit_code == 2
-    assert (tmp_path / "mine" / "report.html").read_text() == "my own"
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """All files of a folder but logs and the crate, which say when they were made."""
-    files = (path for path in folder.rglob("*") if path.is_file() and "logs" not in path.parts and path.name != CRATE)
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-@pytest.fixture
-def small(checkpoint: Path, tmp_path: Path) -> list[Any]:
-    """The command of a small prediction, and its finished folder."""
-    words = [INPUTS[1], "--checkpoint", checkpoint, "--out", tmp_path / "small"]
-    result = call(*words)
-    assert result.exit_code == 0, result.output
-    return words
-
-
-@pytest.mark.parametrize("name", ["viral.fna", "report.html", "chunks.tsv", "predict.json"])
-def test_files_of_somebody_else_in_a_run_are_left_alone(name: str, checkpoint: Path, tmp_path: Path) -> None:
-    run = tmp_path / "my run"
-    assert call(INPUTS[1], "--checkpoint", checkpoint, "--out", run).exit_code == 0
-    for written in (*WRITTEN, "predict.json", "predictions.json"):
-        (run / written).unlink()
-    (run / name).write_text("my own")
-    before = content(run)
-    refused = call(INPUTS[1], "--checkpoint", checkpoint, "--out", run)
-    assert refused.exit_code == 2, refused.output
-    assert f"({name})" in refused.output
-    assert content(run) == before
-    assert call(INPUTS[1], "--checkpoint", checkpoint, "--out", run, "--force").exit_code == 0
-    assert (run / "viral.fna").read_text() != "my own"
-
-
-@pytest.mark.parametrize("name", ["predict.json", "viral.fna"])
-def test_files_of_somebody_else_in_another_folder_are_left_alone(name: str, done: Path, tmp_path: Path) -> None:
-    (tmp_path / name).write_text("my own")
-    refused = call("--from", done, "--out", tmp_path)
-    assert refused.exit_code == 2, refused.output
-    assert content(tmp_path) == {name: b"my own"}
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "vnp-predictions/0"}'])
-def test_predictions_with_a_strange_summary_are_not_deleted(small: list[Any], text: str, tmp_path: Path) -> None:
-    (tmp_path / "small/predictions.json").write_text(text)
-    before = content(tmp_path / "small")
-    for words in (small, [*small, "--threshold", 0.9], ["--from", tmp_path / "small"]):
-        refused = call(*words)
-        assert refused.exit_code == 2, refused.output
-        assert "predictions.json" in refused.output
-    assert content(tmp_path / "small") == before
-    assert call("--from", tmp_path / "small", "--force").exit_code == 0
-
-
-def test_what_broke_off_goes_on_with_the_same_command_alone(small: list[Any], tmp_path: Path) -> None:
-    whole = content(tmp_path / "small")
-    (tmp_path / "small/predictions.json").unlink()
-    before = content(tmp_path / "small")
-    for words in ([*small, "--threshold", 0.9], ["--from", tmp_path / "small", "--threshold", 0.9]):
-        refused = call(*words)
-        assert refused.exit_code == 2, refused.output
-        assert "frames.tsv" in refused.output
-    assert content(tmp_path / "small") == before
-    assert call(*small).exit_code == 0
-    assert content(tmp_path / "small") == whole
-    # Settings alone, as a stop while tables are written leaves them, are no predictions.
-    for name in WRITTEN | {"predictions.json"}:
-        (tmp_path / "small" / name).unlink()
-    assert call("--from", tmp_path / "small", "--threshold", 0.9).exit_code == 0
-
-
-def test_predictions_of_another_run_make_way_but_nothing_else(small: list[Any], tmp_path: Path) -> None:
-    out = tmp_path / "small"
-    assert call("--from", out, "--force", "--no-fasta").exit_code == 0
-    words = [INPUTS[2], *small[1:]]
-    assert call(*words[:-1], tmp_path / "other").exit_code == 0
-    for name in ("run.json", "plan.h5", "receipts", "shards"):
-        path, new = out / name, tmp_path / "other" / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-        new.rename(path)
-    (out / "viral.fna").write_text("my own")
-    before = content(out)
-    refused = call(*words)
-    assert refused.exit_code == 2
-    assert "(viral.fna)" in refused.output
-    assert content(out) == before
-    (out / "viral.fna").unlink()
-    result = call(*words)
-    assert result.exit_code == 0, result.output
-    assert [row["name"] for row in table(out / "predictions.tsv")] == [one.name for one in read_records(INPUTS[2])]
-
-
-def next_words(result: Result) -> list[str]:
-    """The command that is named as the next one, without where its results go."""
-    assert result.exit_code == 0, result.output
-    # A long command has a line of its own.
-    said = " ".join(result.output.partition("next:")[2].split("\n"))
-    return shlex.split(said.partition("python -m jobs.predict ")[2].partition(" --out OTHER")[0])
-
-
-def test_the_next_command_works(done: Path, checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.chdir(done.parent)
-    words = next_words(call("--from", done.name, "--threshold", 0.1, "--out", tmp_path / "o 2"))
-    assert words == ["--from", done.name]
-    assert call(*words, "--out", tmp_path / "o3", "--threshold", 0.9).exit_code == 0
-    # Of a run that extract made the classifier is not known.
-    embed([INPUTS[1]], tmp_path / "my run")
-    words = next_words(call("--from", tmp_path / "my run", "--checkpoint", checkpoint, "--out", tmp_path / "o4"))
-    assert words == ["--from", str(tmp_path / "my run"), "--checkpoint", str(checkpoint)]
-    assert call(*words, "--out", tmp_path / "o5").exit_code == 0
-
-
-def test_another_checkpoint_needs_rows(done: Path, checkpoint: Path, features: Features, tmp_path: Path) -> None:
-    other = tmp_path / "other.pth"
-    train(features, other, steps=5)
-    refused = call("--from", done, "--out", tmp_path / "out", "--checkpoint", other)
-    assert refused.exit_code == 2
-    assert "--keep-embeddings" in refused.output
-    assert not (tmp_path / "out").exists()
-    kept = tmp_path / "kept"
-    words = [INPUTS[1], INPUTS[3], "--checkpoint", checkpoint, "--shards", 2]
-    assert call(*words, "--out", tmp_path / "plain").exit_code == 0
-    assert call(*words, "--out", kept, "--keep-embeddings").exit_code == 0
-    for name in WRITTEN - {"report.html"}:
-        assert (kept / name).read_bytes() == (tmp_path / "plain" / name).read_bytes(), name
-    assert call("--from", kept, "--out", tmp_path / "out", "--checkpoint", other).exit_code == 0
-    assert call(INPUTS[1], INPUTS[3], "--checkpoint", other, "--out", tmp_path / "anew").exit_code == 0
-    for name in WRITTEN - {"report.html"}:
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "anew" / name).read_bytes(), name
-    assert (tmp_path / "out" / "frames.tsv").read_bytes() != (kept / "frames.tsv").read_bytes()
-    # Rows that are kept can be merged as those of extract, and scores cannot.
-    assert call(kept, command=reduce).exit_code == 0
-    only = call(tmp_path / "plain", command=reduce)
-    assert only.exit_code == 2
-    assert "--keep-embeddings" in only.output
-
-
 @pytest.mark.parametrize("shards", [1, 2, 5])
 def test_any_number_of_shards_gives_the_same_bytes(
     done: Path, odd: Path, checkpoint: Path, tmp_path: Path, shards: int
@@ -402,36 +176,6 @@ def test_any_number_of_shards_gives_the_same_bytes(
     assert call(odd, INPUTS[1], INPUTS[3], *words).exit_code == 0
     for name in WRITTEN - {"report.html"}:
         assert (tmp_path / "calls" / name).read_bytes() == (done / name).read_bytes(), name
-
-
-def test_a_damaged_shard_is_not_believed(done: Path, odd: Path, checkpoint: Path, tmp_path: Path) -> None:
-    out = tmp_path / "calls"
-    shutil.copytree(done, out)
-    path = out / "shards/shard-00001.h5"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(content)
-    refused = call("--from", out, "--out", tmp_path / "new")
-    assert refused.exit_code == 1
-    assert "shard-00001.h5 is not the file that its receipt names" in refused.output
-    assert not (tmp_path / "new" / "predictions.json").exists()
-    assert call(out, "--cluster", "inline", command=rerun).exit_code == 0
-    assert call("--from", out, "--out", tmp_path / "new").exit_code == 0
-    assert (tmp_path / "new" / "chunks.tsv").read_bytes() == (done / "chunks.tsv").read_bytes()
-
-
-@pytest.mark.parametrize("name", [*sorted(WRITTEN), "predictions.json"])
-def test_predictions_that_changed_are_not_there_already(small: list[Any], name: str, tmp_path: Path) -> None:
-    path = tmp_path / "small" / name
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
-    for words in (small, ["--from", tmp_path / "small"]):
-        refused = call(*words)
-        assert refused.exit_code == 2, refused.output
-        assert name in refused.output
-    assert path.read_bytes() != whole
-    assert call("--from", tmp_path / "small", "--force").exit_code == 0
-    assert path.read_bytes() == whole
 
 
 def test_presets_are_thresholds_by_length(done: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -450,21 +194,6 @@ def test_presets_are_thresholds_by_length(done: Path, checkpoint: Path, tmp_path
         assert row["call"] == ("" if not row["score"] else "viral" if float(row["probability"]) >= least else "host")
     assert call("--from", tmp_path / "calls", "--out", tmp_path / "all", "--preset", "relaxed").exit_code == 0
     assert {row["call"] for row in table(tmp_path / "all" / "predictions.tsv") if row["score"]} == {"viral"}
-
-
-def test_a_run_goes_on_where_it_was_left(done: Path, odd: Path, checkpoint: Path, tmp_path: Path) -> None:
-    out = tmp_path / "calls"
-    words = [odd, INPUTS[1], INPUTS[3], "--checkpoint", checkpoint, "--out", out, "--shards", 3]
-    assert call(*words).exit_code == 0
-    for name in ("predictions.json", "receipts/shard-00001.json"):
-        (out / name).unlink()
-    unfinished = call("--from", out)
-    assert unfinished.exit_code == 3
-    assert "rerun" in unfinished.output
-    result = call(out, "--cluster", "inline", "--then", "predict", command=rerun)
-    assert result.exit_code == 0, result.output
-    for name in WRITTEN:
-        assert (out / name).read_bytes() == (done / name).read_bytes(), name
 
 
 def test_not_one_open_frame(checkpoint: Path, tmp_path: Path) -> None:
@@ -563,32 +292,6 @@ def test_a_checkpoint_of_protein_alone(features: Features, tmp_path: Path) -> No
         assert float(row["score"]) == pytest.approx(float(scores[row["frame_id"]]), abs=1e-5)
 
 
-def test_a_run_by_extract_and_reduce_can_be_called(checkpoint: Path, features: Features, tmp_path: Path) -> None:
-    result = call("--from", features.path.parent, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--json")
-    assert result.exit_code == 0, result.output
-    summary = json.loads(result.stdout)
-    assert summary["counts"]["records"] == len(features.records().ordinal)
-
-
-def test_a_full_disk_is_one_message_and_leaves_nothing(done: Path, tmp_path: Path) -> None:
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, 4_000))
-
-    words = ["--from", str(done), "--out", str(tmp_path / "out"), "--parquet"]
-    failed = subprocess.run(
-        [sys.executable, "-m", "jobs.predict", *words], capture_output=True, text=True, preexec_fn=limit, timeout=120
-    )
-    assert failed.returncode == 1
-    assert failed.stderr.startswith("error: writing "), failed.stderr
-    assert "Traceback" not in failed.stderr
-    whole = {path.name for path in (tmp_path / "out").iterdir()} - {"predict.json"}
-    assert "predictions.json" not in whole
-    assert not [name for name in whole if name.startswith(".")]
-    # What was begun there is no obstacle to beginning again.
-    assert call("--from", done, "--out", tmp_path / "out").exit_code == 0
-
-
 def test_on_slurm_the_calling_waits_for_the_shards(checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
     submitted: list[Job] = []
 
@@ -618,13 +321,6 @@ def test_on_slurm_the_calling_waits_for_the_shards(checkpoint: Path, tmp_path: P
     array.function(run, [0])
     assert "called viral" in calling.function(run, *calling.arguments)
     assert json.loads((out / "predictions.json").read_text())["settings"]["rule"] == "length-weighted"
-
-
-def test_a_half_finished_run_of_extract_is_no_prediction(features: Features, tmp_path: Path) -> None:
-    embed([INPUTS[1]], tmp_path / "run")
-    result = call(tmp_path / "run", "--cluster", "inline", "--then", "predict", command=rerun)
-    assert result.exit_code == 2
-    assert "not made by predict" in result.output
 
 
 def test_rows_of_chunks_from_extract_to_calls(features: Features, tmp_path: Path) -> None:
