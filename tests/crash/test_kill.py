@@ -13,7 +13,7 @@ from tests.crash._run import Tiny, make_all, require_finished, require_whole_or_
 
 GROUPS = 5
 AT_CALLS = 21
-AT_TIMES = 20
+AT_TIMES = 10
 
 
 @pytest.fixture(scope="module")
