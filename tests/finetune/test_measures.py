@@ -55,17 +55,6 @@ def test_calibration_finds_what_the_odds_mean_at_every_length() -> None:
     assert all(np.diff(calibration.slopes) > 0)
 
 
-def test_one_half_lies_for_long_records_where_they_say() -> None:
-    logit = np.tile(np.linspace(-6, 6, 200), 2)
-    length = np.repeat([1_000, 10_000], 200)
-    half = np.where(length > 1_000, -2.0, 0.0)
-    chance = 1 / (1 + np.exp(-3 * logit))
-    both = [np.tile(column, 2) for column in (logit + half, length)]
-    calibration = fit(np.repeat([True, False], 400), both[0], both[1], np.concatenate((chance, 1 - chance)))
-    found = calibration.probability(np.array([0.0, -2.0]), np.array([1_000, 10_000]))
-    assert np.abs(found - 0.5).max() < 0.02
-
-
 def test_probability_grows_with_the_odds_and_is_flat_beyond_the_knots() -> None:
     calibration = LengthCalibration((100, 1000), (0.5, 1.5), (0.0, 1.0))
     lengths = np.array([10, 100, 1000, 10**9])

@@ -18,9 +18,7 @@ from vnp.errors import WeightsError
 
 KNOTS = (150, 300, 500, 1000, 3000, 10000, 30000)
 _RIDGE = 1e-3
-# How much neighbouring slopes, and offsets, are drawn towards each other. Where one half lies is learned from every
-# length; how sure long records may be is not, since nearly all of those kept apart are told from each other.
-_SMOOTH = (5e-2, 5e-4)
+_SMOOTH = 0.05
 _ROUNDS = 100
 _SMALLEST_SLOPE = 0.05
 _BINS = 10
@@ -98,7 +96,7 @@ def fit(
     weights *= len(viral) / weights.sum()
     count = len(knots)
     steps = np.diff(np.eye(count), axis=0)
-    rough = np.kron(np.diag(_SMOOTH), steps.T @ steps) * len(viral) / count + np.eye(2 * count) * _RIDGE
+    rough = np.kron(np.eye(2), steps.T @ steps) * _SMOOTH * len(viral) / count + np.eye(2 * count) * _RIDGE
     found = np.concatenate((np.ones(count), np.zeros(count)))
     for _ in range(_ROUNDS):
         chance = _sigmoid(features @ found)
