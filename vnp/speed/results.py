@@ -89,7 +89,8 @@ def table(model: ModelReport) -> Iterator[str]:
         yield f"  no cosine everywhere: {model.reference_error}"
     for workload in model.workloads:
         yield ""
-        yield f"{model.name}, {workload.name}: {len(workload.lengths):,} sequences of {workload.span}"
+        yield f"{model.name}, {workload.name}:"
+        yield f"  {len(workload.lengths):,} sequences of {workload.span}"
         rows = [row for row in model.rows if row.workload == workload.name]
         names = [f"{row.contestant}, {row.precision}" for row in rows]
         cells = {name: _cells(row) for name, row in zip(names, rows, strict=True) if row.error is None}
