@@ -120,7 +120,7 @@ def test_tuning_and_files(dna: BareModel, monkeypatch: pytest.MonkeyPatch, tmp_p
     assert len(lines) == 1 + len(report.rows)
     assert len({len(line) for line in lines}) == 1
     text = "\n".join(table(report))
-    for words in ("dnabert_s, short: 4 sequences of 5 to 9 tokens", "the smallest batch within 1 %"):
+    for words in ("4 sequences of 5 to 9 tokens", "the smallest batch within 1 %"):
         assert words in text
     assert "x rival" not in text
 
