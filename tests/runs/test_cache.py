@@ -99,6 +99,17 @@ def test_many_write_at_once(tmp_path: Path) -> None:
     assert not [*tmp_path.glob("*/.*.tmp")]
 
 
+def test_a_task_learns_what_others_kept_when_it_writes(tmp_path: Path) -> None:
+    here = RowCache(tmp_path, OF, 8, 1 << 30)
+    rows = filled(tmp_path, ["TTT", "GGG"])
+    assert not here.find(digests_of(["TTT"]))[0].any()
+    here.add(digests_of(["AAA"]), rows[:1])
+    here.close()
+    found, there = here.find(digests_of(["GGG", "AAA", "TTT"]))
+    assert found.all()
+    np.testing.assert_array_equal(there, rows[[1, 0, 0]])
+
+
 @pytest.fixture(scope="module")
 def reads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Reads of which many are there twice."""

@@ -107,8 +107,14 @@ class RowCache:
         self._held_bytes = 0
         self._used: dict[int, float] = {}
         none = _Table.of_segment(np.zeros((0, 2), np.uint64), 0)
-        self._table = _Table.of([none, *filter(None, map(self._take, sorted(self.folder.glob(f"*{SUFFIX}"))))])
+        self._table = _Table.of([none, *self._newer()])
         self._recent = none  # what was added since; small, because it is sorted anew each time
+
+    def _newer(self) -> list[_Table]:
+        """The rows of segments that are not known yet, of this task or of others."""
+        known = set(self._segments)
+        there = [path for path in sorted(self.folder.glob(f"*{SUFFIX}")) if path not in known]
+        return [table for table in map(self._take, there) if table is not None]
 
     def _take(self, path: Path) -> _Table | None:
         """Learn which rows a segment has; one that is damaged is removed."""
@@ -221,10 +227,7 @@ class RowCache:
             with suppress(OSError):
                 temporary.unlink()
             return
-        self._segments.append(path)
-        self._rows_at.append(_HEAD + len(tables))
-        recent = _Table.of([self._recent, _Table.of_segment(digests, len(self._segments) - 1)])
-        table = self._table
+        table, recent = self._table, _Table.of([self._recent, *self._newer()])
         if len(recent) > max(_FEW_ROWS, len(table) // 4):
             table, recent = _Table.of([table, recent]), _Table.of_segment(np.zeros((0, 2), np.uint64), 0)
         with self._lock:
