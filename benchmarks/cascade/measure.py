@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ _DEALT = (0.4, 0.1, 0.25, 0.25)
 _VIRAL = "viral"
 
 
-def _dealt(files: dict[str, Sequence[Path]], piece: int, most: int, seed: int) -> Iterator[tuple[str, str, str, bytes]]:
+def _dealt(
+    files: Mapping[str, Sequence[Path]], piece: int, most: int, seed: int
+) -> Iterator[tuple[str, str, str, bytes]]:
     """Part, label, name and bases of pieces of genomes; all pieces of a genome are of one part."""
     draw = np.random.default_rng(seed)
     for label, paths in files.items():
