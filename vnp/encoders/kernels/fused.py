@@ -17,6 +17,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pkgutil import resolve_name
@@ -302,17 +303,20 @@ def fuse_fp8(model: Trunk, family: Family, shape: AttentionShape) -> tuple[Fused
 
 
 def _compile(fused: Fused, attention: TritonAttention) -> None:
-    """Compile kernels side by side: a compiler is mostly one thread's work outside of Python."""
+    """Compile kernels side by side: a compiler is mostly one thread's work outside of Python.
+
+    What fails here is compiled, or fails, where it is used next, in the thread that asked for it.
+    """
     launches = fused.launches(attention)
     device = torch.cuda.current_device()
 
     def one(launch: Callable[[], object]) -> None:
-        with torch.inference_mode(), torch.cuda.device(device):
+        with torch.inference_mode(), torch.cuda.device(device), suppress(Exception):
+            torch.zeros((), device=device)  # gives the thread a GPU's context, which a launch alone does not
             launch()
 
     with ThreadPoolExecutor(len(launches)) as threads:
-        for done in [threads.submit(one, launch) for launch in launches]:
-            done.result()
+        list(threads.map(one, launches))
 
 
 def _has_tiles(device: torch.device) -> bool:
