@@ -28,7 +28,7 @@ SCORES, CONTRAST = "scores", "contrast"
 # Log-odds are those of windows of so many bases, whatever their size: calibration by length is for whole records.
 _LENGTH = 2_000
 # Bases to either side among which a border is looked for.
-_REACH = 3_000
+_REACH = 5_000
 
 Score = Callable[[Sequence[str]], np.ndarray]
 """Logits of windows."""

@@ -52,14 +52,14 @@ CELL_BORDER = 2.0
 _WORTH = 10.0
 _GENES_APART = 0.35
 
-CONTRAST_BORDER = 6.5
+CONTRAST_BORDER = 4.0
 """The same where the spread of a record counts, in log-odds of a window of 3,000 bases."""
 _CONTRAST_BASES = 3_000
 _CONTRAST_CLIP = 4.0
 # Genes are no strangers to each other, nor to what the network sees.
 _GENES = 0.5
 # What speaks for neither is so far above the middle of the host's windows, and so many of their spreads.
-_ABOVE, _SPREADS = 0.3, 3.0
+_ABOVE, _SPREADS = 0.3, 4.5
 _CONTRAST_APART = 0.6
 _CONTRAST_TURNS = 0.25
 # Share of a stretch from which on the first chain knows better.
