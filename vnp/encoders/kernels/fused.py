@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LEAST_COSINE = {torch.float16: 0.9995, torch.bfloat16: 0.99}
-_LEAST_COSINE_FP8 = 0.98  # of a single token's state, before pooling
+_LEAST_COSINE_FP8 = 0.9  # of one token's state, if kernels are right; ``doctor --fp8`` measures what rounding costs
 _FEW = 48  # rows of a launch that is only to compile a kernel
 
 
@@ -294,7 +294,7 @@ def fuse_fp8(model: Trunk, family: Family, shape: AttentionShape) -> tuple[Fused
     try:
         fused: Fused = resolve_name(str(family.eight_bits))(model, attention)
         _compile(fused, attention)
-        agree(fused, attention, model, shape, ((50, 70, 64, 129), (300, 77)), least=_LEAST_COSINE_FP8)
+        agree(fused, attention, model, shape, ((90, 129, 80), (300, 177)), least=_LEAST_COSINE_FP8)
     except EncoderError:
         raise
     except Exception as error:  # whatever a kernel's compiler or library raises
