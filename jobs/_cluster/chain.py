@@ -146,6 +146,9 @@ def plan_and_shards(
     paths.logs.mkdir(parents=True, exist_ok=True)
     write_record(paths.options, options, seal="digest")
     folders = [Path(folder) for folder in options.folders.values()]
+    if options.cache is not None:
+        make_folder(options.cache)
+        folders.append(options.cache.absolute())
     binds = (*input_paths(options), *folders, *(_weights(options.weights) if options.needs_weights else ()))
     numbers = tuple(range(options.shards))
     return (
