@@ -262,6 +262,8 @@ def test_frames() -> None:
     for name, options in (("frames", ()), ("frames-500", ("--chunk", 500, "--prefix-ids"))):
         said = must("frames", SAMPLE / "samplesheet.csv", "--out", name, *options)
         written = {path.name: sha256(lasting(path.read_text()).encode()) for path in sorted(Path(name).iterdir())}
+        # How large it is depends on where the sample lies, whose path stands in each of its lines.
+        said = re.sub(r"(skipped\.tsv  )\d+ kB", r"\1SIZE", said)
         found[name] = {"says": said.splitlines(), **written}
     equal("frames.json", _text(found))
 
