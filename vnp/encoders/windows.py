@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -205,30 +206,18 @@ class SixFrameEncoder:
         return found
 
     def _run_on_cores(self, work: Windows, function: Callable[..., Tensor], out: Float32[np.ndarray, "n w"]) -> None:
-        """Each batch in one thread: convolutions so small lose more by being shared out than they win."""
-
         def run(size: int, some: Int64[np.ndarray, " m"]) -> None:
             out[some] = self._network(work, some, size, function).numpy()[: len(some)]
 
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                running = [
-                    pool.submit(run, size, members[first : first + count])
-                    for size, members in work.classes()
-                    for count in (self._count(size, len(members)),)
-                    for first in range(0, len(members), count)
-                ]
-                try:
-                    for one in running:
-                        one.result()
-                except BaseException:
-                    # Somebody wants an end: what has not begun is not waited for.
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
-        finally:
-            torch.set_num_threads(threads)
+        with one_thread_each() as pool:
+            running = [
+                pool.submit(run, size, members[first : first + count])
+                for size, members in work.classes()
+                for count in (self._count(size, len(members)),)
+                for first in range(0, len(members), count)
+            ]
+            for one in running:
+                one.result()
 
     def _count(self, size: int, left: int) -> int:
         """Windows of the next batch."""
@@ -270,6 +259,26 @@ class SixFrameEncoder:
         if self.device.type != "cuda":
             return tensor
         return tensor.pin_memory().to(self.device, non_blocking=True)
+
+
+@contextmanager
+def one_thread_each() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as torch uses, each of which it runs in alone.
+
+    Convolutions of a batch that fits in caches lose more by being shared out than they win.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            try:
+                yield pool
+            except BaseException:
+                # Somebody wants an end: what has not begun is not waited for.
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _budget(device: torch.device) -> int:

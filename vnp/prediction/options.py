@@ -59,13 +59,6 @@ class PredictOptions:
         """The classifier, as a run has it."""
         return ClassifierChoice(self.checkpoint, self.checkpoint_sha256, self.layout)
 
-    @property
-    def viral_from(self) -> str:
-        """What makes a record viral, in words."""
-        if self.threshold is not None:
-            return f"threshold {self.threshold:g}"
-        return f"preset {self.preset}" if self.preset else "what is more likely viral than not"
-
     def write(self, path: Path) -> None:
         """Write them durably, for the step that comes after the shards.
 

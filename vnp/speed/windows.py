@@ -18,7 +18,7 @@ from vnp.encoders.models.eight_bits import ByteConvolution, multiplies_bytes
 from vnp.encoders.models.sixframe import padded_length
 from vnp.encoders.registry import load
 from vnp.encoders.spec import spec as lookup
-from vnp.encoders.windows import SixFrameEncoder
+from vnp.encoders.windows import SixFrameEncoder, one_thread_each
 from vnp.speed.encoders import LEFT_OUT, ModelReport, Row, Say, SpeedRequest, Sweep, reason
 from vnp.speed.measure import Ceiling, Clock, Memory, choose_sample, default_precisions, free, take_time
 from vnp.speed.workloads import Workload
@@ -195,7 +195,10 @@ def _windows_of(encoder: SixFrameEncoder, size: int) -> int:
 
 
 def _alone(encoder: SixFrameEncoder, seconds: float) -> float:
-    """TFLOP/s of the convolutions and products of a batch of the longest windows, each alone, on random numbers."""
+    """TFLOP/s of the convolutions and products of a batch of the longest windows, each alone, on random numbers.
+
+    On a CPU of as many batches at once as the encoder has in hand.
+    """
     dtype, device = _DTYPES.get(encoder.precision, torch.float32), encoder.device
     calls: list[Callable[[], Tensor]] = []
     operations = 0.0
@@ -209,22 +212,31 @@ def _alone(encoder: SixFrameEncoder, seconds: float) -> float:
         calls.append(_call(step.layer, x, dtype))
         operations += step.operations
 
-    def turn(times: int) -> float:
+    def turn(times: int) -> None:
+        with torch.inference_mode():
+            for _ in range(times):
+                for call in calls:
+                    call()
+
+    batches = torch.get_num_threads() if device.type == "cpu" else 1
+
+    def timed(times: int) -> float:
         _wait(device)
         began = time.perf_counter()
-        for _ in range(times):
-            for call in calls:
-                call()
+        if device.type == "cpu":
+            with one_thread_each() as pool:
+                list(pool.map(turn, [times] * batches))
+        else:
+            turn(times)
         _wait(device)
         return time.perf_counter() - began
 
-    with torch.inference_mode():
-        turn(1)
-        times = max(2, round(seconds / turn(1)))
-        spent = turn(times)
+    timed(1)
+    times = max(2, round(seconds / timed(1)))
+    spent = timed(times)
     calls.clear()
     free(device)
-    return operations * times / spent / 1e12
+    return operations * times * batches / spent / 1e12
 
 
 def _call(layer: nn.Module, x: Tensor, dtype: torch.dtype) -> Callable[[], Tensor]:

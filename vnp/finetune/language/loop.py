@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -300,8 +299,3 @@ def _spread(examples: Examples, rows: Int64[np.ndarray, " m"], most: int, seed: 
     rank[by_unit] = np.arange(len(rows)) - np.repeat(first, np.diff(np.append(first, len(rows))))
     chosen: Int64[np.ndarray, " k"] = np.sort(shuffled[np.argsort(rank, kind="stable")[:most]])
     return chosen
-
-
-def pace_of(asked: Pace, **changes: Any) -> Pace:
-    """A pace with other numbers."""
-    return Pace(**{name: changes.get(name, getattr(asked, name)) for name in ("log", "save", "watch", "windows")})
