@@ -244,7 +244,7 @@ class TestAccuracy:
         out = tmp_path / "results"
         result = call("benchmark", "accuracy", f"{tmp_path / 'run'}@{model}", "--out", out, "--replicates", "50")
         clean(result)
-        assert "note: 4 groups held out here were in its training or validation" in result.output
+        assert "note: mixed: 4 groups held out here were in its training or validation" in result.output
         assert all(name in result.output for name in clash)
         table = table_of(other)
         rows = sum(part == "test" and unit not in clash
