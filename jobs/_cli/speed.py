@@ -74,7 +74,7 @@ speed_options = together(
     click.option(
         "--weights",
         type=FOLDER,
-        help="Folder of encoder weights.  [default: where jobs.fetch puts them, else random ones]",
+        help="Folder of encoder weights.  [default: where jobs.fetch puts them; encoders alone have random ones else]",
         envvar="VNP_WEIGHTS",
     ),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to measure."),

@@ -24,7 +24,7 @@ from jobs._cli.speed import WINDOWS, SpeedOptions, molecule_of
 from jobs._cluster.task import interrupt_when_told
 from jobs._cluster.worker import SAFELY, environment
 from vnp.encoders.spec import DEFAULTS, NO_ENCODER
-from vnp.encoders.weights.folders import weights_root
+from vnp.encoders.weights.folders import find_folder, locate_weighted, weights_root
 from vnp.errors import RunError, UsageError
 from vnp.files.claims import make_folder
 from vnp.files.records import write_json
@@ -177,6 +177,10 @@ def _encoding(dna: str, protein: str, weights: Path | None) -> tuple[str, list[s
     """Where weights come from, and the command with its words on encoders: the native model has chosen them."""
     if protein == NO_ENCODER and weights is None:
         return "weights of the package", ["predict"]
+    for name in {dna, protein} - {WINDOWS, NO_ENCODER}:
+        # Before reads are made up for nothing.
+        found, folder = locate_weighted(name, weights)
+        find_folder(found, folder or weights)
     root = weights_root(weights)
     return f"weights of {root}", ["extract", "--dna", dna, "--protein", protein, "--weights", str(root)]
 

@@ -117,6 +117,7 @@ def test_lengths_of_a_file(tmp_path: Path) -> None:
         (("--end-to-end", "--gpus", "1,2"), "--gpus 1,2: this runs on the CPU"),
         (("--end-to-end", "--model", "esm2_3b", "--model", "fastesm2_650"), "one model of proteins"),
         (("--end-to-end", "--precision", "fp16", "--precision", "bf16", "--weights", "."), "one --precision"),
+        (("--end-to-end", "--weights", "."), "error: no weights for "),
     ],
 )
 def test_wrong_use(arguments: tuple[str, ...], words: str) -> None:
@@ -216,8 +217,10 @@ def test_runs_before_one_that_was_ended_are_there(
 
 
 def test_a_run_that_fails_shows_what_extract_said(tmp_path: Path) -> None:
-    make_folder(tmp_path, "fastesm2_650", "cpu", full=False)
+    for name in ("fastesm2_650", "dnabert_s"):
+        make_folder(tmp_path, name, "cpu", full=False)
+    (tmp_path / "dnabert_s/model.safetensors").write_bytes(b"none")
     result = speed("--end-to-end", "--reads", 3, "--weights", tmp_path)
     assert result.exit_code == 1
-    assert "extract ended with 1" in clean(result)
-    assert "no weights for dnabert_s" in result.stderr
+    assert "extract ended with 3" in clean(result)
+    assert "fetch it again" in result.stderr
