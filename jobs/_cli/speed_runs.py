@@ -177,10 +177,11 @@ def _encoding(dna: str, protein: str, weights: Path | None) -> tuple[str, list[s
     """Where weights come from, and the command with its words on encoders: the native model has chosen them."""
     if protein == NO_ENCODER and weights is None:
         return "weights of the package", ["predict"]
-    for name in {dna, protein} - {WINDOWS, NO_ENCODER}:
-        # Before reads are made up for nothing.
-        found, folder = locate_weighted(name, weights)
-        find_folder(found, folder or weights)
+    for name in (dna, protein):
+        if name not in (WINDOWS, NO_ENCODER):
+            # Before reads are made up for nothing.
+            found, folder = locate_weighted(name, weights)
+            find_folder(found, folder or weights)
     root = weights_root(weights)
     return f"weights of {root}", ["extract", "--dna", dna, "--protein", protein, "--weights", str(root)]
 
