@@ -8,23 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from vnp.classifier.model import CLASSES
-from vnp.classifier.split import read_split
+from vnp.classifier.split import read_split, record_sequences
 from vnp.comparison.contest import Progress
 from vnp.comparison.contestants import SPLIT
 from vnp.comparison.results import Results, Section
-from vnp.errors import FeatureError, InputError, UsageError
+from vnp.errors import UsageError
 from vnp.features.read import Features
 from vnp.features.split import TRAIN
-from vnp.metrics.metrics import binary_metrics
+from vnp.metrics.metrics import binary_metrics, wilson
 from vnp.report.plots import as_svg, draw_by_class, figure
 from vnp.sequences.identity import Relatives
-from vnp.sequences.reading import read_records
 
 EDGES = (0.99, 0.95, 0.9, 0.8)
 NEAREST = ("99 to 100 %", "95 to 99 %", "90 to 95 %", "80 to 90 %", "farther, or none")
@@ -54,8 +51,7 @@ def measure_distance(features: Features, results: Results, folder: Path, progres
 
     Raises:
         UsageError: no split says what was trained on, it deals out rows, or pyskani is missing.
-        FeatureError: the inputs are not those of the features.
-        InputError: one cannot be read.
+        ChangedInputError: an input is gone or has changed.
     """
     if not (folder / SPLIT).exists():
         raise UsageError("--distance needs to know what was trained on: give --split the .split.tsv of the checkpoint")
@@ -75,14 +71,12 @@ def measure_distance(features: Features, results: Results, folder: Path, progres
                 if not own.any():
                     continue
                 right = (one.probability[own] >= thresholds[one.name]) == bool(label)
-                low, high = binomtest(int(right.sum()), len(right)).proportion_ci(0.95, method="wilson")
+                low, high = wilson(int(right.sum()), len(right))
                 beside = own | (one.label != label)
                 auc = binary_metrics(one.label[beside], one.probability[beside]).to_json()["roc_auc"]
                 groups = len(set(group[own].tolist()))
                 found.append(
-                    AtDistance(
-                        one.name, label, name, int(own.sum()), groups, float(right.mean()), float(low), float(high), auc
-                    )
+                    AtDistance(one.name, label, name, int(own.sum()), groups, float(right.mean()), low, high, auc)
                 )
     return found
 
@@ -93,32 +87,17 @@ def _nearest(
     """The identity of each record that is asked about to the nearest of the groups that were trained on."""
     records = features.records()
     names = [name.decode() for name in records.name]
-    groups = [group.decode() for group in records.group]
-    place = dict(zip(records.ordinal.tolist(), range(len(names)), strict=True))
     wanted = set(asked)
     relatives = Relatives("--distance")
-    found: dict[str, float | None] = {}
     held: list[tuple[str, bytes]] = []
-    paths = [Path(entry["path"]) for entry in features.provenance["inputs"]]
-    ordinal = 0
-    with progress("reading genomes", len(paths), "files") as bar:
-        for number, path in enumerate(paths, start=1):
-            for record in read_records(path):
-                at = place.get(ordinal)
-                ordinal += 1
-                if at is None:
-                    continue
-                if not names[at].endswith(record.name) or int(records.length[at]) != len(record.sequence):
-                    raise FeatureError(
-                        f"{path} has changed since {features.path} was made: {record.name} is not {names[at]}"
-                    )
-                if names[at] in wanted:
-                    held.append((names[at], record.sequence))
-                elif groups[at] in trained:
-                    relatives.add(record.sequence)
+    with progress("reading genomes", len(names), "records") as bar:
+        for number, (place, sequence) in enumerate(record_sequences(features, records), start=1):
+            if names[place] in wanted:
+                held.append((names[place], sequence))
+            elif records.group[place].decode() in trained:
+                relatives.add(sequence)
             bar.to(number)
-    if missing := wanted - {name for name, _ in held}:
-        raise InputError(f"no input of {features.path} has the record {min(missing)}: --distance reads them again")
+    found: dict[str, float | None] = {}
     with progress("comparing genomes", len(held), "records") as bar:
         for number, (name, sequence) in enumerate(held, start=1):
             found[name] = relatives.identity(sequence)
@@ -147,11 +126,13 @@ def distance_section(found: Sequence[AtDistance]) -> Section:
         "By identity to the nearest genome trained on",
         ["", "class", "nearest", "records", "groups", "right", "95 %", "ROC-AUC"],
         rows,
-        [_json(one) for one in found],
+        [
+            {
+                "contestant": one.contestant, "class": CLASSES[one.label], "nearest": one.nearest,
+                "records": one.records, "groups": one.groups, "right": one.right, "interval": [one.low, one.high],
+                "roc_auc": one.roc_auc,
+            }
+            for one in found
+        ],
         [as_svg(made)],
-    )
-
-
-def _json(one: AtDistance) -> dict[str, Any]:
-    own = {"contestant": one.contestant, "class": CLASSES[one.label], "nearest": one.nearest, "records": one.records}
-    return {**own, "groups": one.groups, "right": one.right, "interval": [one.low, one.high], "roc_auc": one.roc_auc}
+    )  # fmt: skip

@@ -9,12 +9,23 @@ from vnp.comparison.comparison import Compared, Measured, Pair
 from vnp.comparison.results import Results
 from vnp.metrics.metrics import METRICS, Interval
 from vnp.metrics.rules import RULES
-from vnp.report.measured import INTERVAL, LEVEL_TERMS, METRIC_TERMS, Cell, Part, Table, measured_page, number, span
+from vnp.report.measured import (
+    INTERVAL,
+    LEVEL_TERMS,
+    METRIC_TERMS,
+    Cell,
+    Part,
+    Table,
+    joined,
+    measured_page,
+    number,
+    span,
+)  # fmt: skip
 from vnp.report.plots import comparison_plots
 
 PAIRED = [metric for metric in METRICS if metric.paired]
-_TITLES = {metric.name: metric.title for metric in METRICS}
-_BY_CHUNK = ("accuracy", "roc_auc", "f1", "mcc")
+TITLES = {metric.name: metric.title for metric in METRICS}
+BY_CHUNK = ("accuracy", "roc_auc", "f1", "mcc")
 _MOST_DISAGREEMENTS = 200
 _LOWER_IS_BETTER = {"brier", "ece"}
 _LEAST_SHOWN = 0.0005
@@ -82,17 +93,13 @@ def in_words(compared: Compared) -> Iterator[str]:
 
 
 def _alone(name: str, one: Measured) -> str:
-    found, auc = one.metrics, _with_span(one, "roc_auc")
+    found, auc = one.metrics, joined(value_of(one, "roc_auc"))
     area = f", and a ROC-AUC of {auc}" if found["roc_auc"] == found["roc_auc"] else ""
     return (
         f"{name} calls {found['accuracy']:.1%} of {found.count:,} held-out records right{area}: "
         f"{found.false_negatives:,} of {found.viral:,} viral ones are called host, {found.false_positives:,} of "
         f"{found.count - found.viral:,} hosts are called viral."
     )
-
-
-def _with_span(one: Measured, metric: str) -> str:
-    return f"{number(one.metrics[metric])} {span(one.intervals[metric])}".rstrip()
 
 
 def _sign(metric: str) -> int:
@@ -110,9 +117,9 @@ def _compared(pairs: Sequence[Pair], metrics: Sequence[str], best: str, other: s
         low, high = sorted((turned * found.interval.low, turned * found.interval.high))
         unit = "; less is better" if _sign(metric) < 0 else ""
         within = span(Interval(low, high), "+").replace("]", f"{unit}]")
-        told.append(f"{_TITLES[metric]} {number(ahead, '+')} {within}".rstrip())
+        told.append(f"{TITLES[metric]} {number(ahead, '+')} {within}".rstrip())
         if _sign(metric) * ahead < 0:
-            behind.append(_TITLES[metric])
+            behind.append(TITLES[metric])
         if not verdict:
             verdict = _verdict(best, other, ahead, low, high)
     against = f" By {' and '.join(behind)}, {other} is ahead." if behind else ""
@@ -146,13 +153,11 @@ def _tables(compared: Compared) -> Iterator[Table]:
     whole = {name: found[0] for name, found in compared.measured.items()}
     # One pair stands beside its two, more have a table of their own.
     beside = compared.pairs if len(compared.pairs) == 1 else []
-    rows: list[list[Cell]] = [
-        ["number", *(f"{one.metrics.count:,}" for one in whole.values()), *("" for _ in beside)],
-        ["groups", *(f"{one.groups:,}" for one in whole.values()), *("" for _ in beside)],
+    of_pairs: list[list[Cell]] = [["" for _ in beside]] * 2
+    of_pairs += [[difference(pair, name) for pair in beside] for name in TITLES]
+    rows = [
+        [*row, *more] for row, more in zip(measured_rows(list(whole.values()), list(TITLES)), of_pairs, strict=True)
     ]
-    for name, title in _TITLES.items():
-        values = [value_of(one, name) for one in whole.values()]
-        rows.append([title, *values, *(_difference(pair, name) for pair in beside)])
     yield Table(["", *whole, *map(_names, beside)], rows)
     if compared.pairs:
         yield _pair_table(compared.pairs)
@@ -161,19 +166,29 @@ def _tables(compared: Compared) -> Iterator[Table]:
         yield _parts_table(compared)
 
 
+def measured_rows(columns: Sequence[Measured], metrics: Sequence[str]) -> list[list[Cell]]:
+    """A column for each that was measured: what it is of, and metrics by their names."""
+    rows: list[list[Cell]] = [
+        ["number", *(f"{one.metrics.count:,}" for one in columns)],
+        ["groups", *(f"{one.groups:,}" for one in columns)],
+    ]
+    return rows + [[TITLES[name], *(value_of(one, name) for one in columns)] for name in metrics]
+
+
 def _pair_table(pairs: Sequence[Pair]) -> Table:
     rows: list[list[Cell]] = []
     if len(pairs) > 1:
-        rows += [[metric.title, *(_difference(pair, metric.name) for pair in pairs)] for metric in PAIRED]
+        rows += [[metric.title, *(difference(pair, metric.name) for pair in pairs)] for metric in PAIRED]
     rows += [
-        ["McNemar p", *map(_test, pairs)],
-        ["same call", *((f"{pair.agreement.share:.1%}", f"kappa {_kappa(pair)}") for pair in pairs)],
+        ["McNemar p", *map(mcnemar_cell, pairs)],
+        ["same call", *((f"{pair.agreement.share:.1%}", f"kappa {number(pair.agreement.kappa)}") for pair in pairs)],
     ]
     rows += [[title, *(f"{getattr(pair.agreement, name):,}" for pair in pairs)] for name, title in _CALLED.items()]
     return Table(["second - first", *map(_names, pairs)], rows, "Differences" if len(pairs) > 1 else "Agreement")
 
 
-def _test(pair: Pair) -> Cell:
+def mcnemar_cell(pair: Pair) -> Cell:
+    """The p-value, and the counts that it rests on."""
     found = pair.mcnemar
     return f"{found.p_value:.2g}", f"({found.first_only:,} : {found.second_only:,})"
 
@@ -183,13 +198,13 @@ def _by_chunk(compared: Compared) -> Iterator[Table]:
     if by_chunk:
         rows: list[list[Cell]] = [
             [f"{name}, {one.stratum}", f"{one.metrics.count:,}", f"{one.groups:,}"]
-            + [value_of(one, metric) for metric in _BY_CHUNK]
+            + [value_of(one, metric) for metric in BY_CHUNK]
             for name, one in by_chunk
         ]
-        yield Table(["", "number", "groups", *(_TITLES[name] for name in _BY_CHUNK)], rows, "By length of chunk")
+        yield Table(["", "number", "groups", *(TITLES[name] for name in BY_CHUNK)], rows, "By length of chunk")
     if compared.pairs_by_chunk:
         rows = [
-            [f"{pair.stratum}: {_names(pair)}", *(_difference(pair, metric.name) for metric in PAIRED)]
+            [f"{pair.stratum}: {_names(pair)}", *(difference(pair, metric.name) for metric in PAIRED)]
             for pair in compared.pairs_by_chunk
         ]
         yield Table(["second - first", *(metric.title for metric in PAIRED)], rows)
@@ -257,13 +272,10 @@ def _names(pair: Pair) -> str:
     return f"{pair.second} - {pair.first}"
 
 
-def _difference(pair: Pair, metric: str) -> Cell:
+def difference(pair: Pair, metric: str) -> Cell:
+    """What the second has more than the first, and the interval of that."""
     found = pair.second_minus_first[metric]
     return (number(found.value, "+"), span(found.interval, "+")) if found.value == found.value else "-"
-
-
-def _kappa(pair: Pair) -> str:
-    return "-" if pair.agreement.kappa is None else f"{pair.agreement.kappa:.3f}"
 
 
 def value_of(one: Measured, metric: str) -> tuple[str, str]:

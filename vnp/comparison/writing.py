@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import itertools
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vnp.comparison.comparison import Compared, Measured, Pair
-from vnp.comparison.page import PAIRED, of_chunks, page, value_of
+from vnp.comparison.page import BY_CHUNK, PAIRED, difference, mcnemar_cell, measured_rows, of_chunks, page
 from vnp.comparison.results import FILES, Disagreement, Results
 from vnp.files.durable import write_text
 from vnp.files.records import write_json
 from vnp.files.tables import columns, table_text
-from vnp.metrics.metrics import METRICS, NAMES
-from vnp.report.measured import number, span
-
-_TITLES = [metric.title for metric in METRICS]
-_PAIR_TITLES = [*(metric.title for metric in PAIRED), "McNemar p", "same call"]
-_BY_CHUNK = ("accuracy", "roc_auc", "f1", "mcc")
+from vnp.metrics.metrics import NAMES
+from vnp.report.measured import Cell, joined
 
 
 def write_results(results: Results, folder: Path) -> list[Path]:
@@ -39,46 +35,37 @@ def summary(results: Results) -> str:
 
     Contestants are columns, by letters, since their names may be long.
     """
-    names = list(results.compared[0].measured)
-    letters = dict(zip(names, _letters(), strict=False))
-    lines = [f"{letters[name]} = {name}" for name in names]
+    letters = dict(zip(results.compared[0].measured, _letters(), strict=False))
+    lines = [f"{letter} = {name}" for name, letter in letters.items()]
     for compared in results.compared:
-        table = [["", "number", "groups", *_TITLES]]
-        table += [
-            [letters[name], f"{whole.metrics.count:,}", f"{whole.groups:,}", *_joined(whole, NAMES)]
-            for name, (whole, *_) in compared.measured.items()
-        ]
-        lines += ["", f"{compared.level} level", *_turned(table)]
-        if compared.pairs:
-            lines += [
-                "",
-                *_turned(
-                    [["", *_PAIR_TITLES], *([_short(pair, letters), *_pair_cells(pair)] for pair in compared.pairs)]
-                ),
-            ]
-        if compared.level == "chunk":
-            lines += _by_chunk(compared, letters)
+        whole = {letters[name]: found[0] for name, found in compared.measured.items()}
+        pairs = {_short(pair, letters): pair for pair in compared.pairs}
+        lines += ["", f"{compared.level} level", *_shown(whole, NAMES), *_apart(pairs)]
+        if compared.level == "chunk" and (by_chunk := list(of_chunks(compared))):
+            each = {f"{letters[name]}, {one.stratum}": one for name, one in by_chunk}
+            pairs = {f"{_short(pair, letters)}, {pair.stratum}": pair for pair in compared.pairs_by_chunk}
+            lines += ["", "by length of chunk", *_shown(each, BY_CHUNK), *_apart(pairs)]
     return "\n".join(lines)
 
 
-def _by_chunk(compared: Compared, letters: Mapping[str, str]) -> Iterator[str]:
-    """The metrics for each length of chunk, and what separates each two classifiers there."""
-    titles = {metric.name: metric.title for metric in METRICS}
-    table = [["", "number", "groups", *(titles[name] for name in _BY_CHUNK)]]
-    table += [
-        [f"{letters[name]}, {one.stratum}", f"{one.metrics.count:,}", f"{one.groups:,}", *_joined(one, _BY_CHUNK)]
-        for name, one in of_chunks(compared)
+def _shown(measured: Mapping[str, Measured], metrics: Sequence[str]) -> list[str]:
+    return _table(measured, measured_rows(list(measured.values()), metrics))
+
+
+def _apart(pairs: Mapping[str, Pair]) -> list[str]:
+    """The differences; McNemar's p-value with the counts it rests on; the share of cases called alike."""
+    if not pairs:
+        return []
+    rows: list[list[Cell]] = [
+        *([metric.title, *(difference(pair, metric.name) for pair in pairs.values())] for metric in PAIRED),
+        ["McNemar p", *map(mcnemar_cell, pairs.values())],
+        ["same call", *(f"{pair.agreement.share:.1%}" for pair in pairs.values())],
     ]
-    if len(table) == 1:
-        return
-    yield from ("", "by length of chunk", *_turned(table))
-    if compared.pairs_by_chunk:
-        cells = [[f"{_short(pair, letters)}, {pair.stratum}", *_pair_cells(pair)] for pair in compared.pairs_by_chunk]
-        yield from ("", *_turned([["", *_PAIR_TITLES], *cells]))
+    return ["", *_table(pairs, rows)]
 
 
-def _joined(one: Measured, metrics: Sequence[str]) -> list[str]:
-    return [" ".join(value_of(one, metric)).rstrip() for metric in metrics]
+def _table(header: Iterable[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
+    return columns([["", *header], *(list(map(joined, row)) for row in rows)])
 
 
 def _short(pair: Pair, letters: Mapping[str, str]) -> str:
@@ -89,23 +76,6 @@ def _letters() -> Iterator[str]:
     """A to Z, then AA, AB and so on."""
     for count in itertools.count(1):
         yield from map("".join, itertools.product(string.ascii_uppercase, repeat=count))
-
-
-def _turned(table: Sequence[Sequence[str]]) -> list[str]:
-    return columns(list(zip(*table, strict=True)))
-
-
-def _pair_cells(pair: Pair) -> list[str]:
-    """The differences; McNemar's p-value with the counts it rests on; the share of cases called alike."""
-    cells = []
-    for metric in PAIRED:
-        found = pair.second_minus_first[metric.name]
-        known = found.value == found.value
-        cells.append(f"{number(found.value, '+')} {span(found.interval, '+')}" if known else "-")
-    test = pair.mcnemar
-    return [
-        *cells, f"{test.p_value:.2g} ({test.first_only:,} : {test.second_only:,})", f"{pair.agreement.share:.1%}",
-    ]  # fmt: skip
 
 
 def _exact(value: float) -> str:

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.stats import binomtest
 
 from vnp.classifier.classifier import Classifier
 from vnp.controls.material import CONTROLS, Window
 from vnp.errors import InputError
 from vnp.files.durable import write_text
 from vnp.files.records import write_json
-from vnp.files.tables import table_text
+from vnp.files.tables import columns, table_text
+from vnp.metrics.metrics import wilson
 from vnp.metrics.presets import DEFAULT
 from vnp.sequences.samplesheet import table_rows
 
@@ -32,7 +32,7 @@ class Rate:
 
     called: int
     share: float
-    low: float  # of the 95 % interval of Wilson (J. Am. Stat. Assoc. 1927, 22:209), over windows
+    low: float  # of the 95 % interval of Wilson, over windows
     high: float
 
 
@@ -95,8 +95,7 @@ def rates(
 
 def _rate(called: np.ndarray) -> Rate:
     count = int(called.sum())
-    interval = binomtest(count, len(called)).proportion_ci(0.95, method="wilson")
-    return Rate(count, count / len(called), float(interval.low), float(interval.high))
+    return Rate(count, count / len(called), *wilson(count, len(called)))
 
 
 def write_rates(lines: Sequence[Line], about: Mapping[str, Any], default: str, folder: Path) -> list[Path]:
@@ -193,13 +192,7 @@ def terminal_lines(lines: Sequence[Line], default: str) -> list[str]:
     for row in (header, *rows):
         name, seen, _ = row[0].partition(" (seen)")
         found.append([_SHORT.get(name, name) + (" *" if seen else ""), *(row[place] for place in kept[1:])])
-    widths = [max(map(len, column)) for column in zip(*found, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in found
-    ]
+    return columns(found)
 
 
 def card(lines: Sequence[Line], about: Mapping[str, Any], default: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int8, Int64
 from scipy.sparse import csr_array
+from scipy.stats import binomtest
 from sklearn import metrics as _sklearn
 
 from vnp.errors import FeatureError
@@ -228,6 +229,12 @@ def binary_metrics(
     (tn, fp), (fn, tp) = _sklearn.confusion_matrix(label, call, labels=[0, 1]).tolist()
     values = {metric.name: float(metric.value(label, probability, call)) for metric in METRICS}
     return Metrics(len(label), tp + fn, tp, fp, tn, fn, values)
+
+
+def wilson(count: int, total: int) -> tuple[float, float]:
+    """The interval of 95 % around a share, ``count`` of ``total`` (Wilson, J. Am. Stat. Assoc. 1927, 22:209)."""
+    low, high = binomtest(count, total).proportion_ci(0.95, method="wilson")
+    return float(low), float(high)
 
 
 def checked(

@@ -75,6 +75,11 @@ def measured_page(
     )  # fmt: skip
 
 
+def joined(cell: Cell) -> str:
+    """A cell as one text."""
+    return cell if isinstance(cell, str) else " ".join(cell).rstrip()
+
+
 def number(value: float | None, sign: str = "") -> str:
     """Three decimals, or a dash where there is no value; zero has no minus."""
     return "-" if value is None or value != value else f"{round(value, 3) + 0.0:{sign}.3f}"
