@@ -21,6 +21,7 @@ from vnp.classifier.cascade import (
     needed_units,
 )
 from vnp.classifier.checkpoint import Checkpoint
+from vnp.classifier.scored import scored_part
 from vnp.classifier.split import Split, record_sequences
 from vnp.features.read import Features
 from vnp.features.split import TEST
@@ -100,7 +101,8 @@ def test_training_keeps_what_both_say_of_pieces_of_held_out_records(features: Fe
     def lengths(dna: list[str]) -> np.ndarray:
         return np.array([len(one) for one in dna], float)
 
-    found = measure_agreement(features, split, TEST, probability, Other("x", 10**9, 100, lengths), 3, "test")  # type: ignore[arg-type]
+    part = scored_part(features, split, TEST, features.labels(), probability)
+    found = measure_agreement(features, part, Other("x", 10**9, 100, lengths), 3, "test")  # type: ignore[arg-type]
     # As one window is read, its log-odds are its length here.
     assert (found.margin == found.length).all()
     assert set(found.unit.tolist()) <= set(range(len(names)))

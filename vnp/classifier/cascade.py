@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
-from vnp.classifier.split import Split, record_sequences
+from vnp.classifier.scored import Scored
+from vnp.classifier.split import record_sequences
 from vnp.errors import FeatureError
 from vnp.features.read import Features
 from vnp.metrics.rules import aggregate, chunk_keys
@@ -46,13 +47,10 @@ class Windows:
 
 
 def cut_windows(sequences: Sequence[bytes], chunk: int, window: int, shortest: int) -> Windows:
-    """Cut sequences into windows of whole chunks; each window begins with another chunk.
+    """Cut upper-case nucleotides into windows of whole chunks; each window begins with another chunk.
 
-    Args:
-        sequences: upper-case nucleotides.
-        chunk: bases of a chunk.
-        window: bases that are read at once, about; at least a chunk is.
-        shortest: bases of the shortest window that is read. One without a base that is known is left out too.
+    A window has about ``window`` bases, and a chunk at least; those under ``shortest`` or without a known base are left
+    out.
     """
     lengths = np.array([len(one) for one in sequences], np.int64)
     chunking, together = Chunking(chunk), max(1, window // chunk)
@@ -115,12 +113,7 @@ class Agreement:
 
     @classmethod
     def from_tensors(cls, stored: Any) -> Agreement:
-        """Read what ``to_tensors`` gave.
-
-        Raises:
-            TypeError: it is not that.
-            ValueError: its columns are not of one length.
-        """
+        """Read what ``to_tensors`` gave; TypeError or ValueError where it is something else."""
         values: dict[str, Any] = {
             name: value if isinstance(value, str) else value.numpy() for name, value in stored.items()
         }
@@ -130,11 +123,7 @@ class Agreement:
         return found
 
     def cuts(
-        self,
-        risk: float,
-        chunk: int,
-        own_viral: Bool[np.ndarray, "n"],
-        native_viral: Bool[np.ndarray, "n"],
+        self, risk: float, chunk: int, own_viral: Bool[np.ndarray, "n"], native_viral: Bool[np.ndarray, "n"]
     ) -> tuple[Cut, ...]:
         """Choose from which log-odds on records may be settled, for each doubling of length.
 
@@ -180,47 +169,28 @@ def needed_units(risk: float) -> int:
     return int(np.ceil(1 / risk - 1e-9)) - 1
 
 
-def measure_agreement(
-    features: Features,
-    split: Split,
-    part: int,
-    probability: Float64[np.ndarray, "m"],
-    other: Other,
-    seed: int,
-    name: str,
-) -> Agreement:
+def measure_agreement(features: Features, part: Scored, other: Other, seed: int, name: str) -> Agreement:
     """Let the native network read pieces of the records of one part, of one chunk, of two, of four and so on.
 
     Up to two pieces of each size are taken of every unit, one where it has 16 chunks or more, whose ends are those of
-    chunks: so the checkpoint's own score is that of the rows inside.
-
-    Args:
-        features: the rows; the sequences are read anew from the inputs that their provenance names.
-        split: how rows were dealt out.
-        part: which part is looked at.
-        probability: of the rows of this part, calibrated.
-        other: the native network.
-        seed: of where pieces lie.
-        name: of the part.
+    chunks: so the checkpoint's own score is that of the rows inside. The sequences are read anew from the inputs that
+    the features' provenance names; the seed is of where pieces lie, and ``name`` is that of the part.
 
     Raises:
         ChangedInputError: an input is gone or has changed.
         FeatureError: no record of the part has a row.
     """
-    rows = split.rows(part)
-    record, chunk = (np.concatenate([*features.number_windows(one)])[rows] for one in ("record", "chunk"))
     records = features.records()
-    keys = chunk_keys(record.astype(np.int64), chunk.astype(np.int32))
-    held = np.unique(record)
-    unit_of = dict(zip(record.tolist(), split.group[rows].tolist(), strict=True))
-    pieces = _pieces(held, records.chunks[np.searchsorted(records.ordinal, held)], unit_of, seed)
+    keys = chunk_keys(part.record, part.chunk)
+    unit_of = dict(zip(part.record.tolist(), part.group.tolist(), strict=True))
+    pieces = _pieces(part.records.key, records.chunks[part.place], unit_of, seed)
     ordinal, first, count = (np.array(column, np.int64) for column in zip(*pieces, strict=True))
     low, high = (np.searchsorted(keys, chunk_keys(ordinal, at)) for at in (first, first + count))
     kept = np.flatnonzero(high > low)
     ordinal, first, count, low, high = (column[kept] for column in (ordinal, first, count, low, high))
     sizes = high - low
     inside = np.arange(sizes.sum()) + np.repeat(low - (np.cumsum(sizes) - sizes), sizes)
-    own = aggregate(probability[inside], np.repeat(np.arange(len(sizes)), sizes)).probability
+    own = aggregate(part.probability[inside], np.repeat(np.arange(len(sizes)), sizes)).probability
     margin, length = np.full(len(sizes), np.nan, np.float32), np.zeros(len(sizes), np.int64)
     of: dict[int, list[int]] = defaultdict(list)
     for at, number in enumerate(np.searchsorted(records.ordinal, ordinal).tolist()):

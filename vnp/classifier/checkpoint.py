@@ -135,9 +135,7 @@ class Checkpoint:
         require_kind(self, layout, encoders, chunk, where)
 
     def write(self, path: Path, *, exclusive: bool = False) -> None:
-        """Write the checkpoint durably, in place of what is there.
-
-        With ``exclusive`` the first writer wins.
+        """Write the checkpoint durably, in place of what is there; with ``exclusive`` the first writer wins.
 
         Raises:
             FileExistsError: ``exclusive`` and the file is there.
@@ -250,9 +248,7 @@ class Scores:
 
 
 class Scorer:
-    """A classifier that is ready to score.
-
-    ``device`` is ``auto`` (CUDA where there is a GPU), ``cpu`` or ``cuda``.
+    """A classifier that is ready to score, on ``auto`` (CUDA where there is a GPU), ``cpu`` or ``cuda``.
 
     Raises:
         UsageError: there is no such device here.

@@ -74,14 +74,10 @@ def fit(
 ) -> Fitted:
     """Train a network until its validation loss no longer falls.
 
-    Every random number depends on the seed and the epoch alone. So the same seed gives the same weights, bit by bit,
-    on the same machine, also when training was killed and went on from its state file.
+    Every random number depends on the seed and the epoch alone. So the same seed gives the same weights, bit by bit, on
+    the same machine, also when training was killed and went on from its state file.
 
     Args:
-        store: all rows.
-        split: which of them to train on, and which to watch.
-        recipe: optimiser and its numbers.
-        seed: of the weights, of the order of the rows and of dropout.
         state: file to go on from, if it is there and of this training, and to write after every epoch.
         digest: of all that this training depends on; a state with another one is not used.
         resume: whether to go on from a state; else it is written over after the first epoch.

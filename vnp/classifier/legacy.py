@@ -56,10 +56,9 @@ def convert(path: Path, *, chunk: int, protein: str | None = None) -> Checkpoint
     """Turn a classifier of VirNucPro into a checkpoint. It comes without calibration: there is no data to fit it on.
 
     Args:
-        path: a file that VirNucPro's ``train.py`` saved, by any PyTorch, or a state dictionary of such a network.
+        path: what VirNucPro's ``train.py`` saved, by any PyTorch, or a state dictionary of such a network.
         chunk: bases of the chunks that it was trained on, 300 or 500; the file does not say.
-        protein: encoder of its protein columns; by default told from the width: 768 + 2560 is ESM2-3B, 768 + 1280
-            FastESM2_650.
+        protein: encoder of its protein columns; by default the one of their width.
 
     Raises:
         FeatureError: the file is damaged, or is not such a classifier; nothing in it was run.

@@ -11,13 +11,7 @@ CLASSES = ("host", "viral")
 
 
 class MLPClassifier(torch.nn.Module):
-    """Linear, batch normalisation, ReLU, dropout, linear; Xavier-uniform weights, PyTorch's default biases.
-
-    Args:
-        width: numbers in a feature row.
-        hidden: units of the hidden layer.
-        dropout: share of hidden units that are switched off in training.
-    """
+    """Linear, batch normalisation, ReLU, dropout, linear; Xavier-uniform weights, PyTorch's default biases."""
 
     def __init__(self, width: int, hidden: int = HIDDEN, dropout: float = 0.5) -> None:
         super().__init__()

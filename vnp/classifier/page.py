@@ -8,25 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int8, Int64
 
 from vnp.classifier.checkpoint import Checkpoint
 from vnp.classifier.fit import Fitted
+from vnp.classifier.scored import Scored
 from vnp.features.read import Features
 from vnp.features.split import PARTS, TEST, VALIDATION
 from vnp.metrics.metrics import METRICS, Interval
 from vnp.metrics.reliability import LEVELS
-from vnp.metrics.rules import aggregate
 from vnp.report.measured import INTERVAL, LEVEL_TERMS, METRIC_TERMS, Cell, Part, Table, measured_page, number, span
 
 _MOST_GROUPS = 30
-_CURVES = (
-    "train_loss",
-    "validation_loss",
-    "train_accuracy",
-    "validation_accuracy",
-    "validation_f1",
-)
+_CURVES = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy", "validation_f1")
 _GAP = 0.05
 
 
@@ -41,34 +34,24 @@ class GroupMeasured:
 
 
 def by_group(
-    features: Features,
-    rows: Int64[np.ndarray, "m"],
-    label: Int8[np.ndarray, "n"],
-    probability: Float64[np.ndarray, "m"],
-    threshold: float,
-    organisms: Sequence[str] | None,
+    features: Features, part: Scored, threshold: float, organisms: Sequence[str] | None
 ) -> list[GroupMeasured]:
     """How many records of each group are called right, the worst group first.
 
-    Groups are those of organisms where they are known, else input files, or of one file the groups of the split.
-
-    ``label`` is of all rows, ``probability`` of those to measure; from ``threshold`` on a record is called viral by its
-    surest row.
+    Groups are those of organisms where they are known, else input files, or of one file the groups of the split. From
+    ``threshold`` on a record is called viral by its surest row.
     """
-    record = np.concatenate([*features.number_windows("record")])[rows]
-    found = aggregate(probability, record)
     records = features.records()
-    place = np.searchsorted(records.ordinal, found.key)
     names = list(organisms or ())
     if not names:
         files = [Path(entry["path"]).name for entry in features.provenance.get("inputs", ())]
         names = [files[at] for at in records.input] if files else []
     if len(set(names)) < 2:
         names = [text.decode() for text in records.group]
-    viral = label[rows][found.first] == 1
-    right = (found.probability >= threshold) == viral
+    viral = part.viral
+    right = (part.records.probability >= threshold) == viral
     own: dict[str, list[int]] = {}
-    for at, one in enumerate(place.tolist()):
+    for at, one in enumerate(part.place.tolist()):
         own.setdefault(names[one] or "(none)", []).append(at)
     told = [GroupMeasured(name, _label(viral[some]), len(some), int(right[some].sum())) for name, some in own.items()]
     return sorted(told, key=lambda one: (one.right / one.records, -one.records, one.name))

@@ -143,7 +143,7 @@ class RowStore:
         sums: UInt32[np.ndarray, "n"] | None = None,
         source: Path | None = None,
     ) -> None:
-        """Take rows that are in memory, or read them where they are wanted.
+        """Take rows that are in memory, or mapped, to read them where they are wanted.
 
         Args:
             features: in memory, or mapped.
@@ -219,15 +219,10 @@ def open_rows(
     memory: Memory = "auto",
     progress: Callable[[int], None] = lambda _rows: None,
 ) -> RowStore:
-    """Make rows ready for training, each checked once.
+    """Make rows of merged features ready for training, each checked once.
 
-    Args:
-        features: merged features.
-        label: 1 viral, 0 host, for every row.
-        device: that trains.
-        memory: ``resident`` keeps all rows in the device's memory, ``stream`` reads them from the disk every epoch,
-            ``auto`` does what fits.
-        progress: told how many rows were read since the last call.
+    ``resident`` keeps all in the device's memory, ``stream`` reads them from the disk every epoch, ``auto`` does what
+    fits. ``progress`` is told how many rows were read since the last call.
 
     Raises:
         FeatureError: the file is damaged or holds NaN or infinity, or does not fit.

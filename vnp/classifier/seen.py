@@ -43,10 +43,7 @@ def seen_by_encoder(features: Features) -> Int8[np.ndarray, "n"] | None:
     """The part that the unit of each row was in when the encoders were fine-tuned; None where none was.
 
     It is -1 where the unit is not named among theirs. Units are those that the features were extracted with, whatever
-    the features are grouped by now.
-
-    Raises:
-        FeatureError: as ``parts_seen``.
+    they are grouped by now. FeatureError as ``parts_seen``.
     """
     parts = parts_seen(features)
     if not parts:
@@ -67,10 +64,7 @@ _STRANGER = (
 
 
 def require_unseen(features: Features, split: Split) -> str:
-    """Make sure that nothing is measured on what an encoder was trained on, nor watched on it.
-
-    Returns:
-        What ``stranger`` says.
+    """Make sure that nothing is measured or watched on what an encoder was trained on; gives what ``stranger`` says.
 
     Raises:
         FeatureError: a unit of the test part was trained on or watched, or one of the validation part trained on.

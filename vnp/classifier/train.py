@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int8, Int64
+from jaxtyping import Int8, Int64
 
 from vnp.classifier.calibration import fit_calibration, shown_odds
 from vnp.classifier.cascade import Other, measure_agreement
@@ -22,15 +22,9 @@ from vnp.classifier.model import MLPClassifier
 from vnp.classifier.page import by_group, training_page
 from vnp.classifier.recipe import VIRNUCPRO, Recipe, require_seed
 from vnp.classifier.rows import Memory, RequiredFeatures, RowStore, data_digest, labels_of, open_rows
+from vnp.classifier.scored import Scored, scored_part
 from vnp.classifier.seen import require_unseen
-from vnp.classifier.split import (
-    FILE_DIGEST,
-    Split,
-    clusters_of_groups,
-    split_as,
-    split_of_data,
-    text_digest,
-)
+from vnp.classifier.split import FILE_DIGEST, Split, clusters_of_groups, split_as, split_of_data, text_digest
 from vnp.classifier.trust import measure_trust
 from vnp.errors import RunExistsError, UsageError
 from vnp.features.read import Features
@@ -40,7 +34,7 @@ from vnp.files.durable import write_text
 from vnp.files.hashing import file_sha256
 from vnp.files.records import read_regular, write_json
 from vnp.metrics.metrics import binary_metrics, bootstrap_intervals, with_intervals
-from vnp.metrics.presets import Preset, measure_presets
+from vnp.metrics.presets import measure_presets
 from vnp.metrics.rules import aggregate, chunk_keys
 from vnp.report.plots import Series, write_training_plots
 from vnp.runs.done.crate import Action, Item, write_crate
@@ -146,13 +140,9 @@ def train(
     watcher: Watcher | None = None,
     other: Other | None = None,
 ) -> Trained:
-    """Train a classifier and write it with its split, log, metrics and plots; the checkpoint last.
+    """Train a classifier and write it with its split, log, metrics and plots; the checkpoint, ``out``, last.
 
     Args:
-        features: merged features.
-        out: the checkpoint to write.
-        training: what is asked.
-        device: to train on.
         resume: go on from the state of a killed training, if it was this very one.
         force: write over what is there.
         graph: record steps as CUDA graphs, where there is a GPU.
@@ -161,8 +151,8 @@ def train(
 
     Raises:
         RunExistsError: ``out`` is there, or files beside it that this training did not leave.
-        UsageError: the options contradict themselves, a file that is read would be written over, or another training
-            is at work on the same files.
+        UsageError: the options contradict themselves, a file that is read would be written over, or another training is
+            at work on the same files.
         FeatureError: the features are not what was asked, or cannot be trained on.
         StorageError: the disk is full or cannot be written.
     """
@@ -287,16 +277,12 @@ def _finish(
         margins, label[watched], split.group[watched],
         kind=training.calibration, offset=shown_odds(label[split.rows(TRAIN)], training.recipe),
     )  # fmt: skip
-    parts = {VALIDATION: margins}
-    if len(split.rows(TEST)):
-        parts[TEST] = margins_of(network, store, split.rows(TEST))
-    metrics = {
-        PARTS[part]: _measure(
-            features, split.rows(part), label, split.group, calibration.apply(found), training.threshold, training.seed
-        )
-        for part, found in parts.items()
-    }
-    last = max(parts)
+    parts = {VALIDATION: scored_part(features, split, VALIDATION, label, calibration.apply(margins))}
+    if len(tested := split.rows(TEST)):
+        probability = calibration.apply(margins_of(network, store, tested))
+        parts[TEST] = scored_part(features, split, TEST, label, probability)
+    metrics = {PARTS[part]: _measure(found, training.threshold, training.seed) for part, found in parts.items()}
+    last, seen = max(parts), parts[VALIDATION]
     checkpoint = Checkpoint(
         weights=fitted.weights,
         layout=features.layout,
@@ -304,15 +290,11 @@ def _finish(
         chunk=features.chunk,
         calibration=calibration,
         threshold=training.threshold,
-        presets=_presets(features, watched, label, calibration.apply(margins)),
-        trust=measure_trust(
-            features, store, split, {part: calibration.apply(found) for part, found in parts.items()}, training.seed
-        ),
+        presets=measure_presets(seen.records.probability, seen.viral, seen.length),
+        trust=measure_trust(store, split, parts, training.seed),
         agreement=None
         if other is None
-        else measure_agreement(
-            features, split, last, calibration.apply(parts[last]), other, training.seed, PARTS[last]
-        ),
+        else measure_agreement(features, parts[last], other, training.seed, PARTS[last]),
         training={
             "recipe": asdict(training.recipe),
             "seed": training.seed,
@@ -331,14 +313,9 @@ def _finish(
     told = {"calibration": asdict(calibration), "presets": presets, "split": checkpoint.split}
     reliability = checkpoint.trust.to_json()["reliability"]
     write_json(outputs.metrics, {**metrics, **told, "reliability": reliability})
-    series = [
-        Series(PARTS[part], label[split.rows(part)], calibration.apply(parts[part]))
-        for part in sorted(parts, reverse=True)
-    ]
+    series = [Series(PARTS[part], parts[part].label, parts[part].probability) for part in sorted(parts, reverse=True)]
     plots = write_training_plots(outputs.plots, fitted.history, series, training.threshold, fitted.best_epoch)
-    groups = by_group(
-        features, split.rows(last), label, calibration.apply(parts[last]), training.threshold, training.organisms
-    )
+    groups = by_group(features, parts[last], training.threshold, training.organisms)
     held = (
         (outputs.metrics.name, "metrics, calibration, presets and reliability"),
         (outputs.log.name, "every epoch"),
@@ -347,20 +324,6 @@ def _finish(
     )
     write_text(outputs.page, training_page(outputs.checkpoint.name, checkpoint, fitted, groups, plots, held))
     return checkpoint
-
-
-def _presets(
-    features: Features,
-    rows: Int64[np.ndarray, "m"],
-    label: Int8[np.ndarray, "n"],
-    probability: Float64[np.ndarray, "m"],
-) -> dict[str, Preset]:
-    """Thresholds for records, by those of the validation part; the label is that of all rows."""
-    record = np.concatenate([*features.number_windows("record")])[rows]
-    found = aggregate(probability, record)
-    records = features.records()
-    length = records.length[np.searchsorted(records.ordinal, found.key)]
-    return measure_presets(found.probability, label[rows][found.first] == 1, length)
 
 
 def deal(
@@ -397,25 +360,14 @@ def _digest(request: str, device: torch.device) -> str:
     return f"{request}:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def _measure(
-    features: Features,
-    rows: Int64[np.ndarray, "m"],
-    label: Int8[np.ndarray, "n"],
-    group: Int64[np.ndarray, "n"],
-    probability: Float64[np.ndarray, "m"],
-    threshold: float,
-    seed: int,
-) -> dict[str, Any]:
-    """Metrics of frames, of chunks, and of records, where the surest frame decides, with intervals over groups.
-
-    Label and group are those of all rows, the probability is that of the rows to measure.
-    """
-    record, chunk_number = (np.concatenate([*features.number_windows(name)])[rows] for name in ("record", "chunk"))
-    chunk = chunk_keys(record.astype(np.int64), chunk_number.astype(np.int32))
-    measured = {"frame": (label[rows], probability, group[rows])}
-    for level, key in (("chunk", chunk), ("record", record.astype(np.int64))):
-        found = aggregate(probability, key)
-        measured[level] = (label[rows][found.first], found.probability, group[rows][found.first])
+def _measure(part: Scored, threshold: float, seed: int) -> dict[str, Any]:
+    """Metrics of frames, of chunks, and of records, where the surest frame decides, with intervals over groups."""
+    measured = {"frame": (part.label, part.probability, part.group)}
+    for level, found in (
+        ("chunk", aggregate(part.probability, chunk_keys(part.record, part.chunk))),
+        ("record", part.records),
+    ):
+        measured[level] = (part.label[found.first], found.probability, part.group[found.first])
     return {
         level: with_intervals(
             binary_metrics(truth, estimate, threshold),

@@ -9,14 +9,13 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from vnp.classifier.rows import RowStore
+from vnp.classifier.scored import Scored
 from vnp.classifier.split import Split
-from vnp.features.read import Features
 from vnp.features.split import PARTS, TEST, TRAIN, VALIDATION
 from vnp.metrics.evidence import fit_evidence
 from vnp.metrics.novelty import Novelty, fit_novelty, mean_distances
 from vnp.metrics.prevalence import at_prevalence
 from vnp.metrics.reliability import Judgements, Reliability, fit_reliability, measure_levels
-from vnp.metrics.rules import aggregate
 from vnp.metrics.trust import Trust
 
 _MOST_ROWS = 20_000
@@ -39,28 +38,16 @@ class _Records:
         return mistaken
 
 
-def measure_trust(
-    features: Features,
-    store: RowStore,
-    split: Split,
-    probability: Mapping[int, Float64[np.ndarray, "m"]],
-    seed: int,
-) -> Trust:
+def measure_trust(store: RowStore, split: Split, scored: Mapping[int, Scored], seed: int) -> Trust:
     """Keep what training rows look like, and choose bins of calls on the validation records.
 
-    Bins are measured on the test records where there are some, else on those that they were chosen on.
-
-    Args:
-        features: whose rows were trained on.
-        store: the same rows.
-        split: the parts of them.
-        probability: of the rows of the parts that are not trained on, calibrated.
-        seed: of the rows that are looked at, where there are many.
+    Bins are measured on the test records where there are some, else on those that they were chosen on. ``scored`` are
+    the parts that are not trained on; the seed is of the rows that are looked at, where there are many.
     """
     rows = split.rows(TRAIN)
     some = np.sort(np.random.default_rng(seed).choice(rows, min(len(rows), _MOST_ROWS), replace=False))
     novelty = fit_novelty(store.take(some).float().cpu().numpy(), store.label[some] == 1)
-    parts = {part: _records(features, store, split, part, found, novelty) for part, found in probability.items()}
+    parts = {part: _records(store, found, novelty) for part, found in scored.items()}
     watched = parts[VALIDATION]
     if novelty is not None:
         novelty = novelty.measured(watched.distance, watched.calls.length)
@@ -84,23 +71,12 @@ def measure_trust(
     )
 
 
-def _records(
-    features: Features,
-    store: RowStore,
-    split: Split,
-    part: int,
-    probability: Float64[np.ndarray, "m"],
-    novelty: Novelty | None,
-) -> _Records:
-    """The records of a part, as they are called at one half where the surest row decides."""
-    rows = split.rows(part)
-    record = np.concatenate([*features.number_windows("record")])[rows]
-    found = aggregate(probability, record)
-    records = features.records()
-    length = records.length[np.searchsorted(records.ordinal, found.key)]
-    owner = np.searchsorted(found.key, record)
+def _records(store: RowStore, part: Scored, novelty: Novelty | None) -> _Records:
+    """The records of a part, as they are called at one half."""
+    found, rows = part.records, part.rows
+    owner = np.searchsorted(found.key, part.record)
     says_viral = found.probability >= 0.5
-    same = (probability >= 0.5) == says_viral[owner]
+    same = (part.probability >= 0.5) == says_viral[owner]
     agreement = np.bincount(owner, weights=same, minlength=len(found)) / np.bincount(owner, minlength=len(found))
     distance = np.full(len(rows), np.nan, np.float16)
     if novelty is not None:
@@ -110,12 +86,12 @@ def _records(
     sure = np.maximum(found.probability, 1 - found.probability)
     unknown = np.full(len(found), np.nan, np.float32)
     return _Records(
-        Judgements(length, sure, agreement, unknown),
+        Judgements(part.length, sure, agreement, unknown),
         mean_distances(distance, owner, len(found)),
-        store.label[rows][found.first] == 1,
+        part.viral,
         says_viral,
         found.probability,
-        split.group[rows][found.first].astype(np.int64),
+        part.group[found.first].astype(np.int64),
     )
 
 

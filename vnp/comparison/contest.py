@@ -19,14 +19,7 @@ from jaxtyping import Bool, Float64, Int8, Int64
 from vnp.classifier.checkpoint import Checkpoint
 from vnp.classifier.model import CLASSES
 from vnp.classifier.seen import seen_by_encoder, stranger
-from vnp.classifier.split import (
-    FILE_DIGEST,
-    Split,
-    read_split,
-    single_records,
-    split_as,
-    split_of_data,
-)
+from vnp.classifier.split import FILE_DIGEST, Split, read_split, single_records, split_as, split_of_data
 from vnp.classifier.train import Training, Watcher, outputs_of, train
 from vnp.comparison._cases import Cases, Frames, Table, align, lift, make_cases, read_table
 from vnp.comparison.comparison import compare

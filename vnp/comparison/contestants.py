@@ -106,16 +106,11 @@ def require_new(folder: Path) -> None:
 
 @contextlib.contextmanager
 def claimed(folder: Path, contestants: Sequence[Contestant], options: CompareOptions, *, force: bool) -> Iterator[None]:
-    """Keep a folder for a comparison, and a file in it that says which one until its results are whole.
-
-    Args:
-        folder: is made.
-        contestants: who takes part.
-        options: how it goes.
-        force: write over what is there, be it of another comparison.
+    """Make and keep a folder for a comparison, and a file in it that says which one until its results are whole.
 
     Raises:
-        RunExistsError: there are results, or models, or a split that this very comparison did not leave.
+        RunExistsError: there are results, or models, or a split that this very comparison did not leave, without
+            ``force``.
         UsageError: a file that is read would be written over, or another comparison is at work in the folder.
         StorageError: the folder cannot be made or written.
     """

@@ -61,14 +61,10 @@ def leave_out(
     folder: Path,
     progress: Progress,
 ) -> tuple[list[LeftOut], list[str]]:
-    """Train each contestant without each group, after ``contest`` has trained all with the common split.
+    """Train each contestant without each group, after ``contest`` has trained all with the common split in the folder.
 
-    Args:
-        contestants: as in ``contest``; those with a checkpoint of their own take no part.
-        organisms: the group of each record, by its name; empty for one that is never left out.
-        options: as in ``contest``.
-        folder: where ``contest`` wrote the split and the classifiers.
-        progress: begins to show how far it is.
+    Contestants with a checkpoint of their own take no part. ``organisms`` has the group of each record, by its name;
+    empty for one that is never left out.
 
     Returns:
         A row a contestant and group, and the reasons for which groups could not be left out.

@@ -33,13 +33,9 @@ def cut_reads(
     ``{record}:{first}-{last}``, 1-based, with ``:r`` behind it if it is of the reverse strand.
 
     Args:
-        inputs: sequence files with their labels.
         folder: gets ``samplesheet.csv``, ``groups.tsv``, and a file of reads for each input.
-        length: bases of a read.
-        most: reads of one record.
         groups: group of a record that must not be split, by its name; by default the one of its file, or the record.
         only: groups to cut from, such as those of the test part; all by default.
-        seed: of the places.
 
     Returns:
         How many reads there are, and of how many records.

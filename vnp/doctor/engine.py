@@ -89,11 +89,7 @@ def _packed(place: str, precision: str, family: str) -> Finding:
 
         small = place == "cpu"
         result = check_packed(
-            place,
-            precision,
-            model=family,
-            sequences=12 if small else 48,
-            longest=300 if small else 1500,
+            place, precision, model=family, sequences=12 if small else 48, longest=300 if small else 1500
         )
         found = f"{result.kernel}: smallest cosine to padded float32 {result.min_cosine:.7f} ({result.seconds:.1f} s)"
         return Finding(about, "ok", found) if result.passes else Finding(about, "fails", found, mend)

@@ -39,13 +39,9 @@ def examine(
 
     Args:
         run: where the run is or would go; None for the working directory.
-        weights: the user's ``--weights``, if any.
         named: encoders that are needed; the weights of others may be missing.
         others: encoders that are no registered ones: their folders, or the names of these among the weights.
         full: hash every weight file again.
-
-    Yields:
-        Findings, one after the other.
     """
     folder = Path.cwd() if run is None else run
     temporary = Path(tempfile.gettempdir())

@@ -86,15 +86,11 @@ def frames(molecule: Molecule) -> list[str]:
 def known(one: EncoderSpec, weights: Path | None, device: str = "auto", *, needed: bool = True) -> Finding:
     """Embed the fixed sequences with a user's weights and compare with what was published for them.
 
-    Args:
-        one: the encoder.
-        weights: as in ``vnp.encoders.load``.
-        device: as there; the precision is what the device takes by default.
-        needed: whether missing weights are a failure.
+    Weights and device are as in ``vnp.encoders.load``; the precision is what the device takes by default.
 
     Returns:
-        ``ok`` or ``fails`` with the largest distance; ``warning`` where memory is too short to tell; ``not here``
-        where nothing was published, or weights that are not needed are missing.
+        ``ok`` or ``fails`` with the largest distance; ``warning`` where memory is too short to tell; ``not here`` where
+        nothing was published, or weights that are not ``needed`` are missing.
     """
     about = f"known answers {one.name}"
     answers = known_answers(one.name)

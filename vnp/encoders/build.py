@@ -59,22 +59,14 @@ def build(
     token_budget: int | None = None,
     attention: str = "auto",
 ) -> TransformerEncoder:
-    """Build an encoder from a model's config and weights.
+    """Build an encoder from the content of its ``config.json``, its tensors (with or without prefix) and its tokenizer.
 
     Args:
-        config: the content of config.json.
-        state: the checkpoint, with or without prefix.
-        tokenizer: the model's.
-        spec: what the encoder is.
-        device: such as ``cpu`` or ``cuda:0``.
         precision: ``fp32``, ``fp16``, ``bf16``, or, for ESM2 on Hopper or newer, ``fp8``; weights are cast once.
-        token_budget: rows of one batch; None for what ``benchmark speed --tune`` found best here, else
-            what fits the device.
+        token_budget: rows of one batch; None for what ``benchmark speed --tune`` found best here, else what fits the
+            device.
         attention: ``auto`` (``fused`` where it runs and agrees, else the fastest other; the environment variable
             VNP_ATTENTION may name another), ``fused``, ``packed``, ``padded``, or a kernel's name.
-
-    Returns:
-        The encoder, its weights on the device.
 
     Raises:
         WeightsError: config, weights and spec do not fit each other.

@@ -16,13 +16,7 @@ _FIRST_WITH_BF16 = (8, 0)
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """Turn a name into a device that is there.
-
-    Args:
-        name: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` (the current one) or ``cuda:N``.
-
-    Returns:
-        The device, with its number on CUDA.
+    """The device of a name: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` (the current one) or ``cuda:N``.
 
     Raises:
         UsageError: no device is called so.
@@ -68,11 +62,9 @@ def choose_precision(
     int8: bool = False,
     bears_bf16: Callable[[], bool] = lambda: False,
 ) -> str:
-    """Settle what ``auto`` means; any other precision stays.
+    """Settle what ``auto`` means on a device; any other precision stays.
 
     Args:
-        name: what was asked for.
-        device: where the encoder will run.
         half: what ``auto`` is on CUDA, where the GPU has it; else fp16.
         int8: whether ``auto`` is int8 on a CPU that multiplies bytes.
         bears_bf16: asked, on a CPU that multiplies bfloat16, whether ``auto`` is bf16 for these weights; else fp32.

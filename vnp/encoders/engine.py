@@ -147,14 +147,9 @@ class TransformerEncoder:
         self._slab = _SLAB if device.type == "cpu" else None
 
     def embed(self, sequences: Sequence[str]) -> Float32[np.ndarray, "n width"]:
-        """Embed sequences.
+        """Embed residues or bases: one row a sequence, in the order given; those that are the same are embedded once.
 
-        Args:
-            sequences: residues or bases.
-
-        Returns:
-            One row a sequence, in the order given; sequences that are the same are embedded once. In float32 on
-            CPU a row depends on its sequence alone, bit for bit.
+        In float32 on a CPU a row depends on its sequence alone, bit for bit.
 
         Raises:
             EncoderError: a sequence is empty, gives numbers that are not finite, or does not fit in memory.
@@ -179,11 +174,8 @@ class TransformerEncoder:
     def launch(self, work: Work) -> Launched:
         """Queue what ``prepare`` made ready on the GPU, and do not wait for the last few batches.
 
-        The next call's batches can so be queued before these are done, and another thread can take the result. On a
-        CPU all is done when this returns.
-
-        Returns:
-            What ``result`` gives the embeddings of; see ``embed``.
+        The next call's batches can so be queued before these are done, and another thread can take the result, which is
+        what ``embed`` gives. On a CPU all is done when this returns.
         """
         trim = self.spec.pooling == "residues"
         launched = Launched(work, self.width, self._refuse_broken)

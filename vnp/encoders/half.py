@@ -56,9 +56,7 @@ class HalfRecord:
 def bears_bf16(spec: EncoderSpec, folder: Path) -> bool:
     """Whether a model is computed in bfloat16 on this processor where nobody says; measured if it is not known.
 
-    Args:
-        spec: the encoder, with the digests of its weights.
-        folder: of its weights.
+    The spec has the digests of the weights in the folder.
     """
     if spec.family.tokenizer == "none":
         return False
@@ -87,15 +85,7 @@ def bears_bf16(spec: EncoderSpec, folder: Path) -> bool:
 
 
 def measure_half(spec: EncoderSpec, folder: Path) -> HalfRecord:
-    """Embed made-up sequences in float32 and in bfloat16, in turns.
-
-    Args:
-        spec: the encoder, with the digests of its weights.
-        folder: of its weights.
-
-    Raises:
-        WeightsError: they are missing or damaged.
-    """
+    """Embed made-up sequences in float32 and bfloat16, in turns; WeightsError where weights are missing or damaged."""
     state, config = read_state(folder, spec.pins), read_config(folder)
     tokenizer = load_tokenizer(folder, spec.family.tokenizer)
 

@@ -128,14 +128,7 @@ def weights_digest(spec: EncoderSpec) -> str:
 
 
 def keep_fp8_record(record: Fp8Record, folder: Path) -> Path:
-    """Keep a measurement: beside the weights or, where that folder cannot be written, in the user's cache.
-
-    Returns:
-        The file.
-
-    Raises:
-        StorageError: neither can be written.
-    """
+    """Keep a measurement beside the weights, else in the user's cache; StorageError where neither can be written."""
     beside, own = _places(folder, record.weights)
     try:
         write_record(beside, record, schema=_RECORD_SCHEMA, seal="digest")
@@ -147,11 +140,7 @@ def keep_fp8_record(record: Fp8Record, folder: Path) -> Path:
 
 
 def require_fp8_record(spec: EncoderSpec, folder: Path) -> None:
-    """Make sure that a measurement on these weights allows 8 bits.
-
-    Args:
-        spec: the encoder, with the digests of its weights.
-        folder: of its weights.
+    """Make sure that a measurement on these weights, whose digests the spec has, allows 8 bits.
 
     Raises:
         EncoderError: there is none, or it does not pass; the message says what to run or to use.

@@ -80,13 +80,9 @@ def load(
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:1``.
         precision: ``auto`` (fp16 on CUDA, bf16 for ``sixframe`` where the GPU has it; on the CPU fp32, int8 for
             ``sixframe`` where the CPU multiplies bytes, bf16 for others where it has units for that and these weights
-            bear it), ``fp16``, ``bf16``, ``fp32``, ``fp8`` (ESM2's products in 8
-            bits on Hopper or newer; others, which have no such form, in fp16), or ``int8`` (``sixframe`` on a CPU;
-            others in fp32).
+            bear it), ``fp16``, ``bf16``, ``fp32``, ``fp8`` (ESM2's products in 8 bits on Hopper or newer; others in
+            fp16), or ``int8`` (``sixframe`` on a CPU; others in fp32).
         token_budget: tokens in a batch, for ``sixframe`` bases; by default what suits the device.
-
-    Returns:
-        The encoder.
 
     Raises:
         UsageError: no encoder has this name, or no device or precision is called so.
@@ -116,18 +112,10 @@ def from_folder(
     token_budget: int | None = None,
     attention: str = "auto",
 ) -> Encoder:
-    """Make an encoder of whatever model lies in a folder; its ``config.json`` says what it is.
+    """Make an encoder, called after its folder, of whatever model lies there; its ``config.json`` says what it is.
 
-    Args:
-        folder: holds ``config.json``, the tokenizer's files and the weights of an ESM2 or DNABERT-S model of
-            any size, or what ``finetune`` wrote.
-        device: as in ``load``.
-        precision: as in ``load``.
-        token_budget: as in ``load``.
-        attention: which attention path to use; ``auto`` chooses the best for the device.
-
-    Returns:
-        The encoder, called after the folder.
+    The folder holds ``config.json``, the tokenizer's files and the weights of an ESM2 or DNABERT-S model of any size,
+    or what ``finetune`` wrote. ``attention`` is as in ``build``, all else as in ``load``.
 
     Raises:
         UsageError: no device or precision is called so.
@@ -143,22 +131,13 @@ def from_folder(
 def describe(
     name: str, molecule: str, weights: Path | None = None, precision: str = "auto", *, full: bool = False
 ) -> dict[str, object]:
-    """Say what features of this encoder would be, without loading it: for planning where there is no GPU.
+    """What ``identity`` would say of an encoder, without loading it: for planning where there is no GPU.
 
-    Args:
-        name: the encoder.
-        molecule: ``dna`` or ``protein``.
-        weights: as in ``load``.
-        precision: as in ``load``; ``auto`` stays ``auto``, because the device that decides is not here.
-        full: hash every weight file again.
-
-    Returns:
-        What ``identity`` returns for the loaded encoder.
+    Arguments are as in ``load``; ``auto`` stays ``auto``, because the device that decides is not here, and with
+    ``full`` every weight file is hashed again.
 
     Raises:
-        UsageError: no encoder has this name.
-        WeightsError: the weights are missing, damaged or not the pinned ones.
-        EncoderError: ``doctor --fp8`` did not allow 8 bits for these weights.
+        VnpError: as of ``load``.
     """
     spec, given = _located(name, molecule, weights)
     check_precision(precision)
@@ -172,13 +151,10 @@ def describe(
 def identity(encoder: Encoder) -> dict[str, object]:
     """Say what makes an encoder's features comparable: equal identities, comparable features.
 
-    Args:
-        encoder: from ``load`` or ``from_folder``.
-
     Returns:
-        JSON values: name, molecule, width, pooling, hub id, revision, precision; SHA-256 of each weight file,
-        of the configuration and of the tokenizer; for an encoder without weights, the version of its
-        algorithm; for one that was fine-tuned, ``trained_on``, the SHA-256 of the table of units that it saw.
+        JSON values: name, molecule, width, pooling, hub id, revision, precision; SHA-256 of each weight file, of the
+        configuration and of the tokenizer; for an encoder without weights, the version of its algorithm; for one that
+        was fine-tuned, ``trained_on``, the SHA-256 of the table of units that it saw.
     """
     return _identity(encoder.spec, encoder.precision)
 
@@ -207,12 +183,6 @@ def check_precision(precision: str) -> None:
 
 def settled_precision(name: str, molecule: str, weights: Path | None, device: str) -> str:
     """What ``auto`` is for an encoder with weights on a device; on a CPU with units for bfloat16 that may be measured.
-
-    Args:
-        name: as in ``load``.
-        molecule: ``dna`` or ``protein``.
-        weights: as in ``load``.
-        device: as in ``load``.
 
     Raises:
         WeightsError: the weights are missing or damaged.

@@ -178,17 +178,7 @@ DEFAULTS: Mapping[Molecule, str] = {"dna": "dnabert_s", "protein": "fastesm2_650
 
 
 def names(molecule: str) -> tuple[str, ...]:
-    """Name the encoders for one molecule.
-
-    Args:
-        molecule: ``dna`` or ``protein``.
-
-    Returns:
-        Names in the order of the documentation.
-
-    Raises:
-        UsageError: the molecule is neither.
-    """
+    """The encoders for ``dna`` or ``protein``, in the order of the documentation; UsageError for another molecule."""
     if molecule not in MOLECULES:
         raise UsageError(f"no molecule is called {molecule!r}; use 'dna' or 'protein'")
     return tuple(one.name for one in _ALL if one.molecule == molecule)
@@ -200,14 +190,7 @@ def weighted() -> tuple[EncoderSpec, ...]:
 
 
 def spec(name: str, molecule: str | None = None) -> EncoderSpec:
-    """Look up an encoder.
-
-    Args:
-        name: such as ``fastesm2_650``.
-        molecule: ``dna`` or ``protein``; may be left out where only one molecule has an encoder of that name.
-
-    Returns:
-        Its facts.
+    """Look up an encoder; the molecule may be left out where only one has an encoder of that name.
 
     Raises:
         UsageError: there is none; the message lists those there are.

@@ -54,23 +54,19 @@ def export(
 ) -> Exported:
     """Write features in another format.
 
-    ``npz`` and ``parquet`` stream and need little memory; they become ``features.npz`` and ``features.parquet``. A
-    file of ``pt`` must fit in memory; there is one a label: ``viral_merged.pt``, ``host_merged.pt`` and
-    ``unlabelled_merged.pt``, because VirNucPro gives all rows of a file one label. Beside them stands their
-    SHA-256, as ``sha256sum -c`` reads it, in ``features.npz.sha256``, ``features.parquet.sha256`` or ``pt.sha256``.
+    ``npz`` and ``parquet`` stream and need little memory; they become ``features.npz`` and ``features.parquet``. A file
+    of ``pt`` must fit in memory; there is one a label: ``viral_merged.pt``, ``host_merged.pt`` and
+    ``unlabelled_merged.pt``, because VirNucPro gives all rows of a file one label. Beside them stands their SHA-256, as
+    ``sha256sum -c`` reads it, in ``features.npz.sha256``, ``features.parquet.sha256`` or ``pt.sha256``.
 
     Args:
-        features: from ``open_features``.
-        kind: ``pt``, ``npz`` or ``parquet``.
-        folder: where the files go.
         parts: with ``pt``, write the DNA and protein embeddings too (``*_DNABERT_S.pt``, ``*_ESM.pt``).
         rows_per_file: with ``pt``, the most rows of a file (``viral_00001_merged.pt`` and so on).
         force: write over what is there.
         progress: told how many rows were written since the last call.
 
     Raises:
-        UsageError: an argument does not fit the format, a ``.pt`` file would not fit in memory, or pyarrow is
-            missing.
+        UsageError: an argument does not fit the format, a ``.pt`` file would not fit in memory, or pyarrow is missing.
         RunExistsError: a file is there already.
         RunError: ``parts`` needs shards that are not there.
         FeatureError: the features are damaged.

@@ -29,10 +29,7 @@ LABELS = {"host": 0, "viral": 1}
 def dna_content(ids: list[str], values: Float32[np.ndarray, "n width"]) -> dict[str, Any]:
     """What a DNA file holds."""
     rows = zip(ids, values, strict=True)
-    return {
-        "nucleotide": ids,
-        "data": [{"label": name, "mean_representation": row.tolist()} for name, row in rows],
-    }
+    return {"nucleotide": ids, "data": [{"label": name, "mean_representation": row.tolist()} for name, row in rows]}
 
 
 def protein_content(ids: list[str], values: Float32[np.ndarray, "n width"]) -> dict[str, Any]:
@@ -74,10 +71,7 @@ def save(content: dict[str, Any], path: Path) -> None:
 
 
 def read_dna(path: Path) -> tuple[list[str], list[dict[str, Any]], Float32[np.ndarray, "n width"]]:
-    """Read a DNA file.
-
-    Returns:
-        Ids, the data as it is in the file, and the same as rows.
+    """Read a DNA file: ids, the data as it is in the file, and the same as rows.
 
     Raises:
         FeatureError: it cannot be read, or its rows do not fit each other or their ids.
@@ -92,14 +86,7 @@ def read_dna(path: Path) -> tuple[list[str], list[dict[str, Any]], Float32[np.nd
 
 
 def read_protein(path: Path) -> tuple[list[str], list[torch.Tensor], Float32[np.ndarray, "n width"]]:
-    """Read a protein file.
-
-    Returns:
-        Ids, the data as it is in the file, and the same as rows.
-
-    Raises:
-        FeatureError: it cannot be read, or its rows do not fit each other or their ids.
-    """
+    """Read a protein file, as ``read_dna`` does."""
     ids, data = _read(path, "proteins")
     return ids, data, _rows(path, ids, data)
 

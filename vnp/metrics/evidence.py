@@ -94,15 +94,10 @@ def fit_evidence(
     group: np.ndarray | None = None,
     seed: int = 0,
 ) -> Evidence | None:
-    """Count held-out records; None where a label has fewer than two units.
+    """Count held-out records by label, length in bases and probability of being viral where half of all are.
 
-    Args:
-        probability: of being viral, where half of all are.
-        length: bases.
-        viral: labels.
-        unit: what each belongs to that was kept apart as a whole.
-        group: of organisms; None where all of a label are one.
-        seed: of the draws.
+    ``unit`` is what was kept apart as a whole, ``group`` that of organisms, None where all of a label are one; the seed
+    is of the draws. None where a label has fewer than two units.
     """
     line, column = _places(probability, length)
     random = np.random.default_rng(seed)
@@ -121,9 +116,7 @@ def fit_evidence(
 
 
 def _drawn(
-    counts: Float64[np.ndarray, "units l b"],
-    group: Int64[np.ndarray, "units"],
-    random: np.random.Generator,
+    counts: Float64[np.ndarray, "units l b"], group: Int64[np.ndarray, "units"], random: np.random.Generator
 ) -> Float64[np.ndarray, "draws l b"]:
     """Shares of one label in every draw; a length that there is none of has those of all lengths."""
     of_unit = _weights(random, len(counts)) * _weights(random, int(group.max()) + 1)[:, group]

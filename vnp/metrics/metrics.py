@@ -316,17 +316,10 @@ def replicate_metrics(
     replicates: int,
     seed: int,
 ) -> Float64[np.ndarray, "metrics replicates"]:
-    """The metrics in ``NAMES`` for draws of groups.
+    """The metrics in ``NAMES`` for draws of groups, whose numbers are below ``groups``.
 
-    Args:
-        label: 1 viral, 0 host.
-        probability: of viral.
-        group: number of each row's group, below ``groups``.
-        groups: how many there are.
-        threshold: from this probability on a prediction is a viral call.
-        replicates: draws.
-        seed: of the draws. Two calls with the same seed, ``groups`` and ``replicates`` draw the same groups, which
-            is what makes the difference of two results a paired one.
+    Two calls with the same seed, ``groups`` and ``replicates`` draw the same groups, which is what makes the difference
+    of two results a paired one.
     """
     viral, call = label == 1, probability >= threshold
     columns = [viral & call, ~viral & call, viral & ~call, ~viral & ~call, (probability - label) ** 2]

@@ -122,10 +122,8 @@ def fit_novelty(
 ) -> Novelty | None:
     """Find the directions in which classes of training rows differ; None where there are too few rows.
 
-    Args:
-        rows: as the classifier reads them; some ten thousand are enough.
-        viral: labels.
-        group: organism group of each, which is its class; without it, clusters of either label are.
+    Some ten thousand rows are enough. The organism group of each is its class; without it, clusters of either label
+    are.
     """
     values = np.asarray(rows, np.float64)
     if len(rows) < 2 * _ROWS_A_CLUSTER or not values.std(axis=0).any():

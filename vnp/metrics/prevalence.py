@@ -101,14 +101,10 @@ class Shares:
         length: Int64[np.ndarray, "n"] | None = None,
         evidence: Evidence | None = None,
     ) -> None:
-        """Take in records.
+        """Take in records, whose probabilities hold at the share of viruses ``before``.
 
-        Args:
-            probability: of being viral.
-            before: share of viruses that they hold at.
-            novelty: how far from training, as a percentile; NaN or None where that is not known.
-            length: bases; needed with evidence.
-            evidence: what held-out records of the same classifier look like.
+        ``novelty`` is a percentile, NaN or None where that is not known; ``evidence`` is what held-out records of the
+        same classifier look like, and needs the lengths in bases.
         """
         import numpy as np
 

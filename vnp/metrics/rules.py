@@ -122,16 +122,10 @@ def aggregate(
     rule: str = BEST_FRAME,
     length: Int64[np.ndarray, "n"] | None = None,
 ) -> Aggregated:
-    """Frames to chunks (``key`` from ``chunk_keys``) or to records (``key`` the record).
+    """Frames to chunks (``key`` from ``chunk_keys``) or to records (``key`` the record), by one of ``RULES``.
 
-    Args:
-        probability: of viral, for every frame.
-        key: what each frame belongs to.
-        rule: one of ``RULES``.
-        length: bases of each frame, its weight; all count the same without it.
-
-    Raises:
-        UsageError: the rule is unknown.
+    The length of each frame in bases is its weight; all count the same without it. UsageError where the rule is
+    unknown.
     """
     import numpy as np
 

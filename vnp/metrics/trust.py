@@ -41,12 +41,7 @@ class Trust:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any] | None) -> Trust:
-        """Read what ``to_json`` gave; None gives nothing.
-
-        Raises:
-            ValueError: it is damaged.
-            TypeError: the same.
-        """
+        """Read what ``to_json`` gave; None gives nothing. ValueError or TypeError where it is damaged."""
         stored = stored or {}
         names = ("prevalence", "novelty", "reliability", "evidence")
         share, novelty, reliability, evidence = (stored.get(name) for name in names)

@@ -89,8 +89,6 @@ def choose(
 
     Args:
         listing: gives the file names of a group's folder, in the order of the server's page.
-        groups: names of folders.
-        seed: of the draws.
         files: GenBank files of every group, in place of VirNucPro's one or ten.
         fasta: behind each GenBank file comes its FASTA file where the server has it.
 

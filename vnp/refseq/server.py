@@ -57,15 +57,10 @@ class MissingError(DownloadError):
 class Server:
     """An HTTP server below one address.
 
-    Args:
-        base: address of a folder, ``https://`` or ``http://``, with a name and password if it needs them.
-        tries: how often in a row something may fail without getting on.
-        sleep: waits for so many seconds.
-        chance: a number from 0 to 1, to spread the pauses of many clients.
+    ``tries`` is how often in a row something may fail without getting on; ``sleep`` waits for so many seconds, and
+    ``chance``, a number from 0 to 1, spreads the pauses of many clients.
 
-    Attributes:
-        base: the address, without name and password.
-        stopped: set to have downloads end at once.
+    Attributes: base: the address, without name and password. stopped: set to have downloads end at once.
 
     Raises:
         UsageError: that is no such address, or the proxy cannot be used.

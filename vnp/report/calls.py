@@ -32,9 +32,7 @@ class CalledRecords:
     def ranked(self, most: int, marked: Sequence[int] = ()) -> Int64[np.ndarray, "m"]:
         """Places of the most telling records: viral calls, marked ones, hosts, those without a call; by probability.
 
-        Args:
-            most: how many.
-            marked: places of records that come before others of their call, such as those with viral regions.
+        ``marked`` are those that come before others of their call, such as records with viral regions.
         """
         among = np.where(self.call == VIRAL, 3.0, np.where(self.call == HOST, 1.0, 0.0))
         if len(marked):

@@ -118,15 +118,7 @@ def pack(content: Any) -> str:
 def pack_listing(
     records: CalledRecords, listed: Listed, kinds: Sequence[str], samples: Samples, limit: int = LISTING_BYTES
 ) -> tuple[str, int]:
-    """As many records as fit, and counts of all; how many are listed.
-
-    Args:
-        records: all.
-        listed: those that may be listed.
-        kinds: names of the kinds.
-        samples: of all records.
-        limit: bytes of the text.
-    """
+    """As many records as fit into a text of ``limit`` bytes, and counts of all; how many are listed."""
     samples = samples.most_frequent()
     head = {
         "kinds": list(kinds),

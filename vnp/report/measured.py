@@ -59,15 +59,8 @@ def measured_page(
 ) -> str:
     """One HTML page that needs nothing else.
 
-    Args:
-        heading: of the page.
-        sub: what was measured on what, in a line.
-        words: what came out, a sentence each.
-        notes: what a reader must know, a sentence each.
-        parts: tables and drawings.
-        terms: what words mean.
-        facts: how it was made.
-        files: names of the files beside the page, and what they hold.
+    Words, a sentence each, say what came out, notes what a reader must know, terms what words mean, facts how it was
+    made, and files, by name, what lies beside the page.
     """
     return render(
         "measured.html", heading=heading, sub=sub, words=words, notes=notes, parts=parts, terms=terms, facts=facts,

@@ -202,18 +202,10 @@ def write_training_plots(
     threshold: float = THRESHOLD,
     best_epoch: int = 0,
 ) -> list[Path]:
-    """All plots of one training, each as SVG and as PNG in a folder.
+    """All plots of one training, each as SVG and as PNG in a folder, which is made.
 
-    Args:
-        folder: is made.
-        history: see ``draw_history``; every metric ``M`` in it becomes ``curves_M``.
-        series: the parts of the data to show, the most important first, such as test and validation.
-        threshold: of a viral call, in ``confusion_PART``.
-        best_epoch: is marked in the curves.
-
-    Returns:
-        The files: ``curves_M``, ``roc``, ``precision_recall``, ``reliability``, and of each part ``P`` ``scores_P`` and
-        ``confusion_P``.
+    The files are ``curves_M`` of every metric ``M`` of the history, ``roc``, ``precision_recall``, ``reliability``, and
+    of each part ``P`` of the data, the most important first, ``scores_P`` and ``confusion_P`` at the threshold.
     """
     folder.mkdir(parents=True, exist_ok=True)
     keys = {key.partition("_")[::2] for row in history for key, value in row.items() if value is not None}
@@ -239,10 +231,8 @@ def comparison_plots(
 ) -> list[str]:
     """All plots of a comparison on one level, as ``<svg>`` elements to put into a page.
 
-    Args:
-        series: of each classifier.
-        names: of the pairs of classifiers.
-        differences: for each metric, by its title, the difference of each pair and the ends of its interval.
+    ``names`` are of pairs of classifiers; ``differences`` has for each metric, by its title, the difference of each
+    pair and the ends of its interval.
     """
     drawn = [_panel(draw, series) for draw in (draw_roc, draw_precision_recall, draw_reliability)]
     drawn += [_panel(draw_scores, one) for one in series]

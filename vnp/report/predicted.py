@@ -16,16 +16,7 @@ from jaxtyping import Float64, Int64
 
 from vnp.metrics.reliability import HIGH, LEVELS, LOW, MEDIUM, Reliability
 from vnp.report.calls import HOST, NO_CALL, RELIABILITY_NAMES, VIRAL, CalledRecords
-from vnp.report.listing import (
-    Listed,
-    Regions,
-    Samples,
-    Tracks,
-    length_class,
-    length_names,
-    pack_listing,
-    pack_tracks,
-)
+from vnp.report.listing import Listed, Regions, Samples, Tracks, length_class, length_names, pack_listing, pack_tracks
 from vnp.report.pages import render as render_page
 from vnp.report.pages import short
 

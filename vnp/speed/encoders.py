@@ -17,16 +17,7 @@ from vnp.encoders.engine import TransformerEncoder
 from vnp.encoders.measured import cosines
 from vnp.encoders.models.bare import BareModel
 from vnp.errors import EncoderError
-from vnp.speed.measure import (
-    Ceiling,
-    Clock,
-    Memory,
-    ceiling_rows,
-    choose_sample,
-    free,
-    measure_ceiling,
-    take_time,
-)
+from vnp.speed.measure import Ceiling, Clock, Memory, ceiling_rows, choose_sample, free, measure_ceiling, take_time
 from vnp.speed.workloads import Workload
 
 Say = Callable[[str], None]

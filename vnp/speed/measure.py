@@ -119,15 +119,9 @@ class Ceiling:
 
 
 def measure_ceiling(model: BareModel, precision: str, seconds: float = 1.0) -> float:
-    """Measure one layer's matrix products alone, in turn, after warming up.
+    """Measure one layer's matrix products alone, in turn, after warming up, for so many seconds; gives TFLOP/s.
 
-    Args:
-        model: whose shapes.
-        precision: ``fp32``, ``fp16``, ``bf16``, or ``fp8`` (row-wise scales, fast accumulation, bfloat16 out).
-        seconds: how long.
-
-    Returns:
-        TFLOP/s.
+    The precision is ``fp32``, ``fp16``, ``bf16``, or ``fp8`` (row-wise scales, fast accumulation, bfloat16 out).
 
     Raises:
         EncoderError: the device cannot do that.

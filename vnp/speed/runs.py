@@ -82,12 +82,8 @@ class Task:
 def read_figures(root: Path, *, gpus: int, begun: float, ended: float, used: struct_rusage | None = None) -> RunFigures:
     """Read a finished run.
 
-    Args:
-        root: the run directory.
-        gpus: that the command was given.
-        begun: when the command was started, as ``time.time`` has it.
-        ended: when it ended.
-        used: what the system says that the command used, its ended processes included.
+    It was begun and ended at times as ``time.time`` has them; ``used`` is what the system says that the command used,
+    its ended processes included.
 
     Raises:
         RunError: shards are missing.
@@ -180,16 +176,10 @@ def sums(parts: Sequence[dict[str, int]] | Sequence[dict[str, float]]) -> dict[s
 
 
 def write_reads(path: Path, count: int, *, length: int = 150, substitutions: float = 0.01, seed: int = 0) -> None:
-    """Write reads as FASTA.
+    """Write so many reads as FASTA; the same seed gives the same bytes.
 
-    Every place of the bundled genomes is as likely as any other, and so is each strand.
-
-    Args:
-        path: of the file.
-        count: of reads.
-        length: bases of a read.
-        substitutions: share of bases that are replaced by another one.
-        seed: of places and substitutions; the same seed gives the same bytes.
+    Every place of the bundled genomes is as likely as any other, and so is each strand; a share of the bases is
+    replaced by another one.
 
     Raises:
         UsageError: no genome is that long.

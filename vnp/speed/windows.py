@@ -71,16 +71,8 @@ def measure_windows(
 ) -> ModelReport:
     """Measure an encoder that reads windows, in each precision on each workload.
 
-    Letters are codes already, as in a run, where another thread makes them. A token is a base.
-
-    Args:
-        name: of the encoder.
-        device: where to measure.
-        weights: as for ``vnp.encoders.load``.
-        workloads: what to run.
-        request: precisions, bases of a batch, rounds.
-        clock: is shared among what is left to measure; all but the first workload are left out once it has run out.
-        say: told what is measured.
+    Letters are codes already, as in a run, where another thread makes them. A token is a base. The clock is shared
+    among what is left to measure; all but the first workload are left out once it has run out.
 
     Raises:
         WeightsError: the weights are damaged or of another encoder.

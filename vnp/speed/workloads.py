@@ -53,17 +53,10 @@ class Workload:
 
 
 def default_workloads(*, dna: bool, tokens: int, seed: int = 0, few: bool = False) -> list[Workload]:
-    """What the bundled sample gives.
+    """What the bundled sample gives, of about so many tokens each, and at least one sequence.
 
-    Args:
-        dna: for a model of DNA instead of one of proteins.
-        tokens: of each, about; at least one sequence.
-        seed: of the draws.
-        few: only short ones, and for proteins whole ones.
-
-    Returns:
-        Frames of 150-base reads, and of chunks of 300 and 500 bases; for proteins also exactly 100 residues, and
-        whole proteins.
+    These are frames of 150-base reads, and of chunks of 300 and 500 bases; for proteins also exactly 100 residues, and
+    whole proteins. With ``few`` only short ones, and whole proteins.
     """
     genomes = sample_genomes()
     chunks = (_CHUNKS[0],) if few else _CHUNKS
@@ -154,20 +147,14 @@ def _fasta_lengths(path: Path) -> list[int]:
 
 
 def find_model(name: str, device: str, *, weights: Path | None, full: bool, seed: int = 0) -> BareModel:
-    """Make a model ready to be measured.
+    """Make a model ready to be measured, with real weights where they are there.
 
     Its tensors stay on the CPU, so that what a contestant takes of a GPU's memory is its own.
 
     Args:
         name: of an encoder with weights, or the folder of a model.
-        device: such as ``cuda:0``.
-        weights: a folder of weights, as for ``vnp.encoders.load``; None for the default one, which is looked at only
-            for the published size.
+        weights: a folder of weights; None for the default one, which is looked at only for the published size.
         full: without weights, the published size instead of a small one.
-        seed: of random weights.
-
-    Returns:
-        The model, with real weights where they are there.
 
     Raises:
         WeightsError: the folder that was named is not there, or what is in it is damaged.

@@ -243,10 +243,7 @@ def _protein_of(path: Path) -> Iterator[_Sequence]:
 
 
 def _read_fasta(path: Path, molecule: Molecule) -> tuple[list[str], list[str]]:
-    """Read a FASTA file whole; plain or compressed.
-
-    Returns:
-        Ids and upper-case bases or residues.
+    """Read a FASTA file whole, plain or compressed: ids, and upper-case bases or residues.
 
     Raises:
         InputError: the file or one of its records cannot be used, two have the same id, or it holds DNA for protein.

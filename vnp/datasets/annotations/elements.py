@@ -109,14 +109,9 @@ def what_it_says(text: str) -> str:
 
 
 def read_pieces(path: Path, annotation: Path | None = None) -> Iterator[Piece]:
-    """Read the records of a genome file and what is marked in them, record by record.
+    """The records of a GenBank or FASTA file that have a usable sequence, each followed by the pieces marked in it.
 
-    Args:
-        path: GenBank or FASTA.
-        annotation: GFF3 or GenBank of a FASTA file; without one, the words behind a record's name say what it is.
-
-    Yields:
-        Each record that has a usable sequence, then its marked pieces.
+    ``annotation`` is the GFF3 or GenBank of a FASTA file; without one, the words behind a record's name say what it is.
 
     Raises:
         InputError: a file is missing, damaged, or of another kind.

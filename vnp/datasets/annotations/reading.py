@@ -29,9 +29,7 @@ _ENOUGH = 1 << 14
 def read_annotated(path: Path, annotation: Path | None = None) -> Iterator[Annotated]:
     """Read the records of one annotated genome file in order, also those with a problem or without a coding sequence.
 
-    Args:
-        path: a GenBank or FASTA file, or GFF3 with the sequences in it.
-        annotation: the GFF3 or GenBank file of a FASTA file.
+    The file is GenBank, or GFF3 with the sequences in it, or FASTA, which has an ``annotation``: GFF3 or GenBank.
 
     Raises:
         InputError: a file is missing, damaged or of another kind, a name occurs twice, none of the records has a

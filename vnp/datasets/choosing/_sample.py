@@ -36,10 +36,9 @@ def choose(
     """Choose chunks of a pool; gives their positions, ascending.
 
     Args:
-        pool: the chunks.
         per_group: the most that an organism group gives; None for all it has.
-        balance: ``label`` takes as many viral as host chunks, the latter from all host groups alike; ``group`` takes
-            as many from each organism group. In both the scarcer side decides.
+        balance: ``label`` takes as many viral as host chunks, the latter from all host groups alike; ``group`` takes as
+            many from each organism group. In both the scarcer side decides.
         seed: decides who gives one more where shares do not come out even.
     """
     wanted = _per_group(pool, per_group, balance, seed)

@@ -193,10 +193,7 @@ def write_fasta(
 ) -> str:
     """Write the chunks as gzip-compressed FASTA, a line of bases each, named by 1-based region as samtools does.
 
-    Neither a time nor a name is in the file, so equal chunks give equal bytes.
-
-    Returns:
-        The SHA-256 of the file.
+    Neither a time nor a name is in the file, so equal chunks give equal bytes. Gives the SHA-256 of the file.
 
     Raises:
         StorageError: the disk is full or cannot be written.

@@ -128,16 +128,7 @@ def _random_state(
 
 
 def mixed_lengths(count: int, longest: int, seed: int) -> NDArray[np.int64]:
-    """Lengths as open frames of reads and contigs have them: many short, few long.
-
-    Args:
-        count: how many.
-        longest: the longest one, which is always there.
-        seed: of the draw.
-
-    Returns:
-        Tokens of each sequence, from 10 up.
-    """
+    """Tokens of so many open frames, as reads and contigs have them: many short, few long, from 10 to the longest."""
     drawn = np.exp(np.random.default_rng(seed).uniform(np.log(10), np.log(longest), count)).astype(np.int64)
     drawn[0] = longest
     return drawn

@@ -161,14 +161,7 @@ class Numbers(nn.Module):
 
 
 def in_bytes(network: SixFrame) -> SixFrame:
-    """Let a folded network compute in bytes.
-
-    Args:
-        network: it is changed.
-
-    Returns:
-        The same network; its rows and logits differ a little from before.
-    """
+    """Let a folded network compute in bytes: it is changed, and its rows and logits differ a little from before."""
     largest = _largest_outputs(network)
     convolution = partial(ByteConvolution, native=multiplies_bytes())
 

@@ -41,14 +41,11 @@ class Counted:
 class KmerEncoder:
     """Turns sequences into L2-normalised, hashed k-mer counts.
 
-    DNA is counted in words of 3 and 4 bases, protein in words of 1 and 2 residues. A row depends on its
-    sequence alone. Needs no weights, no GPU and no token budget.
-
-    Args:
-        molecule: ``dna`` or ``protein``.
+    DNA is counted in words of 3 and 4 bases, protein in words of 1 and 2 residues. A row depends on its sequence alone.
+    Needs no weights, no GPU and no token budget.
 
     Raises:
-        UsageError: the molecule is neither.
+        UsageError: the molecule is neither ``dna`` nor ``protein``.
     """
 
     def __init__(self, molecule: str) -> None:
@@ -70,14 +67,7 @@ class KmerEncoder:
         return Counted(self.embed(work))
 
     def embed(self, sequences: Sequence[str]) -> Float32[np.ndarray, "n width"]:
-        """Count the k-mers of each sequence.
-
-        Args:
-            sequences: upper-case letters.
-
-        Returns:
-            One row a sequence, in input order; length 1, or 0 where nothing could be counted.
-        """
+        """One row a sequence of upper-case letters, in input order; length 1, or 0 where nothing could be counted."""
         out = np.zeros((len(sequences), self.width), np.float32)
         for start, stop in _blocks(sequences):
             out[start:stop] = self._embed_block(sequences[start:stop])

@@ -47,14 +47,11 @@ class Tokenizer(Protocol):
 
 
 class Esm2Tokenizer:
-    """ESM2's tokenizer: one token a letter, ``<cls>`` in front, ``<eos>`` behind.
+    """ESM2's tokenizer: one token a letter, ``<cls>`` in front, ``<eos>`` behind; ids are places in the vocabulary.
 
-    As ``EsmTokenizer`` does it: upper-case letters of the vocabulary, ``.`` and ``-`` are known; a *run* of
-    anything else (lower case, ``J``, ``*``) is one ``<unk>``; whitespace separates and is dropped. The one
-    difference: the name of a special token inside a sequence (``<mask>``) is not taken for that token.
-
-    Args:
-        vocabulary: tokens in the order of their ids.
+    As ``EsmTokenizer`` does it: upper-case letters of the vocabulary, ``.`` and ``-`` are known; a *run* of anything
+    else (lower case, ``J``, ``*``) is one ``<unk>``; whitespace separates and is dropped. The one difference: the name
+    of a special token inside a sequence (``<mask>``) is not taken for that token.
 
     Raises:
         WeightsError: a special token is missing, or there are too many tokens.
@@ -97,14 +94,11 @@ class Esm2Tokenizer:
 
 
 class DnabertTokenizer:
-    """DNABERT-2's and DNABERT-S's byte-pair encoding, through the published ``tokenizer.json``.
+    """DNABERT-2's and DNABERT-S's byte-pair encoding, through the published ``tokenizer.json``, whose content is given.
 
-    It knows upper-case A, C, G and T only: every other letter is one ``[UNK]``. Padding and truncation that a
-    copy of the file may carry are switched off. ``[CLS]`` comes in front, ``[SEP]`` behind. Many sequences at once are
-    encoded by ``bpe``, which gives the same ids and is checked for that when it is first used.
-
-    Args:
-        text: the content of ``tokenizer.json``.
+    It knows upper-case A, C, G and T only: every other letter is one ``[UNK]``. Padding and truncation that a copy of
+    the file may carry are switched off. ``[CLS]`` comes in front, ``[SEP]`` behind. Many sequences at once are encoded
+    by ``bpe``, which gives the same ids and is checked for that when it is first used.
 
     Raises:
         WeightsError: it is not the description of a tokenizer.

@@ -173,15 +173,12 @@ def download_weights(
     progress: Progress = lambda *_: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[LockedEncoder, bool]:
-    """Bring one encoder's files into ``root/NAME`` and its entry into the lock.
+    """Bring one encoder's files into ``root/NAME`` and its entry into the lock of ``root``.
 
-    Files are downloaded into a folder of their own, which a broken download leaves for the next one to go on
-    with. They are checked there, moved to their final names, and entered in the lock last.
+    Files are downloaded into a folder of their own, which a broken download leaves for the next one to go on with. They
+    are checked there, moved to their final names, and entered in the lock last.
 
     Args:
-        spec: the encoder.
-        root: the weights folder.
-        hub: where to download from.
         revision: commit, tag or branch; None for the pinned one, else the one in the lock, else the newest.
         progress: called with a file's name, its bytes so far and in all.
         say: told what disk is needed.

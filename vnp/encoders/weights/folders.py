@@ -23,12 +23,7 @@ CONFIG_NAME = "config.json"
 _LARGEST_CONFIG = 1 << 20
 _LARGEST_INDEX = 1 << 26
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
-_ORDER = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
+_ORDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 # What in config.json changes the numbers that come out; the rest is bookkeeping.
 _NUMERIC_KEYS = (
@@ -39,15 +34,7 @@ _NUMERIC_KEYS = (
 
 
 def weights_root(given: Path | None = None) -> Path:
-    """Say where weights are kept.
-
-    Args:
-        given: the user's ``--weights``, if any.
-
-    Returns:
-        That; else ``$VNP_WEIGHTS``; else ``vnp/weights`` in the user's cache folder (``$XDG_CACHE_HOME``,
-        else ``~/.cache``).
-    """
+    """Where weights are kept: the user's ``--weights``, else ``$VNP_WEIGHTS``, else ``weights`` in the cache folder."""
     if given is not None:
         return given.expanduser()
     if os.environ.get("VNP_WEIGHTS"):
@@ -56,7 +43,7 @@ def weights_root(given: Path | None = None) -> Path:
 
 
 def locate(name: str, molecule: str | None = None, weights: Path | None = None) -> tuple[EncoderSpec, Path | None]:
-    """What an encoder is, by its name or by the folder that it lies in.
+    """What an encoder is, by its name or by the folder that it lies in; and that folder where it is no registered one.
 
     A folder that holds a ``sixframe`` network is ``sixframe`` with other weights. One that is called as a registered
     encoder of its kind is held to the pins of that. Any other is an encoder of its own, called after its folder.
@@ -65,9 +52,6 @@ def locate(name: str, molecule: str | None = None, weights: Path | None = None) 
         name: of a registered encoder, of a folder in the folder of weights, or the path of a folder.
         molecule: what it is to read; None where the name says.
         weights: as in ``find_folder``.
-
-    Returns:
-        Its facts, and its folder where it is not a registered encoder.
 
     Raises:
         UsageError: there is none, or it reads the other molecule.
@@ -90,12 +74,7 @@ def locate(name: str, molecule: str | None = None, weights: Path | None = None) 
 
 
 def locate_weighted(name: str, weights: Path | None = None) -> tuple[EncoderSpec, Path | None]:
-    """What an encoder with weights is, as ``locate`` says it.
-
-    Raises:
-        UsageError: there is none, or it has no weights.
-        WeightsError: the folder does not hold a model that can be run.
-    """
+    """What an encoder with weights is, as ``locate`` says it; UsageError also where it has none."""
     if any(not one.needs_weights for one in registered(name)):
         there = ", ".join(one.name for one in weighted())
         raise UsageError(f"{name} has no weights; give {there}, or the folder of a model")
@@ -111,14 +90,9 @@ def folder_named(name: str) -> Path | None:
 
 
 def spec_of_folder(folder: Path, *, pinned: bool = True) -> EncoderSpec:
-    """What the model in a folder is, by its ``config.json``.
+    """What the model in a folder is, by its ``config.json``; WeightsError where it is none that can be run.
 
-    Args:
-        folder: of the model.
-        pinned: a folder called as a registered encoder is held to be that.
-
-    Raises:
-        WeightsError: it is none that can be run.
+    With ``pinned`` a folder called as a registered encoder is held to be that.
     """
     config = read_config(folder)
     family = config_family(config, folder)
@@ -137,12 +111,7 @@ def spec_of_folder(folder: Path, *, pinned: bool = True) -> EncoderSpec:
 def find_folder(spec: EncoderSpec, weights: Path | None = None) -> Path:
     """Find the folder with an encoder's files.
 
-    Args:
-        spec: the encoder.
-        weights: the folder of this one model (it has a ``config.json``), or one with a folder an encoder.
-
-    Returns:
-        The folder of this model.
+    ``weights`` is the folder of this one model (it has a ``config.json``), or one with a folder an encoder.
 
     Raises:
         WeightsError: it is not there; the message has the command that fetches it.
@@ -193,15 +162,7 @@ def _own_folder(spec: EncoderSpec, weights: Path | None) -> Path:
 
 
 def window_of(spec: EncoderSpec, weights: Path | None = None) -> int:
-    """How many bases an encoder that reads windows was trained to read at once.
-
-    Args:
-        spec: the encoder.
-        weights: as in ``find_folder``.
-
-    Raises:
-        WeightsError: its folder is missing, or does not say.
-    """
+    """Bases that an encoder of windows was trained to read at once; WeightsError where its folder does not say."""
     folder = find_folder(spec, weights)
     window = read_config(folder).get("window")
     if not isinstance(window, int) or window < 1:

@@ -56,17 +56,7 @@ class _Lock:
 
 
 def read_lock(folder: Path) -> dict[str, LockedEncoder]:
-    """Read the lock in a weights folder.
-
-    Args:
-        folder: where ``weights.lock.json`` lies.
-
-    Returns:
-        Encoder name to what was fetched; empty if there is no lock.
-
-    Raises:
-        WeightsError: the lock cannot be read.
-    """
+    """What was fetched into a weights folder, by encoder; empty without a lock, WeightsError where it is damaged."""
     again = "delete it and fetch again (python -m jobs.fetch)"
     found = read_record(
         folder / LOCK_NAME, _Lock, schema=_SCHEMA, seal="digest", older=True, error=WeightsError, remedy=again
@@ -82,14 +72,7 @@ def write_lock(folder: Path, encoders: Mapping[str, LockedEncoder]) -> Path:
 
 
 def find_lock(name: str, folder: Path) -> LockedEncoder | None:
-    """Find an encoder's entry in the lock beside its folder, or in it.
-
-    Args:
-        name: the encoder.
-        folder: the model's folder.
-
-    Returns:
-        The entry, or None if nothing was recorded.
+    """An encoder's entry in the lock beside the model's folder, or in it; None if nothing was recorded.
 
     Raises:
         WeightsError: a lock is damaged.
@@ -108,8 +91,7 @@ def find_lock(name: str, folder: Path) -> LockedEncoder | None:
 def verify(spec: EncoderSpec, folder: Path, *, full: bool = False) -> dict[str, str]:
     """Check an encoder's files against its pins and its lock; ``full`` hashes even what looks unchanged.
 
-    Returns:
-        Weight file to SHA-256, for the files that tensors are read from.
+    Gives the SHA-256 of the weight files that tensors are read from.
 
     Raises:
         WeightsError: a file is missing or differs; the message names it, both hashes, and what to do.
@@ -201,13 +183,7 @@ def _as_trained(spec: EncoderSpec, folder: Path) -> EncoderSpec:
 def resolve(spec: EncoderSpec, folder: Path, *, full: bool = False) -> EncoderSpec:
     """Complete a spec with what lies in its folder, so that it identifies the numbers it gives.
 
-    Args:
-        spec: the encoder.
-        folder: the model's folder.
-        full: hash every file again.
-
-    Returns:
-        The spec with the found revision and licence, and digests of weights, configuration and tokenizer.
+    That is revision and licence, and digests of weights (all hashed again with ``full``), configuration and tokenizer.
 
     Raises:
         WeightsError: files are missing or are not the right ones.
