@@ -334,7 +334,11 @@ def _measure(
     lengths = lengths_of([each for piece in together for each in piece])
     size = max(1, min(32, len(pieces[0])))
     got = embed_in_pieces(run, course.sample, sorted_batches(lengths_of(course.sample), size))
-    return replace(row, note=note).timed(model, lengths, rounds, memory.peak_gib).compared_with(course.exact, got)
+    return (
+        replace(row, note=note)
+        .timed(model.operations(lengths), lengths, rounds, memory.peak_gib)
+        .compared_with(course.exact, got)
+    )
 
 
 def _spread(pieces: list[list[np.ndarray]], count: int) -> list[list[np.ndarray]]:

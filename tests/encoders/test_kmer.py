@@ -94,4 +94,3 @@ def test_load_and_identity() -> None:
     assert (encoder.width, encoder.precision, encoder.token_budget, encoder.events) == (1280, "fp32", None, [])
     assert identity(encoder)["algorithm"] == "kmer-protein-1"
     assert identity(encoder) != identity(load("kmer", molecule="dna"))
-    assert encoder.token_counts(["MK", "MKT"]).tolist() == [2, 3]

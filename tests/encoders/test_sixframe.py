@@ -167,7 +167,7 @@ def test_the_bundled_encoder_is_in_the_registry(bundled: Encoder) -> None:
     rows = bundled.embed(["ACGT" * 60, "TTGCA" * 40, "ACGT" * 60])
     assert rows.shape == (3, bundled.spec.width) == (3, bundled.width)
     np.testing.assert_array_equal(rows[0], rows[2])
-    assert bundled.tokens_read == sum(bundled.token_counts(["ACGT" * 60, "TTGCA" * 40, "ACGT" * 60])) == 680
+    assert bundled.tokens_read == 680
 
 
 def test_rows_do_not_depend_on_the_number_of_threads(bundled: Encoder) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
-from vnp.speed.measure import cpu_has_bf16, default_precisions, describe_machine
+from vnp.speed import measure
+from vnp.speed.measure import default_precisions, describe_machine
 
 
 def test_machine() -> None:
@@ -12,10 +14,9 @@ def test_machine() -> None:
     assert "memory_gib" not in found
 
 
-def test_bf16_where_the_cpu_multiplies_it() -> None:
-    assert cpu_has_bf16("fpu avx2 avx512_bf16")
-    assert cpu_has_bf16("amx_tile amx_bf16")
-    assert not cpu_has_bf16("fpu avx2 avx512f")
-    assert default_precisions(torch.device("cpu"))[0] == "fp32"
+def test_bf16_where_the_cpu_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for units in (True, False):
+        monkeypatch.setattr(measure, "multiplies_bf16", lambda units=units: units)
+        assert default_precisions(torch.device("cpu")) == (("fp32", "bf16") if units else ("fp32",))
     assert default_precisions(torch.device("cuda")) == ("fp16", "bf16")
     assert default_precisions(torch.device("cuda"), few=True) == ("fp16",)

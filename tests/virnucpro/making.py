@@ -58,6 +58,3 @@ class Broken:
 
     def launch(self, work: Sequence[str]) -> Launched:
         raise AssertionError(f"{len(work)} sequences were embedded again")
-
-    def token_counts(self, sequences: Sequence[str]) -> np.ndarray:
-        raise AssertionError

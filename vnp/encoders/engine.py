@@ -15,7 +15,7 @@ from vnp.encoders.packing import Attention, Batch, collate, distinct, on_device,
 from vnp.errors import EncoderError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float32, Int64
+    from jaxtyping import Float, Float32
     from numpy.typing import NDArray
 
     from vnp.encoders.spec import EncoderSpec
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "fp16", "bf16", "fp8"]
+Finish = Callable[[torch.Tensor, Batch], torch.Tensor]
+"""What is done to the states of a batch before they leave the device."""
 
 _SLAB = 512  # rows of one matrix product on CPU
 _AHEAD = 8  # batches that are queued ahead, so that the GPU goes on while Python is held up
@@ -196,7 +198,8 @@ class TransformerEncoder:
         """Give the last hidden state of every token, special tokens included; see ``embed_ids``."""
         self._check(ids)
         out: list[NDArray[np.float32]] = [np.empty((0, self.width), np.float32)] * len(ids)
-        for batch, rows in self._run(ids, np.arange(len(ids)), lambda x, _: x.float()):
+        for answer in self._queue(ids, np.arange(len(ids)), lambda x, _: x.float()):
+            batch, (rows, _) = answer.batch, answer.read()
             ends = np.cumsum(batch.borders.lengths)
             each = np.split(rows, ends[:-1])
             self._refuse_broken(batch.members, np.array([bool(np.isfinite(one).all()) for one in each]))
@@ -204,31 +207,7 @@ class TransformerEncoder:
                 out[member] = one.copy()
         return out
 
-    def token_counts(self, sequences: Sequence[str]) -> Int64[np.ndarray, " n"]:
-        """Count the tokens that each sequence will cost, special tokens included."""
-        return np.array([len(each) for each in self._tokenizer.encode_batch(list(sequences))], np.int64)
-
-    def _run(
-        self,
-        ids: Sequence[NDArray[np.integer]],
-        names: NDArray[np.int64],
-        finish: Callable[[torch.Tensor, Batch], torch.Tensor],
-    ) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
-        """Run batches; a batch's numbers are read while the next one runs. See ``_queue``."""
-        last: Answer | None = None
-        for answer in self._queue(ids, names, finish):
-            if last is not None:
-                yield last.batch, last.read()[0]
-            last = answer
-        if last is not None:
-            yield last.batch, last.read()[0]
-
-    def _queue(
-        self,
-        ids: Sequence[NDArray[np.integer]],
-        names: NDArray[np.int64],
-        finish: Callable[[torch.Tensor, Batch], torch.Tensor],
-    ) -> Iterator[Answer]:
+    def _queue(self, ids: Sequence[NDArray[np.integer]], names: NDArray[np.int64], finish: Finish) -> Iterator[Answer]:
         """Queue batches, longest sequences first."""
         lengths = np.array([len(each) for each in ids], np.int64)
         self.tokens_read += int(lengths.sum())
@@ -244,12 +223,7 @@ class TransformerEncoder:
             left = left[len(rows) :]
             yield answer
 
-    def _attempt(
-        self,
-        ids: Sequence[NDArray[np.integer]],
-        members: NDArray[np.int64],
-        finish: Callable[[torch.Tensor, Batch], torch.Tensor],
-    ) -> Answer | None:
+    def _attempt(self, ids: Sequence[NDArray[np.integer]], members: NDArray[np.int64], finish: Finish) -> Answer | None:
         try:
             with torch.inference_mode(), on_device(self.device):
                 batch = collate(ids, members, self.attention, self.device, self._slab)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
 from vnp.encoders.measured import require_fp8_record
 from vnp.encoders.spec import EncoderSpec, registered
@@ -57,9 +57,6 @@ class Encoder(Protocol):
 
     def launch(self, work: Any) -> Launched:
         """Begin with the rest: turn what ``prepare`` gave into rows."""
-
-    def token_counts(self, sequences: Sequence[str]) -> Int64[np.ndarray, " n"]:
-        """Count the tokens of each sequence: what one costs."""
 
 
 def load(

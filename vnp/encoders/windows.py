@@ -181,10 +181,6 @@ class SixFrameEncoder:
         """Give each sequence's logits of ``KINDS``, in input order; zeros where it is too short for any."""
         return self._run(self.prepare(sequences), self.network, len(KINDS)).result()
 
-    def token_counts(self, sequences: Sequence[str]) -> Int64[np.ndarray, " n"]:
-        """Count the bases of each sequence: what one costs."""
-        return np.fromiter(map(len, sequences), np.int64, len(sequences))
-
     def _run(self, work: Windows, function: Callable[..., Tensor], width: int) -> OnTheirWay:
         found = OnTheirWay(np.zeros((len(work.length), width), np.float32), begun=mark(self.device))
         self.tokens_read += int(work.length.sum())

@@ -82,8 +82,8 @@ class Row:
     times_loop: float | None = None  # how many times more than VirNucPro's way, if it is ours
     error: str | None = None  # why there are no figures
 
-    def timed(self, model: BareModel, lengths: np.ndarray, rounds: Sequence[float], peak_gib: float | None) -> Row:
-        """The row with what rounds over sequences of these tokens tell."""
+    def timed(self, operations: float, lengths: np.ndarray, rounds: Sequence[float], peak_gib: float | None) -> Row:
+        """The row with what rounds over sequences of these tokens, of so many operations, tell."""
         seconds = statistics.median(rounds)
         tokens = int(lengths.sum())
         return replace(
@@ -93,7 +93,7 @@ class Row:
             rounds=tuple(rounds),
             sequences_per_second=len(lengths) / seconds,
             tokens_per_second=tokens / seconds,
-            tflops=model.operations(lengths) / seconds / 1e12,
+            tflops=operations / seconds / 1e12,
             peak_gib=peak_gib,
         )
 
@@ -279,7 +279,8 @@ def _measure(
     model: BareModel, encoder: TransformerEncoder, course: Course, repeats: int, memory: Memory, clock: Clock
 ) -> Row:
     rounds = take_time(lambda: encoder.embed_ids(course.ids), repeats, memory, clock)
-    row = empty_row(model, course, encoder.precision).timed(model, course.workload.lengths, rounds, memory.peak_gib)
+    lengths = course.workload.lengths
+    row = empty_row(model, course, encoder.precision).timed(model.operations(lengths), lengths, rounds, memory.peak_gib)
     note = f"{encoder.kernel}, {encoder.token_budget:,} tokens a batch"
     if memory.peak_gib is not None and memory.held_gib is not None:
         held = memory.held_gib

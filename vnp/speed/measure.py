@@ -20,13 +20,13 @@ import torch
 from jaxtyping import Int64
 
 from vnp.encoders.build import DTYPES, default_budget
+from vnp.encoders.device import multiplies_bf16
 from vnp.encoders.models.bare import BareModel
 from vnp.errors import EncoderError
-from vnp.files.machine import cpu_fact, processor_name
+from vnp.files.machine import processor_name
 
 _ROWS_ON_CPU, _ROWS_FP32 = 1024, 16384
 _LARGEST_FP8 = 448.0  # of float8_e4m3fn
-_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 _LIBRARIES = ("torch", "triton", "transformers", "numpy", "tokenizers")
 
 
@@ -133,24 +133,32 @@ def measure_ceiling(model: BareModel, precision: str, seconds: float = 1.0) -> f
     shapes = model.sizes.products
     products = [make(rows, out, into, DTYPES[precision], device) for out, into in shapes]
 
-    def turn(times: int) -> float:
-        _wait(device)
-        began = time.perf_counter()
+    def turn(times: int) -> None:
         for _ in range(times):
             for product in products:
                 product()
+
+    with torch.inference_mode():
+        spent = seconds_of(turn, seconds, device)
+    del products
+    free(device)
+    return 2 * rows * sum(out * into for out, into in shapes) / spent / 1e12
+
+
+def seconds_of(turn: Callable[[int], object], seconds: float, device: torch.device) -> float:
+    """How long one of many turns takes, once all is warm; they take so many ``seconds``, about."""
+
+    def timed(times: int) -> float:
+        _wait(device)
+        began = time.perf_counter()
+        turn(times)
         _wait(device)
         return time.perf_counter() - began
 
-    with torch.inference_mode():
-        turn(1)
-        each = turn(2) / 2
-        times = max(2, round(seconds / each))
-        turn(times // 3)
-        spent = turn(times)
-    del products
-    free(device)
-    return 2 * rows * sum(out * into for out, into in shapes) * times / spent / 1e12
+    timed(1)
+    times = max(2, round(2 * seconds / timed(2)))
+    timed(times // 3)
+    return timed(times) / times
 
 
 def ceiling_rows(model: BareModel, precision: str) -> int:
@@ -221,12 +229,7 @@ def default_precisions(device: torch.device, *, few: bool = False) -> tuple[str,
     """The precisions worth measuring: half ones on a GPU; float32 on a CPU, and bfloat16 where it has units for it."""
     if device.type == "cuda":
         return ("fp16",) if few else ("fp16", "bf16")
-    return ("fp32", "bf16") if cpu_has_bf16() and not few else ("fp32",)
-
-
-def cpu_has_bf16(flags: str | None = None) -> bool:
-    """Whether the CPU multiplies bfloat16 by itself; ``flags`` are what the system says that it can do."""
-    return bool(_BF16_FLAGS & set((cpu_fact("flags") if flags is None else flags).split()))
+    return ("fp32", "bf16") if multiplies_bf16() and not few else ("fp32",)
 
 
 def _version(library: str) -> str | None:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
+from vnp.encoders.build import DTYPES
 from vnp.encoders.device import choose_precision
 from vnp.encoders.models.eight_bits import ByteConvolution, multiplies_bytes
 from vnp.encoders.models.sixframe import padded_length
@@ -20,11 +21,10 @@ from vnp.encoders.registry import load
 from vnp.encoders.spec import spec as lookup
 from vnp.encoders.windows import SixFrameEncoder, one_thread_each
 from vnp.speed.encoders import LEFT_OUT, ModelReport, Row, Say, SpeedRequest, Sweep, reason
-from vnp.speed.measure import Ceiling, Clock, Memory, choose_sample, default_precisions, free, take_time
+from vnp.speed.measure import Ceiling, Clock, Memory, choose_sample, default_precisions, free, seconds_of, take_time
 from vnp.speed.workloads import Workload
 
 _LETTERS = np.frombuffer(b"ACGT", np.uint8)
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _LENGTHS = (2000, 1000, 500, 300, 150)
 _LAYERS = (nn.Conv2d, nn.Linear, ByteConvolution)
 
@@ -155,30 +155,22 @@ def _measured(
     began = time.process_time()
     rounds = take_time(lambda: encoder.launch(work).result(), repeats, memory, clock)
     processor = (time.process_time() - began) / (len(rounds) + 1)
-    seconds = float(np.median(rounds))
     bases = workload.tokens
     sizes, counts = np.unique([padded_length(int(each)) for each in workload.lengths], return_counts=True)
     operations = sum(
         count * sum(step.operations for step in _steps(encoder, size, 1))
         for size, count in zip(sizes.tolist(), counts.tolist(), strict=True)
     )
-    tflops = operations / seconds / 1e12
+    row = row.timed(operations, workload.lengths, rounds, memory.peak_gib)
     rate = (
-        f"{bases / seconds / 1e6:,.3g} Mbp/s"
+        f"{row.tokens_per_second / 1e6:,.3g} Mbp/s"
         if encoder.device.type == "cuda"
         else f"{bases / processor * 60 / 1e6:,.3g} Mbp a minute of one core's time"
     )
     return replace(
         row,
         note=f"{rate}, {encoder.token_budget:,} bases a batch",
-        sequences=len(texts),
-        tokens=bases,
-        rounds=tuple(rounds),
-        sequences_per_second=len(texts) / seconds,
-        tokens_per_second=bases / seconds,
-        tflops=tflops,
-        share=tflops / top if top else None,
-        peak_gib=memory.peak_gib,
+        share=row.tflops / top if top else None,
     )
 
 
@@ -191,7 +183,7 @@ def _alone(encoder: SixFrameEncoder, seconds: float) -> float:
 
     On a CPU of as many batches at once as the encoder has in hand.
     """
-    dtype, device = _DTYPES.get(encoder.precision, torch.float32), encoder.device
+    dtype, device = DTYPES.get(encoder.precision, torch.float32), encoder.device
     calls: list[Callable[[], Tensor]] = []
     operations = 0.0
     for step in _steps(encoder, _LENGTHS[0], _windows_of(encoder, _LENGTHS[0])):
@@ -212,23 +204,14 @@ def _alone(encoder: SixFrameEncoder, seconds: float) -> float:
 
     batches = torch.get_num_threads() if device.type == "cpu" else 1
 
-    def timed(times: int) -> float:
-        _wait(device)
-        began = time.perf_counter()
-        if device.type == "cpu":
-            with one_thread_each() as pool:
-                list(pool.map(turn, [times] * batches))
-        else:
-            turn(times)
-        _wait(device)
-        return time.perf_counter() - began
+    def on_all_cores(times: int) -> None:
+        with one_thread_each() as pool:
+            list(pool.map(turn, [times] * batches))
 
-    timed(1)
-    times = max(2, round(seconds / timed(1)))
-    spent = timed(times)
+    spent = seconds_of(on_all_cores if device.type == "cpu" else turn, seconds, device)
     calls.clear()
     free(device)
-    return operations * times * batches / spent / 1e12
+    return operations * batches / spent / 1e12
 
 
 def _call(layer: nn.Module, x: Tensor, dtype: torch.dtype) -> Callable[[], Tensor]:
@@ -263,8 +246,3 @@ def _steps(encoder: SixFrameEncoder, size: int, windows: int) -> Iterator[_Step]
     for step in found:
         in_batch = step.shape[0]
         yield _Step(step.layer, (windows, *step.shape[1:]), step.operations * windows / in_batch)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

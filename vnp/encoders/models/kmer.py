@@ -74,10 +74,6 @@ class KmerEncoder:
         self.tokens_read += sum(map(len, sequences))
         return out
 
-    def token_counts(self, sequences: Sequence[str]) -> Int64[np.ndarray, " n"]:
-        """Count the letters of each sequence: what one costs here."""
-        return np.fromiter((len(one) for one in sequences), np.int64, len(sequences))
-
     def _embed_block(self, sequences: Sequence[str]) -> Float32[np.ndarray, "n width"]:
         digits, rows = _digits(sequences, self.spec.molecule)
         base = len(_ALPHABETS[self.spec.molecule]) + 1

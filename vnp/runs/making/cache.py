@@ -319,10 +319,6 @@ class CachedEncoder:
         """Tokens in a batch."""
         return self._encoder.token_budget
 
-    def token_counts(self, sequences: Sequence[str]) -> Int64[np.ndarray, " n"]:
-        """Count the tokens of each sequence."""
-        return self._encoder.token_counts(sequences)
-
     def embed(self, sequences: Sequence[str]) -> Float32[np.ndarray, "n width"]:
         """Turn sequences into rows, in input order."""
         return self.launch(self.prepare(sequences)).result()
