@@ -61,11 +61,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> Calibration:
-        """Read what ``dataclasses.asdict`` gave, perhaps by way of JSON.
-
-        Raises:
-            FeatureError: it is not a calibration.
-        """
+        """Read what ``dataclasses.asdict`` gave, perhaps by way of JSON; FeatureError where it is no calibration."""
         try:
             made = cls(
                 kind=stored["kind"],

@@ -280,11 +280,7 @@ class Scorer:
 def in_batches(
     network: torch.nn.Module, rows: Float[np.ndarray, "n width"], width: int, device: torch.device
 ) -> Float32[np.ndarray, "n k"]:
-    """Logits of rows by a network, in batches of one shape.
-
-    Raises:
-        FeatureError: rows are of another width, or hold NaN or infinity.
-    """
+    """Logits of rows, in batches of one shape; FeatureError where they are of another width or hold NaN or infinity."""
     if rows.ndim != 2 or rows.shape[1] != width:
         raise FeatureError(f"the classifier reads rows of {width} numbers, these have {rows.shape[1:]}")
     if not all_finite(rows):

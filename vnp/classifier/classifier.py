@@ -19,11 +19,7 @@ class RowScorer(Protocol):
     """A classifier that is ready to score."""
 
     def logits(self, rows: Float[np.ndarray, "n width"]) -> Float32[np.ndarray, "n k"]:
-        """What the network says of each row, a number for each kind; a row's do not depend on the others.
-
-        Raises:
-            FeatureError: rows are of another width, or hold NaN or infinity.
-        """
+        """A number for each kind and row; FeatureError where rows are of another width, or hold NaN or infinity."""
 
     def novelty(self, rows: Float[np.ndarray, "n width"]) -> Float16[np.ndarray, "n"]:
         """How far each row is from what the classifier was trained on; NaN where that was not kept."""

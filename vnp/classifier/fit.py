@@ -263,11 +263,7 @@ def read_state(path: Path, digest: str) -> TrainingState | None:
 
 
 def state_of(path: Path) -> str:
-    """The digest of the training that a state is of, be it of another machine or of other code; of none, nothing.
-
-    Raises:
-        ValueError: there is a state, and it is damaged.
-    """
+    """The digest of the training that a state is of, on any machine, by any code; ValueError where it is damaged."""
     try:
         content = _load(path)
         return "" if content is None else str(content["digest"]).partition(":")[0]

@@ -14,11 +14,7 @@ MOST_SEED = 2**63 - 1
 
 
 def require_seed(seed: int) -> None:
-    """Make sure that PyTorch can take a seed.
-
-    Raises:
-        UsageError: it is negative or too large.
-    """
+    """Make sure that PyTorch can take a seed; UsageError where it is negative or too large."""
     if not 0 <= seed <= MOST_SEED:
         raise UsageError(f"the seed is {seed}; it must be at least 0 and at most {MOST_SEED}")
 
@@ -44,11 +40,7 @@ class Recipe:
     balance: Balance = "none"
 
     def __post_init__(self) -> None:
-        """Refuse numbers with which training cannot work.
-
-        Raises:
-            UsageError: there is such a number.
-        """
+        """Refuse numbers with which training cannot work, by UsageError."""
         for name, least, most in (
             ("batch", 2, 10**7), ("epochs", 1, 10**9), ("patience", 1, 10**9), ("step", 1, 10**9),
         ):  # fmt: skip

@@ -115,11 +115,7 @@ def single_records(group: Int64[np.ndarray, "n"], record: Int64[np.ndarray, "n"]
 
 
 def split_named(text: str) -> Literal["auto", "group", "random"] | Path:
-    """What a user calls a split: one of three words, or a file.
-
-    Raises:
-        InputError: it is neither.
-    """
+    """What a user calls a split: one of three words, or a file; InputError where it is neither."""
     if text in ("auto", "group", "random"):
         return cast(Literal["auto", "group", "random"], text)
     path = Path(text)

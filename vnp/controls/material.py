@@ -93,11 +93,7 @@ def read_sheet(path: Path) -> list[ControlFile]:
 
 
 def gather(files: Sequence[ControlFile]) -> dict[str, list[Source]]:
-    """Read all files and sort what they hold by control; what is shuffled stands there as it was.
-
-    Raises:
-        InputError: a file cannot be read.
-    """
+    """Sort what all files hold by control; what is to be shuffled is as it was. InputError for unreadable files."""
     found: dict[str, list[Source]] = {name: [] for name in CONTROLS}
     for file in files:
         for piece in read_pieces(file.path, file.annotation):

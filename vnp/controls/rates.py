@@ -59,11 +59,7 @@ def thresholds_of(classifier: Classifier) -> tuple[str, dict[str, Any]]:
 
 
 def read_probabilities(path: Path) -> dict[str, float]:
-    """The probability of each record in ``predictions.tsv``; those without one are left out.
-
-    Raises:
-        InputError: the table is another.
-    """
+    """Probabilities in ``predictions.tsv``, by record, of those that have one; InputError where it is another table."""
     rows = table_rows(path, "table of predictions")
     _, header = next(rows, (1, []))
     if not {"name", "probability"} <= set(header):

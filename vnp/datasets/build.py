@@ -316,11 +316,7 @@ class Folder:
             return None
 
     def _finished(self, request: str) -> dict[str, Any] | None:
-        """The summary, where the files are those that the request would make, and as they were written.
-
-        Raises:
-            RunExistsError: they are those, and one was changed.
-        """
+        """The summary, where the files are those that the request would make; RunExistsError where one was changed."""
         if not all(path.exists() for path in self.files):
             return None
         try:

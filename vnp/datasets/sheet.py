@@ -208,11 +208,7 @@ def group_of_lineage(lineage: Sequence[str]) -> str | None:
 
 
 def group_of_record(record: Annotated, source: Source) -> str:
-    """The organism group of a record: what the sheet says of its file, else what its lineage says.
-
-    Raises:
-        InputError: the lineage contradicts the label.
-    """
+    """A record's organism group, by the sheet, else by its lineage; InputError where that contradicts the label."""
     if source.organism_group is not None:
         return source.organism_group
     found = group_of_lineage(record.lineage)

@@ -119,11 +119,7 @@ def known(one: EncoderSpec, weights: Path | None, device: str = "auto", *, neede
 
 
 def compare(name: str, encoder: Encoder, answers: Sequence[Answer]) -> Finding:
-    """Compare an encoder's rows with published ones.
-
-    Raises:
-        EncoderError: a row is not finite.
-    """
+    """Compare an encoder's rows with published ones; EncoderError where a row is not finite."""
     said, good = [], True
     for answer in answers:
         sequences = random_proteins() if answer.sequences == "proteins" else frames(encoder.spec.molecule)
@@ -141,11 +137,7 @@ def compare(name: str, encoder: Encoder, answers: Sequence[Answer]) -> Finding:
 
 
 def distances(got: Float32[np.ndarray, "n width"], want: Float32[np.ndarray, "n width"]) -> Float32[np.ndarray, " n"]:
-    """Distance between rows of the same number, divided by the length of the wanted one.
-
-    Raises:
-        ValueError: the two are not of one shape.
-    """
+    """Distance between rows of one number, divided by the length of the wanted one; ValueError for unlike shapes."""
     if got.shape != want.shape:
         raise ValueError(
             f"{got.shape[0]} rows of {got.shape[1]} numbers, published are {want.shape[0]} of {want.shape[1]}"

@@ -159,11 +159,7 @@ class TransformerEncoder:
         return self.launch(self.prepare(sequences)).result()
 
     def embed_ids(self, ids: Sequence[NDArray[np.integer]]) -> Float32[np.ndarray, "n width"]:
-        """Embed token ids; see ``embed``.
-
-        Args:
-            ids: one 1-D integer array a sequence, special tokens included.
-        """
+        """Embed token ids, one 1-D integer array a sequence, special tokens included; see ``embed``."""
         return self.launch(self._prepare_ids(ids)).result()
 
     def prepare(self, sequences: Sequence[str]) -> Work:

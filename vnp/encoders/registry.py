@@ -169,11 +169,7 @@ def _allowed(precision: str, spec: EncoderSpec, folder: Path) -> str:
 
 
 def check_precision(precision: str) -> None:
-    """Refuse a precision that does not exist.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
+    """Refuse a precision that does not exist, by UsageError."""
     if precision not in PRECISIONS:
         raise UsageError(f"no precision is called {precision!r}; use one of {', '.join(PRECISIONS)}")
 

@@ -190,11 +190,7 @@ def weighted() -> tuple[EncoderSpec, ...]:
 
 
 def spec(name: str, molecule: str | None = None) -> EncoderSpec:
-    """Look up an encoder; the molecule may be left out where only one has an encoder of that name.
-
-    Raises:
-        UsageError: there is none; the message lists those there are.
-    """
+    """Look up an encoder; UsageError where there is none, or one of each molecule and none is given."""
     known = tuple(dict.fromkeys(one.name for one in _ALL)) if molecule is None else names(molecule)
     found = registered(name, molecule)
     if not found:

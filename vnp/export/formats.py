@@ -48,11 +48,7 @@ def merged_content(ids: list[str], values: Float32[np.ndarray, "n width"], label
 
 
 def target(path: str | Path) -> Path:
-    """Where a file goes; said before hours are spent on what it shall hold.
-
-    Raises:
-        UsageError: its folder does not exist, or it is a folder.
-    """
+    """Where a file goes; UsageError, before hours are spent on what it shall hold, where there is no folder for it."""
     path = Path(path)
     if not path.absolute().parent.is_dir():
         raise UsageError(f"{path} cannot be written: there is no folder {path.parent}; make it first")
@@ -62,20 +58,12 @@ def target(path: str | Path) -> Path:
 
 
 def save(content: dict[str, Any], path: Path) -> None:
-    """Write a ``.pt`` file durably.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
-    """
+    """Write a ``.pt`` file durably; StorageError where it cannot be written."""
     save_tensors(path, content, sealed=False)
 
 
 def read_dna(path: Path) -> tuple[list[str], list[dict[str, Any]], Float32[np.ndarray, "n width"]]:
-    """Read a DNA file: ids, the data as it is in the file, and the same as rows.
-
-    Raises:
-        FeatureError: it cannot be read, or its rows do not fit each other or their ids.
-    """
+    """Read a DNA file: ids, the data as it stands there, and the same as rows; FeatureError where these do not fit."""
     ids, data = _read(path, "nucleotide")
     for place, (name, item) in enumerate(zip(ids, data, strict=True)):
         if not isinstance(item, dict) or item.get("label") != name or "mean_representation" not in item:
@@ -92,11 +80,7 @@ def read_protein(path: Path) -> tuple[list[str], list[torch.Tensor], Float32[np.
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a ``.pt`` file without running any code that is in it.
-
-    Raises:
-        FeatureError: it is missing, damaged, or holds more than tensors, lists, numbers and text.
-    """
+    """Read a ``.pt`` file without running code in it; FeatureError where it holds more than plain values."""
     try:
         content = load_tensors(path)
     except FileNotFoundError as error:

@@ -58,11 +58,7 @@ def plan_pieces(features: Features, rows_per_file: int | None) -> list[Piece]:
 
 
 def require_memory(features: Features, pieces: list[Piece], *, parts: bool) -> None:
-    """Make sure that the largest file fits in memory, where torch must hold it.
-
-    Raises:
-        UsageError: it does not; the message says how to make smaller files.
-    """
+    """Make sure that the largest file fits in memory, where torch must hold it; UsageError says how it would."""
     available = available_memory()
     largest = max(len(piece.rows) for piece in pieces)
     dna = next(part.native for part in features.layout.parts if part.name == "dna")
@@ -134,11 +130,7 @@ class WholeDna:
         self.width = part.native
 
     def rows(self, window: Window) -> Float32[np.ndarray, "n width"]:
-        """Those of a window.
-
-        Raises:
-            FeatureError: the shards do not hold the same rows.
-        """
+        """Those of a window; FeatureError where the shards do not hold the same rows."""
         if self._shards is None:
             return window.values[:, self._features.layout.columns("dna")]
         values = np.empty((len(window), self.width), np.float32)

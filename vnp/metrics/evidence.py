@@ -53,11 +53,7 @@ class Evidence:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Evidence:
-        """Read what ``to_json`` gave.
-
-        Raises:
-            ValueError: it is no such thing.
-        """
+        """Read what ``to_json`` gave; ValueError where it is no such thing."""
         try:
             same = (tuple(stored["lengths"]), tuple(stored["log_odds"]), stored["draws"]) == (LENGTHS, ODDS, DRAWS)
             shares = np.frombuffer(base64.b64decode(stored["shares"], validate=True), "<f2").astype(np.float32)

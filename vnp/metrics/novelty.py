@@ -95,11 +95,7 @@ class Novelty:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Novelty:
-        """Read what ``to_json`` gave.
-
-        Raises:
-            ValueError: it is no such thing.
-        """
+        """Read what ``to_json`` gave; ValueError where it is no such thing."""
         try:
             width, directions = int(stored["width"]), int(stored["directions"])
             shapes = ((width,), (width, directions), (-1, directions), (directions,), (-1, 101))

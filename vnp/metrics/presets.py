@@ -39,11 +39,7 @@ class Preset:
 
 
 def presets_from_json(stored: Mapping[str, Any]) -> dict[str, Preset]:
-    """Read what ``dataclasses.asdict`` gave of presets by name, perhaps by way of JSON.
-
-    Raises:
-        ValueError: it is no such thing.
-    """
+    """Read what ``dataclasses.asdict`` gave of presets by name, perhaps by way of JSON; ValueError for all else."""
     found = {}
     for name, entry in stored.items():
         preset = Preset(

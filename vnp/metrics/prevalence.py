@@ -49,11 +49,7 @@ class Prevalence:
 
 
 def given_prevalence(text: str) -> str | float:
-    """What a user says of the share: ``auto``, ``none``, or a number between 0 and 1.
-
-    Raises:
-        UsageError: it is something else.
-    """
+    """What a user says of the share: ``auto``, ``none``, or a number between 0 and 1; UsageError for anything else."""
     if text in (AUTO, NONE):
         return text
     try:

@@ -84,11 +84,7 @@ MEAN_LOGIT = "mean-logit"
 
 
 def find_rule(name: str) -> Rule:
-    """The rule of a name.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """The rule of a name; UsageError where there is none."""
     if name not in RULES:
         raise UsageError(f"no rule {name!r} to combine frames: choose {' or '.join(RULES)}")
     return RULES[name]

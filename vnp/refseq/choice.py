@@ -61,11 +61,7 @@ class Chosen:
 
 
 def parse_groups(text: str) -> tuple[str, ...]:
-    """Read a list of groups such as ``viral,bacteria``; ``vertebrate`` is both of its folders, ``all`` is everything.
-
-    Raises:
-        UsageError: a name is unknown, or there is none.
-    """
+    """Read ``viral,bacteria``; ``vertebrate`` is both of its folders, ``all`` all of them. UsageError for others."""
     found: set[str] = set()
     for name in filter(None, (part.strip().lower() for part in text.split(","))):
         if name not in GROUPS and name not in _SEVERAL:

@@ -110,11 +110,7 @@ class _Transfer:
         self.furthest = self._have()
 
     def once(self) -> Contents:
-        """Ask for what is missing and take what comes; the file's contents once all is here and right.
-
-        Raises:
-            Fault: it broke off or came out wrong.
-        """
+        """Take what is missing; gives the contents once all is here and right, raises Fault where they are not."""
         have = self._have()
         headers = {}
         # Pieces of two versions of a file are told apart by the validator, or in the end by the checksum.

@@ -94,11 +94,7 @@ def read_lock(folder: Path) -> Lock | None:
 
 
 def plan(server: Server, request: Request, connections: int = 3) -> Lock:
-    """Choose files and ask for their sizes and checksums; nothing is written.
-
-    Raises:
-        DownloadError: the server cannot be reached, or is no RefSeq release.
-    """
+    """Choose files, and ask for sizes and checksums; DownloadError where the server is no RefSeq release."""
     release = release_number(server)
     chosen = choose(
         lambda folder: folder_files(server, folder),

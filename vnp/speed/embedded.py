@@ -35,11 +35,7 @@ class Embedded:
 
 
 def read_embedded(contestant: str, root: Path) -> Embedded | None:
-    """What the receipts of a run say; None where there are none.
-
-    Raises:
-        DamagedShardError: a receipt is damaged.
-    """
+    """What the receipts of a run say; None where there are none, DamagedShardError where one is damaged."""
     receipts = read_receipts(root)
     if not receipts:
         return None

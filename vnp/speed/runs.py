@@ -133,11 +133,7 @@ def read_figures(root: Path, *, gpus: int, begun: float, ended: float, used: str
 
 
 def read_receipts(root: Path) -> list[Receipt]:
-    """The receipts of a run, in the order of its shards.
-
-    Raises:
-        DamagedShardError: one is damaged.
-    """
+    """The receipts of a run, in the order of its shards; DamagedShardError where one is damaged."""
     return [each for each in map(Receipt.read, sorted(RunPaths(root).receipts.glob("*.json"))) if each is not None]
 
 

@@ -71,11 +71,7 @@ def _records(path: Path, annotation: Path | None) -> Iterator[tuple[int, Annotat
 
 
 def begin(path: Path) -> tuple[bytes, Iterator[bytes]]:
-    """The first bytes of a file's text, and all of it, with LF line ends and without a byte-order mark.
-
-    Raises:
-        InputError: the file is missing, damaged or empty.
-    """
+    """A file's first bytes, and all of it with LF line ends and no byte-order mark; InputError where there are none."""
     blocks = _text(path)
     start = b""
     for block in blocks:

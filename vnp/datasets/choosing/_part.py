@@ -205,11 +205,7 @@ class PartWriter:
 
 @contextmanager
 def writing_part(folder: Path, key: str, lengths: int, limit: int | None) -> Iterator[PartWriter]:
-    """Write the part of a name; it is there if the block ends well.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
-    """
+    """Write the part of a name, which is there if the block ends well; StorageError where it cannot be written."""
     with replacing(folder / f"{key}.bases") as temporary, temporary.open("xb", buffering=1 << 20) as file:
         writer = PartWriter(file, lengths, limit)
         yield writer
@@ -255,11 +251,7 @@ def has_part(folder: Path, key: str) -> bool:
 
 
 def read_part(folder: Path, key: str) -> Part:
-    """Read a part; the bases stay on the disk.
-
-    Raises:
-        ValueError: the bases are not what was written; a damaged ``.npz`` raises what numpy and zipfile do.
-    """
+    """Read a part, but for its bases, which stay on the disk; ValueError, or what numpy raises, where it is damaged."""
     with np.load(folder / f"{key}.npz", allow_pickle=False) as file:
         columns = {name: file[name] for name in _COLUMNS}
         about = parse_json(file["about"].tobytes())

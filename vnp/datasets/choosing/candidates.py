@@ -43,11 +43,7 @@ class Lengths:
 
 
 def read_lengths(text: str) -> Lengths:
-    """Read lengths as they stand on a command line: ``300``, ``150,300,500`` or the range ``150-500``.
-
-    Raises:
-        UsageError: they are something else, or too short or long.
-    """
+    """Read ``300``, ``150,300,500`` or the range ``150-500``; UsageError for anything else, too short or long."""
     found = re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", text)
     parts = list(found.groups()) if found else text.split(",")
     if not all(re.fullmatch(r"\s*\d{1,9}\s*", part) for part in parts):

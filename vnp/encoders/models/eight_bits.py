@@ -34,11 +34,7 @@ _EXACT = 1 << 24  # whole numbers below it are exact in float32, and so are thei
 
 
 class ByteCodons(nn.Module):
-    """Numbers of each codon, as bytes.
-
-    Args:
-        codons: the same in float32.
-    """
+    """Numbers of each codon, which are given in float32, as bytes."""
 
     def __init__(self, codons: Codons) -> None:
         super().__init__()
@@ -145,11 +141,7 @@ class ByteBlock(nn.Module):
 
 
 class Numbers(nn.Module):
-    """Turns bytes back into numbers.
-
-    Args:
-        scale: one, as a number.
-    """
+    """Turns bytes back into numbers; ``scale`` is one, as a number."""
 
     def __init__(self, scale: float) -> None:
         super().__init__()

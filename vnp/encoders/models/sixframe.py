@@ -76,11 +76,7 @@ class SixFrameConfig:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> SixFrameConfig:
-        """Read what ``to_json`` gave.
-
-        Raises:
-            WeightsError: something is missing or of another kind.
-        """
+        """Read what ``to_json`` gave; WeightsError where something is missing or of another kind."""
         try:
             config = from_json(cls, {each.name: stored[each.name] for each in fields(cls)})
         except (KeyError, TypeError) as error:

@@ -190,11 +190,7 @@ class _Ending:
 
 
 class FastBpe:
-    """Encodes upper-case letters.
-
-    Args:
-        pieces: the tokens.
-    """
+    """Encodes upper-case letters."""
 
     def __init__(self, pieces: Pieces) -> None:
         self._pieces = pieces

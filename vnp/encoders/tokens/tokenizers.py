@@ -154,11 +154,7 @@ class DnabertTokenizer:
 
 
 class AbsentTokenizer:
-    """Stands where a weights folder has no tokenizer: token ids can be embedded, letters cannot.
-
-    Args:
-        path: the file that is missing.
-    """
+    """Stands where a weights folder has no tokenizer: token ids can be embedded, letters cannot."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -52,11 +52,7 @@ class RemoteModel:
 
 
 class HuggingFaceHub:
-    """The hub at huggingface.co, or a mirror of it.
-
-    Args:
-        endpoint: address; None for ``$HF_ENDPOINT``, else huggingface.co.
-    """
+    """The hub at an address, such as a mirror; by default that of ``$HF_ENDPOINT``, else huggingface.co."""
 
     def __init__(self, endpoint: str | None = None) -> None:
         from huggingface_hub import constants

@@ -72,11 +72,7 @@ def write_lock(folder: Path, encoders: Mapping[str, LockedEncoder]) -> Path:
 
 
 def find_lock(name: str, folder: Path) -> LockedEncoder | None:
-    """An encoder's entry in the lock beside the model's folder, or in it; None if nothing was recorded.
-
-    Raises:
-        WeightsError: a lock is damaged.
-    """
+    """An encoder's entry in the lock beside its folder, or in it, if any; WeightsError where a lock is damaged."""
     # Beside the folder as it was named, and beside what a link leads to.
     for place in (folder, folder.parent, folder.resolve().parent):
         entries = read_lock(place)

@@ -40,22 +40,14 @@ class Provenance:
 
 
 def read_provenance(folder: Path) -> Provenance | None:
-    """Read a folder's provenance; None where there is none, as in what was fetched.
-
-    Raises:
-        WeightsError: it is damaged.
-    """
+    """A folder's provenance; None where there is none, as in what was fetched, WeightsError where it is damaged."""
     return read_record(
         folder / PROVENANCE, Provenance, schema=_SCHEMA, seal="digest", error=WeightsError, remedy="bring it back"
     )
 
 
 def trained_on(folder: Path) -> str | None:
-    """The SHA-256 of the table of units that a folder's encoder has seen; None where nothing tells of any.
-
-    Raises:
-        WeightsError: the table is gone, or another one.
-    """
+    """SHA-256 of the table of units that a folder's encoder has seen, if any; WeightsError where that is another."""
     found = read_provenance(folder)
     if found is None:
         return None
