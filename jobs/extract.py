@@ -90,7 +90,7 @@ def main(
         chain.start(chain.plan_and_shards(asked, root, executor, tasks, force=force), executor)
         echo(f"next: python -m jobs.status {quote(str(run))}, once the planning is done")
         return
-    planned, status = plan_run(asked, run, executor, force=force)
+    planned, status = plan_run(asked, run, executor, tasks, force=force)
     todo, count = status.unfinished, len(status.shards)
     if not todo:
         echo(f"nothing to do: all {count} shards of {shown(planned.paths.root)} are done")

@@ -86,7 +86,7 @@ def main(
     if plan_job and (force or not (root / "run.json").exists()):
         first = chain.plan_and_shards(asked, root, executor, tasks, force=force)
     else:
-        planned, status = plan_run(asked, run, executor, force=force, layout=merged)
+        planned, status = plan_run(asked, run, executor, tasks, force=force, layout=merged)
         first = (chain.shards(planned, status.unfinished, tasks),)
     behind = chain.train_and_measure(root, chain.Classifier(recipe, model)) if trains else ()
     chain.start((*first, chain.reduce(root, merged, last=not behind), *behind), executor)

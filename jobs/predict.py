@@ -184,7 +184,7 @@ def main(
             planned = run_options(input, shards, encoding, executor, out=out, every_frame=True)
             require_inputs(planned.files, pairs=pairs, options=calling)
             require_fit(planned, loaded, calling)
-            run, todo = _plan(planned, out, calling, executor, force)
+            run, todo = _plan(planned, out, calling, executor, tasks, force)
             binds = predict_binds(run, calling)
             called: list[Predicted] = []
             shards_job = chain.shards(
@@ -210,7 +210,7 @@ def _messages(as_json: bool) -> Iterator[None]:
 
 
 def _plan(
-    planned: RunOptions, out: Path, calling: PredictOptions, executor: Executor, force: bool
+    planned: RunOptions, out: Path, calling: PredictOptions, executor: Executor, tasks: int | None, force: bool
 ) -> tuple[Run, list[int]]:
     """Plan the run, and put beside it how to call, for what comes after the shards, which are still to be made."""
     from vnp.prediction.predict import claim, left_by_others, require_free
@@ -218,7 +218,7 @@ def _plan(
     paths = OutputPaths(out.absolute())
     # Before the run is planned, whatever its digest will be, what is nobody's prediction is refused.
     require_free(paths, calling, force=force, spared=left_by_others(paths, ""))
-    run, status = plan_run(planned, out, executor, force=force)
+    run, status = plan_run(planned, out, executor, tasks, force=force)
     other = f"--from {shlex.quote(str(out))} with another --out"
     claim(paths, calling, run.request.digest, force=force, other=other)
     return run, status.unfinished

@@ -11,6 +11,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import import_module
@@ -24,6 +25,7 @@ from vnp.files.records import from_json, parse_json, read_regular
 
 if TYPE_CHECKING:
     from jobs._cluster.profile import JobKind, Profile, Resources
+    from vnp.runs.planning.options import RunOptions
 
 EXECUTORS = {
     "slurm": "jobs._cluster.slurm.Slurm",
@@ -124,6 +126,11 @@ class Executor(ABC):
         Raises:
             VnpError: it cannot be done, or the scheduler refused it.
         """
+
+    @contextmanager
+    def expecting(self, options: RunOptions, root: Path, tasks: int | None) -> Iterator[None]:  # noqa: ARG002
+        """What is done while a run is planned: nothing, or tasks are started that will be wanted when it is."""
+        yield
 
     def state(self, root: Path) -> list[Element] | None:  # noqa: ARG002 - of a scheduler
         """What of a run is in the queue; None if the scheduler does not answer, which is not the same as nothing."""

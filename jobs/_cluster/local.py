@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import secrets
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from jobs._cli.progress import Progress
 from jobs._cluster.executor import Job
 from jobs._cluster.inline import Inline
-from jobs._cluster.task import FAILED, STOPPED, killed_by, noted, share_task
+from jobs._cluster.profile import Profile
+from jobs._cluster.task import FAILED, STOPPED, early_task, killed_by, noted, share_task
 from jobs._cluster.worker import environment, task_words
-from vnp.errors import StorageError, machine_error, storage_error
+from vnp.errors import StorageError, VnpError, machine_error, storage_error
+from vnp.files.records import to_json
 from vnp.runs.done.receipts import note_death, read_attempts
 from vnp.runs.done.status import last_words, run_status
-from vnp.runs.request import Request, Run
+from vnp.runs.planning.options import RunOptions
+from vnp.runs.request import Request, Run, RunPaths
 
 _CORES_A_TASK = 8
 # One process reads, cuts and copies windows at half the speed at which a GPU goes through them.
 _TASKS_A_GPU_WINDOWS = 3
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 10.0
+# Bytes of input from which on tasks are started while they are planned, which takes a second for some of that.
+_EARLY_BYTES = 1 << 26
 _OWN_WAY_SECONDS = 3.0
 
 
@@ -72,6 +79,31 @@ class Local(Inline):
 
     name = "local"
 
+    def __init__(self, profile: Profile | None = None) -> None:
+        super().__init__(profile)
+        self._early: list[_Early] = []
+
+    @contextmanager
+    def expecting(self, options: RunOptions, root: Path, tasks: int | None) -> Iterator[None]:
+        """Start tasks that load their encoders while a large input is planned; they end where it cannot be."""
+        if options.needs_weights and sum(file.path.stat().st_size for file in options.files) >= _EARLY_BYTES:
+            # What cannot be is said by the planning.
+            with suppress(VnpError, OSError):
+                self._early = _start_early(options, root, tasks)
+        try:
+            yield
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _let_go(self) -> None:
+        """End tasks that were started early and are not wanted."""
+        for one in self._early:
+            one.process.kill()
+        for one in self._early:
+            one.process.communicate()
+        self._early = []
+
     def make(self, run: Run, job: Job) -> None:
         """Make shards, with progress from their files."""
         state = run_status(run)
@@ -86,7 +118,10 @@ class Local(Inline):
                     return "running" in counts
                 return False
 
-            _run_tasks(run, job, poll)
+            try:
+                _run_tasks(run, job, poll, self._early)
+            finally:
+                self._let_go()
             poll()
 
 
@@ -96,13 +131,52 @@ class _Task:
     log: Path
 
 
-def _run_tasks(run: Run, job: Job, poll: Callable[[], bool]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Early:
+    """A task that was started before its run was planned, and waits to be told what to make."""
+
+    slot: Slot
+    process: subprocess.Popen[bytes]
+
+    def begin(self, told: Mapping[str, Any]) -> bool:
+        """Let it make shards; false where it has ended."""
+        if self.process.poll() is not None or self.process.stdin is None:
+            return False
+        try:
+            with self.process.stdin as words:
+                words.write(f"{json.dumps(told)}\n".encode())
+        except BrokenPipeError:
+            return False
+        return True
+
+
+def _start_early(options: RunOptions, root: Path, tasks: int | None) -> list[_Early]:
+    from vnp.runs.planning.start import draft
+
+    wanted, request = draft(options), str(RunPaths(root).request)
+    return [
+        _Early(
+            slot,
+            subprocess.Popen(
+                [sys.executable, *task_words(early_task, [request, to_json(wanted), slot.gpu, slot.threads])],
+                env=environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            ),
+        )
+        for slot in places_of(slots(wanted), tasks)[: options.shards]
+    ]
+
+
+def _run_tasks(run: Run, job: Job, poll: Callable[[], bool], early: list[_Early]) -> None:
     """Make shards, at most one a slot at a time; returns when no task is left.
 
     A task takes shard after shard until none is left, so that encoders are loaded once. One that dies while it makes
     one is replaced. Where it was not said how many tasks take part, those of other commands are waited for.
 
-    ``poll`` is called a few times a second and tells whether any task works on the run.
+    ``poll`` is called a few times a second and tells whether any task works on the run. Tasks that were started
+    ``early`` are taken from there, where they suit.
 
     Raises:
         KeyboardInterrupt: after the tasks have been ended.
@@ -116,13 +190,19 @@ def _run_tasks(run: Run, job: Job, poll: Callable[[], bool]) -> None:
 
     def start(index: int) -> _Task:
         slot, name = places[index], next(names)
-        words = task_words(share_task, [str(run.paths.request), [index], submission, slot.gpu, slot.threads])
         out, log = run.paths.logs / f"{name}.out", run.paths.logs / f"{name}.err"
         # New ones: where others may write, what stands there could lead to another file.
         with _writing_logs(run), out.open("xb") as said, log.open("xb") as errors:
+            named = {"VNP_JOB": name, "VNP_LOG": str(log)}
+            told = {"numbers": [index], "submission": submission, "out": str(out), "environment": named}
+            for ready in [one for one in early if one.slot == slot]:
+                early.remove(ready)
+                if ready.begin(told):
+                    return _Task(ready.process, log)
+            words = task_words(share_task, [str(run.paths.request), [index], submission, slot.gpu, slot.threads])
             process = subprocess.Popen(
                 [sys.executable, *words],
-                env={**environment(), "VNP_JOB": name, "VNP_LOG": str(log)},
+                env={**environment(), **named},
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=errors,

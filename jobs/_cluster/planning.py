@@ -83,16 +83,25 @@ def input_paths(options: RunOptions) -> list[Path]:
 
 
 def plan_run(
-    options: RunOptions, out: Path, executor: Executor, *, force: bool = False, layout: str | None = None
+    options: RunOptions,
+    out: Path,
+    executor: Executor,
+    tasks: int | None = None,
+    *,
+    force: bool = False,
+    layout: str | None = None,
 ) -> tuple[Run, RunStatus]:
     """Plan a run, or find the one that is there, and say so and what disk it needs.
 
-    ``layout`` is that of the features that its rows will be merged to, None where they will not.
+    ``tasks`` will share its shards; ``layout`` is that of the features that its rows will be merged to, None where they
+    will not.
     """
     if force:
         require_idle(executor, out.absolute())
     executor.check()
-    run, before, shards = make_plan(options, out, executor.profile, force=force)
+    new = force or not RunPaths(out).request.exists()
+    with executor.expecting(options, out.absolute(), tasks) if new else contextlib.nullcontext():
+        run, before, shards = make_plan(options, out, executor.profile, force=force)
     totals = run.request.totals
     echo(
         f"{'found' if before else 'planned'} {shown(run.paths.root)}: "

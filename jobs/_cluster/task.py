@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs._cli.ending import event_line, raise_outside_imports, tell
 from jobs._cluster.executor import log_path
 from vnp.errors import UsageError, VnpError, machine_error
 from vnp.files.machine import asked, process_began
-from vnp.files.records import read_record
+from vnp.files.records import from_json, parse_json, read_record
 from vnp.prediction.options import OutputPaths, PredictOptions
+from vnp.runs.done.receipts import job_id
 from vnp.runs.planning.options import RunOptions
-from vnp.runs.request import Run, RunPaths
+from vnp.runs.request import Request, Run, RunPaths
 
 if TYPE_CHECKING:
+    from vnp.runs.making.encoders import RunEncoders
     from vnp.runs.making.leases import Leases
     from vnp.runs.making.pipeline import Outcome
 
@@ -48,8 +52,46 @@ def run_task(request: str, shards: Sequence[int]) -> str:
         return _said(*make(run, [number for number in shards if number < run.request.shards], stop, print_blocks))
 
 
+def early_task(request: str, draft: dict[str, Any], gpu: str, threads: int) -> str:
+    """As ``share_task``, of a run that is still being planned: what can be loaded is, then standard input has the rest.
+
+    Args:
+        request: path of the run's ``run.json``, which need not be there yet.
+        draft: what is known of it.
+        gpu: as in ``share_task``.
+        threads: as in ``share_task``.
+
+    Returns:
+        As ``share_task``. Where standard input ends first, nothing is to be made.
+    """
+    _use(gpu, threads)
+    load = None
+    # What is wrong will be so again when the run is planned, and then it is said.
+    with suppress(Exception):
+        import vnp.prediction.classifiers  # noqa: F401
+        from vnp.runs.making.encoders import load_ahead
+
+        load = load_ahead(from_json(Request, draft))
+    words = sys.stdin.readline()
+    if not words:
+        return "there was nothing to do"
+    told = parse_json(words)
+    os.environ.update(told["environment"])
+    for stream, number, path in ((sys.stdout, 1, told["out"]), (sys.stderr, 2, os.environ["VNP_LOG"])):
+        stream.flush()
+        with Path(path).open("ab") as file:
+            os.dup2(file.fileno(), number)
+    tell(f"Started on {socket.gethostname()} while the run was planned, job {job_id()}")
+    return share_task(request, told["numbers"], told["submission"], load=load)
+
+
 def share_task(
-    request: str, numbers: Sequence[int], submission: str, gpu: str | None = None, threads: int | None = None
+    request: str,
+    numbers: Sequence[int],
+    submission: str,
+    gpu: str | None = None,
+    threads: int | None = None,
+    load: Callable[[Run], RunEncoders] | None = None,
 ) -> str:
     """Make shards that nobody works on, one after the other, until none is left or the time is nearly up.
 
@@ -59,18 +101,23 @@ def share_task(
         submission: what these have in common.
         gpu: the GPU to use, as in ``CUDA_VISIBLE_DEVICES``; None leaves that as it is.
         threads: threads for tensor libraries; None leaves that to them.
+        load: gives the encoders, where they are loaded already.
 
     Returns:
         A line that says what was made, as ``run_task``. Ends the process with ``STOPPED`` where shards are left open.
     """
+    _use(gpu, threads)
+    with stop_signals() as stop, _exit_codes(), first_interrupt_only():
+        run = Run.open(Path(request).parent)
+        leases = leases_of(run, submission, stop, *numbers)
+        return _said(*make(run, leases, stop, print_blocks, leases, load), more=leases.open_left)
+
+
+def _use(gpu: str | None, threads: int | None) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     if threads is not None:
         os.environ.update(dict.fromkeys(_THREADS, str(threads)))
-    with stop_signals() as stop, _exit_codes(), first_interrupt_only():
-        run = Run.open(Path(request).parent)
-        leases = leases_of(run, submission, stop, *numbers)
-        return _said(*make(run, leases, stop, print_blocks, leases), more=leases.open_left)
 
 
 def leases_of(run: Run, submission: str, stop: Callable[[], bool], task: int = 0) -> Leases:
@@ -98,6 +145,7 @@ def make(
     stop: Callable[[], bool],
     block_done: Callable[[int, int, int], None],
     leases: Leases | None = None,
+    load: Callable[[Run], RunEncoders] | None = None,
 ) -> tuple[list[Outcome], list[tuple[int, VnpError]]]:
     """Make shards in this process; those of a prediction with the scores of its classifier."""
     from vnp.runs.making.pipeline import make_shards
@@ -107,7 +155,10 @@ def make(
         from vnp.prediction.classifiers import scoring_of
 
         scoring = scoring_of(run.request)
-    return make_shards(run, shards, stop=stop, block_done=block_done, log=log_path(), scoring=scoring, leases=leases)
+    ready = None if load is None else partial(load, run)
+    return make_shards(
+        run, shards, stop=stop, block_done=block_done, log=log_path(), load=ready, scoring=scoring, leases=leases
+    )
 
 
 def plan_task(request: str) -> str:

@@ -123,7 +123,7 @@ class TestStatus:
         result = call("rerun", out, "--cluster", "inline")
         assert result.exit_code == 3
         assert "has changed since the run was planned" in clean(result)
-        assert "has changed since the run was planned" in call("status", out).stdout
+        assert "has changed since the run was planned" in clean(call("status", out))
 
 
 class TestReduce:

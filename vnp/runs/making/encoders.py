@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -38,6 +38,8 @@ class Arithmetic:
     precision: dict[str, str]  # of the encoder of each molecule, and of ``native`` where that scores beside them
     host: str  # whose task it was
 
+
+_WARM_UP = "ACGT" * 1250
 
 Embedded = tuple[dict[str, Float32[np.ndarray, "n width"]], Account]
 """Rows of each molecule, and how they came about."""
@@ -96,6 +98,12 @@ class RunEncoders:
         """Do of embedding n rows what needs no GPU, which another thread can do ahead; see ``Encoder.prepare``."""
         letters = {"dna": dna, "protein": protein}
         return {name: encoder.prepare(letters[name]) for name, encoder in self.by_molecule().items()}
+
+    def warm_up(self) -> None:
+        """Let a GPU go once through what reads windows, whose first batch waits for a second or more otherwise."""
+        for encoder in self.by_molecule().values():
+            if encoder.spec.windows and str(getattr(encoder, "device", "cpu")).startswith("cuda"):
+                encoder.embed([_WARM_UP] * max(1, (encoder.token_budget or 0) // len(_WARM_UP)))
 
     def close(self) -> None:
         """Write what caches still hold."""
@@ -196,6 +204,49 @@ def _import_libraries() -> None:
             import vnp.encoders.kernels.fused  # noqa: F401
 
 
+def load_ahead(draft: Request) -> Callable[[Run], RunEncoders]:
+    """Load the encoders of a run that is still being planned, as far as can be told which these are.
+
+    Args:
+        draft: what is known of the run.
+
+    Returns:
+        Gives the encoders of the run, once it is planned: these, or others where it turned out to ask for others.
+
+    Raises:
+        VnpError: they cannot be loaded here.
+    """
+    if draft.needs_weights:
+        share_kernels(None)
+    place, guessed = None, {}
+    if left_open := _left_open(draft):
+        # Here, because it loads torch.
+        from vnp.encoders.device import choose_device
+
+        place = choose_device(draft.device)
+        guessed = _settled(left_open, str(place))
+    loaded = RunEncoders.load(draft, None if place is None else Arithmetic(place.type, guessed, here()))
+    loaded.warm_up()
+
+    def give(run: Run) -> RunEncoders:
+        settled, before = settle(run), loaded.arithmetic
+        if _decisive(run.request) != _decisive(draft) or (settled and (settled.device, settled.precision)) != (
+            before and (before.device, before.precision)
+        ):
+            loaded.close()
+            return RunEncoders.load(run.request, settled)
+        # Nobody waited for them.
+        return replace(loaded, arithmetic=settled, seconds=0.0, weights_seconds=0.0)
+
+    return give
+
+
+def _decisive(request: Request) -> tuple[Any, ...]:
+    """What decides which encoders are loaded, and how."""
+    cache = request.cache, request.cache_bytes
+    return request.encoders, request.device, request.folders, request.weights, request.token_budget, cache
+
+
 def settle(run: Run) -> Arithmetic | None:
     """What ``auto`` means in a run, which this task decides if it is the first; None where nothing is left open.
 
@@ -225,16 +276,16 @@ def settle(run: Run) -> Arithmetic | None:
             f"{run.paths.root} has shards that were computed on {before.device} (by {before.host}), not {place.type}: "
             f"go on with --device {before.device}, or begin anew with --force"
         )
-    settled = {
-        name: settled_precision(encoder, molecule, weights, str(place))
-        for name, (encoder, molecule, weights) in left_open.items()
-    }
-    found = Arithmetic(place.type, settled, here())
+    found = Arithmetic(place.type, _settled(left_open, str(place)), here())
     try:
         write_record(path, found, seal="digest", exclusive=before is None)
     except FileExistsError:
         return settle(run)
     return found
+
+
+def _settled(left_open: Mapping[str, tuple[str, str, Path | None]], device: str) -> dict[str, str]:
+    return {name: settled_precision(*encoder, device) for name, encoder in left_open.items()}
 
 
 def _left_open(request: Request) -> dict[str, tuple[str, str, Path | None]]:
@@ -289,11 +340,12 @@ def require_planned(choice: EncoderChoice, found: dict[str, Any]) -> None:
 VARIABLE = "TRITON_CACHE_DIR"
 
 
-def share_kernels(run: RunPaths) -> Path | None:
+def share_kernels(run: RunPaths | None) -> Path | None:
     """Choose where Triton keeps compiled kernels, unless the user has, before anything is compiled.
 
     That is the user's cache, which on most clusters all nodes share and later runs find again; where it cannot be
-    written, as in a container without a home, the run's own folder, else the system's for what is temporary. Kernels
+    written, as in a container without a home, the run's own folder, if there is a run, else the system's for what is
+    temporary. Kernels
     are run, so a folder where others can put some is passed by.
 
     Returns:
@@ -301,7 +353,8 @@ def share_kernels(run: RunPaths) -> Path | None:
     """
     if os.environ.get(VARIABLE):
         return Path(os.environ[VARIABLE])
-    folders = [run.root / "kernels", Path(tempfile.gettempdir(), f"vnp-kernels-{os.getuid()}")]
+    folders = [] if run is None else [run.root / "kernels"]
+    folders.append(Path(tempfile.gettempdir(), f"vnp-kernels-{os.getuid()}"))
     with suppress(StorageError):
         folders.insert(0, cache_folder("kernels"))
     for folder in folders:

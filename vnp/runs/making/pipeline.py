@@ -115,6 +115,8 @@ def make_shards(
     """
     run.require_code()
     run.paths.make()
+    if run.request.needs_weights:
+        sys.setswitchinterval(_SWITCH_SECONDS)
     pipeline = _Pipeline(run, iter(shards), stop, block_done, log, load or (lambda: _load(run)), scoring, leases)
     pipeline.work()
     return sorted(pipeline.outcomes, key=lambda one: one.shard), sorted(pipeline.failed, key=lambda one: one[0])
@@ -123,7 +125,6 @@ def make_shards(
 def _load(run: Run) -> RunEncoders:
     if run.request.needs_weights:
         share_kernels(run.paths)
-        sys.setswitchinterval(_SWITCH_SECONDS)
     return RunEncoders.load(run.request, settle(run))
 
 

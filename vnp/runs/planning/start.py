@@ -16,8 +16,17 @@ from vnp.files.durable import replacing
 from vnp.runs.done.receipts import now
 from vnp.runs.planning.options import RunOptions, clear, require_free
 from vnp.runs.planning.plan import check_inputs, check_tables, moved_to, write_plan
-from vnp.runs.planning.survey import Survey, survey
-from vnp.runs.request import ClassifierChoice, EncoderChoice, PlannedInput, Request, Run, RunPaths, versions
+from vnp.runs.planning.survey import Marks, Survey, survey
+from vnp.runs.request import (
+    ClassifierChoice,
+    EncoderChoice,
+    PlannedInput,
+    Request,
+    Run,
+    RunPaths,
+    Totals,
+    versions,
+)
 from vnp.sequences.mates import arranged
 from vnp.sequences.samplesheet import LABELS, InputFile
 
@@ -77,6 +86,17 @@ def start_run(
         _copy_units(request.folders, paths)
         request.write(paths.request)
     return Run(paths, request), False
+
+
+def draft(options: RunOptions) -> Request:
+    """What is known of a run before its input is read: all that decides which encoders its tasks load.
+
+    Raises:
+        UsageError: there is no such encoder.
+        WeightsError: its weights are missing or not the pinned ones.
+    """
+    nothing = Survey((), Totals(0, 0, 0, 0, 0), Marks(), options.chunk or 0, {}, ())
+    return make_request(options, options.encoders(), nothing, options.shards, "")
 
 
 def _find(root: Path, options: RunOptions, encoders: Mapping[str, EncoderChoice]) -> Run:
