@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from vnp.sequences.record import COMPLEMENT
 from vnp.speed.workloads import sample_genomes
 
 _BLOCK_BASES = 7_500_000
+_WRITERS = 8
 _BASES = np.frombuffer(b"ACGT", np.uint8)
 _COMPLEMENT = np.frombuffer(COMPLEMENT, np.uint8)
 
@@ -187,17 +189,21 @@ def write_reads(path: Path, count: int, *, length: int = 150, substitutions: flo
     text = np.concatenate(genomes)
     room = np.array([len(each) - length + 1 for each in genomes])
     firsts = np.cumsum([0, *map(len, genomes)])[:-1]
-    rng = np.random.default_rng(seed)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        block = max(1, _BLOCK_BASES // length)
-        for begun in range(0, count, block):
-            places = rng.integers(0, int(room.sum()), min(block, count - begun))
-            owner = np.searchsorted(np.cumsum(room), places, side="right")
-            start = firsts[owner] + places - (np.cumsum(room) - room)[owner]
-            reads = text[start[:, None] + np.arange(length)]
-            reads = _mutated(_either_strand(reads, rng), substitutions, rng)
-            lines = [b">read%d\n%s\n" % (begun + number, row.tobytes()) for number, row in enumerate(reads)]
-            file.write(b"".join(lines))
+    block = max(1, _BLOCK_BASES // length)
+
+    def some(begun: int) -> bytes:
+        rng = np.random.default_rng([seed, begun])
+        places = rng.integers(0, int(room.sum()), min(block, count - begun))
+        owner = np.searchsorted(np.cumsum(room), places, side="right")
+        start = firsts[owner] + places - (np.cumsum(room) - room)[owner]
+        reads = text[start[:, None] + np.arange(length)]
+        reads = _mutated(_either_strand(reads, rng), substitutions, rng)
+        return b"".join(b">read%d\n%s\n" % (begun + number, row.tobytes()) for number, row in enumerate(reads))
+
+    starts = range(0, count, block)
+    with replacing(path) as temporary, temporary.open("wb") as file, ThreadPoolExecutor(_WRITERS) as pool:
+        for first in range(0, len(starts), _WRITERS):
+            file.writelines(pool.map(some, starts[first : first + _WRITERS]))
 
 
 def _either_strand(
