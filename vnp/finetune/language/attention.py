@@ -1,4 +1,4 @@
-"""Attention within sequence borders that gradients go through: our own kernel or torch's on a GPU, padded elsewhere."""
+"""Attention within sequence borders that gradients go through: our own kernel on a GPU, else spread out."""
 
 from __future__ import annotations
 
@@ -22,25 +22,6 @@ log = logging.getLogger(__name__)
 _TURNED_HEADS = (32, 64, 128)
 _CHECKED = ((3, 50), (102, 1, 70), (150, 40, 300))
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
-
-
-class VarlenAttention:
-    """FlashAttention over packed rows (Dao, ICLR 2024), as torch has it; half precision only."""
-
-    name = "varlen"
-    layout: Layout = "packed"
-
-    def prepare(self, borders: Borders) -> Attend:
-        """Bring the borders to the device."""
-        from torch.nn.attention.varlen import varlen_attn
-
-        starts = to_device(borders.starts.astype(np.int32), borders.device)
-        longest = borders.longest
-
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return cast("Tensor", varlen_attn(q, k, v, starts, starts, longest, longest))
-
-        return attend
 
 
 class SpreadAttention:
@@ -82,44 +63,26 @@ def attend(
 
 def choose_attention(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> Attention:
     """The best that runs here and agrees with plain attention in float32, gradients too."""
-    if device.type != "cuda" or dtype == torch.float32:
+    if device.type != "cuda" or dtype == torch.float32 or sizes.head not in _TURNED_HEADS:
         return SpreadAttention()
-    for make in (_turned, _varlen):
-        try:
-            if (found := make(AttentionShape(sizes.heads, sizes.head, None, dtype, device))) is not None:
-                check_attention(found, sizes, device, dtype)
-                return found
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever a compiler or a library raises, the next one may run
-            log.warning("attention of fine-tuning: %s: %s", type(error).__name__, error)
-    return SpreadAttention()
+    try:
+        from vnp.encoders.kernels.turned import TurnedAttention
 
-
-def _turned(shape: AttentionShape) -> Attention | None:
-    if shape.head not in _TURNED_HEADS:
-        return None
-    from vnp.encoders.kernels.turned import TurnedAttention
-
-    return TurnedAttention(shape)
-
-
-def _varlen(shape: AttentionShape) -> Attention | None:
-    return VarlenAttention() if shape.head % 8 == 0 else None
+        found = TurnedAttention(AttentionShape(sizes.heads, sizes.head, None, dtype, device))
+        check_attention(found, sizes, device, dtype)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a compiler or a library raises, the other one may run
+        log.warning("attention of fine-tuning: %s: %s", type(error).__name__, error)
+        return SpreadAttention()
+    return found
 
 
 def check_attention(
     found: Attention, sizes: Sizes, device: torch.device, dtype: torch.dtype,
     batches: Sequence[Sequence[int]] = _CHECKED,
 ) -> None:  # fmt: skip
-    """Compare it and its gradient with plain attention in float32 on a few sequences.
-
-    Args:
-        found: the attention.
-        sizes: of the model.
-        device: where to compare.
-        dtype: of queries, keys and values.
-        batches: tokens of the sequences of each batch.
+    """Compare it and its gradient with plain attention in float32 on batches of sequences of so many tokens.
 
     Raises:
         EncoderError: they differ.

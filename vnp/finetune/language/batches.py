@@ -16,16 +16,8 @@ _MASKED_SHARE, _RANDOM_SHARE = 0.8, 0.1
 class Order:
     """Proteins in an order of their own in every epoch; the same seed gives the same.
 
-    Args:
-        rows: numbers of the proteins.
-        lengths: tokens of each protein of the set.
-        tokens: in a step; it has as many whole proteins as fit, and one at least.
-        seed: of the orders.
-        epoch: to go on in.
-        done: proteins of it that were seen.
-
-    Attributes:
-        order: of this epoch's proteins.
+    A step has so many ``tokens``: as many whole proteins as fit, and one at least. ``lengths`` are tokens of each
+    protein of the set, ``rows`` those that are trained on. It goes on in an ``epoch`` of which some were ``done``.
     """
 
     def __init__(
@@ -74,12 +66,7 @@ def masked(
 ) -> tuple[list[Int64[np.ndarray, " length"]], list[Int64[np.ndarray, " places"]]]:
     """Hide residues as ESM2's training did: of those to guess 80 % are masked, 10 % random, 10 % stay.
 
-    Args:
-        examples: the set.
-        rows: proteins of it.
-        share: of the residues to guess; one at least of each protein.
-        seed: of the training.
-        step: of it; each has masks of its own.
+    A ``share`` of the residues is to guess, one at least of each protein. Each step has masks of its own.
 
     Returns:
         The tokens of each protein as the network sees them, and the places to guess.

@@ -12,7 +12,6 @@ from jaxtyping import Int8, Int32, Int64, UInt8
 from vnp.encoders.tokens.tokenizers import Tokenizer
 from vnp.errors import FeatureError, InputError
 from vnp.features.split import PARTS, TRAIN, VALIDATION
-from vnp.files.hashing import json_sha256
 from vnp.runs.planning.survey import survey
 from vnp.runs.request import START, Position
 from vnp.runs.units import prepare, read_units
@@ -68,10 +67,6 @@ class Examples:
         }
         return {**self.about, "parts": counts}
 
-    def digest(self) -> str:
-        """SHA-256 of all that a training sees."""
-        return json_sha256(self.describe())
-
     def require(self, objective: str, path: Path) -> None:
         """Make sure that an objective can be trained and watched on them.
 
@@ -95,11 +90,7 @@ class Examples:
 
 
 def read_examples(path: Path, tokenizer: Tokenizer) -> Examples:
-    """Read a set.
-
-    Args:
-        path: the folder that ``dataset`` wrote, or one of its two files.
-        tokenizer: the encoder's.
+    """Read a set from the folder that ``dataset`` wrote, or one of its two files.
 
     Raises:
         InputError: it is no set, is damaged, or has no protein.

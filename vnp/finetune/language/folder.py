@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +68,7 @@ def write_folder(
     base_folder: Path,
     identity: Mapping[str, Any],
 ) -> Provenance:
-    """Write everything, the lock last.
-
-    Args:
-        folder: that is there.
-        tuned: what ``tune`` gave.
-        examples: the set.
-        base: the encoder that was tuned.
-        base_folder: where it lies.
-        identity: of it.
+    """Write everything into a folder that is there, the lock last; ``identity`` is that of the ``base`` that was tuned.
 
     Raises:
         StorageError: the disk is full or cannot be written.
@@ -93,19 +86,18 @@ def write_folder(
         with replacing(folder / name) as temporary:
             shutil.copyfile(base_folder / name, temporary)
     write_text(folder / UNITS, text)
-    looks = tuned.looks or {}
     found = Provenance(
         base=dict(identity),
         data=examples.describe(),
         objective=recipe.objective,
         train=recipe.train,
-        recipe=recipe.to_json(),
+        recipe=asdict(recipe),
         split_sha256=file_sha256(folder / UNITS),
         result={
             "steps": tuned.steps,
             "best_step": tuned.best,
             "stopped": tuned.stopped,
-            "validation": looks.get(tuned.best, {}),
+            "validation": tuned.looks.get(tuned.best, {}),
         },
         code={"vnp": __version__},
     )

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -35,29 +35,17 @@ _WORTH_KEEPING = 8192  # tokens at once, below which activations are rather comp
 
 @dataclass(slots=True, eq=False)
 class Tuned:
-    """What training came to; the network holds the best weights.
-
-    Attributes:
-        network: that learned.
-        steps: that were taken.
-        best: the step whose weights these are.
-        looks: what the validation units said, by step.
-        budget: tokens that went through at once in the end.
-        stopped: why it ended before its last step; empty if it did not.
-        failed: whether that was because the loss was no number any more.
-        tokens_per_second: of training.
-        peak_bytes: the most memory that tensors took on a GPU; 0 on a CPU.
-    """
+    """What training came to; the network holds the best weights."""
 
     network: TunedEsm2
-    steps: int = 0
-    best: int = 0
-    looks: dict[int, dict[str, float]] | None = None
-    budget: int = 0
-    stopped: str = ""
-    failed: bool = False
-    tokens_per_second: float = 0.0
-    peak_bytes: int = 0
+    steps: int = 0  # that were taken
+    best: int = 0  # the step whose weights these are
+    looks: dict[int, dict[str, float]] = field(default_factory=dict)  # what the validation units said, by step
+    budget: int = 0  # tokens that went through at once in the end
+    stopped: str = ""  # why it ended before its last step; empty if it did not
+    failed: bool = False  # whether that was because the loss was no number any more
+    tokens_per_second: float = 0.0  # of training
+    peak_bytes: int = 0  # the most memory that tensors took on a GPU; 0 on a CPU
 
 
 def tune(
@@ -81,9 +69,6 @@ def tune(
         pace: how often to log, save and watch.
         say: told one line at a time what happens.
 
-    Returns:
-        What it came to.
-
     Raises:
         EncoderError: one protein does not fit into memory, or the loss is no number before anything good was kept.
         FeatureError: the state in the folder is of another training.
@@ -98,14 +83,13 @@ def _tune(
     say: Callable[[str], None],
 ) -> Tuned:  # fmt: skip
     recipe, device = network.recipe, network.device
-    identity = json_sha256(
-        {"recipe": recipe.to_json(), "data": examples.digest(), "base": dict(base), "device": device.type}
-    )
+    data = json_sha256(examples.describe())
+    identity = json_sha256({"recipe": asdict(recipe), "data": data, "base": dict(base), "device": device.type})
     objective = Objective(network, examples)
     optimiser = adamw(network.parameters(), recipe.rate, recipe.decay)
     watched = _spread(examples, examples.rows(VALIDATION), pace.windows, recipe.seed)
     order = Order(examples.rows(TRAIN), examples.lengths, recipe.tokens, recipe.seed)
-    done = Tuned(network, looks={})
+    done = Tuned(network)
     kept = network.snapshot()
     state = read_state(folder / STATE, identity, torch.device("cpu"))
     if state is not None:
@@ -124,12 +108,11 @@ def _tune(
     if state is not None:
         # Of steps that are in no line of the log yet.
         book.seen = [(0, loss) for loss in state["seen"].to(device)]
-    assert done.looks is not None
 
     def save() -> None:
         content = {
             "identity": identity, "step": done.steps, "best": done.best, "budget": done.budget,
-            "looks": {str(step): found for step, found in (done.looks or {}).items()}, "stopped": done.stopped,
+            "looks": {str(step): found for step, found in done.looks.items()}, "stopped": done.stopped,
             "checkpointing": network.checkpointing, "epoch": order.epoch, "done": order.done,
             "seen": torch.tensor([float(loss) for _, loss in book.seen]),
             "trained": network.snapshot(), "kept": kept, "optimiser": optimiser.state_dict(),
@@ -246,13 +229,7 @@ def _shrink(network: TunedEsm2, cut: Sequence[Piece], done: Tuned, say: Callable
 
 
 def find_budget(objective: Objective, order: Order, say: Callable[[str], None]) -> int:
-    """How many tokens fit at once, by the memory that some take; activations are kept where enough fit so.
-
-    Args:
-        objective: what will be trained.
-        order: of the proteins; it is left where it is.
-        say: told what was found.
-    """
+    """How many tokens fit at once, by the memory that some take; activations are kept where enough fit so."""
     network = objective.network
     if network.device.type != "cuda" or objective.frozen:
         return _CPU_BUDGET if network.device.type != "cuda" else 65_536

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 PROJECTED = 128
 """Numbers of a row as the contrastive head gives it."""
 _COMPILED_FROM = 50_000_000
+_WORDS = "embeddings.word_embeddings.weight"
 _QKV = ("query", "key", "value")
 _PIECES = {
     "qkv": tuple(f"attention.self.{name}" for name in _QKV),
@@ -148,11 +149,6 @@ class TunedEsm2:
         dtype: of products: bfloat16 on a GPU, else float32.
         compiled: let torch compile what stands around attention; None does so on a GPU for models that are worth it.
 
-    Attributes:
-        trained: what the optimiser changes, by name.
-        checkpointing: compute activations again in the backward pass instead of keeping them.
-        training: whether adapters drop inputs.
-
     Raises:
         WeightsError: configuration and tensors do not fit each other.
     """
@@ -172,15 +168,15 @@ class TunedEsm2:
         self.width, self.depth = self.config.width, self.config.depth
         self.attention = choose_attention(self.config, device, dtype)
         self.rotary = RotaryTable(self.config.head, self.config.theta, device)
-        self.trained: dict[str, Parameter] = {}
-        self.checkpointing = False
-        self.training = True
+        self.trained: dict[str, Parameter] = {}  # what the optimiser changes, by name
+        self.checkpointing = False  # compute activations again in the backward pass instead of keeping them
+        self.training = True  # whether adapters drop inputs
         self._own = trunk(state, self.config.tensors(), Esm2.prefix, Esm2.beside)
         self._beside = {name: tensor for name, tensor in state.items() if name.startswith("lm_head.")}
         torch.manual_seed(recipe.seed)
         layers = trained_layers(recipe.train, self.depth)
         whole, upper = recipe.train == "all", len(layers) > 0
-        self.words = self._take("embeddings.word_embeddings.weight", whole, torch.float32)
+        self.words = self._hold(_WORDS, self._own[_WORDS], whole, torch.float32)
         self.norm_before = self._pair("embeddings.layer_norm", whole) if self.config.norm_before else None
         self.norm_after = self._pair("encoder.emb_layer_norm_after", upper)
         self.layers = [self._layer(number, number in layers) for number in range(self.depth)]
@@ -286,9 +282,6 @@ class TunedEsm2:
 
     # What it holds.
 
-    def _take(self, name: str, trained: bool, dtype: torch.dtype | None = None) -> Tensor:
-        return self._hold(name, self._own[name], trained, dtype)
-
     def _hold(self, name: str, tensor: Tensor, trained: bool, dtype: torch.dtype | None = None) -> Tensor:
         if not trained:
             return tensor.detach().to(self.device, dtype or self.dtype)
@@ -297,7 +290,8 @@ class TunedEsm2:
 
     def _pair(self, name: str, trained: bool) -> Pair:
         """Scale and shift of a normalisation, in float32."""
-        weight, bias = (self._take(f"{name}.{part}", trained, torch.float32) for part in ("weight", "bias"))
+        names = f"{name}.weight", f"{name}.bias"
+        weight, bias = (self._hold(one, self._own[one], trained, torch.float32) for one in names)
         return weight, bias
 
     def _layer(self, number: int, trained: bool) -> Layer:
@@ -327,15 +321,15 @@ class TunedEsm2:
     def _head(self) -> dict[str, Tensor]:
         """The head of the objective; it is always trained."""
         if self.recipe.objective == "mlm":
-            width = self.width
-            shapes = dict(zip(_LM_HEAD, ((width, width), (width,), (width,), (width,)), strict=True))
+            one = (self.width,)
+            shapes = dict(zip(_LM_HEAD, (one * 2, one, one, one), strict=True))
             shapes["lm_head.bias"] = (self.config.vocabulary,)
             first = {name: self._beside.get(name, _first(name, shape)) for name, shape in shapes.items()}
             wrong = [name for name, tensor in first.items() if tuple(tensor.shape) != shapes[name]]
             if wrong:
                 raise EncoderError(f"the base's {wrong[0]} has the shape {tuple(first[wrong[0]].shape)}")
             decoder = self._beside.get("lm_head.decoder.weight")
-            if decoder is not None and not torch.equal(decoder, self._own["embeddings.word_embeddings.weight"]):
+            if decoder is not None and not torch.equal(decoder, self._own[_WORDS]):
                 first["lm_head.decoder.weight"] = decoder
         else:
             out = 1 if self.recipe.objective == "labels" else PROJECTED

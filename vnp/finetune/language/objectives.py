@@ -24,17 +24,11 @@ _BLOCK = 4096  # tokens whose frozen rows are computed together
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Proteins that go through the network at once.
+    """Proteins that go through the network at once."""
 
-    Attributes:
-        rows: their numbers in the set.
-        shown: their tokens as the network sees them.
-        places: where residues are to be guessed, in each; nothing but for ``mlm``.
-    """
-
-    rows: Int64[np.ndarray, " k"]
-    shown: Sequence[np.ndarray]
-    places: Sequence[np.ndarray] | None = None
+    rows: Int64[np.ndarray, " k"]  # their numbers in the set
+    shown: Sequence[np.ndarray]  # their tokens as the network sees them
+    places: Sequence[np.ndarray] | None = None  # where residues are to be guessed, in each; for ``mlm`` alone
 
     @property
     def tokens(self) -> int:
@@ -45,12 +39,7 @@ class Piece:
 class Objective:
     """One of the three, over one set.
 
-    Args:
-        network: that learns.
-        examples: the set.
-
-    Attributes:
-        frozen: rows of the encoder are kept and never computed twice: the head alone is trained on pooled rows.
+    Where it is ``frozen``, the head alone is trained on pooled rows, which are kept and never computed twice.
     """
 
     def __init__(self, network: TunedEsm2, examples: Examples) -> None:
@@ -184,10 +173,7 @@ class Objective:
 def supervised_contrast(projected: Float[Tensor, "n out"], label: Tensor, temperature: float) -> Float[Tensor, " n"]:
     """The supervised contrastive loss of each row (L_out of Khosla et al., NeurIPS 2020); 0 for one alone of its label.
 
-    Args:
-        projected: rows; their directions are compared.
-        label: of each.
-        temperature: that cosines are divided by.
+    The directions of rows are compared, by cosines that are divided by the temperature.
     """
     direction = F.normalize(projected, dim=1)
     cosine = direction @ direction.T / temperature

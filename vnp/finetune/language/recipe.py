@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from vnp.errors import UsageError
 
@@ -18,39 +18,25 @@ RATES = {"head": 1e-3, "lora": 3e-4, "top": 5e-5, "all": 2e-5}
 class TuningRecipe:
     """Everything but the set and the encoder that decides what comes out.
 
-    Attributes:
-        objective: ``labels`` tells viral from host frames by a linear head on the pooled row; ``mlm`` guesses masked
-            residues (Devlin et al., NAACL 2019; rates as ESM2's); ``contrastive`` draws rows of one label together
-            (supervised: Khosla et al., NeurIPS 2020), among the rows that are computed at once.
-        train: ``head`` (the encoder stays as it is), ``lora``, ``top:N`` (the last N layers) or ``all``.
-        steps: of the optimiser.
-        tokens: in a step.
-        rate: the learning rate at its highest.
-        warm_up: steps in which it rises; then it falls to nothing as a cosine.
-        decay: of weights (AdamW).
-        rank: numbers between the two factors of an adapter.
-        alpha: adapters are multiplied by alpha / rank.
-        dropout: share of an adapter's inputs that is hidden.
-        masked: share of residues to guess.
-        temperature: of the contrastive softmax.
-        patience: looks at the validation units without a better loss after which training ends.
-        seed: of heads, adapters, order, masks and dropout.
+    The objective ``labels`` tells viral from host frames by a linear head on the pooled row; ``mlm`` guesses masked
+    residues (Devlin et al., NAACL 2019; rates as ESM2's); ``contrastive`` draws rows of one label together
+    (supervised: Khosla et al., NeurIPS 2020), among the rows that are computed at once.
     """
 
     objective: Objective = "labels"
-    train: str = "lora"
-    steps: int = 1000
-    tokens: int = 65_536
-    rate: float = 3e-4
-    warm_up: int = 100
-    decay: float = 0.01
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    masked: float = 0.15
-    temperature: float = 0.1
-    patience: int = 5
-    seed: int = 1
+    train: str = "lora"  # or ``head`` (the encoder stays as it is), ``top:N`` (the last N layers), ``all``
+    steps: int = 1000  # of the optimiser
+    tokens: int = 65_536  # in a step
+    rate: float = 3e-4  # the learning rate at its highest
+    warm_up: int = 100  # steps in which it rises; then it falls to nothing as a cosine
+    decay: float = 0.01  # of weights (AdamW)
+    rank: int = 8  # numbers between the two factors of an adapter
+    alpha: float = 16.0  # adapters are multiplied by alpha / rank
+    dropout: float = 0.0  # share of an adapter's inputs that is hidden
+    masked: float = 0.15  # share of residues to guess
+    temperature: float = 0.1  # of the contrastive softmax
+    patience: int = 5  # looks at the validation units without a better loss after which training ends
+    seed: int = 1  # of heads, adapters, order, masks and dropout
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -63,17 +49,9 @@ class TuningRecipe:
         if not (0 <= self.dropout < 1 and 0 < self.masked < 1):
             raise UsageError("dropout must be from 0 up to 1, and the share of masked residues between 0 and 1")
 
-    def to_json(self) -> dict[str, Any]:
-        """As what JSON holds."""
-        return asdict(self)
-
 
 def trained_layers(train: str, depth: int) -> range:
-    """The layers whose own weights are trained.
-
-    Args:
-        train: as in ``TuningRecipe``.
-        depth: layers of the network.
+    """The layers whose own weights are trained, of so many; ``train`` is as in ``TuningRecipe``.
 
     Raises:
         UsageError: it is none of the four.
@@ -86,8 +64,3 @@ def trained_layers(train: str, depth: int) -> range:
     if kind == "top" and colon and count.isdecimal() and int(count) > 0:
         return range(max(0, depth - int(count)), depth)
     raise UsageError(f"--train is head, lora, all, or top:N with the number of layers, not {train!r}")
-
-
-def usual_rate(train: str) -> float:
-    """The learning rate where nobody says."""
-    return RATES[train.partition(":")[0]]

@@ -23,7 +23,7 @@ from vnp.finetune.language.examples import read_examples
 from vnp.finetune.language.folder import MADE, units_of, write_folder
 from vnp.finetune.language.loop import TUNING_PACE, Tuned, tune
 from vnp.finetune.language.network import TunedEsm2
-from vnp.finetune.language.recipe import TuningRecipe, usual_rate
+from vnp.finetune.language.recipe import RATES, TuningRecipe
 from vnp.finetune.pace import STATE
 
 
@@ -52,12 +52,7 @@ def run_tuning(
 ) -> tuple[Tuned, Provenance]:
     """Train and write the folder, or go on where a killed training was.
 
-    Args:
-        tuning: what is asked.
-        out: the folder.
-        force: write over what is there.
-        say: told one line at a time what happens.
-        told: after each step, how many are done, and of how many.
+    ``say`` is told one line at a time what happens; ``told`` after each step how many are done, and of how many.
 
     Raises:
         UsageError: the encoder is none of ESM2's kind, or the recipe cannot be.
@@ -70,7 +65,7 @@ def run_tuning(
     """
     recipe = TuningRecipe(**tuning.recipe)
     if "rate" not in tuning.recipe:
-        recipe = replace(recipe, rate=usual_rate(recipe.train))
+        recipe = replace(recipe, rate=RATES[recipe.train.partition(":")[0]])
     spec, given = locate(tuning.encoder, "protein", tuning.weights)
     if spec.family is not ESM2:
         raise UsageError(f"{tuning.encoder} is no ESM2 model; finetune trains sixframe and models of ESM2's kind")
