@@ -25,7 +25,7 @@ from vnp.encoders.weights.folders import find_folder
 from vnp.errors import InputError, UsageError
 from vnp.files.machine import peak_memory
 from vnp.runs.planning.plan import iter_records
-from vnp.runs.request import START, PlannedInput, Position
+from vnp.runs.request import PlannedInput, Position
 from vnp.runs.units import batch_units, prepare
 from vnp.sequences.reading import read_records
 
@@ -155,7 +155,7 @@ def front_of(file: Path, chunk: int, dna: DnabertTokenizer, protein: Esm2Tokeniz
     entry = PlannedInput(str(file), -1, None, 0, 0, "", 0, 0, 0, None)
     seconds = dict.fromkeys(STAGES, 0.0)
     reads = rows = dna_tokens = protein_tokens = 0
-    start = Position(0, *START)
+    start = Position(0)
     batches = batch_units(iter_records(file, start), chunk, 0, start)
     cpu, mark = time.process_time(), time.perf_counter()
     for batch in batches:

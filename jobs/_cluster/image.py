@@ -159,7 +159,7 @@ def same_paths(paths: Iterable[Path]) -> list[str]:
 
 def libraries_here() -> bool:
     """Whether this Python has what reading and planning need."""
-    return all(find_spec(name) is not None for name in ("numpy", "h5py", "zstandard", "jaxtyping"))
+    return all(find_spec(name) is not None for name in ("numpy", "h5py", "zstandard", "isal", "jaxtyping"))
 
 
 def _steps(path: Path) -> Iterator[Path]:

@@ -16,7 +16,7 @@ from tests.runs.making import dna, write_fasta, write_fastq
 from vnp.runs import units
 from vnp.runs.making.blocks import BlockPlan
 from vnp.runs.planning.survey import survey
-from vnp.runs.request import START, PlannedInput, Position, Shard
+from vnp.runs.request import PlannedInput, Position, Shard
 from vnp.runs.units import UnitBatch, read_blocks, read_units
 from vnp.sequences.samplesheet import InputFile
 
@@ -106,7 +106,7 @@ def test_blocks_are_the_naive_list(
         expected = naive(files, chunk)
         entries = planned(paths, chunk)
         # Where every unit starts, as planning sees it.
-        whole = list(read_units(entries, chunk, Position(0, *START), len(expected)))
+        whole = list(read_units(entries, chunk, Position(0), len(expected)))
         assert listed(whole) == expected
         low = round(first * (len(expected) - 1))
         count = round(last * (len(expected) - low))
@@ -151,13 +151,13 @@ def test_only_the_needed_bases_of_a_long_record_are_kept(tmp_path: Path, monkeyp
 
 def test_a_planned_input_without_a_record_cannot_be(tmp_path: Path) -> None:
     entries = planned([write_fasta(tmp_path / "a.fa", [("x", "ACGT")])], 300)
-    assert list(read_units(entries, 300, Position(0, *START), 0)) == []
-    assert listed(read_units(entries, 300, Position(0, *START), 99)) == [(0, 0, "x", 1, 0, b"ACGT", None)]
+    assert list(read_units(entries, 300, Position(0), 0)) == []
+    assert listed(read_units(entries, 300, Position(0), 99)) == [(0, 0, "x", 1, 0, b"ACGT", None)]
 
 
 @pytest.mark.parametrize(("count", "most"), [(1, 10), (10, 10), (11, 10), (61, 12), (16, 3), (16_001, 64)])
 def test_blocks_are_even(count: int, most: int) -> None:
-    plan = BlockPlan("", Shard(0, Position(0, *START), count, 0, 0, 0), most)
+    plan = BlockPlan("", Shard(0, Position(0), count, 0, 0, 0), most)
     assert sum(plan.sizes) == count
     assert len(plan.sizes) == plan.count == -(-count // most)
     assert max(plan.sizes) <= most

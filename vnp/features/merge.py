@@ -120,9 +120,7 @@ def merge(
     _require_room(target, surveyed, totals, arrays)
     sums = {name: Checksums() for name in (*(column.path for column in _ALL), *arrays)}
     with guarded_file(target) as file:
-        file.attrs["schema"] = SCHEMA
-        for key, value in attributes.items():
-            file.attrs[key] = value
+        file.attrs.update({"schema": SCHEMA, **attributes})
         extents = _make(file, target, surveyed, totals, arrays)
         digests, reasons = _copy_columns(file, surveyed, sums)
         more(file)
@@ -338,9 +336,12 @@ def copy(
     """
     if not sources[0].rows:
         return
-    with _opened(sources, target) as (readers, writer):
-        buffers = [np.empty((_step(target), source.width), source.dtype) for source in sources]
-        joined = np.empty((_step(target), target.width), target.dtype) if len(sources) > 1 else buffers[0]
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(source.path.open("rb", buffering=0)).fileno() for source in sources]
+        writer = stack.enter_context(target.path.open("r+b", buffering=0)).fileno()
+        step = max(1, WINDOW_BYTES // max(1, target.row_bytes))
+        buffers = [np.empty((step, source.width), source.dtype) for source in sources]
+        joined = np.empty((step, target.width), target.dtype) if len(sources) > 1 else buffers[0]
         for low in range(0, sources[0].rows, len(joined)):
             count = min(len(joined), sources[0].rows - low)
             column = 0
@@ -375,19 +376,6 @@ def write_behind(path: Path) -> Iterator[Callable[[], None]]:
         yield nudge
     if running is not None:
         running.result()
-
-
-@contextlib.contextmanager
-def _opened(sources: Sequence[Extent], target: Extent) -> Iterator[tuple[list[int], int]]:
-    """Descriptors of the sources and of the target."""
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(source.path.open("rb", buffering=0)) for source in sources]
-        writer = stack.enter_context(target.path.open("r+b", buffering=0))
-        yield [file.fileno() for file in files], writer.fileno()
-
-
-def _step(target: Extent) -> int:
-    return max(1, WINDOW_BYTES // max(1, target.row_bytes))
 
 
 def _read(reader: int, source: Extent, low: int, values: np.ndarray) -> None:

@@ -46,7 +46,6 @@ from vnp.files.records import parse_json, require_regular
 log = logging.getLogger(__name__)
 
 _WINDOW_BYTES = 32 << 20
-_COLUMN_ROWS = 65_536
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,8 +134,7 @@ class Features:
 
     def text_windows(self, column: str) -> Iterator[list[str]]:
         """One text column (``ids`` or ``group``), some rows at a time."""
-        for first in range(0, self.rows, _COLUMN_ROWS):
-            window = slice(first, first + _COLUMN_ROWS)
+        for window in windows(self.rows):
             with self.reading() as read:
                 texts = as_bytes(read(column, window))
                 if column == "group":
@@ -145,9 +143,9 @@ class Features:
 
     def number_windows(self, column: str) -> Iterator[np.ndarray]:
         """One column of numbers, such as ``start``, some rows at a time."""
-        for first in range(0, self.rows, _COLUMN_ROWS):
+        for window in windows(self.rows):
             with self.reading() as read:
-                numbers = read(column, slice(first, first + _COLUMN_ROWS))
+                numbers = read(column, window)
             yield numbers
 
     def skipped_windows(self) -> Iterator[Skipped]:
@@ -181,15 +179,14 @@ class Features:
                 require_finite(values, f"{self.path}: features", columns.ids)
             yield Window(low, columns, values)
 
-    def stored_windows(self, *, rows: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+    def stored_windows(self) -> Iterator[tuple[int, np.ndarray]]:
         """Features in order as they are stored, float16 or float32, with the number of each window's first row.
 
         Raises:
             FeatureError: the file is damaged or holds NaN or infinity.
         """
-        step = rows or self._step()
-        for low in range(0, self.rows, step):
-            window = slice(low, min(low + step, self.rows))
+        for low in range(0, self.rows, self._step()):
+            window = slice(low, min(low + self._step(), self.rows))
             with self.reading() as read:
                 values = read("features", window)[:, self.columns]
                 if self.checksums is None and not all_finite(values):

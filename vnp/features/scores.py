@@ -137,26 +137,19 @@ def write_scores(
         OSError: the disk is full or cannot be written.
     """
     with whole_file(path) as file:
-        file.attrs["schema"] = SCHEMA
-        for key, value in attributes.items():
-            file.attrs[key] = value
-        _add(file, scores)
-        named = Named(records.ordinal, records.name, records.length, records.chunks)
-        for group, part in ((_RECORDS, named), (_RECORDS, facts), ("skipped", skipped)):
-            _store(file, group, part)
+        file.attrs.update({"schema": SCHEMA, **attributes})
+        _store(file, _RECORDS, Named(records.ordinal, records.name, records.length, records.chunks))
+        add_scores(file, scores, facts)
+        _store(file, "skipped", skipped)
         file.attrs[CONTENT] = content_digest(file)
 
 
 def add_scores(file: h5py.File, scores: Scores, facts: Facts) -> None:
-    """Put scores into a file of features that is being written."""
-    _add(file, scores)
-    _store(file, _RECORDS, facts)
-
-
-def _add(file: h5py.File, scores: Scores) -> None:
+    """Put scores into a file that is being written."""
     if not np.isfinite(scores.logits).all():
         raise FeatureError("a score is NaN or infinite: with fp16 try --precision bf16 or fp32")
     _store(file, GROUP, scores)
+    _store(file, _RECORDS, facts)
 
 
 def _store(file: h5py.File, group: str, part: Any) -> None:
@@ -189,9 +182,7 @@ def join_scores(sources: Sequence[Path], target: Path, attributes: Mapping[str, 
         OSError: the disk is full or cannot be read.
     """
     with guarded_file(target) as file:
-        file.attrs["schema"] = SCHEMA
-        for key, value in attributes.items():
-            file.attrs[key] = value
+        file.attrs.update({"schema": SCHEMA, **attributes})
         return _join(file, sources, _PARTS)
 
 

@@ -62,9 +62,8 @@ def part_counts(split: Int8[np.ndarray, "n"]) -> dict[str, int]:
 def read_groups(path: Path) -> dict[str, str]:
     """Read which group each record is in.
 
-    Args:
-        path: a tab-separated file of two columns, the record's name and its group; a first line that begins with
-            ``record`` or ``#`` is a heading.
+    The file has two columns, separated by tabs, the record's name and its group; a first line that begins with
+    ``record`` or ``#`` is a heading.
 
     Raises:
         InputError: the file cannot be read, a line has not two columns, or a record stands in two groups.

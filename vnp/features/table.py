@@ -113,16 +113,10 @@ def write_table(
     attributes: Mapping[str, str | int],
     more: Callable[[h5py.File], None] = lambda _file: None,
 ) -> None:
-    """Write one table to a new file; the caller gives a temporary name.
+    """Write one table of n rows to a new file; the caller gives a temporary name.
 
-    Args:
-        path: file to create.
-        rows: n rows.
-        records: the records of the rows and of the skipped entries.
-        skipped: what has no row.
-        arrays: number arrays by name, each (n, width).
-        attributes: stored on the file beside ``schema``.
-        more: writes what else belongs into the file.
+    ``records`` are those of the rows and of the skipped entries, ``arrays`` are of numbers, each (n, width), and
+    ``more`` writes what else belongs into the file.
 
     Raises:
         FeatureError: an array is not n rows long or holds a value that is not finite.
@@ -133,9 +127,7 @@ def write_table(
             raise FeatureError(f"{name} has {len(array)} rows, there are {len(rows)} ids")
         require_finite(array, name, rows.ids)
     with whole_file(path) as file:
-        file.attrs["schema"] = SCHEMA
-        for key, value in attributes.items():
-            file.attrs[key] = value
+        file.attrs.update({"schema": SCHEMA, **attributes})
         for columns, part in zip(COLUMNS.values(), (rows, records, skipped), strict=True):
             for column in columns:
                 values, dtype = getattr(part, column.name), np.dtype(column.dtype)
@@ -283,32 +275,26 @@ def read_checksums(file: h5py.File, content: str = "") -> dict[str, Int64[np.nda
     return found
 
 
-def read_checked(
-    stored: h5py.Dataset, name: str, window: slice, sums: Int64[np.ndarray, "k"], path: Path, remedy: str = ""
-) -> np.ndarray:
-    """Some rows of an array, once it is sure that they are those that were written.
-
-    ``name``, ``path`` and ``remedy`` (what to do) are for the message.
-
-    Raises:
-        FeatureError: they have changed.
-    """
-    low, high, _ = window.indices(len(stored))
-    first, last = low // CHECKED_ROWS, -(-high // CHECKED_ROWS)
-    values: np.ndarray = stored[first * CHECKED_ROWS : last * CHECKED_ROWS]
-    found = Checksums()
-    found.add(values)
-    found.require(sums[first:last], name, path, first, remedy)
-    return values[low - first * CHECKED_ROWS : high - first * CHECKED_ROWS]
-
-
 def checked(
     file: h5py.File, sums: Mapping[str, Int64[np.ndarray, "k"]] | None, path: Path, remedy: str = ""
 ) -> Reading:
-    """What reads some rows of an array of an open file by its name, as ``read_checked``; without checksums as it is."""
+    """What reads some rows of an array of an open file by its name; without checksums as they are.
+
+    It raises ``FeatureError`` where they are not those that were written; ``remedy`` is what to do then.
+    """
     if sums is None:
         return lambda name, window: file[name][window]
-    return lambda name, window: read_checked(file[name], name, window, sums[name], path, remedy)
+
+    def read(name: str, window: slice) -> np.ndarray:
+        stored, found = file[name], Checksums()
+        low, high, _ = window.indices(len(stored))
+        first, last = low // CHECKED_ROWS, -(-high // CHECKED_ROWS)
+        values: np.ndarray = stored[first * CHECKED_ROWS : last * CHECKED_ROWS]
+        found.add(values)
+        found.require(sums[name][first:last], name, path, first, remedy)
+        return values[low - first * CHECKED_ROWS : high - first * CHECKED_ROWS]
+
+    return read
 
 
 def windows(count: int, first: int = 0) -> Iterator[slice]:

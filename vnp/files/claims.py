@@ -131,10 +131,7 @@ def alone(folder: Path, what: str, names: Iterable[str] = ()) -> Iterator[None]:
 def alone_with(path: Path, what: str) -> Iterator[None]:
     """The same for the files that are named after one, whose folder others may use; the folder is made.
 
-    Args:
-        path: the file that gives the others their names; the lock is ``.STEM.lock`` beside it. What killed processes
-            left of the file under temporary names is removed.
-        what: is done, for the message: ``"training"``.
+    The lock is ``.STEM.lock`` beside the file. What killed processes left of it under temporary names is removed.
 
     Raises:
         UsageError: another one is at work.

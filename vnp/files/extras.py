@@ -27,13 +27,9 @@ assert set(EXTRAS) == set(get_args(Extra))
 
 
 def require_extra(extra: Extra, asked_by: str, otherwise: str = "", needs: Sequence[str] = ()) -> None:
-    """Make sure that libraries of an extra are here.
+    """Make sure that libraries of an extra are here: the modules that it ``needs``, or all of the extra's.
 
-    Args:
-        extra: its name.
-        asked_by: what needs it, for the message: an option, a file.
-        otherwise: what else can be done, behind the command that installs it.
-        needs: the modules without which it cannot be done; all of the extra's without it.
+    ``asked_by`` is what needs it, an option or a file; ``otherwise`` stands behind the command that installs it.
 
     Raises:
         UsageError: some are not; it names all of them, and a command that can be typed as it stands.

@@ -17,9 +17,9 @@ from functools import cache
 from pathlib import Path
 
 import vnp
-from vnp.errors import StorageError
+from vnp.errors import RunError, StorageError
 from vnp.files.machine import cache_folder
-from vnp.files.records import canonical_json, open_regular, read_json, write_json
+from vnp.files.records import canonical_json, open_regular, read_record, write_record
 
 crc32: Callable[..., int] = zlib.crc32
 """CRC-32 of bytes, going on from that of the bytes before them: ``crc32(data, before)``."""
@@ -81,7 +81,7 @@ def remembered_sha256(path: Path, *, again: bool = False) -> str:
         # A cache that cannot be written costs time, nothing else.
         with contextlib.suppress(OSError, StorageError):
             memory.parent.mkdir(parents=True, exist_ok=True)
-            write_json(memory, {"stamp": now, "crc32": crc, "sha256": digest, "of": _seal_of(now, crc, digest)})
+            write_record(memory, {"stamp": now, "crc32": crc, "sha256": digest}, seal="of")
     return digest
 
 
@@ -106,18 +106,10 @@ def _stamp(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns]
 
 
-def _seal_of(stamp: object, crc: object, sha256: object) -> str:
-    return json_sha256({"stamp": stamp, "crc32": crc, "sha256": sha256})
-
-
 def _recall(memory: Path, now: list[int], path: Path) -> str | None:
     """The digest of an unchanged file; anything unreadable is as good as nothing."""
     try:
-        content = read_json(memory)
-    except (OSError, ValueError):
+        known = read_record(memory, dict, seal="of") or {}
+    except RunError:
         return None
-    if not isinstance(content, dict) or content.get("stamp") != now:
-        return None
-    crc, sha256 = content.get("crc32"), content.get("sha256")
-    whole = content.get("of") == _seal_of(now, crc, sha256) and crc == file_crc32(path)
-    return str(sha256) if whole else None
+    return str(known.get("sha256")) if known.get("stamp") == now and known.get("crc32") == file_crc32(path) else None

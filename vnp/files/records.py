@@ -166,14 +166,9 @@ def from_json(kind: type[T], stored: Any) -> T:
 def write_record(
     path: Path, record: Any, *, schema: str | int | None = None, seal: str | None = None, exclusive: bool = False
 ) -> None:
-    """Write a dataclass durably.
+    """Write a dataclass, or the JSON object that stands for one, durably.
 
-    Args:
-        path: the file.
-        record: the dataclass, or the JSON object that stands for it.
-        schema: stored as ``schema``.
-        seal: key under which the SHA-256 of everything else is stored.
-        exclusive: the first writer wins.
+    ``seal`` is the key under which the SHA-256 of everything else is stored.
 
     Raises:
         FileExistsError: ``exclusive`` and the file is there.
@@ -216,13 +211,14 @@ def read_record(
     """
     try:
         content = read_regular(path)
-        stored = _object(parse_json(content), schema)
+        stored = parse_json(content)
+        if not isinstance(stored, dict):
+            raise TypeError("it holds no object")
+        if schema is not None and stored.pop("schema", None) != schema:
+            raise _OtherVersionError
         if seal is not None and not (older and seal not in stored) and not _sealed(content, seal):
             raise ValueError("it was changed after it was written")
-        if schema is not None:
-            del stored["schema"]
-        if seal is not None:
-            stored.pop(seal, None)
+        stored.pop(seal, None)
         return from_json(kind, stored)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -254,14 +250,6 @@ def read_toml(path: Path, error: type[VnpError]) -> dict[str, Any]:
 
 class _OtherVersionError(Exception):
     """The schema is another."""
-
-
-def _object(stored: Any, schema: str | int | None) -> dict[str, Any]:
-    if not isinstance(stored, dict):
-        raise TypeError("it holds no object")
-    if schema is not None and stored.get("schema") != schema:
-        raise _OtherVersionError
-    return stored
 
 
 def _sealed(content: bytes, key: str) -> bool:
@@ -296,7 +284,7 @@ _PLAIN: dict[Any, frozenset[type]] = {
 def _reader(kind: Any) -> Reader:
     """What makes a value of a type from its JSON, and raises TypeError where it is of another."""
     origin, inner = get_origin(kind) or kind, get_args(kind)
-    if (allowed := _plain(kind)) is not None:
+    if (allowed := _PLAIN.get(str if origin is Literal else kind)) is not None:
         return lambda stored: stored if type(stored) in allowed else _refuse(stored, kind)
     if is_dataclass(kind):
         return _dataclass_reader(kind)
@@ -305,32 +293,14 @@ def _reader(kind: Any) -> Reader:
     if kind is Path:
         return lambda stored: Path(stored) if type(stored) is str else _refuse(stored, kind)
     if origin in (dict, Mapping):
-        return _table_reader(kind, inner[1])
+        value = _reader(inner[1])
+        return lambda stored: (
+            {key: value(each) for key, each in stored.items()} if type(stored) is dict else _refuse(stored, kind)
+        )
     if origin in (tuple, list, Sequence):
         one, make = _reader(inner[0]), tuple if origin is tuple else list
         return lambda stored: make(map(one, stored)) if type(stored) is list else _refuse(stored, kind)
     raise TypeError(f"{kind} has no form in JSON")
-
-
-@cache
-def _plain(kind: Any) -> frozenset[type] | None:
-    if get_origin(kind) in (Union, UnionType):
-        found = [_plain(one) for one in get_args(kind)]
-        return None if None in found else frozenset[type]().union(*(one for one in found if one is not None))
-    return _PLAIN[str] if get_origin(kind) is Literal else _PLAIN.get(kind)
-
-
-def _table_reader(kind: Any, inner: Any) -> Reader:
-    allowed, one = _plain(inner), _reader(inner)
-
-    def read(stored: Any) -> Any:
-        if type(stored) is not dict:
-            _refuse(stored, kind)
-        if allowed is not None and allowed.issuperset(map(type, stored.values())):
-            return stored
-        return {key: one(value) for key, value in stored.items()}
-
-    return read
 
 
 def _dataclass_reader(kind: Any) -> Reader:

@@ -26,11 +26,7 @@ _SEAL = "content_sha256"
 def save_tensors(path: Path, content: Mapping[str, Any], *, sealed: bool = True, exclusive: bool = False) -> None:
     """Write tensors, text, numbers, lists and dictionaries of them durably, the same bytes every time.
 
-    Args:
-        path: the file.
-        content: what goes into it.
-        sealed: add the digest; programs that look at every name in a file would stumble over it.
-        exclusive: the first writer wins.
+    ``sealed`` adds the digest, over which programs that look at every name in a file would stumble.
 
     Raises:
         FileExistsError: ``exclusive`` and the file is there.

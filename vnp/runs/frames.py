@@ -13,7 +13,7 @@ from vnp.files.claims import make_folder
 from vnp.files.durable import replacing
 from vnp.files.tables import open_text_table
 from vnp.runs.planning.survey import Survey
-from vnp.runs.request import START, Position
+from vnp.runs.request import Position
 from vnp.runs.units import SKIPPED_COLUMNS, prepare, read_units, skipped_lines
 from vnp.sequences.opening import KnownBlocks
 
@@ -59,7 +59,7 @@ def write_frames(found: Survey, folder: Path, *, progress: Callable[[int], None]
         skipped = stack.enter_context(open_text_table(paths[2], SKIPPED_COLUMNS))
         known = zip(found.inputs, found.blocks, strict=True)
         watches = {index: KnownBlocks(entry.path, blocks) for index, (entry, blocks) in enumerate(known)}
-        for batch in read_units(found.inputs, found.chunk, Position(0, *START), found.totals.units, watches):
+        for batch in read_units(found.inputs, found.chunk, Position(0), found.totals.units, watches):
             prepared = prepare([batch], found.inputs, found.selections)
             names = [name.decode() for name in prepared.rows.ids]
             nucleotide.write(_fasta(names, prepared.dna))

@@ -94,13 +94,12 @@ class Position:
     """Where a unit is."""
 
     input: int  # index of the input file
-    record: int  # ordinal of the record within that file
-    chunk: int  # ordinal of the chunk within that record
-    offset: int  # byte at which the record starts in the file, or -1 where the file must be read from its start
-    line: int  # line at which it starts, 1-based, or -1 where that is not known
+    record: int = 0  # ordinal of the record within that file
+    chunk: int = 0  # ordinal of the chunk within that record
+    offset: int = 0  # byte at which the record starts in the file, or -1 where the file must be read from its start
+    line: int = 1  # line at which it starts, 1-based, or -1 where that is not known
 
 
-START = (0, 0, 0, 1)
 _NATIVE_DNA, _PROJECTED_DNA = 768, 384  # numbers of DNA of which shards hold a projection too, as in features.layout
 _PLACE_BYTES = 120  # of a row: its id, its place, its group and its scores
 

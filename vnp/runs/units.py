@@ -20,7 +20,7 @@ from vnp.features.split import NO_SPLIT
 from vnp.features.table import Records, Rows, Skipped
 from vnp.files.tables import table_lines
 from vnp.runs.planning.plan import Selection, records_of
-from vnp.runs.request import START, PlannedInput, Position
+from vnp.runs.request import PlannedInput, Position
 from vnp.sequences.chunks import Chunking, Chunks
 from vnp.sequences.ends import UNKNOWN, terminal_repeat
 from vnp.sequences.frames import CODON, FRAME_TEXTS, Frames, Reason, frame_ids, open_frames, whole_chunks
@@ -77,7 +77,7 @@ def read_units(
         if inputs[index].mates == SECOND:
             # They came with the first.
             continue
-        here = start if index == start.input else Position(index, *START)
+        here = start if index == start.input else Position(index)
         records = records_of(inputs, index, here, watches)
         for batch in batch_units(records, chunk, index, here, left):
             kept = window(batch, 0, left)

@@ -6,16 +6,13 @@ The bytes of a file come in blocks; ``find_start`` tells where its records begin
 from __future__ import annotations
 
 import bz2
-import contextlib
 import hashlib
-import importlib
 import logging
 import lzma
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from io import FileIO
 from itertools import chain
 from pathlib import Path
@@ -23,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import zstandard
+from isal import igzip_lib
 from jaxtyping import UInt64
 
 from vnp.errors import ChangedInputError, InputError, UsageError
@@ -108,38 +106,12 @@ class KnownBlocks:
             self.read = (number if self.read is None else min(self.read[0], number), number + 1)
 
 
-class _Gunzip:
-    """The standard library's gzip in the form of its bzip2, at half the speed of isal's, which some machines lack."""
-
-    def __init__(self) -> None:
-        self._inner = zlib.decompressobj(31)
-
-    @property
-    def eof(self) -> bool:
-        return self._inner.eof
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._inner.unconsumed_tail
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._inner.unused_data
-
-    def decompress(self, data: bytes, max_length: int, /) -> bytes:
-        return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
-
-
-_DAMAGE: tuple[type[Exception], ...] = (OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
-_gunzip: Callable[[], Any] = _Gunzip
-with contextlib.suppress(ImportError):
-    _igzip = importlib.import_module("isal.igzip_lib")
-    _gunzip = partial(_igzip.IgzipDecompressor, flag=_igzip.DECOMP_GZIP)
-    _DAMAGE += (_igzip.error,)
+# The stubs call the first one an instance.
+_DAMAGE: tuple[type[Exception], ...] = (igzip_lib.error, OSError, lzma.LZMAError, zstandard.ZstdError)  # type: ignore[assignment]
 # A file of a few bytes can ask for gigabytes to be unpacked in; zstd -19 and xz -9 need a tenth of this.
 _MOST_MEMORY = 1 << 29
 _UNPACKERS: dict[str, Callable[[], Any]] = {
-    "gzip": lambda: _gunzip(), "bzip2": bz2.BZ2Decompressor,
+    "gzip": lambda: igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP), "bzip2": bz2.BZ2Decompressor,
     "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_MEMORY),
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from vnp.encoders.tokens.tokenizers import Tokenizer
 from vnp.errors import FeatureError, InputError
 from vnp.features.split import PARTS, TRAIN, VALIDATION
 from vnp.runs.planning.survey import survey
-from vnp.runs.request import START, Position
+from vnp.runs.request import Position
 from vnp.runs.units import prepare, read_units
 from vnp.sequences.opening import KnownBlocks
 from vnp.sequences.samplesheet import read_inputs
@@ -103,7 +103,7 @@ def read_examples(path: Path, tokenizer: Tokenizer) -> Examples:
     watches = {0: KnownBlocks(found.inputs[0].path, found.blocks[0])}
     numbers: dict[bytes, int] = {}
     tokens, lengths, columns = [], [], []
-    for batch in read_units(found.inputs, found.chunk, Position(0, *START), found.totals.units, watches):
+    for batch in read_units(found.inputs, found.chunk, Position(0), found.totals.units, watches):
         prepared = prepare([batch], found.inputs, found.selections)
         rows = prepared.rows
         ids = tokenizer.encode_batch(prepared.protein)

@@ -25,7 +25,7 @@ from vnp.errors import ChangedInputError, InputError, RunError, storage_error
 from vnp.features.hdf5 import as_array, as_bytes, column_type, whole_file, widest
 from vnp.files.durable import replacing
 from vnp.files.hashing import file_sha256
-from vnp.runs.request import START, PlannedInput, Position, Request, Run, Shard
+from vnp.runs.request import PlannedInput, Position, Request, Run, Shard
 from vnp.sequences.mates import in_turn, side_by_side
 from vnp.sequences.opening import BLOCK, KnownBlocks, Watch
 from vnp.sequences.reading import Record, input_digest, read_records
@@ -128,10 +128,8 @@ def read_needed(run: Run, shards: Sequence[Shard], number: int) -> tuple[dict[in
     Raises:
         RunError: as ``read_plan``, or the plan is of a version that did not look at the bytes.
     """
-    inputs = run.request.inputs
     start = shards[number].start
     after = shards[number + 1].start if number + 1 < len(shards) else None
-    last = _with_mates(inputs, len(inputs) - 1 if after is None else after.input)
     chosen, known = {}, {}
     with _planned(run.paths.plan, run.request.plan_sha256) as file:
         if _BLOCKS not in file:
@@ -139,9 +137,8 @@ def read_needed(run: Run, shards: Sequence[Shard], number: int) -> tuple[dict[in
                 f"{run.paths.plan} was written by a version of vnp that did not note what its inputs hold: make its "
                 "shards with that version, or extract the run anew with --force"
             )
-        first = sum(map(_block_count, inputs[: start.input]))
-        for index in range(start.input, last + 1):
-            entry = inputs[index]
+        first = sum(map(_block_count, run.request.inputs[: start.input]))
+        for index, entry in enumerate(inputs_of(run.request, shards, number), start.input):
             known[index] = KnownBlocks(entry.path, file[_BLOCKS][first : first + _block_count(entry)])
             first += _block_count(entry)
             low = start.record if index == start.input else 0
@@ -187,12 +184,8 @@ def inputs_of(request: Request, shards: Sequence[Shard], number: int) -> Sequenc
         following = shards[number + 1].start
         at_start = following.record == 0 and following.chunk == 0
         last = following.input - 1 if at_start else following.input
-    return request.inputs[first : _with_mates(request.inputs, last) + 1]
-
-
-def _with_mates(inputs: Sequence[PlannedInput], last: int) -> int:
-    """The last of the files that are read when an input is."""
-    return last + (inputs[last].mates == FIRST)
+    # With the file of their mates.
+    return request.inputs[first : last + (request.inputs[last].mates == FIRST) + 1]
 
 
 def check_inputs(inputs: Sequence[PlannedInput], *, read: bool = False) -> None:
@@ -249,7 +242,7 @@ def planned_records(entry: PlannedInput, mate: PlannedInput | None = None) -> It
     entries = [entry] if mate is None else [entry, mate]
     found = [hashlib.sha256() for _ in entries]
     watches = {place: partial(_update, known) for place, known in enumerate(found)}
-    yield from records_of(entries, 0, Position(0, *START), watches)
+    yield from records_of(entries, 0, Position(0), watches)
     for one, known in zip(entries, found, strict=True):
         if known.hexdigest() != one.sha256:
             raise _changed(_OTHER, one.path)

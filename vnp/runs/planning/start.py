@@ -108,29 +108,24 @@ def _find(root: Path, options: RunOptions, encoders: Mapping[str, EncoderChoice]
     inputs = _require_same(run, options, encoders)
     check_inputs(inputs, read=True)
     check_tables(inputs)
-    asked = replace(
-        run.request,
-        inputs=inputs,
-        device=options.device,
-        weights=_folder(options),
-        folders=options.folders,
-        cluster=options.cluster,
-        classifier=options.classifier,
-        **_cache(options),
-    )
+    asked = replace(run.request, inputs=inputs, **_places(options))
     if asked != run.request:
         asked.write(run.paths.request)
         run = Run(run.paths, asked)
     return run
 
 
-def _cache(options: RunOptions) -> dict[str, Any]:
-    folder = None if options.cache is None else str(options.cache.absolute())
-    return {"cache": folder, "cache_bytes": round(options.cache_size * 1e9)}
-
-
-def _folder(options: RunOptions) -> str | None:
-    return None if options.weights is None else str(options.weights.absolute())
+def _places(options: RunOptions) -> dict[str, Any]:
+    """What of a request decides no number."""
+    return {
+        "device": options.device,
+        "weights": None if options.weights is None else str(options.weights.absolute()),
+        "folders": options.folders,
+        "cluster": options.cluster,
+        "classifier": options.classifier,
+        "cache": None if options.cache is None else str(options.cache.absolute()),
+        "cache_bytes": round(options.cache_size * 1e9),
+    }
 
 
 def make_request(
@@ -157,15 +152,10 @@ def make_request(
         plan_sha256=plan_sha256,
         totals=totals,
         token_budget=options.token_budget,
-        device=options.device,
-        weights=_folder(options),
-        cluster=options.cluster,
         versions=versions(),
         created=now(),
-        classifier=options.classifier,
         keep_embeddings=options.keep_embeddings,
-        folders=options.folders,
-        **_cache(options),
+        **_places(options),
     )
 
 

@@ -23,7 +23,7 @@ from jaxtyping import Int64, UInt8, UInt64
 from vnp.errors import InputError, UsageError
 from vnp.runs.planning.options import DEFAULT_CHUNK
 from vnp.runs.planning.plan import Selection, records_of, stamped
-from vnp.runs.request import START, PlannedInput, Position, Shard, Totals
+from vnp.runs.request import PlannedInput, Position, Shard, Totals
 from vnp.runs.units import UnitBatch, batch_units
 from vnp.sequences.frames import count_open, count_whole
 from vnp.sequences.names import NameCheck
@@ -167,7 +167,7 @@ def _survey_file(
     # Before the reading, so that a change while it is read shows as a change after it.
     stats = [Path(one.path).stat() for one in read]
     records = bases = 0
-    start = Position(index, *START)
+    start = Position(index)
     for batch in batch_units(records_of(planned, index, start, watches), chunk, index, start):
         whole = batch.ordinals >= records
         names.add([_checked_name(entry, batch, i) for i in np.flatnonzero(whole).tolist()])
@@ -337,7 +337,7 @@ def _named_records(
     for index, entry in enumerate(inputs):
         if not any(entry.first_record <= ordinal < entry.first_record + entry.records for ordinal in wanted):
             continue
-        for place, record in enumerate(records_of(inputs, index, Position(index, *START))):
+        for place, record in enumerate(records_of(inputs, index, Position(index))):
             if entry.first_record + place in wanted:
                 yield entry, entry.first_record + place, entry.record_name(record.name), record.line
 
