@@ -39,7 +39,6 @@ def test_rows_come_back_as_they_were_kept(tmp_path: Path) -> None:
 
 def test_what_a_task_keeps_it_finds_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "_SEGMENT_BYTES", 8 * 4 * 10)
-    monkeypatch.setattr(cache, "_FEW_ROWS", 25)
     here, names = RowCache(tmp_path, OF, 8, 1 << 30), [f"A{number}" for number in range(100)]
     rows = np.random.default_rng(1).normal(size=(100, 8)).astype(np.float32)
     for low in range(0, 100, 10):

@@ -36,55 +36,19 @@ SUFFIX = ".rows"
 _MAGIC = b"VNPROWS1"
 _SEGMENT_BYTES = 32 << 20
 _HEAD = len(_MAGIC) + 12
-_FEW_ROWS = 100_000
 _FRESH_SECONDS = 600  # a segment that was used is marked so no more often than this
 _SPARED = 0.9  # of the size that the folder may have, where it was larger
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Table:
-    """Which rows there are, by the first half of their digests, rising; 24 bytes a row."""
-
-    digest: UInt64[np.ndarray, "n 2"]
-    segment: Int32[np.ndarray, "n"]  # number of the segment
-    place: Int32[np.ndarray, "n"]  # of the row in it
-
-    def __len__(self) -> int:
-        return len(self.segment)
-
-    @classmethod
-    def of(cls, parts: Sequence[_Table]) -> _Table:
-        """Tables as one."""
-        digest, segment, place = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in ("digest", "segment", "place")
-        )
-        order = np.argsort(digest[:, 0], kind="stable")
-        return cls(digest[order], segment[order], place[order])
-
-    @classmethod
-    def of_segment(cls, digest: UInt64[np.ndarray, "n 2"], number: int) -> _Table:
-        """The rows of one segment, as they stand in it."""
-        count = len(digest)
-        return cls(digest, np.full(count, number, np.int32), np.arange(count, dtype=np.int32))
-
-    def find(self, asked: UInt64[np.ndarray, "k 2"]) -> tuple[Int32[np.ndarray, "k"], Int32[np.ndarray, "k"]]:
-        """The segment of each, or -1, and its place there."""
-        if not len(self):
-            none = np.full(len(asked), -1, np.int32)
-            return none, none
-        at = np.minimum(np.searchsorted(self.digest[:, 0], asked[:, 0]), len(self) - 1)
-        there = (self.digest[at] == asked).all(axis=1)
-        return np.where(there, self.segment[at], -1), self.place[at]
+_INDEX = np.dtype([("digest", "<u8", 2), ("segment", "<i4"), ("place", "<i4")])
+"""Which row lies in which segment, and where in it; rising by the first half of digests."""
 
 
 class RowCache:
     """The rows of one encoder in a folder; threads may share it.
 
-    Args:
-        folder: of all encoders' rows; made if it is not there.
-        of: what makes rows the same; JSON values.
-        width: numbers in a row.
-        most_bytes: that the folder may hold, of all encoders.
+    The ``folder`` is that of all encoders, made if it is not there, and holds ``most_bytes``. ``of`` is what makes rows
+    the same, as JSON; they have ``width`` numbers.
 
     Raises:
         StorageError: the folder cannot be made.
@@ -106,18 +70,20 @@ class RowCache:
         self._held: list[tuple[UInt64[np.ndarray, "m 2"], Float32[np.ndarray, "m width"]]] = []
         self._held_bytes = 0
         self._used: dict[int, float] = {}
-        none = _Table.of_segment(np.zeros((0, 2), np.uint64), 0)
-        self._table = _Table.of([none, *self._newer()])
-        self._recent = none  # what was added since; small, because it is sorted anew each time
+        self._index = np.zeros(0, _INDEX)
+        self._learn()
 
-    def _newer(self) -> list[_Table]:
-        """The rows of segments that are not known yet, of this task or of others."""
+    def _learn(self) -> None:
+        """Take in the rows of segments that are not known yet, of this task or of others."""
         known = set(self._segments)
         there = [path for path in sorted(self.folder.glob(f"*{SUFFIX}")) if path not in known]
-        return [table for table in map(self._take, there) if table is not None]
+        more = np.concatenate([np.zeros(0, _INDEX), *map(self._rows_of, there)])
+        more = more[np.argsort(more["digest"][:, 0], kind="stable")]
+        places = np.searchsorted(self._index["digest"][:, 0], more["digest"][:, 0])
+        self._index = np.insert(self._index, places, more)
 
-    def _take(self, path: Path) -> _Table | None:
-        """Learn which rows a segment has; one that is damaged is removed."""
+    def _rows_of(self, path: Path) -> np.ndarray:
+        """Which rows a segment has; one that is damaged is removed."""
         try:
             with path.open("rb") as file:
                 head = file.read(_HEAD)
@@ -131,25 +97,26 @@ class RowCache:
             if isinstance(error, ValueError):
                 with suppress(OSError):
                     path.unlink()
-            return None
+            return np.zeros(0, _INDEX)
+        found = np.empty(count, _INDEX)
+        found["digest"] = np.frombuffer(tables, "<u8", 2 * count).reshape(count, 2)
+        found["segment"], found["place"] = len(self._segments), np.arange(count)
         self._segments.append(path)
         self._rows_at.append(_HEAD + 20 * count)
-        digest = np.frombuffer(tables, "<u8", 2 * count).reshape(count, 2)
-        return _Table.of_segment(digest, len(self._segments) - 1)
+        return found
 
     def find(self, digests: UInt64[np.ndarray, "n 2"]) -> tuple[Bool[np.ndarray, "n"], Float32[np.ndarray, "k width"]]:
         """Which rows there are, and these, in the order in which they are asked for."""
-        with self._lock:
-            table, recent = self._table, self._recent
-        segment, place = table.find(digests)
-        newer, place_of_newer = recent.find(digests)
-        place = np.where(newer >= 0, place_of_newer, place)
-        segment = np.maximum(segment, newer)
-        found = segment >= 0
+        index = self._index
         rows = np.empty((len(digests), self._width), np.float32)
-        for number in np.unique(segment[found]).tolist():
-            asked = np.flatnonzero(segment == number)
-            whole = self._read(number, place[asked], rows, asked)
+        if not len(index):
+            return np.zeros(len(digests), bool), rows[:0]
+        at = np.searchsorted(index["digest"][:, 0], digests[:, 0])
+        known = index[np.minimum(at, len(index) - 1)]
+        found: Bool[np.ndarray, "n"] = (known["digest"] == digests).all(axis=1)
+        for number in np.unique(known["segment"][found]).tolist():
+            asked = np.flatnonzero(found & (known["segment"] == number))
+            whole = self._read(number, known["place"][asked], rows, asked)
             found[asked[~whole]] = False
         return found, rows[found]
 
@@ -227,11 +194,7 @@ class RowCache:
             with suppress(OSError):
                 temporary.unlink()
             return
-        table, recent = self._table, _Table.of([self._recent, *self._newer()])
-        if len(recent) > max(_FEW_ROWS, len(table) // 4):
-            table, recent = _Table.of([table, recent]), _Table.of_segment(np.zeros((0, 2), np.uint64), 0)
-        with self._lock:
-            self._table, self._recent = table, recent
+        self._learn()
 
     def _make_room(self) -> None:
         """Delete what was used least recently, of any encoder, where all of it is more than there may be."""
@@ -297,12 +260,7 @@ class _Launched:
 
 
 class CachedEncoder:
-    """An encoder that asks a cache first.
-
-    Args:
-        encoder: that has weights.
-        cache: its rows.
-    """
+    """An encoder with weights that asks a cache first."""
 
     def __init__(self, encoder: Encoder, cache: RowCache) -> None:
         self._encoder, self.cache = encoder, cache
