@@ -33,7 +33,7 @@ def test_sums_stand_beside_an_export(features: Features, tmp_path: Path, kind: s
 class TestNpz:
     def test_what_is_in_it(self, features: Features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Features, "_step", lambda _features: 4)
-        monkeypatch.setattr("vnp.features.read._COLUMN_ROWS", 3)
+        monkeypatch.setattr("vnp.features.table.ROWS_AT_ONCE", 3)
         told: list[int] = []
         done = export(features, "npz", tmp_path / "out", progress=told.append)
         assert (done.paths, done.rows, done.width) == ((tmp_path / "out/features.npz",), 11, 8)
