@@ -6,7 +6,6 @@ import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +157,8 @@ def main(
     check_numbers(given["threshold"], given["max_fdr"], given["min_length"])
     if given["prevalence"] is not None:
         given_prevalence(given["prevalence"])
-    with _messages(as_json):
+    # With JSON on standard output, what is said on the way goes to standard error.
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         if source is not None:
             if input:
                 raise UsageError("--from takes a run that is embedded already, and no INPUT")
@@ -200,13 +200,6 @@ def main(
             _say(found := called[0], out, out)
     if as_json:
         echo(json.dumps(found.summary, indent=2))
-
-
-@contextlib.contextmanager
-def _messages(as_json: bool) -> Iterator[None]:
-    """With JSON on standard output, what is said on the way goes to standard error."""
-    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        yield
 
 
 def _plan(

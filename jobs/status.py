@@ -74,8 +74,7 @@ def main(
         else:
             state, others = _explain(opened := Run.open(run), look(opened))
             if used:
-                found = _efficiency(opened, state)
-                text = _efficiency_text(found, opened, state, as_json)
+                found, text = _efficiency(opened, state, as_json)
             else:
                 text = _json_text(state, others) if as_json else _text(state, others, run, show_all)
             code = 0 if state.complete else 3
@@ -89,17 +88,14 @@ def main(
         time.sleep(_WATCH_SECONDS)
 
 
-def _efficiency(run: Run, state: RunStatus) -> Efficiency:
+def _efficiency(run: Run, state: RunStatus, as_json: bool) -> tuple[Efficiency, str]:
+    from jobs._cli.usage import usage_page
     from vnp.runs.done.efficiency import efficiency
 
-    jobs = submitted(run.paths.root)
-    return efficiency(run, state, {entry.job: datetime.fromisoformat(entry.at).timestamp() for entry in jobs})
-
-
-def _efficiency_text(found: Efficiency, run: Run, state: RunStatus, as_json: bool) -> str:
-    from jobs._cli.usage import usage_page
-
-    return json.dumps(asdict(found), indent=2) if as_json else usage_page(found, str(run.paths.root), len(state.shards))
+    root = run.paths.root
+    submissions = {entry.job: datetime.fromisoformat(entry.at).timestamp() for entry in submitted(root)}
+    found = efficiency(run, state, submissions)
+    return found, json.dumps(asdict(found), indent=2) if as_json else usage_page(found, str(root), len(state.shards))
 
 
 def _planning_text(found: _Planning, root: Path, as_json: bool) -> str:

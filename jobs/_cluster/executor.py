@@ -197,19 +197,6 @@ def choose_executor(
     Raises:
         UsageError: it is not here, there is no such profile, or something in that is wrong.
     """
-    made = _choose(cluster, profile, parallelism, retries)
-    made.asked = cluster
-    return made
-
-
-def choose_script(name: str, profile: str | None, parallelism: int | None, retries: int | None) -> Executor:
-    """The one that writes scripts for a scheduler, which need not be here."""
-    from jobs._cluster.profile import load_profile
-
-    return _load(name, SCRIPTS)(load_profile(profile).changed(parallelism=parallelism, retries=retries))
-
-
-def _choose(cluster: str, profile: str | None, parallelism: int | None, retries: int | None) -> Executor:
     # Only here, for every command reads this module to name the places.
     from jobs._cluster.profile import load_profile
 
@@ -220,19 +207,30 @@ def _choose(cluster: str, profile: str | None, parallelism: int | None, retries:
         raise UsageError(f"--cluster {cluster}: {missing}")
     if cluster == "auto" and job is not None:
         echo(f"inside {kind.title}'s job {job}: done in it; --cluster {kind.name} submits new jobs", err=True)
-        return _choose("local", profile, parallelism, retries)
-    if kind.waits:
-        return kind()
-    for option, value, least in (("--parallelism", parallelism, 1), ("--retries", retries, 0)):
-        if value is not None and value < least:
-            raise UsageError(f"{option} must be at least {least}, not {value}")
-    site = load_profile(profile).changed(parallelism=parallelism, retries=retries)
-    while site.scheduler not in (None, kind.name) and not kind.waits:
-        if cluster != "auto":
-            raise UsageError(f"--cluster {cluster}: the profile is for {site.scheduler}; name another with --profile")
-        # The one that the profile is for, or this machine.
-        kind = next(here)
-    return kind() if kind.waits else kind(site)
+        kind = _load("local")
+    site = None
+    if not kind.waits:
+        for option, value, least in (("--parallelism", parallelism, 1), ("--retries", retries, 0)):
+            if value is not None and value < least:
+                raise UsageError(f"{option} must be at least {least}, not {value}")
+        site = load_profile(profile).changed(parallelism=parallelism, retries=retries)
+        while site.scheduler not in (None, kind.name) and not kind.waits:
+            if cluster != "auto":
+                raise UsageError(
+                    f"--cluster {cluster}: the profile is for {site.scheduler}; name another with --profile"
+                )
+            # The one that the profile is for, or this machine.
+            kind = next(here)
+    made = kind(None if kind.waits else site)
+    made.asked = cluster
+    return made
+
+
+def choose_script(name: str, profile: str | None, parallelism: int | None, retries: int | None) -> Executor:
+    """The one that writes scripts for a scheduler, which need not be here."""
+    from jobs._cluster.profile import load_profile
+
+    return _load(name, SCRIPTS)(load_profile(profile).changed(parallelism=parallelism, retries=retries))
 
 
 def _here() -> Iterator[type[Executor]]:

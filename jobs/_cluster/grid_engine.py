@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ class GridEngine(Plain):
     name = "sge"
     title = "Grid Engine"
     tools = ("qstat", "qdel")
-    submits = "qsub"
+    submits, beside = "qsub", "qconf"
     settings = ("$SGE_ROOT/$SGE_CELL/common/act_qmaster", "$SGE_ROOT/default/common/act_qmaster")
     probe = ("qconf", "-sh")
     changing = ("SGE_", "JOB_ID")
@@ -43,13 +42,6 @@ class GridEngine(Plain):
     counter = "SGE_TASK_ID"
     again = "exit 99"
     lacks = ("qos",)
-
-    @classmethod
-    def missing(cls) -> str | None:
-        # PBS has a qsub too.
-        if shutil.which("qsub") and shutil.which("qconf"):
-            return None
-        return "there is no qsub of Grid Engine on PATH; submit from a login node, or use --cluster local"
 
     @classmethod
     def own_job(cls) -> str | None:

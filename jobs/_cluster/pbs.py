@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from subprocess import SubprocessError
 
@@ -30,7 +29,7 @@ class Pbs(Plain):
     name = "pbs"
     title = "PBS"
     tools = ("qstat", "qdel")
-    submits = "qsub"
+    submits, beside = "qsub", "pbsnodes"
     settings = ("$PBS_CONF_FILE", "/etc/pbs.conf")
     probe = ("qstat", "-B")
     changing = ("PBS_",)
@@ -44,13 +43,6 @@ class Pbs(Plain):
     counter = "PBS_ARRAY_INDEX"
     again = ""
     lacks = ("qos", "exclude")
-
-    @classmethod
-    def missing(cls) -> str | None:
-        # Grid Engine has a qsub too.
-        if shutil.which("qsub") and shutil.which("pbsnodes"):
-            return None
-        return "there is no qsub of PBS on PATH; submit from a login node, or use --cluster local"
 
     @classmethod
     def own_job(cls) -> str | None:

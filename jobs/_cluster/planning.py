@@ -41,16 +41,11 @@ def run_options(
     out: Path | None = None,
     every_frame: bool = False,
 ) -> RunOptions:
-    """What the command line asks of a run.
+    """What the command line asks of a run; ``encoding`` is what ``options.encoding`` gives.
 
-    Args:
-        paths: inputs, datasets and samplesheets.
-        shards: how many.
-        encoding: the options of ``options.encoding``.
-        executor: what runs on this machine is asked for on the device that is here, since small blocks suit a CPU;
-            what runs elsewhere finds out there.
-        out: the run, which keeps standard input; None where nothing may be written.
-        every_frame: take datasets as the FASTA that they are, without what their tables say.
+    What runs on this machine is asked for on the device that is here, since small blocks suit a CPU; what runs
+    elsewhere finds out there. ``out`` keeps standard input, None where nothing may be written. ``every_frame`` takes
+    datasets as the FASTA that they are, without what their tables say.
     """
     spool = None if out is None else RunPaths(out).inputs
     files = read_inputs(paths, spool, labels=not every_frame)

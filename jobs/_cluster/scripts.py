@@ -58,6 +58,7 @@ class Batch(Executor):
 
     waits = False
     submits: ClassVar[str]  # its program that takes a script
+    beside: ClassVar[str] = ""  # another one, where other schedulers have a program of that name too
     settings: ClassVar[tuple[str, ...]]  # files of which a cluster's machines have one, with variables
     probe: ClassVar[tuple[str, ...]]  # a question that any cluster answers
     changing: ClassVar[tuple[str, ...]] = ()  # beginnings of variables that change what its programs do
@@ -72,9 +73,10 @@ class Batch(Executor):
 
     @classmethod
     def missing(cls) -> str | None:
-        if shutil.which(cls.submits):
+        if shutil.which(cls.submits) and (not cls.beside or shutil.which(cls.beside)):
             return None
-        return f"there is no {cls.submits} on PATH; submit from a login node, or use --cluster local"
+        program = f"{cls.submits} of {cls.title}" if cls.beside else cls.submits
+        return f"there is no {program} on PATH; submit from a login node, or use --cluster local"
 
     @classmethod
     def is_set_up(cls) -> bool:

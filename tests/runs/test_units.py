@@ -51,7 +51,6 @@ def listed(batches: Iterator[UnitBatch] | list[UnitBatch]) -> list[Unit]:
                 assert batch.chunks.sequence[row] == owner
                 start, end = int(batch.chunks.start[row]), int(batch.chunks.end[row])
                 bases = batch.sequences[owner][start:end]
-                start += int(batch.shifts[owner])
             found.append(
                 (batch.input, int(batch.ordinals[owner]), record.name, int(number), start, bases, record.problem)
             )

@@ -36,7 +36,9 @@ from vnp.features.table import (
     arrays_of,
     checked,
     checksums,
+    first_repeated,
     read_checksums,
+    repeats_last,
     require_finite,
     require_schema,
     seal,
@@ -190,16 +192,9 @@ def _record_count(surveyed: Sequence[_Source]) -> int:
     total = 0
     last = surveyed[0].first_record - 1
     for source in surveyed:
-        if not source.records:
-            continue
-        if source.first_record not in (last, last + 1):
-            raise FeatureError(
-                f"starts at input record {source.first_record + 1}, "
-                f"the one before it ends at {last + 1}: records are missing or repeated",
-                path=source.path,
-            )
-        total += source.last_record - max(source.first_record, last + 1) + 1
-        last = source.last_record
+        if source.records:
+            total += source.records - repeats_last(source.first_record, last, source.path)
+            last = source.last_record
     return total
 
 
@@ -242,7 +237,7 @@ def _copy_columns(
     """Copy everything but the number arrays; returns digests of each source's ids and of all, and counts."""
     digests: list[str] = []
     whole = hashlib.sha256()
-    reasons: dict[str, int] = {}
+    reasons: Counter[str] = Counter()
     at = {"": 0, "records": 0, "skipped": 0}
     last_key = -1
     last_record = surveyed[0].first_record - 1
@@ -251,8 +246,12 @@ def _copy_columns(
             digest = hashlib.sha256()
             for window in windows(source.rows):
                 columns = _copy_window(found, file, "", window, at, sums)
-                last_key = _require_rising(columns, window.start, last_key, source.path)
-                text = b"".join(name + b"\n" for name in as_bytes(columns["ids"]))
+                ids = as_bytes(columns["ids"])
+                row, last_key = first_repeated(columns["record"], columns["chunk"], columns["frame"], last_key)
+                if row is not None:
+                    twice = f"the id {ids[row].decode()!r} is there twice or out of order (row {window.start + row})"
+                    raise FeatureError(twice, path=source.path)
+                text = b"".join(name + b"\n" for name in ids)
                 digest.update(text)
                 whole.update(text)
             digests.append(digest.hexdigest())
@@ -261,8 +260,9 @@ def _copy_columns(
                 _copy_window(found, file, "records", window, at, sums)
             last_record = source.last_record if source.records else last_record
             for window in windows(source.skipped):
-                add_reasons(_copy_window(found, file, "skipped", window, at, sums)["reason"], reasons)
-    return [*digests, whole.hexdigest()], reasons
+                copied = _copy_window(found, file, "skipped", window, at, sums)["reason"]
+                reasons.update(reason.decode() for reason in as_bytes(copied))
+    return [*digests, whole.hexdigest()], dict(reasons)
 
 
 def _copy_window(
@@ -279,25 +279,6 @@ def _copy_window(
         file[column.path][into] = values
         sums[column.path].add(values)
     return columns
-
-
-def add_reasons(reasons: np.ndarray, counts: dict[str, int]) -> None:
-    """Add to ``counts`` how many of some entries have no row, by reason."""
-    for name, count in Counter(as_bytes(reasons)).items():
-        reason = name.decode()
-        counts[reason] = counts.get(reason, 0) + count
-
-
-def _require_rising(columns: Mapping[str, np.ndarray], first: int, last: int, path: Path) -> int:
-    """Make sure that no row is there twice; returns the last row's key."""
-    record, chunk, frame = (columns[name] for name in ("record", "chunk", "frame"))
-    key = (record.astype(np.int64) << 31) + (chunk.astype(np.int64) << 3) + frame
-    steps = np.diff(key, prepend=last)
-    if (steps <= 0).any():
-        row = int(np.flatnonzero(steps <= 0)[0])
-        name = as_bytes(columns["ids"][row : row + 1])[0].decode()
-        raise FeatureError(f"the id {name!r} is there twice or out of order (row {first + row})", path=path)
-    return int(key[-1])
 
 
 def _copy_array(source: _Source, name: str, parts: Sequence[str], target: Extent, first: int, sums: Checksums) -> None:

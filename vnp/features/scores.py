@@ -20,7 +20,7 @@ from jaxtyping import Float16, Float32, Int8, Int32, Int64
 
 from vnp.errors import FeatureError
 from vnp.features.hdf5 import WIDEST_FIXED, as_array, as_bytes, column_type, guarded_file, whole_file, widest
-from vnp.features.table import CONTENT, Records, Skipped, content_digest, windows
+from vnp.features.table import CONTENT, Records, Skipped, content_digest, first_repeated, repeats_last, windows
 from vnp.sequences.ends import UNKNOWN
 
 SCHEMA = "vnp-scores/2"
@@ -197,7 +197,7 @@ def _join(file: h5py.File, sources: Sequence[Path], groups: Mapping[str, Sequenc
     digest = hashlib.sha256()
     reasons: Counter[str] = Counter()
     counts = dict.fromkeys(columns, 0)
-    last_key, last_record, frames = (-1, -1, -1), -1, 0
+    last_key, last_record, frames = -1, -1, 0
     for path in sources:
         with h5py.File(path, "r", locking=False) as source:
             first, last_record = _continues(source["records/ordinal"], last_record, path)
@@ -208,7 +208,9 @@ def _join(file: h5py.File, sources: Sequence[Path], groups: Mapping[str, Sequenc
                     counts[group] += window.stop - window.start
             for window in windows(len(source[f"{GROUP}/record"])):
                 key = [source[f"{GROUP}/{name}"][window] for name in ("record", "chunk", "frame")]
-                last_key = _rising(key, last_key, path)
+                row, last_key = first_repeated(key[0], key[1], key[2], last_key)
+                if row is not None:
+                    raise FeatureError(f"scores are there twice or out of order (row {row})", path=path)
                 frames += int((key[2] >= 0).sum())
                 for column in key:
                     digest.update(np.ascontiguousarray(column).data)
@@ -222,14 +224,7 @@ def _continues(ordinals: h5py.Dataset, last: int, path: Path) -> tuple[int, int]
     """The first record of a source that is not in the one before it, 0 or 1, and the ordinal of its last."""
     if not len(ordinals):
         return 0, last
-    begins = int(ordinals[0])
-    if last >= 0 and begins not in (last, last + 1):
-        raise FeatureError(
-            f"starts at input record {begins + 1}, the one before it ends at {last + 1}: records are missing or "
-            "repeated",
-            path=path,
-        )
-    return int(begins == last), int(ordinals[-1])
+    return int(last >= 0 and repeats_last(int(ordinals[0]), last, path)), int(ordinals[-1])
 
 
 def _make(file: h5py.File, group: str, names: Sequence[str], sources: Sequence[Path]) -> dict[str, h5py.Dataset]:
@@ -264,16 +259,6 @@ def _copy(source: h5py.File, columns: dict[str, h5py.Dataset], group: str, windo
             values = as_array(as_bytes(values), target.dtype)
         if len(values):
             target[at : at + len(values)] = values
-
-
-def _rising(key: Sequence[np.ndarray], last: tuple[int, int, int], path: Path) -> tuple[int, int, int]:
-    """Make sure that no row is there twice; returns the last row's key."""
-    record, chunk, frame = (np.r_[before, column.astype(np.int64)] for before, column in zip(last, key, strict=True))
-    more, chunks, frames = np.diff(record), np.diff(chunk), np.diff(frame)
-    rises = (more > 0) | ((more == 0) & ((chunks > 0) | ((chunks == 0) & (frames > 0))))
-    if not rises.all():
-        raise FeatureError(f"scores are there twice or out of order (row {int(np.argmin(rises))})", path=path)
-    return int(record[-1]), int(chunk[-1]), int(frame[-1])
 
 
 def read_scores(file: h5py.File, window: slice = slice(None)) -> Scores:

@@ -324,6 +324,33 @@ def _read(file: h5py.File | Reading, group: str, window: slice) -> dict[str, Any
     return {column.name: values if column.dtype else as_bytes(values) for column, values in found.items()}
 
 
+def repeats_last(begins: int, last: int, path: Path) -> bool:
+    """Whether the first record of a source is the last one of the source before it, which a border then cuts.
+
+    Both are ordinals.
+
+    Raises:
+        FeatureError: it is not the one behind that either.
+    """
+    if begins not in (last, last + 1):
+        raise FeatureError(
+            f"starts at input record {begins + 1}, the one before it ends at {last + 1}: records are missing or "
+            "repeated",
+            path=path,
+        )
+    return begins == last
+
+
+def first_repeated(record: np.ndarray, chunk: np.ndarray, frame: np.ndarray, last: int) -> tuple[int | None, int]:
+    """The first of some rows that does not follow the row before it, if any, and the last one's key.
+
+    ``last`` is the key of the row in front of them, -1 without any.
+    """
+    key = (record.astype(np.int64) << 31) + (chunk.astype(np.int64) << 3) + frame
+    wrong = np.flatnonzero(np.diff(key, prepend=last) <= 0)
+    return int(wrong[0]) if len(wrong) else None, int(key[-1])
+
+
 def require_schema(file: h5py.File, path: Path) -> None:
     """Make sure that a file was written by this version of the format.
 

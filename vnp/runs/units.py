@@ -42,14 +42,17 @@ class UnitBatch:
     records: list[Record]  # the records touched; a record cut by the batch's border is in both batches
     ordinals: Int64[np.ndarray, "r"]  # ordinal of each of these records within the file
     counts: Int64[np.ndarray, "r"]  # chunks of each whole record
-    chunks: Chunks  # the chunks in this batch; ``sequence`` points into ``sequences``
-    sequences: list[bytes]  # the bases of each record, without those before its first chunk here
-    shifts: Int64[np.ndarray, "r"]  # how many bases were left out in front of each sequence
+    chunks: Chunks  # the chunks in this batch; ``sequence`` points into ``records``
     owner: Int64[np.ndarray, "u"]  # for each unit, index into ``records``
     unit_chunk: Int64[np.ndarray, "u"]  # for each unit, index into ``chunks``, or -1 for a record without a chunk
 
     def __len__(self) -> int:
         return len(self.owner)
+
+    @property
+    def sequences(self) -> list[bytes]:
+        """The bases of each record."""
+        return [record.sequence for record in self.records]
 
     def numbers(self) -> Int32[np.ndarray, "u"]:
         """Number of each unit's chunk within its record, 1-based; 0 for a record without a chunk."""
@@ -125,27 +128,11 @@ def _cut_batches(records: list[Record], chunk: int, index: int, ordinal: int, sk
         ordinals=np.arange(len(records)) + ordinal,
         counts=counts,
         chunks=chunks,
-        sequences=[b"" if record.problem else record.sequence for record in records],
-        shifts=np.zeros(len(records), np.int64),
         owner=owner,
         unit_chunk=unit_chunk,
     )
     for first in range(skip, len(owner), BATCH_UNITS):
-        yield _only_needed(window(whole, first, min(first + BATCH_UNITS, len(owner))))
-
-
-def _only_needed(batch: UnitBatch) -> UnitBatch:
-    """The same with those bases alone that the chunks need."""
-    chunks, sequences, shifts = batch.chunks, list(batch.sequences), batch.shifts.copy()
-    if not len(chunks):
-        return batch
-    first, last = int(chunks.sequence[0]), int(chunks.sequence[-1])
-    shifts[first] = chunks.start[0]
-    sequences[last] = sequences[last][: int(chunks.end[-1])]
-    sequences[first] = sequences[first][int(shifts[first]) :]
-    moved = shifts[chunks.sequence]
-    cut = Chunks(chunks.sequence, chunks.number, chunks.start - moved, chunks.end - moved)
-    return replace(batch, chunks=cut, sequences=sequences, shifts=shifts)
+        yield window(whole, first, min(first + BATCH_UNITS, len(owner)))
 
 
 def read_blocks(
@@ -189,8 +176,6 @@ def window(batch: UnitBatch, first: int, last: int) -> UnitBatch:
         ordinals=batch.ordinals[low:high],
         counts=batch.counts[low:high],
         chunks=Chunks(chunks.sequence - low, chunks.number, chunks.start, chunks.end),
-        sequences=batch.sequences[low:high],
-        shifts=batch.shifts[low:high],
         owner=owner - low,
         unit_chunk=np.where(unit_chunk >= 0, unit_chunk - chunk_low, -1),
     )
@@ -308,7 +293,7 @@ def _prepare(
 ) -> Prepared:
     ordinals = batch.ordinals + entry.first_record
     if sure is not None and len(sure):
-        batch = replace(batch, chunks=batch.chunks.without(np.isin(ordinals, sure)))
+        batch = replace(batch, chunks=batch.chunks.some(~np.isin(ordinals, sure)[batch.chunks.sequence]))
     names = [entry.record_name(record.name) for record in batch.records]
     encoded = [name.encode() for name in names]
     only = None
@@ -331,8 +316,8 @@ def _prepare(
             record=ordinals[owner],
             chunk=batch.chunks.number[frames.chunk],
             frame=frames.frame,
-            start=frames.start + batch.shifts[owner],
-            end=frames.end + batch.shifts[owner],
+            start=frames.start,
+            end=frames.end,
             label=label[owner],
             split=split[owner],
             group=[group[index] for index in owner.tolist()],
@@ -355,15 +340,10 @@ def _prepare(
 
 
 def _beside(batch: UnitBatch, frames: Frames, ordinals: Int64[np.ndarray, "r"], shortest: int) -> Beside:
-    closed = np.flatnonzero(frames.reason == Reason.NO_OPEN_FRAME)
-    chunks = batch.chunks
-    some = Chunks(chunks.sequence[closed], chunks.number[closed], chunks.start[closed], chunks.end[closed])
-    whole = whole_chunks(batch.sequences, some, shortest)
-    owner = some.sequence[whole.chunk]
-    shift = batch.shifts[owner]
-    return Beside(
-        ordinals[owner], some.number[whole.chunk], whole.start + shift, whole.end + shift, whole.nucleotides()
-    )
+    closed = batch.chunks.some(frames.reason == Reason.NO_OPEN_FRAME)
+    whole = whole_chunks(batch.sequences, closed, shortest)
+    owner, number = closed.sequence[whole.chunk], closed.number[whole.chunk]
+    return Beside(ordinals[owner], number, whole.start, whole.end, whole.nucleotides())
 
 
 def _skipped(batch: UnitBatch, frames: Frames, ordinals: Int64[np.ndarray, "r"], shortest: int | None) -> Skipped:

@@ -42,9 +42,8 @@ class Chunks:
         """Take the chunks from row ``first`` up to, not including, row ``last``; the arrays are views."""
         return Chunks(self.sequence[first:last], self.number[first:last], self.start[first:last], self.end[first:last])
 
-    def without(self, sequences: Bool[np.ndarray, "s"]) -> Chunks:
-        """Leave out those of some sequences."""
-        kept = ~sequences[self.sequence]
+    def some(self, kept: Bool[np.ndarray, "n"]) -> Chunks:
+        """Take those of a mask."""
         return Chunks(self.sequence[kept], self.number[kept], self.start[kept], self.end[kept])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -126,10 +127,8 @@ def efficiency(run: Run, state: RunStatus, submitted: Mapping[str, float]) -> Ef
     loads = {number: one.seconds.get("load", 0.0) for number, one in receipts.items()}
     tasks = _tasks(attempts, loads, submitted)
     whole = _usage("run", tasks)
-    causes: dict[str, int] = {}
-    for one in (each for tries in attempts.values() for each in tries):
-        if (why := cause(one)) not in ("", "told"):
-            causes[why] = causes.get(why, 0) + 1
+    ends = Counter(str(cause(one)) for tries in attempts.values() for one in tries)
+    causes = {why: count for why, count in ends.items() if why not in ("", "told")}
     return Efficiency(
         run=whole,
         nodes=_by(tasks, lambda task: where(task.attempts[0])),

@@ -10,6 +10,7 @@ import errno
 import json
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -21,7 +22,7 @@ import numpy as np
 
 from vnp.errors import DamagedShardError, FeatureError, RunExistsError, UsageError, storage_error
 from vnp.features.layout import NATIVE_DNA, PROJECTED_DNA, FeatureLayout, make_layout
-from vnp.features.merge import Merged, add_reasons, merge
+from vnp.features.merge import Merged, merge
 from vnp.features.read import open_features
 from vnp.features.split import part_counts
 from vnp.features.table import Records, Skipped, read_records, read_skipped, windows
@@ -105,7 +106,7 @@ def _merge(
     progress: Callable[[int], None],
 ) -> Reduced:
     # Shards of an earlier version have no checksums of their own.
-    if damaged := [receipt for receipt in receipts if not receipt.content and not _intact(run, receipt)]:
+    if damaged := [one for one in receipts if not one.content and sealed(run, one.shard, full=True) is None]:
         raise _damaged(run, damaged)
     with replacing(run.paths.features) as temporary:
         try:
@@ -143,13 +144,10 @@ def _require_alike(run: Run, receipts: Sequence[Receipt]) -> None:
         widths["dna_projected"] = PROJECTED_DNA
     planned = {"widths": widths, "dtype": run.request.store, "projections": leader.projections}
     for receipt in receipts:
-        name, wrong = shard_name(receipt.shard), ""
         for what, expected in planned.items():
-            if getattr(receipt, what) != expected:
-                wrong = f"{name} has the {what} {getattr(receipt, what)}, expected {expected}."
-                break
-        if wrong:
-            raise FeatureError(f"{wrong}\n{made_again(run, receipt)}")
+            if (found := getattr(receipt, what)) != expected:
+                wrong = f"{shard_name(receipt.shard)} has the {what} {found}, expected {expected}."
+                raise FeatureError(f"{wrong}\n{made_again(run, receipt)}")
 
 
 def _provenance(run: Run, receipts: Sequence[Receipt]) -> dict[str, Any]:
@@ -204,10 +202,8 @@ def _already(
             f"{path} is there, but {run.paths.skipped.name} beside it is not, or not as it was written. To merge the "
             f"same shards anew: {anew}"
         )
-    reasons: dict[str, int] = {}
-    for skipped in found.skipped_windows():
-        add_reasons(np.array(skipped.reason, object), reasons)
-    return Reduced(path, found.rows, layout, reasons, fresh=False, parts=part_counts(found.splits()))
+    reasons = Counter(reason.decode() for skipped in found.skipped_windows() for reason in skipped.reason)
+    return Reduced(path, found.rows, layout, dict(reasons), fresh=False, parts=part_counts(found.splits()))
 
 
 def _damaged(run: Run, receipts: Sequence[Receipt]) -> DamagedShardError:
@@ -221,16 +217,11 @@ def _damaged(run: Run, receipts: Sequence[Receipt]) -> DamagedShardError:
     return DamagedShardError("\n".join([*lines, make_with(run, len(receipts))]))
 
 
-def _intact(run: Run, receipt: Receipt) -> bool:
-    return sealed(run, receipt.shard, full=True) is not None
-
-
 def _explained(run: Run, receipts: Sequence[Receipt], error: Exception) -> Exception:
     """What lies behind an error while merging: most often a damaged file, which then must not be trusted."""
     if isinstance(error, OSError) and error.errno in _DISK:
         return error
-    damaged = [receipt for receipt in receipts if not _intact(run, receipt)]
-    if damaged:
+    if damaged := [one for one in receipts if sealed(run, one.shard, full=True) is None]:
         return _damaged(run, damaged)
     if isinstance(error, OSError) and error.errno is not None:
         return error

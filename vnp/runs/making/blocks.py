@@ -66,13 +66,8 @@ class BlockPlan:
 
     def attributes(self, block: int) -> dict[str, str | int]:
         """What a block file says of itself."""
-        return {
-            "kind": "block",
-            "run": self.run,
-            "shard": self.shard.number,
-            "block": block,
-            "units": self.sizes[block],
-        }
+        place = {"shard": self.shard.number, "block": block, "units": self.sizes[block]}
+        return {"kind": "block", "run": self.run, **place}
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,11 @@ class RunEncoders:
             if found is not None:
                 cached[name] = getattr(encoder, "rows_found", 0) - found
             events += [f"{name}: {event}" for event in encoder.events]
-        threads = _threads() if any(each.spec.needs_weights for each in self.by_molecule().values()) else 1
+        threads = 1
+        if any(each.spec.needs_weights for each in self.by_molecule().values()):
+            import torch
+
+            threads = int(torch.get_num_threads())
         kernels = {name: encoder.kernel for name, encoder in self.by_molecule().items()}
         account = Account(
             self.identities(), self.device(), kernels, tokens, seconds, events, cached=cached, threads=threads
@@ -184,13 +188,6 @@ def to_store(
         if not all_finite(stored[name]) and all_finite(values):
             raise EncoderError(f"a value of {name} is too large for {store}: use --store float32")
     return stored
-
-
-def _threads() -> int:
-    """Of the tensor library, in this process."""
-    import torch
-
-    return int(torch.get_num_threads())
 
 
 def _import_libraries() -> None:

@@ -308,7 +308,8 @@ class _Pipeline:
                 started, last = time.perf_counter(), block == final
                 work = encoders.prepare(prepared.dna, prepared.protein)
                 shard.seconds["read"] += time.perf_counter() - started
-                yield _Step(shard, _Block(block, prepared, work, encoders, _read_so_far(shard)), last)
+                read = {str(index): known.read for index, known in shard.known.items() if known.read is not None}
+                yield _Step(shard, _Block(block, prepared, work, encoders, read), last)
                 started = time.perf_counter()
         if not last:
             # The input is shorter than it was.
@@ -430,10 +431,6 @@ class _Pipeline:
             ) from error
         shutil.rmtree(self.run.paths.blocks(shard.number), ignore_errors=True)
         self.outcomes.append(Outcome(shard.number, "left", receipt.rows))
-
-
-def _read_so_far(shard: _Shard) -> dict[str, tuple[int, int]]:
-    return {str(index): known.read for index, known in shard.known.items() if known.read is not None}
 
 
 def _drop_others(shard: _Shard, accounts: list[Account | None], encoders: RunEncoders) -> None:

@@ -213,14 +213,5 @@ def _require_nobody_at_work(paths: RunPaths) -> None:
 
 
 def _results(paths: RunPaths) -> list[Path]:
-    units = [paths.seen(molecule) for molecule in MOLECULES]
-    return [
-        paths.request,
-        paths.arithmetic,
-        paths.features,
-        paths.skipped,
-        *units,
-        paths.shards,
-        paths.receipts,
-        paths.parts,
-    ]
+    made = [paths.request, paths.arithmetic, paths.features, paths.skipped, *map(paths.seen, MOLECULES)]
+    return [*made, paths.shards, paths.receipts, paths.parts]
