@@ -185,7 +185,8 @@ def _watching(
     if training.split != "auto" and not quiet and (features.splits() >= 0).any():
         echo(f"note: the data brings a split of its own, which --split {training.split} overrides")
     with contextlib.ExitStack() as opened:
-        make_board = _board_maker() if tensorboard else None
+        if tensorboard:
+            require_extra("tensorboard", "--tensorboard")
         board: Any = None
         reading = opened.enter_context(contextlib.ExitStack())
         bars: dict[str, Progress] = {}
@@ -207,8 +208,10 @@ def _watching(
             nonlocal shown, board
             reading.close()
             bars.clear()
-            if board is None and make_board is not None:
-                board = make_board(str(out.with_name(f"{out.stem}.tensorboard")))
+            if board is None and tensorboard:
+                from torch.utils.tensorboard import SummaryWriter
+
+                board = SummaryWriter(str(out.with_name(f"{out.stem}.tensorboard")))
                 opened.callback(board.close)
             for row in history[shown:]:
                 if not quiet:
@@ -283,13 +286,6 @@ def _epoch_text(row: Mapping[str, Any]) -> str:
     watched = (row["validation_accuracy"], row["validation_f1"], row["validation_roc_auc"])
     accuracy, f1, auc = map(_number, watched)
     return f"{row['epoch']:>5}  {numbers}  {accuracy:>8}  {f1:>6}  {auc:>6}  {duration(row['seconds']):>9}"
-
-
-def _board_maker() -> Any:
-    require_extra("tensorboard", "--tensorboard")
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter
 
 
 def _add(board: Any, row: Mapping[str, Any]) -> None:

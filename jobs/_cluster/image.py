@@ -65,7 +65,8 @@ def check_place(wanted: Resources, paths: Sequence[Path] = ()) -> None:
             this Python, which would run the tasks, lacks the libraries.
     """
     if not wanted.image:
-        if not libraries_here():
+        needed = ("numpy", "h5py", "zstandard", "isal", "jaxtyping")
+        if not all(find_spec(name) for name in needed):
             raise UsageError(
                 "tasks would run with this Python, which lacks vnp's libraries: name an image in the profile, or "
                 "install vnp with its dependencies"
@@ -155,11 +156,6 @@ def same_paths(paths: Iterable[Path]) -> list[str]:
         if set(":,") & set(str(place)):
             raise UsageError(f"{place}: Apptainer takes : and , in a path for separators; choose another name")
     return [str(place) for place in sorted(found) if not any(parent in found for parent in place.parents)]
-
-
-def libraries_here() -> bool:
-    """Whether this Python has what reading and planning need."""
-    return all(find_spec(name) is not None for name in ("numpy", "h5py", "zstandard", "isal", "jaxtyping"))
 
 
 def _steps(path: Path) -> Iterator[Path]:

@@ -281,14 +281,6 @@ def _end(tasks: list[_Task]) -> None:
     ):  # fmt: skip
         for task in tasks:
             task.process.send_signal(ask)
-        if _ended(tasks, seconds):
-            return
-
-
-def _ended(tasks: list[_Task], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while any(task.process.poll() is None for task in tasks):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(_POLL_SECONDS)
-    return True
+        deadline = time.monotonic() + seconds
+        while any(task.process.poll() is None for task in tasks) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)

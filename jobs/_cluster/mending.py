@@ -53,60 +53,45 @@ def mended(
     nodes: int | None = None,
     words: Mapping[str, str] | None = None,
 ) -> Mended:
-    """Decide what the next try of a shard is given.
+    """Decide what the next try of a shard is given; ``tries`` are the attempts on it, oldest first, each with an end.
 
-    Args:
-        tries: the attempts on it, oldest first, each with an end.
-        wanted: what the profile asks for.
-        bad: nodes that are called so, and why.
-        nodes: how many nodes there are, at least half of which are kept; None if nobody knows.
-        words: what the scheduler says of jobs, by their ids.
+    ``bad`` are nodes that are called so, and why. Of ``nodes`` at least half are kept; None if nobody knows how many
+    there are. ``words`` is what the scheduler says of jobs, by their ids.
     """
     causes = [cause(one, (words or {}).get(one.job or "", "")) for one in tries]
     last = causes[-1] if causes else ""
     again, why = last != "shard", []
     size, cap = bytes_of(wanted.mem), bytes_of(wanted.memory_cap) if wanted.memory_cap else None
     had = [one.asked.get("mem", size) for one, each in zip(tries, causes, strict=True) if each == "memory"]
-    memory = _grown(had, size, wanted.memory_growth, cap)
-    if memory.short:
-        if memory.over:
-            why.append(
-                f"out of memory with {size_text(memory.short)}, the most that is asked for: raise memory_cap or mem"
-            )
-        else:
-            why.append(f"out of memory with {size_text(memory.short)}: asked again with {size_text(memory.next)}")
+    short, memory, no_more = _grown(had, size, wanted.memory_growth, cap)
+    if short:
+        said = f"out of memory with {size_text(short)}"
+        more = f": asked again with {size_text(memory)}"
+        why.append(said + (", the most that is asked for: raise memory_cap or mem" if no_more else more))
     limit, cap = wanted.minutes, parse_minutes(wanted.time_cap) if wanted.time_cap else None
     given = [one.asked.get("seconds", 60 * limit) for one, each in zip(tries, causes, strict=True) if each == "time"]
-    minutes = _grown([math.ceil(seconds / 60) for seconds in given], limit, wanted.time_growth, cap)
-    if minutes.short:
-        said = f"no block was made in {minutes.short:.0f} min"
-        if minutes.over:
-            why.append(f"{said}, the most that is asked for: raise time_cap or time, or take smaller --block-tokens")
-        else:
-            why.append(f"{said}: asked again with {math.ceil(minutes.next)} min")
-    again = again and not (last == "memory" and memory.over) and not (last == "time" and minutes.over)
+    slow, minutes, no_longer = _grown([math.ceil(one / 60) for one in given], limit, wanted.time_growth, cap)
+    if slow:
+        most = ", the most that is asked for: raise time_cap or time, or take smaller --block-tokens"
+        more = f": asked again with {math.ceil(minutes)} min"
+        why.append(f"no block was made in {slow:.0f} min" + (most if no_longer else more))
+    again = again and not (last == "memory" and no_more) and not (last == "time" and no_longer)
     left_out = [] if any(option.startswith(_PINNED) for option in wanted.extra) else list(bad or {})
     left_out = left_out[: len(left_out) if nodes is None else nodes // 2]
     why += [f"{node} is left out: {(bad or {})[node]}" for node in left_out]
     new = replace(
         wanted,
-        mem=size_text(memory.next) if memory.short else wanted.mem,
-        time=math.ceil(minutes.next) if minutes.short else wanted.time,
+        mem=size_text(memory) if short else wanted.mem,
+        time=math.ceil(minutes) if slow else wanted.time,
         exclude=tuple(dict.fromkeys([*wanted.exclude, *left_out])),
     )
     return Mended(new, again, tuple(why))
 
 
-@dataclass(frozen=True, slots=True)
-class _Growth:
-    short: float  # the most that did not do; 0 where nothing failed for the want of it
-    next: float  # what is asked for now
-    over: bool  # whether the most that may be asked for did not do
-
-
-def _grown(short: Sequence[float], first: float, factor: float, cap: float | None) -> _Growth:
+def _grown(short: Sequence[float], first: float, factor: float, cap: float | None) -> tuple[float, float, bool]:
+    """The most that did not do, 0 without any; what is asked for now; and whether more may not be asked for."""
     most, cap = max(short, default=0.0), max(first, _CAP * first if cap is None else cap)
-    return _Growth(most, max(first, min(most * factor, cap)), most >= cap)
+    return most, max(first, min(most * factor, cap)), most >= cap
 
 
 def submissions(

@@ -100,7 +100,12 @@ class Slurm(Batch):
         command, variables = task_command(job, wanted), exports(wanted)
         require_plain([str(job.root), job.name, command, *variables])
         executor = submitit.SlurmExecutor(folder=job.root / "logs")
-        additional: dict[str, Any] = {"requeue": True, **_extra(wanted.extra)}
+        # ``--mail-type=FAIL`` as submitit takes it.
+        extra = (option.removeprefix("--").partition("=") for option in wanted.extra)
+        additional: dict[str, Any] = {
+            "requeue": True,
+            **{name: value if equals else True for name, equals, value in extra},
+        }
         mending = shard = ""
         if indexes is not None:
             additional["array"] = f"{ranges(indexes)}%{min(len(indexes), wanted.parallelism)}"
@@ -215,12 +220,3 @@ def _requeue_lines(wanted: Resources, mending: str = "", shard: str = "") -> lis
         "fi",
         'exit "$code"',
     ]
-
-
-def _extra(options: Sequence[str]) -> dict[str, Any]:
-    """``--mail-type=FAIL`` as submitit takes it."""
-    found: dict[str, Any] = {}
-    for option in options:
-        name, equals, value = option.removeprefix("--").partition("=")
-        found[name] = value if equals else True
-    return found

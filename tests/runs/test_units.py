@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -136,16 +135,6 @@ def test_fastq_is_read_on_from_any_record(sizes: list[int], block: int) -> None:
             blocks = read_blocks(entries, 50, start, sizes_of(len(rest), block))
             assert [unit for found in blocks for unit in listed(found)] == rest
             offset += len(f"@{name}\n{bases}\n+\n{bases}\n")
-
-
-def test_only_the_needed_bases_of_a_long_record_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(units, "BATCH_UNITS", 10)
-    sequence = dna(100_000, 1)
-    entries = planned([write_fasta(tmp_path / "a.fa", [("long", sequence)])], 300)
-    for batch in read_units(entries, 300, Position(0, 0, 100, 0, 1), 40):
-        assert len(batch) == 10
-        assert sum(map(len, batch.sequences)) <= 3000
-        assert (np.diff(batch.chunks.start) > 0).all()
 
 
 def test_a_planned_input_without_a_record_cannot_be(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_counts_are_those_of_the_rows(sequences: list[str], size: int) -> None:
     assert rows.dtype == np.int8
     assert residues.dtype == np.int32
     assert rows.tolist() == np.bincount(frames.chunk, minlength=len(chunks)).tolist()
-    weights = np.bincount(frames.chunk, weights=frames.protein_lengths, minlength=len(chunks))
+    weights = np.bincount(frames.chunk, weights=np.diff(frames.protein_offsets), minlength=len(chunks))
     assert residues.tolist() == weights.astype(int).tolist()
 
 
@@ -133,7 +133,7 @@ def test_a_chunk_with_a_stop_in_every_frame_has_no_row() -> None:
 
 def test_nothing_gives_nothing() -> None:
     _, chunks, frames = find([], 300)
-    assert (len(chunks), len(frames), frames.proteins(), frames.nucleotide_lengths.tolist()) == (0, 0, [], [])
+    assert (len(chunks), len(frames), frames.proteins(), np.diff(frames.nucleotide_offsets).tolist()) == (0, 0, [], [])
     assert [part.tolist() for part in count_open([], chunks)] == [[], []]
 
 

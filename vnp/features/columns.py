@@ -21,11 +21,8 @@ ORGANISMS = "organism_group"
 def column_of(features: Features, column: str, table: Path | None = None) -> list[str]:
     """A column for every record of features, in the order of ``Features.records``; empty where nothing is said.
 
-    Args:
-        features: merged features.
-        column: its name.
-        table: tab-separated, with a heading whose first name is ``record``; None for the tables of the datasets that
-            the features were made from.
+    The table is tab-separated, with a heading whose first name is ``record``; None stands for the tables of the
+    datasets that the features were made from.
 
     Raises:
         UsageError: the features are not of a dataset, and no table is given.

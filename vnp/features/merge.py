@@ -95,16 +95,11 @@ def merge(
     more: Callable[[h5py.File], None] = lambda _file: None,
     progress: Callable[[int], None] = lambda _rows: None,
 ) -> Merged:
-    """Merge tables into a new file.
+    """Merge tables, in input order, into a new file; the caller gives a temporary name.
 
-    Args:
-        sources: files written by ``write_table`` or by this function, in input order.
-        target: file to create; the caller gives a temporary name.
-        arrays: for each number array of the target, the arrays of the sources that stand side by side in it.
-        attributes: stored on the file beside ``schema``.
-        contents: the digest that each source must carry, where somebody has noted them; ``""`` for any.
-        more: writes what else belongs into the file.
-        progress: told how many rows were copied since the last call.
+    ``arrays`` has for each number array of the target those of the sources that stand side by side in it, ``contents``
+    the digest that each source must carry, where somebody has noted them, and ``""`` for any. ``more`` writes what else
+    belongs into the file; ``progress`` is told how many rows were copied since the last call.
 
     Raises:
         FeatureError: a source has changed since it was written, or is of an earlier version and holds NaN or infinity;

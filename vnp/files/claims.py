@@ -51,12 +51,7 @@ def require_free(
 ) -> list[Path]:
     """Make sure that nothing is overwritten unasked.
 
-    Args:
-        paths: files and folders that will be written.
-        force: what stands there may be overwritten.
-        ours: what stands there is of this very work, and may go on.
-        why: what is wrong with what stands there, for the message.
-        remedy: what to do about it.
+    With ``force`` what stands there may be overwritten; what is ``ours`` is of this very work, and may go on.
 
     Returns:
         What stands there all the same.

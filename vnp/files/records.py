@@ -192,16 +192,9 @@ def read_record(
     error: type[VnpError] = RunError,
     remedy: str = "make it again",
 ) -> T | None:
-    """Read what ``write_record`` wrote.
+    """Read what ``write_record`` wrote; ``dict`` gives the object as it is.
 
-    Args:
-        path: the file.
-        kind: the dataclass; ``dict`` for the object as it is.
-        schema: that it must have.
-        seal: key of the digest of everything else.
-        older: a file without that key, as earlier versions wrote it, is read too.
-        error: what to raise.
-        remedy: what to do about a file that cannot be used, for the message.
+    With ``older`` a file without the key of the seal, as earlier versions wrote it, is read too.
 
     Returns:
         The record; None if there is no such file.

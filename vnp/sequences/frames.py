@@ -68,16 +68,6 @@ class Frames:
         """Count the rows."""
         return len(self.chunk)
 
-    @property
-    def protein_lengths(self) -> Int64[np.ndarray, "rows"]:
-        """Residues a row."""
-        return np.diff(self.protein_offsets)
-
-    @property
-    def nucleotide_lengths(self) -> Int64[np.ndarray, "rows"]:
-        """Bases a row."""
-        return np.diff(self.nucleotide_offsets)
-
     def proteins(self) -> list[str]:
         """Write each row's protein as a string."""
         return _strings(self.protein, self.protein_offsets)
@@ -192,15 +182,12 @@ def _pieces(sequences: Sequence[bytes], chunks: Chunks) -> list[bytes]:
 
 def _whole_reasons(pieces: Sequence[bytes], chunks: Chunks, shortest: int) -> Int8[np.ndarray, "chunks"]:
     # Nearly all begin with a known base, which is soon seen.
-    unknown = [row for row, piece in enumerate(pieces) if piece[:1] not in _KNOWN and not _has_known(piece)]
+    doubtful = [(row, piece) for row, piece in enumerate(pieces) if piece[:1] not in _KNOWN]
+    unknown = [row for row, piece in doubtful if len(piece.translate(None, b"ACGT")) == len(piece)]
     reason = np.full(len(pieces), Reason.HAS_ROWS, dtype=np.int8)
     reason[unknown] = Reason.ONLY_AMBIGUOUS
     reason[chunks.end - chunks.start < shortest] = Reason.TOO_SHORT
     return reason
-
-
-def _has_known(piece: bytes) -> bool:
-    return len(piece.translate(None, b"ACGT")) < len(piece)
 
 
 def frame_ids(names: Sequence[str], chunks: Chunks, frames: Frames) -> list[str]:

@@ -138,12 +138,9 @@ class _File:
 
 
 def stream(path: Path, watch: Watch | None = None, offset: int = 0) -> tuple[bool, Iterator[bytes]]:
-    """Open a file for one pass.
+    """Open a file for one pass, from a byte on where it is not compressed.
 
-    Args:
-        path: the file.
-        watch: sees the file's blocks as they are on disk, from that of the first byte on to the end.
-        offset: byte at which to start; only in a file that is not compressed.
+    ``watch`` sees the file's blocks as they are on disk, from that of the first byte on to the end.
 
     Returns:
         Whether the file is plain, and its decompressed bytes in blocks that are never empty.

@@ -53,17 +53,11 @@ _SHOWN_BYTES = 200
 
 
 def read_records(path: str | Path, *, watch: Watch | None = None, offset: int = 0, line: int = 1) -> Iterator[Record]:
-    """Read the records of a FASTA, FASTQ or BAM file in order.
+    """Read all records of a FASTA, FASTQ or BAM file in order, also those with a problem.
 
-    Args:
-        path: the file.
-        watch: sees the blocks of the file as they are on disk, each before it is used; it has seen all of them once the
-            last record has been taken.
-        offset: byte to start at, where a record begins (``Record.offset``); only in a file that is not compressed.
-        line: line number of that byte (``Record.line``).
-
-    Returns:
-        Every record of the file, also those with a problem.
+    ``watch`` sees the blocks of the file as they are on disk, each before it is used; it has seen all of them once the
+    last record has been taken. A file that is not compressed can be read from a byte on where a record begins
+    (``Record.offset``), in the line of that (``Record.line``).
 
     Raises:
         InputError: the file is missing, damaged, or not nucleotides in FASTA, FASTQ or BAM.

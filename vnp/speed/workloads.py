@@ -124,7 +124,7 @@ def _reads(genomes: list[bytes], seed: int) -> list[bytes]:
 def _frames(sequences: list[bytes], size: int, dna: bool) -> Int64[np.ndarray, "n"]:
     chunks = Chunking(size).cut(np.array([len(each) for each in sequences], np.int64))
     frames = open_frames(sequences, chunks)
-    return dna_tokens(frames.nucleotide_lengths) if dna else frames.protein_lengths + _SPECIAL
+    return dna_tokens(np.diff(frames.nucleotide_offsets)) if dna else np.diff(frames.protein_offsets) + _SPECIAL
 
 
 def _draw(lengths: Int64[np.ndarray, "n"], tokens: int, seed: int) -> Int64[np.ndarray, "n"]:

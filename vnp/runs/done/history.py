@@ -75,15 +75,11 @@ def _receipts(run: Run) -> dict[int, Receipt]:
 
 
 def note_end(run: Run, since: float, how: str, log: str | None, number: int | None, *, more: bool = False) -> None:
-    """Note how a task of this job ended that cannot do so itself.
+    """Note how a task of this job ended, in words, that cannot do so itself.
 
-    Args:
-        run: the run.
-        since: when it began, seconds since 1970: before that a job may have had an earlier life.
-        how: how it ended, in words.
-        log: of the task.
-        number: the shard that it had; None looks at all that are not done.
-        more: add words to what is noted, also where the task said itself how it ended.
+    It began ``since``, seconds since 1970: before that a job may have had an earlier life. ``number`` is the shard that
+    it had; None looks at all that are not done. ``more`` adds words to what is noted, also where the task said itself
+    how it ended.
 
     Raises:
         StorageError: it cannot be written.

@@ -331,11 +331,8 @@ def job_id() -> str | None:
 class Announced:
     """An attempt of this process: announced by its file, kept alive, and completed with how it ended.
 
-    Args:
-        folder: the shard's folder of blocks; made if it is missing.
-        log: path of the task's log, if known.
-        only: the number that it must have (``FileExistsError`` if it is taken); None takes the next one that is free.
-        submission: of tasks that share the shards, see ``Attempt``.
+    The shard's ``folder`` of blocks is made if it is missing. ``only`` is the number that it must have
+    (``FileExistsError`` if it is taken); None takes the next one that is free.
     """
 
     def __init__(self, folder: Path, log: str | None, only: int | None = None, submission: str = "") -> None:

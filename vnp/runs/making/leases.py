@@ -51,13 +51,9 @@ class Leases:
     A shard whose last task died comes after those that nobody has tried, so that one which kills tasks keeps no other
     from being made. Where others work on all that is left, the iteration ends once they have shown that they live.
 
-    Args:
-        run: a planned run.
-        submission: of the tasks that were started together; what they failed to make is not tried again by them.
-        task: its number among them, which decides where it begins.
-        log: path of the task's log, for status.
-        stop: whether the task is asked to end: then it takes nothing more.
-        until: when its time is up, in seconds since 1970: nothing is taken that would not be done by then.
+    What tasks of a ``submission``, which were started together, failed to make is not tried again by them; the number
+    of a ``task`` among them decides where it begins. It takes nothing more when it is asked to ``stop``, nor what would
+    not be done ``until`` its time is up, in seconds since 1970.
     """
 
     def __init__(

@@ -102,7 +102,7 @@ def make_shards(
         stop: asked after every block whether to end; what is whole is sealed then, and what was begun is put aside.
         block_done: told the shard, its finished blocks and its blocks in all.
         log: path of the task's log, for status.
-        load: gives the encoders; called once, and only if there is something to embed.
+        load: gives the encoders, once, if there is something to embed.
         scoring: gives what scores rows, where the run has a classifier; called when the encoders are there.
         leases: what ``shards`` is, where other tasks share them.
 

@@ -68,13 +68,9 @@ def survey(
 ) -> Survey:
     """Read every input once, streaming; memory grows with the records of datasets alone, by some 15 bytes each.
 
-    Args:
-        files: the inputs.
-        chunk: bases of a chunk; None is ``default_chunk``, or with datasets the bases of their longest record.
-        prefix_ids: put each input's name in front of its records' names.
-        shortest: None where rows are open frames; else every chunk of so many bases or more is one row.
-        default_chunk: bases of a chunk where nobody says.
-        progress: told how many bytes of the files were read since the last call.
+    A ``chunk`` of None is ``default_chunk``, or with datasets the bases of their longest record. ``shortest`` is None
+    where rows are open frames; else every chunk of so many bases or more is one row. ``progress`` is told how many
+    bytes of the files were read since the last call.
 
     Raises:
         InputError: a file cannot be read, holds no record, two records have the same name, or the files of a dataset
