@@ -28,15 +28,7 @@ def size_text(count: int) -> str:
 
 
 class Progress:
-    """Shows how far something is.
-
-    Args:
-        what: a few words, such as ``"reading"``.
-        total: how many units there are, or None if nobody knows.
-        unit: what is counted, such as ``"MB"``.
-        scale: how many of the counted things make one unit.
-        lasting: whether the bar stays on the terminal when it is done.
-    """
+    """Shows how far something is; so many as ``scale`` says of the counted things make one unit."""
 
     def __init__(self, what: str, total: float | None, unit: str, scale: float = 1, *, lasting: bool = True) -> None:
         if unit == "MB" and total is not None and total < scale:

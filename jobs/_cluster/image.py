@@ -89,7 +89,7 @@ def check_image(image: str) -> None:
     if not _has_apptainer():
         echo(f"no apptainer on PATH here: whether {image} fits is not checked", err=True)
         return
-    labels = read_labels(image)
+    labels = _labels(image)
     version = labels.get(VERSION)
     if version is None or CODE not in labels:
         raise UsageError(f"{image} is no image of vnp: it lacks the labels {VERSION} and {CODE}")
@@ -105,7 +105,7 @@ def check_image(image: str) -> None:
         )
 
 
-def read_labels(image: str) -> dict[str, str]:
+def _labels(image: str) -> dict[str, str]:
     done = subprocess.run(
         ["apptainer", "inspect", "--json", "--labels", image],
         capture_output=True,

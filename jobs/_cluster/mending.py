@@ -121,7 +121,6 @@ def mend_task(request: str, wanted: dict[str, Any], words: Sequence[str]) -> str
     """Note how the task of this job ended, and say what its batch script is to do: the last line that it prints.
 
     Args:
-        request: path of the run's ``run.json``.
         wanted: ``FIELDS`` of what the profile asks for.
         words: how the scheduler is told of memory (``{mem}``, megabytes), time (``{minutes}``) and nodes to leave out
             (``{exclude}``, with commas between).

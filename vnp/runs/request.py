@@ -16,8 +16,9 @@ from typing import Any
 from vnp import __version__
 from vnp.encoders.spec import registered
 from vnp.encoders.spec import spec as encoder_spec
-from vnp.errors import RunError, UsageError, storage_error
+from vnp.errors import RunError, UsageError
 from vnp.features import FEATURES_NAME, RUN_NAME
+from vnp.files.claims import make_folder
 from vnp.files.hashing import code_digest, json_sha256
 from vnp.files.records import from_json, read_record, write_record
 
@@ -82,11 +83,8 @@ class RunPaths:
         Raises:
             StorageError: one cannot be made.
         """
-        try:
-            for folder in (self.root, self.shards, self.receipts, self.parts, self.logs):
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise storage_error(error, f"making {error.filename or self.root}") from error
+        for folder in (self.root, self.shards, self.receipts, self.parts, self.logs):
+            make_folder(folder)
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,8 +232,6 @@ def prepare(
     """Find and translate the open frames of a block, of a dataset's records those that it lists; or take its chunks.
 
     Args:
-        block: consecutive units, possibly of several files.
-        inputs: the run's files.
         selections: what datasets say of the records of these units, by the index of the input.
         shortest: None for open frames; else every chunk of so many bases or more is one row. Each record of a dataset
             is one chunk, which is a row because a frame of it is listed.

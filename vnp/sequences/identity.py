@@ -39,8 +39,6 @@ def clusters_of_genomes(
         contigs: gives a genome's sequences; those under ``SHORTEST`` bases are passed over. A genome without any
             longer one stands alone. One genome at a time is asked for.
         identity: ANI from which on two genomes are joined; 15 % of one of them must align for skani to tell.
-        asked_by: the option that wants this, for the message that pyskani is missing.
-        progress: told how many genomes were compared since the last call.
 
     Returns:
         The cluster of each genome.

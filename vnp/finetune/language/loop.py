@@ -64,10 +64,7 @@ def tune(
         network: as it begins; holds the best weights in the end, by the loss on validation units.
         examples: the set; its test part is never looked at.
         folder: that is there; holds the log and the state.
-        base: identity of the encoder that the network is of.
         budget: tokens that go through at once; None for what fits.
-        pace: how often to log, save and watch.
-        say: told one line at a time what happens.
 
     Raises:
         EncoderError: one protein does not fit into memory, or the loss is no number before anything good was kept.

@@ -93,10 +93,8 @@ def adapted(
     """A product with frozen weights, to which LoRA (Hu et al., ICLR 2022) adds (x A^T) B^T times a scale.
 
     Args:
-        x: the input.
         own: weights and biases of n products of it, one below the other.
         adapter: A, (n, rank, into), and B, (n, out, rank), which is zero at first, so that nothing changes.
-        scale: alpha / rank.
         hidden: share of the adapters' inputs that is dropped.
     """
     a, b = adapter
@@ -144,8 +142,6 @@ class TunedEsm2:
         config: the content of its config.json.
         state: its tensors, under any of the published names; those of the masked-language head may be missing, which
             then begins at random.
-        recipe: what is trained.
-        device: where.
         dtype: of products: bfloat16 on a GPU, else float32.
         compiled: let torch compile what stands around attention; None does so on a GPU for models that are worth it.
 

@@ -26,7 +26,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt64
 
 from vnp.encoders.registry import Encoder, Launched, identity
-from vnp.errors import UsageError, storage_error
+from vnp.errors import UsageError
+from vnp.files.claims import make_folder
 from vnp.files.durable import remove_temporaries, temporary_name
 from vnp.files.hashing import code_digest, crc32, json_sha256
 
@@ -57,10 +58,7 @@ class RowCache:
     def __init__(self, folder: Path, of: Mapping[str, object], width: int, most_bytes: int) -> None:
         self.folder = folder / json_sha256(of)[:32]
         self._root, self._width, self._most = folder, width, most_bytes
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise storage_error(error, f"making {self.folder}") from error
+        make_folder(self.folder)
         self._lock = threading.Lock()
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None

@@ -97,11 +97,9 @@ def make_shards(
     """Make shards in this process, or find that they are made.
 
     Args:
-        run: a planned run.
         shards: their numbers; the next one is asked for, in another thread, when it is begun.
         stop: asked after every block whether to end; what is whole is sealed then, and what was begun is put aside.
         block_done: told the shard, its finished blocks and its blocks in all.
-        log: path of the task's log, for status.
         load: gives the encoders, once, if there is something to embed.
         scoring: gives what scores rows, where the run has a classifier; called when the encoders are there.
         leases: what ``shards`` is, where other tasks share them.
