@@ -2,7 +2,7 @@
 
 from jobs._cli import options
 from jobs._cli.command import command
-from jobs._cli.controls import call_windows, lengths_of, measure_controls
 from jobs._cli.progress import duration
+from jobs.benchmark import call_windows, controls, lengths_of
 
-__all__ = ["call_windows", "command", "duration", "lengths_of", "measure_controls", "options"]
+__all__ = ["call_windows", "command", "controls", "duration", "lengths_of", "options"]

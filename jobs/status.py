@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
 
 import click
 
@@ -24,14 +23,14 @@ from jobs._cluster.chain import after_shards
 from jobs._cluster.executor import Element, Executor, Submitted, scheduler, submitted
 from jobs._cluster.planning import look
 from vnp.files.durable import write_text
+from vnp.runs.done.efficiency import Efficiency, Usage, efficiency, size_text
 from vnp.runs.done.prometheus import metrics_text, require_metrics_file
 from vnp.runs.done.status import RunStatus, ShardStatus, last_words, log_tails
 from vnp.runs.request import Run
 
-if TYPE_CHECKING:
-    from vnp.runs.done.efficiency import Efficiency
-
 _SHOWN = 40
+_NODES = 20
+_NAME = 15
 _WIDTH = 80
 _EXPLAINED = 1000
 _WATCH_SECONDS = 5.0
@@ -89,9 +88,6 @@ def main(
 
 
 def _efficiency(run: Run, state: RunStatus, as_json: bool) -> tuple[Efficiency, str]:
-    from jobs._cli.usage import usage_page
-    from vnp.runs.done.efficiency import efficiency
-
     root = run.paths.root
     submissions = {entry.job: datetime.fromisoformat(entry.at).timestamp() for entry in submitted(root)}
     found = efficiency(run, state, submissions)
@@ -297,6 +293,94 @@ def _with_reasons(shards: list[ShardStatus], executor: Executor) -> list[ShardSt
         else found
         for found in shards
     ]
+
+
+def usage_page(found: Efficiency, root: str, shards: int) -> str:
+    """What a run's tasks used of what they were given."""
+    whole = found.run
+    if not whole.tasks:
+        return f"{root}: no task has begun yet"
+    failed = f", {whole.failed} of which failed" if whole.failed else ""
+    limit = f" of {_short(whole.seconds_asked)}" if whole.seconds_asked else ""
+    lines = [
+        *_wrapped(f"{root}: {whole.shards} of {shards} shards done by {_task_count(whole.tasks)}{failed}"),
+        f"{whole.gpu_hours:,.2f} GPU-hours, {whole.hours:,.2f} hours of tasks, of which the longest took "
+        f"{_short(whole.seconds)}{limit}",
+        _columns(
+            "", "tasks", "GPU-h" if whole.gpu_hours else "hours", "busy", "tokens/s", "memory", "GPU", "cores", "waited"
+        ),
+        _row("run", whole),
+    ]
+    for title, group in (("node", found.nodes), ("GPU", found.gpus)):
+        lines += [
+            _row("no GPU", one) if one.name == "cpu" else _row(one.name, one, f"{title} ") for one in group[:_NODES]
+        ]
+        if len(group) > _NODES:
+            lines.append(f"… and {len(group) - _NODES} more; --json has them all")
+    if whole.failed:
+        failed = ", ".join(f"{one.failed} of {one.tasks} on {one.name}" for one in found.nodes if one.failed)
+        lines += _wrapped(f"failed tasks: {failed}")
+    if found.stragglers:
+        lines.append(f"stragglers, slower than half of the usual {found.stragglers[0].median:,.1f} blocks a minute:")
+        lines += [f"  shard {one.shard} on {one.node}: {one.rate:,.1f}" for one in found.stragglers[:_NODES]]
+    for node, why in found.bad_nodes.items():
+        lines += _wrapped(f"bad node {node}: {why}")
+    for sentence in found.advice:
+        lines += _wrapped(f"advice: {sentence}")
+    if found.earlier:
+        lines += _wrapped(
+            f"{found.earlier} shards were made by an earlier version: their memory, cores, blocks and failed tasks are "
+            "not known"
+        )
+    return "\n".join(lines)
+
+
+def _columns(name: str, *columns: str) -> str:
+    widths = (5, 6, 4, 8, 10, 9, 7, 8)
+    return " ".join([f"{name:<{_NAME}}", *map(str.rjust, columns, widths)])
+
+
+def _row(name: str, of: Usage, title: str = "") -> str:
+    room = _NAME - len(title)
+    kept = title + (name if len(name) <= room else f"…{name[1 - room :]}")
+    cores = "-" if of.cores is None else f"{of.cores:.1f}"
+    if of.cores is not None and of.cores_asked:
+        cores += f"/{of.cores_asked:.0f}"
+    return _columns(
+        kept,
+        str(of.tasks),
+        f"{of.gpu_hours or of.hours:,.2f}"[:6].rstrip("."),
+        "-" if of.busy is None else f"{of.busy:.0%}",
+        "-" if of.tokens_per_second is None else _thousands(of.tokens_per_second),
+        _part(of.memory, of.memory_asked),
+        _part(of.gpu_memory, of.gpu_size),
+        cores,
+        "-" if of.waited is None else _short(of.waited),
+    )
+
+
+def _thousands(number: float) -> str:
+    return f"{number:,.0f}" if number < 1e6 else f"{number / 1e6:,.1f}M"
+
+
+def _part(used: int | None, given: int | None) -> str:
+    if used is None:
+        return "-"
+    return size_text(used) if given is None else f"{size_text(used)}/{size_text(given)}"
+
+
+def _short(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _task_count(count: int) -> str:
+    return f"{count} task{'' if count == 1 else 's'}"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, subsequent_indent="  ", **WORDS_WHOLE)
 
 
 if __name__ == "__main__":

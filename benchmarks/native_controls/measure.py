@@ -11,7 +11,7 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks._commands import command, measure_controls, options
+from benchmarks._commands import command, controls, options
 from vnp.datasets.annotations.elements import MOBILE, ORGANELLE, PLASMID, RRNA, VECTOR, read_pieces
 from vnp.encoders.models.sixframe import AMBIGUOUS, base_codes
 from vnp.errors import UsageError
@@ -114,4 +114,4 @@ def main(genomes: Path, annotated: tuple[Path, ...], out: Path, force: bool, **c
     require_free([out / "controls.csv"], force=force)
     make_folder(out)
     sheet = write_material(load_genomes(genomes), annotated, out)
-    measure_controls(sheet, out / "controls", force=force, as_json=False, **chosen)
+    controls.call(sheet=sheet, out=out / "controls", force=force, **chosen)

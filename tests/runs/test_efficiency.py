@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jobs._cli.usage import usage_page
+from jobs.status import usage_page
 from vnp.files.records import to_json, write_json
 from vnp.runs.done.efficiency import Efficiency, efficiency, size_text
 from vnp.runs.done.history import bad_nodes, cause
