@@ -114,7 +114,8 @@ class Checkpoint:
         return self.calibration.apply(margin)
 
     def __str__(self) -> str:
-        return f"{self.layout}; chunk {self.chunk}; {_named(self.encoders)}"
+        encoders = ", ".join(f"{part} by {identity.get('name')}" for part, identity in self.encoders.items())
+        return f"{self.layout}; chunk {self.chunk}; {encoders}"
 
     def model(self) -> MLPClassifier:
         """The network, in evaluation mode, on the CPU."""
@@ -196,10 +197,6 @@ class Checkpoint:
         except (KeyError, TypeError, ValueError, AttributeError, FeatureError, LayoutError) as error:
             raise FeatureError(f"is a damaged checkpoint ({error}): train it anew", path=path) from error
         return loaded
-
-
-def _named(encoders: Mapping[str, Mapping[str, Any]]) -> str:
-    return ", ".join(f"{part} by {identity.get('name')}" for part, identity in encoders.items())
 
 
 def _read(path: Path) -> Any:

@@ -16,7 +16,18 @@ from vnp.features.read import Features
 from vnp.features.split import PARTS, TEST, VALIDATION
 from vnp.metrics.metrics import METRICS, Interval
 from vnp.metrics.reliability import LEVELS
-from vnp.report.measured import INTERVAL, LEVEL_TERMS, METRIC_TERMS, Cell, Part, Table, measured_page, number, span
+from vnp.report.measured import (
+    INTERVAL,
+    LEVEL_TERMS,
+    METRIC_TERMS,
+    Cell,
+    Part,
+    Table,
+    joined,
+    measured_page,
+    number,
+    span,
+)
 
 _MOST_GROUPS = 30
 _CURVES = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy", "validation_f1")
@@ -121,7 +132,7 @@ def _some(drawn: Mapping[str, str], *kinds: str) -> list[str]:
 
 def _words(checkpoint: Checkpoint, fitted: Fitted, part: str) -> Iterator[str]:
     found = checkpoint.metrics[part]["record"]
-    area = f", and the ROC-AUC is {_with_span(found, 'roc_auc')}" if found["roc_auc"] is not None else ""
+    area = f", and the ROC-AUC is {joined(_value(found, 'roc_auc'))}" if found["roc_auc"] is not None else ""
     yield (
         f"Of {found['count']:,} records of the {part} part, {found['accuracy']:.1%} are called right{area}: "
         f"{found['false_negatives']:,} of {found['viral']:,} viral ones are called host, "
@@ -140,10 +151,6 @@ def _words(checkpoint: Checkpoint, fitted: Fitted, part: str) -> Iterator[str]:
         if kind == "none"
         else f"Probabilities are calibrated ({kind}), and off by {number(found['ece'])} on the mean in the {part} part."
     )
-
-
-def _with_span(found: Mapping[str, Any], metric: str) -> str:
-    return " ".join(_value(found, metric)).rstrip()
 
 
 def _value(found: Mapping[str, Any], metric: str) -> tuple[str, str]:

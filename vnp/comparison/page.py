@@ -52,6 +52,7 @@ def page(results: Results) -> str:
     """One HTML page that needs nothing else: words, tables, and the plots as SVG."""
     *others, records = results.compared
     names = list(records.measured)
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     whole = records.measured[names[0]][0]
     parts = [_level(results, records)]
     parts += [
@@ -62,7 +63,7 @@ def page(results: Results) -> str:
         parts.append(differing)
     parts += [_level(results, one, folded=True) for one in others]
     return measured_page(
-        f"Accuracy of {names[0]}" if len(names) == 1 else "Accuracy: " + ", ".join(names[:4]) + _more(names, 4),
+        f"Accuracy of {names[0]}" if len(names) == 1 else "Accuracy: " + ", ".join(names[:4]) + more,
         f"{whole.metrics.count:,} held-out records of {whole.groups:,} groups, {whole.metrics.viral:,} of them viral",
         list(in_words(records)),
         results.notes,
@@ -75,10 +76,6 @@ def page(results: Results) -> str:
             ("disagreements.tsv", "records on which calls differ"),
         ],
     )
-
-
-def _more(names: Sequence[str], shown: int) -> str:
-    return f" and {len(names) - shown} more" if len(names) > shown else ""
 
 
 def in_words(compared: Compared) -> Iterator[str]:

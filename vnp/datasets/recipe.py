@@ -102,7 +102,9 @@ class Request:
         }
         if not source.label:
             about["prophages"] = self.prophages
-            about["viral"] = None if recipe.keep_prophages else self._viral()
+            pairs = zip(self.sources, self.digests, strict=True)
+            viral = sorted(digest["sha256"] for one, digest in pairs if one.label)
+            about["viral"] = None if recipe.keep_prophages else viral
         return json_sha256(about)[:40]
 
     def needs_sequences(self, number: int) -> bool:
@@ -124,11 +126,6 @@ class Request:
             for number, source in enumerate(self.sources)
         ]
         return json_sha256({"rows": rows, "settings": self.recipe.settings()})
-
-    def _viral(self) -> list[str]:
-        return sorted(
-            digest["sha256"] for source, digest in zip(self.sources, self.digests, strict=True) if source.label
-        )
 
 
 def make_request(sheet: Path, sources: Sequence[Source], recipe: Recipe, *, workers: int) -> Request:

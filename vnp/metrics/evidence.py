@@ -118,16 +118,12 @@ def _drawn(
     of_unit = _weights(random, len(counts)) * _weights(random, int(group.max()) + 1)[:, group]
     mixed = np.tensordot(of_unit, counts, 1)
     whole = mixed.sum(axis=1, keepdims=True)
-    return _whole(np.where(mixed.sum(axis=2, keepdims=True) > 0, mixed, whole))
+    mixed = np.where(mixed.sum(axis=2, keepdims=True) > 0, mixed, whole)
+    summed = mixed.sum(axis=2, keepdims=True)
+    shares: Float64[np.ndarray, "draws l b"] = np.divide(mixed, summed, out=np.zeros_like(mixed), where=summed > 0)
+    return shares
 
 
 def _weights(random: np.random.Generator, size: int) -> Float64[np.ndarray, "draws size"]:
     """Numbers around 1, which in the first draw they all are."""
     return np.concatenate([np.ones((1, size)), random.gamma(1 / _VARIANCE, _VARIANCE, (DRAWS, size))])
-
-
-def _whole(counts: Float64[np.ndarray, "*draws l b"]) -> Float64[np.ndarray, "*draws l b"]:
-    """Each line as shares of it; nothing where there is nothing."""
-    summed = counts.sum(axis=-1, keepdims=True)
-    shares: Float64[np.ndarray, "*draws l b"] = np.divide(counts, summed, out=np.zeros_like(counts), where=summed > 0)
-    return shares

@@ -19,6 +19,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float16, Float32, Float64, Int64
 from threadpoolctl import ThreadpoolController
 
+from vnp.metrics.presets import length_edges
+
 CLUSTERS = 12
 """Classes of a label, at most."""
 _ROWS_A_CLUSTER = 50
@@ -79,11 +81,7 @@ class Novelty:
 
     def measured(self, distance: Float[np.ndarray, "n"], length: Int64[np.ndarray, "n"]) -> Novelty:
         """The same with the distances of held-out records, by length where there are a hundred of like length."""
-        edges: list[int] = []
-        for edge in _LENGTHS:
-            low = edges[-1] if edges else 0
-            if ((length >= low) & (length < edge)).sum() >= _FEWEST and (length >= edge).sum() >= _FEWEST:
-                edges.append(edge)
+        edges = length_edges(length, _LENGTHS, _FEWEST)
         line = np.searchsorted(edges, length, side="right")
         quantiles = [np.quantile(distance[line == at], np.linspace(0, 1, 101)) for at in range(len(edges) + 1)]
         return replace(self, lengths=tuple(edges), quantiles=np.array(quantiles, np.float32))

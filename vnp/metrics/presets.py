@@ -5,7 +5,7 @@ Names are read where a command line is, on hosts that may have no NumPy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -74,7 +74,7 @@ def measure_presets(
     names = [name for name, count in needed.items() if len(of_hosts) >= count]
     if not names:
         return {}
-    edges = _edges(sizes, max(needed[name] for name in names))
+    edges = length_edges(sizes, LENGTHS, max(needed[name] for name in names))
     of_class = np.searchsorted(edges, sizes, side="right")
     found: dict[str, Preset] = {}
     before = np.zeros(len(edges) + 1)
@@ -87,11 +87,11 @@ def measure_presets(
     return found
 
 
-def _edges(sizes: Int64[np.ndarray, "h"], needed: int) -> list[int]:
-    """Where classes of lengths begin, so that each has enough hosts."""
+def length_edges(sizes: Int64[np.ndarray, "h"], lengths: Sequence[int], needed: int) -> list[int]:
+    """At which of these lengths classes begin, so that each has enough of the sizes."""
     edges: list[int] = []
     low = 0
-    for edge in LENGTHS:
+    for edge in lengths:
         if ((sizes >= low) & (sizes < edge)).sum() >= needed and (sizes >= edge).sum() >= needed:
             edges.append(edge)
             low = edge

@@ -5,6 +5,7 @@ The most that could be had is the rate of a model's own matrix products alone, o
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib.metadata
 import os
@@ -204,7 +205,10 @@ def _quantised(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def describe_machine(device: torch.device) -> dict[str, object]:
     """The device, the versions, the command and the date as JSON values, for everybody who reads the figures later."""
-    versions = {name: _version(name) for name in _LIBRARIES}
+    versions = {}
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     found: dict[str, object] = {
         "device": str(device),
         "name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -212,7 +216,7 @@ def describe_machine(device: torch.device) -> dict[str, object]:
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": {name: version for name, version in versions.items() if version},
+        "versions": versions,
         "cuda": torch.version.cuda,
         "command": " ".join(sys.argv[1:]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -230,10 +234,3 @@ def default_precisions(device: torch.device, *, few: bool = False) -> tuple[str,
     if device.type == "cuda":
         return ("fp16",) if few else ("fp16", "bf16")
     return ("fp32", "bf16") if multiplies_bf16() and not few else ("fp32",)
-
-
-def _version(library: str) -> str | None:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,7 @@ def as_json(machine: Mapping[str, object], models: Sequence[ModelReport]) -> dic
             "machine": dict(machine),
             "models": [
                 {
-                    "name": model.name,
-                    "source": model.source,
-                    "size": model.size,
-                    "interrupted": model.interrupted,
+                    **asdict(replace(model, workloads=())),
                     "ceilings": [{**asdict(each), "tflops": each.tflops} for each in model.ceilings],
                     "workloads": [
                         {
@@ -40,9 +37,6 @@ def as_json(machine: Mapping[str, object], models: Sequence[ModelReport]) -> dic
                         }
                         for each in model.workloads
                     ],
-                    "rows": [asdict(row) for row in model.rows],
-                    "sweeps": [asdict(sweep) for sweep in model.sweeps],
-                    "reference_error": model.reference_error,
                 }
                 for model in models
             ],

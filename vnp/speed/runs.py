@@ -197,7 +197,9 @@ def write_reads(path: Path, count: int, *, length: int = 150, substitutions: flo
         owner = np.searchsorted(np.cumsum(room), places, side="right")
         start = firsts[owner] + places - (np.cumsum(room) - room)[owner]
         reads = text[start[:, None] + np.arange(length)]
-        reads = _mutated(_either_strand(reads, rng), substitutions, rng)
+        turned = rng.random(len(reads)) < 0.5
+        reads[turned] = _COMPLEMENT[reads[turned, ::-1]]
+        _mutate(reads, substitutions, rng)
         return b"".join(b">read%d\n%s\n" % (begun + number, row.tobytes()) for number, row in enumerate(reads))
 
     starts = range(0, count, block)
@@ -206,19 +208,8 @@ def write_reads(path: Path, count: int, *, length: int = 150, substitutions: flo
             file.writelines(pool.map(some, starts[first : first + _WRITERS]))
 
 
-def _either_strand(
-    reads: UInt8[np.ndarray, "reads length"], rng: np.random.Generator
-) -> UInt8[np.ndarray, "reads length"]:
-    turned = rng.random(len(reads)) < 0.5
-    reads[turned] = _COMPLEMENT[reads[turned, ::-1]]
-    return reads
-
-
-def _mutated(
-    reads: UInt8[np.ndarray, "reads length"], share: float, rng: np.random.Generator
-) -> UInt8[np.ndarray, "reads length"]:
+def _mutate(reads: UInt8[np.ndarray, "reads length"], share: float, rng: np.random.Generator) -> None:
     rows, columns = np.nonzero(rng.random(reads.shape, dtype=np.float32) < share)
     # The next, second or third base after the one that is there, so that it is always another one.
     codes = np.searchsorted(_BASES, reads[rows, columns]) + rng.integers(1, 4, len(rows))
     reads[rows, columns] = _BASES[codes % 4]
-    return reads

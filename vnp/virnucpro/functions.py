@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -210,19 +210,8 @@ _NOT_RESIDUE = re.compile(r"[^A-Z*.\-]")
 _SURELY_DNA = 200
 
 
-class _Sequence(NamedTuple):
-    name: str
-    letters: str
-    line: int
-    problem: str | None
-
-
-def _dna_of(path: Path) -> Iterator[_Sequence]:
-    for record in read_records(path):
-        yield _Sequence(record.name, record.sequence.decode(), record.line, record.problem)
-
-
-def _protein_of(path: Path) -> Iterator[_Sequence]:
+def _protein_of(path: Path) -> Iterator[tuple[str, str, int, str | None]]:
+    """Name, residues, line and problem of each record."""
     _, blocks = stream(path)
     start = find_start(one_line_end(blocks), path)
     if start.kind != b">":
@@ -238,7 +227,7 @@ def _protein_of(path: Path) -> Iterator[_Sequence]:
             problem = problem or "the record is empty"
         elif odd:
             problem = problem or f"invalid letter {odd[0]!r} at residue {odd.start() + 1}"
-        yield _Sequence(name, residues, line, problem)
+        yield name, residues, line, problem
         line += part.count("\n") + 1
 
 
@@ -250,7 +239,8 @@ def _read_fasta(path: Path, molecule: Molecule) -> tuple[list[str], list[str]]:
     """
     seen: dict[str, int] = {}
     sequences = []
-    for name, letters, line, problem in _dna_of(path) if molecule == "dna" else _protein_of(path):
+    dna = ((one.name, one.sequence.decode(), one.line, one.problem) for one in read_records(path))
+    for name, letters, line, problem in dna if molecule == "dna" else _protein_of(path):
         if problem:
             raise InputError(problem, path=path, line=line, record=name)
         sequences.append(letters)

@@ -24,6 +24,11 @@ GENBANK = re.compile(rb"(?:[^>@;#\n][^\n]*\n|\n){0,100}?LOCUS[ \t]")
 _GFF3 = b"##gff-version"
 _BOM = b"\xef\xbb\xbf"
 _ENOUGH = 1 << 14
+_OTHERS = {
+    b"ID   ": "is EMBL; turn it into GenBank first",
+    b">": "is FASTA, which needs its annotation beside it: give its GFF3 or GenBank file too",
+}
+_NEITHER = "is not GenBank (no line begins with LOCUS), nor FASTA with a GFF3 or GenBank file"
 
 
 def read_annotated(path: Path, annotation: Path | None = None) -> Iterator[Annotated]:
@@ -62,8 +67,8 @@ def _records(path: Path, annotation: Path | None) -> Iterator[tuple[int, Annotat
     if start.startswith(_GFF3) and annotation in (None, path):
         return _annotated(_fasta_within(path), Annotation(_text(path), path), path)
     if annotation is None:
-        what = "is EMBL; turn it into GenBank first" if start.startswith(b"ID   ") else _not_genbank(start)
-        raise InputError(what, path=path)
+        others = (what for mark, what in _OTHERS.items() if start.startswith(mark))
+        raise InputError(next(others, _NEITHER), path=path)
     start, blocks = begin(annotation)
     if GENBANK.match(start):
         return _annotated(read_records(path), GenBankAnnotation(blocks, annotation), path)
@@ -81,12 +86,6 @@ def begin(path: Path) -> tuple[bytes, Iterator[bytes]]:
     if not start.strip():
         raise InputError("the file is empty", path=path)
     return start, chain((start,), blocks)
-
-
-def _not_genbank(start: bytes) -> str:
-    if start.startswith(b">"):
-        return "is FASTA, which needs its annotation beside it: give its GFF3 or GenBank file too"
-    return "is not GenBank (no line begins with LOCUS), nor FASTA with a GFF3 or GenBank file"
 
 
 def _annotated(
