@@ -26,7 +26,7 @@ from vnp.features.table import Records
 from vnp.files.tables import table_text
 from vnp.runs.planning.plan import check_inputs, planned_records
 from vnp.runs.request import PlannedInput
-from vnp.sequences.identity import IDENTITY, SHORTEST, clusters_of_genomes
+from vnp.sequences.identity import SHORTEST, clusters_of_genomes
 from vnp.sequences.samplesheet import table_rows
 
 FILE_DIGEST = "file_sha256"
@@ -281,9 +281,7 @@ def read_split(path: Path) -> tuple[str, dict[str, int]]:
     return header[0], stored
 
 
-def clusters_of_groups(
-    features: Features, identity: float = IDENTITY, *, progress: Callable[[int], None] = lambda _groups: None
-) -> dict[str, int]:
+def clusters_of_groups(features: Features, *, progress: Callable[[int], None] = lambda _groups: None) -> dict[str, int]:
     """Number the clusters that groups form when those of high identity (ANI) are joined.
 
     The sequences are read from the inputs that the features' provenance names; 15 % of one group must align for skani
@@ -291,7 +289,7 @@ def clusters_of_groups(
     """
     genomes = _genomes(features)
     sizes = {name: sum(map(len, contigs)) for name, contigs in genomes.items()}
-    return clusters_of_genomes(sizes, genomes.__getitem__, identity, asked_by="--dedupe", progress=progress)
+    return clusters_of_genomes(sizes, genomes.__getitem__, asked_by="--dedupe", progress=progress)
 
 
 def _genomes(features: Features) -> dict[str, list[bytes]]:

@@ -136,7 +136,6 @@ def train(
     *,
     resume: bool = True,
     force: bool = False,
-    graph: bool = True,
     watcher: Watcher | None = None,
     other: Other | None = None,
 ) -> Trained:
@@ -145,7 +144,6 @@ def train(
     Args:
         resume: go on from the state of a killed training, if it was this very one.
         force: write over what is there.
-        graph: record steps as CUDA graphs, where there is a GPU.
         watcher: is told how it goes.
         other: the native network, where it is to be kept how it scores held-out records.
 
@@ -193,7 +191,7 @@ def train(
 
         fitted = fit(
             store, split, training.recipe, training.seed, state=outputs.state, digest=_digest(request, device),
-            resume=resume, graph=graph, organism=_organisms(features, training, records), each_epoch=after_epoch,
+            resume=resume, organism=_organisms(features, training, records), each_epoch=after_epoch,
             inside=watcher.inside,
         )  # fmt: skip
         if not written:

@@ -114,26 +114,17 @@ class PackedCheck:
 
 
 def check_packed(
-    device: str,
-    precision: str,
-    *,
-    model: str = "esm2",
-    full: bool = False,
-    layers: int | None = None,
-    sequences: int = 48,
-    longest: int = 1500,
-    seed: int = 0,
-    attention: str = "packed",
+    device: str, precision: str, *, model: str, layers: int | None = None, sequences: int = 48, longest: int = 1500
 ) -> PackedCheck:
-    """Compare packed embeddings of a model with random weights with padded ones in float32 on the same device.
+    """Compare packed embeddings of a small random model with padded ones in float32 on the same device.
 
-    ``model`` names an encoder or its architecture; it is small, unless ``full``.
+    ``model`` names an encoder or its architecture.
 
     Raises:
         EncoderError: the device or kernel cannot be used, or an embedding is not finite.
     """
-    made = random_model(choose_device(device), find_spec(model), full=full, layers=layers, seed=seed)
-    return compare_packed(Reference.make(made, sequences, longest, seed), precision, attention)
+    made = random_model(choose_device(device), find_spec(model), layers=layers)
+    return compare_packed(Reference.make(made, sequences, longest), precision, "packed")
 
 
 def find_spec(name: str) -> EncoderSpec:

@@ -83,10 +83,10 @@ def frames(molecule: Molecule) -> list[str]:
     return found.nucleotides() if molecule == "dna" else found.proteins()
 
 
-def known(one: EncoderSpec, weights: Path | None, device: str = "auto", *, needed: bool = True) -> Finding:
+def known(one: EncoderSpec, weights: Path | None, *, needed: bool = True) -> Finding:
     """Embed the fixed sequences with a user's weights and compare with what was published for them.
 
-    Weights and device are as in ``vnp.encoders.load``; the precision is what the device takes by default.
+    Weights are as in ``vnp.encoders.load``; device and precision are those that it takes by default.
 
     Returns:
         ``ok`` or ``fails`` with the largest distance; ``warning`` where memory is too short to tell; ``not here`` where
@@ -113,7 +113,7 @@ def known(one: EncoderSpec, weights: Path | None, device: str = "auto", *, neede
         if free is not None and free < needs:
             found = f"not compared: that takes {needs / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} GB are free"
             return Finding(about, "warning", found, "python -m jobs.doctor --known where there is more memory")
-        return compare(one.name, from_folder(folder, device=device, precision="auto"), answers)
+        return compare(one.name, from_folder(folder, device="auto", precision="auto"), answers)
 
     return guarded(about, look, fetch)
 

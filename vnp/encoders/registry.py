@@ -125,13 +125,10 @@ def from_folder(
     return _build(spec, folder, device, precision, token_budget, attention)
 
 
-def describe(
-    name: str, molecule: str, weights: Path | None = None, precision: str = "auto", *, full: bool = False
-) -> dict[str, object]:
+def describe(name: str, molecule: str, weights: Path | None = None, precision: str = "auto") -> dict[str, object]:
     """What ``identity`` would say of an encoder, without loading it: for planning where there is no GPU.
 
-    Arguments are as in ``load``; ``auto`` stays ``auto``, because the device that decides is not here, and with
-    ``full`` every weight file is hashed again.
+    Arguments are as in ``load``; ``auto`` stays ``auto``, because the device that decides is not here.
 
     Raises:
         VnpError: as of ``load``.
@@ -141,7 +138,7 @@ def describe(
     if not spec.needs_weights:
         return _identity(spec, "fp32")
     folder = find_folder(spec, given or weights)
-    resolved = resolve(spec, folder, full=full)
+    resolved = resolve(spec, folder)
     return _identity(resolved, _allowed(precision, resolved, folder))
 
 

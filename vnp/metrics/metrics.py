@@ -257,7 +257,7 @@ def checked(
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Where a metric lies with 95 % confidence, unless another level was asked for; NaN where it is not defined."""
+    """Where a metric lies with 95 % confidence; NaN where it is not defined."""
 
     low: float
     high: float
@@ -275,7 +275,6 @@ def bootstrap_intervals(
     threshold: float = THRESHOLD,
     replicates: int = REPLICATES,
     seed: int = 0,
-    confidence: float = 0.95,
 ) -> dict[str, Interval]:
     """Percentile intervals of every metric, drawing whole groups with replacement."""
     label, probability = checked(label, probability)
@@ -284,19 +283,17 @@ def bootstrap_intervals(
         label, probability, index, len(groups),
         threshold=threshold, replicates=replicates if len(groups) >= 2 else 0, seed=seed,
     )  # fmt: skip
-    return intervals_of(drawn, len(groups), confidence)
+    return intervals_of(drawn, len(groups))
 
 
-def intervals_of(
-    drawn: Float64[np.ndarray, "metrics draws"], groups: int, confidence: float = 0.95
-) -> dict[str, Interval]:
+def intervals_of(drawn: Float64[np.ndarray, "metrics draws"], groups: int) -> dict[str, Interval]:
     """The span between the outer percentiles of each metric over draws, those that are NaN left out."""
     found = {}
     for name, values in zip(NAMES, drawn, strict=True):
         defined = values[np.isfinite(values)]
         low = high = float("nan")
         if groups >= 2 and len(defined):
-            low, high = map(float, np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2]))
+            low, high = map(float, np.quantile(defined, [0.025, 0.975]))
         found[name] = Interval(low, high)
     return found
 

@@ -119,7 +119,7 @@ class Shares:
         """The likeliest share; one record of either label is assumed beside them, so that it is never 0 or 1."""
         return float(_likeliest(self.counts[None].astype(float), _bin_odds())[0])
 
-    def estimate(self, seed: int = 0) -> Prevalence:
+    def estimate(self) -> Prevalence:
         """The share with an interval of 95 %, and whether it can be trusted.
 
         With evidence for all records the interval holds the shares at which mixtures of held-out units, of as many
@@ -128,7 +128,7 @@ class Shares:
         import numpy as np
 
         total, share = int(self.counts.sum()), self.share()
-        random = np.random.default_rng(seed)
+        random = np.random.default_rng(0)
         known = total > 0 and sum(int(seen.sum()) for seen in self.seen.values()) == total
         low, high, reason = 0.0, 1.0, ""
         if known:

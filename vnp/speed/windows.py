@@ -38,7 +38,7 @@ class _Step:
     operations: float
 
 
-def default_windows(bases: int, *, few: bool = False, seed: int = 0) -> list[Workload]:
+def default_windows(bases: int, *, few: bool = False) -> list[Workload]:
     """Windows of one length each, and of contigs of 500 to 2,000 bases, with about so many bases each."""
     lengths = (_LENGTHS[0], _LENGTHS[-1]) if few else _LENGTHS
     made = [
@@ -46,7 +46,7 @@ def default_windows(bases: int, *, few: bool = False, seed: int = 0) -> list[Wor
         for each in lengths
     ]
     if not few:
-        drawn = np.exp(np.random.default_rng(seed).uniform(math.log(500), math.log(2000), max(1, bases // 1082)))
+        drawn = np.exp(np.random.default_rng(0).uniform(math.log(500), math.log(2000), max(1, bases // 1082)))
         made.append(Workload("contigs of 500 to 2,000 bases", drawn.astype(np.int64), "bases"))
     return made
 

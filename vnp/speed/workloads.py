@@ -82,16 +82,16 @@ def whole_proteins(tokens: int, seed: int = 0) -> Int64[np.ndarray, "n"]:
     return rng.permutation(some)
 
 
-def file_workload(path: Path, *, dna: bool, tokens: int, seed: int = 0, bases: bool = False) -> Workload:
+def file_workload(path: Path, *, dna: bool, tokens: int, bases: bool = False) -> Workload:
     """Take lengths from a FASTA file, plain or compressed, drawn so that there are about so many tokens, or bases."""
     lengths = np.array(_fasta_lengths(path), np.int64)
     lengths = lengths[lengths > 0]
     if not len(lengths):
         raise InputError("has no sequences; give FASTA", path=path)
     if bases:
-        return Workload(path.name, _draw(lengths, tokens, seed), "bases")
+        return Workload(path.name, _draw(lengths, tokens), "bases")
     in_tokens = dna_tokens(lengths) if dna else lengths + _SPECIAL
-    return Workload(path.name, _draw(in_tokens, tokens, seed))
+    return Workload(path.name, _draw(in_tokens, tokens))
 
 
 def dna_tokens(bases: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
@@ -127,7 +127,7 @@ def _frames(sequences: list[bytes], size: int, dna: bool) -> Int64[np.ndarray, "
     return dna_tokens(np.diff(frames.nucleotide_offsets)) if dna else np.diff(frames.protein_offsets) + _SPECIAL
 
 
-def _draw(lengths: Int64[np.ndarray, "n"], tokens: int, seed: int) -> Int64[np.ndarray, "n"]:
+def _draw(lengths: Int64[np.ndarray, "n"], tokens: int, seed: int = 0) -> Int64[np.ndarray, "n"]:
     """So many of these lengths that they have about as many tokens as wanted, the extremes among them."""
     rng = np.random.default_rng(seed)
     count = max(1, round(tokens / float(lengths.mean())))
@@ -146,7 +146,7 @@ def _fasta_lengths(path: Path) -> list[int]:
     return [len(record.partition(b"\n")[2].translate(None, b" \t\r\n")) for record in text.split(b"\n>")]
 
 
-def find_model(name: str, device: str, *, weights: Path | None, full: bool, seed: int = 0) -> BareModel:
+def find_model(name: str, device: str, *, weights: Path | None, full: bool) -> BareModel:
     """Make a model ready to be measured, with real weights where they are there.
 
     Its tensors stay on the CPU, so that what a contestant takes of a GPU's memory is its own.
@@ -169,7 +169,7 @@ def find_model(name: str, device: str, *, weights: Path | None, full: bool, seed
             raise
         folder = None
     if folder is None or (given is None and weights is None and not full):
-        model = random_model(device, spec, full=full, seed=seed)
+        model = random_model(device, spec, full=full)
         return replace(model, state={key: tensor.cpu() for key, tensor in model.state.items()})
     check_fit(spec, folder)
     model = BareModel(spec, read_config(folder), {}, torch.device(device), f"weights of {folder}")

@@ -142,11 +142,7 @@ class Trunk(ABC):
     apart_below: int = 0
 
     def __init__(
-        self,
-        config: Mapping[str, object],
-        state: Mapping[str, torch.Tensor],
-        device: torch.device,
-        dtype: torch.dtype,
+        self, config: Mapping[str, object], state: Mapping[str, torch.Tensor], device: torch.device, dtype: torch.dtype
     ) -> None:
         self.config: Any = self.sizes.read(config)
         self.vocabulary, self.width = self.config.vocabulary, self.config.width
@@ -189,10 +185,7 @@ def number(config: Mapping[str, object], key: str, default: float | None = None)
 
 
 def trunk(
-    state: Mapping[str, torch.Tensor],
-    expected: Mapping[str, tuple[int, ...]],
-    prefix: str,
-    beside: Sequence[str],
+    state: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, ...]], prefix: str, beside: Sequence[str]
 ) -> dict[str, torch.Tensor]:
     """Take a model's own tensors out of a checkpoint, under their names without prefix, and accept no surprise.
 
@@ -221,8 +214,7 @@ def trunk(
             ),
         ),
         _fault(
-            "not floating point",
-            (f"{shown}{n} ({t.dtype})" for n, t in found.items() if not t.is_floating_point()),
+            "not floating point", (f"{shown}{n} ({t.dtype})" for n, t in found.items() if not t.is_floating_point())
         ),
     ]
     told = [fault for fault in faults if fault]
