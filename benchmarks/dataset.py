@@ -74,13 +74,8 @@ def measure_index(
 
     Both get the same open frames of the same chunks and the same proteins, as bytes; finding the frames is not timed.
     The scan is what VirNucPro's ``identify_seq(..., istraindata=True)`` does: it asks of each protein of the record, in
-    order, whether the frame's protein is a part of it, until one is. It is timed on chunks spread over each record.
-
-    Args:
-        genome: an annotated genome file.
-        annotation: the GFF3 or GenBank file of a FASTA file.
-        chunk: bases a chunk.
-        scan_chunks: chunks of a record that the scan is timed on, at most.
+    order, whether the frame's protein is a part of it, until one is. It is timed on ``scan_chunks`` at most, spread
+    over each record.
 
     Raises:
         InputError: the file cannot be used.

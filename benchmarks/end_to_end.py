@@ -49,21 +49,11 @@ def main(encoder_only: bool, **given: Any) -> None:  # noqa: ARG001 - one of the
 
 
 def make_folder(root: Path, name: str, device: str, *, full: bool, seed: int = 0, called: str | None = None) -> Path:
-    """Write a folder that encoders can be loaded from.
+    """Write a folder that encoders can be loaded from, below the weights folder; OSError where it cannot be written.
 
     Args:
-        root: the weights folder.
-        name: of the encoder.
-        device: where the random numbers are drawn.
         full: all layers of the published model, instead of one; the width is the published one, since a run needs it.
-        seed: of the weights.
         called: another name for the folder, which makes it an encoder of its own; it is small then, unless ``full``.
-
-    Returns:
-        The model's folder.
-
-    Raises:
-        OSError: the disk is full or cannot be written.
     """
     folder = root / (called or name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,14 +71,7 @@ def make_folder(root: Path, name: str, device: str, *, full: bool, seed: int = 0
 
 
 def learn_tokens(genomes: list[bytes]) -> str:
-    """Learn a byte-pair encoding of 4,096 tokens as DNABERT-S has one.
-
-    Args:
-        genomes: to learn from.
-
-    Returns:
-        The content of a ``tokenizer.json``.
-    """
+    """The ``tokenizer.json`` of a byte-pair encoding of 4,096 tokens, as DNABERT-S has one, learnt from genomes."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE(unk_token=_SPECIAL[0]))
@@ -106,7 +89,6 @@ def learn_tokens(genomes: list[bytes]) -> str:
     tokenizer.train_from_iterator(pieces, trainer)
     first, last = _SPECIAL[1:3]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{first} $A {last}",
-        special_tokens=[(each, tokenizer.token_to_id(each)) for each in (first, last)],
+        single=f"{first} $A {last}", special_tokens=[(each, tokenizer.token_to_id(each)) for each in (first, last)]
     )
     return str(tokenizer.to_str())

@@ -21,22 +21,12 @@ from vnp.sequences.reading import read_records
 
 
 def measure_frames(
-    bases: int = 10_000_000,
-    chunk: int = 300,
-    repeats: int = 5,
-    seed: int = 1,
-    paths: Sequence[str | Path] = (),
+    bases: int = 10_000_000, chunk: int = 300, repeats: int = 5, seed: int = 1, paths: Sequence[str | Path] = ()
 ) -> dict[str, float]:
     """Time six-frame translation; both sides must first give the same rows.
 
-    Speeds are of medians of processor seconds of one process.
-
-    Args:
-        bases: how many bases to work through.
-        chunk: bases a chunk.
-        repeats: rounds; each times every side once, one after the other, so that a busy machine slows all of them.
-        seed: for random sequences.
-        paths: FASTA or FASTQ files to take the bases from, instead of random sequences.
+    Speeds are of medians of processor seconds of one process; each round times every side once, one after the other, so
+    that a busy machine slows all of them. Bases are those of FASTA or FASTQ files, or random.
 
     Raises:
         InputError: the files hold no bases that can be used.
@@ -157,16 +147,7 @@ def translate(strand: str, frame: int) -> str:
 
 
 def open_rows(name: str, sequence: str, size: int) -> list[Row]:
-    """Find the open frames of every chunk of one sequence.
-
-    Args:
-        name: the record's name.
-        sequence: upper-case IUPAC nucleotides.
-        size: bases a chunk.
-
-    Returns:
-        Rows in order of chunk, then F1 F2 F3 R1 R2 R3.
-    """
+    """The open frames of every chunk of one sequence, upper-case, in order of chunk, then F1 F2 F3 R1 R2 R3."""
     rows = []
     for number, (start, end) in enumerate(chunk_bounds(len(sequence), size), start=1):
         forward = sequence[start:end]

@@ -83,17 +83,8 @@ def measure_front(
 ) -> FrontFigures:
     """Make reads, and time what a task of ``extract`` does with them before the encoders run.
 
-    Every process works on a FASTQ file of its own, as tasks do on shards.
-
-    Args:
-        reads: how many.
-        tokenizer: the DNA encoder's ``tokenizer.json``.
-        length: bases of a read.
-        chunk: bases of a chunk.
-        workers: processes.
-        genomes: FASTA or FASTQ files to cut the reads from; random bases without any.
-        seed: of the reads.
-        progress: told what is being done.
+    Every process works on a FASTQ file of its own, as tasks do on shards. Reads are cut from genomes, or random; the
+    tokenizer is the DNA encoder's ``tokenizer.json``.
 
     Raises:
         UsageError: there are fewer reads than processes.

@@ -70,12 +70,7 @@ class Ended:
 
 
 class Bench:
-    """A folder with what the commands read, and one at a time tried.
-
-    Args:
-        root: an empty folder.
-        name: of the case.
-    """
+    """A folder, empty at first, with what the commands read, and one at a time tried."""
 
     def __init__(self, root: Path, name: str) -> None:
         self.root, self.name = root, name

@@ -50,17 +50,9 @@ def measure_merge(
 ) -> dict[str, Any]:
     """Make a run, then in turns reduce it and copy the result; times are medians of wall-clock seconds.
 
-    Both read from the page cache, and both end when their bytes are on the disk. Reducing runs in a process of its
-    own each time, so that its peak memory is its own.
-
-    Args:
-        folder: on the disk to measure; a temporary folder is made in it and removed again.
-        rows: of the run.
-        shards: of the run.
-        repeats: rounds; each reduces and copies once.
-        layout: ``1664`` or ``full``.
-        store: dtype of the numbers.
-        progress: told what is being done.
+    Both read from the page cache, and both end when their bytes are on the disk. Reducing runs in a process of its own
+    each time, so that its peak memory is its own. The folder is on the disk to measure; a temporary one is made in it
+    and removed.
 
     Raises:
         UsageError: there is no ``cp``, or a number is out of range.
@@ -119,15 +111,7 @@ def _reduce(root: Path, layout: str) -> tuple[float, int, int]:
 def synthetic_run(root: Path, rows: int, shards: int, store: str = "float16", seed: int = 1) -> Run:
     """Make a run whose shards are all done, of the weight-free encoders' widths and with made-up numbers.
 
-    Args:
-        root: the run directory to make.
-        rows: in all; each record has 100 chunks, each chunk one row.
-        shards: in all.
-        store: dtype of the numbers.
-        seed: of the numbers.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
+    Each record has 100 chunks, each chunk one row. StorageError where the disk is full or cannot be written.
     """
     borders = [rows * shard // shards for shard in range(shards + 1)]
     table = [
@@ -149,14 +133,7 @@ def synthetic_run(root: Path, rows: int, shards: int, store: str = "float16", se
 
 
 def planned_run(root: Path, table: Sequence[Shard], records: int, **wishes: Any) -> Run:
-    """A run that is planned as ``table`` says, of an input that is not there.
-
-    Args:
-        root: the run directory to make.
-        table: its shards.
-        records: of the input.
-        wishes: fields of the request, beside these.
-    """
+    """A run that is planned as ``table`` says, of an input that is not there; ``wishes`` are of the request."""
     with TemporaryDirectory() as folder:
         source = Path(folder) / "made-up.fa"
         source.write_text(">one\n" + "ATGGCC" * 50 + "\n")

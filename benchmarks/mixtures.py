@@ -73,14 +73,9 @@ def measure_mixtures(
 
     Args:
         genomes: the packed set that the classifier was trained from: it knows which units were kept.
-        folder: for the mixtures and the calls.
         shares: of viruses, one mixture each; all have the same hosts.
-        hosts: in each.
-        shortest: bases of a contig.
-        longest: the same; the logarithm of the length is uniform.
-        seed: of what is drawn.
+        shortest: bases of a contig, to ``longest``; the logarithm of the length is uniform.
         more: options of predict.
-        progress: told what is being done.
 
     Raises:
         UsageError: there are too few contigs for a share.
@@ -105,12 +100,7 @@ def measure_mixtures(
 
 
 def look_at(calls: Path, share: float) -> Mixture:
-    """Compare the calls of a mixture with the truth, which the records' names tell.
-
-    Args:
-        calls: folder of a prediction.
-        share: of viruses in the mixture.
-    """
+    """Compare the calls of a mixture with the truth, which the records' names tell."""
     with (calls / "predictions.tsv").open(newline="", encoding="utf-8") as table:
         rows = list(csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE))
     viral: Bool[np.ndarray, "r"] = np.array([row["name"].startswith(_VIRUS) for row in rows])

@@ -41,11 +41,6 @@ Read = Callable[[], object]
 def readings(folder: Path, rows: int, bases: int) -> Iterator[tuple[str, Read, Read]]:
     """Merged features, an epoch whose rows are streamed, the shards of a run, the input of a task.
 
-    Args:
-        folder: an empty one, for all of it.
-        rows: of the features, and of the run.
-        bases: of the input.
-
     Yields:
         What it is, the reading with digests, and the same without.
     """
@@ -105,11 +100,7 @@ def _task(run: Run, *, known: bool) -> int:
 
 
 def measure(checked: Read, plain: Read, rounds: int) -> tuple[float, float, float]:
-    """Read in turns with digests and without.
-
-    Returns:
-        Medians over the rounds: seconds with digests, seconds without, and what the digests add in percent.
-    """
+    """Read in turns with digests and without: medians of seconds of both, and what the digests add in percent."""
     found = []
     for read in (checked, plain):
         read()

@@ -51,11 +51,7 @@ _KEYS = (
 
 
 def published_model(model: BareModel) -> Any:
-    """Make transformers' EsmModel with a model's weights, in float32.
-
-    Raises:
-        EncoderError: transformers is missing, or its model is another.
-    """
+    """The EsmModel of transformers with a model's weights, in float32; EncoderError where it is missing."""
     try:
         from transformers import EsmConfig
         from transformers import EsmModel as Published
@@ -77,15 +73,9 @@ def published_model(model: BareModel) -> Any:
 
 
 class EsmModel:
-    """transformers' EsmModel with a model's weights, fed with padded batches.
+    """transformers' EsmModel with a model's weights, fed with padded batches, on ``device``.
 
-    Args:
-        model: of proteins.
-        precision: of weights and activations.
-        copy_each: copy every sequence's mean by itself, instead of a batch's together.
-
-    Attributes:
-        device: where it runs.
+    With ``copy_each`` every sequence's mean is copied by itself, instead of a batch's together.
 
     Raises:
         EncoderError: transformers is missing, or its model is another.
@@ -120,11 +110,7 @@ class EsmModel:
 
 
 class OneByOne:
-    """DNABERT-S with plain layers in float32, for one sequence at a time.
-
-    Args:
-        model: of DNA.
-    """
+    """DNABERT-S with plain layers in float32, for one sequence at a time."""
 
     def __init__(self, model: BareModel) -> None:
         self._model = MosaicBert(model.config, model.state, model.device, torch.float32)
@@ -146,16 +132,9 @@ class OneByOne:
 def best_batch(
     model: EsmModel, ids: Sequence[NDArray[np.int64]], batches: Sequence[int], seconds: float
 ) -> tuple[int, Pieces]:
-    """Find the batch that is fastest on these sequences, sorted by length.
+    """The batch that is fastest on sequences, sorted by length, and the batches that it makes of all of them.
 
-    Args:
-        model: to run.
-        ids: of the workload.
-        batches: sequences of a batch, to be tried from the smallest on.
-        seconds: after which no larger one is tried.
-
-    Returns:
-        The best batch, and the batches that it makes of all sequences.
+    Batches are tried from the smallest on, no larger one after so many seconds.
 
     Raises:
         EncoderError: not even the smallest fits in memory.

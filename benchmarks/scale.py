@@ -70,16 +70,7 @@ def measure_scale(
 ) -> ScaleFigures:
     """Plan made-up reads, make their shards, call them, and call them again with other thresholds.
 
-    Args:
-        folder: where a temporary folder is made, and removed again.
-        records: how many reads.
-        length: bases of each.
-        shards: of the run.
-        seed: of the reads and the scores.
-        progress: told what is being done.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
+    A temporary folder is made in the folder, and removed. StorageError where the disk is full or cannot be written.
     """
     with temporary_folder(folder) as place:
         reads, calls = place / "reads.fasta", place / "calls"
@@ -133,10 +124,7 @@ def _plan(reads: Path, root: Path, shards: int) -> None:
 def _make(root: Path, seed: int) -> None:
     run = Run.open(root)
     _, failed = make_shards(
-        run,
-        (0,),
-        load=lambda: made_up_encoders(run.request),
-        scoring=lambda _encoders: MadeUpScores(seed),
+        run, (0,), load=lambda: made_up_encoders(run.request), scoring=lambda _encoders: MadeUpScores(seed)
     )
     for _, error in failed:
         raise error

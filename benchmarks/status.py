@@ -33,10 +33,7 @@ class StatusTime:
 def measure_status(shards: int, done: int, repeats: int = 3) -> StatusTime:
     """Make a run with so many shards, without embedding anything, and look at it.
 
-    Args:
-        shards: how many.
-        done: how many of them have a receipt and a file; of the others, every second has been begun.
-        repeats: how often to look.
+    So many have a receipt and a file; of the others, every second has been begun.
     """
     with synthetic_run(shards, done) as run:
         seconds = []

@@ -62,18 +62,7 @@ def measure_sweeps(model: BareModel, precisions: Sequence[str]) -> Iterator[Swee
 
 
 def draw(path: Path, models: Sequence[tuple[BareModel, Sequence[Sweep]]]) -> Path:
-    """Draw two panels for each model.
-
-    Args:
-        path: a ``.png`` or ``.svg`` file.
-        models: with their sweeps.
-
-    Returns:
-        The path.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
-    """
+    """Draw two panels for each model into a ``.png`` or ``.svg`` file; StorageError where it cannot be written."""
     made, panels = figure(len(models), 2, width=5.6, height=3.8)
     for (model, sweeps), left, right in zip(models, panels[::2], panels[1::2], strict=True):
         _against_length(left, model, sweeps)

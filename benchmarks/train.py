@@ -74,14 +74,10 @@ def measure_training(
     """Time one epoch of each way, after one step to warm up.
 
     Args:
-        device: to train on.
         rows: of an epoch; a block of made-up rows is repeated.
         width: numbers in a row, stored as float16.
         batches: sizes to time; VirNucPro's recipe with each.
         loop_rows: rows of the loop over single rows that are timed; the time of an epoch is computed from them.
-        loop_workers: its processes.
-        seed: of the made-up rows.
-        progress: told what comes next.
 
     Raises:
         FeatureError: graphs and plain steps give other losses.

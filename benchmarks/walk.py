@@ -75,11 +75,7 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 def walk_extract(words: Sequence[str] = ()) -> Walk:
-    """Extract the bundled sample with the weight-free encoders in this process, and note what ran.
-
-    Args:
-        words: further options of the command.
-    """
+    """Extract the bundled sample with the weight-free encoders in this process, and note what ran."""
     with TemporaryDirectory() as folder:
         options = ["--dna", "kmer", "--protein", "kmer", "--cluster", "inline", "--shards", "2"]
         arguments = [str(SAMPLE), "--out", str(Path(folder) / "run"), *options, *words]

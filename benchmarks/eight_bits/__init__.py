@@ -43,11 +43,7 @@ class Change:
 def measure_change(genomes: Path, folder: Path, bases: int, seed: int = 0) -> list[Change]:
     """Compare the precisions on windows of each length, half of them viral, of units kept for the test.
 
-    Args:
-        genomes: what finetune packed.
-        folder: of the network.
-        bases: of the windows of one length, about.
-        seed: of the windows.
+    ``genomes`` are what finetune packed, and ``bases`` those of the windows of one length, about.
 
     Raises:
         EncoderError: this CPU has no products of bytes.

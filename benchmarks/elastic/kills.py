@@ -136,14 +136,7 @@ def _plan(folder: Path, name: str, shards: int) -> Run:
 
 
 def kill_tasks(kills: int, tasks: int, shards: int, seed: int) -> dict[str, int]:
-    """Kill or suspend tasks that share runs, one run after the other, until so many were; counts of what became of it.
-
-    Args:
-        kills: how many.
-        tasks: at once.
-        shards: of each run.
-        seed: of the moments.
-    """
+    """Kill or suspend tasks that share runs, one run after the other, until so many were; counts of what came of it."""
     chance = random.Random(seed)  # noqa: S311 - nobody is kept from guessing it
     total: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
     with TemporaryDirectory() as name:

@@ -56,11 +56,8 @@ def makespan(world: World, way: str, seed: int) -> float:
 class _Cluster:
     """Tasks that come, work and are taken away.
 
-    Args:
-        world: what is drawn from.
-        chance: of this simulation.
-        left: seconds of work that are left of each shard; blocks that are safe are taken off.
-        way: one of ``WAYS``.
+    ``left`` are seconds of work that are left of each shard, from which blocks that are safe are taken off; ``way`` is
+    one of ``WAYS``.
     """
 
     def __init__(self, world: World, chance: random.Random, left: list[float], way: str) -> None:

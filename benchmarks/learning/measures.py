@@ -66,14 +66,7 @@ def kmer_rows(examples: Examples, rows: Int64[np.ndarray, " m"]) -> Rows:
 
 
 def classify(rows: Mapping[int, Rows], label: Mapping[int, np.ndarray], device: torch.device, seed: int) -> float:
-    """ROC-AUC, on the test part, of VirNucPro's network on standardised rows; the best epoch by validation.
-
-    Args:
-        rows: of each part.
-        label: of each part.
-        device: where to train.
-        seed: of weights and order.
-    """
+    """ROC-AUC, on the test part, of VirNucPro's network on standardised rows; the best epoch by validation."""
     torch.manual_seed(seed)
     mean, spread = rows[TRAIN].mean(0), rows[TRAIN].std(0)
     # What hardly varies in training must not count for more than all else.

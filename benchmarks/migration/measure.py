@@ -67,11 +67,7 @@ def main(out: Path, full: bool, device: str) -> None:
 
 
 def rehearse(out: Path, settings: dict[str, str]) -> None:
-    """Run the script in processes of this Python, in the folder above the one that it fills.
-
-    Raises:
-        RunError: a step failed.
-    """
+    """Run the script by this Python, in the folder above the one that it fills; RunError where a step failed."""
     own = {"OUT": str(out.absolute()), "VNP": f"{sys.executable} -P -m jobs", "CLUSTER": "local", **settings}
     code = subprocess.run(["bash", str(SCRIPT)], cwd=out.parent, env={**environment(), **own}).returncode
     if code != 0:
@@ -79,11 +75,7 @@ def rehearse(out: Path, settings: dict[str, str]) -> None:
 
 
 def write_genomes(folder: Path) -> Path:
-    """The bundled genomes, with annotations that tell of a few bases and no gene, since all frames are taken.
-
-    Returns:
-        The sheet, as ``dataset`` takes it.
-    """
+    """The bundled genomes, annotated with a few bases and no gene, since all frames are taken; gives their sheet."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["path,label,group,organism_group,annotation"]
     with (SAMPLE / "samplesheet.csv").open(encoding="utf-8", newline="") as file:

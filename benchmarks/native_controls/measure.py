@@ -26,16 +26,10 @@ _SHEET = ("path", "label", "control", "seen")
 
 
 def write_material(genomes: Genomes, annotated: Sequence[Path], folder: Path) -> Path:
-    """Write a sheet of controls.
+    """Write a sheet of controls into a folder; gives its path.
 
-    Args:
-        genomes: the packed set of a training, which knows its split.
-        annotated: GenBank, or FASTA whose descriptions say what it is, of hosts; records that the training saw, or that
-            it does not know, are told apart.
-        folder: is there.
-
-    Returns:
-        The sheet's path.
+    The packed set of a training knows its split. ``annotated`` are GenBank, or FASTA whose descriptions say what it is,
+    of hosts; records that the training saw, or that it does not know, are told apart.
 
     Raises:
         UsageError: nothing was kept for the test.

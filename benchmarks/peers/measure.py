@@ -60,11 +60,7 @@ class Score:
 
 
 def read_genomad(path: Path) -> dict[str, Said]:
-    """Read ``NAME_nn_classification.tsv``; the class of the highest score is the call.
-
-    Raises:
-        FeatureError: it is no such table.
-    """
+    """Read ``NAME_nn_classification.tsv``: the class of the highest score is the call; else FeatureError."""
     scores = ("chromosome_score", "plasmid_score", "virus_score")
     found = {}
     for row in _rows(path, ("seq_name", *scores)):
@@ -74,11 +70,7 @@ def read_genomad(path: Path) -> dict[str, Said]:
 
 
 def read_jaeger(path: Path) -> dict[str, Said]:
-    """Read ``NAME_jaeger.tsv``; the score is that of phages less the highest of the other classes.
-
-    Raises:
-        FeatureError: it is no such table.
-    """
+    """Read ``NAME_jaeger.tsv``: the score is that of phages less the next highest; FeatureError for another table."""
     found = {}
     for row in _rows(path, ("contig_id", "prediction", "phage_score")):
         others = [float(row[name]) for name in row if name.endswith("_score") and name not in _NO_CLASS]
@@ -99,11 +91,7 @@ def _rows(path: Path, needed: Sequence[str]) -> Iterator[dict[str, str]]:
 
 
 def run_genomad(fasta: Path, folder: Path, program: str = "genomad") -> dict[str, Said]:
-    """Run geNomad's network and read what it wrote.
-
-    Raises:
-        FeatureError: it failed.
-    """
+    """Run geNomad's network and read what it wrote; FeatureError where it failed."""
     _run([program, "nn-classification", str(fasta), str(folder)], folder)
     return read_genomad(_written(folder, "*_nn_classification.tsv"))
 
@@ -164,16 +152,10 @@ def run_vnp(checkpoint: str) -> Callable[[Path, Path], dict[str, Said]]:
 
 
 def train_kmers(genomes: Path, folder: Path, count: int, seed: int) -> Path:
-    """Train a classifier of hashed k-mers on windows of the units that were not kept for the test.
+    """Train a classifier of hashed k-mers on windows of the units that were not kept for the test; its checkpoint.
 
-    Args:
-        genomes: the packed set of a training, which knows its split.
-        folder: new, for the windows, their features and the checkpoint.
-        count: windows of each label, of 500 to 5,000 bases.
-        seed: of what is drawn.
-
-    Returns:
-        The checkpoint.
+    ``genomes`` is the packed set of a training, which knows its split. There are ``count`` windows of each label, of
+    500 to 5,000 bases.
 
     Raises:
         FeatureError: a step failed.
@@ -219,17 +201,9 @@ def train_kmers(genomes: Path, folder: Path, count: int, seed: int) -> Path:
 
 
 def draw_windows(genomes: Path, fasta: Path, lengths: Sequence[int], count: int, seed: int) -> int:
-    """Write windows of the units kept for the test, named by truth, group, length and number.
+    """Write windows of the units kept for the test, named by truth, group, length and number; gives how many.
 
-    Args:
-        genomes: the packed set of a training, which knows its split.
-        fasta: is written.
-        lengths: bases of windows.
-        count: of each label and length.
-        seed: of what is drawn.
-
-    Returns:
-        How many.
+    ``genomes`` is the packed set of a training, which knows its split; ``count`` is that of each label and length.
 
     Raises:
         FeatureError: the set is damaged.
@@ -253,12 +227,7 @@ def draw_windows(genomes: Path, fasta: Path, lengths: Sequence[int], count: int,
 
 
 def score_windows(names: Sequence[str], said: Mapping[str, Said]) -> list[Score]:
-    """Measure a contestant on windows, length by length.
-
-    Args:
-        names: of all windows, as ``draw_windows`` writes them.
-        said: of those that it says something of, by name.
-    """
+    """Measure what a contestant said of windows of ``draw_windows``, by name, length by length."""
     parts = [name.split("-") for name in names]
     length = np.array([int(part[2]) for part in parts])
     viral = np.array([part[0] == "viral" for part in parts])
@@ -305,14 +274,9 @@ def contest(
     folder: Path,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Line]:
-    """Run all on the same windows and the same phage genomes, and measure them alike.
+    """Run all on the same windows, of ``draw_windows``, and the same phage genomes, if any, and measure them alike.
 
-    Args:
-        contestants: what runs each, or why it cannot.
-        fasta: windows, as ``draw_windows`` writes them.
-        phages: genomes that are all viral; None to leave them out.
-        folder: for what they write.
-        say: told what happens.
+    Contestants are what runs each, or why it cannot.
     """
     names = [record.name for record in read_records(fasta)]
     lines = []

@@ -59,13 +59,7 @@ def shaken(model: BareModel, recipe: TuningRecipe, dtype: torch.dtype, *, compil
 def check_gradients(
     model: BareModel, recipe: TuningRecipe, lengths: np.ndarray, *, compiled: bool
 ) -> dict[str, object]:
-    """Compare packed bfloat16 with padded float32, for the same proteins.
-
-    Args:
-        model: on the device.
-        recipe: objective, and what is trained.
-        lengths: tokens of each protein.
-        compiled: have torch compile the layers.
+    """Compare packed bfloat16 with padded float32, for the same proteins of these tokens.
 
     Returns:
         Relative errors of loss and gradient, those of padded attention in the same precision, and ``passes``.
