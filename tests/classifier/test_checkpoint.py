@@ -51,7 +51,7 @@ def test_it_comes_back_whole_and_without_pickles_that_run(tmp_path: Path, checkp
     ):
         assert getattr(again, name) == getattr(checkpoint, name), name
     rows = np.random.default_rng(0).normal(size=(9, 20)).astype(np.float32)
-    assert np.array_equal(again.scorer("cpu").scores(rows).raw, checkpoint.scorer("cpu").scores(rows).raw)
+    assert np.array_equal(again.scorer("cpu").logits(rows), checkpoint.scorer("cpu").logits(rows))
 
 
 def test_its_bytes_depend_on_its_content_alone(tmp_path: Path, checkpoint: Checkpoint) -> None:
@@ -63,16 +63,15 @@ def test_its_bytes_depend_on_its_content_alone(tmp_path: Path, checkpoint: Check
     assert (tmp_path / "other.pth").read_bytes() != (tmp_path / "one.pth").read_bytes()
 
 
-def test_scores_are_those_of_the_network_calibrated_beside_raw(checkpoint: Checkpoint) -> None:
+def test_probabilities_are_those_of_the_network_calibrated(checkpoint: Checkpoint) -> None:
     rows = np.random.default_rng(2).normal(size=(20_000, 20)).astype(np.float16)
-    scores = checkpoint.scorer("cpu").scores(rows)
+    found = checkpoint.scorer("cpu").probability(rows)
     with torch.inference_mode():
         expected = torch.softmax(checkpoint.model()(torch.from_numpy(rows).float()), dim=1)[:, 1].numpy()
-    assert np.allclose(scores.raw, expected, atol=1e-6)
-    odds = np.log(scores.raw / (1 - scores.raw))
-    assert np.allclose(scores.probability, np.interp(odds, [-1, 0, 2], [0.1, 0.4, 0.9]), atol=1e-6)
-    assert scores.raw.dtype == scores.probability.dtype == np.float64
-    assert len(checkpoint.scorer("cpu").scores(rows[:0])) == 0
+    odds = np.log(expected / (1 - expected))
+    assert np.allclose(found, np.interp(odds, [-1, 0, 2], [0.1, 0.4, 0.9]), atol=1e-6)
+    assert found.dtype == np.float64
+    assert len(checkpoint.scorer("cpu").probability(rows[:0])) == 0
 
 
 def test_one_of_before_presets_has_none(tmp_path: Path, checkpoint: Checkpoint) -> None:
@@ -112,12 +111,12 @@ def test_log_odds_are_of_the_sums_of_kinds() -> None:
 def test_rows_that_do_not_fit_are_not_scored(checkpoint: Checkpoint) -> None:
     scorer = checkpoint.scorer("cpu")
     with pytest.raises(FeatureError, match="rows of 20"):
-        scorer.scores(np.zeros((3, 21), np.float32))
+        scorer.logits(np.zeros((3, 21), np.float32))
     for bad in (np.nan, np.inf, -np.inf):
         rows = np.zeros((3, 20), np.float16)
         rows[1, 4] = bad
         with pytest.raises(FeatureError, match="NaN or infinity"):
-            scorer.scores(rows)
+            scorer.logits(rows)
     with pytest.raises(UsageError, match="no device"):
         checkpoint.scorer("tpu")
 

@@ -98,8 +98,8 @@ def test_metrics_are_those_of_the_checkpoint_on_the_written_split(features: Path
     split = dict(line.split("\t") for line in (tmp_path / "model.split.tsv").read_text().splitlines()[1:])
     opened = open_features(features)
     rows = np.flatnonzero([split[group] == "test" for group in opened.groups()])
-    scores = Checkpoint.load(tmp_path / "model.pth").scorer("cpu").scores(opened.mapped()[rows])
-    accuracy = float(((scores.probability >= 0.5) == (opened.labels()[rows] == 1)).mean())
+    probability = Checkpoint.load(tmp_path / "model.pth").scorer("cpu").probability(opened.mapped()[rows])
+    accuracy = float(((probability >= 0.5) == (opened.labels()[rows] == 1)).mean())
     metrics = json.loads((tmp_path / "model.metrics.json").read_text())
     assert metrics["test"]["frame"]["accuracy"] == pytest.approx(accuracy)
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float16, Float32, Float64, Int64
 
-from vnp.classifier.calibration import Calibration, logistic
+from vnp.classifier.calibration import Calibration
 from vnp.classifier.cascade import Agreement
 from vnp.classifier.classifier import distances, margins, require_kind
 from vnp.classifier.model import CLASSES, MLPClassifier
@@ -233,17 +233,6 @@ def _version(content: Any, path: Path) -> int:
 _ROWS_AT_ONCE = 1_024
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Scores:
-    """What a classifier says of n rows."""
-
-    raw: Float64[np.ndarray, "n"]  # probability of viral as the network gives it
-    probability: Float64[np.ndarray, "n"]  # the same, calibrated: what users are shown
-
-    def __len__(self) -> int:
-        return len(self.raw)
-
-
 class Scorer:
     """A classifier that is ready to score, on ``auto`` (CUDA where there is a GPU), ``cpu`` or ``cuda``.
 
@@ -256,10 +245,10 @@ class Scorer:
         self._checkpoint = checkpoint
         self._network = checkpoint.model().to(self.device)
 
-    def scores(self, features: Float[np.ndarray, "n width"]) -> Scores:
-        """Score rows."""
-        found = margins(self.logits(features), self._checkpoint.kinds, self._checkpoint.viral)
-        return Scores(logistic(found), self._checkpoint.probability(found))
+    def probability(self, rows: Float[np.ndarray, "n width"]) -> Float64[np.ndarray, "n"]:
+        """Calibrated probability of viral of each row."""
+        found = margins(self.logits(rows), self._checkpoint.kinds, self._checkpoint.viral)
+        return self._checkpoint.probability(found)
 
     def logits(self, rows: Float[np.ndarray, "n width"]) -> Float32[np.ndarray, "n k"]:
         """What the network says of each row, a number for each class.

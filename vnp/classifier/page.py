@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +33,8 @@ _CURVES = ("train_loss", "validation_loss", "train_accuracy", "validation_accura
 _GAP = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class GroupMeasured:
-    """Calls of held-out records of one group."""
-
-    name: str
-    label: str  # of its records: viral, host or both
-    records: int
-    right: int
-
-
-def by_group(
-    features: Features, part: Scored, threshold: float, organisms: Sequence[str] | None
-) -> list[GroupMeasured]:
-    """How many records of each group are called right, the worst group first.
+def by_group(features: Features, part: Scored, threshold: float, organisms: Sequence[str] | None) -> list[list[Cell]]:
+    """Rows of a table of how many records of each group are called right, the worst group first.
 
     Groups are those of organisms where they are known, else input files, or of one file the groups of the split. From
     ``threshold`` on a record is called viral by its surest row.
@@ -64,8 +51,11 @@ def by_group(
     own: dict[str, list[int]] = {}
     for at, one in enumerate(part.place.tolist()):
         own.setdefault(names[one] or "(none)", []).append(at)
-    told = [GroupMeasured(name, _label(viral[some]), len(some), int(right[some].sum())) for name, some in own.items()]
-    return sorted(told, key=lambda one: (one.right / one.records, -one.records, one.name))
+    worst_first = sorted(own.items(), key=lambda one: (right[one[1]].mean(), -len(one[1]), one[0]))
+    return [
+        [name, _label(viral[some]), f"{len(some):,}", f"{right[some].sum():,}", f"{right[some].mean():.1%}"]
+        for name, some in worst_first
+    ]
 
 
 def _label(viral: np.ndarray) -> str:
@@ -73,7 +63,7 @@ def _label(viral: np.ndarray) -> str:
 
 
 def training_page(
-    name: str, checkpoint: Checkpoint, fitted: Fitted, groups: Sequence[GroupMeasured], plots: Sequence[Path],
+    name: str, checkpoint: Checkpoint, fitted: Fitted, groups: Sequence[Sequence[Cell]], plots: Sequence[Path],
     files: Sequence[tuple[str, str]],
 ) -> str:  # fmt: skip
     """One HTML page that needs nothing else.
@@ -101,7 +91,7 @@ def training_page(
             Part("Calibration", list(_calibration(checkpoint)), _some(drawn, "reliability")),
             Part(
                 f"By group, of the {part} part",
-                [_group_table(groups)],
+                [Table(["group", "label", "records", "right", "share"], groups[:_MOST_GROUPS])],
                 hint=f"The {_MOST_GROUPS} of {len(groups):,} with most wrong." if len(groups) > _MOST_GROUPS else "",
             ),
             Part("Epoch by epoch", [_epochs(fitted)], folded=True),
@@ -194,14 +184,6 @@ def _calibration(checkpoint: Checkpoint) -> Iterator[Table]:
     if checkpoint.presets:
         rows = [[name, f"{preset.specificity:.2%}"] for name, preset in checkpoint.presets.items()]
         yield Table(["preset", "held-out hosts left alone"], rows, "Presets")
-
-
-def _group_table(groups: Sequence[GroupMeasured]) -> Table:
-    rows: list[list[Cell]] = [
-        [one.name, one.label, f"{one.records:,}", f"{one.right:,}", f"{one.right / one.records:.1%}"]
-        for one in groups[:_MOST_GROUPS]
-    ]
-    return Table(["group", "label", "records", "right", "share"], rows)
 
 
 def _facts(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:

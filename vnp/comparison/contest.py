@@ -149,7 +149,7 @@ def score_rows(
         for first, window in features.stored_windows():
             kept = np.flatnonzero(wanted[first : first + len(window)])
             if len(kept):
-                found[first + kept] = scorer.scores(window[kept]).probability
+                found[first + kept] = scorer.probability(window[kept])
             bar.to(first + len(window))
     chosen: Float64[np.ndarray, "n"] = found[rows]
     return chosen

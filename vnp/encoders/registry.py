@@ -86,14 +86,24 @@ def load(
         WeightsError: the weights are missing, damaged or not the pinned ones.
         EncoderError: the device is not there, or ``doctor --fp8`` did not allow 8 bits for these weights.
     """
+    spec, folder, precision = _resolved(name, molecule, weights, precision)
+    if folder is None:
+        encoder: Encoder = spec.family.load_model()(spec.molecule)
+        return encoder
+    return _build(spec, folder, device, precision, token_budget, "auto")
+
+
+def _resolved(
+    name: str, molecule: str | None, weights: Path | None, precision: str
+) -> tuple[EncoderSpec, Path | None, str]:
+    """An encoder with the digests of its weights, their folder if it has any, and the precision that it runs in."""
     spec, given = _located(name, molecule, weights)
     check_precision(precision)
     if not spec.needs_weights:
-        encoder: Encoder = spec.family.load_model()(spec.molecule)
-        return encoder
+        return spec, None, "fp32"
     folder = find_folder(spec, given or weights)
     resolved = resolve(spec, folder)
-    return _build(resolved, folder, device, _allowed(precision, resolved, folder), token_budget, "auto")
+    return resolved, folder, _allowed(precision, resolved, folder)
 
 
 def _located(name: str, molecule: str | None, weights: Path | None) -> tuple[EncoderSpec, Path | None]:
@@ -133,13 +143,8 @@ def describe(name: str, molecule: str, weights: Path | None = None, precision: s
     Raises:
         VnpError: as of ``load``.
     """
-    spec, given = _located(name, molecule, weights)
-    check_precision(precision)
-    if not spec.needs_weights:
-        return _identity(spec, "fp32")
-    folder = find_folder(spec, given or weights)
-    resolved = resolve(spec, folder)
-    return _identity(resolved, _allowed(precision, resolved, folder))
+    resolved, _, precision = _resolved(name, molecule, weights, precision)
+    return _identity(resolved, precision)
 
 
 def identity(encoder: Encoder) -> dict[str, object]:

@@ -171,15 +171,10 @@ def _counts(records: CalledRecords, samples: Samples) -> list[list[int]]:
     codes = (records.call, records.kind, records.reliability, length_class(records.length), samples.code)
     sizes = (3, int(records.kind.max(initial=0)) + 2, 4, len(LENGTHS) + 1, len(samples.names) + 1)
     shifts = (1, 1, 1, 0, 0)
-    key = np.zeros(len(records.length), np.int64)
-    for code, size, shift in zip(codes, sizes, shifts, strict=True):
-        key = key * size + code + shift
-    found, count = np.unique(key, return_counts=True)
-    columns: list[list[int]] = []
-    for size, shift in zip(reversed(sizes), reversed(shifts), strict=True):
-        columns.insert(0, (found % size - shift).tolist())
-        found //= size
-    return [*columns, count.tolist()]
+    shifted = tuple(code.astype(np.int64) + shift for code, shift in zip(codes, shifts, strict=True))
+    found, count = np.unique(np.ravel_multi_index(shifted, sizes), return_counts=True)
+    places = zip(np.unravel_index(found, sizes), shifts, strict=True)
+    return [*((place - shift).tolist() for place, shift in places), count.tolist()]
 
 
 def _columns(records: CalledRecords, listed: Listed, samples: Samples, count: int) -> dict[str, Any]:
