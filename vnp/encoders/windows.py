@@ -25,6 +25,7 @@ from vnp.encoders.models.sixframe import (
     codon_ids,
     padded_length,
 )
+from vnp.encoders.packing import to_device
 from vnp.encoders.spec import EncoderSpec
 from vnp.errors import EncoderError, WeightsError
 
@@ -241,7 +242,7 @@ class SixFrameEncoder:
         """What the network says of windows of one padded length; on a CPU of as many as any batch of it has."""
         if self.device.type == "cpu":
             some = np.resize(some, max(1, self.token_budget // size))
-        bases, lengths = self._there(work.letters(some, size)), self._there(work.length[some])
+        bases, lengths = (to_device(each, self.device) for each in (work.letters(some, size), work.length[some]))
         # No other length is rounded up to a common one, so there nothing is padded and nothing needs to be masked.
         full = size in COMMON_LENGTHS
         ids = codon_ids(bases, None if full else lengths)
@@ -249,12 +250,6 @@ class SixFrameEncoder:
         with torch.autocast(self.device.type, dtype=self._half, enabled=self._half is not None):
             result: Tensor = function(ids, codons)
         return result.float()
-
-    def _there(self, values: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(values)
-        if self.device.type != "cuda":
-            return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)
 
 
 @contextmanager
