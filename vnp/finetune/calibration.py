@@ -52,11 +52,7 @@ class LengthCalibration:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> LengthCalibration:
-        """Read what ``to_json`` gave.
-
-        Raises:
-            WeightsError: it is not a calibration.
-        """
+        """Read what ``to_json`` gave; WeightsError where it is not a calibration."""
         try:
             found = cls(*(tuple(stored[name]) for name in ("knots", "slopes", "offsets")))
             sizes = {len(found.knots), len(found.slopes), len(found.offsets)}
@@ -75,14 +71,9 @@ def fit(
     weight: Float64[np.ndarray, " n"] | None = None,
     knots: Sequence[int] = KNOTS,
 ) -> LengthCalibration:
-    """Fit slopes and offsets by Newton's method; neighbours are drawn towards each other a little.
+    """Fit slopes and offsets at lengths by Newton's method; neighbours are drawn towards each other a little.
 
-    Args:
-        viral: labels, of both kinds.
-        logit: mean log-odds.
-        length: bases.
-        weight: of each record; each label of each stretch between knots is brought to the same weight after that.
-        knots: lengths.
+    Logits are mean log-odds. Each label of each stretch between knots is brought to the same weight.
     """
     hats = _hats(length, knots)
     features = np.concatenate((hats * logit[:, None], hats), axis=1)

@@ -120,11 +120,7 @@ def read_genomes(files: Sequence[GenomeFile]) -> Genomes:
 
 
 def save_genomes(genomes: Genomes, path: Path) -> None:
-    """Write a packed set: two bits a base, and the runs of ambiguous ones.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
-    """
+    """Write a packed set: two bits a base, and the runs of ambiguous ones; StorageError where it cannot be written."""
     ambiguous = genomes.codes == AMBIGUOUS
     bases = np.where(ambiguous, 0, genomes.codes)
     bases = np.concatenate((bases, np.zeros(-len(bases) % 4, np.uint8))).reshape(-1, 4)
@@ -143,11 +139,7 @@ def save_genomes(genomes: Genomes, path: Path) -> None:
 
 
 def load_genomes(path: Path) -> Genomes:
-    """Read a packed set and check it.
-
-    Raises:
-        FeatureError: the file is damaged or something else.
-    """
+    """Read a packed set and check it; FeatureError where it is damaged or something else."""
     try:
         with np.load(path) as file:
             if str(file["schema"]) != SCHEMA:

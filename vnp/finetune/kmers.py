@@ -17,14 +17,9 @@ AMINO_ACIDS = "".join(STANDARD_CODE[CODONS.index("".join(codon))] for codon in p
 def kmer_hashes(
     codes: UInt8[np.ndarray, " bases"], k: int
 ) -> tuple[UInt64[np.ndarray, " places"], Bool[np.ndarray, " places"]]:
-    """Hash the k-mer at each place; a k-mer and its reverse complement have one hash.
+    """Hash the k-mer (of 32 bases at most) at each place, and tell which of them have no ambiguous base.
 
-    Args:
-        codes: as ``base_codes`` has them.
-        k: bases, at most 32.
-
-    Returns:
-        The hashes, and which of them have no ambiguous base.
+    A k-mer and its reverse complement have one hash; codes are as ``base_codes`` has them.
     """
     places = max(0, len(codes) - k + 1)
     forward, reverse = np.zeros(places, np.uint64), np.zeros(places, np.uint64)

@@ -22,12 +22,7 @@ _UNSEEN = 0.01  # how often two bases that never follow each other do
 
 
 def made_up(crops: UInt8[Tensor, "n bases"], generator: torch.Generator) -> UInt8[Tensor, "n bases"]:
-    """Make a sequence that is nobody's in place of each crop.
-
-    Args:
-        crops: codes of bases, 4 for ambiguous ones, of which there will be none.
-        generator: of the crops' device.
-    """
+    """Make a sequence that is nobody's, without ambiguous bases, in place of each crop."""
     count, length = crops.shape
     how = _uniform(generator, count, 1)
     chances = torch.where(how[:, :, None] < 0.5, _following(crops), _lopsided(count, generator))

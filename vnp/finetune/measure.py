@@ -45,13 +45,7 @@ def draw(
 ) -> Windows:
     """Draw up to ``count`` pieces of each label: hosts evenly by group, units by the square root of their size.
 
-    Args:
-        held: the genomes.
-        chosen: records that pieces may be of.
-        shortest: bases of a piece.
-        longest: the same; the logarithm of the length is uniform.
-        count: pieces of a label.
-        seed: of what is drawn.
+    Pieces are of chosen records; the logarithm of their length is uniform.
     """
     genomes, random = held.genomes, np.random.default_rng(seed)
     lengths = genomes.lengths
@@ -203,12 +197,8 @@ def watch(network: SixFrame, held: DeviceGenomes, count: int, window: int) -> di
 def looks_viral(network: SixFrame, held: DeviceGenomes, logit: float) -> Int64[np.ndarray, "runs 2"]:
     """Pieces of the prokaryotes and plasmids to train on that look viral for 10 kb: likely prophages, or mislabelled.
 
-    A record of fewer than five windows is judged as a whole, and needs a half more for each that it lacks.
-
-    Args:
-        network: what it looks viral to.
-        held: the genomes.
-        logit: mean log-odds of five windows that are enough.
+    A mean log-odds of five windows of ``logit`` is enough. A record of fewer is judged as a whole, and needs a half
+    more for each that it lacks.
     """
     genomes = held.genomes
     searched = (genomes.part == TRAIN) & (genomes.kinds & ~np.uint8(PROKARYOTES) == 0)

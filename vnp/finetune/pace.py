@@ -89,15 +89,10 @@ def reproducible(device: torch.device) -> Iterator[None]:
 
 
 def read_state(path: Path, identity: str, device: torch.device) -> dict[str, Any] | None:
-    """What a killed training left to go on from; None where there is nothing.
-
-    Args:
-        path: of the state.
-        identity: of the training that goes on.
-        device: for the tensors.
+    """What a killed training left to go on from, its tensors on the device; None where there is nothing.
 
     Raises:
-        FeatureError: it is of another training, or damaged.
+        FeatureError: it is of another training, by its identity, or damaged.
     """
     if not path.exists():
         return None

@@ -31,10 +31,7 @@ def prepare(
     Args:
         source: a sheet, or a packed set, whose split then stays as it is but for the groups to leave out.
         packed: where to pack the sheet's; what is there already is read instead.
-        validation: share of the units to watch.
-        test: share of the units to keep for the test.
         left_out: groups to keep for the test as a whole.
-        say: told what happens.
 
     Raises:
         UsageError: no group is called as one to leave out.

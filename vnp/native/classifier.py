@@ -103,11 +103,7 @@ class NativeClassifier:
 class WindowScorer:
     """The bundled network, ready to score windows of DNA as rows of theirs would be scored; threads may share it.
 
-    Args:
-        classifier: it.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        precision: of its body, one of ``vnp.encoders.registry.PRECISIONS``.
-        store: dtype that rows have in between.
+    The precision is that of its body; ``store`` is the dtype that rows have in between.
     """
 
     def __init__(self, classifier: NativeClassifier, device: str, precision: str = "auto", store: str = "float16"):

@@ -13,11 +13,7 @@ WEIGHTS_SHA256 = spec("sixframe").pins["model.safetensors"]
 
 
 def load_native() -> Trained:
-    """Read the bundled network; each caller has its own, to put on its own device.
-
-    Raises:
-        WeightsError: a file is missing, damaged, or not the one that this version came with.
-    """
+    """Read the bundled network, a new one for each caller; WeightsError where a file is missing or damaged."""
     try:
         return read_folder(FOLDER, weights_sha256=WEIGHTS_SHA256)
     except WeightsError as error:

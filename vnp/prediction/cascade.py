@@ -22,14 +22,10 @@ from vnp.runs.units import Settled, UnitBatch
 def choose_cascade(
     classifier: Classifier, name: str, risk: float, threshold: float | None, preset: str | None
 ) -> Cascade:
-    """Choose what the native network settles, by the held-out records that a checkpoint keeps.
+    """Choose what the native network settles, by the held-out records that a checkpoint, called ``name``, keeps.
 
-    Args:
-        classifier: the checkpoint.
-        name: what the user calls it.
-        risk: share of the calls that may differ from those of the checkpoint alone.
-        threshold: probability from which on a record is called viral; None where ``preset`` says.
-        preset: name of the thresholds by length.
+    The risk is the share of the calls that may differ from those of the checkpoint alone; a record is called viral from
+    the threshold on or, where that is None, by the preset.
 
     Raises:
         UsageError: the checkpoint does not keep such records, or too few; or the risk is no share.
@@ -72,15 +68,7 @@ def _least(
 
 
 class Settling:
-    """Finds the records of a block that the native network settles.
-
-    Args:
-        cascade: from where on.
-        native: the native network.
-        scorer: the same, ready.
-        chunk: bases of a chunk.
-        shortest: bases of the shortest window.
-    """
+    """Finds the records of a block that the native network settles."""
 
     def __init__(
         self, cascade: Cascade, native: NativeClassifier, scorer: WindowScorer, chunk: int, shortest: int
@@ -97,12 +85,7 @@ class Settling:
         self._last, self._windows = -1, _no_scores(len(native.kinds))
 
     def settle(self, units: Sequence[UnitBatch], inputs: Sequence[PlannedInput]) -> Settled:
-        """Let the native network read the whole records of a block, and keep those that it is sure about.
-
-        Args:
-            units: the block.
-            inputs: the run's files.
-        """
+        """Let the native network read the whole records of a block, and keep those that it is sure about."""
         sequences: dict[int, bytes] = {}
         keys = []
         for batch in units:

@@ -27,10 +27,7 @@ if TYPE_CHECKING:
 
 
 def find_classifier(name: str) -> tuple[Classifier, str]:
-    """A classifier, and the SHA-256 of what it is made of.
-
-    Args:
-        name: ``native``, the path of a checkpoint, or a folder of ``finetune``.
+    """A classifier, and the SHA-256 of what it is made of: ``native``, a checkpoint, or a folder of ``finetune``.
 
     Raises:
         FeatureError: the file is no checkpoint, or is damaged.
@@ -45,11 +42,7 @@ def find_classifier(name: str) -> tuple[Classifier, str]:
 
 
 def bring_back(choice: ClassifierChoice) -> Classifier:
-    """The classifier that a run was planned with.
-
-    Raises:
-        FeatureError: another one lies there now.
-    """
+    """The classifier that a run was planned with; FeatureError where another one lies there now."""
     classifier, sha256 = find_classifier(choice.name)
     if sha256 != choice.sha256:
         raise FeatureError(
@@ -124,11 +117,7 @@ class TaskScoring:
 
 
 def native_of(choice: ClassifierChoice) -> NativeClassifier:
-    """The native classifier that a run was planned with.
-
-    Raises:
-        FeatureError: the one of this version is another.
-    """
+    """The native classifier that a run was planned with; FeatureError where the one of this version is another."""
     if digest_of(None) != choice.native:
         raise FeatureError("the native model of this vnp is another than that of the run: predict anew with --force")
     return NativeClassifier()

@@ -40,11 +40,7 @@ class PredictOptions:
     cascade: float | None = None
 
     def check(self) -> None:
-        """Refuse what cannot be.
-
-        Raises:
-            UsageError: a number is out of range, or there is no such rule.
-        """
+        """Refuse what cannot be, by UsageError."""
         check_numbers(self.threshold, self.max_fdr, self.min_length)
         chosen = (self.threshold is not None) + (self.preset is not None)
         if chosen != 1 and (chosen or self.prevalence is None):
@@ -60,20 +56,12 @@ class PredictOptions:
         return ClassifierChoice(self.checkpoint, self.checkpoint_sha256, self.layout)
 
     def write(self, path: Path) -> None:
-        """Write them durably, for the step that comes after the shards.
-
-        Raises:
-            StorageError: the disk is full or cannot be written.
-        """
+        """Write them durably, for the step that comes after the shards; StorageError where they cannot be written."""
         write_record(path, self, schema=SCHEMA, seal="digest")
 
     @classmethod
     def read(cls, path: Path) -> PredictOptions | None:
-        """Read what ``write`` wrote; None if there is no such file.
-
-        Raises:
-            RunError: it is damaged or of another version.
-        """
+        """Read what ``write`` wrote; None if there is no such file, RunError where it is damaged."""
         return read_record(path, cls, schema=SCHEMA, seal="digest", older=True, remedy="delete it and predict again")
 
 
@@ -82,11 +70,7 @@ CHOICES = tuple(field.name for field in fields(PredictOptions))[4:]
 
 
 def check_numbers(threshold: float | None, max_fdr: float | None, min_length: int | None) -> None:
-    """Refuse numbers that cannot be; None is nothing to check.
-
-    Raises:
-        UsageError: one is out of range.
-    """
+    """Refuse numbers that cannot be, by UsageError; None is nothing to check."""
     for option, value in (("--threshold", threshold), ("--max-fdr", max_fdr)):
         if value is not None and not 0 <= value <= 1:
             raise UsageError(f"{option} is a share, from 0 to 1, not {value}")

@@ -52,8 +52,7 @@ def choose_options(
     """A classifier, and how to call by it.
 
     Args:
-        name: of the classifier, as users give it.
-        given: what they say of the calls; None where they say nothing.
+        given: what users say of the calls; None where they say nothing.
         before: how the same records were called, which holds where nothing is said.
         native: score chunks without an open frame by the native network, where the classifier reads open frames.
 
@@ -138,11 +137,8 @@ def encoding_for(
     """What a classifier decides about embedding; a half that it does not read is made by what costs least.
 
     Args:
-        classifier: the classifier.
-        options: how to call by it.
         window: bases of a chunk, where chunks are rows and may be shorter than those that it was trained on.
         folders: where encoders are, by molecule; of others the name says it.
-        weights: the user's ``--weights``, if any.
 
     Raises:
         UsageError: no chunk can be of that size; or an encoder is not found, or one is named that is not read.
@@ -194,11 +190,7 @@ def require_fit(planned: RunOptions, classifier: Classifier, options: PredictOpt
 
 
 def require_inputs(files: Sequence[InputFile | PlannedInput], *, pairs: bool, options: PredictOptions) -> None:
-    """Refuse what does not go with some inputs.
-
-    Raises:
-        UsageError: regions of pairs are asked for, or samples where a file is of none.
-    """
+    """Refuse, by UsageError, regions of pairs, and samples where a file is of none."""
     if pairs and options.cascade is not None:
         raise UsageError("--cascade was measured on single records, not on pairs of reads: leave it out")
     if pairs and options.regions:
@@ -221,7 +213,6 @@ def require_free(
     """Make sure that predictions may be written.
 
     Args:
-        paths: where.
         options: what is asked; a prediction of just that kind which did not come to its end may go on.
         force: they may replace others.
         other: what to do instead, for the message.
@@ -261,11 +252,7 @@ def claim(paths: OutputPaths, options: PredictOptions, run: str, *, force: bool,
 
 
 def finished(paths: OutputPaths, options: PredictOptions, run: str) -> dict[str, Any] | None:
-    """The summary of predictions of a run that are there and are just these, else None.
-
-    Raises:
-        RunExistsError: they are, but a file of them is not as it was written.
-    """
+    """The summary of predictions of a run that are there and just these; RunExistsError where a file was changed."""
     summary = _read_summary(paths)
     if summary is None or summary.get("run") != run or not _same(summary.get("settings"), options):
         return None
@@ -302,13 +289,8 @@ def predict(
 ) -> Predicted:
     """Call the records of a run whose shards are done, and write all tables, sequences and the report.
 
-    Args:
-        run: made by a prediction, whose shards hold scores, or by ``extract``, whose rows are scored now.
-        options: what to do.
-        out: folder of the results; the run itself, or another.
-        force: write over what is there.
-        device: where rows are scored: ``auto``, ``cpu`` or ``cuda``.
-        progress: told what is done.
+    The run was made by a prediction, and its shards hold scores, or by ``extract``, and its rows are scored now, on
+    ``device``. ``out`` is the run itself, or another folder.
 
     Raises:
         IncompleteRunError: shards are missing.

@@ -37,21 +37,9 @@ def write_samples(
     calls: Calls,
     regions: Regions,
 ) -> list[Path]:
-    """Write a folder for each sample, and a table of samples.
+    """Write a folder for each sample, in the order of the run, and a table of samples; gives the files.
 
-    Args:
-        paths: of the prediction.
-        written: files of all samples.
-        samples: what came of each, in the order of the run.
-        source: the run.
-        calls: of all that is called.
-        regions: viral stretches.
-
-    Returns:
-        The files.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
+    ``written`` are the files of all samples. StorageError where the disk is full or cannot be written.
     """
     folders = [paths.samples / one.sample for one in samples]
     for folder in folders:

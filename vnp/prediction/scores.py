@@ -130,13 +130,7 @@ def _part(table: _Table, low: int, high: int) -> _Table:
 
 
 def reasons_of(names: Named, skipped: Skipped, asked: Int64[np.ndarray, "u"]) -> list[str]:
-    """Why some records have no row: each one's own reason, or those of its chunks, each once.
-
-    Args:
-        names: records.
-        skipped: what has no row of them.
-        asked: places of the records that are asked about.
-    """
+    """Why the records at these places have no row: each one's own reason, or those of its chunks, each once."""
     entries = np.flatnonzero(skipped.frame < 0)
     of_entry, ordinals = skipped.record[entries], names.ordinal[asked]
     low, high = (np.searchsorted(of_entry, ordinals, side=side) for side in ("left", "right"))
@@ -149,13 +143,7 @@ def reasons_of(names: Named, skipped: Skipped, asked: Int64[np.ndarray, "u"]) ->
 
 
 class Source:
-    """The shards of a run, whose rows a classifier has scored or will score.
-
-    Args:
-        run: whose shards are done.
-        classifier: by which records are called.
-        choice: what it is.
-        device: where rows are scored that are not yet.
+    """The shards of a run, whose rows a classifier has scored or will score on ``device``.
 
     Raises:
         IncompleteRunError: shards are missing.

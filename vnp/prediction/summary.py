@@ -49,12 +49,7 @@ def count_samples(
 ) -> list[SampleCounts]:
     """Count the calls of each sample, in the order in which samples come up.
 
-    Args:
-        names: the sample of each file.
-        files: what each file is called.
-        windows: its records.
-        calls: of all records.
-        kinds: names of the kinds.
+    Names are of the sample of each file, windows its records; calls are of all records.
     """
     of: dict[str, list[int]] = {}
     for place, name in enumerate(names):
@@ -85,24 +80,14 @@ def _count(name: str, files: list[str], windows: list[slice], calls: Calls, kind
 
 
 def cascade_of(request: Request, settled: int) -> dict[str, Any]:
-    """What is told of records that the native network settled; empty where none could be.
-
-    Args:
-        request: of the run.
-        settled: how many there are.
-    """
+    """What is told of records that the native network settled; empty where none could be."""
     if request.classifier is None or request.classifier.cascade is None:
         return {}
     return {"cascade": {"settled_by_native": settled, **asdict(request.classifier.cascade)}}
 
 
 def summary_of(about: Mapping[str, Any], samples: Sequence[SampleCounts]) -> dict[str, Any]:
-    """What ``summary.json`` holds.
-
-    Args:
-        about: what ``predictions.json`` holds.
-        samples: counts of each sample.
-    """
+    """What ``summary.json`` holds, by what ``predictions.json`` does."""
     kept = ("counts", "kinds", "threshold", "expected_false_calls", "viral_share", "no_call_reasons")
     return {
         "schema": SCHEMA,

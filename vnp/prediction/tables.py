@@ -47,18 +47,9 @@ class Column(Generic[Rows]):
 def open_table(
     columns: Sequence[Column[Rows]], text: Path, parquet: Path | None = None
 ) -> Iterator[Callable[[Rows], None]]:
-    """Write a table, some rows at a time; its files appear when the block ends without an error.
+    """Write a table, some rows at a time, as tab-separated text and, if asked, as Parquet.
 
-    Args:
-        columns: of the table.
-        text: path of the tab-separated file.
-        parquet: path of the Parquet file, or None.
-
-    Yields:
-        What takes rows.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
+    Gives what takes rows; the files appear when the block ends without an error, StorageError where they cannot.
     """
     with ExitStack() as stack:
         file = stack.enter_context(open_text_table(text, [column.name for column in columns]))
@@ -255,10 +246,7 @@ ALL = "all"
 
 
 def chosen_columns(names: str) -> Sequence[Column[RecordRows]]:
-    """Columns of the table of records.
-
-    Args:
-        names: ``all``, or names separated by commas; the name of the record comes first, said or not.
+    """Columns of the table of records: ``all``, or some separated by commas; the name of the record comes first.
 
     Raises:
         UsageError: there is no such column, or one is named twice.

@@ -214,10 +214,7 @@ class Writing:
     def _write_records(self, calls: Calls, marked: Sequence[int], stack: ExitStack) -> tuple[Listed, Counter[str]]:
         """Write the table of records; returns those that the page may list, and how often there is which reason.
 
-        Args:
-            calls: of the records.
-            marked: places of those that come before others of their call.
-            stack: what the table is closed with.
+        ``marked`` are places of records that come before others of their call; the stack closes the table.
         """
         add = self._table("predictions", chosen_columns(self.options.columns), stack)
         inputs = self.source.inputs
