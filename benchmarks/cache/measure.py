@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -46,8 +47,19 @@ def _seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
 
 
 def _blocks(encoder: Encoder, sequences: Sequence[str], size: int) -> None:
-    for low in range(0, len(sequences), size):
-        encoder.embed(sequences[low : low + size])
+    """Embed blocks as a task does: one thread prepares the next, another takes the result of the last."""
+    blocks = [sequences[low : low + size] for low in range(0, len(sequences), size)]
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        taken: Future[object] | None = None
+        ahead = reader.submit(encoder.prepare, blocks[0])
+        for block in [*blocks[1:], None]:
+            work = ahead.result()
+            if block is not None:
+                ahead = reader.submit(encoder.prepare, block)
+            launched = encoder.launch(work)
+            if taken is not None:
+                taken.result()
+            taken = writer.submit(launched.result)
 
 
 @command("python -m benchmarks cache --sequences 2000 --folder /scratch")

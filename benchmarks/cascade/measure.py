@@ -16,9 +16,11 @@ import numpy as np
 
 from benchmarks import MOST, temporary_folder
 from benchmarks._commands import command, options
+from benchmarks.end_to_end import make_folder
 from vnp.errors import FeatureError
 from vnp.files.records import parse_json
 from vnp.sequences.reading import read_records
+from vnp.speed.runs import read_receipts, tasks_of
 
 _PARTS = ("train", "validation", "test", "mixed")
 _DEALT = (0.4, 0.1, 0.25, 0.25)
@@ -63,29 +65,38 @@ def _calls(folder: Path) -> dict[str, str]:
         return {row["name"]: row["call"] for row in csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE)}
 
 
-def _compare(mixture: Path, folder: Path, name: str, common: Sequence[str], risk: float) -> dict[str, Any]:
-    """Call a mixture without and with the cascade."""
-    seconds, calls = {}, {}
-    for kind, more in (("alone", ()), ("cascade", ("--cascade", "native", "--cascade-risk", str(risk)))):
-        out = folder / f"{name}-{kind}"
-        seconds[kind] = _run("jobs.predict", str(mixture), "--out", str(out), *common, *more)
-        calls[kind] = _calls(out)
-    summary = parse_json((folder / f"{name}-cascade" / "summary.json").read_text("utf-8"))
-    truth = {one: "viral" if one.startswith(_VIRAL) else "host" for one in calls["alone"]}
-    called = [one for one, call in calls["alone"].items() if call]
-    return {
-        "mixture": name,
-        "records": len(truth),
-        "settled": summary["cascade"]["settled_by_native"] / len(truth),
-        "promised": risk,
-        "changed": sum(calls["alone"][one] != calls["cascade"][one] for one in called) / max(1, len(called)),
-        **{
-            f"right, {kind}": sum(found[one] == truth[one] for one in truth) / len(truth)
-            for kind, found in calls.items()
-        },
-        **{f"seconds, {kind}": round(value, 1) for kind, value in seconds.items()},
-        "factor": round(seconds["alone"] / seconds["cascade"], 2),
-    }
+def _called(mixture: Path, out: Path, words: Sequence[str]) -> tuple[dict[str, str], dict[str, float]]:
+    """Call a mixture: the calls, and seconds of the whole command and from when the encoders were there."""
+    whole = _run("jobs.predict", str(mixture), "--out", str(out), *words)
+    return _calls(out), {"whole": whole, "once loaded": sum(task.working for task in tasks_of(read_receipts(out)))}
+
+
+def _compare(
+    mixture: Path, folder: Path, name: str, common: Sequence[str], risks: Sequence[float]
+) -> Iterator[dict[str, Any]]:
+    """Call a mixture without and with the cascade, once for each risk."""
+    alone, took = _called(mixture, folder / f"{name}-alone", common)
+    truth = {one: "viral" if one.startswith(_VIRAL) else "host" for one in alone}
+    called = [one for one, call in alone.items() if call]
+
+    def right(calls: Mapping[str, str]) -> float:
+        return sum(calls[one] == truth[one] for one in truth) / len(truth)
+
+    for risk in risks:
+        out = folder / f"{name}-{risk:g}"
+        calls, seconds = _called(mixture, out, (*common, "--cascade", "native", "--cascade-risk", str(risk)))
+        settled = parse_json((out / "summary.json").read_text("utf-8"))["cascade"]["settled_by_native"]
+        yield {
+            "mixture": name,
+            "records": len(truth),
+            "settled": settled / len(truth),
+            "promised": risk,
+            "changed": sum(alone[one] != calls[one] for one in called) / max(1, len(called)),
+            "right, alone": right(alone),
+            "right, cascade": right(calls),
+            **{f"seconds, {kind}": [round(took[kind], 1), round(seconds[kind], 1)] for kind in took},
+            **{f"factor, {kind}": round(took[kind] / seconds[kind], 2) for kind in took},
+        }
 
 
 def _mixture(
@@ -108,6 +119,9 @@ def _mixture(
 @click.option("--host", type=click.Path(path_type=Path, exists=True), multiple=True, required=True, help="Genomes.")
 @click.option("--dna", default="kmer", help="DNA encoder, or its folder.")
 @click.option("--protein", default="kmer", help="Protein encoder, or its folder.")
+@click.option("--random", is_flag=True, help="Encoders with random weights, on a CPU of one layer.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where everything runs.")
+@click.option("--precision", default="auto", help="That encoders run in.")
 @click.option("--chunk", type=click.IntRange(30, MOST), default=300, help="Bases of a chunk, and of a read.")
 @click.option(
     "--piece", type=click.IntRange(500, MOST), default=20_000, help="Bases that genomes are cut into, a unit each."
@@ -131,6 +145,9 @@ def main(
     host: tuple[Path, ...],
     dna: str,
     protein: str,
+    random: bool,
+    device: str,
+    precision: str,
     chunk: int,
     piece: int,
     pieces: int,
@@ -144,9 +161,14 @@ def main(
     """Train a checkpoint with --cascade and call mixtures of other genomes without and with it.
 
     Whole records of the files are dealt out to training, to the held-out part that cut-offs are chosen by, and to the
-    mixtures. Changed are calls that differ from those of the checkpoint alone. Everything runs on the CPU.
+    mixtures. Changed are calls that differ from those of the checkpoint alone. Seconds and factors are of the whole
+    command and of its task once encoders are loaded, those without the cascade first.
     """
     with temporary_folder(folder) as place:
+        if random:
+            dna, protein = (
+                str(make_folder(place / "weights", name, device, full=device != "cpu")) for name in (dna, protein)
+            )
         dealt = list(_dealt({_VIRAL: viral, "host": host}, piece, pieces, seed))
         rows = ["path,label,group"]
         for label in (_VIRAL, "host"):
@@ -156,12 +178,12 @@ def main(
         split = [f"{name}\t{part}" for part, _, name, _ in dealt if part != "mixed"]
         (place / "split.tsv").write_text("group\tpart\n" + "\n".join(split) + "\n")
         run, model = str(place / "run"), str(place / "model.pth")
-        here = ("--cluster", "inline", "--device", "cpu")
+        here = ("--cluster", "inline", "--device", device)
         click.echo(f"{len(split):,} pieces of {piece:,} bases to train and choose on ...", err=True)
-        encoders = ("--dna", dna, "--protein", protein)
+        encoders = ("--dna", dna, "--protein", protein, "--precision", precision)
         _run("jobs.extract", str(place / "sheet.csv"), "--out", run, "--chunk", str(chunk), *encoders, *here)
         _run("jobs.reduce", run)
-        trained = ("--split", str(place / "split.tsv"), "--recipe", "adamw", "--device", "cpu", "--cascade")
+        trained = ("--split", str(place / "split.tsv"), "--recipe", "adamw", "--device", device, "--cascade")
         click.echo(f"trained in {_run('jobs.train', run, '--out', model, *trained):.0f} s", err=True)
         mixed = {
             label: [bases for part, of, _, bases in dealt if part == "mixed" and of == label]
@@ -170,11 +192,11 @@ def main(
         kinds = {"contigs": (records, 500, piece), "reads": (5 * records, chunk, chunk)}
         folders = (("--dna", dna), ("--protein", protein))
         named = [word for option, value in folders if Path(value).is_dir() for word in (option, value)]
-        common = ["--checkpoint", model, *here, *named]
+        common = ["--checkpoint", model, "--precision", precision, *here, *named]
         found = []
         for name, (count, low, high) in kinds.items():
             drawn = _write_fasta(place / f"{name}.fna", _mixture(mixed, count, share, low, high, seed))
-            for risk in risks:
-                found.append(_compare(drawn, place, f"{name}-{risk:g}", common, risk))
-                click.echo(json.dumps(found[-1]), err=True)
+            for one in _compare(drawn, place, name, common, risks):
+                found.append(one)
+                click.echo(json.dumps(one), err=True)
     click.echo(json.dumps(found, indent=2) if as_json else "\n".join(map(json.dumps, found)))
