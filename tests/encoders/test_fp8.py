@@ -164,6 +164,22 @@ def test_kernels_on_the_gpu() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_columns_of_a_weight_make_up_for_each_other() -> None:
+    from vnp.encoders.kernels.fp8 import quantise, quantise_together
+
+    torch.manual_seed(0)
+    # Inputs that go together, as those of one language's few letters do.
+    inputs = torch.randn(2, 400, 40) @ torch.randn(2, 40, 200)
+    weights = torch.randn(2, 64, 200)
+    rounded = quantise_together(weights, inputs.mT @ inputs / 400)
+    for weight, given, rows in zip(weights, inputs, rounded, strict=True):
+        plain, scale = quantise(weight)
+        each, together = ((given @ (one.float() * scale - weight).T).norm() for one in (plain, rows))
+        assert together < 0.4 * each
+        assert (rows.float() * scale - weight).norm() < 0.1 * weight.norm()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_kernels_interpreted() -> None:
     interpreted("from tests.encoders.test_fp8 import check_kernels; check_kernels('cpu')")
 
@@ -171,7 +187,7 @@ def test_kernels_interpreted() -> None:
 def check_kernels(place: str) -> None:
     from torch.nn.functional import gelu, layer_norm
 
-    from vnp.encoders.kernels.fp8 import KIND, Stream, Weight
+    from vnp.encoders.kernels.fp8 import KIND, Stream, Weight, centred_behind_norm, centred_onto_stream
 
     torch.manual_seed(0)
     # The interpreter loses the carry where rounding up reaches a power of two, one number in fifty.
@@ -190,7 +206,7 @@ def check_kernels(place: str) -> None:
 
     norm = torch.rand(width, device=place) + 0.5, torch.randn(width, device=place) / 10
     weight, bias = torch.randn(inner, width, device=place) * width**-0.5, torch.randn(inner, device=place)
-    up = Weight.behind_norm((weight, bias), norm, torch.zeros(width, device=place), scale)
+    up = Weight.of(centred_behind_norm((weight, bias), norm), torch.zeros(width, device=place), scale)
     product = normal() @ (up.rows.float() * (up.scale / scale)).T + up.bias
     want = layer_norm(original, (width,), *norm) @ weight.T + bias
     assert (product - want).norm() / want.norm() < 2 * rounding
@@ -203,7 +219,7 @@ def check_kernels(place: str) -> None:
     assert (active.float() * (up.largest / 448) - gelu(product)).norm() / gelu(product).norm() < rounding
     back, offset = torch.randn(width, inner, device=place) * inner**-0.5, torch.randn(width, device=place)
     mean = active.float().mean(dim=0) * (up.largest / 448)
-    down = Weight.onto_stream((back, offset), mean, up.largest / 448)
+    down = Weight.of(centred_onto_stream((back, offset)), mean, up.largest / 448)
     added = stream.x.float() + active.float() @ (down.rows.float() * down.scale).T + down.bias
     exact = centred + active.float() * (up.largest / 448) @ back.T + offset
     # What rounding takes from the mean input is in the bias, and rows stay without a mean of their own.

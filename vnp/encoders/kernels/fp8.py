@@ -17,8 +17,10 @@ Nothing runs between products but attention: each product's epilogue writes what
 What 8 bits round off a weight is the same for every token, so it does not average out over a sequence as the rounding
 of activations does. Most of it is what the mean input would give, and that is put back into the bias (Nagel et al.,
 Data-Free Quantization through Weight Equalization and Bias Correction, ICCV 2019, section 4.2); the means are taken
-from the made-up proteins when the encoder is loaded. Sequences of few tokens, which average little, run in half
-precision.
+from the made-up proteins when the encoder is loaded. In the first layers, whose rounding tells most because the stream
+is still small, the columns of a weight also make up for each other: what is rounded off one is taken into those behind
+it, as their inputs go together on the made-up proteins (Frantar et al., GPTQ, ICLR 2023). Sequences of few tokens,
+which average little, run in half precision.
 """
 
 from __future__ import annotations
@@ -34,14 +36,14 @@ import triton.language as tl
 from torch.nn.functional import layer_norm
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from vnp.encoders.kernels.fused import FusedEsm2
+from vnp.encoders.kernels.fused import Esm2Tensors, FusedEsm2
 from vnp.encoders.kernels.triton_steps import padded, place_of_tile, processors, product_of_tile, warps
-from vnp.encoders.models.esm2 import Esm2
+from vnp.encoders.models.esm2 import Esm2, Esm2Layer
 from vnp.encoders.models.trunk import Pair
 from vnp.encoders.packing import Batch, collate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -60,6 +62,8 @@ _BLOCK = 128
 # K Q N F Y M H W C. Open frames have about this composition.
 _CODONS = (6, 4, 4, 4, 6, 2, 6, 4, 3, 2, 4, 2, 2, 2, 2, 2, 1, 2, 1, 2)
 _FIRST_RESIDUE, _BOS, _EOS = 4, 0, 2
+_CAREFUL = 8  # first layers whose weights' columns make up for each other
+_DAMPING = 0.01  # of the moments' mean, added to each number's own
 _MADE_UP = (34, 52, 102, 168, 300)
 _OF_EACH = 12
 
@@ -143,8 +147,53 @@ def _linear(  # type: ignore[no-untyped-def]
 
 def quantise(weight: torch.Tensor) -> tuple[torch.Tensor, float]:
     """Round a weight to e4m3, and give its scale: ``weight`` is about the first times the second."""
-    scale = float(weight.abs().max().clamp(min=1e-12)) / _LARGEST
-    return (weight.float() / scale).to(KIND).contiguous(), scale
+    scale = _scale(weight)
+    return (weight.float() / scale).to(KIND).contiguous(), float(scale)
+
+
+def quantise_together(weights: torch.Tensor, moments: torch.Tensor) -> torch.Tensor:
+    """Round weights to e4m3 so that their products with inputs change least; scales are those of ``quantise``.
+
+    Args:
+        weights: of several layers, (layers, inner, width).
+        moments: mean products of each two numbers of what they are multiplied with, (layers, width, width).
+    """
+    width = weights.shape[2]
+    damped = moments + _DAMPING * moments.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(
+        width, device=moments.device
+    )
+    # One layer at a time: in float64 they take much memory.
+    factors = [torch.cholesky_inverse(torch.linalg.cholesky(each.double())) for each in damped]
+    factor = torch.stack([torch.linalg.cholesky(each, upper=True).float() for each in factors])
+    # By columns, so that one is a row in memory.
+    left = torch.stack([(each / _scale(each)).T for each in weights])
+    found = torch.empty_like(left, dtype=KIND)
+    for first in range(0, width, _DEPTH):
+        here = slice(first, first + _DEPTH)
+        part, own = left[:, here], factor[:, here, here]
+        errors = torch.empty_like(part)
+        for column in range(part.shape[1]):
+            found[:, first + column] = eight = part[:, column].clamp(-_LARGEST, _LARGEST).to(KIND)
+            errors[:, column] = (part[:, column] - eight.float()) / own[:, column, column, None]
+            part[:, column + 1 :] -= own[:, column, column + 1 :, None] * errors[:, column, None]
+        left[:, first + _DEPTH :] -= factor[:, here, first + _DEPTH :].mT @ errors
+    return found.mT.contiguous()
+
+
+def _scale(weight: torch.Tensor) -> torch.Tensor:
+    return weight.abs().max().float().clamp(min=1e-12) / _LARGEST
+
+
+def centred_behind_norm(linear: Pair, norm: Pair) -> Pair:
+    """A product that LayerNorm's weight and bias are part of, in float32; a row's mean makes no difference to it."""
+    weight = linear[0].float() * norm[0]
+    return weight - weight.mean(dim=1, keepdim=True), linear[1].float() + linear[0].float() @ norm[1]
+
+
+def centred_onto_stream(linear: Pair) -> Pair:
+    """A product that adds rows without a mean, in float32."""
+    weight, bias = linear[0].float(), linear[1].float()
+    return weight - weight.mean(dim=0), bias - bias.mean()
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,26 +206,18 @@ class Weight:
     largest: float  # that a product with a row of LayerNorm can reach
 
     @classmethod
-    def of(cls, weight: torch.Tensor, bias: torch.Tensor, mean: torch.Tensor, scale: float) -> Weight:
-        """Round a weight; its bias makes up for what that takes from the mean input; ``scale`` is the input's."""
-        rows, own = quantise(weight)
+    def of(cls, linear: Pair, mean: torch.Tensor, scale: float, rows: torch.Tensor | None = None) -> Weight:
+        """Round a weight, or take it as it was; its bias makes up for what that takes from the mean input.
+
+        ``scale`` is that of the input.
+        """
+        weight, bias = linear
+        plain, own = quantise(weight)
+        rows = plain if rows is None else rows
         rounded = rows.float() * own
-        whole = bias.float() + (weight.float() - rounded) @ mean
+        whole = bias + (weight - rounded) @ mean
         reach = _ROOM * (weight.shape[1] ** 0.5 * rounded.norm(dim=1) + whole.abs()).max()
         return cls(rows, own * scale, whole, float(reach))
-
-    @classmethod
-    def behind_norm(cls, linear: Pair, norm: Pair, mean: torch.Tensor, scale: float) -> Weight:
-        """A product that LayerNorm's weight and bias are part of; a row's mean makes no difference to it."""
-        weight = linear[0].float() * norm[0]
-        centred = weight - weight.mean(dim=1, keepdim=True)
-        return cls.of(centred, linear[1].float() + linear[0].float() @ norm[1], mean, scale)
-
-    @classmethod
-    def onto_stream(cls, linear: Pair, mean: torch.Tensor, scale: float) -> Weight:
-        """A product that adds rows without a mean."""
-        weight, bias = linear[0].float(), linear[1].float()
-        return cls.of(weight - weight.mean(dim=0), bias - bias.mean(), mean, scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,6 +293,35 @@ class _Layer:
     down: Weight
 
 
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What goes into a product, on made-up proteins."""
+
+    mean: torch.Tensor  # over tokens
+    scale: float  # of the stream in 8 bits, where that goes in
+    moments: torch.Tensor | None  # products of each two numbers without their means, (width, width), where asked for
+
+
+def _products(layer: Esm2Tensors, plain: Esm2Layer) -> tuple[Pair, Pair, Pair, Pair]:
+    """One layer's products in float32, as they are rounded: what is before them is part of them."""
+    return (
+        centred_behind_norm(plain.qkv, layer.norm_attention),
+        centred_onto_stream(plain.out),
+        centred_behind_norm(plain.up, layer.norm_inner),
+        centred_onto_stream(plain.down),
+    )
+
+
+def _together(seen: Sequence[_Seen], layers: Sequence[Esm2Tensors], model: Esm2) -> list[tuple[torch.Tensor, ...]]:
+    """The first layers' weights, each product's of all of them side by side."""
+    pairs = [_products(layer, plain) for layer, plain in zip(layers[:_CAREFUL], model.layers, strict=False)]
+    rounded = []
+    for place in range(4):
+        moments = [one.moments for one in seen[place : 4 * len(pairs) : 4] if one.moments is not None]
+        rounded.append(quantise_together(torch.stack([each[place][0] for each in pairs]), torch.stack(moments)))
+    return list(zip(*rounded, strict=True))
+
+
 class Fp8Esm2(FusedEsm2):
     """An ESM2 trunk whose products run in 8 bits.
 
@@ -267,25 +337,26 @@ class Fp8Esm2(FusedEsm2):
 
     def __init__(self, model: Esm2, attention: TritonAttention) -> None:
         super().__init__(model)
+        seen = self._look(attention)
+        careful = _together(seen, self._layers, model)
         self._eight: list[_Layer] = []
-        found = self._look(attention)
-        for layer, plain, *places in zip(
-            self._layers, model.layers, found[::4], found[1::4], found[2::4], found[3::4], strict=True
-        ):
-            (first, before), (second, _), (third, between), (fourth, _) = places
-            qkv = Weight.behind_norm(plain.qkv, layer.norm_attention, first, before)
-            up = Weight.behind_norm(plain.up, layer.norm_inner, third, between)
+        for number, (layer, plain) in enumerate(zip(self._layers, model.layers, strict=True)):
+            before, second, between, fourth = seen[4 * number : 4 * number + 4]
+            pairs = _products(layer, plain)
+            rows = careful[number] if number < len(careful) else (None,) * 4
+            qkv = Weight.of(pairs[0], before.mean, before.scale, rows[0])
+            up = Weight.of(pairs[2], between.mean, between.scale, rows[2])
             attended, inner = qkv.largest / _LARGEST, up.largest / _LARGEST
             self._eight.append(
                 _Layer(
-                    stream_attention=before,
+                    stream_attention=before.scale,
                     qkv=qkv,
                     attended=attended,
-                    out=Weight.onto_stream(plain.out, second, attended),
-                    stream_inner=between,
+                    out=Weight.of(pairs[1], second.mean, attended, rows[1]),
+                    stream_inner=between.scale,
                     up=up,
                     inner=inner,
-                    down=Weight.onto_stream(plain.down, fourth, inner),
+                    down=Weight.of(pairs[3], fourth.mean, inner, rows[3]),
                 )
             )
 
@@ -305,22 +376,25 @@ class Fp8Esm2(FusedEsm2):
         ]
 
     @torch.inference_mode()
-    def _look(self, attention: TritonAttention) -> list[tuple[torch.Tensor, float]]:
-        """Means over tokens of what goes into each product, without LayerNorm's weights, and the stream's scales."""
+    def _look(self, attention: TritonAttention) -> list[_Seen]:
+        """See what goes into each product of each layer, where that is LayerNorm's without its weights."""
         ids = _made_up(self.vocabulary)
         batch = collate(ids, np.arange(len(ids)), attention, self._last_shift.device, None)
-        found: list[tuple[torch.Tensor, float]] = []
+        found: list[_Seen] = []
 
         def note(inputs: torch.Tensor) -> None:
-            layer, place = divmod(len(found), 4)
-            values = inputs.float()
+            number, place = divmod(len(found), 4)
+            values, top = inputs.float(), 0.0
             if place % 2 == 0:
-                values = values + (self._layers[layer].shift_inner if place else self._layers[layer].shift_attention)
+                layer = self._layers[number]
+                values = values + (layer.shift_inner if place else layer.shift_attention)
                 top = float((values - values.mean(dim=1, keepdim=True)).abs().max())
                 values = layer_norm(values, values.shape[-1:], eps=self._model.config.epsilon)
-            else:
-                top = 0.0
-            found.append((values.mean(dim=0), max(top, 1e-6) * _STREAM_ROOM / _LARGEST))
+            mean, moments = values.mean(dim=0), None
+            if number < _CAREFUL:
+                values = values - mean
+                moments = values.T @ values / len(values)
+            found.append(_Seen(mean, max(top, 1e-6) * _STREAM_ROOM / _LARGEST, moments))
 
         super()._layer_by_layer(self._embed(batch), batch, note)
         return found

@@ -78,8 +78,8 @@ class Fused(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class _Esm2Layer:
-    """One layer's tensors; the shifts are what the stream lacks before attention and before the inner network."""
+class Esm2Tensors:
+    """One layer of ESM2; the shifts are what the stream lacks before attention and before the inner network."""
 
     shift_attention: torch.Tensor
     norm_attention: Pair
@@ -103,12 +103,12 @@ class FusedEsm2(Fused):
     def __init__(self, model: Esm2, *, joint: bool = True) -> None:
         super().__init__(model)
         self._model, self._joint = model, joint
-        self._layers: list[_Esm2Layer] = []
+        self._layers: list[Esm2Tensors] = []
         shift = torch.zeros_like(model.layers[0].out[1], dtype=torch.float32)
         for layer in model.layers:
             before, shift = shift, shift + layer.out[1].float()
             self._layers.append(
-                _Esm2Layer(
+                Esm2Tensors(
                     shift_attention=before,
                     norm_attention=in_float32(layer.norm_attention),
                     qkv=layer.qkv,
