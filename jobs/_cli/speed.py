@@ -92,8 +92,8 @@ speed_options = together(
     click.option(
         "--tune",
         is_flag=True,
-        help="Find the best token budget of each precision, in half a minute each, and keep it for "
-        "encoders on such a device.",
+        help="Find the best token budget of each precision, and on a CPU how many threads a task should have, in half "
+        "a minute each, and keep them for such a device.",
     ),
 )
 
@@ -267,8 +267,10 @@ def _keep(found: list[ModelReport], device: torch.device) -> int:
             peak_gib=None if best.peak_gib is None else round(best.peak_gib, 2),
             measured=datetime.now(UTC).isoformat(timespec="seconds"),
             torch=torch.__version__,
+            threads=None if sweep.best_split is None else sweep.best_split.threads,
         )
         path = write_tuned(device_name(device), name, sweep.precision, budget)
-        echo(f"{name}, {sweep.precision}: {best.budget:,} tokens a batch, kept in {path}", err=True)
+        threads = f", {budget.threads} threads a task" if budget.threads else ""
+        echo(f"{name}, {sweep.precision}: {best.budget:,} tokens a batch{threads}, kept in {path}", err=True)
         kept += 1
     return kept

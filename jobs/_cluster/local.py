@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs._cli.progress import Progress
 from jobs._cluster.executor import Job
@@ -23,11 +23,15 @@ from jobs._cluster.profile import Profile
 from jobs._cluster.task import FAILED, STOPPED, early_task, killed_by, noted, share_task
 from jobs._cluster.worker import environment, task_words
 from vnp.errors import StorageError, VnpError, machine_error, storage_error
+from vnp.files.machine import processor_name
 from vnp.files.records import to_json
-from vnp.runs.done.receipts import note_death, read_attempts
+from vnp.runs.done.receipts import SPLIT, note_death, read_attempts
 from vnp.runs.done.status import last_words, run_status
 from vnp.runs.planning.options import RunOptions
 from vnp.runs.request import Request, Run, RunPaths
+
+if TYPE_CHECKING:
+    from vnp.encoders.measured import TunedBudget
 
 _CORES_A_TASK = 8
 # One process reads, cuts and copies windows at half the speed at which a GPU goes through them.
@@ -45,6 +49,7 @@ class Slot:
 
     gpu: str
     threads: int
+    why: str = ""  # so many threads, and so many tasks
 
 
 def slots(request: Request) -> list[Slot]:
@@ -61,8 +66,19 @@ def slots(request: Request) -> list[Slot]:
         # More threads only wait for each other.
         threads = min(_CORES_A_TASK, max(1, cores // (len(gpus) * share)))
         return [Slot(gpu, threads) for gpu in gpus] * share
-    groups = max(1, cores // _CORES_A_TASK)
-    return [Slot("", cores // groups)] * groups
+    found = _tuned(request)
+    groups = max(1, cores // (_CORES_A_TASK if found is None else found.threads or 1))
+    how = "as where nothing was measured" if found is None else f"measured on {found.measured[:10]}"
+    return [Slot("", cores // groups, f"{groups} x {cores // groups} threads, {how}")] * groups
+
+
+def _tuned(request: Request) -> TunedBudget | None:
+    """What was measured on this processor of the run's encoder that costs most."""
+    # Here, because a host without numpy imports this module.
+    from vnp.encoders.measured import read_tuned_threads
+
+    choice = request.protein or request.dna
+    return read_tuned_threads(processor_name(), choice.name, choice.precision)
 
 
 def visible_gpus() -> list[str]:
@@ -193,7 +209,7 @@ def _run_tasks(run: Run, job: Job, poll: Callable[[], bool], early: list[_Early]
         out, log = run.paths.logs / f"{name}.out", run.paths.logs / f"{name}.err"
         # New ones: where others may write, what stands there could lead to another file.
         with _writing_logs(run), out.open("xb") as said, log.open("xb") as errors:
-            named = {"VNP_JOB": name, "VNP_LOG": str(log)}
+            named = {"VNP_JOB": name, "VNP_LOG": str(log), SPLIT: slot.why}
             told = {"numbers": [index], "submission": submission, "out": str(out), "environment": named}
             for ready in [one for one in early if one.slot == slot]:
                 early.remove(ready)

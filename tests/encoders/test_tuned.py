@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from vnp.encoders.measured import TunedBudget, read_tuned, tuned_path, write_tuned
+from vnp.encoders.measured import TunedBudget, read_tuned, read_tuned_threads, tuned_path, write_tuned
 
 GPU = "NVIDIA H100 80GB HBM3"
 
@@ -44,6 +45,16 @@ def test_budgets_stand_beside_one_another(settings: Path) -> None:
     assert read_tuned("Tesla T4", "fastesm2_650", "fp16") == 8_192
     assert read_tuned("Tesla T4", "dnabert_s", "fp16") is None
     assert [path.name for path in settings.iterdir()] == ["token_budgets.json"]
+
+
+def test_threads_of_a_task_are_those_of_the_latest_measurement() -> None:
+    assert read_tuned_threads("a CPU", "esm2_3b", "auto") is None
+    write_tuned("a CPU", "esm2_3b", "fp32", replace(budget(1024), threads=4))
+    write_tuned("a CPU", "esm2_3b", "bf16", replace(budget(1024), threads=2, measured="2026-11-27T09:00:00+00:00"))
+    write_tuned(GPU, "esm2_3b", "fp16", budget(65_536))
+    found = [read_tuned_threads("a CPU", "esm2_3b", precision) for precision in ("fp32", "bf16", "auto")]
+    assert [one and one.threads for one in found] == [4, 2, 2]
+    assert read_tuned_threads(GPU, "esm2_3b", "auto") is None
 
 
 @pytest.mark.parametrize(

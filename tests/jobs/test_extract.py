@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from jobs._cluster.local import slots
 from jobs.extract import shard_numbers
 from tests.jobs.commands import KMER, SAMPLE, call, clean, extract, start
 from tests.runs.making import coding, column_bytes, plan_run, write_fasta
+from vnp.encoders.measured import TunedBudget, write_tuned
 from vnp.errors import UsageError
+from vnp.files.machine import processor_name
 from vnp.runs.done.status import run_status
 from vnp.runs.request import Request, Run
 
@@ -164,6 +167,21 @@ class TestLocal:
         # As do others, but one each.
         monkeypatch.setattr(Request, "reads_windows", False)
         assert [(slot.gpu, slot.threads) for slot in slots(windows)] == [("0", 8), ("3", 8)]
+
+    def test_a_cpu_is_shared_out_as_was_measured(
+        self, tmp_path: Path, fasta: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("VNP_CONFIG", str(tmp_path / "settings"))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(12)))
+        request = plan_run(tmp_path / "run", [fasta], dna="sixframe", protein=None).request
+        request = replace(request, device="cpu")
+        assert [(slot.threads, slot.why) for slot in slots(request)] == [
+            (12, "1 x 12 threads, as where nothing was measured")
+        ]
+        budget = TunedBudget(1024, 9.0, None, "2026-11-27T09:00:00+00:00", "2.13.0", threads=3)
+        write_tuned(processor_name(), "sixframe", "fp32", budget)
+        found = [(slot.threads, slot.why) for slot in slots(request)]
+        assert found == [(3, "4 x 3 threads, measured on 2026-11-27")] * 4
 
     def test_a_shard_that_fails_does_not_stop_the_others(self, tmp_path: Path) -> None:
         files = [write_fasta(tmp_path / f"{i}.fa", [(f"r{i}", coding(1500, i))]) for i in range(3)]

@@ -81,10 +81,15 @@ def test_json_and_tuning() -> None:
     found = json.loads(result.stdout)
     assert found["models"][0]["name"] == "dnabert_s"
     assert found["machine"]["name"] == "cpu"
-    kept = json.loads(tuned_path().read_text())["budgets"][processor_name()]["dnabert_s"]["fp32"]["tokens"]
-    assert kept in (128, 256)
+    kept = json.loads(tuned_path().read_text())["budgets"][processor_name()]["dnabert_s"]["fp32"]
+    assert kept["tokens"] in (128, 256)
+    splits = found["models"][0]["sweeps"][0]["splits"]
+    assert splits[0]["tasks"] == 1
+    assert all(each["tokens_per_second"] > 0 for each in splits)
+    assert kept["threads"] in {each["threads"] for each in splits}
     assert "small models" not in result.stderr
-    assert f"{kept:,} tokens a batch, kept in {tuned_path()}" in result.stderr
+    said = f"{kept['tokens']:,} tokens a batch, {kept['threads']} threads a task, kept in {tuned_path()}"
+    assert said in result.stderr
 
 
 def test_tuning_that_finds_nothing_says_so() -> None:

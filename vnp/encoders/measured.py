@@ -45,6 +45,7 @@ class TunedBudget:
     peak_gib: float | None  # memory that it took, weights included; None where that is not known
     measured: str  # when, in UTC, ISO 8601
     torch: str  # version that it was measured with
+    threads: int | None = None  # of a task on a CPU, when tasks share out its cores; None where that was not measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,13 @@ def read_tuned(device_name: str, encoder: str, precision: str) -> int | None:
     return None if found is None else found.tokens
 
 
+def read_tuned_threads(device_name: str, encoder: str, precision: str) -> TunedBudget | None:
+    """What was measured of how many threads a task on a CPU should have; of any precision, the latest, for ``auto``."""
+    found = _read_budgets(tuned_path()).get(device_name, {}).get(encoder, {})
+    good = [one for name, one in found.items() if one.threads and precision in (name, "auto")]
+    return max(good, key=lambda one: one.measured, default=None)
+
+
 def write_tuned(device_name: str, encoder: str, precision: str, budget: TunedBudget) -> Path:
     """Keep a budget; what is known of other devices, encoders and precisions stays."""
     path = tuned_path()
@@ -78,7 +86,12 @@ def _read_budgets(path: Path) -> dict[str, dict[str, dict[str, TunedBudget]]]:
     try:
         found = read_record(path, _Budgets, schema=_BUDGETS_SCHEMA, seal="digest", older=True, remedy="measure again")
         budgets = {} if found is None else found.budgets
-        if any(one.tokens < 1 for named in budgets.values() for kinds in named.values() for one in kinds.values()):
+        if any(
+            one.tokens < 1 or (one.threads or 1) < 1
+            for named in budgets.values()
+            for kinds in named.values()
+            for one in kinds.values()
+        ):
             raise RunError(f"{path}: a budget in it is not a number of tokens")
     except RunError as error:
         log.warning("%s is ignored (%s): measure again with python -m jobs.benchmark speed --tune", path, error)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from threading import Barrier
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from vnp.encoders.engine import TransformerEncoder
 from vnp.encoders.measured import cosines
 from vnp.encoders.models.bare import BareModel
 from vnp.errors import EncoderError
+from vnp.files.machine import available_memory
 from vnp.speed.measure import Ceiling, Clock, Memory, ceiling_rows, choose_sample, free, measure_ceiling, take_time
 from vnp.speed.workloads import Workload
 
@@ -28,6 +31,7 @@ SWEPT_LENGTH, _SWEPT_ROUNDS, _PAST = 102, 3, 2
 _GPU_BUDGETS = (4096, 8192, 16384, 32768, 65536, 131072, 262144)
 _CPU_BUDGETS = (512, 1024, 2048, 4096, 8192)
 _WITHIN, _TUNING_SECONDS = 0.01, 25.0  # a point of the largest models takes five more
+_SPLIT_SECONDS, _SPLIT_SEQUENCES = 15.0, 5  # one slab of the engine on a CPU
 _RESERVE = 0.9  # of a GPU's memory; the rest is for its context and for what batches leave in pieces
 MEMORIES = (24, 40, 80, 141)  # GB, as GPUs are sold
 _FULL = 0.998  # a little less than whole batches, so that no token is left for one more
@@ -126,6 +130,15 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Split:
+    """A CPU's cores in groups that work side by side, as tasks do: each with threads of its own."""
+
+    tasks: int
+    threads: int  # of each
+    tokens_per_second: float  # of all together
+
+
+@dataclass(frozen=True)
 class Sweep:
     """Points over ``length`` or ``budget`` (``none`` if it failed); best is the smallest budget near the best rate."""
 
@@ -135,6 +148,13 @@ class Sweep:
     best: int | None
     error: str | None = None
     seconds: float = 0.0  # that it took, with loading the encoder
+    splits: tuple[Split, ...] = ()  # on a CPU, with the best budget
+
+    @property
+    def best_split(self) -> Split | None:
+        """The one with the fewest tasks, each of which holds the weights, that is nearly as fast as the best."""
+        enough = (1 - _WITHIN) * max((each.tokens_per_second for each in self.splits), default=0.0)
+        return next((each for each in self.splits if each.tokens_per_second >= enough), None)
 
 
 @dataclass(frozen=True)
@@ -321,7 +341,9 @@ def _tuned(model: BareModel, precision: str, token_budget: int | None) -> Sweep:
         encoder = model.encoder(precision, token_budget=token_budget)
         steps = [(SWEPT_LENGTH, budget) for budget in budgets_of(model.device) if budget >= SWEPT_LENGTH]
         points = sweep(model, encoder, memory, steps, clock)
-        return Sweep("budget", precision, tuple(points), best_budget(points), seconds=time.perf_counter() - began)
+        splits = () if model.device.type == "cuda" else tuple(_splits(model, encoder, Clock(_SPLIT_SECONDS)))
+        spent = time.perf_counter() - began
+        return Sweep("budget", precision, tuple(points), best_budget(points), seconds=spent, splits=splits)
     except Exception as error:
         return Sweep("none", precision, (), None, error=reason(error))
     finally:
@@ -360,6 +382,35 @@ def sweep(
     finally:
         encoder.token_budget = before
     return points
+
+
+def _splits(model: BareModel, encoder: TransformerEncoder, clock: Clock) -> Iterator[Split]:
+    """One task with all threads, two with half of them, and on until two in a row are slower or time or memory ends."""
+    cores = torch.get_num_threads()
+    ids = model.sequences(np.full(_SPLIT_SEQUENCES, SWEPT_LENGTH, np.int64))
+    room = available_memory()
+    weights = sum(each.nbytes for each in model.state.values())
+    rates: list[float] = []
+    tasks = 1
+    try:
+        while tasks <= cores and (not rates or len(rates) - rates.index(max(rates)) <= _PAST):
+            ready = Barrier(tasks)
+
+            def work(_: int, threads: int = cores // tasks, ready: Barrier = ready) -> None:
+                torch.set_num_threads(threads)
+                ready.wait()
+                encoder.embed_ids(ids)
+
+            began = time.perf_counter()
+            with ThreadPoolExecutor(tasks) as pool:
+                list(pool.map(work, range(tasks)))
+            rates.append(tasks * _SPLIT_SEQUENCES * SWEPT_LENGTH / (time.perf_counter() - began))
+            yield Split(tasks, cores // tasks, rates[-1])
+            tasks *= 2
+            if not clock.left or (room is not None and tasks * weights > room / 2):
+                break
+    finally:
+        torch.set_num_threads(cores)
 
 
 def _point(model: BareModel, encoder: TransformerEncoder, memory: Memory, length: int, budget: int) -> Point:

@@ -159,6 +159,9 @@ def sweep_lines(name: str, sweep: Sweep) -> Iterator[str]:
         )
     if sweep.best is not None:
         yield f"  the smallest batch within 1 % of the best: {sweep.best:,} tokens, found in {sweep.seconds:.0f} s"
+    for split in sweep.splits:
+        best = ", kept" if split == sweep.best_split else ""
+        yield f"  {split.tasks} x {split.threads} threads: {_count(split.tokens_per_second)} tokens/s{best}"
 
 
 def _count(value: float) -> str:

@@ -17,10 +17,9 @@ Nothing runs between products but attention: each product's epilogue writes what
 What 8 bits round off a weight is the same for every token, so it does not average out over a sequence as the rounding
 of activations does. Most of it is what the mean input would give, and that is put back into the bias (Nagel et al.,
 Data-Free Quantization through Weight Equalization and Bias Correction, ICCV 2019, section 4.2); the means are taken
-from the made-up proteins when the encoder is loaded. In the first layers, whose rounding tells most because the stream
-is still small, the columns of a weight also make up for each other: what is rounded off one is taken into those behind
-it, as their inputs go together on the made-up proteins (Frantar et al., GPTQ, ICLR 2023). Sequences of few tokens,
-which average little, run in half precision.
+from the made-up proteins when the encoder is loaded. The columns of a weight also make up for each other: what is
+rounded off one is taken into those behind it, as their inputs go together on these proteins (Frantar et al., GPTQ, ICLR
+2023). Sequences of few tokens, which average little, run in half precision.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ _BLOCK = 128
 # K Q N F Y M H W C. Open frames have about this composition.
 _CODONS = (6, 4, 4, 4, 6, 2, 6, 4, 3, 2, 4, 2, 2, 2, 2, 2, 1, 2, 1, 2)
 _FIRST_RESIDUE, _BOS, _EOS = 4, 0, 2
-_CAREFUL = 8  # first layers whose weights' columns make up for each other
+_TOGETHER = 8  # layers whose weights are rounded side by side
 _DAMPING = 0.01  # of the moments' mean, added to each number's own
 _MADE_UP = (34, 52, 102, 168, 300)
 _OF_EACH = 12
@@ -299,27 +298,46 @@ class _Seen:
 
     mean: torch.Tensor  # over tokens
     scale: float  # of the stream in 8 bits, where that goes in
-    moments: torch.Tensor | None  # products of each two numbers without their means, (width, width), where asked for
+    moments: torch.Tensor  # mean products of each two numbers without their means, (width, width)
 
 
-def _products(layer: Esm2Tensors, plain: Esm2Layer) -> tuple[Pair, Pair, Pair, Pair]:
-    """One layer's products in float32, as they are rounded: what is before them is part of them."""
-    return (
-        centred_behind_norm(plain.qkv, layer.norm_attention),
-        centred_onto_stream(plain.out),
-        centred_behind_norm(plain.up, layer.norm_inner),
-        centred_onto_stream(plain.down),
-    )
-
-
-def _together(seen: Sequence[_Seen], layers: Sequence[Esm2Tensors], model: Esm2) -> list[tuple[torch.Tensor, ...]]:
-    """The first layers' weights, each product's of all of them side by side."""
-    pairs = [_products(layer, plain) for layer, plain in zip(layers[:_CAREFUL], model.layers, strict=False)]
-    rounded = []
-    for place in range(4):
-        moments = [one.moments for one in seen[place : 4 * len(pairs) : 4] if one.moments is not None]
-        rounded.append(quantise_together(torch.stack([each[place][0] for each in pairs]), torch.stack(moments)))
-    return list(zip(*rounded, strict=True))
+def _rounded(seen: Sequence[_Seen], layers: Sequence[Esm2Tensors], plain: Sequence[Esm2Layer]) -> list[_Layer]:
+    """Layers in 8 bits; each product of them all is rounded side by side."""
+    # In float32, with what is before a product as a part of it.
+    pairs = [
+        (
+            centred_behind_norm(own.qkv, layer.norm_attention),
+            centred_onto_stream(own.out),
+            centred_behind_norm(own.up, layer.norm_inner),
+            centred_onto_stream(own.down),
+        )
+        for layer, own in zip(layers, plain, strict=True)
+    ]
+    rows = [
+        quantise_together(
+            torch.stack([four[place][0] for four in pairs]), torch.stack([e.moments for e in seen[place::4]])
+        )
+        for place in range(4)
+    ]
+    found = []
+    for number, (qkv, out, up, down) in enumerate(pairs):
+        before, second, between, fourth = seen[4 * number : 4 * number + 4]
+        first = Weight.of(qkv, before.mean, before.scale, rows[0][number])
+        third = Weight.of(up, between.mean, between.scale, rows[2][number])
+        attended, inner = first.largest / _LARGEST, third.largest / _LARGEST
+        found.append(
+            _Layer(
+                stream_attention=before.scale,
+                qkv=first,
+                attended=attended,
+                out=Weight.of(out, second.mean, attended, rows[1][number]),
+                stream_inner=between.scale,
+                up=third,
+                inner=inner,
+                down=Weight.of(down, fourth.mean, inner, rows[3][number]),
+            )
+        )
+    return found
 
 
 class Fp8Esm2(FusedEsm2):
@@ -337,28 +355,8 @@ class Fp8Esm2(FusedEsm2):
 
     def __init__(self, model: Esm2, attention: TritonAttention) -> None:
         super().__init__(model)
-        seen = self._look(attention)
-        careful = _together(seen, self._layers, model)
         self._eight: list[_Layer] = []
-        for number, (layer, plain) in enumerate(zip(self._layers, model.layers, strict=True)):
-            before, second, between, fourth = seen[4 * number : 4 * number + 4]
-            pairs = _products(layer, plain)
-            rows = careful[number] if number < len(careful) else (None,) * 4
-            qkv = Weight.of(pairs[0], before.mean, before.scale, rows[0])
-            up = Weight.of(pairs[2], between.mean, between.scale, rows[2])
-            attended, inner = qkv.largest / _LARGEST, up.largest / _LARGEST
-            self._eight.append(
-                _Layer(
-                    stream_attention=before.scale,
-                    qkv=qkv,
-                    attended=attended,
-                    out=Weight.of(pairs[1], second.mean, attended, rows[1]),
-                    stream_inner=between.scale,
-                    up=up,
-                    inner=inner,
-                    down=Weight.of(pairs[3], fourth.mean, inner, rows[3]),
-                )
-            )
+        self._look(model, attention)
 
     def launches(self, attention: TritonAttention) -> list[Callable[[], object]]:
         """One launch of each kernel; see ``FusedEsm2``."""
@@ -376,28 +374,29 @@ class Fp8Esm2(FusedEsm2):
         ]
 
     @torch.inference_mode()
-    def _look(self, attention: TritonAttention) -> list[_Seen]:
-        """See what goes into each product of each layer, where that is LayerNorm's without its weights."""
+    def _look(self, model: Esm2, attention: TritonAttention) -> None:
+        """See what goes into each product, where that is LayerNorm's without its weights, and round the weights."""
         ids = _made_up(self.vocabulary)
         batch = collate(ids, np.arange(len(ids)), attention, self._last_shift.device, None)
-        found: list[_Seen] = []
+        seen: list[_Seen] = []
 
         def note(inputs: torch.Tensor) -> None:
-            number, place = divmod(len(found), 4)
+            done = len(self._eight)
+            number, place = divmod(4 * done + len(seen), 4)
             values, top = inputs.float(), 0.0
             if place % 2 == 0:
                 layer = self._layers[number]
                 values = values + (layer.shift_inner if place else layer.shift_attention)
                 top = float((values - values.mean(dim=1, keepdim=True)).abs().max())
                 values = layer_norm(values, values.shape[-1:], eps=self._model.config.epsilon)
-            mean, moments = values.mean(dim=0), None
-            if number < _CAREFUL:
-                values = values - mean
-                moments = values.T @ values / len(values)
-            found.append(_Seen(mean, max(top, 1e-6) * _STREAM_ROOM / _LARGEST, moments))
+            mean = values.mean(dim=0)
+            values = values - mean
+            seen.append(_Seen(mean, max(top, 1e-6) * _STREAM_ROOM / _LARGEST, values.T @ values / len(values)))
+            if place == 3 and (number + 1 - done == _TOGETHER or number + 1 == len(self._layers)):
+                self._eight += _rounded(seen, self._layers[done : number + 1], model.layers[done : number + 1])
+                seen.clear()
 
         super()._layer_by_layer(self._embed(batch), batch, note)
-        return found
 
     def _layer_by_layer(
         self, x: torch.Tensor, batch: Batch, note: Callable[[torch.Tensor], None] = lambda _: None

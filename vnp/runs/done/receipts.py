@@ -28,6 +28,8 @@ from vnp.files.records import from_json, read_json, read_record, to_json, write_
 from vnp.runs.request import Run, Shard, shard_name
 
 SCHEMA = "vnp-receipt/1"
+SPLIT = "VNP_SPLIT"
+"""Variable of a task: how the cores of its machine are shared out to tasks, and why, in words."""
 NAMED = 12
 """Shards that a message names; of more it says that there are."""
 
@@ -70,6 +72,8 @@ class Receipt:
     # the digest of its arrays' checksums that the file carries; "" in a file of scores, and of an earlier version
     content: str = ""
     threads: int = 0  # of the tensor library in the task that made its last block; 0 in an earlier version
+    # how the cores of that machine were shared out to tasks and why; "" where a scheduler did, and in an earlier version
+    split: str = ""
     cached: dict[str, int] = field(default_factory=dict)  # rows of each encoder that a cache had; none without one
     # the attempts on it, oldest first, of which the last one sealed it; none in a receipt of an earlier version
     attempts: list[dict[str, Any]] = field(default_factory=list)

@@ -84,6 +84,7 @@ class Account:
     read: Mapping[str, Sequence[int]] = field(default_factory=dict)
     cached: Mapping[str, int] = field(default_factory=dict)  # rows of each encoder that a cache had
     threads: int = 1  # of the tensor library
+    split: str = ""  # how this machine's cores are shared out to tasks and why; "" where its parent did not say
 
 
 def write_block(
@@ -238,6 +239,7 @@ def seal_shard(
         attempts=told(run.paths.blocks(number), current),
         cached={name: int(value) for name, value in _sums([account.cached for account in accounts]).items()},
         threads=accounts[-1].threads,
+        split=accounts[-1].split,
         inputs=_inputs([account.read for account in accounts], run.request.inputs, known),
     )
     try:

@@ -23,6 +23,7 @@ from vnp.features.table import all_finite
 from vnp.files.durable import here
 from vnp.files.machine import cache_folder, private_folder
 from vnp.files.records import read_record, write_record
+from vnp.runs.done.receipts import SPLIT
 from vnp.runs.making.blocks import Account
 from vnp.runs.request import NATIVE, EncoderChoice, Request, Run, RunPaths
 
@@ -137,8 +138,9 @@ class RunEncoders:
             threads = int(torch.get_num_threads())
         kernels = {name: encoder.kernel for name, encoder in self.by_molecule().items()}
         account = Account(
-            self.identities(), self.device(), kernels, tokens, seconds, events, cached=cached, threads=threads
-        )
+            self.identities(), self.device(), kernels, tokens, seconds, events, cached=cached, threads=threads,
+            split=os.environ.get(SPLIT, ""),
+        )  # fmt: skip
         return Embedding(launched, account)
 
 
