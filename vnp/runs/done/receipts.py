@@ -72,7 +72,7 @@ class Receipt:
     # the digest of its arrays' checksums that the file carries; "" in a file of scores, and of an earlier version
     content: str = ""
     threads: int = 0  # of the tensor library in the task that made its last block; 0 in an earlier version
-    # how the cores of that machine were shared out to tasks and why; "" where a scheduler did, and in an earlier version
+    # how that machine's cores were shared out to tasks and why; "" where a scheduler did, and in an earlier version
     split: str = ""
     cached: dict[str, int] = field(default_factory=dict)  # rows of each encoder that a cache had; none without one
     # the attempts on it, oldest first, of which the last one sealed it; none in a receipt of an earlier version
