@@ -102,7 +102,8 @@ def test_loss_that_is_no_number_stops_the_training(genomes: Genomes, tmp_path: P
 def test_loss_asks_nothing_about_kinds_that_are_not_known() -> None:
     logits = torch.randn(3, len(KINDS), requires_grad=True)
     bases, viral, used = torch.zeros(3, 10, dtype=torch.uint8), torch.tensor([True, False, False]), torch.ones(3) > 0
-    everything = Crops(bases, torch.tensor([0b11, 0b1111100, 0b1111100], dtype=torch.uint8), viral, used)
+    unit = torch.arange(3)
+    everything = Crops(bases, torch.tensor([0b11, 0b1111100, 0b1111100], dtype=torch.uint8), viral, used, unit)
     total, binary = losses(logits, everything, recipe(doubt=0.0))
     assert total.item() == pytest.approx(binary.item(), abs=1e-6)
     one = everything._replace(kinds=torch.tensor([0b01, 0b0001100, 0b0000100], dtype=torch.uint8))
@@ -123,7 +124,7 @@ def test_a_prokaryote_that_looks_viral_counts_less_and_a_virus_that_looks_like_a
     logits[:, 0] = 4.0
     bases, used = torch.zeros(3, 10, dtype=torch.uint8), torch.ones(3) > 0
     kinds = torch.tensor([0b01, 0b0000100, 0b0010000], dtype=torch.uint8)
-    crops = Crops(bases, kinds, torch.tensor([True, False, False]), used)
+    crops = Crops(bases, kinds, torch.tensor([True, False, False]), used, torch.arange(3))
     asked = recipe(kind_weight=0.0, smoothing=0.0, doubt=0.5)
     host = 1 / (1 + math.exp(4.0 - math.log(5) + math.log1p(math.exp(-4.0))))
     weights = np.array([1.0, host**0.5, 1.0])

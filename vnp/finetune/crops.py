@@ -57,12 +57,14 @@ class Crops(NamedTuple):
         kinds: what each may be, one bit a kind.
         viral: labels.
         used: 0 for what lies in an ignored piece after all.
+        unit: that each is of; -1 for what is made up.
     """
 
     bases: UInt8[Tensor, "crops bases"]
     kinds: UInt8[Tensor, " crops"]
     viral: Bool[Tensor, " crops"]
     used: Bool[Tensor, " crops"]
+    unit: Int64[Tensor, " crops"]
 
 
 class DeviceGenomes:
@@ -81,6 +83,7 @@ class DeviceGenomes:
         self.lengths = self.starts[1:] - self.starts[:-1]
         self.kinds = torch.from_numpy(genomes.kinds).to(device)
         self.viral = torch.from_numpy(genomes.viral).to(device)
+        self.unit = torch.from_numpy(genomes.unit).to(device).long()
         self.ignore(np.zeros((0, 2), np.int64))
 
     def ignore(self, more: Int64[np.ndarray, "runs 2"]) -> None:
@@ -143,14 +146,19 @@ class CropSampler:
         unused = held.ignored(starts, length) > _MOST_IGNORED * length
         best = torch.argsort(unused.int(), stable=True)[:count]
         record, starts, unused = record[best], starts[best], unused[best]
-        bases, kinds, viral = held.cut(starts, length), held.kinds[record], held.viral[record]
+        bases, kinds, viral, unit = (
+            held.cut(starts, length),
+            held.kinds[record],
+            held.viral[record],
+            held.unit[record],
+        )
         # The first ones are as good as any: only those that are not used stand apart, at the end.
         some = int(recipe.made_up * count + choice.random())
         if some:
             bases = torch.cat((made_up(bases[:some], self.generator), bases[some:]))
             first = torch.arange(count, device=held.device) < some
-            kinds, viral = torch.where(first, HOSTS, kinds), viral & ~first
-        return Crops(self._changed(bases), kinds, viral, ~unused)
+            kinds, viral, unit = torch.where(first, HOSTS, kinds), viral & ~first, torch.where(first, -1, unit)
+        return Crops(self._changed(bases), kinds, viral, ~unused, unit)
 
     def _changed(self, bases: UInt8[Tensor, "crops bases"]) -> UInt8[Tensor, "crops bases"]:
         """Substitute some bases of some crops, and hide some."""

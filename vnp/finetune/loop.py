@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - as everybody calls it
 
 from vnp.encoders.models.sixframe import KINDS, VIRAL_KINDS, SixFrame, codon_ids, viral_logit
@@ -56,12 +56,15 @@ def train(
     network = SixFrame(recipe.network).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = SixFrame(recipe.network).to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     average.load_state_dict(network.state_dict())
-    optimiser = adamw(network.parameters(), recipe.rate, recipe.decay)
+    # Telling units apart makes rows hold more than the label asks for; it is of no use afterwards.
+    units = nn.Linear(recipe.network.width, len(genomes.units)).to(device)
+    trained = [*network.parameters(), *units.parameters()]
+    optimiser = adamw(trained, recipe.rate, recipe.decay)
     pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
     slow = [one for one, _ in pairs if one.is_floating_point()]
     fast = [other for one, other in pairs if one.is_floating_point()]
     held = DeviceGenomes(genomes, device)
-    step, aside = _restore(folder / STATE, identity, network, average, optimiser, device)
+    step, aside = _restore(folder / STATE, identity, network, average, units, optimiser, device)
     sampler = CropSampler(held, TRAIN, recipe)
     if aside is not None:
         held.ignore(aside)
@@ -78,11 +81,14 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = rate
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
-            logits = network(ids)
+            rows = network.rows(ids)
+            logits = network.head(rows)
+            unit = units(F.dropout(network.head[0](rows), recipe.network.dropout))
         loss, binary = losses(logits.float(), crops, recipe)
+        loss = loss + recipe.unit_weight * unit_loss(unit.float(), crops)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0, foreach=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0, foreach=True)
         optimiser.step()
         nearness = 1 - min(recipe.average, (1 + step) / (_FADE_IN + step))
         torch._foreach_lerp_(slow, fast, nearness)
@@ -101,7 +107,7 @@ def train(
             log.note({"step": step, "validation": found})
             say(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
         if step % pace.save == 0 or step == recipe.steps:
-            _save(folder / STATE, identity, step, aside, network, average, optimiser)
+            _save(folder / STATE, identity, step, aside, network, average, units, optimiser)
     return average  # type: ignore[no-any-return]
 
 
@@ -127,6 +133,13 @@ def losses(logits: Tensor, crops: Crops, recipe: Any) -> tuple[Tensor, Tensor]:
     return binary + recipe.kind_weight * (among * weight).sum(), binary.detach()
 
 
+def unit_loss(logits: Tensor, crops: Crops) -> Tensor:
+    """How badly the units of crops are told; 0 where there is none to tell."""
+    asked = crops.used & (crops.unit >= 0)
+    told = F.cross_entropy(logits, crops.unit.clamp(min=0), reduction="none")
+    return (told * asked).sum() / asked.sum().clamp(min=1)
+
+
 def _save(
     path: Path,
     identity: str,
@@ -134,6 +147,7 @@ def _save(
     aside: np.ndarray | None,
     network: SixFrame,
     average: SixFrame,
+    units: nn.Linear,
     optimiser: torch.optim.AdamW,
 ) -> None:
     state = {
@@ -142,6 +156,7 @@ def _save(
         "aside": None if aside is None else torch.from_numpy(aside),
         "network": network.state_dict(),
         "average": average.state_dict(),
+        "units": units.state_dict(),
         "optimiser": optimiser.state_dict(),
     }
     save_tensors(path, state)
@@ -152,6 +167,7 @@ def _restore(
     identity: str,
     network: SixFrame,
     average: SixFrame,
+    units: nn.Linear,
     optimiser: torch.optim.AdamW,
     device: torch.device,
 ) -> tuple[int, np.ndarray | None]:
@@ -161,6 +177,7 @@ def _restore(
     with damage(path):
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
+        units.load_state_dict(state["units"])
         optimiser.load_state_dict(state["optimiser"])
     aside = state["aside"]
     return int(state["step"]), None if aside is None else aside.cpu().numpy()

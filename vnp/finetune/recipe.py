@@ -38,6 +38,7 @@ class Recipe:
         average: of the weights over steps, which is what is kept in the end.
         smoothing: how far from 0 and 1 the target of a label is.
         kind_weight: how much telling kinds apart counts beside telling viruses from hosts.
+        unit_weight: how much telling units apart counts beside that.
         mutated: share of crops with substitutions.
         substitutions: share of bases that are substituted in one of them, at most.
         hidden_codons: share of codons that are hidden in half of the crops, at most.
@@ -62,6 +63,7 @@ class Recipe:
     average: float = 0.999
     smoothing: float = 0.01
     kind_weight: float = 0.3
+    unit_weight: float = 0.1
     mutated: float = 0.3
     substitutions: float = 0.1
     hidden_codons: float = 0.2

@@ -56,6 +56,7 @@ class SixFrameConfig:
         hidden: width of the layer before the last.
         dropout: share of pooled features switched off in training.
         depth_drop: share of windows in which a block is passed over in training (Huang et al., ECCV 2016).
+        stronger_track: the last mean is that of the track that has more of it, not of both as in older networks.
     """
 
     embedding: int = 32
@@ -63,11 +64,12 @@ class SixFrameConfig:
     local: int = 192
     context: int = 256
     local_dilations: tuple[int, ...] = (1, 2)
-    context_dilations: tuple[int, ...] = (1, 2, 4)
+    context_dilations: tuple[int, ...] = (1, 4, 16)
     heads: int = 8
     hidden: int = 256
     dropout: float = 0.3
     depth_drop: float = 0.1
+    stronger_track: bool = True
 
     @property
     def width(self) -> int:
@@ -77,6 +79,7 @@ class SixFrameConfig:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> SixFrameConfig:
         """Read what ``to_json`` gave; WeightsError where something is missing or of another kind."""
+        stored = {"stronger_track": False, **stored}
         try:
             config = from_json(cls, {each.name: stored[each.name] for each in fields(cls)})
         except (KeyError, TypeError) as error:
@@ -294,8 +297,8 @@ class SixFrame(nn.Module):
         total = x.sum(3)
         places = torch.tensor(float(length), device=x.device) if mask is None else mask.sum(3)[:, 0].float()
         attended = (sums[..., 0] + sums[..., 1]) / (weight[..., 0] + weight[..., 1])[:, :, None]
-        mean = (total[..., 0] + total[..., 1]) / (2 * places)
-        return torch.cat((attended.reshape(n, channels), highest.amax((2, 3)), mean), 1)
+        both = total.amax(2) if self.config.stronger_track else (total[..., 0] + total[..., 1]) / 2
+        return torch.cat((attended.reshape(n, channels), highest.amax((2, 3)), both / places), 1)
 
     def fold(self) -> SixFrame:
         """Make it ready for use: no dropout, normalisation inside the weights, memory laid out by channels."""
