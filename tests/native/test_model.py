@@ -29,7 +29,7 @@ def test_weights_are_small_and_the_ones_that_were_measured() -> None:
 
 def test_metrics_are_what_the_card_promises() -> None:
     metrics = json.loads((FOLDER / METRICS).read_text())
-    wanted = {"1": [0.84, 0.92, 0.96, 0.98, 0.995, 0.999], "2": [0.0, 0.0, 0.91, 0.94, 0.96, 0.97]}
+    wanted = {"1": [0.84, 0.92, 0.96, 0.98, 0.995, 0.998], "2": [0.0, 0.0, 0.91, 0.94, 0.96, 0.97]}
     for sample, floors in wanted.items():
         found = [metrics["windows"][sample][str(length)]["roc_auc"] for length in (150, 300, 500, 1000, 3000, 10000)]
         assert all(value >= floor for value, floor in zip(found, floors, strict=True)), found

@@ -167,7 +167,7 @@ _ALL: tuple[EncoderSpec, ...] = (
     EncoderSpec(
         "sixframe", "dna", 768, SIXFRAME, shortest=100, windows=True, timed_tokens=20_000_000,
         bundled="native", licence="MIT",
-        pins={"model.safetensors": "fe2c183617794e272c0ad3a3f225680b6f96ec0853d36dd07ed5badaecfcbd28"},
+        pins={"model.safetensors": "7643feaf36318cc2dd80dde95d1ab7ebd901eeb66e27028c3fcdf5f7cdbd17e2"},
     ),
     EncoderSpec("kmer", "dna", 768, KMER, algorithm="kmer-dna-1"),
     EncoderSpec("kmer", "protein", 1280, KMER, algorithm="kmer-protein-1"),
