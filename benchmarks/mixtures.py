@@ -24,7 +24,7 @@ from vnp.files.records import parse_json
 from vnp.finetune.crops import DeviceGenomes
 from vnp.finetune.genomes import TEST, load_genomes
 from vnp.finetune.measure import Windows, draw
-from vnp.finetune.split import calibrated_on
+from vnp.finetune.split import evidence_of
 
 RATES = (0.01, 0.05, 0.1, 0.2)
 _LETTERS = np.frombuffer(b"ACGTN", np.uint8)
@@ -83,7 +83,7 @@ def measure_mixtures(
     """
     held = DeviceGenomes(load_genomes(genomes), torch.device("cpu"))
     most = max(hosts, *(_viruses(hosts, share) for share in shares))
-    kept = (held.genomes.part == TEST) & ~calibrated_on(held.genomes)
+    kept = (held.genomes.part == TEST) & ~evidence_of(held.genomes)
     pieces = draw(held, kept, shortest, longest, most, seed)
     viral = held.genomes.viral[pieces.record]
     found = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +17,10 @@ from benchmarks.trust.pairs import MATES, mates_of, pairs_table
 from vnp.errors import UsageError, WeightsError
 from vnp.files.records import parse_json, read_record, write_json, write_record
 from vnp.finetune.crops import DeviceGenomes
-from vnp.finetune.folder import CONFIG, METRICS, SCHEMA, read_folder
+from vnp.finetune.folder import CONFIG, METRICS, SCHEMA, calibrate, measure_contigs, read_folder, score_contigs
 from vnp.finetune.genomes import TEST, load_genomes
 from vnp.finetune.measure import Windows, draw
-from vnp.finetune.split import calibrated_on, leave_out
+from vnp.finetune.split import evidence_of, leave_out
 from vnp.finetune.trust import Contigs, contigs_of, draw_contigs, levels_by_group, measure_trust
 from vnp.metrics.evidence import Evidence
 from vnp.metrics.metrics import binary_metrics
@@ -49,7 +50,7 @@ class Row(NamedTuple):
 @command("python -m benchmarks trust MODEL genomes.npz")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("genomes", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--measure", is_flag=True, help="Measure novelty and reliability anew, and write them into FOLDER.")
+@click.option("--measure", is_flag=True, help="Calibrate and measure anew, and write it into FOLDER.")
 @click.option("--count", type=int, default=4000, help="Contigs of each label and length; 150 are minutes on a CPU.")
 @click.option("--records", type=int, default=2000, help="Records of a mixture.")
 @click.option("--left-out", multiple=True, help="A group that the network of FOLDER never saw: counts as of the test.")
@@ -81,15 +82,20 @@ def main(
         found = {mate: mates_of(network, held, mate, count) for mate in MATES}
         print(pairs_table(found, trained.calibration))
         return
-    trust, tested = trained.trust, None
+    trust, tested, calibration = trained.trust, None, trained.calibration
+    fresh: dict[str, Any] = {}
     if measure:
-        trust, tested = measure_trust(network, held, trained.calibration, count, trained.window)
-        write_trust(folder, trust.to_json())
+        contigs = score_contigs(network, held, count, trained.window)
+        calibration, presets = calibrate(held.genomes, contigs)
+        fresh["contigs"] = measure_contigs(held.genomes, contigs)
+        trust, tested = measure_trust(network, held, calibration, count, trained.window)
+        kept = {"presets": {name: asdict(preset) for name, preset in presets.items()}, "trust": trust.to_json()}
+        _write(folder, {"calibration": calibration.to_json(), **kept})
     if trust.reliability is None or trust.novelty is None:
         raise UsageError(f"{folder} keeps no reliability: give --measure")
 
     def score(pieces: Windows) -> Contigs:
-        return contigs_of(network, held, pieces, trained.calibration, trust.novelty, trained.window)
+        return contigs_of(network, held, pieces, calibration, trust.novelty, trained.window)
 
     if tested is None:
         tested = score(draw_contigs(held, TEST, count))
@@ -98,7 +104,7 @@ def main(
     groups = levels_by_group(trust.reliability, tested)
     if measure:
         metrics = parse_json((folder / METRICS).read_text()) if (folder / METRICS).exists() else {}
-        write_json(folder / METRICS, {**metrics, "reliability": groups})
+        write_json(folder / METRICS, {**metrics, **fresh, "reliability": groups})
     print(group_table(groups, left_out))
     if distance:
         print(distance_table(held.genomes, tested))
@@ -114,11 +120,11 @@ def main(
         write_json(json_path, {"groups": groups, "mixtures": [row._asdict() for row in rows]})
 
 
-def write_trust(folder: Path, trust: dict[str, Any]) -> None:
+def _write(folder: Path, measured: dict[str, Any]) -> None:
     """Put what was measured into the configuration of a folder; weights and the rest stay."""
     config = read_record(folder / CONFIG, dict, schema=SCHEMA, seal="digest", error=WeightsError)
     assert config is not None
-    write_record(folder / CONFIG, {**config, "trust": trust}, schema=SCHEMA, seal="digest")
+    write_record(folder / CONFIG, {**config, **measured}, schema=SCHEMA, seal="digest")
 
 
 def group_table(groups: dict[str, dict[str, Any]], left_out: tuple[str, ...]) -> str:
@@ -141,7 +147,7 @@ def _percent(value: float | None) -> str:
 def pool_of(held: DeviceGenomes, score: Callable[[Windows], Contigs], count: int) -> dict[str, Contigs]:
     """Contigs that mixtures are drawn from: viruses, hosts with a nucleus, and others.
 
-    They are of the test units that neither the calibration nor the evidence for a share knows.
+    They are of the test units that the evidence for a share does not know.
     """
     kinds = _kinds(held)
     return {name: score(draw(held, chosen, _SHORTEST, _LONGEST, count, seed=23)) for name, chosen in kinds.items()}
@@ -149,7 +155,7 @@ def pool_of(held: DeviceGenomes, score: Callable[[Windows], Contigs], count: int
 
 def _kinds(held: DeviceGenomes) -> dict[str, Bool[np.ndarray, "r"]]:
     genomes = held.genomes
-    test = (genomes.part == TEST) & ~calibrated_on(genomes) & (genomes.lengths >= _SHORTEST)
+    test = (genomes.part == TEST) & ~evidence_of(genomes) & (genomes.lengths >= _SHORTEST)
     eukaryotic = np.isin(np.array(genomes.groups), _EUKARYOTES)[genomes.group]
     viral = genomes.viral
     return {"viral": test & viral, "eukaryotic": test & ~viral & eukaryotic, "other": test & ~viral & ~eukaryotic}

@@ -11,7 +11,7 @@ from vnp.finetune.calibration import LengthCalibration
 from vnp.finetune.crops import DeviceGenomes
 from vnp.finetune.genomes import TEST
 from vnp.finetune.measure import draw, rows_of, viral_logits
-from vnp.finetune.split import calibrated_on
+from vnp.finetune.split import evidence_of
 from vnp.metrics.metrics import binary_metrics
 
 MATES = (100, 150, 250)
@@ -24,8 +24,8 @@ _TRIED = np.linspace(0.8, 2.4, 81)
 def mates_of(
     network: SixFrame, held: DeviceGenomes, mate: int, count: int
 ) -> tuple[Float64[np.ndarray, "n 2"], Bool[np.ndarray, " n"]]:
-    """Log-odds of both mates of fragments, 100 bases apart, and labels: of test units that no calibration knows."""
-    chosen = (held.genomes.part == TEST) & ~calibrated_on(held.genomes)
+    """Log-odds of both mates of fragments, 100 bases apart, and labels: of half of the test units."""
+    chosen = (held.genomes.part == TEST) & ~evidence_of(held.genomes)
     size = 2 * mate + _BETWEEN
     pieces = draw(held, chosen & (held.genomes.lengths >= size), size, size, count, seed=31)
     start = np.stack((pieces.start, pieces.start + pieces.length - mate), axis=1).ravel()

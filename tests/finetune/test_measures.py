@@ -9,7 +9,10 @@ from sklearn.metrics import roc_auc_score
 from vnp.encoders.models.sixframe import KINDS
 from vnp.errors import WeightsError
 from vnp.finetune.calibration import LengthCalibration, calibration_error, fit
+from vnp.finetune.folder import Contigs, calibrate, measure_contigs
+from vnp.finetune.genomes import TEST, TRAIN, Genomes
 from vnp.finetune.measure import cut, kind_of, recall_at, roc_auc
+from vnp.finetune.split import folds
 
 
 def test_roc_auc_is_that_of_scikit_learn_with_ties() -> None:
@@ -80,3 +83,28 @@ def test_likeliest_kind_goes_with_the_call() -> None:
     logits[:, KINDS.index("phage")] = 1
     found = kind_of(logits, np.array([True, False]))
     assert [KINDS[at] for at in found] == ["phage", "plasmid"]
+
+
+def test_contigs_are_judged_by_calibrations_that_have_not_seen_their_units(genomes: Genomes) -> None:
+    random = np.random.default_rng(8)
+    known = np.flatnonzero(genomes.part != TRAIN)
+    record = random.choice(known, 4000)
+    logit = np.where(genomes.viral[record], 3.0, -3.0) + random.normal(0, 1, 4000)
+    # The last fold's labels contradict all others: a fit that knew it would be less sure.
+    odd = folds(genomes)[record] == folds(genomes)[known].max()
+    contigs = Contigs(record, random.integers(150, 300, 4000), np.where(odd, -logit, logit), np.zeros(4000, np.int64))
+    shipped, presets = calibrate(genomes, contigs)
+    found = measure_contigs(genomes, contigs)["150-300"]
+    tested = genomes.part[record] == TEST
+    assert found["contigs"] == tested.sum()
+    assert found["accuracy"] == pytest.approx(1 - odd[tested].mean(), abs=0.02)
+    hosts = ~genomes.viral[record] & tested
+    for name in presets:
+        called = shipped.probability(contigs.logit, contigs.length) >= presets[name].of(contigs.length)
+        assert found["specificity"][name] < 1 - called[hosts].mean() - 0.02
+
+
+def test_contigs_that_no_other_unit_tells_of_are_not_judged(genomes: Genomes) -> None:
+    record = np.flatnonzero((genomes.part == TEST) & genomes.viral)[:1].repeat(20)
+    alone = Contigs(record, np.full(20, 200), np.ones(20), np.zeros(20, np.int64))
+    assert measure_contigs(genomes, alone) == {}

@@ -34,6 +34,7 @@ from vnp.finetune.genomes import TEST, VALIDATION, Genomes
 from vnp.finetune.measure import (
     CLASSES,
     LENGTHS,
+    Windows,
     draw,
     kind_of,
     logits_of,
@@ -42,7 +43,7 @@ from vnp.finetune.measure import (
     roc_auc,
 )
 from vnp.finetune.recipe import LONGEST_WINDOW, SHORTEST_WINDOW, Recipe
-from vnp.finetune.split import calibrated_on
+from vnp.finetune.split import folds
 from vnp.finetune.trust import BALANCE, draw_contigs, levels_by_group, measure_trust
 from vnp.metrics.presets import Preset, measure_presets, presets_from_json
 from vnp.metrics.trust import Trust
@@ -99,12 +100,12 @@ def write_folder(
     content = _half_weights(network)
     say("calibrating")
     genomes = held.genomes
-    watched, tested = (score_contigs(network, held, part, count, recipe.window) for part in (VALIDATION, TEST))
-    calibration, presets = calibrate(genomes, watched, tested)
+    contigs = score_contigs(network, held, count, recipe.window)
+    calibration, presets = calibrate(genomes, contigs)
     say("measuring")
     metrics: dict[str, Any] = {
         "windows": measure_windows(network, held, count, recipe.window),
-        "contigs": measure_contigs(genomes, tested, calibration),
+        "contigs": measure_contigs(genomes, contigs),
     }
     trust, judged = measure_trust(network, held, calibration, count, recipe.window, say)
     if trust.reliability is not None and judged is not None:
@@ -218,21 +219,42 @@ class Contigs(NamedTuple):
         return Contigs(*(column[chosen] for column in self))
 
 
-def score_contigs(network: SixFrame, held: DeviceGenomes, part: int, count: int, window: int) -> Contigs:
-    """Draw contigs of one part's units and score them as records are."""
-    pieces = draw_contigs(held, part, count, seed=13)
+def score_contigs(network: SixFrame, held: DeviceGenomes, count: int, window: int) -> Contigs:
+    """Draw contigs of the units to watch and of those for the test, and score them as records are."""
+    drawn = [draw_contigs(held, part, count, seed=13) for part in (VALIDATION, TEST)]
+    pieces = Windows(*(np.concatenate(columns) for columns in zip(*drawn, strict=True)))
     logits = logits_of(network, held, pieces.start, np.minimum(pieces.length, window))
     kind = kind_of(logits, held.genomes.viral[pieces.record])
     return Contigs(pieces.record, pieces.length, mean_viral_logits(network, held, pieces, window), kind)
 
 
-def calibrate(genomes: Genomes, watched: Contigs, tested: Contigs) -> tuple[LengthCalibration, dict[str, Preset]]:
-    """Fit probabilities and thresholds on the contigs that are for it."""
-    some = tested.of(calibrated_on(genomes)[tested.record])
-    record, length, logit, _ = (np.concatenate(columns) for columns in zip(watched, some, strict=True))
+def calibrate(genomes: Genomes, contigs: Contigs) -> tuple[LengthCalibration, dict[str, Preset]]:
+    """Fit probabilities and thresholds on contigs, but none of a group that was left out."""
+    record, length, logit, _ = contigs.of(folds(genomes)[contigs.record] >= 0)
     viral = genomes.viral[record]
     calibration = fit(viral, logit, length)
     return calibration, measure_presets(calibration.probability(logit, length), viral, length)
+
+
+def _judge(genomes: Genomes, contigs: Contigs) -> tuple[Float64[np.ndarray, " n"], dict[str, Bool[np.ndarray, " n"]]]:
+    """Probabilities, and what each preset calls viral, by fits on all folds but a contig's own.
+
+    Probabilities are NaN where those have no contig of either label.
+    """
+    fold = folds(genomes)[contigs.record]
+    chance = np.full(len(fold), np.nan)
+    called: dict[str, Bool[np.ndarray, " n"]] = {}
+    for one in np.unique(fold):
+        own = fold == one
+        others = contigs.of(~own)
+        if len(np.unique(genomes.viral[others.record[fold[~own] >= 0]])) < 2:
+            continue
+        calibration, presets = calibrate(genomes, others)
+        chance[own] = calibration.probability(contigs.logit[own], contigs.length[own])
+        for name, preset in presets.items():
+            viral = called.setdefault(name, np.zeros(len(fold), np.bool_))
+            viral[own] = chance[own] >= preset.of(contigs.length[own])
+    return chance, called
 
 
 def measure_windows(
@@ -264,30 +286,34 @@ def measure_windows(
     return found
 
 
-def measure_contigs(genomes: Genomes, tested: Contigs, calibration: LengthCalibration) -> dict[str, Any]:
-    """Accuracy on contigs of the test units.
+def measure_contigs(genomes: Genomes, contigs: Contigs) -> dict[str, Any]:
+    """Accuracy on contigs of the test units, each judged by what was fitted without its fold.
 
     Returns:
-        For each class of lengths the ROC-AUC, calibration error and share called right at one half, on the units that
-        the calibration was not fitted on; how often the likeliest kind is one that it may be, and, for each sample and
-        group, the share that is called right, on all.
+        For each class of lengths the ROC-AUC, calibration error, share called right at one half and share of the hosts
+        that are hosts to each preset; how often the likeliest kind is one that it may be, and, for each sample and
+        group, the share that is called right.
     """
     found: dict[str, Any] = {}
     names = np.array([f"{sample} {group}".strip() for sample in genomes.samples for group in genomes.groups])
+    chance, called = _judge(genomes, contigs)
+    tested = (genomes.part[contigs.record] == TEST) & np.isfinite(chance)
     for low, high in CLASSES:
-        some = tested.of((tested.length >= low) & (tested.length < high))
-        if not len(some.record):
+        chosen = tested & (contigs.length >= low) & (contigs.length < high)
+        if not chosen.any():
             continue
+        some = contigs.of(chosen)
         viral = genomes.viral[some.record]
-        chance = calibration.probability(some.logit, some.length)
-        right = (chance > 0.5) == viral
+        right = (chance[chosen] > 0.5) == viral
         group = names[genomes.sample[some.record] * len(genomes.groups) + genomes.group[some.record]]
-        fresh = ~calibrated_on(genomes)[some.record]
         found[f"{low}-{high}"] = {
-            "contigs": int(fresh.sum()),
-            "roc_auc": roc_auc(viral[fresh], chance[fresh]),
-            "ece": calibration_error(viral[fresh], chance[fresh]) if fresh.any() else None,
-            "accuracy": float(right[fresh].mean()) if fresh.any() else None,
+            "contigs": len(viral),
+            "roc_auc": roc_auc(viral, chance[chosen]),
+            "ece": calibration_error(viral, chance[chosen]),
+            "accuracy": float(right.mean()),
+            "specificity": {
+                name: float(1 - one[chosen][~viral].mean()) for name, one in called.items() if not viral.all()
+            },
             "kind_accuracy": float((genomes.kinds[some.record] >> some.kind.astype(np.uint8) & 1).mean()),
             "right_by_group": {str(name): float(right[group == name].mean()) for name in np.unique(group)},
         }

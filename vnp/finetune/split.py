@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int32, Int64
 
 from vnp.errors import UsageError
 from vnp.finetune.genomes import TEST, TRAIN, VALIDATION, Genomes
@@ -73,17 +73,25 @@ def leave_out(genomes: Genomes, groups: Collection[str]) -> Genomes:
     return replace(genomes, part=np.where(chosen, TEST, genomes.part).astype(np.int8))
 
 
-def calibrated_on(genomes: Genomes) -> Bool[np.ndarray, " records"]:
-    """Records of the units to watch and, by the SHA-256 of their names, of half of those for the test.
+def folds(genomes: Genomes) -> Int64[np.ndarray, " records"]:
+    """One of eight parts for each record, by the SHA-256 of its unit's name, or -1 where nothing may be fitted on it.
 
-    The units to watch are few; those of the other half show whether what was found on these holds. Groups that were
-    left out as a whole show the same, so none of their units is among them.
+    What is fitted on units that were kept apart is judged on each part by a fit of the others. A group that was left
+    out as a whole shows how far it holds, so none of its units is in a part.
     """
-    half = np.array([hashlib.sha256(unit.encode()).digest()[-1] & 1 == 0 for unit in genomes.units])
+    eighth = np.array([hashlib.sha256(unit.encode()).digest()[-1] % 8 for unit in genomes.units])
     known = np.isin(genomes.group, genomes.group[genomes.part == TRAIN])
-    chosen: Bool[np.ndarray, " records"] = known & (
-        (genomes.part == VALIDATION) | (genomes.part == TEST) & half[genomes.unit]
-    )
+    found: Int64[np.ndarray, " records"] = np.where(known & (genomes.part != TRAIN), eighth[genomes.unit], -1)
+    return found
+
+
+def evidence_of(genomes: Genomes) -> Bool[np.ndarray, " records"]:
+    """Records that evidence for a share of viruses is counted on: of the units to watch, and of half of the test's.
+
+    Mixtures of the other half show whether shares that are found by it hold.
+    """
+    part = folds(genomes)
+    chosen: Bool[np.ndarray, " records"] = (part >= 0) & ((genomes.part == VALIDATION) | (part % 2 == 0))
     return chosen
 
 

@@ -16,7 +16,7 @@ from vnp.finetune.calibration import LengthCalibration
 from vnp.finetune.crops import DeviceGenomes
 from vnp.finetune.genomes import TEST, TRAIN, VALIDATION, Genomes
 from vnp.finetune.measure import CLASSES, Windows, draw, rows_of, viral_logits, windows_of
-from vnp.finetune.split import calibrated_on
+from vnp.finetune.split import evidence_of
 from vnp.metrics.evidence import Evidence, fit_evidence
 from vnp.metrics.novelty import Novelty, fit_novelty, mean_distances
 from vnp.metrics.reliability import LEVELS, Judgements, Reliability, fit_reliability, measure_levels
@@ -144,12 +144,12 @@ def measure_trust(
 
 
 def _evidence(genomes: Genomes, *parts: Contigs) -> Evidence | None:
-    """What probabilities of the contigs look like that the calibration was fitted on; the others tell if it holds."""
+    """What probabilities of some of the contigs look like; the others tell if it holds."""
     record, length, chance = (
         np.concatenate(columns)
         for columns in zip(*((one.pieces.record, one.pieces.length, one.probability) for one in parts), strict=True)
     )
-    some = calibrated_on(genomes)[record]
+    some = evidence_of(genomes)[record]
     record = record[some]
     return fit_evidence(chance[some], length[some], genomes.viral[record], genomes.unit[record], genomes.group[record])
 
