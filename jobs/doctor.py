@@ -113,15 +113,12 @@ def _print(findings: Sequence[Finding]) -> None:
     if failed:
         echo(f"fails: {', '.join(failed)}")
         return
-    lacking = [name for name in DEFAULTS.values() if any(_lacks(one, name) for one in findings)]
+    absent = {one.about for one in findings if one.state == "not here"}
+    lacking = [name for name in DEFAULTS.values() if f"weights {name}" in absent]
     if lacking:
         echo(f"python -m jobs.predict works; python -m jobs.extract lacks the weights of {' and '.join(lacking)}")
     else:
         echo("nothing that is needed fails")
-
-
-def _lacks(one: Finding, encoder: str) -> bool:
-    return one.about == f"weights {encoder}" and one.state == "not here"
 
 
 if __name__ == "__main__":

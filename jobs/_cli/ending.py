@@ -159,10 +159,6 @@ class _Events(_Stream):
             super().write(event_line(text) + "\n")
 
 
-def _as_one(lines: list[str]) -> None:
-    sys.stderr.write("".join(lines))
-
-
 def logs_json() -> bool:
     """Whether standard error is to be one JSON object a line."""
     return os.environ.get(LOG_FORMAT) == "json"
@@ -212,7 +208,7 @@ def keep_streams() -> None:
         kind = _Events if logs_json() and number == 2 else _Stream
         setattr(sys, name, kind(number, None if stream is None else stream.encoding))
         if kind is _Events:
-            sys.excepthook = lambda *error: _as_one(traceback.format_exception(*error))
+            sys.excepthook = lambda *error: print("".join(traceback.format_exception(*error)), end="", file=sys.stderr)
 
 
 def wrapped(line: str, width: int) -> str:

@@ -33,11 +33,7 @@ class Progress:
     def __init__(self, what: str, total: float | None, unit: str, scale: float = 1, *, lasting: bool = True) -> None:
         if unit == "MB" and total is not None and total < scale:
             unit, scale = "kB", scale / 1000
-        self._lasting = lasting
-        self._what = what
-        self._total = total
-        self._unit = unit
-        self._scale = scale
+        self._what, self._total, self._unit, self._scale, self._lasting = what, total, unit, scale, lasting
         self._done = 0.0
         self._began = self._logged = time.monotonic()
         self._bar: Any = None

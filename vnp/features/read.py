@@ -291,16 +291,12 @@ def damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        if _is_something_else(path):
+        # No HDF5 at all, nor what is left of features.
+        if path.name != FEATURES_NAME and os.access(path, os.R_OK) and not h5py.is_hdf5(path):
             raise FeatureError(
                 f"{path} is no {FEATURES_NAME}: give a run that was reduced, or its {FEATURES_NAME}"
             ) from error
         raise FeatureError(f"{path} cannot be read and is probably damaged ({error}). {_remedy(path)}") from error
-
-
-def _is_something_else(path: Path) -> bool:
-    """Whether a file is no HDF5 at all, nor what is left of features."""
-    return path.name != FEATURES_NAME and os.access(path, os.R_OK) and not h5py.is_hdf5(path)
 
 
 def _remedy(path: Path) -> str:

@@ -126,7 +126,7 @@ def arranged(files: Sequence[InputFile], *, pairs: bool) -> tuple[InputFile, ...
         else:
             found.append(replace(file, mates=BOTH))
     if len(found) == 2 and all(file.mates == BOTH for file in found):
-        names = [_first_name(file.path) for file in found]
+        names = [next((record.name for record in read_records(file.path)), "") for file in found]
         if fragment_of(*names) is not None:
             return tuple(_pair(*found))
     return tuple(found)
@@ -136,7 +136,3 @@ def _pair(one: InputFile, other: InputFile) -> list[InputFile]:
     if (one.sample, one.label, one.group) != (other.sample, other.label, other.group):
         raise UsageError(f"{one.path} and {other.path} hold pairs, and differ in sample, label or group")
     return [replace(one, mates=FIRST), replace(other, mates=SECOND)]
-
-
-def _first_name(path: Path) -> str:
-    return next((record.name for record in read_records(path)), "")

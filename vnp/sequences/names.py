@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Self
 
 import numpy as np
-from jaxtyping import Int64, UInt64
+from jaxtyping import Int64
 
 from vnp.errors import storage_error
 
@@ -102,7 +102,8 @@ class NameCheck:
         self._waiting, self._waiting_count = [], 0
         # Where many names repeat within one run, more names would only make the ranges large.
         self._full = int(np.count_nonzero(pairs["hash"][1:] == pairs["hash"][:-1])) >= self._limit
-        borders = np.searchsorted(pairs["hash"], _borders()).astype(np.int64)
+        firsts = np.arange(_RANGES, dtype=np.uint64) << np.uint64(64 - (_RANGES - 1).bit_length())
+        borders = np.searchsorted(pairs["hash"], firsts).astype(np.int64)
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile()  # noqa: SIM115  closed in __exit__
@@ -124,10 +125,6 @@ class NameCheck:
                 parts.append(np.frombuffer(self._file.read((last - first) * Pairs.itemsize), dtype=Pairs))
             part = np.concatenate(parts)
             yield part[np.argsort(part["hash"], kind="stable")]
-
-
-def _borders() -> UInt64[np.ndarray, "ranges"]:
-    return np.arange(_RANGES, dtype=np.uint64) << np.uint64(64 - (_RANGES - 1).bit_length())
 
 
 def _groups(pairs: np.ndarray, limit: int) -> list[tuple[int, ...]]:

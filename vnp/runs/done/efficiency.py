@@ -129,13 +129,14 @@ def efficiency(run: Run, state: RunStatus, submitted: Mapping[str, float]) -> Ef
     whole = _usage("run", tasks)
     ends = Counter(str(cause(one)) for tries in attempts.values() for one in tries)
     causes = {why: count for why, count in ends.items() if why not in ("", "told")}
+    advice = [_memory(whole, causes), _cores(whole), _time(whole, causes), _start(whole, tasks), _gpu(whole)]
     return Efficiency(
         run=whole,
         nodes=_by(tasks, lambda task: where(task.attempts[0])),
         gpus=_by([task for task in tasks if task.gpu], lambda task: task.gpu),
         stragglers=_stragglers(attempts, loads),
         bad_nodes=bad_nodes(attempts),
-        advice=_advice(whole, tasks, causes),
+        advice=[sentence for sentence in advice if sentence],
         earlier=sum(not one.attempts for one in receipts.values()),
         causes=causes,
     )
@@ -232,11 +233,6 @@ def _stragglers(attempts: Mapping[int, Sequence[Attempt]], loads: Mapping[int, f
             if rate < usual / 2 and (one.outcome == "done" or seconds_of(one) * usual / 60 > _FEWEST)
         ]
     return sorted(found, key=lambda one: one.rate)
-
-
-def _advice(whole: Usage, tasks: Sequence[Task], causes: Mapping[str, int]) -> list[str]:
-    found = [_memory(whole, causes), _cores(whole), _time(whole, causes), _start(whole, tasks), _gpu(whole)]
-    return [sentence for sentence in found if sentence]
 
 
 def _memory(whole: Usage, causes: Mapping[str, int]) -> str | None:

@@ -312,11 +312,6 @@ def _stamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
-def node_name() -> str:
-    """What the scheduler calls this machine."""
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-
-
 def block_count(folder: Path) -> int:
     """How many blocks are there."""
     return sum(1 for _ in folder.glob("block-*.h5"))
@@ -342,7 +337,8 @@ class Announced:
     def __init__(self, folder: Path, log: str | None, only: int | None = None, submission: str = "") -> None:
         own, begun = os.getpid(), process_began()
         start = Attempt(0, socket.gethostname(), own, process_start(own), job_id(), log, now())
-        start = replace(start, node=node_name(), asked=asked(begun), begun=_stamp(begun), had=block_count(folder))
+        node = os.environ.get("SLURMD_NODENAME") or start.host
+        start = replace(start, node=node, asked=asked(begun), begun=_stamp(begun), had=block_count(folder))
         self._path, self.attempt = _announce(folder, replace(start, submission=submission, space=here()), only)
         self._over = threading.Event()
         self.ended = self._over.is_set  # whether this process is done with the shard

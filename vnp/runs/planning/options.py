@@ -194,22 +194,18 @@ def require_free(paths: RunPaths, *, force: bool) -> None:
     if foreign and not is_run:
         raise RunExistsError(f"{paths.root} is not empty and is no run: choose another --out")
     if is_run:
-        _require_nobody_at_work(paths)
+        for folder in sorted(paths.parts.iterdir()) if paths.parts.is_dir() else ():
+            for path, found in read_attempts(folder):
+                if found.alive(path):
+                    raise RunExistsError(
+                        f"a task is at work on {folder.name} of {paths.root} (process {found.pid} on {found.host}): "
+                        "end it first, or wait for it"
+                    )
     if begun and not force:
         raise RunExistsError(
             f"{paths.root} is not empty and holds no run that could go on. Choose another --out, or --force to "
             "delete what an earlier run left there"
         )
-
-
-def _require_nobody_at_work(paths: RunPaths) -> None:
-    for folder in sorted(paths.parts.iterdir()) if paths.parts.is_dir() else ():
-        for path, found in read_attempts(folder):
-            if found.alive(path):
-                raise RunExistsError(
-                    f"a task is at work on {folder.name} of {paths.root} (process {found.pid} on {found.host}): "
-                    "end it first, or wait for it"
-                )
 
 
 def _results(paths: RunPaths) -> list[Path]:

@@ -94,7 +94,7 @@ def survey(
         _refuse_duplicates(planned, names)
     blocks = [np.array(watch.digests, np.uint64) for watch in watches.values()]
     records, bases = sum(entry.records for entry in planned), sum(entry.bases for entry in planned)
-    totals = Totals(records, bases, marks.units, marks.rows, marks.tokens)
+    totals = Totals(records, bases, *marks.counts)
     selections = {index: dataset.selection for index, dataset in datasets.items()}
     return Survey(tuple(planned), totals, marks, chunk, selections, tuple(blocks))
 
@@ -358,28 +358,20 @@ class Marks:
         self._total = np.zeros(4, np.int64)
 
     @property
-    def units(self) -> int:
-        """How many units were added."""
-        return int(self._total[0])
-
-    @property
-    def rows(self) -> int:
-        """Their rows."""
-        return int(self._total[1])
-
-    @property
-    def tokens(self) -> int:
-        """Their expected tokens."""
-        return int(self._total[2])
+    def counts(self) -> list[int]:
+        """Units that were added, their rows, and their expected tokens."""
+        counts: list[int] = self._total[:3].tolist()
+        return counts
 
     def add(self, file: int, places: Int64[np.ndarray, "u 4"], work: Int64[np.ndarray, "u 3"]) -> None:
         """Append units of a file in input order.
 
         ``places`` are record, chunk, offset and line of each, ``work`` its rows, tokens and bases.
         """
-        chosen = np.arange((-self.units) % self._stride, len(places), self._stride)
+        units = int(self._total[0])
+        chosen = np.arange(-units % self._stride, len(places), self._stride)
         before = self._total[1:] + np.cumsum(work, axis=0) - work
-        first, number = np.full(len(chosen), file), self.units + chosen
+        first, number = np.full(len(chosen), file), units + chosen
         self._kept.append(np.column_stack([first, places[chosen], number, before[chosen]]))
         self._count += len(chosen)
         self._total += [len(places), *work.sum(axis=0)]
@@ -394,7 +386,7 @@ class Marks:
         marks = np.concatenate(self._kept)
         # Units without tokens still have to be read: one token each keeps an input without open frames balanced.
         work = marks[:, _PLACES + 2] + marks[:, _PLACES]
-        whole = self.tokens + self.units
+        whole = int(self._total[0] + self._total[2])
         count = min(shards, len(marks))
         targets = (np.arange(count) * whole) // count
         right = np.searchsorted(work, targets)
