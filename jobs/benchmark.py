@@ -365,11 +365,7 @@ def call_windows(fasta: Path, checkpoint: str, out: Path, embedding: Mapping[str
 
 
 def lengths_of(text: str) -> list[int]:
-    """Bases of windows from a list with commas.
-
-    Raises:
-        UsageError: it is none.
-    """
+    """Bases of windows from a list with commas; ``UsageError`` where it is none."""
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and 100 <= int(word) <= 1_000_000 for word in words):
         raise UsageError(f"--lengths {text}: whole numbers from 100 to 1,000,000 with commas between, such as 500,3000")

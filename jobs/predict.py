@@ -238,11 +238,7 @@ def _from(
 
 
 def finish_here(root: Path) -> None:
-    """Call records in this process, as the settings in the run say.
-
-    Raises:
-        UsageError: nobody asked for a prediction here.
-    """
+    """Call records in this process, as the settings in the run say; ``UsageError`` without any."""
     _say(_from(root, None, None, {}, False, "auto"), root, root)
 
 

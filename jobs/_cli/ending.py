@@ -225,11 +225,7 @@ def wrapped(line: str, width: int) -> str:
 
 
 def require_written() -> None:
-    """Make sure that what was printed has arrived, but where its reader went away on purpose, as ``head`` does.
-
-    Raises:
-        StorageError: it has not.
-    """
+    """Make sure that what was printed has arrived, or its reader went away, as ``head`` does; else ``StorageError``."""
     sys.stdout.flush()
     failed = sys.stdout.end.failed if isinstance(sys.stdout, _Stream) else None
     if failed is not None and failed.errno != errno.EPIPE:

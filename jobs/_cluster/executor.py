@@ -173,11 +173,7 @@ class Executor(ABC):
         return "_".join([*re.findall(r"\d+", self.task_id(job, index)), "0_log.err"])
 
     def check(self) -> None:
-        """Make sure that tasks would find what they need, before time is spent on planning.
-
-        Raises:
-            UsageError: they would not.
-        """
+        """Make sure that tasks would find what they need, before time is spent on planning; else ``UsageError``."""
         return
 
     def script(self, job: Job, *, whole: bool = False) -> str:  # noqa: ARG002 - of a scheduler
@@ -326,11 +322,7 @@ def submitted(root: Path) -> list[Submitted]:
 
 
 def require_idle(executor: Executor, root: Path) -> None:
-    """Make sure that no job of a run is in the queue.
-
-    Raises:
-        RunExistsError: there is one.
-    """
+    """Make sure that no job of a run is in the queue; else ``RunExistsError``."""
     queue = [element.job for element in executor.state(root) or [] if not element.ending]
     if queue:
         jobs = ", ".join(in_order(root, queue))

@@ -81,9 +81,6 @@ class Lsf(Plain):
         found = re.search(r"Job <(\d+)> is submitted", said)
         return found and found[1]
 
-    def plain_words(self, said: str) -> str:
-        return "; ".join(line.strip() for line in said.splitlines() if line.strip())
-
     def queue(self, users: Sequence[str], jobs: Sequence[str]) -> list[Queued] | None:  # noqa: ARG002
         found = []
         for user in users:

@@ -151,9 +151,6 @@ class Shell(Plain):
     def taken(self, said: str) -> str | None:  # noqa: ARG002
         return None
 
-    def plain_words(self, said: str) -> str:
-        return said
-
 
 def _surroundings(wanted: Resources) -> list[str]:
     """What Slurm hands on by itself, the site's own lines, and how many threads there are."""

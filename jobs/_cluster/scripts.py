@@ -228,9 +228,9 @@ class Batch(Executor):
     def taken(self, said: str) -> str | None:
         """The id in the answer to a script that was taken; None if there is none."""
 
-    @abstractmethod
     def plain_words(self, said: str) -> str:
         """The scheduler's reason for a refusal, in one line; empty if it gave none."""
+        return "; ".join(line.strip() for line in said.splitlines() if line.strip())
 
 
 @cache

@@ -149,11 +149,7 @@ class Extent:
 
 
 def extent(path: Path, dataset: h5py.Dataset) -> Extent:
-    """Find an array of an open file.
-
-    Raises:
-        FeatureError: it is not a contiguous two-dimensional array.
-    """
+    """Find an array of an open file; ``FeatureError`` where it is no contiguous two-dimensional one."""
     offset = dataset.id.get_offset()
     if dataset.ndim != 2 or (offset is None and dataset.shape[0]):
         raise FeatureError(f"{dataset.name} is not a contiguous table of numbers", path=path)

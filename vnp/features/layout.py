@@ -62,21 +62,13 @@ class FeatureLayout:
         return sum(part.width for part in self.parts)
 
     def columns(self, name: str) -> slice:
-        """Columns of the part called ``name``.
-
-        Raises:
-            LayoutError: there is no such part.
-        """
+        """Columns of the part called ``name``; ``LayoutError`` without one."""
         own = self.only(name).parts[0]
         start = sum(part.width for part in self.parts[: self.parts.index(own)])
         return slice(start, start + own.width)
 
     def only(self, name: str) -> FeatureLayout:
-        """The part called ``name`` alone.
-
-        Raises:
-            LayoutError: there is no such part.
-        """
+        """The part called ``name`` alone; ``LayoutError`` without one."""
         found = tuple(part for part in self.parts if part.name == name)
         if not found:
             raise LayoutError(f"this layout has no part {name!r}: {self}")
@@ -97,11 +89,7 @@ class FeatureLayout:
 
     @classmethod
     def from_json(cls, text: str) -> FeatureLayout:
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            LayoutError: the text is not a layout.
-        """
+        """Read what ``to_json`` wrote; ``LayoutError`` of anything else."""
         try:
             stored = parse_json(text)
             # Before there were rows of chunks, nothing was said of rows.

@@ -352,11 +352,7 @@ def first_repeated(record: np.ndarray, chunk: np.ndarray, frame: np.ndarray, las
 
 
 def require_schema(file: h5py.File, path: Path) -> None:
-    """Make sure that a file was written by this version of the format.
-
-    Raises:
-        FeatureError: it was not.
-    """
+    """Make sure that a file was written by this version of the format; else ``FeatureError``."""
     schema = file.attrs.get("schema")
     if schema != SCHEMA:
         found = "no vnp file" if schema is None else f"of the format {schema!r}"
@@ -364,11 +360,7 @@ def require_schema(file: h5py.File, path: Path) -> None:
 
 
 def require_finite(array: np.ndarray, name: str, ids: list[bytes], path: Path | None = None) -> None:
-    """Make sure that every value is a number.
-
-    Raises:
-        FeatureError: one is not; the message names its row.
-    """
+    """Make sure that every value is a number; else ``FeatureError``, which names the row."""
     if all_finite(array):
         return
     row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])

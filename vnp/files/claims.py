@@ -71,11 +71,7 @@ def require_free(
 
 
 def require_apart(inputs: Iterable[Path], outputs: Iterable[Path], remedy: str) -> None:
-    """Make sure that no file is both read and written.
-
-    Raises:
-        UsageError: one is.
-    """
+    """Make sure that no file is both read and written; else ``UsageError``."""
     written = {path.resolve() for path in outputs}
     for path in inputs:
         if path.resolve() in written:
@@ -83,11 +79,7 @@ def require_apart(inputs: Iterable[Path], outputs: Iterable[Path], remedy: str) 
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those that it is in, where they are not there.
-
-    Raises:
-        StorageError: it cannot be made.
-    """
+    """Make a folder, and those that it is in, where they are not there; ``StorageError`` where that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

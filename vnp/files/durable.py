@@ -93,11 +93,7 @@ def protect(paths: Iterable[Path], *, anew: bool = False) -> None:
 
 
 def require_unread(path: Path) -> None:
-    """Make sure that what will be written here takes the place of nothing that is read.
-
-    Raises:
-        UsageError: it would.
-    """
+    """Make sure that what will be written here takes the place of nothing that is read; else ``UsageError``."""
     with contextlib.suppress(OSError):
         found = _identity(path)
         read = _PROTECTED.get(found)
@@ -129,11 +125,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Put a text file in place of ``path``.
-
-    Raises:
-        StorageError: the disk is full or cannot be written.
-    """
+    """Put a text file in place of ``path``; ``StorageError`` where it cannot be written."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -32,21 +32,13 @@ REMEMBERED_BYTES = 16 << 20
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits; ``OSError`` where they cannot be read."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_crc32(path: Path) -> int:
-    """CRC-32 of a file's bytes.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """CRC-32 of a file's bytes; ``OSError`` where they cannot be read."""
     crc, buffer = 0, bytearray(1 << 20)
     with open_regular(path) as file:
         while count := file.readinto(buffer):

@@ -188,11 +188,7 @@ def asked(begun: float) -> dict[str, float]:
 
 
 def bytes_of(size: str) -> int:
-    """Bytes of a size as schedulers have it: ``48G``, ``500M``, ``1.5T``; plain numbers are megabytes.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Bytes of ``48G``, ``500M`` or ``1.5T``; plain numbers are megabytes. ``ValueError`` where it is no such size."""
     found = SIZE.fullmatch(size.strip())
     if found is None:
         raise ValueError(f"{size!r} is no size such as 48G")

@@ -78,11 +78,7 @@ class RunPaths:
         return self.blocks(number) / f"block-{block:05d}.h5"
 
     def make(self) -> None:
-        """Make the folders, also those that somebody has deleted.
-
-        Raises:
-            StorageError: one cannot be made.
-        """
+        """Make the folders, also those that somebody has deleted; ``StorageError`` where one cannot be made."""
         for folder in (self.root, self.shards, self.receipts, self.parts, self.logs):
             make_folder(folder)
 
@@ -378,11 +374,7 @@ class Run:
         return cls(paths, Request.read(paths.request))
 
     def require_code(self) -> None:
-        """Make sure that shards are made by the code that planned them.
-
-        Raises:
-            RunError: it is another one.
-        """
+        """Make sure that shards are made by the code that planned them; else ``RunError``."""
         planned = self.request.versions.get("code")
         if planned != code_digest():
             raise RunError(

@@ -88,11 +88,7 @@ class KnownBlocks:
     read: tuple[int, int] | None = None  # the first block that was compared, and the one after the last
 
     def __call__(self, number: int, block: bytes) -> None:
-        """Compare a block.
-
-        Raises:
-            ChangedInputError: it is another.
-        """
+        """Compare a block; ``ChangedInputError`` where it is another."""
         known = int(self.digests[number]) if number < len(self.digests) else None
         if (block_digest(block) if block else None) != known:
             first = number * BLOCK

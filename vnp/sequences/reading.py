@@ -78,11 +78,7 @@ def read_records(path: str | Path, *, watch: Watch | None = None, offset: int = 
 
 
 def input_digest(path: str | Path) -> str:
-    """Compute the SHA-256 of a file's bytes, as hexadecimal digits.
-
-    Raises:
-        InputError: the file is missing or cannot be read.
-    """
+    """Compute the SHA-256 of a file, as hexadecimal digits; ``InputError`` where it cannot be read."""
     path = Path(path)
     check_readable(path)
     return file_sha256(path)

@@ -82,11 +82,7 @@ def check_attention(
     found: Attention, sizes: Sizes, device: torch.device, dtype: torch.dtype,
     batches: Sequence[Sequence[int]] = _CHECKED,
 ) -> None:  # fmt: skip
-    """Compare it and its gradient with plain attention in float32 on batches of sequences of so many tokens.
-
-    Raises:
-        EncoderError: they differ.
-    """
+    """Compare it and its gradient with float32 on batches of so many tokens; ``EncoderError`` where they differ."""
     table = RotaryTable(sizes.head, 10_000.0, device)
     chance = torch.Generator().manual_seed(0)
     for lengths in batches:

@@ -178,11 +178,7 @@ def require_all_sealed(run: Run, shards: Sequence[Shard]) -> list[Receipt]:
 
 
 def require_same_encoders(run: Run, receipts: Sequence[Receipt]) -> None:
-    """Make sure that the encoders of the first shard, in their precision, were those of all others.
-
-    Raises:
-        FeatureError: they were not.
-    """
+    """Make sure that all shards are of the same encoders, in the same precision; else ``FeatureError``."""
     leader = receipts[0]
     for receipt in receipts:
         for molecule, identity in receipt.encoders.items():

@@ -150,11 +150,7 @@ class LeftToOtherError(Exception):
 
 
 def leave_if_sealed(run: Run, number: int) -> None:
-    """Go on only with a shard that nobody has sealed.
-
-    Raises:
-        LeftToOtherError: another task has.
-    """
+    """Go on only with a shard that nobody has sealed; else ``LeftToOtherError``."""
     if sealed(run, number) is not None:
         raise LeftToOtherError
 

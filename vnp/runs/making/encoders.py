@@ -322,11 +322,7 @@ def _load(request: Request, molecule: str, arithmetic: Arithmetic | None) -> Enc
 
 
 def require_planned(choice: EncoderChoice, found: dict[str, Any]) -> None:
-    """Make sure that an encoder is the one that the run was planned with; ``auto`` precision fits any.
-
-    Raises:
-        EncoderError: it is not; the message names what differs.
-    """
+    """Make sure that an encoder is the planned one, in any precision for ``auto``; else ``EncoderError``."""
     for key, planned in choice.identity.items():
         if found.get(key) == planned or (key == "precision" and planned == "auto"):
             continue

@@ -78,11 +78,7 @@ class Leases:
         self._slowest = 0.0
 
     def announced(self, number: int) -> Announced:
-        """The attempt on a shard that the iteration took.
-
-        Raises:
-            StorageError: it could not be written.
-        """
+        """The attempt on a shard that the iteration took; ``StorageError`` where it could not be written."""
         found = self._taken.pop(number)
         if isinstance(found, StorageError):
             raise found

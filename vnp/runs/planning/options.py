@@ -91,11 +91,7 @@ class RunOptions:
 
     @property
     def specs(self) -> dict[str, EncoderSpec]:
-        """What the encoder of each molecule that is embedded is.
-
-        Raises:
-            UsageError: there is no such encoder.
-        """
+        """What the encoder of each molecule that is embedded is; ``UsageError`` where there is none so called."""
         return {molecule: found for molecule, (found, _) in self._located().items()}
 
     @property
