@@ -168,11 +168,7 @@ def main(
 def _watching(
     features: Features, out: Path, training: Training, *, quiet: bool, tensorboard: bool
 ) -> Iterator[Watcher]:
-    """Make what follows a training: progress while rows are read, then a line for each epoch.
-
-    Raises:
-        UsageError: TensorBoard is wanted and not installed.
-    """
+    """What follows a training: progress while rows are read, then a line for each epoch."""
     from vnp.classifier.model import HIDDEN
     from vnp.classifier.train import Watcher
 

@@ -145,11 +145,7 @@ class Executor(ABC):
         return None
 
     def cancel(self, jobs: Sequence[str]) -> None:  # noqa: ARG002 - of a scheduler
-        """Cancel jobs or elements; those that have ended meanwhile are none to worry about.
-
-        Raises:
-            VnpError: the scheduler refused.
-        """
+        """Cancel jobs or elements, or those that have not ended; ``VnpError`` where the scheduler refuses."""
         return
 
     def task_id(self, job: str, index: int | None) -> str:

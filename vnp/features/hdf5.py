@@ -22,11 +22,7 @@ from vnp.errors import FeatureError
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[h5py.File]:
-    """Make a new file that fits into memory; it is written when the block ends well.
-
-    Raises:
-        OSError: the disk is full or cannot be written.
-    """
+    """Make a new file that fits into memory; it is written when the block ends well, or ``OSError`` raised."""
     with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
         yield file
         file.flush()

@@ -81,11 +81,7 @@ class Features:
         return self.layout.width
 
     def only(self, part: str) -> Features:
-        """The same rows with the columns of one part, ``dna`` or ``protein``, alone.
-
-        Raises:
-            LayoutError: the layout has no such part.
-        """
+        """The same rows with the columns of one part, ``dna`` or ``protein``; ``LayoutError`` where there is none."""
         layout = self.layout.only(part)
         return replace(self, layout=layout, columns=self.layout.columns(part))
 
@@ -198,11 +194,7 @@ class Features:
         return max(1, _WINDOW_BYTES // (4 * self.width * CHECKED_ROWS)) * CHECKED_ROWS
 
     def check(self, progress: Callable[[int], None] = lambda _rows: None) -> None:
-        """Read all of a file that has checksums, and compare it with them.
-
-        Raises:
-            FeatureError: something was changed after it was written.
-        """
+        """Read all of a file that has checksums; ``FeatureError`` where something was changed after it was written."""
         for name in self.checksums or ():
             with self._opened() as file:
                 count = len(file[name])
@@ -214,11 +206,7 @@ class Features:
                     progress(window.stop - window.start)
 
     def mapped(self) -> np.ndarray:
-        """Features as they are stored, read from the disk where they are touched; not checked.
-
-        Raises:
-            FeatureError: the file is damaged.
-        """
+        """Features as they are stored, read where they are touched, unchecked; ``FeatureError`` of a damaged file."""
         with self._opened() as file:
             place = extent(self.path, file["features"])
         if not place.rows:
@@ -283,11 +271,7 @@ def open_features(path: Path | str) -> Features:
 
 @contextlib.contextmanager
 def damage(path: Path) -> Iterator[None]:
-    """Turn what the HDF5 library says of a damaged file into a message for people.
-
-    Raises:
-        FeatureError: the file is damaged, or is of another kind.
-    """
+    """Make what HDF5 says of a damaged file, or of one of another kind, a ``FeatureError`` for people."""
     try:
         yield
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:

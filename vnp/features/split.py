@@ -20,11 +20,7 @@ _NAMED = 5
 
 
 def shares_of_parts(validation: float, test: float) -> dict[int, float]:
-    """The share of each part, without those that there are not.
-
-    Raises:
-        UsageError: the shares leave nothing to train on.
-    """
+    """The share of each part that there is; ``UsageError`` where nothing is left to train on."""
     if not (0 < validation < 1 and 0 <= test < 1 and validation + test < 1):
         raise UsageError(
             f"validation takes {validation:g} and test {test:g} of the groups; validation must be above 0, and "

@@ -26,11 +26,7 @@ _NAMED = 3
 
 
 def standing(paths: Iterable[Path]) -> list[Path]:
-    """Those of some paths where a file is, or a folder that is not empty.
-
-    Raises:
-        StorageError: one of them cannot be looked at.
-    """
+    """Those of some paths where a file or a full folder is; ``StorageError`` where one cannot be looked at."""
     found = []
     for path in paths:
         try:

@@ -329,11 +329,7 @@ class Request:
         return rows * (numbers * (4 if self.store == "float32" else 2) + _PLACE_BYTES)
 
     def write(self, path: Path) -> None:
-        """Write ``run.json`` durably.
-
-        Raises:
-            StorageError: the disk is full or cannot be written.
-        """
+        """Write ``run.json`` durably; ``StorageError`` where the disk is full or cannot be written."""
         write_record(path, {"digest": self.digest, **asdict(self)}, schema=SCHEMA, seal="whole")
 
     @classmethod

@@ -48,11 +48,7 @@ def require_end(path: Path) -> None:
 
 
 def bam_records(blocks: Iterator[bytes], path: Path) -> Iterator[Record]:
-    """Read the records of a BAM file, unpacked, in order.
-
-    Raises:
-        InputError: the file is damaged or cut off.
-    """
+    """Read the records of a BAM file, unpacked, in order; ``InputError`` where it is damaged or cut off."""
     text = _Text(blocks, path)
     text.take(len(MAGIC))
     text.take(text.number())

@@ -55,11 +55,7 @@ def side_by_side(first: Iterator[Record], second: Iterator[Record], paths: tuple
 
 
 def in_turn(records: Iterator[Record], path: Path) -> Iterator[Record]:
-    """Mates of one file, which stand one behind the other there.
-
-    Raises:
-        InputError: a read is not followed by its mate.
-    """
+    """Mates of one file, one behind the other there; ``InputError`` where a read is not followed by its mate."""
     number = 1
     for one in records:
         other = next(records, None)

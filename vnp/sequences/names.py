@@ -52,11 +52,7 @@ class NameCheck:
             self._file.close()
 
     def add(self, names: Sequence[str]) -> None:
-        """Add names; the first ever added has position 0.
-
-        Raises:
-            StorageError: the temporary file cannot be written.
-        """
+        """Add names; the first ever has position 0. ``StorageError`` where they cannot be written to a file."""
         # Python's own hash of strings: 64 bits, keyed by the process, and computed without a loop here.
         hashes = np.fromiter(map(hash, names), dtype=np.int64, count=len(names))
         self._count += len(names)
