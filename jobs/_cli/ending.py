@@ -208,7 +208,7 @@ def keep_streams() -> None:
         kind = _Events if logs_json() and number == 2 else _Stream
         setattr(sys, name, kind(number, None if stream is None else stream.encoding))
         if kind is _Events:
-            sys.excepthook = lambda *error: print("".join(traceback.format_exception(*error)), end="", file=sys.stderr)
+            sys.excepthook = lambda *error: sys.stderr.write("".join(traceback.format_exception(*error)))
 
 
 def wrapped(line: str, width: int) -> str:
