@@ -115,6 +115,27 @@ def test_padding_never_changes_a_row(encoder: SixFrameEncoder, length: int) -> N
             torch.testing.assert_close(padded, alone, rtol=1e-5, atol=1e-6)
 
 
+def test_the_last_mean_is_of_the_track_that_has_more_and_of_both_in_older_networks() -> None:
+    stored = SMALL.to_json()
+    assert stored.pop("stronger_track") is True
+    older = SixFrameConfig.from_json(stored)
+    assert not older.stronger_track
+    torch.manual_seed(0)
+    network = SixFrame(SMALL).fold()
+    before = SixFrame(older).fold()
+    before.load_state_dict(network.state_dict())
+    seen = []
+    network.weigh_places.register_forward_hook(lambda _, given, __: seen.append(given[0]))
+    ids = torch.randint(0, 64, (2, 6, 50))
+    with torch.inference_mode():
+        new, old = network.rows(ids), before.rows(ids)
+    tracks = seen[0].mean(3)
+    assert torch.allclose(new[:, -SMALL.context :], tracks.amax(2), atol=1e-6)
+    assert torch.allclose(old[:, -SMALL.context :], tracks.mean(2), atol=1e-6)
+    assert torch.equal(new[:, : -SMALL.context], old[:, : -SMALL.context])
+    assert not torch.allclose(new, old)
+
+
 def test_folding_changes_nothing_but_speed() -> None:
     torch.manual_seed(1)
     network = SixFrame(SMALL).train()

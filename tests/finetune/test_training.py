@@ -21,7 +21,7 @@ from vnp.errors import EncoderError, FeatureError, WeightsError
 from vnp.finetune.crops import Crops, DeviceGenomes
 from vnp.finetune.folder import CONFIG, METRICS, WEIGHTS, draw_training, read_folder, write_folder
 from vnp.finetune.genomes import Genomes
-from vnp.finetune.loop import losses, train
+from vnp.finetune.loop import losses, train, unit_loss
 from vnp.finetune.pace import LOG, STATE, Pace, learning_rate
 from vnp.native.classifier import NativeClassifier
 
@@ -117,6 +117,14 @@ def test_loss_asks_nothing_about_kinds_that_are_not_known() -> None:
     assert logits.grad is not None
     assert logits.grad[1:].abs().max() == 0
     assert logits.grad[0].abs().max() > 0
+
+
+def test_units_are_asked_of_crops_that_have_one_and_are_used() -> None:
+    bases, kinds = torch.zeros(3, 10, dtype=torch.uint8), torch.ones(3, dtype=torch.uint8)
+    crops = Crops(bases, kinds, torch.ones(3) > 0, torch.tensor([True, True, False]), torch.tensor([2, -1, 0]))
+    logits = torch.randn(3, 4)
+    assert unit_loss(logits, crops).item() == pytest.approx(-torch.log_softmax(logits, 1)[0, 2].item(), rel=1e-5)
+    assert unit_loss(logits, crops._replace(used=torch.zeros(3) > 0)).item() == 0
 
 
 def test_a_prokaryote_that_looks_viral_counts_less_and_a_virus_that_looks_like_a_host_does_not() -> None:
