@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +21,11 @@ from vnp.finetune.folder import CONFIG, METRICS, SCHEMA, calibrate, measure_cont
 from vnp.finetune.genomes import TEST, load_genomes
 from vnp.finetune.measure import Windows, draw
 from vnp.finetune.split import evidence_of, leave_out
-from vnp.finetune.trust import Contigs, contigs_of, draw_contigs, levels_by_group, measure_trust
+from vnp.finetune.trust import Contigs, contigs_of, draw_test, levels_by_group, measure_trust
 from vnp.metrics.evidence import Evidence
 from vnp.metrics.metrics import binary_metrics
 from vnp.metrics.prevalence import Prevalence, Shares, at_prevalence
+from vnp.metrics.reliability import Reliability
 
 SHARES = (0.01, 0.05, 0.2, 0.5, 0.9)
 EUKARYOTIC = (0.1, 0.5, 0.9)
@@ -54,6 +55,13 @@ class Row(NamedTuple):
 @click.option("--count", type=int, default=4000, help="Contigs of each label and length; 150 are minutes on a CPU.")
 @click.option("--records", type=int, default=2000, help="Records of a mixture.")
 @click.option("--left-out", multiple=True, help="A group that the network of FOLDER never saw: counts as of the test.")
+@click.option(
+    "--unseen",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="What --json wrote of a network that was trained without groups: FOLDER is to say what its high calls were "
+    "worth on these.",
+)
 @click.option("--distance", is_flag=True, help="Also by identity to the nearest genome trained on, by skani.")
 @click.option("--pairs", is_flag=True, help="Only by what the log-odds of two mates should be multiplied.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where the network runs.")
@@ -67,6 +75,7 @@ def main(
     count: int,
     records: int,
     left_out: tuple[str, ...],
+    unseen: tuple[Path, ...],
     distance: bool,
     pairs: bool,
     device: str,
@@ -89,19 +98,26 @@ def main(
         calibration, presets = calibrate(held.genomes, contigs)
         fresh["contigs"] = measure_contigs(held.genomes, contigs)
         trust, tested = measure_trust(network, held, calibration, count, trained.window)
-        kept = {"presets": {name: asdict(preset) for name, preset in presets.items()}, "trust": trust.to_json()}
+        kept = {"presets": {name: asdict(preset) for name, preset in presets.items()}}
         _write(folder, {"calibration": calibration.to_json(), **kept})
-    if trust.reliability is None or trust.novelty is None:
+    reliability = trust.reliability
+    if reliability is None or trust.novelty is None:
         raise UsageError(f"{folder} keeps no reliability: give --measure")
+    if unseen:
+        told = {name: one for path in unseen for name, one in parse_json(path.read_text())["unseen"].items()}
+        reliability = Reliability.from_json({**reliability.to_json(), "unseen": told})
+        trust = replace(trust, reliability=reliability)
+    if measure or unseen:
+        _write(folder, {"trust": trust.to_json()})
 
     def score(pieces: Windows) -> Contigs:
         return contigs_of(network, held, pieces, calibration, trust.novelty, trained.window)
 
     if tested is None:
-        tested = score(draw_contigs(held, TEST, count))
-    for line in trust.reliability.sentences():
+        tested = score(draw_test(held, count))
+    for line in reliability.sentences():
         print(f"- {line}")
-    groups = levels_by_group(trust.reliability, tested)
+    groups = levels_by_group(reliability, tested)
     if measure:
         metrics = parse_json((folder / METRICS).read_text()) if (folder / METRICS).exists() else {}
         write_json(folder / METRICS, {**metrics, **fresh, "reliability": groups})
@@ -117,7 +133,8 @@ def main(
         rows = [mixture(pool, unit, trust.evidence, viral, part, records) for viral in SHARES for part in EUKARYOTIC]
         print(mixture_table(rows))
     if json_path is not None:
-        write_json(json_path, {"groups": groups, "mixtures": [row._asdict() for row in rows]})
+        told = reliability.to_json()["unseen"]
+        write_json(json_path, {"groups": groups, "unseen": told, "mixtures": [row._asdict() for row in rows]})
 
 
 def _write(folder: Path, measured: dict[str, Any]) -> None:

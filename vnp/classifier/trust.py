@@ -28,13 +28,12 @@ class _Records:
     calls: Judgements
     distance: Float64[np.ndarray, "r"]
     viral: Bool[np.ndarray, "r"]
-    says_viral: Bool[np.ndarray, "r"]
     probability: Float64[np.ndarray, "r"]
     unit: Int64[np.ndarray, "r"]  # number of what the split keeps together
 
     @property
     def wrong(self) -> Bool[np.ndarray, "r"]:
-        mistaken: Bool[np.ndarray, "r"] = self.viral != self.says_viral
+        mistaken: Bool[np.ndarray, "r"] = self.viral != self.calls.viral
         return mistaken
 
 
@@ -55,13 +54,13 @@ def measure_trust(store: RowStore, split: Split, scored: Mapping[int, Scored], s
         watched = parts[VALIDATION]
     # What is as likely as not when all of them are of one label is not known.
     share = float(watched.viral.mean())
-    high, medium = fit_reliability(watched.calls, watched.says_viral, watched.wrong)
+    high, medium = fit_reliability(watched.calls, watched.wrong)
     last = TEST if TEST in parts else VALIDATION
     tested = parts[last]
     chosen = Reliability(
         high, medium, {}, f"records of the {PARTS[VALIDATION]} part", f"records of the {PARTS[last]} part"
     )
-    measured = measure_levels(chosen.levels(tested.calls), tested.says_viral, tested.wrong)
+    measured = measure_levels(chosen.levels(tested.calls), tested.calls.viral, tested.wrong)
     reliability = replace(chosen, measured=measured)
     if not 0 < share < 1:
         return Trust(None, novelty, reliability)
@@ -86,10 +85,9 @@ def _records(store: RowStore, part: Scored, novelty: Novelty | None) -> _Records
     sure = np.maximum(found.probability, 1 - found.probability)
     unknown = np.full(len(found), np.nan, np.float32)
     return _Records(
-        Judgements(part.length, sure, agreement, unknown),
+        Judgements(part.length, sure, agreement, unknown, says_viral),
         mean_distances(distance, owner, len(found)),
         part.viral,
-        says_viral,
         found.probability,
         part.group[found.first].astype(np.int64),
     )

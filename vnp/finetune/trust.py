@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +19,7 @@ from vnp.finetune.measure import CLASSES, Windows, draw, rows_of, viral_logits, 
 from vnp.finetune.split import evidence_of
 from vnp.metrics.evidence import Evidence, fit_evidence
 from vnp.metrics.novelty import Novelty, fit_novelty, mean_distances
-from vnp.metrics.reliability import LEVELS, Judgements, Reliability, fit_reliability, measure_levels
+from vnp.metrics.reliability import HIGH, LEVELS, Judgements, Measured, Reliability, fit_reliability, measure_levels
 from vnp.metrics.trust import Trust
 
 BALANCE = 0.5
@@ -55,7 +55,7 @@ class Contigs:
     def calls(self) -> Judgements:
         """What calls at one half are told apart by."""
         sure = np.maximum(self.probability, 1 - self.probability)
-        return Judgements(self.pieces.length, sure, self.agreement, self.novelty)
+        return Judgements(self.pieces.length, sure, self.agreement, self.novelty, self.says_viral)
 
 
 def contigs_of(
@@ -97,7 +97,22 @@ def contigs_of(
 
 def draw_contigs(held: DeviceGenomes, part: int, count: int, seed: int = 17) -> Windows:
     """Contigs of every class of lengths of one part's units, up to so many of each label."""
-    chosen = held.genomes.part == part
+    return _contigs(held, held.genomes.part == part, count, seed)
+
+
+def draw_test(held: DeviceGenomes, count: int) -> Windows:
+    """Contigs of the test units, and as many of the groups that were left out as a whole."""
+    test, unseen = held.genomes.part == TEST, _unseen(held.genomes)
+    drawn = [_contigs(held, some, count, 17) for some in (test & ~unseen, unseen) if some.any()]
+    return Windows(*(np.concatenate(columns) for columns in zip(*drawn, strict=True)))
+
+
+def _unseen(genomes: Genomes) -> Bool[np.ndarray, "records"]:
+    """Records of groups that were left out as a whole."""
+    return ~np.isin(genomes.group, genomes.group[genomes.part == TRAIN])
+
+
+def _contigs(held: DeviceGenomes, chosen: Bool[np.ndarray, "records"], count: int, seed: int) -> Windows:
     drawn = [
         draw(held, chosen, low, high - 1, max(1, count // max(1, high // 10000)), seed=seed)
         for low, high in CLASSES
@@ -136,8 +151,8 @@ def measure_trust(
     watched = contigs_of(network, held, draw_contigs(held, VALIDATION, count), calibration, novelty, window)
     novelty = novelty.measured(watched.distance, watched.pieces.length)
     watched = _told(watched, novelty)
-    tested = contigs_of(network, held, draw_contigs(held, TEST, count), calibration, novelty, window)
-    reliability = reliability_of(watched, tested)
+    tested = contigs_of(network, held, draw_test(held, count), calibration, novelty, window)
+    reliability = reliability_of(watched, tested, _unseen(held.genomes)[tested.pieces.record])
     for line in reliability.sentences():
         say(line)
     return Trust(BALANCE, novelty, reliability, _evidence(held.genomes, watched, tested)), tested
@@ -154,13 +169,18 @@ def _evidence(genomes: Genomes, *parts: Contigs) -> Evidence | None:
     return fit_evidence(chance[some], length[some], genomes.viral[record], genomes.unit[record], genomes.group[record])
 
 
-def reliability_of(watched: Contigs, tested: Contigs) -> Reliability:
-    """Bins chosen on some contigs, measured on others."""
-    high, medium = fit_reliability(watched.calls, watched.says_viral, watched.wrong, watched.group)
+def reliability_of(watched: Contigs, tested: Contigs, unseen: Bool[np.ndarray, "n"]) -> Reliability:
+    """Bins chosen on some contigs, measured on others; those of groups that were left out as a whole by themselves."""
     names = "contigs of 150 to 100,000 bases of the {} units, half of them viral"
-    chosen = Reliability(high, medium, {}, names.format("validation"), names.format("test"))
-    measured = measure_levels(chosen.levels(tested.calls), tested.says_viral, tested.wrong)
-    return Reliability(high, medium, measured, chosen.chosen_on, chosen.measured_on)
+    bins = fit_reliability(watched.calls, watched.wrong, watched.group)
+    chosen = Reliability(*bins, {}, names.format("validation"), names.format("test"))
+    level = chosen.levels(tested.calls)
+
+    def measured(some: Bool[np.ndarray, "n"]) -> dict[str, Measured]:
+        return measure_levels(level[some], tested.says_viral[some], tested.wrong[some])
+
+    left_out = {name: measured(tested.group == name)[LEVELS[HIGH]] for name in np.unique(tested.group[unseen]).tolist()}
+    return replace(chosen, measured=measured(~unseen), unseen=left_out)
 
 
 def levels_by_group(reliability: Reliability, contigs: Contigs) -> dict[str, dict[str, Any]]:

@@ -364,7 +364,7 @@ def decide(found: Found, chunk: int, settings: PredictOptions, judges: Judges) -
         if one.trust.reliability is not None:
             some = np.flatnonzero(scored & (found.by == by))
             sure = np.where(viral[some], told[some], 1 - told[some])
-            calls = Judgements(length[some], sure, found.agreement[some], found.novelty[some])
+            calls = Judgements(length[some], sure, found.agreement[some], found.novelty[some], viral[some])
             reliability[some] = one.trust.reliability.levels(calls)
     wrong = float((1 - chance[call == VIRAL]).sum())
     return Calls(

@@ -175,6 +175,7 @@ def _trust(report: Report) -> dict[str, Any]:
         "levels": levels,
         "held_out": classifier["held_out"],
         "measured_on": found.measured_on if found else "",
+        "unseen": found.on_unseen() if found else "",
         "alone": classifier["origin"] == "native" or not report.about["counts"]["scored_by_native"],
         "presets": [(name, preset["specificity"]) for name, preset in classifier["presets"].items()],
         "preset": report.about["settings"]["preset"],
