@@ -23,6 +23,7 @@ from vnp.finetune.folder import CONFIG, METRICS, WEIGHTS, draw_training, read_fo
 from vnp.finetune.genomes import Genomes
 from vnp.finetune.loop import losses, train, unit_loss
 from vnp.finetune.pace import LOG, STATE, Pace, learning_rate
+from vnp.finetune.split import leave_out
 from vnp.native.classifier import NativeClassifier
 
 CPU = torch.device("cpu")
@@ -172,3 +173,16 @@ def test_command_writes_a_folder_and_does_not_write_over_it(sheet: Path, tmp_pat
     assert short.exit_code == 1, short.output
     assert "5000" in short.output  # the genomes of this test are shorter than the longest crops
     assert np.load(tmp_path / "m/genomes.npz")["starts"][-1] == 36 * 3002
+
+
+def test_a_group_left_out_as_a_whole_is_measured_by_itself(genomes: Genomes, tmp_path: Path) -> None:
+    network, asked = SixFrame(SMALL), recipe(window=700)
+    seen = [
+        write_folder(tmp_path, network, DeviceGenomes(one, CPU), asked, count=60)["reliability"].keys()
+        for one in (genomes, leave_out(genomes, ["plasmid"]))
+    ]
+    assert seen[0] == seen[1] == {"phage", "bacteria", "plasmid"}
+    reliability = read_folder(tmp_path).trust.reliability
+    assert reliability is not None
+    assert reliability.unseen.keys() == {"plasmid"}
+    assert "plasmid" in reliability.sentences()[-1]
