@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from benchmarks.regions.genomes import LONGEST, SHORTEST, Genome, plant, reverse_complement, without_phages
-from benchmarks.regions.measure import compare
+from benchmarks.regions.measure import compare, flanked
 from vnp.finetune.genomes import TEST, Genomes
 
 
@@ -70,6 +70,24 @@ def test_figures_are_counted_by_base() -> None:
     assert found.border == 700
     perfect = compare([genome], {"a": [(10_000, 30_000), (90_000, 100_000)]})
     assert (perfect.mcc, perfect.found, perfect.right, perfect.border) == (1, 1, 1, 0)
+
+
+def test_a_region_between_two_copies_is_told_from_others() -> None:
+    codes = np.random.default_rng(8).integers(0, 4, 60_000).astype(np.uint8)
+    assert not flanked(codes, 20_000, 40_000)
+    codes[41_500:41_520] = codes[18_700:18_720]
+    assert flanked(codes, 20_000, 40_000)
+    # They are as far from a border as that may be off.
+    assert not flanked(codes, 20_000, 46_000)
+    # What cannot be read is no copy, and the other strand is none.
+    codes[18_700:18_720] = codes[41_500:41_520] = 4
+    assert not flanked(codes, 20_000, 40_000)
+    codes[18_700:18_720] = reverse_complement(codes[41_600:41_620])
+    assert not flanked(codes, 20_000, 40_000)
+    genome = Genome("a", codes, np.zeros((0, 2), int), np.zeros((0, 2), int))
+    codes[41_500:41_520] = codes[19_900:19_920]
+    found = compare([genome], {"a": [(20_000, 40_000), (1_000, 9_000)]})
+    assert (found.false, found.flanked) == (2, 1)
 
 
 def test_hosts_without_phages_are_those_that_get_none() -> None:

@@ -29,6 +29,14 @@ def made_up(sizes: list[int], reverse: list[bool]) -> tuple[np.ndarray, list[tup
     return base_codes(text), spans
 
 
+def charge(codes: np.ndarray, start: int, end: int, reverse: bool) -> float:
+    """Charge of a gene's protein for each amino acid: of the made-up codons, two are acidic and two are basic."""
+    gene = OTHER[codes[start:end][::-1]] if reverse else codes[start:end]
+    text = "".join("ACGT"[code] for code in gene[:-3])
+    codons = [text[at : at + 3] for at in range(0, len(text), 3)]
+    return sum((one in ("AAA", "CGT")) - (one in ("GAA", "GAT")) for one in codons) / len(codons)
+
+
 def test_genes_are_found_on_both_strands() -> None:
     reverse = [False, True, True, False, False, True, False] * 3
     codes, spans = made_up([300, 200, 60, 400, 90, 250, 150] * 3, reverse)
@@ -36,6 +44,9 @@ def test_genes_are_found_on_both_strands() -> None:
     ends = [(end if not turned else start) for (start, end), turned in zip(spans, reverse, strict=True)]
     assert np.where(found.reverse, found.start, found.end).tolist() == ends
     assert found.reverse.tolist() == reverse
+    assert found.charged == pytest.approx(
+        [charge(codes, *one) for one in zip(found.start, found.end, found.reverse, strict=True)]
+    )
     other = find_genes(OTHER[codes[::-1]])
     assert sorted((len(codes) - other.end).tolist()) == sorted(found.start.tolist())
 
@@ -48,7 +59,7 @@ def test_what_holds_no_gene(sequence: str) -> None:
 
 
 def test_each_gene_adds_for_its_length_and_each_neighbour_for_its_strand() -> None:
-    genes = Genes(np.array([0, 210, 2_000]), np.array([180, 450, 2_900]), np.array([False, False, True]))
+    genes = Genes(np.array([0, 210, 2_000]), np.array([180, 450, 2_900]), np.array([False, False, True]), np.zeros(3))
     assert genes.odds() == pytest.approx(
         [
             LENGTH_ODDS[1] + SAME_STRAND / 2,
@@ -71,8 +82,12 @@ def test_genes_speak_for_the_phage_and_against_the_host() -> None:
 
 def test_genes_are_counted_where_their_middles_lie() -> None:
     genes = Genes(
-        np.array([0, 400, 900, 3_000]), np.array([300, 800, 1_900, 3_900]), np.array([False, False, True, True])
+        np.array([0, 400, 900, 3_000]),
+        np.array([300, 800, 1_900, 3_900]),
+        np.array([False, False, True, True]),
+        np.array([0.1, 0.07, 0.2, -0.1]),
     )
+    assert (genes.basic, genes.within(150, 1_400).basic, genes.within(5_000, 6_000).basic) == (0.5, 0.5, 0)
     own = genes.within(150, 1_400)
     assert (own.count, own.turns) == (2, 0.5 / 6)
     assert genes.turns == 1.5 / 8

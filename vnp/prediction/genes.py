@@ -26,6 +26,10 @@ SAME_STRAND, OTHER_STRAND = 0.25, -1.31
 _STOPS = np.isin(np.arange(65), (48, 50, 56, 64))  # TAA, TAG, TGA, and a codon that cannot be read
 _STARTS = np.isin(np.arange(65), (14, 46, 62))  # ATG, GTG, TTG
 _OTHER = np.array([3, 2, 1, 0, 4], np.uint8)
+_AMINO_ACIDS = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF?"
+_CHARGE = np.array([(one in "KR") - (one in "DE") for one in _AMINO_ACIDS], np.float64)
+# Charge for each amino acid from which on a protein is basic.
+_BASIC = 0.08
 # What a gene's codons have to outweigh; bases that two genes may share; bases of the frames that are learned from.
 _COST = 4.0
 _SHARED = 40
@@ -34,11 +38,19 @@ _LONG = 300
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Genes:
-    """Genes in the order of their ends."""
+    """Genes in the order of their ends.
+
+    Attributes:
+        start: first base of each.
+        end: one past its stop codon.
+        reverse: whether it is on the other strand.
+        charged: charge of its protein for each amino acid.
+    """
 
     start: Int64[np.ndarray, " n"]
     end: Int64[np.ndarray, " n"]
     reverse: Bool[np.ndarray, " n"]
+    charged: Float64[np.ndarray, " n"]
 
     def odds(self) -> Float64[np.ndarray, " n"]:
         """Log-odds of a phage that each adds, as if none knew of the others."""
@@ -58,11 +70,16 @@ class Genes:
         """Share of neighbours that are on other strands; of few genes, nearer to the one in ten of phages."""
         return float(((self.reverse[1:] != self.reverse[:-1]).sum() + 0.5) / (max(1, self.count) + 4))
 
+    @property
+    def basic(self) -> float:
+        """Share of those with basic proteins, as most of a ribosome's are."""
+        return float((self.charged > _BASIC).mean()) if self.count else 0.0
+
     def within(self, first: int, behind: int) -> Genes:
         """Those whose middles lie there."""
         middle = (self.start + self.end) // 2
         own = (first <= middle) & (middle < behind)
-        return Genes(self.start[own], self.end[own], self.reverse[own])
+        return Genes(self.start[own], self.end[own], self.reverse[own], self.charged[own])
 
     def density(self, low: Float64[np.ndarray, " m"], high: Float64[np.ndarray, " m"]) -> Float64[np.ndarray, " m"]:
         """Genes for 1,000 bases between two places."""
@@ -105,8 +122,8 @@ def find_genes(codes: UInt8[np.ndarray, " bases"]) -> Genes:
         coding += np.bincount(frames[at].codons[first:stop], minlength=65)
     odds = np.log((coding + 1) / (coding[:64].sum() + 64)) - np.log((whole + 1) / (whole[:64].sum() + 64))
     place = _chosen(frames, np.where(_STOPS, 0.0, odds), SHORTEST, len(codes))
-    start, end, reverse = _spans(frames, place, len(codes))
-    return Genes(start, end, reverse)
+    charged = [_CHARGE[frames[at].codons[first:stop]].mean() for at, first, stop in place.tolist()]
+    return Genes(*_spans(frames, place, len(codes)), np.array(charged, np.float64))
 
 
 def _strands(codes: UInt8[np.ndarray, " bases"]) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:

@@ -112,7 +112,7 @@ class Finder:
 
     def _found(self, track: Track, sequences: _Sequences, ordinal: int) -> list[Span]:
         """Stretches of a record, before their borders are refined."""
-        viral: list[tuple[Span, float]] = []
+        viral: list[Span] = []
         for first, behind in track.looked_at():
             count = max(1, -(-(behind - first - WINDOW) // CELL) + 1)
             start = np.linspace(first, max(first, behind - WINDOW), count).round().astype(np.int64)

@@ -6,7 +6,8 @@ cut one; the likeliest chain is Viterbi's. It is read twice. Wherever windows of
 of 2,000 bases are scored as well, and a chain goes over cells of 1,000 bases, by both and by how close genes lie:
 this finds what looks viral. Temperate phages write like their hosts and seldom do, but over many windows they score
 above the spread of the rest of their record, and their genes are short and on one strand: this the second chain
-hears, over the windows of the run. What both find is told by the first. Neither believes a stretch with few genes.
+hears, over the windows of the run. What both find is told by the first. Neither believes a stretch with few genes, nor
+one with the genes of ribosomes.
 Then each border is looked for anew among finer windows around it, where those before and those behind differ most.
 """
 
@@ -41,27 +42,29 @@ _LOOK, _LOOK_COST, _LOOK_BORDER, _LOOK_BASES = 1.09, 2.1, 1.5, 5_000
 _AROUND = 8_000
 _NEAR = 2_000
 # Near those of a logistic regression over cells of phages put into bacteria; neighbours repeat each other.
-_OF_RUN, _OF_WINDOWS, _OF_GENES, _COST = 0.28, 0.57, 1.0, 4.1
-_REPEATED = 0.3
+_OF_RUN, _OF_WINDOWS, _OF_GENES, _COST = 0.3, 0.66, 1.15, 6.3
+_REPEATED = 0.4
 _LOWEST, _TOP, _CROWDED = -2.0, 8.0, 2.0
 _CLIP = 6.0
 CELL_BORDER = 2.0
 """What each border of a stretch of cells has to be outweighed by."""
-# Thousands of bases of a region times log-odds of its windows, less where strands of genes change; genes for each
-# thousand bases of it.
-_WORTH = 10.0
+# Mean log-odds of the windows of a region of so many bases; of others, more or less by the logarithm of their length.
+_WORTH, _WORTH_BASES = 2.75, 15_000
+# Genes for each thousand bases of it; and the share from which on basic proteins are a ribosome's, whose genes are as
+# short and close as a phage's.
 _GENES_APART = 0.35
+_RIBOSOMAL = 0.3
 
-CONTRAST_BORDER = 4.0
+CONTRAST_BORDER = 5.5
 """The same where the spread of a record counts, in log-odds of a window of 3,000 bases."""
 _CONTRAST_BASES = 3_000
 _CONTRAST_CLIP = 4.0
 # Genes are no strangers to each other, nor to what the network sees.
-_GENES = 0.5
+_GENES = 0.9
 # What speaks for neither is so far above the middle of the host's windows, and so many of their spreads.
-_ABOVE, _SPREADS = 0.3, 4.5
+_ABOVE, _SPREADS = 0.3, 2.5
 _CONTRAST_APART = 0.6
-_CONTRAST_TURNS = 0.25
+_CONTRAST_TURNS = 0.22
 # Share of a stretch from which on the first chain knows better.
 _KNOWN = 0.2
 
@@ -157,10 +160,8 @@ class Track:
             found.append((first, behind))
         return found
 
-    def viral(
-        self, part: Span, start: Int64[np.ndarray, " w"], odds: Float64[np.ndarray, " w"]
-    ) -> list[tuple[Span, float]]:
-        """What looks viral in a part of the record, and how much it is worth.
+    def viral(self, part: Span, start: Int64[np.ndarray, " w"], odds: Float64[np.ndarray, " w"]) -> list[Span]:
+        """What looks viral in a part of the record.
 
         Args:
             part: where.
@@ -179,10 +180,10 @@ class Track:
         for low, high in runs(stretches(_REPEATED * speaks, CELL_BORDER)):
             first, behind = int(edges[low]), int(edges[high])
             own = self.genes.within(first, behind)
-            worth = float(windows[low:high].mean()) * (behind - first) / 1000 * (1 - own.turns) ** 2
-            crowded = own.count >= _GENES_APART * (behind - first) / 1000
-            if behind - first >= SHORTEST and (crowded or behind - first == self.bases):
-                found.append(((first, behind), worth))
+            worth = float(windows[low:high].mean()) + np.log((behind - first) / _WORTH_BASES)
+            crowded = own.count >= _GENES_APART * (behind - first) / 1000 and own.basic < _RIBOSOMAL
+            if behind - first >= SHORTEST and worth >= _WORTH and (crowded or behind - first == self.bases):
+                found.append((first, behind))
         return found
 
     def contrasting(self) -> list[Span]:
@@ -202,7 +203,7 @@ class Track:
         for low, high in runs(stretches(np.pad(both, 1, constant_values=-np.inf), CONTRAST_BORDER)[1:-1]):
             first, behind = int(self.edges[low]), int(self.edges[high])
             own = self.genes.within(first, behind)
-            crowded = own.count >= _CONTRAST_APART * (behind - first) / 1000
+            crowded = own.count >= _CONTRAST_APART * (behind - first) / 1000 and own.basic < _RIBOSOMAL
             if behind - first >= SHORTEST and crowded and own.turns <= _CONTRAST_TURNS:
                 found.append((first, behind))
         return found
@@ -221,20 +222,16 @@ def _mean_over(
     return np.where(high > low, (summed[high] - summed[low]) / np.maximum(1, high - low), otherwise)
 
 
-def joined(viral: Sequence[tuple[Span, float]], contrasting: Sequence[Span]) -> list[Span]:
+def joined(viral: Sequence[Span], contrasting: Sequence[Span]) -> list[Span]:
     """Stretches of both chains.
 
     Args:
-        viral: those of the first, with their worth; what is worth little counts only where the second knows of it.
+        viral: those of the first.
         contrasting: those of the second; where the first knows of one, it is told as the first has it.
     """
-    found = [
-        span
-        for span, worth in viral
-        if worth >= _WORTH or sum(_shared(span, other) for other in contrasting) > 0.5 * (span[1] - span[0])
-    ]
+    found = [*viral]
     found += [
-        span for span in contrasting if sum(_shared(span, other) for other in found) < _KNOWN * (span[1] - span[0])
+        span for span in contrasting if sum(_shared(span, other) for other in viral) < _KNOWN * (span[1] - span[0])
     ]
     together: list[Span] = []
     for first, behind in sorted(found):
