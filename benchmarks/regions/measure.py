@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
 from benchmarks._commands import command, options
+from benchmarks.regions.cells import print_weights
 from benchmarks.regions.genes import print_odds
 from benchmarks.regions.genomes import Genome, annotated, plant, without_phages
 from vnp.finetune.genomes import TEST, VALIDATION, load_genomes, within
@@ -130,10 +131,11 @@ def call(genomes: Sequence[Genome], out: Path, checkpoint: str, device: str) -> 
 @click.option("--checkpoint", default="native", help="As predict takes it: native, or a folder of finetune.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to run.")
 @click.option("--genes", is_flag=True, help="Only print what lengths and strands of genes say, of training units.")
+@click.option("--cells", is_flag=True, help="Only print what cells of held-out genomes say; scores stay in OUT.")
 @options.as_json
 def main(
     packed: Path, out: Path, part: str, half: int | None, free: bool, prophages: Path | None, checkpoint: str,
-    device: str, genes: bool, as_json: bool,
+    device: str, genes: bool, cells: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure predict --regions.
 
@@ -143,6 +145,9 @@ def main(
     genomes = load_genomes(packed)
     if genes:
         print_odds(genomes)
+        return
+    if cells:
+        print_weights(genomes, out, checkpoint, device)
         return
     planted = list(plant(genomes, _PARTS[part]))
     cases = [(part, planted if half is None else planted[half::2])]

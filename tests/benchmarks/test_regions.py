@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pytest
 
+from benchmarks.regions.cells import print_weights
 from benchmarks.regions.genomes import LONGEST, SHORTEST, Genome, plant, reverse_complement, without_phages
 from benchmarks.regions.measure import compare, flanked
+from vnp.encoders.models.sixframe import KINDS, VIRAL_KINDS
 from vnp.finetune.genomes import TEST, Genomes
+from vnp.native.classifier import NativeClassifier
 
 
 def genomes() -> Genomes:
@@ -102,3 +109,30 @@ def test_hosts_without_phages_are_those_that_get_none() -> None:
     assert (one.codes == held.codes[250_000:349_000]).all()
     assert len(one.viral) == 0
     assert one.unknown.tolist() == [[70_000, 71_000]]
+
+
+def test_what_cells_say_is_fitted_to_kept_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = genomes()
+    phages = held.codes[held.starts[3] :]
+    phages[phages == 0] = 2
+    asked: list[int] = []
+
+    def score(windows: Sequence[str]) -> np.ndarray:
+        asked.append(len(windows))
+        # Phages have no A, or no T.
+        share = np.array([min(one.count("A"), one.count("T")) / len(one) for one in windows])
+        logits = np.zeros((len(windows), len(KINDS)))
+        logits[:, :VIRAL_KINDS] = (5 - 40 * share)[:, None]
+        return logits
+
+    monkeypatch.setattr(NativeClassifier, "windows", lambda self, device: score)
+    print_weights(held, tmp_path, "native", "cpu")
+    said = capsys.readouterr().out
+    assert "cells of 2 genomes" in said
+    assert float(re.search(r"left out: ([0-9.]+)", said)[1]) < 0.35  # type: ignore[index]
+    assert float(re.search(r"finer windows ([-+.0-9]+)", said)[1]) > 0.1  # type: ignore[index]
+    count = len(asked)
+    print_weights(held, tmp_path, "native", "cpu")
+    assert (len(asked), capsys.readouterr().out) == (count, said)

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from vnp.classifier.classifier import margins
+from vnp.classifier.classifier import Classifier, margins
 from vnp.encoders.models.sixframe import base_codes
 from vnp.errors import ChangedInputError
 from vnp.prediction.calls import Judged, Judges
@@ -99,9 +99,10 @@ class Finder:
             for at in np.flatnonzero(long & (np.diff(borders) > 0)).tolist():
                 rows = slice(int(borders[at]), int(borders[at + 1]))
                 ordinal, name = batch.first + at, batch.records.name[at].decode()
+                odds = log_odds(self._judges.classifier, judged.margin[rows])
                 track = Track(
-                    batch.rows.start[rows], batch.rows.end[rows], self._odds(judged.margin[rows]),
-                    int(batch.records.length[at]), partial(_genes, sequences, ordinal),
+                    batch.rows.start[rows], batch.rows.end[rows], odds, int(batch.records.length[at]),
+                    partial(_genes, sequences, ordinal),
                 )  # fmt: skip
                 found = self._found(track, sequences, ordinal)
                 if found:
@@ -189,16 +190,17 @@ class Finder:
         """Log-odds of windows of a record."""
         classifier = self._judges.classifier
         windows = [sequence[at : at + size].decode("ascii") for at in start.tolist()]
-        return self._odds(margins(self._score(windows), classifier.kinds, classifier.viral))
+        return log_odds(classifier, margins(self._score(windows), classifier.kinds, classifier.viral))
 
-    def _odds(self, margin: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-        """Calibrated log-odds of windows."""
-        probability = self._judges.classifier.probability(margin, np.full(len(margin), _LENGTH))
-        least = np.finfo(np.float64).tiny
-        odds: Float64[np.ndarray, " n"] = np.log(np.maximum(probability, least)) - np.log(
-            np.maximum(1 - probability, least)
-        )
-        return odds
+
+def log_odds(classifier: Classifier, margin: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    """Calibrated log-odds of windows."""
+    probability = classifier.probability(margin, np.full(len(margin), _LENGTH))
+    least = np.finfo(np.float64).tiny
+    odds: Float64[np.ndarray, " n"] = np.log(np.maximum(probability, least)) - np.log(
+        np.maximum(1 - probability, least)
+    )
+    return odds
 
 
 def _genes(sequences: _Sequences, ordinal: int) -> Genes:

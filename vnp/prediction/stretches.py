@@ -33,7 +33,7 @@ _BORDER_CLIP = 4.0
 
 # What is usual in a record of few bases, its spread, and bases of one that is half believed. No host scores as high as
 # a record that is a virus.
-_USUAL, _SPREAD, _ENOUGH, _HIGHEST = -4.0, 0.6, 100_000, -1.0
+_USUAL, _SPREAD, _ENOUGH, _HIGHEST = -4.0, 0.6, 100_000, -2.0
 
 WINDOW, CELL = 2_000, 1_000
 """Bases of the windows of the first chain, and of its cells; one window begins a cell behind the other."""
@@ -41,8 +41,9 @@ WINDOW, CELL = 2_000, 1_000
 _LOOK, _LOOK_COST, _LOOK_BORDER, _LOOK_BASES = 1.09, 2.1, 1.5, 5_000
 _AROUND = 8_000
 _NEAR = 2_000
-# Near those of a logistic regression over cells of phages put into bacteria; neighbours repeat each other.
-_OF_RUN, _OF_WINDOWS, _OF_GENES, _COST = 0.3, 0.66, 1.15, 6.3
+# Near those of a logistic regression over cells of phages put into bacteria (windows of the run, these windows, genes;
+# what speaks for neither); neighbours repeat each other.
+_SAID, _COST = (0.3, 0.66, 1.15), 6.3
 _REPEATED = 0.4
 _LOWEST, _TOP, _CROWDED = -2.0, 8.0, 2.0
 _CLIP = 6.0
@@ -168,14 +169,8 @@ class Track:
             start: of windows of ``WINDOW`` bases over it, in their order.
             odds: their log-odds.
         """
-        edges = np.linspace(*part, max(1, (part[1] - part[0]) // CELL) + 1).round()
-        middle = (edges[1:] + edges[:-1]) // 2
-        windows = _mean_over(middle, start, start + WINDOW, odds, self.usual)
-        around = np.maximum(0, middle - _NEAR), np.minimum(self.bases, middle + _NEAR)
-        speaks = _OF_GENES * np.minimum(self.genes.density(*around), _CROWDED) - _COST
-        of_run = _mean_over(middle, self.start, self.end, self.odds, self.usual)
-        for weight, seen in ((_OF_RUN, of_run), (_OF_WINDOWS, windows)):
-            speaks += weight * np.clip(seen - self.usual, _LOWEST, _TOP)
+        edges, windows, said = self.cells(part, start, odds)
+        speaks = said @ np.array(_SAID) - _COST
         found = []
         for low, high in runs(stretches(_REPEATED * speaks, CELL_BORDER)):
             first, behind = int(edges[low]), int(edges[high])
@@ -185,6 +180,21 @@ class Track:
             if behind - first >= SHORTEST and worth >= _WORTH and (crowded or behind - first == self.bases):
                 found.append((first, behind))
         return found
+
+    def cells(
+        self, part: Span, start: Int64[np.ndarray, " w"], odds: Float64[np.ndarray, " w"]
+    ) -> tuple[Float64[np.ndarray, " m+1"], Float64[np.ndarray, " m"], Float64[np.ndarray, "m 3"]]:
+        """Borders of the cells of a part, log-odds of its windows over each, and what is said of each.
+
+        That is, how far windows of the run and these are above what is usual, and genes for 1,000 bases.
+        """
+        edges = np.linspace(*part, max(1, (part[1] - part[0]) // CELL) + 1).round()
+        middle = (edges[1:] + edges[:-1]) // 2
+        around = np.maximum(0, middle - _NEAR), np.minimum(self.bases, middle + _NEAR)
+        windows = _mean_over(middle, start, start + WINDOW, odds, self.usual)
+        of_run = _mean_over(middle, self.start, self.end, self.odds, self.usual)
+        above = (np.clip(seen - self.usual, _LOWEST, _TOP) for seen in (of_run, windows))
+        return edges, windows, np.stack((*above, np.minimum(self.genes.density(*around), _CROWDED)), axis=1)
 
     def contrasting(self) -> list[Span]:
         """What stands out from the spread of the record, with genes as phages have them."""
