@@ -43,14 +43,14 @@ _AROUND = 8_000
 _NEAR = 2_000
 # Near those of a logistic regression over cells of phages put into bacteria (windows of the run, these windows, genes;
 # what speaks for neither); neighbours repeat each other.
-_SAID, _COST = (0.3, 0.66, 1.15), 6.3
+_SAID, _COST = (0.3, 0.66, 1.15), 6.6
 _REPEATED = 0.4
 _LOWEST, _TOP, _CROWDED = -2.0, 8.0, 2.0
 _CLIP = 6.0
 CELL_BORDER = 2.0
 """What each border of a stretch of cells has to be outweighed by."""
 # Mean log-odds of the windows of a region of so many bases; of others, more or less by the logarithm of their length.
-_WORTH, _WORTH_BASES = 2.75, 15_000
+_WORTH, _WORTH_BASES = 3.25, 15_000
 # Genes for each thousand bases of it; and the share from which on basic proteins are a ribosome's, whose genes are as
 # short and close as a phage's.
 _GENES_APART = 0.35
@@ -60,8 +60,6 @@ CONTRAST_BORDER = 5.5
 """The same where the spread of a record counts, in log-odds of a window of 3,000 bases."""
 _CONTRAST_BASES = 3_000
 _CONTRAST_CLIP = 4.0
-# Genes are no strangers to each other, nor to what the network sees.
-_GENES = 0.9
 # What speaks for neither is so far above the middle of the host's windows, and so many of their spreads.
 _ABOVE, _SPREADS = 0.3, 2.5
 _CONTRAST_APART = 0.6
@@ -207,7 +205,7 @@ class Track:
             return []
         weight = self._loud / _CONTRAST_BASES
         of_genes = np.clip(self.genes.odds_within(self.edges), -_CONTRAST_CLIP, _CONTRAST_CLIP)
-        both = np.clip(over, -_CONTRAST_CLIP, _CONTRAST_CLIP) * weight + _GENES * of_genes
+        both = np.clip(over, -_CONTRAST_CLIP, _CONTRAST_CLIP) * weight + of_genes
         # An edge of the record costs as much as a border: what lies beyond is not seen.
         found = []
         for low, high in runs(stretches(np.pad(both, 1, constant_values=-np.inf), CONTRAST_BORDER)[1:-1]):
