@@ -50,7 +50,7 @@ _CLIP = 6.0
 CELL_BORDER = 2.0
 """What each border of a stretch of cells has to be outweighed by."""
 # Mean log-odds of the windows of a region of so many bases; of others, more or less by the logarithm of their length.
-_WORTH, _WORTH_BASES = 3.25, 15_000
+_WORTH, _WORTH_BASES = 3.0, 15_000
 # Genes for each thousand bases of it; and the share from which on basic proteins are a ribosome's, whose genes are as
 # short and close as a phage's.
 _GENES_APART = 0.35
