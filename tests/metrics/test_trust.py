@@ -200,7 +200,10 @@ def test_bins_of_earlier_versions_are_those_of_both_calls() -> None:
 def test_the_legend_says_what_is_wrong_on_groups_left_out() -> None:
     high = Bins(None, Bin(0, 0.99, 0, 20))
     one = Reliability(high, high, {}, "a", "b", {"fungi": Measured(200, 0.5, 0.015, None, None)})
-    assert one.sentences()[-1] == "high calls wrong on groups that the training never saw: fungi 1.5% of 200"
+    assert (
+        one.sentences()[-1]
+        == "high calls wrong on groups that the training never saw: fungi 1.5% of 200 (50.0% of its calls)"
+    )
     assert Reliability.from_json(json.loads(json.dumps(one.to_json()))) == one
     assert len(Reliability(high, high, {}, "a", "b").sentences()) == 3
 

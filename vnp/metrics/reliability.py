@@ -151,7 +151,10 @@ class Reliability:
 
     def on_unseen(self) -> str:
         """How many high calls are wrong on whole groups left out of a training; empty where nobody measured it."""
-        told = [f"{name} {one.wrong or 0:.1%} of {one.calls:,}" for name, one in self.unseen.items()]
+        told = [
+            f"{name} {one.wrong or 0:.1%} of {one.calls:,} ({one.share:.1%} of its calls)"
+            for name, one in self.unseen.items()
+        ]
         return f"high calls wrong on groups that the training never saw: {', '.join(told)}" if told else ""
 
     def to_json(self) -> dict[str, Any]:
