@@ -177,6 +177,10 @@ def test_columns_of_a_weight_make_up_for_each_other() -> None:
         each, together = ((given @ (one.float() * scale - weight).T).norm() for one in (plain, rows))
         assert together < 0.4 * each
         assert (rows.float() * scale - weight).norm() < 0.1 * weight.norm()
+    # What says nothing of the inputs rounds each column by itself.
+    for nothing in (torch.zeros(2, 200, 200), torch.full((2, 200, 200), torch.nan)):
+        for weight, rows in zip(weights, quantise_together(weights, nothing), strict=True):
+            torch.testing.assert_close(rows.float(), quantise(weight)[0].float())
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")

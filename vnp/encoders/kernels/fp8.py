@@ -162,8 +162,7 @@ def quantise_together(weights: torch.Tensor, moments: torch.Tensor) -> torch.Ten
         width, device=moments.device
     )
     # One layer at a time: in float64 they take much memory.
-    factors = [torch.cholesky_inverse(torch.linalg.cholesky(each.double())) for each in damped]
-    factor = torch.stack([torch.linalg.cholesky(each, upper=True).float() for each in factors])
+    factor = torch.stack([_factor_of_inverse(each.double()).float() for each in damped])
     # By columns, so that one is a row in memory.
     left = torch.stack([(each / _scale(each)).T for each in weights])
     found = torch.empty_like(left, dtype=KIND)
@@ -177,6 +176,19 @@ def quantise_together(weights: torch.Tensor, moments: torch.Tensor) -> torch.Ten
             part[:, column + 1 :] -= own[:, column, column + 1 :, None] * errors[:, column, None]
         left[:, first + _DEPTH :] -= factor[:, here, first + _DEPTH :].mT @ errors
     return found.mT.contiguous()
+
+
+def _factor_of_inverse(moments: torch.Tensor) -> torch.Tensor:
+    """The upper triangle whose square is the inverse.
+
+    Of moments that have none, as of what is all 0, it is the unit matrix: each column is rounded by itself.
+    """
+    lower, failed = torch.linalg.cholesky_ex(moments)
+    if not failed:
+        upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+        if not failed and upper.isfinite().all():
+            return upper
+    return torch.eye(len(moments), dtype=moments.dtype, device=moments.device)
 
 
 def _scale(weight: torch.Tensor) -> torch.Tensor:
