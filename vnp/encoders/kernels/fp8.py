@@ -183,6 +183,7 @@ def _factor_of_inverse(moments: torch.Tensor) -> torch.Tensor:
 
     Of moments that have none, as of what is all 0, it is the unit matrix: each column is rounded by itself.
     """
+    upper: torch.Tensor
     lower, failed = torch.linalg.cholesky_ex(moments)
     if not failed:
         upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
