@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from benchmarks._commands import command, options
 from jobs._cli.speed import WINDOWS, SpeedOptions, speed_options, speed_out
 from jobs._cli.speed_runs import END_TO_END, encoders_of, end_to_end_options, measure_runs
+from vnp.doctor.reference import fp8
 from vnp.encoders.device import choose_device
 from vnp.encoders.models.bare import random_model
 from vnp.encoders.spec import NO_ENCODER
@@ -43,6 +44,9 @@ def main(encoder_only: bool, **given: Any) -> None:  # noqa: ARG001 - one of the
         for name in set(encoders_of(chosen)) - {WINDOWS, NO_ENCODER}:
             click.echo(f"random weights of {name}", err=True)
             make_folder(Path(root), name, str(device), full=chosen.full or device.type == "cuda")
+            if "fp8" in chosen.precisions and lookup(name).family.eight_bits is not None:
+                found = fp8(name, Path(root), str(device))
+                click.echo(f"{found.about}: {found.found}", err=True)
             # The runs need this memory.
             free(device)
         measure_runs(replace(chosen, weights=Path(root)), **own)
