@@ -15,6 +15,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 _CPU = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
 if "GenuineIntel" in _CPU and "avx512f" not in _CPU:
     os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
+# The arrays of tests are small and workers share the cores: threads would mostly wait for one another, and take several
+# times as long. Tests of several threads ask for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test fails because the machine is busy.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
