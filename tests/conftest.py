@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no reference data: {folder} does not exist (set VNP_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def without_plots() -> Iterator[None]:
+    """No plots of trainings and comparisons, which take longer than those do; other tests look at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vnp.classifier.train.write_training_plots", lambda *_: [])
+        patch.setattr("vnp.comparison.page.comparison_plots", lambda *_: [])
+        yield

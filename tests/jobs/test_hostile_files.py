@@ -20,6 +20,8 @@ from tests.encoders._folders import write_folder
 from tests.jobs.commands import KMER, SAMPLE, call, extract
 
 PATIENCE_SECONDS = 120
+
+pytestmark = pytest.mark.usefixtures("without_plots")
 HERE = ("--cluster", "inline")
 PHAGE = SAMPLE.parent / "viral/phage_t4.fna.gz"
 

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 from click.testing import CliRunner
 
 from jobs import pipeline, rerun, status
 from vnp.classifier.checkpoint import Checkpoint
 
 WORDS = ["--shards", "2", "--dna", "kmer", "--protein", "kmer", "--cluster", "inline"]
+
+pytestmark = pytest.mark.usefixtures("without_plots")
 
 
 def make_fasta(folder: Path) -> Path:
@@ -36,7 +39,11 @@ def test_pipeline_in_this_process(tmp_path: Path) -> None:
     assert (run / "features.h5").stat().st_mtime_ns == before
 
 
-def test_pipeline_trains_and_measures_where_inputs_are_labelled(tmp_path: Path) -> None:
+def test_pipeline_trains_and_measures_where_inputs_are_labelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vnp.toml").write_text("[train]\nepochs = 3\n[benchmark.accuracy]\nreplicates = 20\n")
     rng = np.random.default_rng(0)
     for name, letters in (("viral", "ACG"), ("host", "CGT")):
         sequences = ["".join(rng.choice(list(letters), 300)) for _ in range(20)]

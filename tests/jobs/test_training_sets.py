@@ -18,6 +18,8 @@ from vnp.features.split import PARTS
 
 QUICK = ("--epochs", "3", "--recipe", "adamw", "--batch", "64")
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -26,6 +26,8 @@ from vnp.files.hashing import file_sha256
 HERE = ("--cluster", "inline", "--device", "cpu")
 QUICK = ("--epochs", "1", "--device", "cpu")
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 
 def done(name: str, *arguments: object) -> str:
     result = call(name, *arguments)
