@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def weights(network: SixFrame) -> bytes:
 def test_learns_and_writes_a_folder_that_can_be_used(genomes: Genomes, tmp_path: Path) -> None:
     asked = recipe(steps=60, rate=5e-3, average=0.9, window=700)
     network = train(genomes, asked, tmp_path, CPU, pace=PACE)
-    metrics = write_folder(tmp_path, network, DeviceGenomes(genomes, CPU), asked, count=60)
+    metrics = write_folder(tmp_path, network, DeviceGenomes(genomes, CPU), asked, count=30)
     draw_training(tmp_path / LOG, tmp_path / "training.png")
     assert metrics["windows"]["one"]["300"]["roc_auc"] > 0.95
     assert metrics == json.loads((tmp_path / METRICS).read_text())
@@ -141,11 +142,17 @@ def test_a_prokaryote_that_looks_viral_counts_less_and_a_virus_that_looks_like_a
     assert losses(logits, crops, asked)[0].item() == pytest.approx((weights * each).sum() / weights.sum(), rel=1e-4)
 
 
+@pytest.fixture(scope="module")
+def sound(genomes: Genomes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sound")
+    write_folder(folder, SixFrame(SMALL), DeviceGenomes(genomes, CPU), recipe(), count=20)
+    read_folder(folder)
+    return folder
+
+
 @pytest.mark.parametrize("damage", ["weights", "config", "kinds", "missing", "calibration", "window"])
-def test_damaged_folder_is_refused(genomes: Genomes, tmp_path: Path, damage: str) -> None:
-    asked = recipe()
-    write_folder(tmp_path, SixFrame(SMALL), DeviceGenomes(genomes, CPU), asked, count=20)
-    read_folder(tmp_path)
+def test_damaged_folder_is_refused(sound: Path, tmp_path: Path, damage: str) -> None:
+    shutil.copytree(sound, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / CONFIG).read_text())
     if damage == "weights":
         content = bytearray((tmp_path / WEIGHTS).read_bytes())
@@ -178,7 +185,7 @@ def test_command_writes_a_folder_and_does_not_write_over_it(sheet: Path, tmp_pat
 def test_a_group_left_out_as_a_whole_is_measured_by_itself(genomes: Genomes, tmp_path: Path) -> None:
     network, asked = SixFrame(SMALL), recipe(window=700)
     seen = [
-        write_folder(tmp_path, network, DeviceGenomes(one, CPU), asked, count=60)["reliability"].keys()
+        write_folder(tmp_path, network, DeviceGenomes(one, CPU), asked, count=20)["reliability"].keys()
         for one in (genomes, leave_out(genomes, ["plasmid"]))
     ]
     assert seen[0] == seen[1] == {"phage", "bacteria", "plasmid"}

@@ -188,6 +188,15 @@ def test_speed_of_the_folder(place: Path, tmp_path: Path) -> None:
     assert "kmer has no weights" in said
 
 
+def test_what_the_encoder_saw_goes_along_with_its_rows(place: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(place / "b/run", tmp_path / "run")
+    kept = run / "protein.split.tsv"
+    assert kept.read_bytes() == (place / "b/mine/split.tsv").read_bytes()
+    kept.unlink()
+    said = refused("train", run, "--out", tmp_path / "model.pth", *QUICK)
+    assert "put it back beside the features" in said
+
+
 def test_no_classifier_is_measured_on_what_the_encoder_saw(place: Path, tmp_path: Path) -> None:
     """Whatever deals out the units anew, and whatever they are called then."""
     run = place / "b/run"
