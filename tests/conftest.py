@@ -27,23 +27,44 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tests of these folders share something that takes long to make: with several workers, one of them runs a folder.
 TOGETHER = ("tests/slurm/", "tests/containers/", "tests/grid_engine/")
+# Others share what their module makes, and one worker runs a module; but tests of these are long and share nothing.
+APART = ("tests/encoders/test_kernels_compiled.py", "tests/crash/test_disk.py", "tests/crash/test_kill.py")
+# What takes longest, after the folders above.
+LONG = (
+    *APART,
+    "tests/benchmarks/test_migration.py",
+)
+
+
+def scope(nodeid: str) -> str:
+    """What of the tests one worker runs as a whole."""
+    path = nodeid.partition("::")[0]
+    return next((folder for folder in TOGETHER if path.startswith(folder)), nodeid if path in APART else path)
+
+
+def turn(nodeid: str) -> int:
+    """First come folders that one worker runs and that mostly wait, while others work; then what is long."""
+    path = nodeid.partition("::")[0]
+    return -1 if path.startswith(TOGETHER) else LONG.index(path) if path in LONG else len(LONG)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Spread tests over workers one by one, and whole folders where a folder is one thing."""
+    """Spread modules over workers in the order in which they are collected."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class ByFolder(LoadScopeScheduling):  # type: ignore[misc]
+    class ByModule(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return next((folder for folder in TOGETHER if nodeid.startswith(folder)), nodeid)
+            return scope(nodeid)
 
-    return ByFolder(config, log)
+    # Else those of many tests are first, however short.
+    config.option.loadscopereorder = False
+    return ByModule(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the folders that one worker runs and that mostly wait: the others work meanwhile, and none is last."""
-    items.sort(key=lambda item: not item.nodeid.startswith(TOGETHER))
+    """Put what takes longest first."""
+    items.sort(key=lambda item: turn(item.nodeid))
 
 
 @pytest.fixture(scope="session")

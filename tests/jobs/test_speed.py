@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,15 @@ def small_and_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of one layer, as wide as the published ones."""
+    root = tmp_path_factory.mktemp("weights")
+    for name in ("fastesm2_650", "dnabert_s"):
+        make_folder(root, name, "cpu", full=False)
+    return root
 
 
 def speed(*arguments: object) -> Any:
@@ -131,10 +141,7 @@ def test_wrong_use(arguments: tuple[str, ...], words: str) -> None:
     assert words in clean(result)
 
 
-def test_from_end_to_end(tmp_path: Path) -> None:
-    weights = tmp_path / "weights"
-    for name in ("fastesm2_650", "dnabert_s"):
-        make_folder(weights, name, "cpu", full=False)
+def test_from_end_to_end(weights: Path, tmp_path: Path) -> None:
     room = tmp_path / "room"
     room.mkdir()
     options = (
@@ -206,12 +213,10 @@ def test_models_before_one_that_was_ended_are_there(
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_runs_before_one_that_was_ended_are_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
 ) -> None:
-    for name in ("fastesm2_650", "dnabert_s"):
-        make_folder(tmp_path / "weights", name, "cpu", full=False)
     end_at_second_call(monkeypatch, end_to_end, "_run")
-    options = ("--reads", 3, "--weights", tmp_path / "weights", "--cold", "--out", tmp_path / "out")
+    options = ("--reads", 3, "--weights", weights, "--cold", "--out", tmp_path / "out")
     result = speed("--end-to-end", *options, *(("--json",) if as_json else ()))
     assert result.exit_code == 130
     (first,) = json.loads((tmp_path / "out/end_to_end.json").read_text())["runs"]
@@ -221,9 +226,9 @@ def test_runs_before_one_that_was_ended_are_there(
     assert not as_json or len(json.loads(result.stdout)["runs"]) == 1
 
 
-def test_a_run_that_fails_shows_what_extract_said(tmp_path: Path) -> None:
-    for name in ("fastesm2_650", "dnabert_s"):
-        make_folder(tmp_path, name, "cpu", full=False)
+def test_a_run_that_fails_shows_what_extract_said(weights: Path, tmp_path: Path) -> None:
+    shutil.copytree(weights, tmp_path, copy_function=os.symlink, dirs_exist_ok=True)
+    (tmp_path / "dnabert_s/model.safetensors").unlink()
     (tmp_path / "dnabert_s/model.safetensors").write_bytes(b"none")
     result = speed("--end-to-end", "--reads", 3, "--weights", tmp_path)
     assert result.exit_code == 1
