@@ -10,6 +10,7 @@ from vnp.metrics.evidence import fit_evidence
 from vnp.metrics.novelty import Novelty, fit_novelty, mean_distances
 from vnp.metrics.reliability import (
     HIGH,
+    LONG,
     LOW,
     MEDIUM,
     SUREST,
@@ -101,11 +102,11 @@ def test_means_of_rows_by_owner() -> None:
     np.testing.assert_array_equal(found, [2, np.nan, 5])
 
 
-def held_out(count: int = 40_000) -> tuple[Judgements, np.ndarray]:
+def held_out(count: int = 90_000) -> tuple[Judgements, np.ndarray]:
     """Calls, and whether they are wrong: the more often, the less sure; new ones anyhow."""
     random = np.random.default_rng(4)
     sure, novelty = random.uniform(0.5, 1, count), random.uniform(0, 100, count)
-    length = random.choice([200, 800, 4000], count)
+    length = random.choice([200, 800, 6000], count)
     wrong = random.random(count) < np.where(novelty > 95, 0.5, (1 - sure) * np.where(length == 200, 2, 0.5))
     return Judgements(length, sure, np.ones(count), novelty, random.random(count) < 0.5), wrong
 
@@ -133,16 +134,16 @@ def test_high_takes_a_sure_and_near_call_even_where_no_held_out_call_is_wrong() 
     high, medium = fit_reliability(apart, np.zeros_like(wrong))
     assert medium.viral == medium.host == Bin(0, 0.5, 0.0, 100.0)
     assert high.viral is not None
-    assert high.viral == Bin(0, SUREST, 0.0, high.viral.novelty)
-    assert 49 <= high.viral.novelty <= 52
-    assert high.host == Bin(0, SUREST, 0.0, 13.0)
+    assert high.viral == Bin(LONG, SUREST, 0.0, high.viral.novelty)
+    assert 64 <= high.viral.novelty <= 67
+    assert high.host == Bin(LONG, SUREST, 0.0, 17.0)
     nothing = Judgements(calls.length, calls.sure, calls.agreement, np.full(len(wrong), np.nan), calls.viral)
     assert fit_reliability(nothing, np.zeros_like(wrong))[0] == Bins(None, None)
 
 
 def test_a_group_that_is_often_wrong_narrows_the_bin() -> None:
     calls, wrong = held_out()
-    group = np.where((calls.length == 4000) & (np.arange(len(wrong)) % 10 == 0), "odd", "other")
+    group = np.where((calls.length == 6000) & (np.arange(len(wrong)) % 10 == 0), "odd", "other")
     often = wrong | ((group == "odd") & (np.random.default_rng(1).random(len(wrong)) < 0.3))
     wide, narrow = (fit_reliability(calls, often, one)[1] for one in (None, group))
     shares = [often[one.holds(calls) & (group == "odd")].mean() for one in (wide, narrow)]

@@ -6,8 +6,8 @@ in which no more than 2 % of the calls of held-out records are wrong, and 5 % of
 ``medium`` are the same for 10 %. All else is ``low``.
 
 That does not bound what is wrong with what resembles nothing known, for none of that is among held-out records of known
-groups. So ``high`` takes a probability of ``SUREST``, and ``NEAREST`` of the novelty that right calls have, whatever
-the held-out records would allow: what networks trained without whole organism groups need.
+groups. So ``high`` takes ``LONG`` bases, a probability of ``SUREST``, and ``NEAREST`` of the novelty that right
+calls have, whatever the held-out records would allow: what networks trained without whole organism groups need.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ LIMITS = {HIGH: (0.02, 0.05), MEDIUM: (0.10, 0.25)}
 """Share of calls of a level that may be wrong, and of those of one organism group."""
 FEWEST = 100
 """Held-out calls, viral or host, that a bin needs."""
+LONG = 5_000
+"""Bases of a record whose call is of high reliability, at least; too many sure calls of shorter ones are wrong."""
 SUREST = 0.99
 """Probability of what it says that a call of high reliability has at least."""
-NEAREST = 0.5
+NEAREST = 0.65
 """Share of the right calls that say the same; those of high reliability are no more novel than that many of them."""
 _FEWEST_OF_GROUP = 50
 _LENGTHS = (0, 300, 500, 1_000, 2_000, 3_000, 5_000)
@@ -217,7 +219,7 @@ def _good(
     novel = [(part, float(np.ceil(np.quantile(known, part)))) for part in _NOVEL if part < 1 and len(known)]
     found = []
     for (part, novelty), length, sure, agreement in product([(1.0, 100.0), *novel], _LENGTHS, _SURE, _AGREEING):
-        if level == HIGH and (sure < SUREST or part > NEAREST):
+        if level == HIGH and (length < LONG or sure < SUREST or part > NEAREST):
             continue
         one = Bin(length, sure, agreement, novelty)
         inside = one.holds(calls)
