@@ -200,10 +200,12 @@ def test_bins_of_earlier_versions_are_those_of_both_calls() -> None:
 
 def test_the_legend_says_what_is_wrong_on_groups_left_out() -> None:
     high = Bins(None, Bin(0, 0.99, 0, 20))
-    one = Reliability(high, high, {}, "a", "b", {"fungi": Measured(200, 0.5, 0.015, None, None)})
+    unseen = {"fungi": Measured(200, 0.5, 0.015, None, None), "plant": Measured(0, 0.0, None, None, None)}
+    one = Reliability(high, high, {}, "a", "b", unseen)
     assert (
         one.sentences()[-1]
-        == "high calls wrong on groups that the training never saw: fungi 1.5% of 200 (50.0% of its calls)"
+        == "high calls wrong on groups that the training never saw: fungi 1.5% of 200 (50.0% of its calls), "
+        "plant has none"
     )
     assert Reliability.from_json(json.loads(json.dumps(one.to_json()))) == one
     assert len(Reliability(high, high, {}, "a", "b").sentences()) == 3

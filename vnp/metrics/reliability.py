@@ -155,6 +155,8 @@ class Reliability:
         """How many high calls are wrong on whole groups left out of a training; empty where nobody measured it."""
         told = [
             f"{name} {one.wrong or 0:.1%} of {one.calls:,} ({one.share:.1%} of its calls)"
+            if one.calls
+            else f"{name} has none"
             for name, one in self.unseen.items()
         ]
         return f"high calls wrong on groups that the training never saw: {', '.join(told)}" if told else ""
