@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks import MOST, temporary_folder
 from benchmarks._commands import command, options
 from benchmarks.end_to_end import make_folder
-from vnp.encoders.spec import spec
+from vnp.encoders.spec import weighted
 from vnp.errors import FeatureError
 from vnp.files.records import parse_json
 from vnp.sequences.reading import read_records
@@ -120,7 +120,9 @@ def _mixture(
 @click.option("--host", type=click.Path(path_type=Path, exists=True), multiple=True, required=True, help="Genomes.")
 @click.option("--dna", default="kmer", help="DNA encoder, or its folder.")
 @click.option("--protein", default="kmer", help="Protein encoder, or its folder.")
-@click.option("--random", is_flag=True, help="Random weights for encoders that have any, on a CPU of one layer.")
+@click.option(
+    "--random", is_flag=True, help="Random weights for encoders that would be fetched, on a CPU of one layer."
+)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where everything runs.")
 @click.option("--precision", default="auto", help="That encoders run in.")
 @click.option("--chunk", type=click.IntRange(30, MOST), default=300, help="Bases of a chunk, and of a read.")
@@ -168,9 +170,10 @@ def main(
     with temporary_folder(folder) as place:
         if random:
             weights, full = place / "weights", device != "cpu"
+            fetched = {one.name for one in weighted()}
             dna, protein = (
-                name if spec(name, kind).algorithm else str(make_folder(weights, name, device, full=full))
-                for kind, name in (("dna", dna), ("protein", protein))
+                str(make_folder(weights, name, device, full=full)) if name in fetched else name
+                for name in (dna, protein)
             )
         dealt = list(_dealt({_VIRAL: viral, "host": host}, piece, pieces, seed))
         rows = ["path,label,group"]
