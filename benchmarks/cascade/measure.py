@@ -120,9 +120,7 @@ def _mixture(
 @click.option("--host", type=click.Path(path_type=Path, exists=True), multiple=True, required=True, help="Genomes.")
 @click.option("--dna", default="kmer", help="DNA encoder, or its folder.")
 @click.option("--protein", default="kmer", help="Protein encoder, or its folder.")
-@click.option(
-    "--random", is_flag=True, help="Random weights for encoders that would be fetched, on a CPU of one layer."
-)
+@click.option("--random", is_flag=True, help="Random weights in place of fetched ones, on a CPU of one layer.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where everything runs.")
 @click.option("--precision", default="auto", help="That encoders run in.")
 @click.option("--chunk", type=click.IntRange(30, MOST), default=300, help="Bases of a chunk, and of a read.")
