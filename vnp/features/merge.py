@@ -36,9 +36,9 @@ from vnp.features.table import (
     arrays_of,
     checked,
     checksums,
+    cut_by_borders,
     first_repeated,
     read_checksums,
-    repeats_last,
     require_finite,
     require_schema,
     seal,
@@ -109,9 +109,10 @@ def merge(
     noted = chain(contents, repeat(""))
     surveyed = [_survey(path, arrays, content) for path, content in zip(sources, noted, strict=False)]
     _require_fit(surveyed)
+    cut = cut_by_borders((source.path, source.first_record, source.last_record) for source in surveyed)
     totals = {
         "": sum(source.rows for source in surveyed),
-        "records": _record_count(surveyed),
+        "records": sum(source.records for source in surveyed) - sum(cut),
         "skipped": sum(source.skipped for source in surveyed),
     }
     _require_room(target, surveyed, totals, arrays)
@@ -119,7 +120,7 @@ def merge(
     with guarded_file(target) as file:
         file.attrs.update({"schema": SCHEMA, **attributes})
         extents = _make(file, target, surveyed, totals, arrays)
-        digests, reasons = _copy_columns(file, surveyed, sums)
+        digests, reasons = _copy_columns(file, surveyed, cut, sums)
         more(file)
         file.flush()
         first = 0
@@ -146,14 +147,13 @@ def _survey(path: Path, arrays: Mapping[str, Sequence[str]], content: str) -> _S
             raise FeatureError(str(error), path=path) from error
         text = {column.path: _widest(file[column.path]) for column in _ALL if column.dtype is None}
         ordinals = file["records/ordinal"]
-        records = len(ordinals)
         needed = {part for parts in arrays.values() for part in parts}
         return _Source(
             path,
             len(file["ids"]),
-            records,
-            int(ordinals[0]) if records else 0,
-            int(ordinals[-1]) if records else -1,
+            len(ordinals),
+            int(ordinals[0]),
+            int(ordinals[-1]),
             len(file["skipped/reason"]),
             text,
             {part: extent(path, file[part]) for part in sorted(needed)},
@@ -180,17 +180,6 @@ def _require_fit(surveyed: Sequence[_Source]) -> None:
                 )
             if found.rows != source.rows:
                 raise FeatureError(f"{part} has {found.rows} rows, there are {source.rows} ids", path=source.path)
-
-
-def _record_count(surveyed: Sequence[_Source]) -> int:
-    """Records over all sources; a record cut by a border is in both."""
-    total = 0
-    last = surveyed[0].first_record - 1
-    for source in surveyed:
-        if source.records:
-            total += source.records - repeats_last(source.first_record, last, source.path)
-            last = source.last_record
-    return total
 
 
 def _require_room(
@@ -227,7 +216,7 @@ def _make(
 
 
 def _copy_columns(
-    file: h5py.File, surveyed: Sequence[_Source], sums: Mapping[str, Checksums]
+    file: h5py.File, surveyed: Sequence[_Source], cut: Sequence[int], sums: Mapping[str, Checksums]
 ) -> tuple[list[str], dict[str, int]]:
     """Copy everything but the number arrays; returns digests of each source's ids and of all, and counts."""
     digests: list[str] = []
@@ -235,8 +224,7 @@ def _copy_columns(
     reasons: Counter[str] = Counter()
     at = {"": 0, "records": 0, "skipped": 0}
     last_key = -1
-    last_record = surveyed[0].first_record - 1
-    for source in surveyed:
+    for source, repeated in zip(surveyed, cut, strict=True):
         with source.reading() as found:
             digest = hashlib.sha256()
             for window in windows(source.rows):
@@ -250,10 +238,8 @@ def _copy_columns(
                 digest.update(text)
                 whole.update(text)
             digests.append(digest.hexdigest())
-            repeated = int(source.records > 0 and source.first_record == last_record)
             for window in windows(source.records, repeated):
                 _copy_window(found, file, "records", window, at, sums)
-            last_record = source.last_record if source.records else last_record
             for window in windows(source.skipped):
                 copied = _copy_window(found, file, "skipped", window, at, sums)["reason"]
                 reasons.update(reason.decode() for reason in as_bytes(copied))

@@ -20,7 +20,7 @@ from jaxtyping import Float16, Float32, Int8, Int32, Int64
 
 from vnp.errors import FeatureError
 from vnp.features.hdf5 import WIDEST_FIXED, as_array, as_bytes, column_type, guarded_file, whole_file, widest
-from vnp.features.table import CONTENT, Records, Skipped, content_digest, first_repeated, repeats_last, windows
+from vnp.features.table import CONTENT, Records, Skipped, content_digest, cut_by_borders, first_repeated, windows
 from vnp.sequences.ends import UNKNOWN
 
 SCHEMA = "vnp-scores/2"
@@ -193,17 +193,17 @@ def join_into(file: h5py.File, sources: Sequence[Path]) -> None:
 
 def _join(file: h5py.File, sources: Sequence[Path], groups: Mapping[str, Sequence[str]]) -> Joined:
     # Held open, so that what begins in one source and ends in the next is packed once.
-    columns = {group: _make(file, group, names, sources) for group, names in groups.items()}
+    cut = cut_by_borders(map(_span, sources))
+    columns = {group: _make(file, group, names, sources, sum(cut)) for group, names in groups.items()}
     digest = hashlib.sha256()
     reasons: Counter[str] = Counter()
     counts = dict.fromkeys(columns, 0)
-    last_key, last_record, frames = -1, -1, 0
-    for path in sources:
+    last_key, frames = -1, 0
+    for path, repeated in zip(sources, cut, strict=True):
         with h5py.File(path, "r", locking=False) as source:
-            first, last_record = _continues(source["records/ordinal"], last_record, path)
             for group, names in groups.items():
                 count = len(source[f"{group}/{names[0]}"])
-                for window in windows(count, first if group == _RECORDS else 0):
+                for window in windows(count, repeated if group == _RECORDS else 0):
                     _copy(source, columns[group], group, window, counts[group])
                     counts[group] += window.stop - window.start
             for window in windows(len(source[f"{GROUP}/record"])):
@@ -220,23 +220,21 @@ def _join(file: h5py.File, sources: Sequence[Path], groups: Mapping[str, Sequenc
     return Joined(counts[GROUP], counts.get(_RECORDS, 0), dict(reasons), digest.hexdigest(), width, frames)
 
 
-def _continues(ordinals: h5py.Dataset, last: int, path: Path) -> tuple[int, int]:
-    """The first record of a source that is not in the one before it, 0 or 1, and the ordinal of its last."""
-    if not len(ordinals):
-        return 0, last
-    return int(last >= 0 and repeats_last(int(ordinals[0]), last, path)), int(ordinals[-1])
+def _span(path: Path) -> tuple[Path, int, int]:
+    with h5py.File(path, "r", locking=False) as source:
+        ordinals = source["records/ordinal"]
+        return path, int(ordinals[0]), int(ordinals[-1])
 
 
-def _make(file: h5py.File, group: str, names: Sequence[str], sources: Sequence[Path]) -> dict[str, h5py.Dataset]:
-    """The columns of a group, of a length, type and width that all sources fit into."""
-    rows, last = 0, -1
+def _make(
+    file: h5py.File, group: str, names: Sequence[str], sources: Sequence[Path], cut: int
+) -> dict[str, h5py.Dataset]:
+    """The columns of a group, of a length, type and width that all sources fit into; borders cut so many records."""
+    rows = -cut if group == _RECORDS else 0
     types: dict[str, list[tuple[np.dtype[Any], tuple[int, ...]]]] = {name: [] for name in names}
     for path in sources:
         with h5py.File(path, "r", locking=False) as source:
             rows += len(source[f"{group}/{names[0]}"])
-            if group == _RECORDS:
-                again, last = _continues(source["records/ordinal"], last, path)
-                rows -= again
             for name, found in types.items():
                 column = source.get(f"{group}/{name}")
                 known = (np.dtype(_NUMBERS[name]), ()) if column is None else (column.dtype, column.shape[1:])

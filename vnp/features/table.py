@@ -9,7 +9,7 @@ contiguous array can be mapped and copied at the speed of the disk.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -324,21 +324,26 @@ def _read(file: h5py.File | Reading, group: str, window: slice) -> dict[str, Any
     return {column.name: values if column.dtype else as_bytes(values) for column, values in found.items()}
 
 
-def repeats_last(begins: int, last: int, path: Path) -> bool:
-    """Whether the first record of a source is the last one of the source before it, which a border then cuts.
+def cut_by_borders(spans: Iterable[tuple[Path, int, int]]) -> list[int]:
+    """How many records each source has in common with the one before it: 1 where a border cuts one, else 0.
 
-    Both are ordinals.
+    ``spans`` are the sources with the ordinals of their first and last record.
 
     Raises:
-        FeatureError: it is not the one behind that either.
+        FeatureError: a source does not go on where the one before it ended.
     """
-    if begins not in (last, last + 1):
-        raise FeatureError(
-            f"starts at input record {begins + 1}, the one before it ends at {last + 1}: records are missing or "
-            "repeated",
-            path=path,
-        )
-    return begins == last
+    found: list[int] = []
+    last = -1
+    for path, first, behind in spans:
+        if found and first not in (last, last + 1):
+            raise FeatureError(
+                f"starts at input record {first + 1}, the one before it ends at {last + 1}: records are missing or "
+                "repeated",
+                path=path,
+            )
+        found.append(int(bool(found) and first == last))
+        last = behind
+    return found
 
 
 def first_repeated(record: np.ndarray, chunk: np.ndarray, frame: np.ndarray, last: int) -> tuple[int | None, int]:

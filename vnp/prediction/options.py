@@ -78,21 +78,22 @@ def check_numbers(threshold: float | None, max_fdr: float | None, min_length: in
         raise UsageError(f"--min-length is a number of bases, at least 0, not {min_length}")
 
 
-@dataclass(frozen=True, slots=True)
 class OutputPaths:
     """The files of a prediction, below ``root``."""
 
-    root: Path
-
-    @property
-    def settings(self) -> Path:
-        """What was asked; written before the shards are made."""
-        return self.root / "predict.json"
-
-    @property
-    def summary(self) -> Path:
-        """What was found; written last, and proof that the other files are whole."""
-        return self.root / "predictions.json"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.settings = root / "predict.json"  # what was asked; written before the shards are made
+        self.summary = root / "predictions.json"  # what was found; written last, and proof that the others are whole
+        self.fasta = root / "viral.fna"  # the sequences that were called viral
+        self.samples = root / "samples"  # folder of the folders of samples
+        self.counts = root / "summary.json"  # counts in all and of each sample, for other programs
+        self.multiqc = root / "vnp_mqc.json"  # the same for MultiQC
+        # viral stretches: as a table, as BED, and their sequences
+        self.regions = self.table(REGIONS), root / "regions.bed", root / "regions.fna"
+        self.report = root / "report.html"
+        self.virnucpro_frames = root / "prediction_results.txt"
+        self.virnucpro_chunks = root / "prediction_results_highestscore.csv"
 
     def table(self, name: str) -> Path:
         """``frames``, ``chunks`` or ``predictions`` as TSV."""
@@ -101,46 +102,6 @@ class OutputPaths:
     def parquet(self, name: str) -> Path:
         """The same as Parquet."""
         return self.root / f"{name}.parquet"
-
-    @property
-    def fasta(self) -> Path:
-        """The sequences that were called viral."""
-        return self.root / "viral.fna"
-
-    @property
-    def samples(self) -> Path:
-        """Folder of the folders of samples."""
-        return self.root / "samples"
-
-    @property
-    def counts(self) -> Path:
-        """Counts in all and of each sample, for other programs."""
-        return self.root / "summary.json"
-
-    @property
-    def multiqc(self) -> Path:
-        """The same for MultiQC."""
-        return self.root / "vnp_mqc.json"
-
-    @property
-    def regions(self) -> tuple[Path, Path, Path]:
-        """Viral stretches: as a table, as BED, and their sequences."""
-        return self.table(REGIONS), self.root / "regions.bed", self.root / "regions.fna"
-
-    @property
-    def report(self) -> Path:
-        """The report."""
-        return self.root / "report.html"
-
-    @property
-    def virnucpro_frames(self) -> Path:
-        """VirNucPro's table of frames."""
-        return self.root / "prediction_results.txt"
-
-    @property
-    def virnucpro_chunks(self) -> Path:
-        """VirNucPro's table of chunks."""
-        return self.root / "prediction_results_highestscore.csv"
 
     def results(self) -> list[Path]:
         """All that a prediction can write but its settings, the summary first, and what stands of single samples."""
