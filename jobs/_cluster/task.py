@@ -163,7 +163,7 @@ def make(
 
 def plan_task(request: str) -> str:
     """Plan a run from the wishes beside its ``run.json``-to-be."""
-    with end_when_told(STOPPED), _exit_codes():
+    with end_when_told(), _exit_codes():
         from jobs._cluster.planning import make_plan
 
         root = Path(request).parent
@@ -176,7 +176,7 @@ def plan_task(request: str) -> str:
 
 def reduce_task(request: str, layout: str) -> str:
     """Merge a run, or say what is missing of it and end with 3."""
-    with end_when_told(STOPPED), _exit_codes():
+    with end_when_told(), _exit_codes():
         from vnp.runs.done.reduce import reduce_run
 
         reduced = reduce_run(Run.open(Path(request).parent), layout)
@@ -185,7 +185,7 @@ def reduce_task(request: str, layout: str) -> str:
 
 def predict_task(request: str) -> str:
     """Call the records of a run whose shards are done, as the settings beside its ``run.json`` say."""
-    with end_when_told(STOPPED), _exit_codes():
+    with end_when_told(), _exit_codes():
         from vnp.prediction.predict import predict
 
         root = Path(request).parent
@@ -253,12 +253,12 @@ def stop_signals() -> AbstractContextManager[Callable[[], bool]]:
 
 
 @contextmanager
-def end_when_told(code: int) -> Iterator[None]:
-    """End at USR2 or TERM with an exit code, as a task that was asked to stop and begins again."""
+def end_when_told() -> Iterator[None]:
+    """End at USR2 or TERM with ``STOPPED``, as a task that was asked to stop and begins again."""
 
     def end(number: int, frame: FrameType | None) -> None:
         _write(number, "ended before it was done; if that was the time limit, raise it")
-        raise_outside_imports(SystemExit(code), frame)
+        raise_outside_imports(SystemExit(STOPPED), frame)
 
     with _handlers((signal.SIGUSR2, signal.SIGTERM), end):
         yield

@@ -101,16 +101,11 @@ def fit(
     return LengthCalibration(tuple(map(int, knots)), tuple(map(float, slopes)), tuple(map(float, found[count:])))
 
 
-def calibration_error(
-    viral: Bool[np.ndarray, " n"],
-    probability: Float64[np.ndarray, " n"],
-    weight: Float64[np.ndarray, " n"] | None = None,
-) -> float:
+def calibration_error(viral: Bool[np.ndarray, " n"], probability: Float64[np.ndarray, " n"]) -> float:
     """The expected calibration error (Guo et al., ICML 2017) over ten bins of equal width."""
-    weights = np.ones(len(viral)) if weight is None else weight
     bins = np.minimum((probability * _BINS).astype(np.int64), _BINS - 1)
-    gap = np.bincount(bins, weights=weights * (probability - viral), minlength=_BINS)
-    return float(np.abs(gap).sum() / weights.sum())
+    gap = np.bincount(bins, weights=probability - viral, minlength=_BINS)
+    return float(np.abs(gap).sum() / len(viral))
 
 
 def _hats(length: Int64[np.ndarray, " n"], knots: Sequence[int]) -> Float64[np.ndarray, "n knots"]:

@@ -198,10 +198,7 @@ def record_weights(
     Raises:
         InputError: no virus, or no host, of this part is as long as ``length``.
     """
-    lengths = genomes.lengths
-    usable = (genomes.part == part) & (lengths >= length)
-    size = np.bincount(genomes.unit, weights=lengths * usable, minlength=len(genomes.units))
-    weights = np.where(usable, lengths / np.sqrt(np.maximum(size[genomes.unit], 1)), 0.0)
+    weights = genomes.evened((genomes.part == part) & (genomes.lengths >= length))
     for group in range(len(genomes.groups)):
         for viral in (False, True):
             some = (genomes.group == group) & (genomes.viral == viral)

@@ -10,7 +10,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from jaxtyping import Bool, Int8, Int32, Int64, UInt8
+from jaxtyping import Bool, Float64, Int8, Int32, Int64, UInt8
 
 from vnp.encoders.models.sixframe import AMBIGUOUS, KINDS, VIRAL_KINDS, base_codes
 from vnp.errors import FeatureError, InputError
@@ -65,6 +65,11 @@ class Genomes:
     def lengths(self) -> Int64[np.ndarray, " records"]:
         """Bases of each record."""
         return np.diff(self.starts)
+
+    def evened(self, usable: Bool[np.ndarray, " records"]) -> Float64[np.ndarray, " records"]:
+        """How often each record is drawn among the usable: units by the root of their size, records by theirs."""
+        size = np.bincount(self.unit, weights=self.lengths * usable, minlength=len(self.units))
+        return np.where(usable, self.lengths / np.sqrt(np.maximum(size[self.unit], 1)), 0.0)
 
     def record(self, index: int) -> UInt8[np.ndarray, " bases"]:
         """The bases of one record."""

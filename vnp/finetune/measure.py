@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vnp.encoders.models.sixframe import KINDS, VIRAL_KINDS, SixFrame, codon_ids, padded_length, viral_logit
 from vnp.finetune.crops import DeviceGenomes
-from vnp.finetune.genomes import PROKARYOTES, TRAIN, VALIDATION, Genomes, runs_of
+from vnp.finetune.genomes import PROKARYOTES, TRAIN, VALIDATION, runs_of
 
 LENGTHS = (150, 300, 500, 1000, 3000, 10000)
 CLASSES = ((150, 300), (300, 500), (500, 1000), (1000, 3000), (3000, 10000), (10000, 30000), (30000, 100000))
@@ -51,7 +51,11 @@ def draw(
     lengths = genomes.lengths
     found = []
     for viral in (True, False):
-        weights = _weights(genomes, chosen & (genomes.viral == viral) & (lengths >= shortest), by_group=not viral)
+        usable = chosen & (genomes.viral == viral) & (lengths >= shortest)
+        weights = genomes.evened(usable)
+        if not viral:
+            for group in np.unique(genomes.group[usable]):
+                weights[genomes.group == group] /= weights[genomes.group == group].sum()
         if not weights.any():
             continue
         record = random.choice(len(weights), size=2 * count, p=weights / weights.sum())
@@ -62,16 +66,6 @@ def draw(
         good = np.flatnonzero(ignored <= _MOST_IGNORED * length)[:count]
         found.append(Windows(record[good], start[good], length[good]))
     return Windows(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
-
-
-def _weights(genomes: Genomes, usable: Bool[np.ndarray, " n"], *, by_group: bool) -> Float64[np.ndarray, " n"]:
-    lengths = genomes.lengths
-    size = np.bincount(genomes.unit, weights=lengths * usable, minlength=len(genomes.units))
-    weights = np.where(usable, lengths / np.sqrt(np.maximum(size[genomes.unit], 1)), 0.0)
-    if by_group:
-        for group in np.unique(genomes.group[usable]):
-            weights[genomes.group == group] /= weights[genomes.group == group].sum()
-    return weights
 
 
 def _ignored(held: DeviceGenomes, start: np.ndarray, length: np.ndarray) -> np.ndarray:

@@ -61,8 +61,6 @@ def choose_options(
     """
     classifier, sha256 = find_classifier(name)
     said = {choice: value for choice, value in given.items() if value is not None}
-    if "threshold" in said and "preset" in said:
-        raise UsageError("--threshold and --preset both say what is viral: give one of them")
     kept: dict[str, Any] = {}
     if before is not None:
         same = before.checkpoint_sha256 == sha256

@@ -7,6 +7,7 @@ Average nucleotide identity (ANI) is estimated by skani (Shaw and Yu, Nature Met
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,18 +28,18 @@ _FAR = 0.7
 def clusters_of_genomes(
     sizes: Mapping[str, int],
     contigs: Callable[[str], Sequence[bytes]],
-    identity: float = IDENTITY,
     *,
     asked_by: str,
     progress: Callable[[int], None] = lambda _genomes: None,
 ) -> dict[str, int]:
-    """Number the clusters that genomes form when those of high identity are joined.
+    """Number the clusters that genomes form when those of an ANI of ``IDENTITY`` are joined.
+
+    15 % of one of two must align for skani to tell.
 
     Args:
         sizes: bases of each genome, by its name.
         contigs: gives a genome's sequences; those under ``SHORTEST`` bases are passed over. A genome without any
             longer one stands alone. One genome at a time is asked for.
-        identity: ANI from which on two genomes are joined; 15 % of one of them must align for skani to tell.
 
     Returns:
         The cluster of each genome.
@@ -46,16 +47,12 @@ def clusters_of_genomes(
     Raises:
         UsageError: pyskani is not installed.
     """
-    require_extra("dedupe", asked_by)
-    import pyskani
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     names = list(sizes)
     places = {name: place for place, name in enumerate(names)}
-    small, large = (
-        pyskani.Database(compression=seeds, marker_compression=markers) for seeds, markers in (_SMALL, _LARGE)
-    )
+    small, large = _databases(asked_by)
     pairs = [(place, place) for place in range(len(names))]
     # Large ones first: the small are compared with them at the large ones' compression, never the other way round.
     for name in sorted(names, key=lambda name: sizes[name] < _LARGE_BASES):
@@ -64,14 +61,23 @@ def clusters_of_genomes(
         own = str(places[name])
         is_large = sizes[name] >= _LARGE_BASES
         for database in (large,) if is_large else (large, small):
-            hits = database.query(own, *sequences, learned_ani=False, cutoff=identity - 0.05)
-            pairs += [(int(own), int(hit.reference_name)) for hit in hits if hit.identity >= identity]
+            hits = database.query(own, *sequences, learned_ani=False, cutoff=IDENTITY - 0.05)
+            pairs += [(int(own), int(hit.reference_name)) for hit in hits if hit.identity >= IDENTITY]
         (large if is_large else small).sketch(own, *sequences)
         progress(1)
     edges = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(len(names), len(names)))
     _, number = connected_components(graph, directed=False)
     return dict(zip(names, number.tolist(), strict=True))
+
+
+def _databases(asked_by: str) -> tuple[Any, Any]:
+    """Empty ones of small genomes and of large ones."""
+    require_extra("dedupe", asked_by)
+    import pyskani
+
+    small, large = (pyskani.Database(compression=seeds, marker_compression=by) for seeds, by in (_SMALL, _LARGE))
+    return small, large
 
 
 class Relatives:
@@ -84,12 +90,7 @@ class Relatives:
     """
 
     def __init__(self, asked_by: str) -> None:
-        require_extra("dedupe", asked_by)
-        import pyskani
-
-        self._small, self._large = (
-            pyskani.Database(compression=seeds, marker_compression=markers) for seeds, markers in (_SMALL, _LARGE)
-        )
+        self._small, self._large = _databases(asked_by)
         self._count = 0
 
     def add(self, sequence: bytes) -> None:

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vnp.comparison.results import Section
-from vnp.speed.runs import read_receipts, sums, tasks_of
+from vnp.runs.done.receipts import sums
+from vnp.speed.runs import read_receipts, tasks_of
 
 _HEADER = (
     *("", "protein encoder", "on", "rows", "tasks", "rows/s of a task", "protein tokens/s", "seconds a million rows"),

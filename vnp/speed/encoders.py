@@ -355,10 +355,10 @@ def budgets_of(device: torch.device) -> tuple[int, ...]:
     return _GPU_BUDGETS if device.type == "cuda" else _CPU_BUDGETS
 
 
-def best_budget(points: Iterable[Point], within: float = _WITHIN) -> int | None:
+def best_budget(points: Iterable[Point]) -> int | None:
     """The smallest budget that is nearly as fast as the best; None if nothing was measured."""
     good = [point for point in points if point.error is None]
-    enough = (1 - within) * max((point.tokens_per_second for point in good), default=0.0)
+    enough = (1 - _WITHIN) * max((point.tokens_per_second for point in good), default=0.0)
     return min((point.budget for point in good if point.tokens_per_second >= enough), default=None)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from resource import struct_rusage
 
@@ -14,7 +13,8 @@ from jaxtyping import UInt8
 
 from vnp.errors import RunError, UsageError
 from vnp.files.durable import replacing
-from vnp.runs.done.receipts import Receipt
+from vnp.runs.done.history import moment
+from vnp.runs.done.receipts import Receipt, sums
 from vnp.runs.request import RunPaths
 from vnp.sequences.record import COMPLEMENT
 from vnp.speed.workloads import sample_genomes
@@ -75,11 +75,6 @@ class Task:
         """Seconds from there to its last receipt."""
         return max(1e-9, self.ended - self.loaded)
 
-    @property
-    def tells_gpu(self) -> bool:
-        """Whether all its receipts say how long the GPU had work."""
-        return all("gpu" in each.seconds for each in self.receipts)
-
 
 def read_figures(root: Path, *, gpus: int, begun: float, ended: float, used: struct_rusage | None = None) -> RunFigures:
     """Read a finished run.
@@ -102,7 +97,9 @@ def read_figures(root: Path, *, gpus: int, begun: float, ended: float, used: str
     tokens = sums([each.tokens for each in receipts])
     wall = ended - begun
     span = max(1e-9, max(task.ended for task in tasks) - first.loaded)
-    busy = [sum(each.seconds["gpu"] for each in task.receipts) for task in tasks if task.tells_gpu]
+    # Receipts of earlier versions do not say how long the GPU had work.
+    telling = [task for task in tasks if all("gpu" in each.seconds for each in task.receipts)]
+    busy = [sum(each.seconds["gpu"] for each in task.receipts) for task in telling]
     reading = [task_weights for task in tasks if (task_weights := _weights(task)) is not None]
     return RunFigures(
         gpus=gpus,
@@ -146,9 +143,9 @@ def tasks_of(receipts: Sequence[Receipt]) -> list[Task]:
         by_job.setdefault((each.host, each.job), []).append(each)
     return [
         Task(
-            begun=min(_seconds(each.started) for each in group),
+            begun=min(moment(each.started) for each in group),
             load=sum(each.seconds.get("load", 0.0) for each in group),
-            ended=max(_seconds(each.finished) for each in group),
+            ended=max(moment(each.finished) for each in group),
             receipts=tuple(group),
         )
         for group in by_job.values()
@@ -158,19 +155,6 @@ def tasks_of(receipts: Sequence[Receipt]) -> list[Task]:
 def _weights(task: Task) -> float | None:
     found = [each.seconds["weights"] for each in task.receipts if "weights" in each.seconds]
     return sum(found) if found else None
-
-
-def _seconds(stamp: str) -> float:
-    return datetime.fromisoformat(stamp).timestamp()
-
-
-def sums(parts: Sequence[dict[str, int]] | Sequence[dict[str, float]]) -> dict[str, float]:
-    """The sum of each entry."""
-    totals: dict[str, float] = {}
-    for part in parts:
-        for name, value in part.items():
-            totals[name] = totals.get(name, 0) + value
-    return totals
 
 
 def write_reads(path: Path, count: int, *, length: int = 150, substitutions: float = 0.01, seed: int = 0) -> None:

@@ -13,9 +13,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,11 @@ def now() -> str:
 
 def _stamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def sums(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The sum of each entry, such as the seconds of each phase."""
+    return {name: sum(part.get(name, 0) for part in parts) for name in dict.fromkeys(chain.from_iterable(parts))}
 
 
 def block_count(folder: Path) -> int:

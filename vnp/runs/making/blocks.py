@@ -30,7 +30,7 @@ from vnp.features.table import CONTENT, content_digest, require_schema, write_ta
 from vnp.files.durable import creating, replacing
 from vnp.files.hashing import file_sha256
 from vnp.files.records import from_json, parse_json, require_regular
-from vnp.runs.done.receipts import Attempt, Receipt, job_id, now, sealed, told
+from vnp.runs.done.receipts import Attempt, Receipt, job_id, now, sealed, sums, told
 from vnp.runs.request import PlannedInput, Run, RunPaths, Shard, shard_name, versions
 from vnp.runs.units import Prepared
 from vnp.sequences.opening import BLOCK, KnownBlocks
@@ -203,7 +203,7 @@ def seal_shard(
             )
         size, sha256 = temporary.stat().st_size, file_sha256(temporary)
         leave_if_sealed(run, number)
-    spent = {**seconds, "seal": time.perf_counter() - started, **_sums([account.seconds for account in accounts])}
+    spent = {**seconds, "seal": time.perf_counter() - started, **sums([account.seconds for account in accounts])}
     receipt = Receipt(
         run=run.request.digest,
         shard=number,
@@ -226,14 +226,14 @@ def seal_shard(
         devices=sorted({account.device for account in accounts}),
         kernels=accounts[-1].kernels,
         seconds={name: round(value, 3) for name, value in spent.items()},
-        tokens={name: int(value) for name, value in _sums([account.tokens for account in accounts]).items()},
+        tokens={name: int(value) for name, value in sums([account.tokens for account in accounts]).items()},
         events=[event for account in accounts for event in account.events],
         started=current.started,
         finished=now(),
         versions=versions(),
         content=merged.content,
         attempts=told(run.paths.blocks(number), current),
-        cached={name: int(value) for name, value in _sums([account.cached for account in accounts]).items()},
+        cached={name: int(value) for name, value in sums([account.cached for account in accounts]).items()},
         threads=accounts[-1].threads,
         split=accounts[-1].split,
         inputs=_inputs([account.read for account in accounts], run.request.inputs, known),
@@ -280,7 +280,3 @@ def _inputs(
         end = min(high * BLOCK, inputs[int(index)].size)
         found[index] = {"first": low * BLOCK, "end": end, "sha256": hashlib.sha256(digests).hexdigest()}
     return found
-
-
-def _sums(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: sum(part.get(name, 0) for part in parts) for name in dict.fromkeys(chain.from_iterable(parts))}
