@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,8 @@ def train(
     slow = [one for one, _ in pairs if one.is_floating_point()]
     fast = [other for one, other in pairs if one.is_floating_point()]
     held = DeviceGenomes(genomes, device)
-    step, aside = _restore(folder / STATE, identity, network, average, units, optimiser, device)
+    parts = {"network": network, "average": average, "units": units, "optimiser": optimiser}
+    step, aside = _restore(folder / STATE, identity, parts, device)
     sampler = CropSampler(held, TRAIN, recipe)
     if aside is not None:
         held.ignore(aside)
@@ -107,7 +108,7 @@ def train(
             log.note({"step": step, "validation": found})
             say(f"step {step}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
         if step % pace.save == 0 or step == recipe.steps:
-            _save(folder / STATE, identity, step, aside, network, average, units, optimiser)
+            _save(folder / STATE, identity, step, aside, parts)
     return average  # type: ignore[no-any-return]
 
 
@@ -140,44 +141,26 @@ def unit_loss(logits: Tensor, crops: Crops) -> Tensor:
     return (told * asked).sum() / asked.sum().clamp(min=1)
 
 
-def _save(
-    path: Path,
-    identity: str,
-    step: int,
-    aside: np.ndarray | None,
-    network: SixFrame,
-    average: SixFrame,
-    units: nn.Linear,
-    optimiser: torch.optim.AdamW,
-) -> None:
+_Parts = Mapping[str, nn.Module | torch.optim.Optimizer]
+"""What a training goes on with, by its name in the state."""
+
+
+def _save(path: Path, identity: str, step: int, aside: np.ndarray | None, parts: _Parts) -> None:
     state = {
         "identity": identity,
         "step": step,
         "aside": None if aside is None else torch.from_numpy(aside),
-        "network": network.state_dict(),
-        "average": average.state_dict(),
-        "units": units.state_dict(),
-        "optimiser": optimiser.state_dict(),
+        **{name: part.state_dict() for name, part in parts.items()},
     }
     save_tensors(path, state)
 
 
-def _restore(
-    path: Path,
-    identity: str,
-    network: SixFrame,
-    average: SixFrame,
-    units: nn.Linear,
-    optimiser: torch.optim.AdamW,
-    device: torch.device,
-) -> tuple[int, np.ndarray | None]:
+def _restore(path: Path, identity: str, parts: _Parts, device: torch.device) -> tuple[int, np.ndarray | None]:
     state = read_state(path, identity, device)
     if state is None:
         return 0, None
     with damage(path):
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        units.load_state_dict(state["units"])
-        optimiser.load_state_dict(state["optimiser"])
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
     aside = state["aside"]
     return int(state["step"]), None if aside is None else aside.cpu().numpy()
