@@ -304,7 +304,7 @@ def read_config(path: Path | None, target: Command) -> dict[str, Any]:
         path = Path(CONFIG)
         if not path.exists():
             return {}
-    content = read_toml(path, UsageError)
+    content = read_toml(path)
     _require_tables(path, content, target)
     known = _settings(target)
     own: Any = content

@@ -123,7 +123,7 @@ def load_profile(name: str | None) -> Profile:
     """
     name = name or os.environ.get(VARIABLE) or None
     path = _find(name) if name else _first(DEFAULT, [*_user_folders(), *_site_folders()])
-    return _make(str(path), read_toml(path, UsageError)) if path else _make("the scheduler's defaults", {})
+    return _make(str(path), read_toml(path)) if path else _make("the scheduler's defaults", {})
 
 
 def _find(name: str) -> Path:

@@ -149,7 +149,7 @@ def test_only_files_are_opened(tmp_path: Path, kind: str) -> None:
         with pytest.raises(RunError, match=rf"record\.json cannot be read: {why}"):
             read_record(path, Part)
     with pytest.raises(UsageError, match=rf"record\.json cannot be read: {why}"):
-        read_toml(path, UsageError)
+        read_toml(path)
 
 
 def test_a_file_has_so_many_bytes_at_most(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_file_has_so_many_bytes_at_most(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="has more than"):
         read_record(path, Part)
     with pytest.raises(UsageError, match="has more than"):
-        read_toml(path, UsageError)
+        read_toml(path)
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "1" * 10_000, "a = 1\na = 2", "a = \0"])
@@ -171,18 +171,18 @@ def test_odd_toml_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "vnp.toml"
     path.write_text(text)
     with pytest.raises(UsageError, match=r"vnp\.toml is no TOML"):
-        read_toml(path, UsageError)
+        read_toml(path)
 
 
 def test_toml(tmp_path: Path) -> None:
     path = tmp_path / "vnp.toml"
     path.write_text("a = 1")
-    assert read_toml(path, UsageError) == {"a": 1}
+    assert read_toml(path) == {"a": 1}
     path.write_text("a = ")
     with pytest.raises(UsageError, match=r"vnp\.toml is no TOML"):
-        read_toml(path, UsageError)
+        read_toml(path)
     with pytest.raises(UsageError, match="cannot be read"):
-        read_toml(tmp_path, UsageError)
+        read_toml(tmp_path)
 
 
 class TestHashing:

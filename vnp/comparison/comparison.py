@@ -184,9 +184,10 @@ def _pairs(
 def mcnemar(truth: Bool[np.ndarray, "m"], first: Bool[np.ndarray, "m"], second: Bool[np.ndarray, "m"]) -> McNemar:
     """Test the calls of two classifiers against the truth."""
     first_right, second_right = first == truth, second == truth
-    fewer, more = sorted((int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())))
+    only = int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
+    fewer, more = sorted(only)
     p_value = min(1.0, 2 * float(binom.cdf(fewer, fewer + more, 0.5))) if more else 1.0
-    return McNemar(int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum()), p_value)
+    return McNemar(*only, p_value)
 
 
 def agreement(first: Bool[np.ndarray, "m"], second: Bool[np.ndarray, "m"]) -> Agreement:

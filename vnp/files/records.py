@@ -21,7 +21,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from vnp.errors import RunError, VnpError
+from vnp.errors import RunError, UsageError, VnpError
 from vnp.files.durable import creating, replacing
 
 T = TypeVar("T")
@@ -224,21 +224,17 @@ def read_record(
         raise error(f"{path} is damaged ({why}): {remedy}") from problem
 
 
-def read_toml(path: Path, error: type[VnpError]) -> dict[str, Any]:
-    """Read a TOML file of the user's.
-
-    Raises:
-        VnpError: ``error``: the file cannot be read or is no TOML.
-    """
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file of the user's; UsageError where it cannot be read or is no TOML."""
     try:
         return tomllib.loads(read_regular(path, _LARGEST_TOML).decode())
     except OSError as problem:
-        raise error(f"{path} cannot be read: {problem.strerror}") from problem
+        raise UsageError(f"{path} cannot be read: {problem.strerror}") from problem
     except RecursionError:
-        raise error(f"{path} is no TOML that can be read: it is nested too deeply") from None
+        raise UsageError(f"{path} is no TOML that can be read: it is nested too deeply") from None
     except ValueError as problem:
         why = _long_number() if "int_max_str_digits" in str(problem) else problem
-        raise error(f"{path} is no TOML: {why}") from problem
+        raise UsageError(f"{path} is no TOML: {why}") from problem
 
 
 class _OtherVersionError(Exception):

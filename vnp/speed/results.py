@@ -67,7 +67,7 @@ def write(folder: Path, machine: Mapping[str, object], models: Sequence[ModelRep
     return paths
 
 
-_HEAD = (*("seq/s", "tokens/s", "TFLOP/s", "share", "GiB", "cosine", "apart", "x rival", "x VirNucPro", "spread"),)
+_HEAD = ("seq/s", "tokens/s", "TFLOP/s", "share", "GiB", "cosine", "apart", "x rival", "x VirNucPro", "spread")
 
 
 def table(model: ModelReport) -> Iterator[str]:
