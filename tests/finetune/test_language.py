@@ -19,7 +19,7 @@ import vnp.finetune.language.loop as loop
 from jobs.finetune import main
 from tests.encoders._folders import ESM2_CONFIG, esm2_state, write_folder
 from tests.encoders._models import Golden
-from tests.runs.datasets import Genome, write_dataset
+from tests.runs.datasets import Genome, made_up, write_dataset
 from vnp.encoders import describe, from_folder
 from vnp.encoders.packing import collate
 from vnp.encoders.tokens.tokenizers import Esm2Tokenizer
@@ -35,19 +35,6 @@ from vnp.finetune.pace import learning_rate
 
 CPU = torch.device("cpu")
 TRAINS = ("head", "lora", "top:1", "all")
-
-
-def made_up(count: int = 20, classes: int = 2) -> list[Genome]:
-    """Genomes of six parts in ten for training; viral ones have more A, so their proteins more lysine."""
-    found = []
-    for number in range(count):
-        viral = number % 2 < classes - 1
-        chances = (0.4, 0.2, 0.2, 0.2) if viral else (0.1, 0.4, 0.4, 0.1)
-        bases = bytes(np.random.default_rng(number).choice(np.frombuffer(b"ACGT", np.uint8), 900, p=chances))
-        found.append(
-            Genome(f"g{number}", bases, viral, f"unit {number // 2}{'hv'[viral]}", (0, 0, 0, 1, 2)[number // 2 % 5])
-        )
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from tests.encoders._folders import write_folder
-from tests.finetune.test_language import made_up
 from tests.jobs.commands import call, clean
-from tests.runs.datasets import write_dataset
+from tests.runs.datasets import made_up, write_dataset
 from vnp.doctor import reference
 from vnp.doctor.examine import look_at_folder
 from vnp.encoders import describe, from_folder

@@ -12,8 +12,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.encoders._folders import write_folder
-from tests.finetune.test_language import made_up
-from tests.runs.datasets import write_dataset
+from tests.runs.datasets import made_up, write_dataset
 from tests.slurm.site import Site, until
 from vnp.finetune.pace import STATE
 
