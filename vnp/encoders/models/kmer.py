@@ -1,6 +1,6 @@
 """Hashed k-mer spectra: an encoder without weights.
 
-Which column a k-mer falls into, and with which sign, is scikit-learn's ``HashingVectorizer`` (signed 32-bit
+Which column a k-mer falls into, and with which sign, is as in scikit-learn's ``HashingVectorizer`` (signed 32-bit
 MurmurHash3: Weinberger et al., "Feature hashing for large scale multitask learning", ICML 2009). The
 alphabet is closed, so every possible k-mer is hashed once; after that, counting a batch is a table look-up
 in numpy. The result is what ``HashingVectorizer`` gives for the same sequences, four times sooner.
@@ -23,6 +23,7 @@ from vnp.encoders.spec import EncoderSpec, Molecule, spec
 
 _ALPHABETS: dict[Molecule, str] = {"dna": "ACGT", "protein": "ACDEFGHIKLMNPQRSTVWY"}
 _LENGTHS: dict[Molecule, tuple[int, ...]] = {"dna": (3, 4), "protein": (1, 2)}
+_BITS = (1 << 32) - 1
 _BLOCK_LETTERS = 1 << 20  # letters counted at once; bounds memory to about 60 bytes a letter
 
 
@@ -135,17 +136,23 @@ def _table(molecule: Molecule, k: int) -> tuple[Int64[np.ndarray, " words"], Flo
 
     The alphabet has one more letter here, for everything else; words that hold it have sign 0.
     """
-    # Here, because scikit-learn takes a second to import and a look at --help must not wait for it.
-    from sklearn.feature_extraction.text import HashingVectorizer
-
     words = ["".join(word) for word in product(_ALPHABETS[molecule] + "\n", repeat=k)]
-    hashing = HashingVectorizer(
-        analyzer=lambda word: [word],
-        n_features=spec("kmer", molecule).width,
-        alternate_sign=True,
-        norm=None,
-        dtype=np.float64,
-    )
-    hashed = hashing.transform(words)
-    signs = np.where(["\n" in word for word in words], 0.0, hashed.data)
-    return hashed.indices.astype(np.int64), signs
+    hashed = np.array([_hash(word.encode()) for word in words])
+    signs = np.where(["\n" in word for word in words], 0.0, np.where(hashed < 0, -1.0, 1.0))
+    return np.abs(hashed) % spec("kmer", molecule).width, signs
+
+
+def _hash(word: bytes) -> int:
+    """Signed MurmurHash3 (x86, 32 bits, seed 0; Appleby) of at most four bytes.
+
+    Here, because scikit-learn, which has one, takes a second to import, and every task would wait for it.
+    """
+    mixed = int.from_bytes(word, "little") * 0xCC9E2D51 & _BITS
+    mixed = ((mixed << 15 | mixed >> 17) & _BITS) * 0x1B873593 & _BITS
+    if len(word) == 4:
+        mixed = ((mixed << 13 | mixed >> 19) & _BITS) * 5 + 0xE6546B64 & _BITS
+    mixed ^= len(word)
+    mixed = (mixed ^ mixed >> 16) * 0x85EBCA6B & _BITS
+    mixed = (mixed ^ mixed >> 13) * 0xC2B2AE35 & _BITS
+    mixed ^= mixed >> 16
+    return mixed - (mixed >> 31 << 32)
