@@ -31,9 +31,16 @@ TOGETHER = ("tests/slurm/", "tests/containers/", "tests/grid_engine/")
 APART = ("tests/encoders/test_kernels_compiled.py", "tests/crash/test_disk.py", "tests/crash/test_kill.py")
 # What takes longest, after the folders above.
 LONG = (
-    *APART,
-    "tests/benchmarks/test_migration.py",
-)
+    "tests/encoders/test_kernels_compiled.py", "tests/benchmarks/test_migration.py", "tests/crash/test_disk.py",
+    "tests/crash/test_kill.py", "tests/crash/test_damage.py", "tests/jobs/test_speed.py", "tests/crash/test_writers.py",
+    "tests/finetune/test_training.py", "tests/finetune/test_language.py", "tests/jobs/test_extract.py",
+    "tests/benchmarks/test_flips.py", "tests/encoders/test_engine_invariance.py", "tests/jobs/test_tasks.py",
+    "tests/jobs/test_accuracy.py", "tests/benchmarks/test_kills.py", "tests/jobs/test_bad_input.py",
+    "tests/jobs/test_hostile_files.py", "tests/jobs/test_train.py", "tests/encoders/test_engine_fused.py",
+    "tests/jobs/test_training_sets.py", "tests/prediction/test_regions.py", "tests/jobs/test_predict_again.py",
+    "tests/runs/test_pipeline.py", "tests/runs/test_reduce.py", "tests/runs/test_going_on.py",
+    "tests/encoders/test_engine_goldens.py", "tests/runs/test_changed_inputs.py", "tests/crash/test_pairs.py",
+)  # fmt: skip
 
 
 def scope(nodeid: str) -> str:

@@ -17,6 +17,8 @@ from vnp.classifier.model import MLPClassifier
 from vnp.files import durable
 from vnp.files.claims import LOCKS
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 KMER = ("--dna", "kmer", "--protein", "kmer", "--cluster", "inline")
 SAME = {".pth", ".fa", ".faa", ".tsv", ".pt", ".npz", ".gz", ".parquet", ".h5", ".fna"}
 PAIRS: dict[str, tuple[Sequence[str], Sequence[str], Sequence[str]]] = {
