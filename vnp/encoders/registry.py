@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from vnp.encoders.measured import require_fp8_record
-from vnp.encoders.spec import EncoderSpec
+from vnp.encoders.spec import EncoderSpec, registered
+from vnp.encoders.spec import spec as spec_named
 from vnp.encoders.tokens.tokenizers import load_tokenizer
 from vnp.encoders.weights.folders import find_folder, locate, read_config, spec_of_folder
 from vnp.encoders.weights.lock import resolve
@@ -96,13 +97,18 @@ def _resolved(
     name: str, molecule: str | None, weights: Path | None, precision: str
 ) -> tuple[EncoderSpec, Path | None, str]:
     """An encoder with the digests of its weights, their folder if it has any, and the precision that it runs in."""
-    spec, given = locate(name, molecule, weights)
+    spec, given = _located(name, molecule, weights)
     check_precision(precision)
     if not spec.needs_weights:
         return spec, None, "fp32"
     folder = find_folder(spec, given or weights)
     resolved = resolve(spec, folder)
     return resolved, folder, _allowed(precision, resolved, folder)
+
+
+def _located(name: str, molecule: str | None, weights: Path | None) -> tuple[EncoderSpec, Path | None]:
+    """As ``locate``, which need not look where the name says all."""
+    return (spec_named(name, molecule), None) if registered(name, molecule) else locate(name, molecule, weights)
 
 
 def from_folder(
@@ -179,7 +185,7 @@ def settled_precision(name: str, molecule: str, weights: Path | None, device: st
     """
     from vnp.encoders.device import choose_device
 
-    spec, given = locate(name, molecule, weights)
+    spec, given = _located(name, molecule, weights)
     return _chosen("auto", spec, lambda: find_folder(spec, given or weights), choose_device(device))
 
 

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from vnp.encoders.spec import DEFAULTS, MOLECULES, EncoderSpec
+from vnp.encoders.spec import DEFAULTS, MOLECULES, EncoderSpec, registered
 from vnp.encoders.weights.folders import locate, window_of
 from vnp.errors import RunExistsError, UsageError, storage_error
 from vnp.files.claims import LOCKS, standing
@@ -105,7 +105,12 @@ class RunOptions:
         return {molecule: name for molecule, name in both.items() if name is not None}
 
     def _located(self) -> dict[str, tuple[EncoderSpec, Path | None]]:
-        return {molecule: locate(name, molecule, self.weights) for molecule, name in self._named.items()}
+        return {
+            molecule: (registered(name, molecule)[0], None)
+            if registered(name, molecule)
+            else locate(name, molecule, self.weights)
+            for molecule, name in self._named.items()
+        }
 
     def encoders(self) -> dict[str, EncoderChoice]:
         """The encoder of each molecule that is embedded, with its identity, found without loading it.
