@@ -80,9 +80,11 @@ def without_phages(genomes: Genomes, part: int) -> Iterator[Genome]:
 
 
 def _unknown(genomes: Genomes, host: int) -> Int64[np.ndarray, "runs 2"]:
-    ignored = genomes.ignored[genomes.ignored[:, 0] >= genomes.starts[host]]
-    ignored = ignored[ignored[:, 0] < genomes.starts[host + 1]]
-    found: Int64[np.ndarray, "runs 2"] = np.stack((ignored[:, 0], ignored.sum(axis=1)), axis=1) - genomes.starts[host]
+    """What of a record is ignored; a run of ignored bases may be of neighbouring records, too."""
+    begins, behind = genomes.starts[host : host + 2].tolist()
+    spans = np.stack((genomes.ignored[:, 0], genomes.ignored.sum(axis=1)), axis=1)
+    own = spans[(spans[:, 1] > begins) & (spans[:, 0] < behind)]
+    found: Int64[np.ndarray, "runs 2"] = np.clip(own, begins, behind) - begins
     return found
 
 

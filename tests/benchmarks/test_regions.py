@@ -61,6 +61,14 @@ def test_phages_stand_where_it_says() -> None:
     assert all((a.codes == b.codes).all() for a, b in zip((one, two, three), again, strict=True))
 
 
+def test_what_is_unknown_ends_with_its_record() -> None:
+    held = genomes()
+    border = int(held.starts[1])
+    one, two, _ = plant(replace(held, ignored=np.array([[border - 2_000, 5_000]])), TEST)
+    assert one.unknown.tolist() == [[248_000, 250_000]]
+    assert two.unknown.tolist() == [[0, 3_000]]
+
+
 def test_figures_are_counted_by_base() -> None:
     genome = Genome(
         "a", np.zeros(100_000, np.uint8), np.array([[10_000, 30_000], [90_000, 100_000]]), np.zeros((0, 2), int)
