@@ -2,7 +2,7 @@
 
 In the folder $FAULTS, a file ``3.1.kill`` makes the task that is about to write block 1 of shard 3 kill itself. It is
 taken away by that, so that the next task succeeds; ``3.1.kill.always`` stays. What can be done: ``raise``, ``exit``,
-``kill``; ``memory``, which takes 250 MB more for some seconds; ``node``, which kills on the node that a file ``bad``
+``kill``; ``memory``, which takes 300 MB more for some seconds; ``node``, which kills on the node that a file ``bad``
 names; ``hold``, which waits until there is a file ``3.1.go``; ``told``, which waits until the task is asked to stop.
 A task that waits says so with ``3.1.held``.
 """
@@ -80,7 +80,7 @@ def _kill(_folder: Path, place: str, _asked: Callable[[], bool]) -> None:
 
 
 def _memory(_folder: Path, _place: str, _asked: Callable[[], bool]) -> None:
-    taken = b"x" * 250_000_000
+    taken = b"x" * 300_000_000
     time.sleep(4)
     del taken
 
