@@ -83,6 +83,17 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def thin_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of the default encoders: one layer, as wide as the published ones."""
+    from benchmarks.end_to_end import make_folder
+
+    root = tmp_path_factory.mktemp("weights")
+    for name in ("fastesm2_650", "dnabert_s"):
+        make_folder(root, name, "cpu", full=False)
+    return root
+
+
 @pytest.fixture(scope="module")
 def without_plots() -> Iterator[None]:
     """No plots of trainings and comparisons, which take longer than those do; other tests look at them."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.end_to_end import learn_tokens, make_folder
+from benchmarks.end_to_end import learn_tokens
 from vnp.encoders import describe, load
 from vnp.encoders.tokens.tokenizers import DnabertTokenizer
 from vnp.errors import WeightsError
@@ -16,36 +16,28 @@ from vnp.speed.runs import write_reads
 from vnp.speed.workloads import find_model, sample_genomes
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("weights")
-    for name in ("fastesm2_650", "dnabert_s"):
-        make_folder(root, name, "cpu", full=False)
-    return root
-
-
-def test_encoders_load(weights: Path) -> None:
+def test_encoders_load(thin_weights: Path) -> None:
     for name, molecule, text in (("fastesm2_650", "protein", "MKTAYIAK"), ("dnabert_s", "dna", "ACGTTGCAACGTAGCTAG")):
-        assert describe(name, molecule, weights)["name"] == name
-        assert load(name, weights=weights, device="cpu").embed([text]).shape == (
+        assert describe(name, molecule, thin_weights)["name"] == name
+        assert load(name, weights=thin_weights, device="cpu").embed([text]).shape == (
             1,
             1280 if molecule == "protein" else 768,
         )
 
 
-def test_real_weights_are_measured_where_they_are_named(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = find_model("fastesm2_650", "cpu", weights=weights, full=False)
-    assert subject.source == f"weights of {weights / 'fastesm2_650'}"
+def test_real_weights_are_measured_where_they_are_named(thin_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = find_model("fastesm2_650", "cpu", weights=thin_weights, full=False)
+    assert subject.source == f"weights of {thin_weights / 'fastesm2_650'}"
     assert subject.size == "1 layers of 1280"
     text = "MKTAYIAKQRQISFVK"
-    own = load("fastesm2_650", weights=weights, device="cpu")
+    own = load("fastesm2_650", weights=thin_weights, device="cpu")
     ids = own._tokenizer.encode_batch([text])  # type: ignore[attr-defined]
     np.testing.assert_array_equal(subject.encoder("fp32").embed_ids(ids), own.embed([text]))
     assert not subject.is_random
-    assert find_model("esm2_3b", "cpu", weights=weights, full=False).is_random
+    assert find_model("esm2_3b", "cpu", weights=thin_weights, full=False).is_random
     with pytest.raises(WeightsError, match="fastesm2_650"):
-        find_model("fastesm2_650", "cpu", weights=weights / "nothing", full=False)
-    monkeypatch.setenv("VNP_WEIGHTS", str(weights / "nothing"))
+        find_model("fastesm2_650", "cpu", weights=thin_weights / "nothing", full=False)
+    monkeypatch.setenv("VNP_WEIGHTS", str(thin_weights / "nothing"))
     assert find_model("dnabert_s", "cpu", weights=None, full=False).source == "random weights, small"
 
 

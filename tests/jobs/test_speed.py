@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.end_to_end import make_folder
 from jobs._cli import speed_runs as end_to_end
 from tests.jobs.commands import call, clean
 from tests.speed.tiny import tiny_model
@@ -37,15 +36,6 @@ def small_and_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of one layer, as wide as the published ones."""
-    root = tmp_path_factory.mktemp("weights")
-    for name in ("fastesm2_650", "dnabert_s"):
-        make_folder(root, name, "cpu", full=False)
-    return root
 
 
 def speed(*arguments: object) -> Any:
@@ -141,7 +131,7 @@ def test_wrong_use(arguments: tuple[str, ...], words: str) -> None:
     assert words in clean(result)
 
 
-def test_from_end_to_end(weights: Path, tmp_path: Path) -> None:
+def test_from_end_to_end(thin_weights: Path, tmp_path: Path) -> None:
     room = tmp_path / "room"
     room.mkdir()
     options = (
@@ -149,7 +139,7 @@ def test_from_end_to_end(weights: Path, tmp_path: Path) -> None:
         "--reads",
         6,
         "--weights",
-        weights,
+        thin_weights,
         "--folder",
         room,
         "--out",
@@ -213,10 +203,10 @@ def test_models_before_one_that_was_ended_are_there(
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_runs_before_one_that_was_ended_are_there(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
+    thin_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
 ) -> None:
     end_at_second_call(monkeypatch, end_to_end, "_run")
-    options = ("--reads", 3, "--weights", weights, "--cold", "--out", tmp_path / "out")
+    options = ("--reads", 3, "--weights", thin_weights, "--cold", "--out", tmp_path / "out")
     result = speed("--end-to-end", *options, *(("--json",) if as_json else ()))
     assert result.exit_code == 130
     (first,) = json.loads((tmp_path / "out/end_to_end.json").read_text())["runs"]
@@ -226,8 +216,8 @@ def test_runs_before_one_that_was_ended_are_there(
     assert not as_json or len(json.loads(result.stdout)["runs"]) == 1
 
 
-def test_a_run_that_fails_shows_what_extract_said(weights: Path, tmp_path: Path) -> None:
-    shutil.copytree(weights, tmp_path, copy_function=os.symlink, dirs_exist_ok=True)
+def test_a_run_that_fails_shows_what_extract_said(thin_weights: Path, tmp_path: Path) -> None:
+    shutil.copytree(thin_weights, tmp_path, copy_function=os.symlink, dirs_exist_ok=True)
     (tmp_path / "dnabert_s/model.safetensors").unlink()
     (tmp_path / "dnabert_s/model.safetensors").write_bytes(b"none")
     result = speed("--end-to-end", "--reads", 3, "--weights", tmp_path)
