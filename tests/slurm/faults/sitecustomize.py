@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 _TARGET = "vnp.runs.making.pipeline"
-_LONGEST = 120.0
+_LONGEST = 300.0
 
 
 class _Finder(importlib.abc.MetaPathFinder):
