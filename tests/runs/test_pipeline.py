@@ -200,22 +200,32 @@ def test_labels_and_groups_reach_the_features(run: Run) -> None:
 
 
 class TestFaults:
-    def test_an_error_is_noted_and_the_blocks_stay(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        ("error", "noted"),
+        [
+            (EncoderError("the GPU fell off the bus"), "EncoderError: the GPU fell off the bus"),
+            (RuntimeError("can't start new thread"), "MachineError: no more processes or threads (ulimit -u"),
+        ],
+    )
+    def test_an_error_is_noted_and_the_blocks_stay(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, noted: str
+    ) -> None:
         embed = RunEncoders.embed
         calls = []
 
         def fails(self: RunEncoders, *args: Any) -> Embedding:
             calls.append(1)
             if len(calls) == 3:
-                raise EncoderError("the GPU fell off the bus")
+                raise error
             return embed(self, *args)
 
         monkeypatch.setattr(RunEncoders, "embed", fails)
-        with pytest.raises(EncoderError):
+        with pytest.raises(type(error)):
             make_one(run, 0)
         state = run_status(run).shards[0]
         assert (state.state, state.blocks[0]) == ("failed", 2)
-        assert state.error == "EncoderError: the GPU fell off the bus"
+        assert state.error is not None
+        assert state.error.startswith(noted)
         assert make_one(run, 0).state == "done"
 
     def test_a_value_too_large_for_float16_says_what_to_do(self) -> None:

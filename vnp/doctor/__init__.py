@@ -9,6 +9,7 @@ from shlex import quote
 from typing import Literal
 
 from vnp.encoders.weights.folders import weights_root
+from vnp.errors import machine_error
 
 State = Literal["ok", "warning", "fails", "not here"]
 
@@ -40,6 +41,7 @@ def guarded(about: str, look: Callable[[], Finding], mend: str) -> Finding:
     try:
         return look()
     # Broken drivers and libraries fail in ways that no list of types covers.
-    except Exception as error:
+    except Exception as raised:
+        error = machine_error(raised) or raised
         text = str(error).strip().splitlines()
         return Finding(about, "fails", f"{type(error).__name__}: {text[0] if text else 'no message'}", mend)
