@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,8 +17,11 @@ from jobs._cli.command import command, echo
 from jobs._cli.progress import Progress
 from vnp.errors import EncoderError, UsageError
 
+if TYPE_CHECKING:
+    import torch
+
 SIXFRAME = "sixframe"
-_OF_SIXFRAME = ("bases", "validation", "test", "left_out", "set_aside", "window", "made_up", "windows")
+_OF_SIXFRAME = ("gpus", "bases", "validation", "test", "left_out", "set_aside", "window", "made_up", "windows")
 _OF_OTHERS = (
     *("objective", "train", "epochs", "tokens", "warm_up", "rank", "alpha", "dropout", "patience"),
     *("watch_every", "token_budget", "weights"),
@@ -63,6 +66,7 @@ _OF_OTHERS = (
 @click.option("--watch-every", type=click.IntRange(1), help="Steps between looks at validation units.  [default: 100]")
 @click.option("--token-budget", type=click.IntRange(1), help="Tokens at once.  [default: what fits into memory]")
 @click.option("--weights", type=options.FOLDER, help="Folder of encoder weights.  [default: as for extract]")
+@click.option("--gpus", type=click.IntRange(1), help="sixframe: of this machine, to train together.  [default: 1]")
 @click.option("--bases", type=click.IntRange(1000), help="sixframe: in the crops of one step.  [default: 1,000,000]")
 @click.option(
     "--validation", type=click.FloatRange(0.01, 0.5), help="sixframe: share of the units to watch.  [default: 0.08]"
@@ -127,23 +131,28 @@ def _from_scratch(genomes: Path, _encoder: str, out: Path, given: dict[str, Any]
     from vnp.files.claims import alone, make_folder, require_free
     from vnp.finetune.crops import DeviceGenomes
     from vnp.finetune.folder import CONFIG, METRICS, PLOT, WEIGHTS, draw_training, write_folder
-    from vnp.finetune.loop import train
+    from vnp.finetune.loop import train, train_together
     from vnp.finetune.pace import LOG, STATE, Pace
-    from vnp.finetune.prepare import prepare
+    from vnp.finetune.prepare import PACKED, prepare
     from vnp.finetune.recipe import SET_ASIDE, Recipe
 
     changed = {name: given[name] for name in ("steps", "bases", "rate", "seed", "window", "made_up") if name in given}
     recipe = Recipe(**changed, set_aside=SET_ASIDE if given.get("set_aside", True) else {})
     where = choose_device(given["device"])
+    team = _team(where, given.get("gpus", 1))
     made = [out / name for name in (CONFIG, WEIGHTS, METRICS, PLOT)]
     require_free(made, force=force)
     make_folder(out)
     with alone(out, "training", ["*"]):
         require_free(made, force=force)
         kept = {"validation": given.get("validation", 0.08), "test": given.get("test", 0.17)}
-        held = prepare(genomes, out / "genomes.npz", **kept, left_out=given.get("left_out", ()), say=_say)
+        left_out, packed = given.get("left_out", ()), out / "genomes.npz"
+        held = prepare(genomes, packed, **kept, left_out=left_out, say=_say)
         with _training() as told:
             pace = Pace(save=given.get("save_every", 1000), told=told)
+            if len(team) > 1:
+                packed = genomes if genomes.suffix == PACKED else packed
+                train_together(packed, left_out, recipe, out, team, pace=pace, say=_say)
             network = train(held, recipe, out, where, pace=pace, say=_say)
         count = given.get("windows", 4000)
         metrics = write_folder(out, network, DeviceGenomes(held, where), recipe, count=count, say=_say)
@@ -159,6 +168,18 @@ def _from_scratch(genomes: Path, _encoder: str, out: Path, given: dict[str, Any]
             shown = "none, of one label" if found["roc_auc"] is None else f"{found['roc_auc']:.4f}"
             echo(f"  {label}{length:>6} bases: ROC-AUC {shown}, on units kept apart")
     echo(f"next: python -m jobs.predict CONTIGS --checkpoint {quote(str(out))} --out CALLS")
+
+
+def _team(where: torch.device, count: int) -> list[torch.device]:
+    """The GPUs that train together; UsageError where there are not so many."""
+    import torch
+
+    if count == 1:
+        return [where]
+    there = torch.cuda.device_count() if where.type == "cuda" else 0
+    if count > there:
+        raise UsageError(f"--gpus {count}: there are {there} here that can be used")
+    return [torch.device("cuda", number) for number in range(count)]
 
 
 def _tune(source: Path, encoder: str, out: Path, given: dict[str, Any], force: bool, as_json: bool) -> None:

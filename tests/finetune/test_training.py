@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,14 @@ from vnp.encoders.spec import spec
 from vnp.encoders.weights.folders import window_of
 from vnp.encoders.windows import SixFrameEncoder
 from vnp.errors import EncoderError, FeatureError, WeightsError
-from vnp.finetune.crops import Crops, DeviceGenomes
+from vnp.finetune.crops import Crops, CropSampler, DeviceGenomes
 from vnp.finetune.folder import CONFIG, METRICS, WEIGHTS, draw_training, read_folder, write_folder
-from vnp.finetune.genomes import Genomes
-from vnp.finetune.loop import losses, train, unit_loss
+from vnp.finetune.genomes import TRAIN, Genomes, save_genomes
+from vnp.finetune.loop import losses, train, train_together, unit_loss
+from vnp.finetune.measure import watch
 from vnp.finetune.pace import LOG, STATE, Pace, learning_rate
 from vnp.finetune.split import leave_out
+from vnp.finetune.team import Team
 from vnp.native.classifier import NativeClassifier
 
 CPU = torch.device("cpu")
@@ -184,6 +187,10 @@ def test_command_writes_a_folder_and_does_not_write_over_it(sheet: Path, tmp_pat
     assert short.exit_code == 1, short.output
     assert "5000" in short.output  # the genomes of this test are shorter than the longest crops
     assert np.load(tmp_path / "m/genomes.npz")["starts"][-1] == 36 * 3002
+    several = CliRunner().invoke(main, [str(sheet), "--out", str(tmp_path / "n"), *plain, "--gpus", "2"])
+    assert several.exit_code == 2, several.output
+    assert "--gpus 2: there are 0 here that can be used" in several.output
+    assert not (tmp_path / "n").exists()
 
 
 def test_a_group_left_out_as_a_whole_is_measured_by_itself(genomes: Genomes, tmp_path: Path) -> None:
@@ -197,3 +204,47 @@ def test_a_group_left_out_as_a_whole_is_measured_by_itself(genomes: Genomes, tmp
     assert reliability is not None
     assert reliability.unseen.keys() == {"plasmid"}
     assert "plasmid" in reliability.sentences()[-1]
+
+
+class TestTogether:
+    """Processes on a CPU, as on GPUs."""
+
+    def test_gives_the_same_bytes_again_and_goes_on_by_itself(self, genomes: Genomes, tmp_path: Path) -> None:
+        packed = tmp_path / "genomes.npz"
+        heard: list[str] = []
+        steps: list[tuple[int, int]] = []
+        save_genomes(genomes, packed)
+        asked = recipe(set_aside={0.5: -50.0}, made_up=0.3)
+        pace = replace(PACE, told=lambda step, of: steps.append((step, of)))
+        made = []
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+            train_together(packed, (), asked, tmp_path / name, [CPU, CPU], pace=pace, say=heard.append)
+            made.append(weights(train(genomes, asked, tmp_path / name, CPU, pace=PACE)))
+        assert made[0] == made[1]
+        (tmp_path / "alone").mkdir()
+        assert made[0] != weights(train(genomes, asked, tmp_path / "alone", CPU, pace=PACE))
+        assert steps[-1] == (12, 12)
+        assert any("set aside" in line for line in heard)
+        entries = [json.loads(line) for line in (tmp_path / "a" / LOG).read_text().splitlines()]
+        assert [entry["step"] for entry in entries if "loss" in entry] == [3, 6, 9, 12]
+
+    def test_learns_as_one_does(self, genomes: Genomes, tmp_path: Path) -> None:
+        save_genomes(genomes, tmp_path / "genomes.npz")
+        asked = recipe(steps=60, rate=5e-3, average=0.9)
+        train_together(tmp_path / "genomes.npz", (), asked, tmp_path, [CPU, CPU], pace=PACE)
+        found = watch(train(genomes, asked, tmp_path, CPU, pace=PACE), DeviceGenomes(genomes, CPU), 30, 700)
+        assert found["300"] > 0.95
+
+    def test_an_error_of_one_is_the_error(self, genomes: Genomes, tmp_path: Path) -> None:
+        save_genomes(genomes, tmp_path / "genomes.npz")
+        with pytest.raises(EncoderError, match="not a number any more"):
+            train_together(tmp_path / "genomes.npz", (), recipe(rate=1e30), tmp_path, [CPU, CPU], pace=PACE)
+
+
+def test_members_share_a_step(genomes: Genomes) -> None:
+    held, asked = DeviceGenomes(genomes, CPU), recipe()
+    whole = CropSampler(held, TRAIN, asked).draw(3)
+    parts = [CropSampler(held, TRAIN, asked, Team(rank, 2)).draw(3) for rank in range(2)]
+    assert parts[0].bases.shape == parts[1].bases.shape == (len(whole.bases) // 2, whole.bases.shape[1])
+    assert not torch.equal(parts[0].bases, parts[1].bases)

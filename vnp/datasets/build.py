@@ -6,17 +6,10 @@ until the set is finished.
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
-import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +36,13 @@ from vnp.datasets.writing.write import (
     write_fasta,
     write_table,
 )  # fmt: skip
-from vnp.errors import ChangedInputError, InputError, RunError, RunExistsError, VnpError, storage_error
+from vnp.errors import ChangedInputError, InputError, RunError, RunExistsError, storage_error
 from vnp.files.claims import alone, make_folder, require_free
 from vnp.files.durable import final_path, remove_temporaries, sync_folder, write_text
 from vnp.files.extras import require_extra
 from vnp.files.machine import require_room
 from vnp.files.manifest import changed_file, write_manifest
+from vnp.files.processes import work_through
 from vnp.files.records import read_record, write_record
 from vnp.sequences.reading import input_digest
 
@@ -59,10 +53,7 @@ Step = Callable[[str, float | None, str, float], AbstractContextManager[Tell]]
 _REQUEST_FILE = "request.json"
 _DONE = ".parts-done"
 _RUN_FILE = "run.json"
-_LOOK_SECONDS = 0.5
 _PACKED = 4  # times that compressed files are larger, about
-# Forked, so that what is large in memory, such as an index, is there without a copy.
-_FORK = multiprocessing.get_context("fork")
 
 
 def _silent(_what: str, _total: float | None, _unit: str, _scale: float, /) -> AbstractContextManager[Tell]:
@@ -155,7 +146,8 @@ def _survey(request: Request, place: Folder, workers: int, step: Step) -> None:
 
         with step(what, None, "Mbp", 1e6) as advance:
             names = [request.sources[number].name for number in missing]
-            work_through(names, work, workers=workers, progress=advance)
+            remedy = "if memory ran out, take fewer --workers. What is finished is kept: run the same command again"
+            work_through(names, work, workers=workers, remedy=remedy, progress=advance)
 
 
 def _survey_file(request: Request, number: int, search: Search, folder: Path, tell: Tell) -> None:
@@ -341,89 +333,3 @@ class Folder:
 
     def _remove_done(self) -> None:
         shutil.rmtree(self._folder / _DONE, ignore_errors=True)
-
-
-def work_through(
-    names: Sequence[str], work: Callable[[int, Tell], None], *, workers: int, progress: Tell = lambda _amount: None
-) -> None:
-    """Do pieces of work of these names, ``workers`` at a time; with 1 in this process.
-
-    ``work`` does the piece of a number, and is given a function to tell its progress with.
-
-    Raises:
-        VnpError: what a piece of work raised, as soon as it does; what other processes were at is given up.
-        RunError: a process died.
-    """
-    if workers == 1 or len(names) < 2:
-        for number in range(len(names)):
-            work(number, progress)
-        return
-    done = _FORK.Value(ctypes.c_int64, 0)
-    told = 0
-    waiting = list(range(len(names)))[::-1]
-    running: dict[Connection, tuple[int, ForkProcess]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                number = waiting.pop()
-                ours, theirs = _FORK.Pipe(duplex=False)
-                process = _FORK.Process(target=_child, args=(work, number, done, theirs), daemon=True)
-                process.start()
-                theirs.close()
-                running[ours] = (number, process)
-            for connection in wait(list(running), _LOOK_SECONDS):
-                assert isinstance(connection, Connection)
-                number, process = running.pop(connection)
-                _collect(connection, process, names[number])
-            now = int(done.value)
-            progress(now - told)
-            told = now
-    finally:
-        for connection, (_, process) in running.items():
-            process.kill()
-            process.join()
-            connection.close()
-
-
-def _child(work: Callable[[int, Tell], None], number: int, done: Any, answer: Connection) -> None:
-    # Ctrl-C reaches every process of the terminal; the parent ends this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-    def tell(amount: int) -> None:
-        with done.get_lock():
-            done.value += amount
-
-    error: BaseException | None = None
-    try:
-        work(number, tell)
-    except (VnpError, OSError, MemoryError) as found:
-        error = found
-    answer.send(error)
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent does, even by a signal that lets it do nothing."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _collect(connection: Connection, process: ForkProcess, name: str) -> None:
-    """Take a process's answer, and raise what it raised."""
-    try:
-        error = connection.recv()
-    except EOFError:
-        process.join()
-        died = process.exitcode or 0
-        how = f"was killed by signal {-died}" if died < 0 else f"ended with {died}"
-        raise RunError(
-            f"the process that worked on {name} {how}; if memory ran out, take fewer --workers. What is finished is "
-            "kept: run the same command again"
-        ) from None
-    finally:
-        connection.close()
-    process.join()
-    if error is not None:
-        raise error

@@ -16,6 +16,7 @@ from vnp.finetune.genomes import HOSTS, Genomes
 from vnp.finetune.kmers import AMINO_ACIDS
 from vnp.finetune.made_up import made_up
 from vnp.finetune.recipe import Recipe
+from vnp.finetune.team import Team
 
 _MOST_IGNORED = 0.2
 # For each codon those of the same amino acid, again and again: 12 divides by every number of them.
@@ -112,14 +113,16 @@ class CropSampler:
         held: the genomes.
         part: that crops are drawn from.
         recipe: lengths, shares and changes.
+        team: what draws together; each member draws a share of a step's crops, of its own.
 
     Raises:
         InputError: nothing in a label is as long as one of the lengths.
     """
 
-    def __init__(self, held: DeviceGenomes, part: int, recipe: Recipe) -> None:
+    def __init__(self, held: DeviceGenomes, part: int, recipe: Recipe, team: Team | None = None) -> None:
         self.held = held
         self.recipe = recipe
+        self.team = team or Team()
         self.synonyms = torch.from_numpy(_SYNONYMS).to(held.device)
         self.stand_ins = torch.from_numpy(_stand_ins()).to(held.device)
         self.generator = torch.Generator(device=held.device)
@@ -129,14 +132,14 @@ class CropSampler:
             self.cumulative[length] = torch.from_numpy(np.cumsum(weights)).to(held.device)
 
     def draw(self, step: int) -> Crops:
-        """The crops of one step: the same ones whenever it is asked for."""
+        """This member's crops of one step: the same ones whenever it is asked for."""
         recipe = self.recipe
         choice = np.random.default_rng((recipe.seed, step))
         lengths = np.array(list(recipe.lengths))
         chances = np.array(list(recipe.lengths.values()))
         length = int(choice.choice(lengths, p=chances / chances.sum()))
-        self.generator.manual_seed(int(choice.integers(1 << 62)))
-        count = max(2, recipe.bases // length)
+        self.generator.manual_seed(int(choice.integers(1 << 62)) + self.team.rank)
+        count = max(2, recipe.bases // (length * self.team.size))
         held = self.held
         tried = count + count // 4
         record = torch.searchsorted(self.cumulative[length], self._uniform(tried, dtype=torch.float64))

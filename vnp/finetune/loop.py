@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,11 +17,14 @@ from torch.nn import functional as F  # noqa: N812 - as everybody calls it
 
 from vnp.encoders.models.sixframe import KINDS, VIRAL_KINDS, SixFrame, codon_ids, viral_logit
 from vnp.files.hashing import json_sha256
+from vnp.files.processes import Tell, work_through
 from vnp.files.tensors import save_tensors
 from vnp.finetune.crops import Crops, CropSampler, DeviceGenomes
-from vnp.finetune.genomes import PROKARYOTES, TRAIN, Genomes
+from vnp.finetune.genomes import PROKARYOTES, TRAIN, Genomes, load_genomes
 from vnp.finetune.measure import looks_viral, watch
 from vnp.finetune.pace import LOG, STATE, Log, Pace, adamw, be_reproducible, damage, learning_rate, read_state
+from vnp.finetune.split import leave_out
+from vnp.finetune.team import Team, joined
 
 _FADE_IN = 20.0  # steps in which the average follows the weights more closely
 
@@ -29,6 +35,7 @@ def train(
     folder: Path,
     device: torch.device,
     *,
+    team: Team | None = None,
     pace: Pace | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> SixFrame:
@@ -39,8 +46,9 @@ def train(
         recipe: what to do.
         folder: that is there; holds the log and the state.
         device: where.
+        team: what trains together, of which this is one; the recipe's ``bases`` are those of all.
         pace: how often to log, save and watch.
-        say: told one line at a time what happens.
+        say: told one line at a time what happens, by the first of a team.
 
     Returns:
         The average of the weights over the last steps, in float32 on the device.
@@ -49,7 +57,7 @@ def train(
         EncoderError: the loss is not a number any more.
         FeatureError: the state in the folder is of another training.
     """
-    pace = pace or Pace()
+    pace, team = pace or Pace(), team or Team()
     be_reproducible()
     identity = json_sha256({"recipe": recipe.to_json(), "genomes": genomes.digest()})
     torch.manual_seed(recipe.seed)
@@ -66,17 +74,18 @@ def train(
     held = DeviceGenomes(genomes, device)
     parts = {"network": network, "average": average, "units": units, "optimiser": optimiser}
     step, aside = _restore(folder / STATE, identity, parts, device)
-    sampler = CropSampler(held, TRAIN, recipe)
+    sampler = CropSampler(held, TRAIN, recipe, team)
     if aside is not None:
         held.ignore(aside)
     searches = {round(part * recipe.steps): logit for part, logit in recipe.set_aside.items()}
-    log = Log(folder / LOG, step)
+    log = Log(folder / LOG, step) if team.leads else None
+    statistics = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
     half = device.type == "cuda"
     network.train()
     started, first = time.perf_counter(), step
     while step < recipe.steps:
         crops = sampler.draw(step)
-        torch.manual_seed(recipe.seed * 1_000_003 + step)
+        torch.manual_seed(recipe.seed * 1_000_003 + step + (team.rank << 40))
         ids = sampler.hide(codon_ids(crops.bases))
         rate = learning_rate(step, recipe)
         for group in optimiser.param_groups:
@@ -89,16 +98,21 @@ def train(
         loss = loss + recipe.unit_weight * unit_loss(unit.float(), crops)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        team.average([*(weight.grad for weight in trained if weight.grad is not None), *statistics, binary])
         torch.nn.utils.clip_grad_norm_(trained, 1.0, foreach=True)
         optimiser.step()
         nearness = 1 - min(recipe.average, (1 + step) / (_FADE_IN + step))
         torch._foreach_lerp_(slow, fast, nearness)
-        log.add(crops.bases.shape[1], binary)
         step += 1
-        pace.told(step, recipe.steps)
         if step in searches:
-            aside = looks_viral(average, held, searches[step])
+            mine = looks_viral(average, held, searches[step]) if team.leads else np.zeros((0, 2), np.int64)
+            aside = team.first_ones(torch.from_numpy(mine).to(device)).cpu().numpy()
             held.ignore(aside)
+        if log is None:
+            continue
+        log.add(crops.bases.shape[1], binary)
+        pace.told(step, recipe.steps)
+        if step in searches and aside is not None:
             say(f"step {step}: {int(aside[:, 1].sum()):,} bases of hosts look viral and are set aside")
         if step % pace.log == 0 or step == recipe.steps:
             speed = (step - first) * recipe.bases / 1e6 / (time.perf_counter() - started)
@@ -110,6 +124,67 @@ def train(
         if step % pace.save == 0 or step == recipe.steps:
             _save(folder / STATE, identity, step, aside, parts)
     return average  # type: ignore[no-any-return]
+
+
+def train_together(
+    packed: Path,
+    left_out: Collection[str],
+    recipe: Any,
+    folder: Path,
+    devices: Sequence[torch.device],
+    *,
+    pace: Pace,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Train on several devices of this machine, a process each; ``train`` with the same arguments then has the network.
+
+    Args:
+        packed: a set of genomes, as ``prepare`` leaves it.
+        left_out: groups to keep for the test as a whole.
+        recipe: what to do; ``bases`` of a step are shared out among the devices.
+        folder: that is there; holds the log and the state.
+        devices: one of each process, of one kind.
+
+    Raises:
+        EncoderError: the loss is not a number any more, or the processes do not reach each other.
+        FeatureError: the state in the folder is of another training.
+        RunError: a process was killed.
+    """
+    steps = 0
+
+    def progress(amount: int) -> None:
+        nonlocal steps
+        steps += amount
+        pace.told(steps, recipe.steps)
+
+    with TemporaryDirectory() as scratch:
+        plain = replace(pace, told=_quiet)
+        member = partial(_be_member, packed, left_out, recipe, folder, devices, Path(scratch) / "meeting", plain)
+        remedy = "the same command goes on where it was"
+        work_through(
+            [str(device) for device in devices], member, workers=len(devices), remedy=remedy, fresh=True,
+            progress=progress, say=say,
+        )  # fmt: skip
+
+
+def _quiet(_steps: int, _of: int) -> None:
+    """What a process can be given, as no lambda can."""
+
+
+def _be_member(
+    packed: Path, left_out: Collection[str], recipe: Any, folder: Path, devices: Sequence[torch.device], meeting: Path,
+    pace: Pace, rank: int, tell: Tell,
+) -> None:  # fmt: skip
+    genomes = leave_out(load_genomes(packed), left_out)
+    steps = 0
+
+    def told(now: int, _of: int) -> None:
+        nonlocal steps
+        tell(now - steps)
+        steps = now
+
+    with joined(rank, len(devices), meeting, devices[rank]) as team:
+        train(genomes, recipe, folder, devices[rank], team=team, pace=replace(pace, told=told), say=tell)
 
 
 def losses(logits: Tensor, crops: Crops, recipe: Any) -> tuple[Tensor, Tensor]:
