@@ -21,13 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from vnp.errors import (
-    DamagedShardError,
-    FeatureError,
-    IncompleteRunError,
-    StorageError,
-    machine_error,
-    storage_error,
-)
+    DamagedShardError, FeatureError, IncompleteRunError, StorageError, machine_error, storage_error,
+)  # fmt: skip
 from vnp.files.claims import BEAT_SECONDS, SILENT_SECONDS
 from vnp.files.durable import here, process_start
 from vnp.files.hashing import file_sha256
