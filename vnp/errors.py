@@ -225,6 +225,13 @@ def machine_error(error: BaseException) -> VnpError | None:
     return None
 
 
+def one_line(error: BaseException) -> str:
+    """The kind of an error and its first line, or those of what the machine lacks."""
+    error = machine_error(error) or error
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def _said(error: BaseException | None) -> str:
     """The words of an error and of what caused it: libraries hide the system's behind their own."""
     return "" if error is None else f"{error}\n{_said(error.__cause__)}"

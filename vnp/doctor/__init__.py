@@ -9,7 +9,7 @@ from shlex import quote
 from typing import Literal
 
 from vnp.encoders.weights.folders import weights_root
-from vnp.errors import machine_error
+from vnp.errors import one_line
 
 State = Literal["ok", "warning", "fails", "not here"]
 
@@ -41,7 +41,5 @@ def guarded(about: str, look: Callable[[], Finding], mend: str) -> Finding:
     try:
         return look()
     # Broken drivers and libraries fail in ways that no list of types covers.
-    except Exception as raised:
-        error = machine_error(raised) or raised
-        text = str(error).strip().splitlines()
-        return Finding(about, "fails", f"{type(error).__name__}: {text[0] if text else 'no message'}", mend)
+    except Exception as error:
+        return Finding(about, "fails", one_line(error), mend)

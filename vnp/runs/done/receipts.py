@@ -20,9 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from vnp.errors import (
-    DamagedShardError, FeatureError, IncompleteRunError, StorageError, machine_error, storage_error,
-)  # fmt: skip
+from vnp.errors import DamagedShardError, FeatureError, IncompleteRunError, StorageError, one_line, storage_error
 from vnp.files.claims import BEAT_SECONDS, SILENT_SECONDS
 from vnp.files.durable import here, process_start
 from vnp.files.hashing import file_sha256
@@ -384,9 +382,7 @@ class Announced:
         if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
             self.end("stopped")
             return
-        error = machine_error(error) or error
-        message = (str(error).splitlines() or [""])[0]
-        self.end("failed", f"{type(error).__name__}: {message}" if message else type(error).__name__)
+        self.end("failed", one_line(error))
 
 
 def _announce(folder: Path, attempt: Attempt, only: int | None = None) -> tuple[Path, Attempt]:
