@@ -32,6 +32,11 @@ from vnp.native.classifier import NativeClassifier
 
 CPU = torch.device("cpu")
 PACE = Pace(log=3, save=4, watch=6, windows=10)
+TWO_GPUS = pytest.param(
+    [torch.device("cuda", number) for number in range(2)],
+    id="gpus",
+    marks=[pytest.mark.gpu, pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two GPUs")],
+)
 
 
 def weights(network: SixFrame) -> bytes:
@@ -209,7 +214,10 @@ def test_a_group_left_out_as_a_whole_is_measured_by_itself(genomes: Genomes, tmp
 class TestTogether:
     """Processes on a CPU, as on GPUs."""
 
-    def test_learns_and_gives_the_same_bytes_again(self, genomes: Genomes, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("devices", [pytest.param([CPU, CPU], id="cpu"), TWO_GPUS])
+    def test_learns_and_gives_the_same_bytes_again(
+        self, devices: list[torch.device], genomes: Genomes, tmp_path: Path
+    ) -> None:
         packed = tmp_path / "genomes.npz"
         heard: list[str] = []
         steps: list[tuple[int, int]] = []
@@ -219,7 +227,7 @@ class TestTogether:
         made = []
         for name in ("a", "b"):
             (tmp_path / name).mkdir()
-            train_together(packed, (), asked, tmp_path / name, [CPU, CPU], pace=pace, say=heard.append)
+            train_together(packed, (), asked, tmp_path / name, devices, pace=pace, say=heard.append)
             # What is left to do by itself is to read the last state.
             network = train(genomes, asked, tmp_path / name, CPU, pace=PACE)
             made.append(weights(network))
