@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from vnp.encoders.models.sixframe import KINDS, SixFrame
 from vnp.encoders.spec import spec
 from vnp.encoders.weights.folders import window_of
 from vnp.encoders.windows import SixFrameEncoder
-from vnp.errors import EncoderError, FeatureError, WeightsError
+from vnp.errors import EncoderError, FeatureError, RunError, WeightsError
 from vnp.finetune.crops import Crops, CropSampler, DeviceGenomes
 from vnp.finetune.folder import CONFIG, METRICS, WEIGHTS, draw_training, read_folder, write_folder
 from vnp.finetune.genomes import TRAIN, Genomes, save_genomes
@@ -215,7 +216,7 @@ class TestTogether:
     """Processes on a CPU, as on GPUs."""
 
     @pytest.mark.parametrize("devices", [pytest.param([CPU, CPU], id="cpu"), TWO_GPUS])
-    def test_learns_and_gives_the_same_bytes_again(
+    def test_learns_and_goes_on_to_the_same_bytes(
         self, devices: list[torch.device], genomes: Genomes, tmp_path: Path
     ) -> None:
         packed = tmp_path / "genomes.npz"
@@ -224,19 +225,29 @@ class TestTogether:
         save_genomes(genomes, packed)
         asked = recipe(steps=60, rate=5e-3, average=0.9, set_aside={0.95: -50.0}, made_up=0.1)
         pace = replace(PACE, watch=100, told=lambda step, of: steps.append((step, of)))
-        made = []
-        for name in ("a", "b"):
-            (tmp_path / name).mkdir()
-            train_together(packed, (), asked, tmp_path / name, devices, pace=pace, say=heard.append)
-            # What is left to do by itself is to read the last state.
-            network = train(genomes, asked, tmp_path / name, CPU, pace=PACE)
-            made.append(weights(network))
-        assert made[0] == made[1]
-        assert watch(network, DeviceGenomes(genomes, CPU), 30, 700)["300"] > 0.95
+        folders = [tmp_path / name for name in ("whole", "killed")]
+        for folder in folders:
+            folder.mkdir()
+        train_together(packed, (), asked, folders[0], devices, pace=pace, say=heard.append)
         assert steps[-1] == (60, 60)
         assert any("set aside" in line for line in heard)
-        entries = [json.loads(line) for line in (tmp_path / "a" / LOG).read_text().splitlines()]
+        entries = [json.loads(line) for line in (folders[0] / LOG).read_text().splitlines()]
         assert [entry["step"] for entry in entries if "loss" in entry] == list(range(3, 61, 3))
+
+        def kill(line: str) -> None:
+            if line.startswith("step 9:"):
+                multiprocessing.active_children()[-1].kill()
+
+        with pytest.raises(RunError, match="killed by signal 9; the same command goes on where it was"):
+            train_together(packed, (), asked, folders[1], devices, pace=PACE, say=kill)
+        shutil.copytree(folders[1], tmp_path / "alone")
+        train_together(packed, (), asked, folders[1], devices, pace=PACE)
+        # What is left to do by itself is to read the last state.
+        made = [train(genomes, asked, folder, CPU, pace=PACE) for folder in folders]
+        assert weights(made[0]) == weights(made[1])
+        alone = train(genomes, asked, tmp_path / "alone", CPU, pace=PACE)
+        for network in (made[0], alone):
+            assert watch(network, DeviceGenomes(genomes, CPU), 30, 700)["300"] > 0.95
 
     def test_an_error_of_one_is_the_error(self, genomes: Genomes, tmp_path: Path) -> None:
         save_genomes(genomes, tmp_path / "genomes.npz")

@@ -14,14 +14,14 @@ from typing import Any
 
 from vnp.errors import RunError, VnpError, machine_error
 
-Tell = Callable[[int | str], None]
-"""Told how much was done since the last call, or a line for people."""
+Report = Callable[[int | str], None]
+"""Given how much was done since the last call, or a line for people."""
 _LOOK_SECONDS = 0.5
 
 
 def work_through(
     names: Sequence[str],
-    work: Callable[[int, Tell], None],
+    work: Callable[[int, Report], None],
     *,
     workers: int,
     remedy: str,
@@ -33,7 +33,7 @@ def work_through(
 
     Args:
         names: what each piece is called in a message.
-        work: does the piece of a number, and is given a function to tell what it does with.
+        work: does the piece of a number, and is given a function to report by.
         workers: processes.
         remedy: what to do where a process was killed.
         fresh: processes begin anew, as those that use a GPU must, and ``work`` is pickled. Else they are forks, which
@@ -46,12 +46,12 @@ def work_through(
         RunError: a process died.
     """
 
-    def tell(what: int | str) -> None:
+    def report(what: int | str) -> None:
         say(what) if isinstance(what, str) else progress(what)
 
     if workers == 1 or len(names) < 2:
         for number in range(len(names)):
-            work(number, tell)
+            work(number, report)
         return
     context: Any = multiprocessing.get_context("spawn" if fresh else "fork")
     done = context.Value(ctypes.c_int64, 0)
@@ -89,12 +89,12 @@ def work_through(
             connection.close()
 
 
-def _child(work: Callable[[int, Tell], None], number: int, done: Any, answer: Connection) -> None:
+def _child(work: Callable[[int, Report], None], number: int, done: Any, answer: Connection) -> None:
     # Ctrl-C reaches every process of the terminal; the parent ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    def tell(what: int | str) -> None:
+    def report(what: int | str) -> None:
         if isinstance(what, str):
             answer.send(what)
             return
@@ -103,7 +103,7 @@ def _child(work: Callable[[int, Tell], None], number: int, done: Any, answer: Co
 
     error: BaseException | None = None
     try:
-        work(number, tell)
+        work(number, report)
     except (VnpError, OSError, MemoryError) as found:
         error = found
     except RuntimeError as found:

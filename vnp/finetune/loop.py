@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812 - as everybody calls it
 
 from vnp.encoders.models.sixframe import KINDS, VIRAL_KINDS, SixFrame, codon_ids, viral_logit
 from vnp.files.hashing import json_sha256
-from vnp.files.processes import Tell, work_through
+from vnp.files.processes import Report, work_through
 from vnp.files.tensors import save_tensors
 from vnp.finetune.crops import Crops, CropSampler, DeviceGenomes
 from vnp.finetune.genomes import PROKARYOTES, TRAIN, Genomes, load_genomes
@@ -173,18 +173,18 @@ def _quiet(_steps: int, _of: int) -> None:
 
 def _be_member(
     packed: Path, left_out: Collection[str], recipe: Any, folder: Path, devices: Sequence[torch.device], meeting: Path,
-    pace: Pace, rank: int, tell: Tell,
+    pace: Pace, rank: int, report: Report,
 ) -> None:  # fmt: skip
     genomes = leave_out(load_genomes(packed), left_out)
     steps = 0
 
     def told(now: int, _of: int) -> None:
         nonlocal steps
-        tell(now - steps)
+        report(now - steps)
         steps = now
 
     with joined(rank, len(devices), meeting, devices[rank]) as team:
-        train(genomes, recipe, folder, devices[rank], team=team, pace=replace(pace, told=told), say=tell)
+        train(genomes, recipe, folder, devices[rank], team=team, pace=replace(pace, told=told), say=report)
 
 
 def losses(logits: Tensor, crops: Crops, recipe: Any) -> tuple[Tensor, Tensor]:
