@@ -178,7 +178,7 @@ def _team(where: torch.device, count: int) -> list[torch.device]:
         return [where]
     there = torch.cuda.device_count() if where.type == "cuda" else 0
     if count > there:
-        raise UsageError(f"--gpus {count}: there are {there} here that can be used")
+        raise UsageError(f"--gpus {count}: torch sees {there} GPUs that it may use here")
     return [torch.device("cuda", number) for number in range(count)]
 
 

@@ -195,7 +195,7 @@ def test_command_writes_a_folder_and_does_not_write_over_it(sheet: Path, tmp_pat
     assert np.load(tmp_path / "m/genomes.npz")["starts"][-1] == 36 * 3002
     several = CliRunner().invoke(main, [str(sheet), "--out", str(tmp_path / "n"), *plain, "--gpus", "2"])
     assert several.exit_code == 2, several.output
-    assert "--gpus 2: there are 0 here that can be used" in several.output
+    assert "--gpus 2: torch sees 0 GPUs that it may use here" in several.output
     assert not (tmp_path / "n").exists()
 
 
