@@ -18,7 +18,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from tests.encoders._models import DNABERT, ESM2, random_state
-from vnp.encoders.kernels import fp8, fused
+from vnp.encoders.kernels import fp8, fused, rounding
 from vnp.encoders.kernels.fp8 import Fp8Esm2
 from vnp.encoders.kernels.fused import FusedEsm2, FusedMosaicBert
 from vnp.encoders.kernels.triton_attention import TritonAttention
@@ -108,7 +108,7 @@ def only_shapes() -> None:
     """Leave out what decides about numbers alone, and takes long on a CPU; nobody looks at any number."""
     vars(fused)["linear"] = lambda x, weight, bias=None: x.new_zeros(*x.shape[:-1], len(weight))
     torch.Tensor.addmm_ = lambda x, *_, **__: x  # type: ignore[method-assign]
-    fp8.quantise_together = lambda weights, moments: weights.to(fp8.KIND)
+    vars(fp8)["quantise_together"] = lambda weights, moments: weights.to(rounding.KIND)
     fp8._OF_EACH = 1  # proteins of each length
 
 

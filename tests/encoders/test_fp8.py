@@ -159,13 +159,28 @@ def test_on_the_gpu(longest: int) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not hopper(), reason="no Hopper GPU")
+def test_first_layer_of_a_deep_model_is_in_half_precision_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = random_state(WIDE)
+    rng = np.random.default_rng(0)
+    ids = [np.concatenate(([0], rng.integers(4, 24, 100), [2])) for _ in range(60)]
+    want = encoder(WIDE, state, attention="padded", device="cuda").embed_ids(ids)
+    lost = []
+    for deep in (0, 33):
+        monkeypatch.setattr("vnp.encoders.kernels.fp8._DEEP", deep)
+        got = encoder(WIDE, state, precision="fp8", device="cuda").embed_ids(ids)
+        lost.append(float(np.linalg.norm(got - want)))
+    assert 0 < lost[0] < 0.9 * lost[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not hopper(), reason="no Hopper GPU")
 def test_kernels_on_the_gpu() -> None:
     check_kernels("cuda")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_columns_of_a_weight_make_up_for_each_other() -> None:
-    from vnp.encoders.kernels.fp8 import quantise, quantise_together
+    from vnp.encoders.kernels.rounding import quantise, quantise_together
 
     torch.manual_seed(0)
     # Inputs that go together, as those of one language's few letters do.
@@ -191,7 +206,8 @@ def test_kernels_interpreted() -> None:
 def check_kernels(place: str) -> None:
     from torch.nn.functional import gelu, layer_norm
 
-    from vnp.encoders.kernels.fp8 import KIND, Stream, Weight, centred_behind_norm, centred_onto_stream
+    from vnp.encoders.kernels.fp8 import Stream
+    from vnp.encoders.kernels.rounding import KIND, Weight, centred_behind_norm, centred_onto_stream
 
     torch.manual_seed(0)
     # The interpreter loses the carry where rounding up reaches a power of two, one number in fifty.

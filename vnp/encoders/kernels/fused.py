@@ -158,9 +158,13 @@ class FusedEsm2(Fused):
         return tiles_of(batch).turned(by_head, batch.positions, rotary, into, factor).flatten(1)
 
     def _layer_by_layer(
-        self, x: torch.Tensor, batch: Batch, note: Callable[[torch.Tensor], None] = lambda _: None
+        self,
+        x: torch.Tensor,
+        batch: Batch,
+        note: Callable[[torch.Tensor], None] = lambda _: None,
+        layers: slice = slice(None),
     ) -> torch.Tensor:
-        """Run all layers over the stream ``x``, (rows, width), in place; gives what it lacks at its end, (width,).
+        """Run layers over the stream ``x``, (rows, width), in place; gives what it lacks at the end of all, (width,).
 
         ``note`` is shown, layer by layer, the stream before attention, what goes into the second product, the stream
         before the inner network, and what goes into the fourth product.
@@ -168,7 +172,7 @@ class FusedEsm2(Fused):
         epsilon = self._model.config.epsilon
         normal = torch.empty_like(x)
         inner = x.new_empty(len(x), self._model.config.inner)
-        for layer in self._layers:
+        for layer in self._layers[layers]:
             note(x)
             normalise(x, layer.shift_attention, layer.norm_attention, epsilon, normal)
             attended = self._attend(linear(normal, *layer.qkv), batch)
