@@ -62,7 +62,7 @@ _CONTRAST_BASES = 3_000
 _CONTRAST_CLIP = 4.0
 # What speaks for neither is so far above the middle of the host's windows, and so many of their spreads.
 _ABOVE, _SPREADS = 0.3, 2.5
-_CONTRAST_APART = 0.6
+_CONTRAST_APART = 0.7
 _CONTRAST_TURNS = 0.22
 # Share of a stretch from which on the first chain knows better.
 _KNOWN = 0.2
