@@ -33,7 +33,7 @@ Rivals = Callable[["BareModel", "SpeedRequest", "Clock", "Say", "Sequence[Course
 
 WINDOWS = "sixframe"
 # Tokens of each workload on a CPU: enough of them for a second or so; on a GPU each encoder has its own number.
-_CPU_TOKENS, _CPU_FULL_TOKENS, _CPU_BASES = 16_000, 1_600, 60_000
+_CPU_TOKENS, _CPU_FULL_TOKENS, _CPU_BASES = 16_000, 1_600, 120_000
 _GPU_TOKENS, _LEAST_TOKENS = 260_000, 500
 _SECONDS, _QUICK_SECONDS = 240.0, 60.0
 
