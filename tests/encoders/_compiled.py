@@ -75,7 +75,8 @@ def run_layers(name: str, *, joint: bool, eight: bool) -> None:
     heads, width, inner = SIZES[name]
     base = DNABERT if name == "dnabert_s" else ESM2
     config = {**base, "num_attention_heads": heads, "hidden_size": width, "intermediate_size": inner}
-    config["num_hidden_layers"] = 1
+    # In 8 bits one more, which stays in half precision.
+    config["num_hidden_layers"] = 1 + eight
     state = random_state(config)
     if name == "dnabert_s":
         bert = MosaicBert(config, state, CPU, torch.float16)
@@ -110,6 +111,7 @@ def only_shapes() -> None:
     torch.Tensor.addmm_ = lambda x, *_, **__: x  # type: ignore[method-assign]
     vars(fp8)["quantise_together"] = lambda weights, moments: weights.to(rounding.KIND)
     fp8._OF_EACH = 1  # proteins of each length
+    fp8._DEEP = 1
 
 
 def main(capability: int, *models: str) -> None:

@@ -326,20 +326,14 @@ class Fp8Esm2(FusedEsm2):
                 seen.clear()
 
         x = self._embed(batch)
-        super()._layer_by_layer(x, batch, layers=slice(self._in_half))
-        super()._layer_by_layer(x, batch, note, slice(self._in_half, None))
+        self._run(self._layers[: self._in_half], x, batch)
+        self._run(self._layers[self._in_half :], x, batch, note)
 
-    def _layer_by_layer(
-        self,
-        x: torch.Tensor,
-        batch: Batch,
-        note: Callable[[torch.Tensor], None] = lambda _: None,
-        layers: slice = slice(None),
-    ) -> torch.Tensor:
+    def _layer_by_layer(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
         if int(batch.borders.lengths.min()) < self.apart_below:
-            return super()._layer_by_layer(x, batch, note, layers)
+            return super()._layer_by_layer(x, batch)
         if self._in_half:
-            super()._layer_by_layer(x, batch, layers=slice(self._in_half))
+            self._run(self._layers[: self._in_half], x, batch)
             x += self._layers[self._in_half].shift_attention
         epsilon = self._model.config.epsilon
         rows, width = x.shape

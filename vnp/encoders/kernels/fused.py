@@ -157,14 +157,19 @@ class FusedEsm2(Fused):
         into = None if out is None else out.view(len(qkv), self.heads, self.head)
         return tiles_of(batch).turned(by_head, batch.positions, rotary, into, factor).flatten(1)
 
-    def _layer_by_layer(
+    def _layer_by_layer(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Run all layers over the stream ``x``, (rows, width), in place; gives what it lacks at its end, (width,)."""
+        self._run(self._layers, x, batch)
+        return self._last_shift
+
+    def _run(
         self,
+        layers: Sequence[Esm2Tensors],
         x: torch.Tensor,
         batch: Batch,
         note: Callable[[torch.Tensor], None] = lambda _: None,
-        layers: slice = slice(None),
-    ) -> torch.Tensor:
-        """Run layers over the stream ``x``, (rows, width), in place; gives what it lacks at the end of all, (width,).
+    ) -> None:
+        """Run some layers over the stream.
 
         ``note`` is shown, layer by layer, the stream before attention, what goes into the second product, the stream
         before the inner network, and what goes into the fourth product.
@@ -172,7 +177,7 @@ class FusedEsm2(Fused):
         epsilon = self._model.config.epsilon
         normal = torch.empty_like(x)
         inner = x.new_empty(len(x), self._model.config.inner)
-        for layer in self._layers[layers]:
+        for layer in layers:
             note(x)
             normalise(x, layer.shift_attention, layer.norm_attention, epsilon, normal)
             attended = self._attend(linear(normal, *layer.qkv), batch)
@@ -186,7 +191,6 @@ class FusedEsm2(Fused):
                 inner = gelu_in_place(linear(normal, *layer.up))
             note(inner)
             x.addmm_(inner, layer.down)
-        return self._last_shift
 
 
 @dataclass(frozen=True, eq=False)
